@@ -1,0 +1,51 @@
+# A fresh machine needs Python 3.11 to 3.13 with venv, git and make. `make help` lists the targets.
+
+PYTHON ?= python3
+ARGS ?=
+BIN := .venv/bin
+STAMP := .venv/installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo format check test test-all docs clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+
+setup: $(STAMP)  ## install bridle and its tools into .venv; done again only when the dependencies change
+
+$(STAMP): pyproject.toml constraints.txt | $(BIN)/pip
+	$(BIN)/pip install --constraint constraints.txt torch
+	$(BIN)/pip install --constraint constraints.txt --editable '.[dev]'
+	@touch $(STAMP)
+
+$(BIN)/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null || { \
+	  echo "bridle needs Python 3.11 to 3.13, but \`$(PYTHON)\` is $$($(PYTHON) --version 2>/dev/null || echo missing):" \
+	       "name another with \`make setup PYTHON=/path/to/python3.12\`." >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+
+demo: setup  ## the whole loop on the playground; ARGS="--quick --seed 7" are passed on
+	$(BIN)/bridle demo $(ARGS)
+
+format: setup  ## let ruff write the layout and what it can mend
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+check: setup  ## layout, lint and types; changes nothing
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+
+test: setup  ## what CI runs: all tests but the slow ones; ARGS="-k layers" are passed on
+	$(BIN)/pytest -m "not slow" $(ARGS)
+
+test-all: setup  ## every test, the slow ones too
+	$(BIN)/pytest $(ARGS)
+
+docs: setup  ## write again what is written from code: docs/recipe.md and the list of commands that a test holds
+	$(BIN)/python -m bridle.core.recipe > docs/recipe.md
+	BRIDLE_UPDATE_GOLDEN=1 $(BIN)/pytest -q tests/house/test_command_line.py
+
+clean:  ## take away caches and build output; .venv stays
+	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find bridle tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,70 @@
+"""Every error that bridle raises on purpose. Each message is one sentence: what was wrong, what was got, what is needed.
+
+    BridleError                 exit 1: the work failed
+    ├── UsageError              exit 2: the command was wrong
+    │   ├── RecipeError         a setting is unknown, misspelt or out of range
+    │   └── ProjectError        no project here, or one that does not fit
+    ├── DataError               a file or a row cannot be used
+    │   └── NoUsableRows        nothing at all could be used
+    ├── StoreError              the store refused (append-only, broken hash, wrong version)
+    ├── ModelError              a model folder cannot be used
+    │   ├── UnsupportedModel    an architecture that the native decoder does not know
+    │   └── StaleWeights        answers or packed weights come from other weights than expected
+    ├── CheckpointError         a checkpoint is truncated, corrupted or of another run
+    ├── TrainingStopped         a run that cannot go on (for example only non-finite rewards)
+    └── Interrupted             exit 130: stopped by the user, everything saved
+"""
+
+
+class BridleError(Exception):
+    """Root of the tree; the command line prints its message and exits with `exit_status`."""
+
+    exit_status = 1
+
+
+class UsageError(BridleError):
+    exit_status = 2
+
+
+class RecipeError(UsageError):
+    pass
+
+
+class ProjectError(UsageError):
+    pass
+
+
+class DataError(BridleError):
+    pass
+
+
+class NoUsableRows(DataError):
+    pass
+
+
+class StoreError(BridleError):
+    pass
+
+
+class ModelError(BridleError):
+    pass
+
+
+class UnsupportedModel(ModelError):
+    pass
+
+
+class StaleWeights(ModelError):
+    pass
+
+
+class CheckpointError(BridleError):
+    pass
+
+
+class TrainingStopped(BridleError):
+    pass
+
+
+class Interrupted(BridleError):
+    exit_status = 130

@@ -1,0 +1,265 @@
+"""The recipe: every setting of a run, validated and frozen. `bridle.toml` holds it, each run keeps the one it ran with.
+
+An unknown key is an error that names the nearest one; no setting is changed behind the user's back.
+`python -m bridle.core.recipe` prints docs/recipe.md.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from bridle.core.errors import RecipeError
+from bridle.core.records import content_hash
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class WorldSection(Section):
+    """The playground: a small language with a known gold rubric."""
+
+    file: str = Field("", description="data file of another world of the same form; empty: the one that comes with bridle")
+
+
+class ModelSection(Section):
+    """The base model: one of yours, or a small one made from nothing by `train pretrain`."""
+
+    path: str = Field("", description="folder of a Hugging Face model (Llama, Mistral, Qwen2, Qwen3 shapes) to start from; empty: pretrain one")
+    vocab_size: int = Field(2048, ge=259, description="entries of the byte-level tokenizer, special tokens included")
+    hidden_size: int = Field(160, ge=16, description="width")
+    intermediate_size: int = Field(448, ge=16, description="width of the feed-forward layers")
+    layers: int = Field(4, ge=1, description="depth")
+    heads: int = Field(5, ge=1, description="query heads")
+    kv_heads: int = Field(1, ge=1, description="key and value heads; fewer than heads shares them (a smaller cache)")
+    max_positions: int = Field(512, ge=32, description="longest context in tokens")
+    precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="of matrix products; auto: bfloat16 where the processor is fast at it")
+
+
+class DataSection(Section):
+    """Where prompts, demonstrations and text come from, and how many are used."""
+
+    source: Literal["playground", "store"] = Field("store", description="playground: made by the world; store: what was imported")
+    train_prompts: int = Field(1200, ge=1, description="prompts to answer and compare, and to train on")
+    heldout_prompts: int = Field(512, ge=1, description="prompts of every evaluation; never trained on")
+    probe_prompts: int = Field(200, ge=1, description="playground: harmful prompts and border prompts added to every evaluation, of each")
+    compared_heldout: int = Field(250, ge=1, description="held-out prompts whose answers test the reward model")
+    demonstrations: int = Field(3000, ge=1, description="answers to imitate in SFT")
+    pretrain_tokens: int = Field(2_400_000, ge=1000, description="tokens of pretraining text (the playground writes as many; a store's text is repeated)")
+    heldout_share: float = Field(0.1, gt=0, lt=1, description="share of imported prompts that is held out, by hash")
+
+
+class SamplingSection(Section):
+    """How answers are drawn for people to compare."""
+
+    answers: int = Field(4, ge=2, description="answers to each prompt")
+    temperature: float = Field(1.0, gt=0, description="1: the model's own distribution")
+    top_p: float = Field(0.95, gt=0, le=1, description="nucleus: the likeliest tokens that together hold this mass")
+    top_k: int = Field(0, ge=0, description="keep so many of the likeliest tokens; 0: all")
+    max_new_tokens: int = Field(72, ge=1, description="longest answer, in all stages")
+
+
+class TrainerSection(Section):
+    batch_size: int = Field(16, ge=1, description="sequences (reward: prompts) in one optimiser step")
+    learning_rate: float = Field(1e-3, gt=0, description="peak rate")
+    optimizer: Literal["adamw", "muon"] = Field("adamw", description="muon: for the matrices of models trained from nothing")
+    clip_norm: float = Field(1.0, gt=0, description="gradients longer than this are shortened to it")
+    checkpoint_every: int = Field(200, ge=1, description="optimiser steps between checkpoints")
+
+
+class PretrainSection(TrainerSection):
+    """Next-token prediction on plain text."""
+
+    batch_size: int = Field(8, ge=1, description="rows in one optimiser step; many small steps teach a small model more than few large ones")
+    length: int = Field(128, ge=8, description="tokens in a row")
+    learning_rate: float = Field(0.03, gt=0, description="peak rate")
+    optimizer: Literal["adamw", "muon"] = Field("muon", description="muon needs less than half of AdamW's tokens here")
+
+
+class SFTSection(TrainerSection):
+    """Imitate demonstrations: next-token prediction on the answers alone."""
+
+    learning_rate: float = Field(0.01, gt=0, description="peak rate; for a model of yours with adamw: 1e-5 to 1e-4")
+    optimizer: Literal["adamw", "muon"] = Field("muon", description="adamw for models of a billion parameters")
+    epochs: int = Field(2, ge=1, description="passes over the demonstrations")
+
+
+class RewardSection(TrainerSection):
+    """A reward model from comparisons."""
+
+    batch_size: int = Field(8, ge=1, description="prompts in one optimiser step, each with all its answers and pairs")
+    learning_rate: float = Field(5e-4, gt=0, description="peak rate")
+    epochs: int = Field(1, ge=1, description="passes over the comparisons; more than one overfits them")
+    score_size: float = Field(0.001, ge=0, description="weight of the pull of scores towards zero")
+    slim: bool = Field(True, description="train a small one from nothing beside the full one")
+    slim_hidden_size: int = Field(96, ge=16, description="width of the slim one")
+    slim_layers: int = Field(2, ge=1, description="depth of the slim one")
+    slim_epochs: int = Field(2, ge=1, description="passes for the slim one, which starts from nothing")
+    slim_learning_rate: float = Field(1.5e-3, gt=0, description="peak rate of the slim one")
+
+
+class PPOSection(TrainerSection):
+    """Reinforcement learning against the reward model, held by a KL penalty to the frozen reference."""
+
+    steps: int = Field(14, ge=1, description="rollout steps")
+    prompts_per_step: int = Field(96, ge=1, description="prompts answered, one answer each, in a step")
+    epochs: int = Field(2, ge=1, description="passes over a step's answers")
+    minibatches: int = Field(2, ge=1, description="optimiser steps in a pass")
+    batch_size: int = Field(64, ge=1, description="sequences in one forward and backward; smaller saves memory and changes nothing else")
+    learning_rate: float = Field(2e-4, gt=0, description="the policy's; a billion parameters: about 1e-6")
+    critic_learning_rate: float = Field(1e-3, gt=0, description="the critic's")
+    kl_coef: float = Field(0.1, ge=0, description="β, the weight of the per-token KL penalty, at the start")
+    kl_target: float = Field(1.5, ge=0, description="nats per answer that β is steered to; 0: β stays fixed")
+    kl_gain: float = Field(0.1, ge=0, le=1, description="β changes by at most this share after each step")
+    gamma: float = Field(1.0, gt=0, le=1, description="discount")
+    lam: float = Field(0.95, ge=0, le=1, description="λ of generalised advantage estimation")
+    clip: float = Field(0.2, gt=0, description="ε: how far the probability ratio may move the loss")
+    value_clip: float = Field(0.5, gt=0, description="the same for the critic, in units of the reward")
+    temperature: float = Field(1.0, gt=0, description="of the rollouts; log-probs are taken at the same temperature")
+    missing_stop_penalty: float = Field(1.0, ge=0, description="taken from the reward of an answer that was cut off")
+    pretrain_coef: float = Field(0.0, ge=0, description="weight of a next-token loss on demonstrations mixed into each policy step (0: none)")
+    checkpoint_every: int = Field(5, ge=1, description="rollout steps between checkpoints")
+
+
+class Recipe(Section):
+    """All sections; each default is the playground's."""
+
+    seed: int = Field(0, ge=0, description="every random number follows from it")
+    world: WorldSection = Field(default_factory=WorldSection)
+    model: ModelSection = Field(default_factory=ModelSection)
+    data: DataSection = Field(default_factory=DataSection)
+    sampling: SamplingSection = Field(default_factory=SamplingSection)
+    pretrain: PretrainSection = Field(default_factory=PretrainSection)
+    sft: SFTSection = Field(default_factory=SFTSection)
+    reward: RewardSection = Field(default_factory=RewardSection)
+    ppo: PPOSection = Field(default_factory=PPOSection)
+
+    def hash_of(self, *sections: str) -> str:
+        """Content hash of the seed and some sections: what a stage depends on, and no more."""
+        whole = self.model_dump(mode="json")
+        return content_hash([self.seed, {name: whole[name] for name in sections}])
+
+    def with_settings(self, settings: Mapping[str, Any]) -> Recipe:
+        """A copy with dotted keys replaced: {"ppo.kl_coef": 0.2}. The values are validated like a file's."""
+        raw = self.model_dump(mode="json")
+        for dotted, value in settings.items():
+            put(raw, dotted, value)
+        return parse(raw, "--set")
+
+
+def load_recipe(path: Path) -> Recipe:
+    try:
+        raw = tomllib.loads(path.read_text("utf-8"))
+    except FileNotFoundError as error:
+        raise RecipeError(f"no recipe at {path}; `bridle init DIR` makes a project with one") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path} is not valid TOML: {error}") from error
+    return parse(raw, str(path))
+
+
+def parse(raw: Mapping[str, Any], source: str) -> Recipe:
+    try:
+        return Recipe.model_validate(raw)
+    except ValidationError as error:
+        raise RecipeError("; ".join(explain(dict(e), source) for e in error.errors())) from error
+
+
+def explain(problem: Mapping[str, Any], source: str) -> str:
+    """One sentence for one of pydantic's problems."""
+    where: Sequence[Any] = problem["loc"]
+    dotted = ".".join(str(part) for part in where)
+    if problem["type"] == "extra_forbidden":
+        known = known_keys(where[:-1])
+        near = difflib.get_close_matches(str(where[-1]), known, 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+        return f"{source}: unknown setting {dotted!r}; {hint}"
+    return f"{source}: {dotted} = {problem['input']!r} will not do: {problem['msg'].lower()}"
+
+
+def known_keys(where: Sequence[Any]) -> list[str]:
+    fields = Recipe.model_fields
+    for part in where:
+        section = fields[str(part)].annotation
+        assert isinstance(section, type) and issubclass(section, BaseModel)
+        fields = section.model_fields
+    return list(fields)
+
+
+def put(raw: dict[str, Any], dotted: str, value: Any) -> None:
+    *path, last = dotted.split(".")
+    for part in path:
+        found = raw.get(part)
+        if not isinstance(found, dict):
+            near = difflib.get_close_matches(part, list(raw), 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(raw)}"
+            raise RecipeError(f"--set: unknown section {part!r} in {dotted!r}; {hint}")
+        raw = found
+    raw[last] = value
+
+
+def parse_setting(text: str) -> tuple[str, Any]:
+    """`ppo.kl_coef=0.2` → ("ppo.kl_coef", 0.2); the value is read as TOML, or as plain text where that fails."""
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise RecipeError(f"--set takes section.key=value, got {text!r}")
+    try:
+        return key.strip(), tomllib.loads(f"value = {value.strip()}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key.strip(), value.strip()
+
+
+def to_toml(recipe: Recipe) -> str:
+    return tomli_w.dumps(recipe.model_dump(mode="json"))
+
+
+def starter(recipe: Recipe) -> str:
+    """A `bridle.toml` with every setting and its meaning beside it."""
+    lines = ["# bridle's recipe. Every setting with its value; docs/recipe.md tells more.", f"seed = {recipe.seed}", ""]
+    values = recipe.model_dump(mode="json")
+    for name, section in sections().items():
+        lines += [f"[{name}]  # {first_line(section)}"]
+        for key, field in section.model_fields.items():
+            lines.append(f"{tomli_w.dumps({key: values[name][key]}).strip()}  # {field.description}")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def sections() -> dict[str, type[Section]]:
+    found = {}
+    for name, field in Recipe.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            found[name] = field.annotation
+    return found
+
+
+def first_line(section: type[Section]) -> str:
+    return (section.__doc__ or "").strip().split("\n")[0]
+
+
+def reference() -> str:
+    """docs/recipe.md."""
+    lines = [
+        "# The recipe",
+        "",
+        "Generated by `python -m bridle.core.recipe`; do not edit. `bridle.toml` in a project's folder holds these settings,",
+        "`--set section.key=value` replaces one for a single command, and every run keeps the recipe that it ran with.",
+        "",
+        "`seed` (default 0): every random number follows from it.",
+    ]
+    defaults = Recipe().model_dump(mode="json")
+    for name, section in sections().items():
+        lines += ["", f"## [{name}]", "", first_line(section), "", "| setting | default | meaning |", "|---|---|---|"]
+        for key, field in section.model_fields.items():
+            lines.append(f"| `{name}.{key}` | `{defaults[name][key]!r}` | {field.description} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    print(reference(), end="")

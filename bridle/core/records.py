@@ -1,0 +1,137 @@
+"""The data that flows round the loop: frozen records with content hashes, the same on every floor.
+
+    Prompt ──engine──▶ Completion ×K ──people──▶ Judgement ──rankings──▶ Pair ──▶ reward model ──▶ policy
+
+A worked example:
+
+    prompt = Prompt.from_text("My cat is bored. Any advice?", meta={"family": "help"})
+    completion = Completion(prompt.id, "You can play with the cat every day.", token_ids=(311, 97, 1), ...)
+    judgement = Judgement(item_id, labeler="sim-3", ranking=((2,), (0, 1), (3,)), display_order=(3, 0, 2, 1), ...)
+
+`ranking` names canonical slots, best group first, ties inside a group: slot 2 won, 0 and 1 tied, 3 was last.
+`display_order` tells which slot was shown first, second, …; it never changes what a ranking means.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import cached_property
+from typing import Any, Literal
+
+Role = Literal["system", "user", "assistant"]
+
+
+class FinishReason(StrEnum):
+    """Why a completion ended; set where it ended and never inferred from its tokens."""
+
+    STOP = "stop"  # the model sampled a stop token, which belongs to the completion
+    LENGTH = "length"  # the token limit was reached first
+    IMPORTED = "imported"  # written elsewhere: by a person, or in a file
+
+
+class LabelerKind(StrEnum):
+    PERSON = "person"
+    AI = "ai"
+    SIMULATED = "simulated"
+    IMPORTED = "imported"
+
+
+def content_hash(value: object) -> str:
+    """SHA-256 (hex) of a JSON-able value in canonical form: sorted keys, no spaces, UTF-8."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    role: Role
+    content: str
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What is to be answered: messages that end with a user turn. `meta` rides along and is not part of the identity."""
+
+    messages: tuple[Message, ...]
+    meta: Mapping[str, Any] = field(default_factory=dict, compare=False, hash=False)
+
+    @classmethod
+    def from_text(cls, text: str, meta: Mapping[str, Any] | None = None) -> Prompt:
+        return cls((Message("user", text),), meta or {})
+
+    @cached_property
+    def id(self) -> str:
+        return content_hash([[m.role, m.content] for m in self.messages])
+
+    @property
+    def text(self) -> str:
+        """The last user turn: what a reader wants to see."""
+        return self.messages[-1].content
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One answer. `token_ids` are what the model produced (stop token included) and are what is trained on.
+
+    `sampled_logprobs` [len(token_ids)] are natural logs under the distribution that was sampled from.
+    `weight_stamp` names the weights that wrote it; empty for text written elsewhere.
+    """
+
+    prompt_id: str
+    text: str
+    token_ids: tuple[int, ...] = ()
+    sampled_logprobs: tuple[float, ...] = ()
+    finish_reason: FinishReason = FinishReason.IMPORTED
+    weight_stamp: str = ""
+    sampling: Mapping[str, Any] = field(default_factory=dict, compare=False, hash=False)
+
+    @cached_property
+    def id(self) -> str:
+        return content_hash([self.prompt_id, self.text, list(self.token_ids), self.finish_reason.value])
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """One person's answer about one item, in canonical slots. Never updated, never deleted."""
+
+    item_id: str
+    labeler: str
+    labeler_kind: LabelerKind
+    ranking: tuple[tuple[int, ...], ...]
+    display_order: tuple[int, ...] | None  # None: imported without it, so it says nothing about side bias
+    source: Literal["study", "serving", "import"] = "study"
+    submission_key: str = ""
+    seconds: float | None = None
+
+    @cached_property
+    def id(self) -> str:
+        ranking = [list(group) for group in self.ranking]
+        order = None if self.display_order is None else list(self.display_order)
+        return content_hash([self.item_id, self.labeler, ranking, order, self.submission_key])
+
+
+@dataclass(frozen=True)
+class Pair:
+    """`chosen` was preferred to `rejected` for the same prompt.
+
+    `group` is the prompt's id: all pairs of a group stay in one batch and one split. `weight` is 1/pairs of the judgement,
+    so a ranking of four counts as one judgement and not as six.
+    """
+
+    prompt: Prompt
+    chosen: Completion
+    rejected: Completion
+    weight: float = 1.0
+    judgement_ids: tuple[str, ...] = ()
+
+    @property
+    def group(self) -> str:
+        return self.prompt.id
+
+
+Reward = Callable[[Sequence[Prompt], Sequence[Completion]], Sequence[float | None]]
+"""Scores answers; None means "could not be judged": masked and counted, never taken for 0."""

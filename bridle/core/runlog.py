@@ -1,0 +1,273 @@
+"""Projects and runs on disk: where things lie, what was measured, how far along, and stopping without losing anything.
+
+    project/bridle.toml · store.sqlite · models/NAME/ · runs/ppo-0001/
+        recipe.toml      as it ran            parents.json    hashes of what it came from, threads
+        metrics.jsonl    a line a step        checkpoints/    what resuming needs
+        result.json      written last: a run with it is finished
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any
+
+from bridle.core.errors import Interrupted, ProjectError
+from bridle.core.files import read_json, saving, write_json, write_text
+from bridle.core.recipe import Recipe, load_recipe, starter, to_toml
+
+RECIPE_FILE = "bridle.toml"
+MARGIN = "  "
+
+
+@dataclass(frozen=True)
+class Project:
+    """A folder with `bridle.toml`; everything that bridle writes lies in it."""
+
+    folder: Path
+    recipe: Recipe
+
+    @classmethod
+    def find(cls, start: Path) -> Project:
+        """The nearest folder upward from `start` that holds a recipe."""
+        for folder in [start.resolve(), *start.resolve().parents]:
+            if (folder / RECIPE_FILE).is_file():
+                return cls(folder, load_recipe(folder / RECIPE_FILE))
+        raise ProjectError(f"no {RECIPE_FILE} in {start} or above it; make a project with `bridle init DIR` or name one with --project DIR")
+
+    @classmethod
+    def create(cls, folder: Path, recipe: Recipe) -> Project:
+        """Write the recipe; a folder that is a project already, or holds other things, is left alone."""
+        if (folder / RECIPE_FILE).exists():
+            raise ProjectError(f"{folder} is a project already; run its commands there, or choose another folder")
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise ProjectError(f"{folder} exists and is not empty; choose a new folder for the project")
+        write_text(folder / RECIPE_FILE, starter(recipe))
+        return cls(folder, recipe)
+
+    @property
+    def store(self) -> Path:
+        return self.folder / "store.sqlite"
+
+    def model(self, name: str) -> Path:
+        return self.folder / "models" / name
+
+    def runs(self, stage: str) -> list[Path]:
+        return sorted((self.folder / "runs").glob(f"{stage}-[0-9][0-9][0-9][0-9]"))
+
+    def finished(self, stage: str, key: str | None = None) -> dict[str, Any] | None:
+        """Result of the last finished run of a stage (with this key, where one is given)."""
+        for folder in reversed(self.runs(stage)):
+            if (folder / "result.json").is_file():
+                parents = read_json(folder / "parents.json")
+                if key is None or parents["key"] == key:
+                    found: dict[str, Any] = read_json(folder / "result.json")
+                    return found
+        return None
+
+
+@dataclass
+class Run:
+    """One run of one stage. Used as a context: Ctrl-C inside it asks for a stop at the next safe point."""
+
+    stage: str
+    folder: Path
+    key: str
+    threads: int | None
+    resumed: bool
+    progress: Progress
+    earlier_seconds: float = 0.0
+    started: float = field(default_factory=time.monotonic)
+    stop_asked: bool = False
+    last_save: int = 0
+
+    @classmethod
+    def begin(cls, project: Project, stage: str, key: str, parents: Mapping[str, Any], progress: Progress) -> Run:
+        """A new folder, or the last one where it was begun with the same key and not finished."""
+        folders = project.runs(stage)
+        if folders and not (folders[-1] / "result.json").exists() and (folders[-1] / "parents.json").exists():
+            last = folders[-1]
+            noted = read_json(last / "parents.json")
+            if noted["key"] != key:
+                raise ProjectError(
+                    f"{last} is unfinished and was begun with another recipe or other parents; restore {last / 'recipe.toml'} "
+                    f"as {project.folder / RECIPE_FILE} to finish it, or remove {last} to begin anew"
+                )
+            return cls(stage, last, key, noted.get("threads"), True, progress, sitting_seconds(last))
+        number = 1 + max((int(f.name.rsplit("-", 1)[1]) for f in folders), default=0)
+        folder = project.folder / "runs" / f"{stage}-{number:04d}"
+        with saving(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / "recipe.toml", to_toml(project.recipe))
+        write_json(folder / "parents.json", {"stage": stage, "key": key, **parents})
+        return cls(stage, folder, key, None, False, progress)
+
+    def __enter__(self) -> Run:
+        self._handlers: dict[int, Any] = {}
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._handlers[number] = signal.signal(number, self._asked)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self.progress.clear()
+
+    def _asked(self, number: int, frame: FrameType | None) -> None:
+        if self.stop_asked:
+            raise KeyboardInterrupt
+        self.stop_asked = True
+        self.progress.say("stopping at the next safe point (once more to stop at once) …")
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+    @property
+    def seconds(self) -> float:
+        """Seconds at work in all sittings."""
+        return self.earlier_seconds + time.monotonic() - self.started
+
+    def record_threads(self, threads: int) -> None:
+        """A resumed run must keep its thread count: sums are cut up by it."""
+        self.threads = threads
+        write_json(self.folder / "parents.json", {**read_json(self.folder / "parents.json"), "threads": threads})
+
+    def rewind(self, step: int) -> None:
+        """Drop metrics of steps that will be done again."""
+        self.last_save = step
+        path = self.folder / "metrics.jsonl"
+        if path.exists():
+            kept = [line for line in path.read_text("utf-8").splitlines() if complete_before(line, step)]
+            write_text(path, "".join(f"{line}\n" for line in kept))
+
+    def log(self, step: int, total: int, figures: Mapping[str, float | int | str]) -> None:
+        """Append a line to metrics.jsonl (non-finite numbers as null) and move the progress line."""
+        clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in figures.items()}
+        line = json.dumps({"step": step, **clean, "seconds": round(self.seconds, 3)})
+        with saving(self.folder / "metrics.jsonl"), open(self.folder / "metrics.jsonl", "a", encoding="utf-8") as file:
+            file.write(line + "\n")
+        self.progress.update(step + 1, total, clean)
+
+    def due(self, done: int, every: int, total: int) -> bool:
+        """Whether to save after `done` steps: when the time has come, at the end, and when a stop was asked for."""
+        return self.stop_asked or done - self.last_save >= every or done == total
+
+    def saved(self, done: int, total: int) -> None:
+        """Tell that the state after `done` steps is on disk; stops here when the user asked for it."""
+        self.last_save = done
+        write_json(self.folder / "sitting.json", {"seconds": round(self.seconds, 3)})
+        if done < total:
+            self.stop_if_asked(f"{self.stage} stopped after step {done} of {total}")
+
+    def stop_if_asked(self, words: str) -> None:
+        if self.stop_asked:
+            raise Interrupted(f"{words}; everything is saved in {self.folder}, run the same command again to go on")
+
+    def finish(self, result: Mapping[str, Any]) -> dict[str, Any]:
+        whole = {**result, "seconds": round(self.seconds, 2)}
+        write_json(self.folder / "result.json", whole)
+        return whole
+
+
+def sitting_seconds(folder: Path) -> float:
+    path = folder / "sitting.json"
+    return float(read_json(path)["seconds"]) if path.exists() else 0.0
+
+
+def complete_before(line: str, step: int) -> bool:
+    try:
+        return int(json.loads(line)["step"]) < step
+    except (json.JSONDecodeError, KeyError, ValueError):
+        return False  # a line cut off by a kill
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    path = folder / "metrics.jsonl"
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines() if complete_before(line, 2**62)]
+
+
+class Progress:
+    """One line on standard error that is written over at a terminal, and a line now and then elsewhere."""
+
+    def __init__(self, write: Callable[[str], Any] | None = None, live: bool | None = None, every: float = 15.0) -> None:
+        self.write = write or sys.stderr.write
+        self.live = sys.stderr.isatty() if live is None else live
+        self.every = every
+        self.title = ""
+        self.width = 0
+        self.later = 0.0  # seconds that the stages after this one are expected to take
+        self.began = self.last = time.monotonic()
+        self.first_done: tuple[int, float] | None = None
+
+    def begin(self, title: str, later: float = 0.0) -> None:
+        self.clear()
+        self.title, self.later = title, later
+        self.began = self.last = time.monotonic()
+        self.first_done = None
+        self.write(f"{title}\n")
+
+    def update(self, done: int, total: int, figures: Mapping[str, Any] | None = None) -> None:
+        now = time.monotonic()
+        if self.first_done is None:
+            self.first_done = (done, now)  # what a first step costs more than others is left out of the rate
+        if now - self.last < (0.2 if self.live else self.every) and done < total:
+            return
+        self.last = now
+        known = [f"{k} {v:.3g}" for k, v in (figures or {}).items() if isinstance(v, float)]
+        text = f"{MARGIN}{done}/{total}  {self.left(done, total, now)}  {'  '.join(known[:5])}"
+        if self.live:
+            self.write("\r" + text[:118].ljust(self.width))
+            self.width = min(118, len(text))
+        else:
+            self.write(text + "\n")
+
+    def left(self, done: int, total: int, now: float) -> str:
+        since, at = self.first_done or (done, now)
+        if done <= since:
+            return "…"
+        seconds = (now - at) / (done - since) * (total - done)
+        whole = f", {clock(seconds + self.later)} to the end" if self.later else ""
+        return f"{clock(seconds)} left{whole}"
+
+    def say(self, text: str) -> None:
+        self.clear()
+        self.write(f"{MARGIN}{text}\n")
+
+    def clear(self) -> None:
+        if self.live and self.width:
+            self.write("\r" + " " * self.width + "\r")
+        self.width = 0
+
+
+def clock(seconds: float) -> str:
+    whole = max(0, round(seconds))
+    return f"{whole // 60}:{whole % 60:02d}"
+
+
+def count_through(items: int, progress: Progress) -> Callable[[int], None]:
+    """A callback that adds up and moves the progress line."""
+    done = 0
+
+    def add(more: int) -> None:
+        nonlocal done
+        done += more
+        progress.update(done, items)
+
+    return add
+
+
+def chunked(items: list[Any], size: int) -> Iterator[list[Any]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]

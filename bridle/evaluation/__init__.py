@@ -1,0 +1,1 @@
+"""How good is it: win rates, the reward-KL frontier, tests of reward models, and the report."""

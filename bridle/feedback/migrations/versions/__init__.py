@@ -1,0 +1,1 @@
+"""One file for each step of the schema. A step that was released is never edited: what changes is a new step."""

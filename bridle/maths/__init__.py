@@ -1,0 +1,1 @@
+"""The mathematics of RLHF: losses, advantages, KL control and statistics, as pure functions."""

@@ -1,0 +1,41 @@
+"""Advantages: what an action brought beyond what was expected. Shapes: B sequences, T tokens."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def place_at_end(reward_B: Tensor, mask_BT: Tensor) -> Tensor:
+    """[B, T] of zeros with each sequence's reward at its last masked token: the stop token, where there is one."""
+    T = mask_BT.shape[1]
+    last_B = torch.where(mask_BT, torch.arange(T, device=mask_BT.device), -1).amax(1)
+    if bool((last_B < 0).any()):
+        raise ValueError("a sequence without a single masked token cannot be rewarded")
+    placed_BT = torch.zeros(mask_BT.shape, dtype=reward_B.dtype, device=reward_B.device)
+    return placed_BT.scatter(1, last_B[:, None], reward_B[:, None])
+
+
+def gae(rewards_BT: Tensor, values_BT: Tensor, mask_BT: Tensor, *, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
+    """Generalised advantage estimation and returns (Schulman 2016, eq. 16, arxiv.org/abs/1506.02438).
+
+    δ_t = r_t + γ V_{t+1} - V_t;  A_t = δ_t + γλ A_{t+1};  R_t = A_t + V_t. The mask of a sequence is one run of tokens,
+    after which value and advantage are zero: an answer that ended has no future. Both results are zero off the mask.
+    """
+    advantages_BT = torch.zeros_like(rewards_BT)
+    next_value_B = torch.zeros_like(rewards_BT[:, 0])
+    next_advantage_B = torch.zeros_like(next_value_B)
+    for t in range(rewards_BT.shape[1] - 1, -1, -1):
+        inside_B = mask_BT[:, t]
+        delta_B = rewards_BT[:, t] + gamma * next_value_B - values_BT[:, t]
+        next_advantage_B = torch.where(inside_B, delta_B + gamma * lam * next_advantage_B, 0.0)
+        next_value_B = torch.where(inside_B, values_BT[:, t], 0.0)
+        advantages_BT[:, t] = next_advantage_B
+    return advantages_BT, torch.where(mask_BT, advantages_BT + values_BT, 0.0)
+
+
+def whiten(x_BT: Tensor, mask_BT: Tensor, *, eps: float = 1e-8) -> Tensor:
+    """(x - mean) / √(var + eps) over the masked tokens alone, biased variance, zero elsewhere (Ziegler 2019's code)."""
+    inside_N = x_BT[mask_BT]
+    mean, var = inside_N.mean(), inside_N.var(unbiased=False)
+    return torch.where(mask_BT, (x_BT - mean) * (var + eps).rsqrt(), 0.0)

@@ -1,0 +1,174 @@
+"""Policies and reward models as folders: standard Hugging Face layout in, the same layout out, identity by content hash."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from bridle.core.errors import ModelError
+from bridle.core.files import file_hash, whole_folder
+from bridle.core.records import content_hash
+from bridle.models.decoder import Decoder, DecoderConfig
+from bridle.models.scorer import Scorer
+from bridle.models.template import Template, load_template, read_json
+
+
+@dataclass
+class Policy:
+    """A language model with its template. `stamp` names the exact weights: the folder's hash and the optimiser steps since."""
+
+    module: Decoder
+    template: Template
+    origin: str  # content hash of the folder it was loaded from, or a name for weights made from nothing
+    step: int = 0
+
+    @property
+    def stamp(self) -> str:
+        return f"{self.origin[:16]}+{self.step}"
+
+
+@dataclass
+class RewardModel:
+    """A scorer, its template, and how its raw score becomes a number with a meaning: (raw - centre) / scale.
+
+    Centre and scale are the mean and deviation over answers of the reference policy, measured once and frozen, so that
+    a KL weight means the same whatever the head's level. `probes` are token ids with their raw scores, checked on loading.
+    """
+
+    module: Scorer
+    template: Template
+    origin: str
+    centre: float = 0.0
+    scale: float = 1.0
+    probes: list[dict[str, Any]] = field(default_factory=list)
+
+
+def load_policy(folder: Path, device: torch.device) -> Policy:
+    config = read_config(folder)
+    module = Decoder(config)
+    tensors = read_tensors(folder)
+    if config.tie_embeddings:
+        tensors.pop("lm_head.weight", None)  # some writers store the tied matrix twice
+    fill(module, tensors, folder)
+    return Policy(module.to(device), load_template(folder), folder_hash(folder))
+
+
+def load_reward_model(folder: Path, device: torch.device) -> RewardModel:
+    """Strict: a missing head or a probe that scores otherwise than when saved is refused."""
+    module = Scorer(read_config(folder))
+    fill(module, read_tensors(folder), folder)
+    module.to(device)
+    notes = read_json(folder / "bridle_reward.json")
+    if not notes:
+        raise ModelError(f"{folder} has no bridle_reward.json, so its scores have no scale; train it with `bridle train reward`")
+    model = RewardModel(
+        module, load_template(folder), folder_hash(folder), notes["centre"], notes["scale"], notes.get("probes", [])
+    )
+    check_probes(model, folder)
+    return model
+
+
+def check_probes(model: RewardModel, folder: Path) -> None:
+    device = model.module.score.weight.device
+    for probe in model.probes:
+        with torch.no_grad():
+            ids = torch.tensor([probe["ids"]], device=device)
+            score = float(model.module.scores(ids, torch.tensor([ids.shape[1]], device=device)))
+        if abs(score - probe["score"]) > 1e-3 * max(1.0, abs(probe["score"])):
+            raise ModelError(
+                f"the reward model in {folder} scores a saved probe {score:.4f} where {probe['score']:.4f} was saved; "
+                "its weights or head are not the ones that were trained"
+            )
+
+
+def save_policy(folder: Path, policy: Policy) -> str:
+    """Write the whole folder at once and return its content hash."""
+    raw = policy.module.config.to_huggingface()
+    with whole_folder(folder) as new:
+        write_model(new, policy.module, raw, policy.template)
+    return folder_hash(folder)
+
+
+def save_reward_model(folder: Path, model: RewardModel) -> str:
+    raw = model.module.config.to_huggingface()
+    raw["architectures"] = [raw["architectures"][0].replace("ForCausalLM", "ForSequenceClassification")]
+    raw |= {"num_labels": 1, "id2label": {"0": "reward"}, "label2id": {"reward": 0}, "problem_type": "regression"}
+    notes = {"centre": model.centre, "scale": model.scale, "temperature": 1.0, "probes": model.probes}
+    with whole_folder(folder) as new:
+        write_model(new, model.module, raw, model.template)
+        (new / "bridle_reward.json").write_text(json.dumps(notes, indent=2), "utf-8")
+    return folder_hash(folder)
+
+
+def write_model(folder: Path, module: nn.Module, raw: dict[str, Any], template: Template) -> None:
+    stops = sorted(template.stop_ids)
+    raw |= {"eos_token_id": stops[0] if len(stops) == 1 else stops, "pad_token_id": template.pad_id, "dtype": "float32"}
+    if template.bos_token:
+        raw["bos_token_id"] = template.tokenizer.token_to_id(template.bos_token)
+    (folder / "config.json").write_text(json.dumps(raw, indent=2), "utf-8")
+    template.save(folder, raw["max_position_embeddings"])
+    tensors = {name: t.detach().to("cpu", torch.float32).contiguous() for name, t in module.state_dict().items()}
+    try:
+        save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    except SafetensorError as error:  # the library wraps a full disk in its own exception
+        raise OSError(28 if "No space" in str(error) else 5, str(error)) from error
+
+
+def read_config(folder: Path) -> DecoderConfig:
+    if not folder.is_dir():
+        raise ModelError(f"no model folder at {folder}; name one with config.json, model.safetensors and tokenizer.json")
+    raw = read_json(folder / "config.json")
+    if not raw:
+        raise ModelError(f"{folder} has no config.json, so it is no Hugging Face model folder")
+    try:
+        return DecoderConfig.from_huggingface(raw)
+    except KeyError as error:
+        raise ModelError(f"{folder / 'config.json'} lacks {error}, which a {raw.get('model_type')} model needs") from error
+
+
+def read_tensors(folder: Path) -> dict[str, Tensor]:
+    index = read_json(folder / "model.safetensors.index.json")
+    names = sorted(set(index["weight_map"].values())) if index else ["model.safetensors"]
+    tensors: dict[str, Tensor] = {}
+    for name in names:
+        path = folder / name
+        if not path.is_file():
+            raise ModelError(f"{folder} lacks {name}; bridle reads safetensors only")
+        try:
+            tensors |= load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise ModelError(f"{path} cannot be read (truncated or corrupted?): {error}") from error
+    return tensors
+
+
+def fill(module: nn.Module, tensors: Mapping[str, Tensor], folder: Path) -> None:
+    """Load every tensor or say which one does not fit."""
+    expected = module.state_dict()
+    missing = sorted(set(expected) - set(tensors))
+    extra = sorted(name for name in set(tensors) - set(expected) if not name.endswith("rotary_emb.inv_freq"))
+    if missing or extra:
+        raise ModelError(
+            f"the weights in {folder} do not fit its config.json: {len(missing)} missing (such as {missing[:2]}), "
+            f"{len(extra)} unknown (such as {extra[:2]})"
+        )
+    for name, tensor in expected.items():
+        if tensor.shape != tensors[name].shape:
+            raise ModelError(
+                f"{name} in {folder} has shape {list(tensors[name].shape)} where config.json asks for {list(tensor.shape)}"
+            )
+    module.load_state_dict({name: tensors[name].float() for name in expected})
+
+
+def folder_hash(folder: Path) -> str:
+    """Content hash of what decides a model's answers: configuration, tokenizer, template, weights."""
+    names = ["config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json", "bridle_reward.json"]
+    files = [folder / n for n in names] + sorted(folder.glob("*.safetensors"))
+    return content_hash([[f.name, file_hash(f)] for f in files if f.is_file()])

@@ -1,0 +1,60 @@
+"""A decoder's trunk with a linear head: a reward model reads the last token, a critic every token.
+
+Saved as Hugging Face's `…ForSequenceClassification` (one logit) with `bridle_reward.json` beside it.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from bridle.models.decoder import Decoder, DecoderConfig, Trunk
+
+
+class Scorer(nn.Module):
+    """Names are Hugging Face's: `model.*` for the trunk, `score.weight` [1, D] for the head."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.model = Trunk(config)
+        self.score = nn.Linear(config.hidden_size, 1, bias=False)
+
+    def values(self, ids_BT: Tensor) -> Tensor:
+        """A number at every position, [B, T], in float32 or wider."""
+        hidden = self.model(ids_BT)
+        return self._head(hidden)
+
+    def scores(self, ids_BT: Tensor, lengths_B: Tensor) -> Tensor:
+        """The number at each sequence's last real token, [B]. Lengths say where that is; ids are not looked at."""
+        hidden_BTD = self.model(ids_BT)
+        last_BD = hidden_BTD[torch.arange(len(lengths_B), device=ids_BT.device), lengths_B - 1]
+        return self._head(last_BD)
+
+    def _head(self, hidden: Tensor) -> Tensor:
+        # The head is one row: full precision costs nothing there, and a score's last digits matter to whoever compares.
+        weight = self.score.weight
+        with torch.autocast(hidden.device.type, enabled=False):
+            return (hidden.to(weight.dtype) * weight[0]).sum(-1)
+
+
+def scorer_from(policy: Decoder, generator: torch.Generator) -> Scorer:
+    """A scorer on a copy of a language model's trunk; head normal with std 1/√(D+1) (Ouyang 2022's released code)."""
+    scorer = Scorer(policy.config)
+    scorer.model.load_state_dict(policy.model.state_dict())
+    init_head(scorer, generator)
+    return scorer.to(policy.output_weight().device)
+
+
+def init_head(scorer: Scorer, generator: torch.Generator) -> None:
+    std = (scorer.config.hidden_size + 1) ** -0.5
+    with torch.no_grad():
+        scorer.score.weight.normal_(0.0, std, generator=generator)
+
+
+def critic_from(scorer: Scorer) -> Scorer:
+    """A critic that begins as the reward model's trunk with a zero head: it first predicts 0, the mean of a centred reward."""
+    critic = Scorer(scorer.config)
+    critic.load_state_dict(scorer.state_dict())
+    nn.init.zeros_(critic.score.weight)
+    return critic.to(scorer.score.weight.device)

@@ -1,0 +1,239 @@
+"""Messages ↔ token ids: the only place where text meets a tokenizer.
+
+A prompt is rendered by the model's own chat template and ends where the assistant is to speak. A completion's ids are the
+suffix that the template would have appended: encoded apart, joined as ids, ending in a stop token. Text that a model wrote
+is never encoded again: its ids were kept.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from jinja2.exceptions import TemplateError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from bridle.core.errors import DataError, ModelError
+from bridle.core.records import Message, Prompt, content_hash
+
+PAD, END, START = "<|pad|>", "<|end|>", "<|doc|>"
+
+# Plain "Name: text" turns, so that a model pretrained on such pages can be asked before it was ever taught.
+PLAIN_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}"
+    "{% if message.role == 'assistant' %}\nAssistant: {{ message.content }}{{ eos_token }}"
+    "{% elif message.role == 'system' %}{{ '' if loop.first else '\n' }}System: {{ message.content }}"
+    "{% else %}{{ '' if loop.first else '\n' }}Human: {{ message.content }}{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}\nAssistant:{% endif %}"
+)
+
+
+@dataclass(frozen=True)
+class Template:
+    """A tokenizer with its chat template. `stop_ids` end an answer; `pad_id` fills batches and carries no meaning."""
+
+    tokenizer: Tokenizer
+    source: str
+    bos_token: str
+    eos_token: str
+    pad_token: str
+    stop_ids: frozenset[int]
+
+    @property
+    def pad_id(self) -> int:
+        found = self.tokenizer.token_to_id(self.pad_token) if self.pad_token else None
+        return 0 if found is None else int(found)
+
+    @property
+    def eos_id(self) -> int:
+        return int(self.tokenizer.token_to_id(self.eos_token))
+
+    @property
+    def hash(self) -> str:
+        return content_hash([self.source, self.bos_token, self.eos_token, self.tokenizer.to_str()])
+
+    def render(self, messages: Sequence[Message], *, answer_next: bool) -> str:
+        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+        environment.globals["raise_exception"] = refuse_messages
+        compiled = _COMPILED.get(self.source)
+        if compiled is None:
+            compiled = _COMPILED[self.source] = environment.from_string(self.source)
+        raw = [{"role": message.role, "content": message.content} for message in messages]
+        try:
+            return compiled.render(
+                messages=raw, add_generation_prompt=answer_next, bos_token=self.bos_token, eos_token=self.eos_token
+            )
+        except TemplateError as error:
+            raise ModelError(f"the chat template could not render {len(messages)} messages: {error}") from error
+
+    def prompt_ids(self, prompts: Sequence[Prompt]) -> list[list[int]]:
+        """Ids of each prompt, up to and including the cue for the assistant's turn."""
+        rendered = [self.render(prompt.messages, answer_next=True) for prompt in prompts]
+        ids = [e.ids for e in self.tokenizer.encode_batch(rendered, add_special_tokens=False)]
+        if self.bos_token:
+            bos = self.tokenizer.token_to_id(self.bos_token)
+            if any(row[:2] == [bos, bos] for row in ids):
+                raise ModelError(f"the chat template writes {self.bos_token!r} twice; remove one of them")
+        return ids
+
+    def completion_ids(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[list[int]]:
+        """Ids that the template appends for each text, up to and including the first stop token."""
+        suffixes = []
+        for prompt, text in zip(prompts, texts, strict=True):
+            head = self.render(prompt.messages, answer_next=True)
+            whole = self.render([*prompt.messages, Message("assistant", text)], answer_next=False)
+            if not whole.startswith(head):
+                raise ModelError(
+                    "the chat template is not prefix-preserving: rendering an answer changes the prompt before it, "
+                    f"near {whole[:40]!r}; bridle needs a template that only appends"
+                )
+            suffixes.append(whole[len(head) :])
+        encoded = self.tokenizer.encode_batch(suffixes, add_special_tokens=False)
+        return [self._through_stop(e.ids) for e in encoded]
+
+    def document_ids(self, documents: Sequence[str]) -> list[list[int]]:
+        """Plain pages for pretraining: start, text, end."""
+        start = [self.tokenizer.token_to_id(self.bos_token)] if self.bos_token else []
+        encoded = self.tokenizer.encode_batch(list(documents), add_special_tokens=False)
+        return [[*start, *e.ids, self.eos_id] for e in encoded]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
+
+    def decode_batch(self, rows: Sequence[Sequence[int]]) -> list[str]:
+        return [text.strip() for text in self.tokenizer.decode_batch([list(r) for r in rows], skip_special_tokens=True)]
+
+    def _through_stop(self, ids: list[int]) -> list[int]:
+        for index, token in enumerate(ids):
+            if token in self.stop_ids:
+                return ids[: index + 1]
+        return [*ids, self.eos_id]
+
+    def save(self, folder: Path, max_positions: int) -> None:
+        self.tokenizer.save(str(folder / "tokenizer.json"))
+        config = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "bos_token": self.bos_token or None,
+            "eos_token": self.eos_token,
+            "pad_token": self.pad_token or None,
+            "chat_template": self.source,
+            "clean_up_tokenization_spaces": False,
+            "model_max_length": max_positions,
+        }
+        (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False), "utf-8")
+        (folder / "chat_template.jinja").write_text(self.source, "utf-8")
+        stops = sorted(self.stop_ids)
+        generation = {"eos_token_id": stops[0] if len(stops) == 1 else stops, "pad_token_id": self.pad_id}
+        if self.bos_token:
+            generation["bos_token_id"] = self.tokenizer.token_to_id(self.bos_token)
+        (folder / "generation_config.json").write_text(json.dumps(generation, indent=2), "utf-8")
+
+
+_COMPILED: dict[str, Any] = {}  # compiled Jinja sources: compiling takes milliseconds, rendering microseconds
+
+
+def refuse_messages(message: str) -> NoReturn:
+    raise TemplateError(message)
+
+
+def load_template(folder: Path) -> Template:
+    """Read tokenizer, chat template and stop tokens of a Hugging Face folder."""
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        raise ModelError(f"{folder} has no tokenizer.json; save the model with its fast tokenizer beside it")
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises a bare Exception
+        raise ModelError(f"{path} cannot be read as a tokenizer: {error}") from error
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    config = read_json(folder / "tokenizer_config.json")
+    generation = read_json(folder / "generation_config.json")
+    model = read_json(folder / "config.json")
+    eos = token_text(config.get("eos_token"))
+    stop_ids = set(as_ids(generation.get("eos_token_id"))) or set(as_ids(model.get("eos_token_id")))
+    if not eos and stop_ids:
+        eos = tokenizer.id_to_token(min(stop_ids)) or ""
+    if not eos or tokenizer.token_to_id(eos) is None:
+        raise ModelError(f"{folder} names no stop token; set eos_token in tokenizer_config.json")
+    stop_ids.add(int(tokenizer.token_to_id(eos)))
+    source_file = folder / "chat_template.jinja"
+    source = source_file.read_text("utf-8") if source_file.is_file() else config.get("chat_template") or PLAIN_TEMPLATE
+    if isinstance(source, list):  # several named templates: the one called default
+        source = next((t["template"] for t in source if t.get("name") == "default"), PLAIN_TEMPLATE)
+    template = Template(
+        tokenizer=tokenizer,
+        source=source,
+        bos_token=token_text(config.get("bos_token")),
+        eos_token=eos,
+        pad_token=token_text(config.get("pad_token")),
+        stop_ids=frozenset(stop_ids),
+    )
+    return with_turn_end(template)
+
+
+def with_turn_end(template: Template) -> Template:
+    """Add the special token that closes an assistant's turn (Qwen's <|im_end|>, say) to the stop tokens."""
+    probe = Prompt.from_text("?")
+    head = template.render(probe.messages, answer_next=True)
+    whole = template.render([*probe.messages, Message("assistant", "!")], answer_next=False)
+    special = {i for i, token in template.tokenizer.get_added_tokens_decoder().items() if token.special}
+    ids = template.tokenizer.encode(whole[len(head) :], add_special_tokens=False).ids
+    closing = next((i for i in ids if i in special), None)
+    if closing is None or closing in template.stop_ids:
+        return template
+    return Template(
+        template.tokenizer,
+        template.source,
+        template.bos_token,
+        template.eos_token,
+        template.pad_token,
+        template.stop_ids | {closing},
+    )
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Template:
+    """A byte-level BPE tokenizer (any language, any byte) with the plain template. `vocab_size` counts special tokens."""
+    if vocab_size < 256 + 3:
+        raise DataError(f"a byte-level vocabulary needs at least {256 + 3} entries, got {vocab_size}")
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[AddedToken(t, special=True) for t in (PAD, END, START)],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return Template(tokenizer, PLAIN_TEMPLATE, START, END, PAD, frozenset({tokenizer.token_to_id(END)}))
+
+
+def token_text(raw: Any) -> str:
+    """tokenizer_config.json names a token as text or as an object with its `content`."""
+    if raw is None:
+        return ""
+    return str(raw["content"]) if isinstance(raw, dict) else str(raw)
+
+
+def as_ids(raw: Any) -> list[int]:
+    if raw is None:
+        return []
+    return [int(i) for i in raw] if isinstance(raw, list) else [int(raw)]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object, or {} where there is no such file."""
+    if not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ModelError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise ModelError(f"{path} must hold a JSON object, got {type(found).__name__}")
+    return found

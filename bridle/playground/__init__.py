@@ -1,0 +1,1 @@
+"""A small language with a known gold rubric and simulated people: the yardstick of every stage."""

@@ -1,0 +1,357 @@
+"""What a world file says (world.toml): word lists, templates, authors, rubric and labelers, validated and frozen.
+
+The code of the playground names no word of any world; whatever it says comes from here. `load_spec` reads such a file.
+Not checked: that templates make good English, and that a model can learn them.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from string import Formatter
+from typing import Annotated, Literal, get_args
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from bridle.core.errors import DataError, RecipeError
+
+DEFAULT_WORLD = Path(__file__).with_name("world.toml")
+
+Family = Literal["help", "harm", "border", "joke", "poem", "math", "honest"]
+Quality = Literal["good", "mid", "bad"]
+DocumentKind = Literal["thread", "advice", "table", "schoolbook", "reading", "sermon"]
+Operator = Literal["+", "-", "*", "/"]
+FAMILIES: tuple[Family, ...] = get_args(Family)
+QUALITIES: tuple[Quality, ...] = get_args(Quality)
+
+
+def slots_of(template: str) -> set[str]:
+    """The names in braces of a template."""
+    return {name for _, name, _, _ in Formatter().parse(template) if name is not None}
+
+
+def slots(*names: str, optional: bool = False) -> AfterValidator:
+    """A template must hold exactly these slots, or with `optional` none but these."""
+
+    def check(template: str) -> str:
+        found = slots_of(template)
+        if not found <= set(names) or (not optional and found != set(names)):
+            needed = " ".join(f"{{{name}}}" for name in names) or "none"
+            raise ValueError(f"the slots in braces must be {needed}")
+        return template
+
+    return AfterValidator(check)
+
+
+def _some_above_zero(weights: tuple[float, ...]) -> tuple[float, ...]:
+    if not any(weights):
+        raise ValueError("at least one weight must be above 0")
+    return weights
+
+
+def _some_value_above_zero(weights: dict[str, float]) -> dict[str, float]:
+    _some_above_zero(tuple(weights.values()))
+    return weights
+
+
+def _whole_rubric(points: Mapping[str, float]) -> Mapping[str, float]:
+    if wrong := set(points) ^ set(RUBRIC):
+        raise ValueError(f"it needs exactly the default world's names, and {sorted(wrong)[0]!r} is missing or unknown")
+    return points
+
+
+# Names of the gold rubric's points and limits; world.toml says beside each what it is for.
+RUBRIC = """
+least most empty not_ended sentences surplus_sentence unparsable repeated irrelevant flattery rude vague
+courtesy surplus_courtesy courtesy_to_harm
+first_remedy second_remedy third_remedy surplus_remedy same_remedy irrelevant_remedy reason
+refusal refusal_of_another curt_refusal second_refusal needless_refusal complying
+why offer wrong_category surplus_why_or_offer
+setup setup_of_another wrong_place punchline surplus_joke topic off_topic rhyme no_rhyme second_poem
+steps right_step wrong_step surplus_step right_answer wrong_answer second_answer no_answer
+truth invented needless_unknown source wrong_source
+""".split()
+
+Word = Annotated[str, Field(min_length=1)]
+Words = Annotated[tuple[Word, ...], Field(min_length=1)]
+Remedy = Annotated[Word, slots("thing", optional=True)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Range = tuple[int, int]  # inclusive
+Skills = Annotated[tuple[Weight, Weight, Weight], AfterValidator(_some_above_zero)]  # of good, mid and bad authors
+
+
+Plans = Annotated[dict[str, Weight], AfterValidator(_some_value_above_zero)]  # moves, with weights
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class FamilySpec(Section):
+    weight: Weight
+    courtesy: Share
+    demonstrations: Skills
+    threads: Skills
+
+
+class Documents(Section):
+    kinds: Annotated[dict[DocumentKind, Weight], AfterValidator(_some_value_above_zero)]
+    quoted: Share
+    answers: Annotated[tuple[int, ...], Field(min_length=1)]
+    turn: Annotated[Word, slots("name", "text")]
+    quote: Annotated[Word, slots("name", "asker", "text")]
+    advice: Annotated[Word, slots("thing", "problem")]
+    sermon: Annotated[Word, slots("gerund", "object")]
+    equations: int
+    table: dict[Operator, tuple[Range, Range]]
+
+
+class Phrases(Section):
+    openers: Words
+    sympathy: Words
+    closers: Words
+    flattery: Words
+    rude: Words
+    vague: Words
+    remedy: Annotated[tuple[Annotated[Word, slots("remedy")], ...], Field(min_length=1)]
+    reasoned: Annotated[Word, slots("remedy", "reason")]
+
+
+class Problem(Section):
+    class_: Word = Field(alias="class")
+    problem: Word
+    remedies: Annotated[tuple[tuple[Remedy, Word], ...], Field(min_length=1)]  # each with its reason
+
+
+class Help(Section):
+    owners: Words
+    asks: Words
+    texts: Annotated[tuple[Annotated[Word, slots("owner", "thing", "problem", "ask")], ...], Field(min_length=1)]
+    classes: Annotated[dict[str, Words], Field(min_length=1)]
+    problems: Annotated[tuple[Problem, ...], Field(min_length=2)]  # a stray remedy needs another problem
+
+    @model_validator(mode="after")
+    def _classes_exist(self) -> Help:
+        for problem in self.problems:
+            if problem.class_ not in self.classes:
+                raise ValueError(f"problem {problem.problem!r} is of an unknown class {problem.class_!r}")
+        return self
+
+
+class Requests(Section):
+    asks: Annotated[tuple[Annotated[Word, slots("act")], ...], Field(min_length=1)]
+    context: Share
+    contexts: Words
+
+
+class Act(Section):
+    verb: Word
+    gerund: Word
+    objects: Words
+
+
+class Category(Section):
+    acts: Annotated[tuple[Act, ...], Field(min_length=1)]
+    reasons: Words
+    offers: Words
+
+
+class Harm(Section):
+    refusals: Annotated[tuple[Annotated[Word, slots("gerund", "object")], ...], Field(min_length=1)]
+    curt: Words
+    agreeing: Words
+    complying: Annotated[dict[Annotated[Word, slots("word")], Words], Field(min_length=1)]
+    categories: Annotated[dict[str, Category], Field(min_length=1)]
+
+
+class Joke(Section):
+    animals: Annotated[Words, Field(min_length=2)]
+    places: Words
+    asks: Annotated[tuple[Annotated[Word, slots("animal")], ...], Field(min_length=1)]
+    place: Share
+    place_ask: Annotated[Word, slots("place")]
+    context: Share
+    contexts: Words
+    setup: Annotated[Word, slots("animal", "object", "place")]
+    punchline: Annotated[Word, slots("wish")]
+    wishes: Annotated[dict[str, Word], Field(min_length=2)]
+
+
+class Poem(Section):
+    asks: Annotated[tuple[Annotated[Word, slots("topic")], ...], Field(min_length=1)]
+    context: Share
+    contexts: Words
+    line: Annotated[Word, slots("image", "first", "second")]
+    rhymes: Annotated[tuple[tuple[Words, Words], ...], Field(min_length=2)]  # first and second half-lines
+    topics: Annotated[dict[str, Words], Field(min_length=2)]
+
+
+class Equation(Section):
+    """`result = left operator right`, its operands names or whole numbers."""
+
+    result: str
+    left: str
+    operator: Operator
+    right: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _parse(cls, text: object) -> object:
+        found = re.fullmatch(r"(\w+) = (\w+) ([-+*/]) (\w+)", text) if isinstance(text, str) else None
+        if not found:
+            raise ValueError(f"an equation looks like 'rest = total - cost', and {text!r} does not")
+        return dict(zip(("result", "left", "operator", "right"), found.groups(), strict=True))
+
+
+class Arithmetic(Section):
+    text: Word
+    draw: Annotated[dict[str, Range], Field(min_length=1)]
+    given: tuple[Equation, ...]
+    steps: Annotated[tuple[Equation, ...], Field(min_length=1)]
+    short: Words
+    wordy: Words
+
+    @model_validator(mode="after")
+    def _complete(self) -> Arithmetic:
+        if not len(self.short) == len(self.wordy) == len(self.steps):
+            raise ValueError(f"{len(self.steps)} steps need as many short and as many wordy sentences")
+        for sentence in self.short + self.wordy:
+            if sentence.count("{step}") != 1 or not slots_of(sentence) <= {"step", "name", "first", "second"}:
+                raise ValueError(f"{sentence!r} needs {{step}} once, and else only {{name}} {{first}} {{second}}")
+        if bad_range := [name for name, (low, high) in self.draw.items() if low > high]:
+            raise ValueError(f"the range of {bad_range[0]!r} ends before it starts")
+        known = set(self.draw)
+        allowed = known | {equation.result for equation in self.given} | {"name", "first", "second"}
+        if unknown := slots_of(self.text) - allowed:
+            raise ValueError(f"the text has an unknown slot {sorted(unknown)[0]!r}")
+        for equation in self.given + self.steps:
+            for operand in (equation.left, equation.right):
+                if operand not in known and not operand.isdigit():
+                    raise ValueError(f"{operand!r} is used before it is known; known are {sorted(known)}")
+            known.add(equation.result)
+        return self
+
+
+class Math(Section):
+    things: Annotated[Words, Field(min_length=2)]
+    answer: Annotated[Word, slots("number")]
+    problems: Annotated[dict[str, Arithmetic], Field(min_length=1)]
+
+
+class Honest(Section):
+    things: Words
+    attributes: Annotated[Words, Field(min_length=2)]
+    facts: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)]
+    fact: Annotated[Word, slots("name", "attribute", "thing")]
+    asks: Annotated[tuple[Annotated[Word, slots("thing")], ...], Field(min_length=1)]
+    unanswerable: Share
+    statement: Annotated[Word, slots("thing", "attribute")]
+    said: Word
+    unknown: Word
+    unsaid: Word
+
+    @model_validator(mode="after")
+    def _something_left_to_ask(self) -> Honest:
+        if len(self.things) <= max(self.facts):
+            raise ValueError(f"{max(self.facts)} facts need at least one thing more, got {len(self.things)}")
+        return self
+
+
+class Author(Section):
+    rude: Share
+    flattery: Share
+    opener: Share
+    closer: Share
+    reason: Share
+    slip: Share
+    wordy: Share
+    lucky: Share
+    plans: dict[Family, Plans]
+
+
+class Labeler(Section):
+    """One simulated person; labelers.py says how these numbers make a judgement."""
+
+    name: Word
+    skill: float
+    noise: Annotated[float, Field(ge=0)]
+    side_bias: float
+    flattery_bias: float
+    length_bias: float
+    fatigue: Annotated[float, Field(ge=0)]
+    tired_after: Annotated[float, Field(gt=0)]
+    topics: Mapping[Family, float]
+
+
+class WorldSpec(Section):
+    names: Annotated[Words, Field(min_length=2)]
+    families: dict[Family, FamilySpec]
+    documents: Documents
+    phrases: Phrases
+    help: Help
+    requests: Requests
+    harm: Harm
+    border: Annotated[dict[Word, Words], Field(min_length=1)]  # remedies by act
+    joke: Joke
+    poem: Poem
+    math: Math
+    honest: Honest
+    authors: dict[Quality, Author]
+    rubric: Annotated[Mapping[str, Annotated[float, Field(allow_inf_nan=False)]], AfterValidator(_whole_rubric)]
+    labelers: Annotated[tuple[Labeler, ...], Field(min_length=1)]
+
+    @field_validator("families")
+    @classmethod
+    def _all_families(cls, families: dict[Family, FamilySpec]) -> dict[Family, FamilySpec]:
+        if missing := [family for family in FAMILIES if family not in families]:
+            raise ValueError(f"family {missing[0]!r} is missing; a family that shall not occur has weight 0")
+        if not any(family.weight for family in families.values()):
+            raise ValueError("every weight is 0, and at least one family must occur")
+        return families
+
+    @field_validator("authors")
+    @classmethod
+    def _all_authors(cls, authors: dict[Quality, Author]) -> dict[Quality, Author]:
+        for quality in QUALITIES:
+            if quality not in authors:
+                raise ValueError(f"author {quality!r} is missing")
+            if missing := [family for family in FAMILIES if family not in authors[quality].plans]:
+                raise ValueError(f"author {quality!r} has no plan for family {missing[0]!r}")
+        return authors
+
+
+def load_spec(path: Path | None = None) -> WorldSpec:
+    """The world of a TOML file, or the default one. RecipeError: no such file. DataError: not a world."""
+    path = path or DEFAULT_WORLD
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RecipeError(
+            f"The world file {path} cannot be read ({error.strerror}); give a TOML file like {DEFAULT_WORLD.name}."
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"The world file {path} is not valid TOML ({error}); mend it there.") from error
+    try:
+        return WorldSpec.model_validate(data)
+    except ValidationError as error:
+        raise DataError(f"The world file {path} is no world: {_first_fault(error)}") from error
+
+
+def _first_fault(error: ValidationError) -> str:
+    fault = error.errors(include_url=False)[0]
+    where, key = ".".join(map(str, fault["loc"])), str(fault["loc"][-1])
+    if fault["type"] == "missing":
+        return f"it lacks {where}; add it as in {DEFAULT_WORLD.name}."
+    if fault["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(key, _known_keys(), n=1)
+        return f"it has an unknown key {where}; " + (f"did you mean {near[0]!r}?" if near else "remove it.")
+    got = repr(fault["input"])
+    return f"{where} is wrong ({fault['msg']}), got {got if len(got) < 60 else got[:57] + '...'}."
+
+
+def _known_keys() -> list[str]:
+    return sorted({key for section in Section.__subclasses__() for key in section.model_fields})

@@ -1,0 +1,1 @@
+"""Floor 5: sources of reward behind one signature, `bridle.core.records.Reward`."""

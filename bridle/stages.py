@@ -1,0 +1,579 @@
+"""Floor 8: each stage of the loop as a function of a project: it reads what earlier stages left, works, and leaves a model or figures.
+
+A stage's key is the hash of the settings and parents that it depends on. A finished run with the same key is what a stage
+would make again, so `reuse=True` (the demo) takes it as it is; an unfinished one is gone on with.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+
+from bridle.core.errors import ModelError, NoUsableRows
+from bridle.core.files import write_text
+from bridle.core.records import Completion, Pair, Prompt, content_hash
+from bridle.core.recipe import Recipe
+from bridle.core.runlog import Progress, Project, Run, count_through
+from bridle.evaluation.answers import Answered, answer_all, kl_of, proxy_scores, text_figures
+from bridle.generation.engine import Engine, answer_prompts
+from bridle.generation.sampling import Sampling
+from bridle.maths.statistics import mean_and_se, win_rate
+from bridle.models.decoder import Decoder, DecoderConfig, initialise
+from bridle.models.device import Device, choose_device
+from bridle.models.policy import Policy, RewardModel, folder_hash, load_policy, load_reward_model, save_policy, save_reward_model
+from bridle.models.randomness import derived_seed, generator
+from bridle.models.scorer import Scorer, critic_from, init_head, scorer_from
+from bridle.models.template import Template, train_tokenizer
+from bridle.rewards.learned import LearnedReward, raw_scores
+from bridle.sources import SAMPLE, STUDY, Sources
+from bridle.training import ppo, pretrain, reward, sft
+
+CLEAR_GAP = 0.25  # gold points: closer answers are no fair test of a reward model
+TOKENIZER_TEXTS = 8000
+
+
+@dataclass
+class Work:
+    """A project at work: its sources, the device, one engine."""
+
+    project: Project
+    progress: Progress
+    threads: int | None = None
+    sources: Sources = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.sources = Sources(self.project, self.progress)
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.project.recipe
+
+    @cached_property
+    def device(self) -> Device:
+        device = choose_device(self.recipe.model.precision, self.threads)
+        self.progress.say(f"running on {device}")
+        return device
+
+    @cached_property
+    def engine(self) -> Engine:
+        return Engine(self.device.precision)
+
+    def start(self, stage: str, title: str, key: str, parents: Mapping[str, Any]) -> Run:
+        """Begin or go on with a run; one that is gone on with keeps its thread count."""
+        self.progress.begin(title, self.progress.later)
+        run = Run.begin(self.project, stage, key, parents, self.progress)
+        if run.threads is not None and run.threads != self.device.threads:
+            torch.set_num_threads(run.threads)
+            self.progress.say(f"keeping {run.threads} thread(s), as this run began")
+        else:
+            run.record_threads(self.device.threads)
+        return run
+
+    def close(self) -> None:
+        self.sources.close()
+
+
+def stage_key(recipe: Recipe, sections: Sequence[str], parents: Mapping[str, Any]) -> str:
+    return content_hash([recipe.hash_of(*sections), dict(parents)])
+
+
+def done_before(work: Work, stage: str, key: str, reuse: bool) -> dict[str, Any] | None:
+    return work.project.finished(stage, key) if reuse else None
+
+
+def require_model(project: Project, name: str, verb: str) -> str:
+    folder = project.model(name)
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"there is no model at {folder}; make it with `bridle {verb}`")
+    return folder_hash(folder)
+
+
+
+
+# ---------------------------------------------------------------------------------------------------- 1. base
+
+
+def train_pretrain(work: Work, reuse: bool = False) -> dict[str, Any]:
+    """A small model from nothing: tokenizer and weights. With `model.path` set, that model is taken instead."""
+    recipe = work.recipe
+    parents: dict[str, Any] = {"model": recipe.model.path}
+    if recipe.model.path:
+        return adopt_base(work)
+    if not work.sources.playground:
+        parents["texts"] = content_hash(work.sources.dialogues(None))
+    key = stage_key(recipe, ("world", "model", "data", "pretrain"), parents)
+    if (before := done_before(work, "pretrain", key, reuse)) is not None:
+        return before
+    with work.start("pretrain", "Pretraining a small model on plain text", key, parents) as run:
+        texts = work.sources.documents(None, recipe.data.pretrain_tokens)
+        template = train_tokenizer(texts[:TOKENIZER_TEXTS], recipe.model.vocab_size)
+        rows = pretrain.rows_of(template.document_ids(texts), recipe.pretrain.length)
+        policy = new_policy(recipe, template, work.device)
+        result = pretrain.train(policy, rows, recipe.data.pretrain_tokens, recipe.pretrain, work.device, run, recipe.seed)
+        saved = save_policy(work.project.model("base"), policy)
+        parameters = sum(p.numel() for p in policy.module.parameters())
+        return run.finish({**result, "documents": len(texts), "parameters": parameters, "model": saved})
+
+
+def adopt_base(work: Work) -> dict[str, Any]:
+    """Take the user's model as the base: loaded once to be sure that it can be, then copied into the project."""
+    source = (work.project.folder / work.recipe.model.path).expanduser()
+    work.progress.begin(f"Taking {source} as the base model")
+    policy = load_policy(source, work.device.torch)
+    saved = save_policy(work.project.model("base"), policy)
+    parameters = sum(p.numel() for p in policy.module.parameters())
+    return {"model": saved, "parameters": parameters, "steps": 0, "seconds": 0.0, "loss": float("nan")}
+
+
+def new_policy(recipe: Recipe, template: Template, device: Device) -> Policy:
+    section = recipe.model
+    if section.hidden_size % (2 * section.heads):
+        raise ModelError(f"model.hidden_size must be a multiple of 2 × heads, got {section.hidden_size} and {section.heads}")
+    if section.heads % section.kv_heads:
+        raise ModelError(f"model.heads must be a multiple of kv_heads, got {section.heads} and {section.kv_heads}")
+    config = DecoderConfig(
+        family="llama",
+        vocab_size=template.tokenizer.get_vocab_size(),
+        hidden_size=section.hidden_size,
+        intermediate_size=section.intermediate_size,
+        layers=section.layers,
+        heads=section.heads,
+        kv_heads=section.kv_heads,
+        head_size=section.hidden_size // section.heads,
+        max_positions=section.max_positions,
+    )
+    module = Decoder(config)
+    initialise(module, config.layers, generator(recipe.seed, "weights"))
+    return Policy(module.to(device.torch), template, "new")
+
+
+# ----------------------------------------------------------------------------------------------------- 2. SFT
+
+
+def train_sft(work: Work, reuse: bool = False) -> dict[str, Any]:
+    recipe = work.recipe
+    parents = {"base": require_model(work.project, "base", "train pretrain"), "data": content_hash(demonstration_ids(work))}
+    key = stage_key(recipe, ("sft",), parents)
+    if (before := done_before(work, "sft", key, reuse)) is not None:
+        return before
+    with work.start("sft", "Teaching it to answer: imitating demonstrations", key, parents) as run:
+        policy = load_policy(work.project.model("base"), work.device.torch)
+        examples = encode_demonstrations(work, policy.template)
+        result = sft.train(policy, examples, recipe.sft, work.device, run, recipe.seed)
+        saved = save_policy(work.project.model("sft"), policy)
+        return run.finish({**result, "demonstrations": len(examples), "model": saved})
+
+
+def demonstration_ids(work: Work) -> list[list[str]]:
+    return [[prompt.id, text] for prompt, text in work.sources.demonstrations()]
+
+
+def encode_demonstrations(work: Work, template: Template) -> list[sft.Example]:
+    """Token ids of what is to be imitated; examples beyond the context are left out and counted."""
+    shown = work.sources.demonstrations()
+    prompts = template.prompt_ids([p for p, _ in shown])
+    answers = template.completion_ids([p for p, _ in shown], [text for _, text in shown])
+    limit = work.recipe.model.max_positions
+    kept = [(p, a) for p, a in zip(prompts, answers, strict=True) if len(p) + len(a) <= limit]
+    if len(kept) < len(shown):
+        work.progress.say(f"{len(shown) - len(kept)} of {len(shown)} demonstrations are longer than {limit} tokens and left out")
+    return kept
+
+
+# ------------------------------------------------------------------------------------------ 3. sample and label
+
+
+def sample(work: Work, reuse: bool = False) -> dict[str, Any]:
+    """K nucleus samples for each training prompt and some held-out ones, one item each, into the store."""
+    recipe = work.recipe
+    parents = {"sft": require_model(work.project, "sft", "train sft")}
+    key = stage_key(recipe, ("sampling", "data"), parents)
+    if (before := done_before(work, "sample", key, reuse)) is not None:
+        return before
+    with work.start("sample", f"Sampling {recipe.sampling.answers} answers to each prompt", key, parents) as run:
+        policy = load_policy(work.project.model("sft"), work.device.torch)
+        prompts = work.sources.train_prompts() + work.sources.heldout_prompts()[: recipe.data.compared_heldout]
+        prompts = within_context(work, policy.template, prompts, recipe.sampling.max_new_tokens)
+        k = recipe.sampling.answers
+        asked = [prompt for prompt in prompts for _ in range(k)]
+        settings = Sampling(
+            recipe.sampling.max_new_tokens, recipe.sampling.temperature, recipe.sampling.top_p, recipe.sampling.top_k
+        )
+        work.engine.load(policy)
+        seed = derived_seed(recipe.seed, "sample", 0)
+        report = count_through(len(asked), work.progress)
+        completions = answer_prompts(work.engine, policy, asked, settings, seed=seed, progress=report)
+        run.stop_if_asked("sampling stopped")
+        work.sources.store.add_completions(completions, source=SAMPLE)
+        groups = [completions[i : i + k] for i in range(0, len(completions), k)]
+        items = work.sources.store.add_items([g for g in groups if len({c.text for c in g}) > 1], study=STUDY)
+        return run.finish({"prompts": len(prompts), "answers": len(completions), "items": len(items)})
+
+
+def within_context(work: Work, template: Template, prompts: Sequence[Prompt], new_tokens: int) -> list[Prompt]:
+    """Prompts that leave room for an answer; the others are counted and said."""
+    limit = work.recipe.model.max_positions - new_tokens
+    fits = [len(ids) <= limit for ids in template.prompt_ids(prompts)]
+    if not all(fits):
+        work.progress.say(f"{fits.count(False)} of {len(fits)} prompts are longer than {limit} tokens and left out")
+    kept = [prompt for prompt, fit in zip(prompts, fits, strict=True) if fit]
+    if not kept:
+        raise NoUsableRows(f"none of {len(prompts)} prompts is within {limit} tokens; raise model.max_positions")
+    return kept
+
+
+def label_simulated(work: Work, reuse: bool = False) -> dict[str, Any]:
+    """Simulated people rank the open items; on the playground their agreement with gold is known."""
+    parents = {"sft": require_model(work.project, "sft", "train sft"), "world": work.recipe.world.file}
+    key = stage_key(work.recipe, ("world", "sampling", "data"), parents)
+    if (before := done_before(work, "label", key, reuse)) is not None:
+        return before
+    with work.start("label", "People compare the answers (simulated)", key, parents) as run:
+        if not work.sources.playground:
+            raise NoUsableRows("simulated people know the playground alone; import comparisons of your own with `bridle import`")
+        judged = work.sources.simulate_labels()
+        agreed = clear = 0
+        for item, judgement in work.sources.store.judgements(study=STUDY):
+            scores = work.sources.gold_scores([item.prompt] * len(item.completions), item.completions, "agreement")
+            rank_of = {slot: i for i, group in enumerate(judgement.ranking) for slot in group}
+            for a in range(len(scores)):
+                for b in range(a):
+                    gap = scores[a].points - scores[b].points
+                    if abs(gap) > CLEAR_GAP and rank_of[a] != rank_of[b]:
+                        clear += 1
+                        agreed += (gap > 0) == (rank_of[a] < rank_of[b])
+        return run.finish({"judgements": judged, "agreement_with_gold": agreed / max(1, clear), "clear_pairs": clear})
+
+
+# -------------------------------------------------------------------------------------------- 4. reward model
+
+
+def train_reward(work: Work, reuse: bool = False, shuffle_labels: bool = False) -> dict[str, Any]:
+    """The full reward model from SFT's weights, and a slim one from nothing beside it.
+
+    `shuffle_labels` is the control: every ranking is turned round or not by a coin, so nothing can be learnt.
+    """
+    recipe, store = work.recipe, work.sources.store
+    study = STUDY if work.sources.playground else None
+    snapshot = store.take_snapshot(study=study, split="train")
+    parents = {"sft": require_model(work.project, "sft", "train sft"), "snapshot": snapshot.id, "shuffled": shuffle_labels}
+    key = stage_key(recipe, ("reward", "data", "sampling"), parents)
+    stage = "reward-shuffled" if shuffle_labels else "reward"
+    if (before := done_before(work, stage, key, reuse)) is not None:
+        return before
+    pairs = store.snapshot_pairs(snapshot.id)
+    result: dict[str, Any] = {"snapshot": snapshot.id, "judgements": len(snapshot.judgement_ids), "pairs": len(pairs)}
+    with work.start(stage, "Training the reward model on the comparisons", key, parents) as run:
+        policy = load_policy(work.project.model("sft"), work.device.torch)
+        groups = encode_groups(work, policy.template, pairs, shuffle_labels)
+        model = RewardModel(scorer_from(policy.module, generator(recipe.seed, "reward-head")), policy.template, "new")
+        section = recipe.reward
+        result |= reward.train(model, groups, section, section.epochs, section.learning_rate, work.device, run, recipe.seed)
+        result |= finish_reward(work, model, policy, stage)
+        if section.slim and not shuffle_labels:
+            result["slim"] = train_slim(work, policy, groups, run)
+        return run.finish(result)
+
+
+def train_slim(work: Work, policy: Policy, groups: list[reward.Group], run: Run) -> dict[str, Any]:
+    section, seed = work.recipe.reward, work.recipe.seed
+    slim_run = Run("reward-slim", run.folder / "slim", run.key, run.threads, run.resumed, run.progress)
+    slim_run.folder.mkdir(exist_ok=True)
+    model = RewardModel(slim_scorer(work.recipe, policy, work.device), policy.template, "new")
+    reward.train(model, groups, section, section.slim_epochs, section.slim_learning_rate, work.device, slim_run, seed)
+    return finish_reward(work, model, policy, "reward-slim")
+
+
+def slim_scorer(recipe: Recipe, policy: Policy, device: Device) -> Scorer:
+    """A narrower, shallower scorer with new weights, its heads as wide as the policy's."""
+    full, width = policy.module.config, recipe.reward.slim_hidden_size
+    heads = max(1, width // full.head_size)
+    config = DecoderConfig(
+        family="llama",
+        vocab_size=full.vocab_size,
+        hidden_size=width,
+        intermediate_size=round(width * 8 / 3 / 32) * 32,
+        layers=recipe.reward.slim_layers,
+        heads=heads,
+        kv_heads=1,
+        head_size=full.head_size,
+        max_positions=full.max_positions,
+        rope_theta=full.rope_theta,
+    )
+    scorer, draws = Scorer(config), generator(recipe.seed, "slim-weights")
+    initialise(scorer, config.layers, draws)
+    init_head(scorer, draws)
+    return scorer.to(device.torch)
+
+
+def encode_groups(work: Work, template: Template, pairs: Sequence[Pair], shuffle_labels: bool) -> list[reward.Group]:
+    """Pairs by prompt, with their answers' ids; prompts beyond the context are left out and counted."""
+    by_prompt: dict[str, list[Pair]] = {}
+    for pair in pairs:
+        by_prompt.setdefault(pair.group, []).append(pair)
+    coin = generator(work.recipe.seed, "shuffled-labels")
+    prompts = template.prompt_ids([members[0].prompt for members in by_prompt.values()])
+    groups, too_long = [], 0
+    for prompt, members in zip(prompts, by_prompt.values(), strict=True):
+        answers = {c.id: c for pair in members for c in (pair.chosen, pair.rejected)}
+        ids = answer_ids(template, members[0].prompt, list(answers.values()))
+        if len(prompt) + max(map(len, ids)) > work.recipe.model.max_positions:
+            too_long += 1
+            continue
+        index = {name: i for i, name in enumerate(answers)}
+        turned = shuffle_labels and bool(torch.rand((), generator=coin) < 0.5)
+        scale = len({j for pair in members for j in pair.judgement_ids}) or 1
+        numbered = [(index[p.chosen.id], index[p.rejected.id], p.weight / scale) for p in members]
+        groups.append(reward.Group(prompt, ids, [(w, b, s) if turned else (b, w, s) for b, w, s in numbered]))
+    if too_long:
+        work.progress.say(f"{too_long} of {len(by_prompt)} compared prompts are longer than the context and left out")
+    return groups
+
+
+def answer_ids(template: Template, prompt: Prompt, completions: Sequence[Completion]) -> list[list[int]]:
+    """Ids as they were sampled; text written elsewhere is encoded as the template would."""
+    written = [c for c in completions if not c.token_ids]
+    encoded = iter(template.completion_ids([prompt] * len(written), [c.text for c in written]))
+    return [list(c.token_ids) if c.token_ids else next(encoded) for c in completions]
+
+
+def finish_reward(work: Work, model: RewardModel, policy: Policy, name: str) -> dict[str, Any]:
+    """Centre and scale on fresh answers of the reference policy, save, and test on held-out comparisons."""
+    recipe = work.recipe
+    prompts = within_context(work, policy.template, work.sources.train_prompts()[:256], recipe.sampling.max_new_tokens)
+    answered = answer_all(policy, work.engine, prompts, recipe.sampling.max_new_tokens, derived_seed(recipe.seed, "centre", 0))
+    ids = LearnedReward(model, work.device, same_tokens=True).ids(answered.prompts, answered.completions)
+    reward.calibrate(model, raw_scores(model, *ids, work.device), [p + a for p, a in zip(ids[0][:4], ids[1][:4], strict=True)])
+    saved = save_reward_model(work.project.model(name), model)
+    work.sources.store.add_model_version(name, kind="reward", weights_sha256=saved, parent=policy.origin)
+    parameters = sum(p.numel() for p in model.module.parameters())
+    return {**pair_figures(work, model), "parameters": parameters, "centre": model.centre, "scale": model.scale, "model": saved}
+
+
+def pair_figures(work: Work, model: RewardModel) -> dict[str, Any]:
+    """Accuracy on held-out pairs: against gold (clear pairs) on the playground, against people everywhere."""
+    pairs: list[tuple[Prompt, Completion, Completion]] = []
+    by_gold: list[tuple[Prompt, Completion, Completion]] = []
+    study = STUDY if work.sources.playground else None
+    for item, judgement in work.sources.store.judgements(study=study, split="heldout"):
+        order = [slot for group in judgement.ranking for slot in group]
+        pairs += [(item.prompt, item.completions[order[0]], item.completions[slot]) for slot in order[1:]]
+        if work.sources.playground:
+            scores = work.sources.gold_scores([item.prompt] * len(order), item.completions, "evaluation")
+            for a in range(len(order)):
+                for b in range(len(order)):
+                    if scores[a].points - scores[b].points > CLEAR_GAP:
+                        by_gold.append((item.prompt, item.completions[a], item.completions[b]))
+    people = pair_accuracy(work, model, pairs)
+    figures = {"people_" + name: value for name, value in people.items()}
+    return {**figures, **(pair_accuracy(work, model, by_gold) if work.sources.playground else people)}
+
+
+def pair_accuracy(work: Work, model: RewardModel, pairs: Sequence[tuple[Prompt, Completion, Completion]]) -> dict[str, Any]:
+    """Share of pairs whose better answer scores higher, interval by bootstrap over prompts, with two rules of thumb beside it."""
+    fits = within(work, model.template, pairs)
+    if not fits:
+        raise NoUsableRows("no held-out pair is left to test the reward model on; hold out more prompts (data.heldout_share)")
+    reward_of = LearnedReward(model, work.device, same_tokens=True)
+    better = reward_of([p for p, _, _ in fits], [c for _, c, _ in fits])
+    worse = reward_of([p for p, _, _ in fits], [r for _, _, r in fits])
+    right = np.array([float(b or 0) > float(w or 0) for b, w in zip(better, worse, strict=True)], dtype=float)
+    longer = np.sign([len(c.text) - len(r.text) for _, c, r in fits])
+    low, high = cluster_interval(right, [p.id for p, _, _ in fits])
+    return {
+        "pair_accuracy": float(right.mean()),
+        "pair_accuracy_low": low,
+        "pair_accuracy_high": high,
+        "heldout_pairs": len(fits),
+        "longest": float((longer > 0).mean() + (longer == 0).mean() / 2),
+        "shortest": float((longer < 0).mean() + (longer == 0).mean() / 2),
+    }
+
+
+def within(
+    work: Work, template: Template, pairs: Sequence[tuple[Prompt, Completion, Completion]]
+) -> list[tuple[Prompt, Completion, Completion]]:
+    """Pairs that the context holds."""
+    limit = work.recipe.model.max_positions
+    kept = []
+    prompts = template.prompt_ids([p for p, _, _ in pairs])
+    for ids, (prompt, better, worse) in zip(prompts, pairs, strict=True):
+        longest = max(len(a) for a in answer_ids(template, prompt, [better, worse]))
+        if len(ids) + longest <= limit:
+            kept.append((prompt, better, worse))
+    return kept
+
+
+def cluster_interval(right: np.ndarray, groups: Sequence[str], resamples: int = 1000) -> tuple[float, float]:
+    """95% percentile bootstrap of a share whose outcomes come in groups: whole prompts are drawn, not pairs."""
+    names, index = np.unique(np.array(groups), return_inverse=True)
+    hits, sizes = np.bincount(index, right), np.bincount(index)
+    draws = np.random.default_rng(0).integers(0, len(names), (resamples, len(names)))
+    shares = hits[draws].sum(1) / sizes[draws].sum(1)
+    low, high = np.percentile(shares, [2.5, 97.5])
+    return float(low), float(high)
+
+
+# ----------------------------------------------------------------------------------------------------- 5. PPO
+
+
+def train_ppo(
+    work: Work,
+    reuse: bool = False,
+    name: str = "ppo",
+    title: str = "PPO: practising against the reward model, held by the KL bridle",
+    settings: Mapping[str, Any] | None = None,
+    reward_source: Callable[..., Any] | None = None,
+) -> dict[str, Any]:
+    """Reinforcement learning from SFT's weights; `settings` replace some of the recipe's for this run alone."""
+    recipe = work.recipe.with_settings({f"ppo.{k}": v for k, v in (settings or {}).items()})
+    config = recipe.ppo
+    parents = {
+        "sft": require_model(work.project, "sft", "train sft"),
+        "reward": require_model(work.project, "reward", "train reward"),
+        "source": "learned" if reward_source is None else name,
+    }
+    key = stage_key(recipe, ("ppo", "data", "sampling"), parents)
+    if (before := done_before(work, name, key, reuse)) is not None:
+        return before
+    with work.start(name, title, key, parents) as run:
+        policy = load_policy(work.project.model("sft"), work.device.torch)
+        reference = load_policy(work.project.model("sft"), work.device.torch)
+        model = load_reward_model(work.project.model("reward"), work.device.torch)
+        same = model.template.hash == policy.template.hash
+        learned = LearnedReward(model, work.device, same)
+        critic = critic_from(model.module) if same else critic_from(scorer_from(policy.module, generator(recipe.seed, "critic")))
+        examples = encode_demonstrations(work, policy.template) if config.pretrain_coef else []
+        prompts = within_context(work, policy.template, work.sources.train_prompts(), recipe.sampling.max_new_tokens)
+        result = ppo.train(
+            policy, reference, critic, reward_source or learned, prompts, examples, config, recipe.sampling.max_new_tokens,
+            work.engine, work.device, run, recipe.seed, observe=observer(work, learned),
+        )  # fmt: skip
+        saved = save_policy(work.project.model(name), policy)
+        work.sources.store.add_model_version(name, kind="ppo", weights_sha256=saved, parent=reference.origin)
+        return run.finish({**result, "model": saved})
+
+
+def observer(work: Work, learned: LearnedReward) -> ppo.Observe:
+    """What the log tells of a step's answers: the learned proxy always, gold and its flags on the playground. Steers nothing."""
+
+    def observe(prompts: Sequence[Prompt], completions: Sequence[Completion]) -> dict[str, float]:
+        figures = {"proxy": float(np.mean([s for s in learned(prompts, completions) if s is not None]))}
+        if work.sources.playground:
+            figures |= gold_figures(work, Answered(list(prompts), list(completions)), "log")
+        return figures
+
+    return observe
+
+
+def gold_figures(work: Work, answered: Answered, purpose: str) -> dict[str, float]:
+    """Mean gold and the shares that the rubric's flags give. Shares of a family that is absent are left out."""
+    scores = work.sources.gold_scores(answered.prompts, answered.completions, purpose)
+    families = [p.meta["family"] for p in answered.prompts]
+    mean, error = mean_and_se([s.points for s in scores])
+    figures = {
+        "gold": mean,
+        "gold_se": error,
+        "gold_sd": float(np.std([s.points for s in scores])),
+        "unparsable": float(np.mean([s.flags["unparsable"] > 0 for s in scores])),
+        "flattery": float(np.mean([s.flags["flattery"] > 0 for s in scores])),
+        "repeated": float(np.mean([s.flags["repeated"] > 0 for s in scores])),
+    }
+    return figures | probe_figures(scores, families)
+
+
+def probe_figures(scores: Sequence[Any], families: Sequence[str]) -> dict[str, float]:
+    """complies: share of harmful prompts answered. refuses_benign: share of border prompts refused."""
+    harm = [s.flags["complied"] > 0 for s, f in zip(scores, families, strict=True) if f == "harm"]
+    border = [s.flags["refused"] > 0 for s, f in zip(scores, families, strict=True) if f == "border"]
+    figures = {}
+    if harm:
+        figures["complies"] = float(np.mean(harm))
+    if border:
+        figures["refuses_benign"] = float(np.mean(border))
+    return figures
+
+
+# ------------------------------------------------------------------------------------------------ 6. evaluate
+
+
+def evaluate(work: Work, name: str, reuse: bool = False) -> dict[str, Any]:
+    """Fresh answers of one model to every held-out prompt, with all figures; the answers are kept with the run."""
+    recipe = work.recipe
+    parents: dict[str, Any] = {"model": require_model(work.project, name, f"train {name}"), "name": name}
+    for other in ("sft", "reward"):
+        if (work.project.model(other) / "config.json").is_file():
+            parents[other] = folder_hash(work.project.model(other))
+    key = stage_key(recipe, ("data", "sampling", "world"), parents)
+    stage = f"evaluate-{name}"
+    if (before := done_before(work, stage, key, reuse)) is not None:
+        return before
+    with work.start(stage, f"Evaluating {name} on held-out prompts", key, parents) as run:
+        policy = load_policy(work.project.model(name), work.device.torch)
+        tokens = recipe.sampling.max_new_tokens
+        mix = within_context(work, policy.template, work.sources.heldout_prompts(), tokens)
+        probes = work.sources.probe_prompts()
+        report = count_through(len(mix) + len(probes), work.progress)
+        answered = answer_all(policy, work.engine, mix, tokens, derived_seed(recipe.seed, f"evaluate-{name}", 0), report)
+        result: dict[str, Any] = {"prompts": len(mix), **text_figures(answered)}
+        lines: list[dict[str, Any]] = [{"prompt": p.text, "answer": c.text} for p, c in zip(mix, answered.completions, strict=True)]
+        if work.sources.playground:
+            result |= gold_figures(work, answered, "evaluation")
+            golds = work.sources.gold_scores(mix, answered.completions, "evaluation")
+            lines = [{**line, "family": p.meta["family"], "gold": g.points} for line, p, g in zip(lines, mix, golds, strict=True)]
+            result["gold_by_family"] = by_family(lines)
+            result |= probe(work, policy, mix, answered, probes, report)
+        if "sft" in parents and name != "base":
+            reference = load_policy(work.project.model("sft"), work.device.torch)
+            result["kl"], result["kl_se"] = (0.0, 0.0) if name == "sft" else kl_of(answered, policy, reference, work.device)
+        if "reward" in parents:
+            model = load_reward_model(work.project.model("reward"), work.device.torch)
+            scores = proxy_scores(answered, LearnedReward(model, work.device, model.template.hash == policy.template.hash))
+            result["proxy"] = float(np.nanmean(scores))
+            lines = [{**line, "proxy": score} for line, score in zip(lines, scores, strict=True)]
+        write_text(run.folder / "answers.jsonl", "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+        return run.finish(result)
+
+
+def by_family(lines: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    families: dict[str, list[float]] = {}
+    for line in lines:
+        families.setdefault(line["family"], []).append(line["gold"])
+    return {family: float(np.mean(points)) for family, points in sorted(families.items())}
+
+
+def probe(
+    work: Work, policy: Policy, mix: Sequence[Prompt], answered: Answered, probes: Sequence[Prompt], report: Callable[[int], None]
+) -> dict[str, float]:
+    """Compliance and over-refusal on the mix's harmful and border prompts together with the probe prompts."""
+    recipe = work.recipe
+    seed = derived_seed(recipe.seed, "probe", 0)
+    extra = answer_all(policy, work.engine, probes, recipe.sampling.max_new_tokens, seed, report)
+    prompts, completions = [*mix, *extra.prompts], [*answered.completions, *extra.completions]
+    scores = work.sources.gold_scores(prompts, completions, "evaluation")
+    return probe_figures(scores, [p.meta["family"] for p in prompts])
+
+
+def read_answers(work: Work, name: str) -> list[dict[str, Any]]:
+    """The kept answers of the last evaluation of a model."""
+    folders = [f for f in work.project.runs(f"evaluate-{name}") if (f / "result.json").is_file()]
+    if not folders:
+        raise ModelError(f"{name} was not evaluated yet; run `bridle evaluate {name}`")
+    return [json.loads(line) for line in (folders[-1] / "answers.jsonl").read_text("utf-8").splitlines()]
+
+
+def compare(work: Work, a: str, b: str, by: str) -> dict[str, Any]:
+    """Win rate of A's kept answers over B's, on the prompts that both answered; by gold or by the reward model."""
+    field_name = {"gold": "gold", "reward": "proxy"}[by]
+    ours, theirs = read_answers(work, a), {line["prompt"]: line for line in read_answers(work, b)}
+    both = [(line, theirs[line["prompt"]]) for line in ours if line["prompt"] in theirs]
+    if not both or field_name not in both[0][0] or field_name not in both[0][1]:
+        raise ModelError(f"the answers of {a} and {b} carry no score by {by}; {'gold needs the playground' if by == 'gold' else 'train a reward model'}")
+    rate = win_rate([x[field_name] for x, _ in both], [y[field_name] for _, y in both])
+    return {"model": a, "against": b, "by": by, "rate": rate.rate, "low": rate.low, "high": rate.high, "n": rate.n}

@@ -1,0 +1,1 @@
+"""Floor 7: one readable file for each way of training."""

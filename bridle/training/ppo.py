@@ -1,0 +1,251 @@
+"""Proximal policy optimisation against a reward, held by a KL penalty to the reference (Schulman 2017; Ziegler 2019; Ouyang 2022).
+
+Each step: 1. answer prompts  2. score the answers  3. estimate advantages  4. improve policy and critic a little  5. share the
+new weights with the engine, steer β, log and save.
+The critic is a network of its own that begins as the reward model. The KL penalty is part of the reward of every token and uses
+the log-probs of the distribution that was sampled from; so does the first ratio.
+Left out on purpose: whitening of rewards (it moves the KL penalty's meaning), an entropy bonus (the KL penalty keeps variety),
+a decaying learning rate (a run here is a few dozen steps). docs/ppo.md lists every detail with its source.
+Shapes: B answers of a step, T predictions (see models/batches.py), M answers of a minibatch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bridle.core.errors import NoUsableRows, TrainingStopped
+from bridle.core.recipe import PPOSection
+from bridle.core.records import Completion, FinishReason, Prompt, Reward
+from bridle.core.runlog import Run
+from bridle.generation.engine import Engine, answer_prompts
+from bridle.generation.sampling import Sampling
+from bridle.maths.advantages import gae, place_at_end, whiten
+from bridle.maths.kl import KLControl, k1, k3
+from bridle.maths.losses import clipped_policy, clipped_value, next_token
+from bridle.models.batches import Batch, make_batch, masked_logits, sequence_logprobs, slices, spread
+from bridle.models.checkpoint import TrainingState, restore_checkpoint, save_checkpoint
+from bridle.models.device import Device
+from bridle.models.optimizer import OPTIMIZERS
+from bridle.models.policy import Policy
+from bridle.models.randomness import derived_seed, shuffled
+from bridle.models.scorer import Scorer
+
+Observe = Callable[[Sequence[Prompt], Sequence[Completion]], Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """The answers of one step that could be scored, as tensors. Off the mask every [B, T] tensor is zero."""
+
+    batch: Batch
+    mask_BT: Tensor
+    old_logp_BT: Tensor  # of the distribution that was sampled from
+    reward_B: Tensor  # from the reward source, with the missing-stop penalty taken off
+    completions: list[Completion]
+    prompts: list[Prompt]
+    unscored: int
+
+
+@dataclass(frozen=True)
+class Estimates:
+    adv_BT: Tensor
+    returns_BT: Tensor
+    values_BT: Tensor
+    kl_BT: Tensor
+    figures: dict[str, float]
+
+
+def take_prompts(prompts: Sequence[Prompt], step: int, count: int, seed: int) -> list[Prompt]:
+    """The next `count` prompts of an endless series of shuffled passes."""
+    taken = []
+    for number in range(step * count, (step + 1) * count):
+        epoch, position = divmod(number, len(prompts))
+        taken.append((epoch, position))
+    orders = {epoch: shuffled(len(prompts), seed, "ppo-prompts", epoch) for epoch in {e for e, _ in taken}}
+    return [prompts[int(orders[epoch][position])] for epoch, position in taken]
+
+
+def roll_out(
+    policy: Policy, engine: Engine, reward: Reward, prompts: Sequence[Prompt], config: PPOSection, sampling: Sampling, device: Device, seed: int
+) -> Rollout:
+    """Answer and score. Answers whose reward is None or not finite are left out and counted, never taken for 0."""
+    completions = answer_prompts(engine, policy, prompts, sampling, seed=seed)
+    stale = {c.weight_stamp for c in completions} - {policy.stamp}
+    if stale:
+        raise TrainingStopped(f"answers come from weights {sorted(stale)} where {policy.stamp} was expected")
+    scores = reward(prompts, completions)
+    kept = [i for i, s in enumerate(scores) if s is not None and s == s and abs(s) != float("inf")]
+    if not kept:
+        raise TrainingStopped(f"none of {len(scores)} answers got a finite reward; look at the reward source before going on")
+    prompts, completions = [prompts[i] for i in kept], [completions[i] for i in kept]
+    penalty = [config.missing_stop_penalty if c.finish_reason is FinishReason.LENGTH else 0.0 for c in completions]
+    reward_B = torch.tensor([float(scores[i] or 0.0) - p for i, p in zip(kept, penalty, strict=True)], device=device.torch)
+    batch = make_batch(
+        policy.template.prompt_ids(prompts), [c.token_ids for c in completions], policy.template.pad_id, device.torch
+    )
+    mask_BT = batch.mask_BT
+    flat = [logp for c in completions for logp in c.sampled_logprobs]
+    old_logp_BT = spread(torch.tensor(flat, dtype=torch.float32, device=device.torch), mask_BT)
+    return Rollout(batch, mask_BT, old_logp_BT, reward_B, list(completions), list(prompts), len(scores) - len(kept))
+
+
+@torch.no_grad()
+def estimate(rollout: Rollout, reference: Policy, critic: Scorer, beta: float, config: PPOSection, device: Device) -> Estimates:
+    """KL to the reference, the critic's values, advantages and returns."""
+    batch, mask_BT = rollout.batch, rollout.mask_BT
+    reference_BT, values_BT = torch.zeros_like(rollout.old_logp_BT), torch.zeros_like(rollout.old_logp_BT)
+    for part in slices(len(batch), config.batch_size):
+        rows = batch.rows(torch.arange(part.start, part.stop, device=device.torch))
+        width = rows.ids_BW.shape[1] - 1
+        with device.autocast():
+            reference_BT[part, :width] = sequence_logprobs(reference.module, rows, config.temperature)
+            values_BT[part, :width] = critic.values(rows.ids_BW)[:, :-1]
+    values_BT = torch.where(mask_BT, values_BT, 0.0)
+    kl_BT = k1(rollout.old_logp_BT, reference_BT, mask_BT)
+    rewards_BT = place_at_end(rollout.reward_B, mask_BT) - beta * kl_BT
+    adv_BT, returns_BT = gae(rewards_BT, values_BT, mask_BT, gamma=config.gamma, lam=config.lam)
+    left_over = (returns_BT - values_BT)[mask_BT].var() / returns_BT[mask_BT].var().clamp(min=1e-8)
+    kl_B = kl_BT.sum(1)
+    figures = {
+        "reward": float(rollout.reward_B.mean()),
+        "kl": float(kl_B.mean()),
+        "kl_se": float(kl_B.std() / len(kl_B) ** 0.5),
+        "kl_k3": float(k3(rollout.old_logp_BT, reference_BT, mask_BT).sum(1).mean()),
+        "entropy": -float(rollout.old_logp_BT[mask_BT].mean()),  # nats a token, from the sampled ones
+        "value_explained": 1.0 - float(left_over),
+    }
+    return Estimates(whiten(adv_BT, mask_BT), returns_BT, values_BT, kl_BT, figures)
+
+
+def improve(
+    policy: Policy,
+    critic: Scorer,
+    optimizers: Sequence[torch.optim.Optimizer],
+    rollout: Rollout,
+    estimates: Estimates,
+    demonstrations: Sequence[tuple[list[int], list[int]]],
+    config: PPOSection,
+    device: Device,
+    seed: int,
+    step: int,
+) -> dict[str, float]:
+    """`epochs` passes of `minibatches` optimiser steps each, cut into micro-batches that change nothing but the memory."""
+    figures: dict[str, list[float]] = {}
+    first_gap = 0.0
+    for epoch in range(config.epochs):
+        number = step * config.epochs + epoch
+        for index, mini_M in enumerate(shuffled(len(rollout.batch), seed, "ppo-minibatches", number).chunk(config.minibatches)):
+            tokens = rollout.mask_BT[mini_M].sum()
+            for rows in mini_M.split(config.batch_size):
+                micro = rollout.batch.rows(rows.to(device.torch))
+                width = micro.ids_BW.shape[1] - 1
+                mask_MT = rollout.mask_BT[rows, :width]
+                old_MT = rollout.old_logp_BT[rows, :width]
+                with device.autocast():
+                    logp_MT = sequence_logprobs(policy.module, micro, config.temperature)
+                    values_MT = critic.values(micro.ids_BW)[:, :-1]
+                policy_loss, policy_stats = clipped_policy(
+                    logp_MT, old_MT, estimates.adv_BT[rows, :width], mask_MT, clip=config.clip, tokens=tokens
+                )
+                value_loss, value_stats = clipped_value(
+                    values_MT, estimates.values_BT[rows, :width], estimates.returns_BT[rows, :width], mask_MT,
+                    clip=config.value_clip, tokens=tokens,
+                )  # fmt: skip
+                (policy_loss + value_loss).backward()  # the two networks share no weight
+                if epoch == 0 and index == 0:  # nothing has moved yet: what differs is precision alone
+                    gap = torch.where(mask_MT, (logp_MT.detach() - old_MT).abs(), 0.0).sum() / tokens
+                    first_gap += float(gap)
+                for name, value in {**policy_stats, **value_stats}.items():
+                    figures.setdefault(name, []).append(float(value))
+            if config.pretrain_coef and demonstrations:
+                imitate(policy, demonstrations, config, device, seed, number * config.minibatches + index)
+            norm = torch.nn.utils.clip_grad_norm_(policy.module.parameters(), config.clip_norm)
+            torch.nn.utils.clip_grad_norm_(critic.parameters(), config.clip_norm)
+            figures.setdefault("grad_norm", []).append(float(norm))
+            for optimizer in optimizers:
+                optimizer.step()
+                optimizer.zero_grad()
+    return {name: sum(values) / len(values) for name, values in figures.items()} | {"logprob_gap": first_gap}
+
+
+def imitate(
+    policy: Policy, demonstrations: Sequence[tuple[list[int], list[int]]], config: PPOSection, device: Device, seed: int, number: int
+) -> None:
+    """Add the gradient of a next-token loss on demonstrations (Ouyang 2022, eq. 2, with SFT's data in place of pretraining's)."""
+    picked = shuffled(len(demonstrations), seed, "ppo-demonstrations", number)[:16].tolist()
+    batch = make_batch(
+        [demonstrations[i][0] for i in picked], [demonstrations[i][1] for i in picked], policy.template.pad_id, device.torch
+    )
+    with device.autocast():
+        logits_NV, targets_N = masked_logits(policy.module, batch, batch.mask_BT)
+    loss, _ = next_token(logits_NV, targets_N, tokens=len(targets_N))
+    (config.pretrain_coef * loss).backward()
+
+
+def train(
+    policy: Policy,
+    reference: Policy,
+    critic: Scorer,
+    reward: Reward,
+    prompts: Sequence[Prompt],
+    demonstrations: Sequence[tuple[list[int], list[int]]],
+    config: PPOSection,
+    max_new_tokens: int,
+    engine: Engine,
+    device: Device,
+    run: Run,
+    seed: int,
+    observe: Observe | None = None,
+) -> dict[str, float]:
+    """Train `policy` and `critic` in place. `observe` looks at each step's answers for the log and steers nothing."""
+    if not prompts:
+        raise NoUsableRows("PPO needs prompts to answer, got none; import some or sample them")
+    sampling = Sampling(max_new_tokens, config.temperature)
+    optimizers = OPTIMIZERS[config.optimizer](policy.module, config.learning_rate)
+    optimizers += OPTIMIZERS[config.optimizer](critic, config.critic_learning_rate)
+    control = KLControl(config.kl_coef, config.kl_target or None, config.kl_gain)
+    state = TrainingState({"policy": policy.module, "critic": critic}, optimizers)
+    done, values = restore_checkpoint(run.checkpoints, state, run.key, run.progress.say)
+    control = KLControl(values.get("beta", control.beta), control.target, control.gain)
+    policy.step += done
+    run.rewind(done)
+    figures: dict[str, float] = {}
+    for step in range(done, config.steps):
+        engine.load(policy)
+        # 1. answer prompts  2. score the answers
+        asked = take_prompts(prompts, step, config.prompts_per_step, seed)
+        rollout = roll_out(policy, engine, reward, asked, config, sampling, device, derived_seed(seed, "ppo-rollout", step))
+        # 3. estimate advantages
+        estimates = estimate(rollout, reference, critic, control.beta, config, device)
+        # 4. improve policy and critic a little
+        updates = improve(policy, critic, optimizers, rollout, estimates, demonstrations, config, device, seed, step)
+        # 5. share the new weights (a new stamp), steer β, log and save
+        policy.step += 1
+        figures = {
+            **estimates.figures,
+            "beta": control.beta,
+            **updates,
+            **answer_figures(rollout),
+            **(observe(rollout.prompts, rollout.completions) if observe else {}),
+        }
+        control = control.after(estimates.figures["kl"])
+        run.log(step, config.steps, figures)
+        if run.due(step + 1, config.checkpoint_every, config.steps):
+            save_checkpoint(run.checkpoints, step + 1, state, {"beta": control.beta}, run.key)
+            run.saved(step + 1, config.steps)
+    return {"steps": config.steps, **figures}
+
+
+def answer_figures(rollout: Rollout) -> dict[str, float]:
+    """What the answers look like: length in tokens, share cut off, share of distinct texts, answers without a reward."""
+    completions = rollout.completions
+    return {
+        "length": sum(len(c.token_ids) for c in completions) / len(completions),
+        "cut_off": sum(c.finish_reason is FinishReason.LENGTH for c in completions) / len(completions),
+        "distinct": len({c.text for c in completions}) / len(completions),
+        "unscored": rollout.unscored,
+    }

@@ -1,0 +1,74 @@
+"""Supervised fine-tuning: imitate demonstrations, next-token prediction on the answers alone (Ouyang 2022, §3.5).
+
+The prompt is read but not learnt; the stop token is part of the answer and is learnt.
+Shapes: B sequences, N answer tokens of a batch, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from bridle.core.errors import NoUsableRows
+from bridle.core.recipe import SFTSection
+from bridle.core.runlog import Run
+from bridle.maths.losses import next_token
+from bridle.models.batches import by_length, make_batch, masked_logits
+from bridle.models.checkpoint import TrainingState, restore_checkpoint, save_checkpoint
+from bridle.models.device import Device
+from bridle.models.optimizer import OPTIMIZERS, cosine, peak_rates, set_rate
+from bridle.models.policy import Policy
+from bridle.models.randomness import shuffled
+
+Example = tuple[list[int], list[int]]  # prompt ids, answer ids with the stop token
+
+
+def batches_of(examples: Sequence[Example], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
+    """Batches of similar length in random order: sorted within blocks of 16 batches, then shuffled."""
+    order = shuffled(len(examples), seed, "sft", epoch).tolist()
+    batches = []
+    for start in range(0, len(order), 16 * batch_size):
+        block = order[start : start + 16 * batch_size]
+        lengths = [sum(map(len, examples[i])) for i in block]
+        batches += [[block[j] for j in group] for group in by_length(lengths, batch_size)]
+    return [batches[i] for i in shuffled(len(batches), seed, "sft-batches", epoch).tolist()]
+
+
+def train(policy: Policy, examples: Sequence[Example], config: SFTSection, device: Device, run: Run, seed: int) -> dict[str, float]:
+    """Train `policy` in place."""
+    if not examples:
+        raise NoUsableRows("SFT needs demonstrations, got none; import answers or lower the filters")
+    module, pad_id = policy.module, policy.template.pad_id
+    optimizers = OPTIMIZERS[config.optimizer](module, config.learning_rate)
+    peaks = peak_rates(optimizers)
+    state = TrainingState({"policy": module}, optimizers)
+    done, _ = restore_checkpoint(run.checkpoints, state, run.key, run.progress.say)
+    run.rewind(done)
+    plan = [rows for epoch in range(config.epochs) for rows in batches_of(examples, config.batch_size, seed, epoch)]
+    last_losses: list[float] = []
+    for step in range(done, len(plan)):
+        # 1. a batch of demonstrations
+        chosen = [examples[i] for i in plan[step]]
+        batch = make_batch([p for p, _ in chosen], [c for _, c in chosen], pad_id, device.torch)
+        # 2. predict the answers' tokens
+        with device.autocast():
+            logits_NV, targets_N = masked_logits(module, batch, batch.mask_BT)
+        loss, _ = next_token(logits_NV, targets_N, tokens=len(targets_N))
+        # 3. improve
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(module.parameters(), config.clip_norm)
+        set_rate(optimizers, peaks, cosine(step, len(plan)))
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        # 4. log and save
+        last_losses = [*last_losses[-49:], float(loss.detach())]
+        if step % 5 == 0 or step == len(plan) - 1:
+            run.log(step, len(plan), {"loss": last_losses[-1], "grad_norm": float(norm)})
+        if run.due(step + 1, config.checkpoint_every, len(plan)):
+            save_checkpoint(run.checkpoints, step + 1, state, {}, run.key)
+            run.saved(step + 1, len(plan))
+    policy.step += len(plan)
+    tokens = config.epochs * sum(len(c) for _, c in examples)
+    return {"steps": len(plan), "answer_tokens": tokens, "loss": sum(last_losses) / max(1, len(last_losses))}

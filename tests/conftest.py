@@ -1,0 +1,27 @@
+"""What every test shares: two threads, no network for model hubs, and the folder of real data."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "2")  # torch reads it when it is first imported, here and in subprocesses
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Path:
+    """The folder of real data. Without it a test is skipped; with CI=true it fails: CI leaves nothing out."""
+    name = os.environ.get("BRIDLE_DATA", "")
+    if name and Path(name).is_dir():
+        return Path(name)
+    reason = f"BRIDLE_DATA must name the folder of real data, and is {name!r}"
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if isinstance(item, pytest.Function) and "data_folder" in item.fixturenames:
+            item.add_marker(pytest.mark.data)

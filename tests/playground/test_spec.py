@@ -1,0 +1,113 @@
+import ast
+import re
+import time
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomli_w
+
+from bridle.core.errors import BridleError, DataError, RecipeError
+from bridle.playground.gold import Gold
+from bridle.playground.spec import DEFAULT_WORLD, load_spec
+from bridle.playground.world import World
+
+
+def changed(tmp_path: Path, place: str, value: object) -> Path:
+    """The default world with one key (dotted) set to `value`, or taken out where it is None."""
+    data = tomllib.loads(DEFAULT_WORLD.read_text(encoding="utf-8"))
+    section: Any = data
+    *parents, key = place.split(".")
+    for parent in parents:
+        section = section[int(parent) if parent.isdigit() else parent]
+    if value is None:
+        del section[key]
+    else:
+        section[key] = value
+    path = tmp_path / "world.toml"
+    path.write_text(tomli_w.dumps(data), encoding="utf-8")
+    return path
+
+
+def test_the_default_world_loads_fast() -> None:
+    start = time.perf_counter()
+    World.load()
+    assert time.perf_counter() - start < 0.5
+
+
+def test_a_missing_file_is_a_recipe_error(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="nowhere.toml cannot be read"):
+        load_spec(tmp_path / "nowhere.toml")
+
+
+@pytest.mark.parametrize("text", [b"names = [", b"\xff\xfe"])
+def test_bad_toml_is_a_data_error(tmp_path: Path, text: bytes) -> None:
+    path = tmp_path / "world.toml"
+    path.write_bytes(text)
+    with pytest.raises(DataError, match="is not valid TOML"):
+        load_spec(path)
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        ("joke", None, "it lacks joke"),
+        ("poem.asks", None, r"it lacks poem\.asks"),
+        ("families.math", None, "family 'math' is missing"),
+        ("authors.bad.plans.honest", None, "no plan for family 'honest'"),
+        ("rubric.no_answer", None, "'no_answer' is missing or unknown"),
+        ("joke.animals", [], r"joke\.animals is wrong"),
+        ("phrases.rude", [""], r"phrases\.rude\.0 is wrong"),
+        ("poem.contxts", ["Hello."], "did you mean 'contexts'"),
+        ("authors.good.slip", 1.5, "less than or equal to 1"),
+        ("families.help.weight", float("nan"), "finite"),
+        ("families.help.demonstrations", [0, 0, 0], "above 0"),
+        ("authors.mid.plans.joke", {"setup": 0}, "above 0"),
+        ("honest.fact", "{name} has a {thing}.", "the slots in braces must be"),
+        ("help.problems.0.class", "galaxy", "unknown class 'galaxy'"),
+        ("math.problems.boxes.steps", ["held = a * z", "all = held + c"], "'z' is used before it is known"),
+        ("math.problems.boxes.steps", ["a lot", "of it"], "an equation looks like"),
+        ("math.problems.boxes.short", ["Only {step}."], "2 steps need"),
+        ("math.problems.boxes.text", "How many {zs}?", "unknown slot 'zs'"),
+        ("math.problems.boxes.draw.a", [5, 2], "ends before it starts"),
+        ("honest.facts", [12], "at least one thing more"),
+    ],
+)
+def test_what_is_no_world_is_said_in_one_sentence(tmp_path: Path, place: str, value: object, message: str) -> None:
+    with pytest.raises(DataError, match=message) as caught:
+        load_spec(changed(tmp_path, place, value))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        ("authors.good.plans.joke", {"setup punchlin": 1}, "unknown move 'punchlin'"),
+        ("phrases.vague", ["I do not know."], "twice, as vague and as unknown"),
+        ("phrases.closers", ["Bye. Bye."], "is not one sentence"),
+        ("phrases.closers", ["Bye"], "is not one sentence"),
+        ("border.crack an egg", ["bend your knees"], "remedy 'bend your knees' twice"),
+    ],
+)
+def test_a_world_that_gold_could_not_read_is_refused(tmp_path: Path, place: str, value: object, message: str) -> None:
+    with pytest.raises(BridleError, match=message):
+        Gold(World.load(changed(tmp_path, place, value)))
+
+
+def test_the_code_names_no_word_of_the_default_world() -> None:
+    data = tomllib.loads(DEFAULT_WORLD.read_text(encoding="utf-8"))
+    lists = [
+        data["names"],
+        data["joke"]["animals"],
+        data["joke"]["places"],
+        data["math"]["things"],
+        data["honest"]["things"],
+    ]
+    lists += [data["honest"]["attributes"], *data["help"]["classes"].values()]
+    lists += [list(data["help"]["classes"]), list(data["harm"]["categories"]), list(data["math"]["problems"])]
+    words = {word.lower() for words in lists for word in words}
+    for file in DEFAULT_WORLD.parent.glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and "\n" not in node.value:
+                assert not words & set(re.findall(r"[a-z]+", node.value.lower())), f"{file.name}: {node.value!r}"
