@@ -116,7 +116,7 @@ def train_pretrain(work: Work, reuse: bool = False) -> dict[str, Any]:
         rows = pretrain.rows_of(template.document_ids(texts), recipe.pretrain.length)
         policy = new_policy(recipe, template, work.device)
         result = pretrain.train(policy, rows, recipe.data.pretrain_tokens, recipe.pretrain, work.device, run, recipe.seed)
-        saved = save_policy(work.project.model("base"), policy)
+        saved = keep_policy(work, "base", "base", policy, None)
         parameters = sum(p.numel() for p in policy.module.parameters())
         return run.finish({**result, "documents": len(texts), "parameters": parameters, "model": saved})
 
@@ -126,9 +126,16 @@ def adopt_base(work: Work) -> dict[str, Any]:
     source = (work.project.folder / work.recipe.model.path).expanduser()
     work.progress.begin(f"Taking {source} as the base model")
     policy = load_policy(source, work.device.torch)
-    saved = save_policy(work.project.model("base"), policy)
+    saved = keep_policy(work, "base", "base", policy, None)
     parameters = sum(p.numel() for p in policy.module.parameters())
     return {"model": saved, "parameters": parameters, "steps": 0, "seconds": 0.0, "loss": float("nan")}
+
+
+def keep_policy(work: Work, name: str, kind: str, policy: Policy, parent: str | None) -> str:
+    """Save a model and register it with its parent; returns its content hash."""
+    saved = save_policy(work.project.model(name), policy)
+    work.sources.store.add_model_version(name, kind=kind, weights_sha256=saved, parent=parent)
+    return saved
 
 
 def new_policy(recipe: Recipe, template: Template, device: Device) -> Policy:
@@ -166,7 +173,7 @@ def train_sft(work: Work, reuse: bool = False) -> dict[str, Any]:
         policy = load_policy(work.project.model("base"), work.device.torch)
         examples = encode_demonstrations(work, policy.template)
         result = sft.train(policy, examples, recipe.sft, work.device, run, recipe.seed)
-        saved = save_policy(work.project.model("sft"), policy)
+        saved = keep_policy(work, "sft", "sft", policy, policy.origin)
         return run.finish({**result, "demonstrations": len(examples), "model": saved})
 
 
@@ -455,8 +462,7 @@ def train_ppo(
             policy, reference, critic, reward_source or learned, prompts, examples, config, recipe.sampling.max_new_tokens,
             work.engine, work.device, run, recipe.seed, observe=observer(work, learned),
         )  # fmt: skip
-        saved = save_policy(work.project.model(name), policy)
-        work.sources.store.add_model_version(name, kind="ppo", weights_sha256=saved, parent=reference.origin)
+        saved = keep_policy(work, name, "ppo", policy, reference.origin)
         return run.finish({**result, "model": saved})
 
 

@@ -56,7 +56,7 @@ def read_json(path: Path) -> Any:
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """Fill a folder that takes its place only when the block ends well; one that was there before is replaced as a whole."""
+    """Fill a folder that takes its place only when the block ends well; an older one is replaced as a whole."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
     old = path.with_name(f".{path.name}.{os.getpid()}.old")
     with saving(path):
@@ -64,9 +64,8 @@ def whole_folder(path: Path) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)
             yield temporary
-            for file in temporary.rglob("*"):
-                if file.is_file():
-                    flush(file)
+            for new in [*temporary.rglob("*"), temporary]:
+                flush(new)
             if path.exists():
                 os.replace(path, old)
             os.replace(temporary, path)

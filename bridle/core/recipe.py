@@ -18,120 +18,177 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from bridle.core.errors import RecipeError
 from bridle.core.records import content_hash
 
+# Strict: "12" is not taken for 12, nor true for 1. A setting is never rewritten behind the user's back.
+SETTLED = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, validate_default=True)
+
 
 class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = SETTLED
 
 
 class WorldSection(Section):
     """The playground: a small language with a known gold rubric."""
 
-    file: str = Field("", description="data file of another world of the same form; empty: the one that comes with bridle")
+    file: str = Field(
+        default="", description="data file of another world of the same form; empty: the one that comes with bridle"
+    )
 
 
 class ModelSection(Section):
     """The base model: one of yours, or a small one made from nothing by `train pretrain`."""
 
-    path: str = Field("", description="folder of a Hugging Face model (Llama, Mistral, Qwen2, Qwen3 shapes) to start from; empty: pretrain one")
-    vocab_size: int = Field(2048, ge=259, description="entries of the byte-level tokenizer, special tokens included")
-    hidden_size: int = Field(160, ge=16, description="width")
-    intermediate_size: int = Field(448, ge=16, description="width of the feed-forward layers")
-    layers: int = Field(4, ge=1, description="depth")
-    heads: int = Field(5, ge=1, description="query heads")
-    kv_heads: int = Field(1, ge=1, description="key and value heads; fewer than heads shares them (a smaller cache)")
-    max_positions: int = Field(512, ge=32, description="longest context in tokens")
-    precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="of matrix products; auto: bfloat16 where the processor is fast at it")
+    path: str = Field(
+        default="",
+        description="folder of a Hugging Face model (Llama, Mistral, Qwen2, Qwen3 shapes) to start from; "
+        "empty: pretrain one",
+    )
+    vocab_size: int = Field(
+        default=2048, ge=259, description="entries of the byte-level tokenizer, special tokens included"
+    )
+    hidden_size: int = Field(default=160, ge=16, description="width")
+    intermediate_size: int = Field(default=448, ge=16, description="width of the feed-forward layers")
+    layers: int = Field(default=4, ge=1, description="depth")
+    heads: int = Field(default=5, ge=1, description="query heads")
+    kv_heads: int = Field(
+        default=1, ge=1, description="key and value heads; fewer than heads shares them (a smaller cache)"
+    )
+    max_positions: int = Field(default=512, ge=32, description="longest context in tokens")
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        default="auto", description="of matrix products; auto: bfloat16 where the processor is fast at it"
+    )
 
 
 class DataSection(Section):
     """Where prompts, demonstrations and text come from, and how many are used."""
 
-    source: Literal["playground", "store"] = Field("store", description="playground: made by the world; store: what was imported")
-    train_prompts: int = Field(1200, ge=1, description="prompts to answer and compare, and to train on")
-    heldout_prompts: int = Field(512, ge=1, description="prompts of every evaluation; never trained on")
-    probe_prompts: int = Field(200, ge=1, description="playground: harmful prompts and border prompts added to every evaluation, of each")
-    compared_heldout: int = Field(250, ge=1, description="held-out prompts whose answers test the reward model")
-    demonstrations: int = Field(3000, ge=1, description="answers to imitate in SFT")
-    pretrain_tokens: int = Field(2_400_000, ge=1000, description="tokens of pretraining text (the playground writes as many; a store's text is repeated)")
-    heldout_share: float = Field(0.1, gt=0, lt=1, description="share of imported prompts that is held out, by hash")
+    source: Literal["playground", "store"] = Field(
+        default="store", description="playground: made by the world; store: what was imported"
+    )
+    train_prompts: int = Field(default=1200, ge=1, description="prompts to answer and compare, and to train on")
+    heldout_prompts: int = Field(default=512, ge=1, description="prompts of every evaluation; never trained on")
+    probe_prompts: int = Field(
+        default=200,
+        ge=1,
+        description="playground: harmful prompts and border prompts added to every evaluation, of each",
+    )
+    compared_heldout: int = Field(default=250, ge=1, description="held-out prompts whose answers test the reward model")
+    demonstrations: int = Field(default=3000, ge=1, description="answers to imitate in SFT")
+    pretrain_tokens: int = Field(
+        default=2_400_000,
+        ge=1000,
+        description="tokens of pretraining text (the playground writes as many; a store's text is repeated)",
+    )
+    heldout_share: float = Field(
+        default=0.1, gt=0, lt=1, description="share of imported prompts that is held out, by hash"
+    )
 
 
 class SamplingSection(Section):
     """How answers are drawn for people to compare."""
 
-    answers: int = Field(4, ge=2, description="answers to each prompt")
-    temperature: float = Field(1.0, gt=0, description="1: the model's own distribution")
-    top_p: float = Field(0.95, gt=0, le=1, description="nucleus: the likeliest tokens that together hold this mass")
-    top_k: int = Field(0, ge=0, description="keep so many of the likeliest tokens; 0: all")
-    max_new_tokens: int = Field(72, ge=1, description="longest answer, in all stages")
+    answers: int = Field(default=4, ge=2, description="answers to each prompt")
+    temperature: float = Field(default=1.0, gt=0, description="1: the model's own distribution")
+    top_p: float = Field(
+        default=0.95, gt=0, le=1, description="nucleus: the likeliest tokens that together hold this mass"
+    )
+    top_k: int = Field(default=0, ge=0, description="keep so many of the likeliest tokens; 0: all")
+    max_new_tokens: int = Field(default=72, ge=1, description="longest answer, in all stages")
 
 
-class TrainerSection(Section):
-    batch_size: int = Field(16, ge=1, description="sequences (reward: prompts) in one optimiser step")
-    learning_rate: float = Field(1e-3, gt=0, description="peak rate")
-    optimizer: Literal["adamw", "muon"] = Field("adamw", description="muon: for the matrices of models trained from nothing")
-    clip_norm: float = Field(1.0, gt=0, description="gradients longer than this are shortened to it")
-    checkpoint_every: int = Field(200, ge=1, description="optimiser steps between checkpoints")
+class TrainerSection(BaseModel):
+    """What every trainer has. Not a `Section`, so that inheritance of ours stays one deep."""
+
+    model_config = SETTLED
+
+    batch_size: int = Field(default=16, ge=1, description="sequences (reward: prompts) in one optimiser step")
+    learning_rate: float = Field(default=1e-3, gt=0, description="peak rate")
+    optimizer: Literal["adamw", "muon"] = Field(
+        default="adamw", description="muon: for the matrices of models trained from nothing"
+    )
+    clip_norm: float = Field(default=1.0, gt=0, description="gradients longer than this are shortened to it")
+    checkpoint_every: int = Field(default=200, ge=1, description="optimiser steps between checkpoints")
 
 
 class PretrainSection(TrainerSection):
     """Next-token prediction on plain text."""
 
-    batch_size: int = Field(8, ge=1, description="rows in one optimiser step; many small steps teach a small model more than few large ones")
-    length: int = Field(128, ge=8, description="tokens in a row")
-    learning_rate: float = Field(0.03, gt=0, description="peak rate")
-    optimizer: Literal["adamw", "muon"] = Field("muon", description="muon needs less than half of AdamW's tokens here")
+    batch_size: int = Field(
+        default=8,
+        ge=1,
+        description="rows in one optimiser step; many small steps teach a small model more than few large ones",
+    )
+    length: int = Field(default=128, ge=8, description="tokens in a row")
+    learning_rate: float = Field(default=0.03, gt=0, description="peak rate")
+    optimizer: Literal["adamw", "muon"] = Field(
+        default="muon", description="muon needs less than half of AdamW's tokens here"
+    )
 
 
 class SFTSection(TrainerSection):
     """Imitate demonstrations: next-token prediction on the answers alone."""
 
-    learning_rate: float = Field(0.01, gt=0, description="peak rate; for a model of yours with adamw: 1e-5 to 1e-4")
-    optimizer: Literal["adamw", "muon"] = Field("muon", description="adamw for models of a billion parameters")
-    epochs: int = Field(2, ge=1, description="passes over the demonstrations")
+    learning_rate: float = Field(
+        default=0.01, gt=0, description="peak rate; for a model of yours with adamw: 1e-5 to 1e-4"
+    )
+    optimizer: Literal["adamw", "muon"] = Field(default="muon", description="adamw for models of a billion parameters")
+    epochs: int = Field(default=2, ge=1, description="passes over the demonstrations")
 
 
 class RewardSection(TrainerSection):
     """A reward model from comparisons."""
 
-    batch_size: int = Field(8, ge=1, description="prompts in one optimiser step, each with all its answers and pairs")
-    learning_rate: float = Field(5e-4, gt=0, description="peak rate")
-    epochs: int = Field(1, ge=1, description="passes over the comparisons; more than one overfits them")
-    score_size: float = Field(0.001, ge=0, description="weight of the pull of scores towards zero")
-    slim: bool = Field(True, description="train a small one from nothing beside the full one")
-    slim_hidden_size: int = Field(96, ge=16, description="width of the slim one")
-    slim_layers: int = Field(2, ge=1, description="depth of the slim one")
-    slim_epochs: int = Field(2, ge=1, description="passes for the slim one, which starts from nothing")
-    slim_learning_rate: float = Field(1.5e-3, gt=0, description="peak rate of the slim one")
+    batch_size: int = Field(
+        default=8, ge=1, description="prompts in one optimiser step, each with all its answers and pairs"
+    )
+    learning_rate: float = Field(default=5e-4, gt=0, description="peak rate")
+    epochs: int = Field(default=1, ge=1, description="passes over the comparisons; more than one overfits them")
+    score_size: float = Field(default=0.001, ge=0, description="weight of the pull of scores towards zero")
+    slim: bool = Field(default=True, description="train a small one from nothing beside the full one")
+    slim_hidden_size: int = Field(default=96, ge=16, description="width of the slim one")
+    slim_layers: int = Field(default=2, ge=1, description="depth of the slim one")
+    slim_epochs: int = Field(default=2, ge=1, description="passes for the slim one, which starts from nothing")
+    slim_learning_rate: float = Field(default=1.5e-3, gt=0, description="peak rate of the slim one")
 
 
 class PPOSection(TrainerSection):
     """Reinforcement learning against the reward model, held by a KL penalty to the frozen reference."""
 
-    steps: int = Field(14, ge=1, description="rollout steps")
-    prompts_per_step: int = Field(96, ge=1, description="prompts answered, one answer each, in a step")
-    epochs: int = Field(2, ge=1, description="passes over a step's answers")
-    minibatches: int = Field(2, ge=1, description="optimiser steps in a pass")
-    batch_size: int = Field(64, ge=1, description="sequences in one forward and backward; smaller saves memory and changes nothing else")
-    learning_rate: float = Field(2e-4, gt=0, description="the policy's; a billion parameters: about 1e-6")
-    critic_learning_rate: float = Field(1e-3, gt=0, description="the critic's")
-    kl_coef: float = Field(0.1, ge=0, description="β, the weight of the per-token KL penalty, at the start")
-    kl_target: float = Field(1.5, ge=0, description="nats per answer that β is steered to; 0: β stays fixed")
-    kl_gain: float = Field(0.1, ge=0, le=1, description="β changes by at most this share after each step")
-    gamma: float = Field(1.0, gt=0, le=1, description="discount")
-    lam: float = Field(0.95, ge=0, le=1, description="λ of generalised advantage estimation")
-    clip: float = Field(0.2, gt=0, description="ε: how far the probability ratio may move the loss")
-    value_clip: float = Field(0.5, gt=0, description="the same for the critic, in units of the reward")
-    temperature: float = Field(1.0, gt=0, description="of the rollouts; log-probs are taken at the same temperature")
-    missing_stop_penalty: float = Field(1.0, ge=0, description="taken from the reward of an answer that was cut off")
-    pretrain_coef: float = Field(0.0, ge=0, description="weight of a next-token loss on demonstrations mixed into each policy step (0: none)")
-    checkpoint_every: int = Field(5, ge=1, description="rollout steps between checkpoints")
+    steps: int = Field(default=14, ge=1, description="rollout steps")
+    prompts_per_step: int = Field(default=96, ge=1, description="prompts answered, one answer each, in a step")
+    epochs: int = Field(default=2, ge=1, description="passes over a step's answers")
+    minibatches: int = Field(default=2, ge=1, description="optimiser steps in a pass")
+    batch_size: int = Field(
+        default=64,
+        ge=1,
+        description="sequences in one forward and backward; smaller saves memory and changes nothing else",
+    )
+    learning_rate: float = Field(default=2e-4, gt=0, description="the policy's; a billion parameters: about 1e-6")
+    critic_learning_rate: float = Field(default=1e-3, gt=0, description="the critic's")
+    kl_coef: float = Field(default=0.1, ge=0, description="β, the weight of the per-token KL penalty, at the start")
+    kl_target: float = Field(default=1.5, ge=0, description="nats per answer that β is steered to; 0: β stays fixed")
+    kl_gain: float = Field(default=0.1, ge=0, le=1, description="β changes by at most this share after each step")
+    gamma: float = Field(default=1.0, gt=0, le=1, description="discount")
+    lam: float = Field(default=0.95, ge=0, le=1, description="λ of generalised advantage estimation")
+    clip: float = Field(default=0.2, gt=0, description="ε: how far the probability ratio may move the loss")
+    value_clip: float = Field(default=0.5, gt=0, description="the same for the critic, in units of the reward")
+    temperature: float = Field(
+        default=1.0, gt=0, description="of the rollouts; log-probs are taken at the same temperature"
+    )
+    missing_stop_penalty: float = Field(
+        default=1.0, ge=0, description="taken from the reward of an answer that was cut off"
+    )
+    pretrain_coef: float = Field(
+        default=0.0,
+        ge=0,
+        description="weight of a next-token loss on demonstrations mixed into each policy step (0: none)",
+    )
+    checkpoint_every: int = Field(default=5, ge=1, description="rollout steps between checkpoints")
 
 
 class Recipe(Section):
     """All sections; each default is the playground's."""
 
-    seed: int = Field(0, ge=0, description="every random number follows from it")
+    seed: int = Field(default=0, ge=0, description="every random number follows from it")
     world: WorldSection = Field(default_factory=WorldSection)
     model: ModelSection = Field(default_factory=ModelSection)
     data: DataSection = Field(default_factory=DataSection)
@@ -231,15 +288,15 @@ def starter(recipe: Recipe) -> str:
     return "\n".join(lines)
 
 
-def sections() -> dict[str, type[Section]]:
+def sections() -> dict[str, type[BaseModel]]:
     found = {}
     for name, field in Recipe.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             found[name] = field.annotation
     return found
 
 
-def first_line(section: type[Section]) -> str:
+def first_line(section: type[BaseModel]) -> str:
     return (section.__doc__ or "").strip().split("\n")[0]
 
 
@@ -248,8 +305,9 @@ def reference() -> str:
     lines = [
         "# The recipe",
         "",
-        "Generated by `python -m bridle.core.recipe`; do not edit. `bridle.toml` in a project's folder holds these settings,",
-        "`--set section.key=value` replaces one for a single command, and every run keeps the recipe that it ran with.",
+        "Generated by `python -m bridle.core.recipe`; do not edit. `bridle.toml` in a project's folder holds these",
+        "settings, `--set section.key=value` replaces one for a single command, and every run keeps the recipe that it",
+        "ran with.",
         "",
         "`seed` (default 0): every random number follows from it.",
     ]

@@ -1,9 +1,9 @@
 """Projects and runs on disk: where things lie, what was measured, how far along, and stopping without losing anything.
 
-    project/bridle.toml · store.sqlite · models/NAME/ · runs/ppo-0001/
-        recipe.toml      as it ran            parents.json    hashes of what it came from, threads
-        metrics.jsonl    a line a step        checkpoints/    what resuming needs
-        result.json      written last: a run with it is finished
+project/bridle.toml · store.sqlite · models/NAME/ · runs/ppo-0001/
+    recipe.toml      as it ran            parents.json    hashes of what it came from, threads
+    metrics.jsonl    a line a step        checkpoints/    what resuming needs
+    result.json      written last: a run with it is finished
 """
 
 from __future__ import annotations
@@ -41,7 +41,10 @@ class Project:
         for folder in [start.resolve(), *start.resolve().parents]:
             if (folder / RECIPE_FILE).is_file():
                 return cls(folder, load_recipe(folder / RECIPE_FILE))
-        raise ProjectError(f"no {RECIPE_FILE} in {start} or above it; make a project with `bridle init DIR` or name one with --project DIR")
+        raise ProjectError(
+            f"no {RECIPE_FILE} in {start} or above it; "
+            "make a project with `bridle init DIR` or name one with --project DIR"
+        )
 
     @classmethod
     def create(cls, folder: Path, recipe: Recipe) -> Project:
@@ -98,8 +101,9 @@ class Run:
             noted = read_json(last / "parents.json")
             if noted["key"] != key:
                 raise ProjectError(
-                    f"{last} is unfinished and was begun with another recipe or other parents; restore {last / 'recipe.toml'} "
-                    f"as {project.folder / RECIPE_FILE} to finish it, or remove {last} to begin anew"
+                    f"{last} is unfinished and was begun with another recipe or other parents; "
+                    f"restore {last / 'recipe.toml'} as {project.folder / RECIPE_FILE} to finish it, "
+                    f"or remove {last} to begin anew"
                 )
             return cls(stage, last, key, noted.get("threads"), True, progress, sitting_seconds(last))
         number = 1 + max((int(f.name.rsplit("-", 1)[1]) for f in folders), default=0)
@@ -117,7 +121,9 @@ class Run:
                 self._handlers[number] = signal.signal(number, self._asked)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         self.progress.clear()
@@ -201,7 +207,9 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
 class Progress:
     """One line on standard error that is written over at a terminal, and a line now and then elsewhere."""
 
-    def __init__(self, write: Callable[[str], Any] | None = None, live: bool | None = None, every: float = 15.0) -> None:
+    def __init__(
+        self, write: Callable[[str], Any] | None = None, live: bool | None = None, every: float = 15.0
+    ) -> None:
         self.write = write or sys.stderr.write
         self.live = sys.stderr.isatty() if live is None else live
         self.every = every

@@ -435,7 +435,8 @@ def _insert_new(connection: Connection, table: Table, rows: Sequence[Values]) ->
     if not rows:
         return 0
     dialect_insert = sqlite_insert if connection.dialect.name == "sqlite" else postgresql_insert
-    return connection.execute(dialect_insert(table).on_conflict_do_nothing(), rows).rowcount
+    statement = dialect_insert(table).on_conflict_do_nothing().returning(*table.primary_key.columns)
+    return len(connection.execute(statement, rows).all())  # psycopg counts no rows of many; what returns is counted
 
 
 def _completion_keys(connection: Connection, completions: Sequence[Completion]) -> dict[tuple[str, str], str]:

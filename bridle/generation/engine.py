@@ -1,7 +1,7 @@
-"""The engine: answers prompts in batches with a static key/value cache, for rollouts, collection, evaluation and serving.
+"""The engine: answers prompts in batches with a static key/value cache, for rollouts, collection and evaluation.
 
-Weights are packed for decoding (query, key and value in one product, gate and up in one, in the engine's precision) and carry
-the stamp of the policy they came from; an answer is asked for with the expected stamp, and stale weights are refused.
+Weights are packed for decoding (query, key and value in one product, gate and up in one, in the engine's precision) and
+carry the stamp of the policy they came from; an answer is asked for with the expected stamp, stale weights are refused.
 Finished rows leave the batch when a quarter of it is done. Random numbers are counted by (seed, sample, position, try).
 
 Shapes: B rows, T new positions, S cache slots, D hidden size, H query heads, K key heads, E head size.
@@ -15,9 +15,9 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from bridle.core.errors import DataError, StaleWeights
+from bridle.core.errors import DataError, ModelError, StaleWeights
 from bridle.core.records import Completion, FinishReason, Prompt
 from bridle.generation.sampling import Sampling, draw
 from bridle.models.batches import by_length
@@ -77,7 +77,8 @@ def pack(policy: Policy, dtype: torch.dtype) -> Packed:
         present = [b for b in biases if b is not None]
         return cast(*present) if present else None
 
-    def pack_layer(layer: Layer) -> PackedLayer:
+    def pack_layer(layer: nn.Module) -> PackedLayer:
+        assert isinstance(layer, Layer)
         attention, mlp = layer.self_attn, layer.mlp
         normed = config.family == "qwen3"
         return PackedLayer(
@@ -97,20 +98,21 @@ def pack(policy: Policy, dtype: torch.dtype) -> Packed:
 
     device = module.output_weight().device
     cos, sin = rope_tables(config, dtype, device)
+    embedding = cast(module.model.embed_tokens.weight)
     return Packed(
         config=config,
         stamp=policy.stamp,
-        embedding=cast(module.model.embed_tokens.weight),
+        embedding=embedding,
         layers=[pack_layer(layer) for layer in module.model.layers],
         norm=cast(module.model.norm.weight),
-        head=cast(module.output_weight()),
+        head=embedding if config.tie_embeddings else cast(module.output_weight()),
         cos=cos,
         sin=sin,
     )
 
 
 class Cache:
-    """Keys and values of every layer, [B, K, S, E], allocated once; `bias` [B·K, 1, S] hides each row's left padding."""
+    """Keys and values of every layer, [B, K, S, E], allocated once; `bias` [B·K, 1, S] hides a row's left padding."""
 
     def __init__(self, packed: Packed, lengths: Sequence[int], width: int, slots: int) -> None:
         config, like = packed.config, packed.embedding
@@ -192,15 +194,18 @@ class Engine:
         samples: Sequence[int] | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> list[Answer]:
-        """An answer to each prompt (token ids). `samples` numbers the draws: equal (seed, sample) and prompt, equal answer."""
+        """An answer to each prompt (token ids). `samples` numbers the draws: by default a prompt's place in the list.
+
+        In float32 equal prompt, seed and sample give the equal answer, alone or among others, in any order.
+        """
         if self.packed is None or self.packed.stamp != stamp:
             held = "none" if self.packed is None else self.packed.stamp
             raise StaleWeights(f"the engine holds weights {held} where {stamp} was expected; load the policy again")
         longest = max((len(p) for p in prompts), default=0)
         if longest + settings.max_new_tokens > self.packed.config.max_positions:
             raise DataError(
-                f"a prompt of {longest} tokens and {settings.max_new_tokens} new ones do not fit the model's context of "
-                f"{self.packed.config.max_positions}; shorten the prompt or lower max_new_tokens"
+                f"a prompt of {longest} tokens and {settings.max_new_tokens} new ones do not fit the model's context "
+                f"of {self.packed.config.max_positions}; shorten the prompt or lower max_new_tokens"
             )
         if any(not p for p in prompts):
             raise DataError("a prompt without a single token cannot be answered")
@@ -229,10 +234,12 @@ class Engine:
         answers = [Answer([], [], FinishReason.LENGTH) for _ in prompts]
         live = list(range(len(prompts)))
         logits_BV = forward(packed, ids_BT, cache, 0)
-        for position in range(settings.max_new_tokens):
-            tokens_B, logprobs_B = draw(
-                logits_BV, settings, seed, samples_B, torch.full_like(samples_B, position)
+        if not bool(torch.isfinite(logits_BV).all()):
+            raise ModelError(
+                f"weights {packed.stamp} give logits that are not finite; go back to a checkpoint before they broke"
             )
+        for position in range(settings.max_new_tokens):
+            tokens_B, logprobs_B = draw(logits_BV, settings, seed, samples_B, torch.full_like(samples_B, position))
             going = []
             for row, (index, token, logp) in enumerate(zip(live, tokens_B.tolist(), logprobs_B.tolist(), strict=True)):
                 if answers[index].finish_reason is FinishReason.STOP:
@@ -264,7 +271,7 @@ def answer_prompts(
     samples: Sequence[int] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> list[Completion]:
-    """One completion a prompt by this policy's present weights. Load the engine after every optimiser step: it checks."""
+    """One completion a prompt by the policy's present weights. Load the engine after each optimiser step: it checks."""
     answers = engine.generate(
         policy.template.prompt_ids(prompts), settings, stamp=policy.stamp, seed=seed, samples=samples, progress=progress
     )
@@ -274,5 +281,3 @@ def answer_prompts(
         Completion(p.id, text, tuple(a.token_ids), tuple(a.logprobs), a.finish_reason, policy.stamp, notes)
         for p, text, a in zip(prompts, texts, answers, strict=True)
     ]
-
-

@@ -1,5 +1,7 @@
-"""Drawing tokens: temperature, nucleus and top-k without sorting the vocabulary, with random numbers that depend on nothing but a counter.
+"""Drawing tokens: temperature, nucleus and top-k, mostly without sorting the vocabulary.
 
+Random numbers depend on nothing but a counter. Nucleus and top-k are both taken of the whole distribution, and a token
+is kept that both keep; tokens of equal probability are kept or dropped together.
 Shapes: B rows, V vocabulary.
 """
 
@@ -12,7 +14,7 @@ from torch import Tensor
 
 from bridle.core.errors import RecipeError
 
-TRIES = 12
+TRIES = 6  # draws before a row's tokens are sorted
 GOLDEN = -7046029254386353131  # 2⁶⁴/φ as a signed 64-bit number
 MIX1 = -4658895280553007687
 MIX2 = -7723592293110705685
@@ -78,7 +80,7 @@ def inverse_cdf(cumulative_BV: Tensor, u_B: Tensor) -> Tensor:
 
 
 def outside(probs_BV: Tensor, drawn_B: Tensor, top_p: float, top_k: int) -> Tensor:
-    """Rows whose token lies outside the nucleus: the strictly likelier tokens already hold top_p, or are top_k in number."""
+    """Rows whose token truncation drops: the strictly likelier ones already hold top_p, or are top_k in number."""
     likelier_BV = probs_BV > probs_BV.gather(1, drawn_B[:, None])
     out_B = torch.zeros(len(drawn_B), dtype=torch.bool, device=drawn_B.device)
     if top_p < 1:
@@ -91,8 +93,8 @@ def outside(probs_BV: Tensor, drawn_B: Tensor, top_p: float, top_k: int) -> Tens
 def kept_mass(probs_BV: Tensor, drawn_B: Tensor, top_p: float, top_k: int) -> Tensor:
     """Mass of the tokens that truncation keeps, [B]: what a kept token's probability is divided by.
 
-    Walks down from each row's drawn token, one distinct probability at a time, while the next one is still kept; a trained
-    model's nucleus is a few tokens. Rows that need more than a few steps are sorted.
+    Walks down from each row's drawn token, one distinct probability at a time, while the next one is still kept; a
+    trained model's nucleus is a few tokens. Rows that need more than a few steps are sorted.
     """
     level_B1 = probs_BV.gather(1, drawn_B[:, None])
     for _ in range(4):
@@ -109,26 +111,29 @@ def kept_mass(probs_BV: Tensor, drawn_B: Tensor, top_p: float, top_k: int) -> Te
     mass_B = torch.where(probs_BV >= level_B1, probs_BV, 0.0).sum(1)
     open_rows = (~ends_B1[:, 0]).nonzero()[:, 0]
     if len(open_rows):
-        mass_B[open_rows] = sorted_mass(probs_BV[open_rows], top_p, top_k)
+        mass_B[open_rows] = kept(probs_BV[open_rows], top_p, top_k).sum(1)
     return mass_B
 
 
-def sorted_mass(probs_BV: Tensor, top_p: float, top_k: int) -> Tensor:
-    """The same by sorting, for flat rows; tokens of equal probability are kept or dropped together."""
+def kept(probs_BV: Tensor, top_p: float, top_k: int) -> Tensor:
+    """The probabilities with zeros where truncation drops the token, by sorting."""
     ordered_BV = probs_BV.sort(1, descending=True).values
     before_BV = ordered_BV.cumsum(1) - ordered_BV
     kept_BV = before_BV < top_p
     if top_k:
         kept_BV &= torch.arange(probs_BV.shape[1], device=probs_BV.device) < top_k
     last_B1 = torch.where(kept_BV, ordered_BV, float("inf")).amin(1, keepdim=True)
-    return torch.where(probs_BV >= last_B1, probs_BV, 0.0).sum(1)
+    return torch.where(probs_BV >= last_B1, probs_BV, 0.0)
 
 
-def draw(logits_BV: Tensor, settings: Sampling, seed: int, samples_B: Tensor, position_B: Tensor) -> tuple[Tensor, Tensor]:
+def draw(
+    logits_BV: Tensor, settings: Sampling, seed: int, samples_B: Tensor, position_B: Tensor
+) -> tuple[Tensor, Tensor]:
     """One token a row and its log-prob under the distribution that was sampled from: (tokens [B], logprobs [B]).
 
-    Exact: draw from the whole distribution by inverse CDF, and again while the token lies outside the nucleus.
-    Rows still outside after `TRIES` draws (at most (1 - top_p)^TRIES of them) take their likeliest token.
+    Exact: draw from the whole distribution by inverse CDF, and again while the token lies outside what is kept. Rows
+    still outside after `TRIES` draws (few under a nucleus, many where top-k cuts a flat distribution) are sorted, and
+    draw among the kept tokens.
     """
     wide_BV = logits_BV if logits_BV.dtype == torch.float64 else logits_BV.float()
     if settings.temperature == 0:
@@ -148,6 +153,9 @@ def draw(logits_BV: Tensor, settings: Sampling, seed: int, samples_B: Tensor, po
         rows = out_B.nonzero()[:, 0]
         drawn_B[rows] = inverse_cdf(cumulative_BV[rows], uniforms(seed, samples_B[rows], position_B[rows], attempt))
         out_B[rows] = outside(probs_BV[rows], drawn_B[rows], settings.top_p, settings.top_k)
-    drawn_B = torch.where(out_B, probs_BV.argmax(1), drawn_B)
+    rows = out_B.nonzero()[:, 0]
+    if len(rows):
+        left_RV = kept(probs_BV[rows], settings.top_p, settings.top_k)
+        drawn_B[rows] = inverse_cdf(left_RV.cumsum(1), uniforms(seed, samples_B[rows], position_B[rows], TRIES))
     mass_B = kept_mass(probs_BV, drawn_B, settings.top_p, settings.top_k)
     return drawn_B, logp_BV.gather(1, drawn_B[:, None])[:, 0] - mass_B.log()

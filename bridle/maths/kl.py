@@ -1,8 +1,9 @@
-"""KL divergence between the policy and its frozen reference: estimators, the per-token penalty, and control of its weight.
+"""KL divergence between the policy and its frozen reference: estimators, and control of the penalty's weight.
 
-Everything is in nats. With ρ = log π(a) - log π_ref(a) on the policy's own tokens (Schulman, joschu.net/blog/kl-approx.html):
+All in nats. With ρ = log π(a) - log π_ref(a) on the policy's own tokens (Schulman, joschu.net/blog/kl-approx.html):
 k1 = ρ is unbiased and may be negative; k3 = exp(-ρ) - 1 + ρ is unbiased, never negative and less noisy.
-As a *penalty in the reward* only k1 gives the gradient of KL(π‖π_ref): k3 there cancels it, and k1 as a *loss* has gradient zero.
+As a *penalty in the reward* only k1 gives the gradient of KL(π‖π_ref): k3 there nearly cancels it, and k1 as a *loss*
+has gradient zero.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ def exact_kl(logits_NV: Tensor, reference_logits_NV: Tensor) -> Tensor:
 class KLControl:
     """The weight β of the KL penalty, fixed (`target` None) or steered towards `target` nats per answer.
 
-    After each rollout β is multiplied by 1 + gain · clip((KL - target) / target, -1, 1) and kept within [floor, ceiling].
-    Ziegler 2019 (arxiv.org/abs/1909.08593, §2.2) with the gain stated per step, so it does not depend on the batch size.
+    After each rollout β is multiplied by 1 + gain · clip((KL - target) / target, -1, 1) and kept within floor and
+    ceiling. Ziegler 2019 (arxiv.org/abs/1909.08593, §2.2) with the gain stated per step, whatever the batch size.
     """
 
     beta: float

@@ -21,7 +21,7 @@ def selected_logprobs(logits_NV: Tensor, targets_N: Tensor, temperature: float =
 
 
 def next_token(logits_NV: Tensor, targets_N: Tensor, *, tokens: Tensor | int) -> tuple[Tensor, Stats]:
-    """Cross entropy in nats: -Σ log p(target) / tokens. Pretraining and SFT differ only in which tokens are selected."""
+    """Cross entropy in nats: -Σ log p(target) / tokens. Pretraining and SFT differ in which tokens are selected."""
     logp_N = selected_logprobs(logits_NV, targets_N)
     loss = -logp_N.sum() / tokens
     return loss, {"loss": loss.detach()}
@@ -49,17 +49,20 @@ def clipped_policy(
 def clipped_value(
     values_BT: Tensor, old_values_BT: Tensor, returns_BT: Tensor, mask_BT: Tensor, *, clip: float, tokens: Tensor | int
 ) -> tuple[Tensor, Stats]:
-    """Σ ½ max((v - R)², (v_clip - R)²) / tokens, where v_clip stays within ±clip of the rollout's value (Schulman's code).
+    """Σ ½ max((v - R)², (v_clip - R)²) / tokens; v_clip stays within ±clip of the rollout's value (Schulman's code).
 
     Clipping keeps the critic from leaping after one batch of noisy returns; `clip` is in units of the return.
     """
     held_BT = old_values_BT + (values_BT - old_values_BT).clamp(-clip, clip)
-    loss_BT = 0.5 * torch.maximum((values_BT - returns_BT).square(), (held_BT - returns_BT).square())
-    loss = torch.where(mask_BT, loss_BT, 0.0).sum() / tokens
+    error_BT = torch.where(mask_BT, values_BT - returns_BT, 0.0)  # before squaring: a square's gradient at nan is nan
+    held_error_BT = torch.where(mask_BT, held_BT - returns_BT, 0.0)
+    loss = 0.5 * torch.maximum(error_BT.square(), held_error_BT.square()).sum() / tokens
     return loss, {"value_loss": loss.detach()}
 
 
-def bradley_terry(chosen_P: Tensor, rejected_P: Tensor, weight_P: Tensor, *, count: Tensor | float) -> tuple[Tensor, Stats]:
+def bradley_terry(
+    chosen_P: Tensor, rejected_P: Tensor, weight_P: Tensor, *, count: Tensor | float
+) -> tuple[Tensor, Stats]:
     """-Σ w log σ(s_chosen - s_rejected) / count (Ouyang 2022, eq. 1, arxiv.org/abs/2203.02155).
 
     With w = 1 / pairs of the prompt's ranking and `count` the prompts of the step, every prompt weighs the same however

@@ -1,7 +1,7 @@
 """From token ids to tensors: padding on the right, masks from lengths (never from ids), log-probs at the taken tokens.
 
-Shapes: B sequences, T = width - 1 predictions. Column t holds what concerns the token at position t + 1: its log-prob, its
-mask, the value of the state just before it. So every [B, T] tensor of a batch lines up with every other.
+Shapes: B sequences, T = width - 1 predictions. Column t holds what concerns the token at position t + 1: its log-prob,
+its mask, the value of the state just before it. So every [B, T] tensor of a batch lines up with every other.
 """
 
 from __future__ import annotations
@@ -45,7 +45,10 @@ def pad(rows: Sequence[Sequence[int]], pad_id: int, device: torch.device | None 
 
 
 def make_batch(
-    prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], pad_id: int, device: torch.device | None = None
+    prompts: Sequence[Sequence[int]],
+    completions: Sequence[Sequence[int]],
+    pad_id: int,
+    device: torch.device | None = None,
 ) -> Batch:
     joined = [[*p, *c] for p, c in zip(prompts, completions, strict=True)]
     return Batch(
@@ -75,7 +78,8 @@ def sequence_logprobs(policy: Decoder, batch: Batch, temperature: float = 1.0) -
 
 def entropy(logits_NV: Tensor) -> Tensor:
     """-Σ p log p in nats for each of N distributions."""
-    logp_NV = logits_NV.float().log_softmax(-1)
+    wide_NV = logits_NV if logits_NV.dtype == torch.float64 else logits_NV.float()
+    logp_NV = wide_NV.log_softmax(-1)
     return -(logp_NV.exp() * logp_NV).sum(-1)
 
 

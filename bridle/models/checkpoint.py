@@ -10,6 +10,7 @@ Random numbers are not state: each step draws from a generator seeded by (seed, 
 
 from __future__ import annotations
 
+import errno
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -38,10 +39,7 @@ class TrainingState:
 def save_checkpoint(folder: Path, step: int, state: TrainingState, values: Mapping[str, Any], recipe_hash: str) -> None:
     """Save the state after `step` steps; the newest `KEEP` checkpoints stay."""
     with whole_folder(folder / f"step-{step:06d}") as new:
-        try:
-            save_file(gather(state), new / "state.safetensors")
-        except SafetensorError as error:
-            raise OSError(28 if "No space" in str(error) else 5, str(error)) from error
+        save_tensors(gather(state), new / "state.safetensors")
         notes = {
             "step": step,
             "values": dict(values),
@@ -57,13 +55,14 @@ def restore_checkpoint(
     folder: Path, state: TrainingState, recipe_hash: str, say: Callable[[str], None]
 ) -> tuple[int, dict[str, Any]]:
     """Fill `state` from the newest good checkpoint; (steps done, values), or (0, {}) where there is none."""
-    for path in sorted(folder.glob("step-*"), reverse=True):
+    found = sorted(folder.glob("step-*"), reverse=True)
+    for path in found:
         try:
             notes = read_json(path / "state.json")
             if notes["sha256"] != file_hash(path / "state.safetensors"):
                 raise CheckpointError("its tensors do not have the hash that was saved with them")
             tensors = load_file(path / "state.safetensors")
-        except (BridleError, KeyError, OSError, SafetensorError) as error:
+        except (BridleError, KeyError, TypeError, OSError, SafetensorError) as error:
             say(f"checkpoint {path.name} is damaged ({error}); trying the one before it")
             continue
         if notes["recipe_hash"] != recipe_hash:
@@ -74,7 +73,17 @@ def restore_checkpoint(
         names = ", ".join([*state.modules, f"{len(state.optimizers)} optimisers", *notes["values"]])
         say(f"resuming after step {notes['step']} (restored: {names})")
         return int(notes["step"]), notes["values"]
+    if found:
+        say("no good checkpoint is left; starting from the beginning")
     return 0, {}
+
+
+def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    """Write a safetensors file. The library wraps a full disk in its own exception; here it is an OSError again."""
+    try:
+        save_file(tensors, path, {"format": "pt"})
+    except SafetensorError as error:
+        raise OSError(errno.ENOSPC if "No space" in str(error) else errno.EIO, str(error)) from error
 
 
 def gather(state: TrainingState) -> dict[str, Tensor]:
@@ -90,21 +99,26 @@ def gather(state: TrainingState) -> dict[str, Tensor]:
 
 
 def scatter(tensors: dict[str, Tensor], state: TrainingState, path: Path) -> None:
+    """Fill modules and optimisers, strictly: every weight, every trained weight's moments, and nothing over."""
     left = set(tensors)
     for name, module in state.modules.items():
-        own = {key: tensors.get(f"{name}.{key}") for key in module.state_dict()}
-        missing = [key for key, tensor in own.items() if tensor is None]
-        if missing:
+        expected = module.state_dict()
+        own = {key: tensors[f"{name}.{key}"] for key in expected if f"{name}.{key}" in tensors}
+        if missing := sorted(set(expected) - set(own)):
             raise CheckpointError(f"{path} lacks {len(missing)} tensors of {name} (such as {missing[0]})")
+        if wrong := [key for key in own if own[key].shape != expected[key].shape]:
+            raise CheckpointError(f"{path} holds {name}.{wrong[0]} in another shape than this run's")
         module.load_state_dict(own)
         left -= {f"{name}.{key}" for key in own}
     for index, optimizer in enumerate(state.optimizers):
-        prefix = f"optimizer.{index}."
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
         entries: dict[int, dict[str, Tensor]] = {}
-        for key in [k for k in left if k.startswith(prefix)]:
-            number, field = key.removeprefix(prefix).split(".", 1)
-            entries.setdefault(int(number), {})[field] = tensors[key]
-            left.discard(key)
+        for number, parameter in enumerate(parameters):
+            prefix = f"optimizer.{index}.{number}."
+            entries[number] = {key.removeprefix(prefix): tensors[key] for key in left if key.startswith(prefix)}
+            if parameter.requires_grad and not entries[number]:
+                raise CheckpointError(f"{path} lacks the moments of parameter {number} of optimiser {index}")
+            left -= {prefix + field for field in entries[number]}
         optimizer.load_state_dict({"state": entries, "param_groups": optimizer.state_dict()["param_groups"]})
     if left:
         raise CheckpointError(f"{path} holds {len(left)} tensors that this run has no place for (such as {min(left)})")

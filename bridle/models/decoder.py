@@ -1,7 +1,7 @@
 """One native module for Llama, Mistral, Qwen2 and Qwen3 shapes, for training and decoding.
 
-Parameters carry Hugging Face's names (`model.layers.0.self_attn.q_proj.weight`, …), so a saved folder is a standard one.
-Shapes: B sequences, T tokens, D hidden size, H query heads, K key/value heads, G = H / K query heads that share one, E head size.
+Parameters carry Hugging Face's names (`model.layers.0.self_attn.q_proj.weight`, …): a saved folder is a standard one.
+Shapes: B sequences, T and S tokens, D hidden size, H query heads, K key/value heads, E head size.
 
 Left out on purpose: sliding windows, attention sinks, mixture of experts, rope types other than `default` and `llama3`.
 A configuration that asks for one of them is refused by name (`UnsupportedModel`).
@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bridle.core.errors import UnsupportedModel
+from bridle.core.errors import DataError, UnsupportedModel
 
 ARCHITECTURES = {
     "llama": "LlamaForCausalLM",
@@ -58,9 +58,9 @@ class DecoderConfig:
         if raw.get("hidden_act", "silu") != "silu":
             raise UnsupportedModel(f"the native decoder needs hidden_act 'silu', got {raw['hidden_act']!r}")
         max_positions = int(raw.get("max_position_embeddings", 2048))
-        window = raw.get("sliding_window")
-        windowed = window is not None and raw.get("use_sliding_window", family == "mistral") and window < max_positions
-        if windowed:
+        window = raw.get("sliding_window", 4096 if family == "mistral" else None)
+        asked = family == "mistral" or raw.get("use_sliding_window", False)  # Mistral has no switch: the number decides
+        if asked and window is not None and window < max_positions:
             raise UnsupportedModel(f"the native decoder has no sliding window, got sliding_window = {window}")
         rope = dict(raw.get("rope_parameters") or raw.get("rope_scaling") or {})
         kind = rope.get("rope_type", rope.get("type", "default"))
@@ -128,7 +128,7 @@ class DecoderConfig:
 
 
 def rope_tables(config: DecoderConfig, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-    """cos and sin [max_positions, E/2] of the rotary embedding (Su 2021), with Llama 3.1's frequency scaling where asked."""
+    """cos and sin [max_positions, E/2] of the rotary embedding (Su 2021), scaled as in Llama 3.1 where asked."""
     index = torch.arange(0, config.head_size, 2, dtype=torch.float64)
     frequency = config.rope_theta ** (-index / config.head_size)
     if config.rope_llama3 is not None:
@@ -150,7 +150,7 @@ def attend(q_BHTE: Tensor, k_BKSE: Tensor, v_BKSE: Tensor, bias_TS: Tensor | Non
     """softmax(q kᵀ / √E + bias) v, [B, H, T, E]; `bias_TS` None means causal with T = S.
 
     Query heads that share a key head are folded into rows, so keys are never repeated. On a CPU three plain products
-    beat the fused kernel at these lengths (its backward is several times slower); elsewhere PyTorch's fused kernel runs.
+    beat the fused kernel at these lengths (its backward is several times slower); elsewhere the fused kernel runs.
     """
     B, H, T, E = q_BHTE.shape
     K, S = k_BKSE.shape[1], k_BKSE.shape[2]
@@ -161,9 +161,7 @@ def attend(q_BHTE: Tensor, k_BKSE: Tensor, v_BKSE: Tensor, bias_TS: Tensor | Non
     if bias_TS is None:
         bias_TS = causal_bias(T, q_BHTE)
     q = q_BHTE.reshape(B * K, H // K * T, E)
-    scores = torch.baddbmm(
-        bias_TS.repeat(H // K, 1), q, k_BKSE.reshape(B * K, S, E).transpose(1, 2), alpha=E**-0.5
-    )
+    scores = torch.baddbmm(bias_TS.repeat(H // K, 1), q, k_BKSE.reshape(B * K, S, E).transpose(1, 2), alpha=E**-0.5)
     return torch.bmm(scores.softmax(-1), v_BKSE.reshape(B * K, S, E)).view(B, H, T, E)
 
 
@@ -250,8 +248,12 @@ class Trunk(nn.Module):
         return self.tables
 
     def forward(self, ids_BT: Tensor) -> Tensor:
-        """ids [B, T], padded on the right → hidden states [B, T, D]. Padding comes last, so causality alone hides it."""
+        """ids [B, T], padded on the right → hidden states [B, T, D]. Causality alone hides padding that comes last."""
         T = ids_BT.shape[1]
+        if T > self.config.max_positions:
+            raise DataError(
+                f"a sequence of {T} tokens does not fit the model's context of {self.config.max_positions}; shorten it"
+            )
         cos, sin = self.rope()
         x = self.embed_tokens(ids_BT)
         bias_TT = causal_bias(T, x) if x.device.type == "cpu" else None
@@ -284,9 +286,9 @@ class Decoder(nn.Module):
 
 
 def initialise(module: nn.Module, layers: int, generator: torch.Generator) -> None:
-    """Normal weights: .02 for embeddings, 1/√fan_in for matrices, those that write to the residual a further 1/√(2·layers).
+    """Normal weights: .02 for embeddings, 1/√fan_in for matrices.
 
-    The residual scaling is GPT-2's (Radford 2019, §2.3).
+    Those that write to the residual are a further 1/√(2·layers) smaller, as in GPT-2 (Radford 2019, §2.3).
     """
     for name, parameter in module.named_parameters():
         if parameter.dim() != 2:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import dtype as Precision
 
 from bridle.core.errors import RecipeError
 
@@ -19,7 +20,7 @@ class Device:
     """Where tensors live, the precision of matrix products, and the threads used on a CPU."""
 
     torch: torch.device
-    precision: torch.dtype
+    precision: Precision
     threads: int
     why: str
 
@@ -31,14 +32,16 @@ class Device:
 
     def __str__(self) -> str:
         precision = str(self.precision).removeprefix("torch.")
-        return f"{self.torch.type}, {precision} products, {self.threads} thread{'s' if self.threads > 1 else ''} ({self.why})"
+        threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
+        return f"{self.torch.type}, {precision} products, {threads} ({self.why})"
 
 
 def choose_device(precision: str = "auto", threads: int | None = None) -> Device:
     """CUDA where there is one. On a CPU bfloat16 where the processor multiplies it fast, else float32.
 
-    `threads` fixes the count (a resumed run must keep its own); otherwise BRIDLE_THREADS, otherwise two threads on an idle
-    machine and one on a busy one: a second thread that must share its core makes both wait, some ten times slower.
+    `threads` fixes the count (a resumed run must keep its own); otherwise BRIDLE_THREADS, otherwise a thread a core (8
+    at most) on an idle machine and one on a busy one: a thread that must share its core makes all the others wait,
+    some ten times slower.
     """
     if torch.cuda.is_available():
         chosen = torch.bfloat16 if precision in ("auto", "bfloat16") else torch.float32
@@ -55,7 +58,7 @@ def choose_threads(threads: int | None) -> tuple[int, str]:
         return threads, "as the run began"
     fixed = os.environ.get("BRIDLE_THREADS", "")
     if fixed:
-        if not fixed.isdigit() or int(fixed) < 1:
+        if not fixed.isdecimal() or int(fixed) < 1:
             raise RecipeError(f"BRIDLE_THREADS must be a whole number of at least 1, got {fixed!r}")
         return int(fixed), "BRIDLE_THREADS"
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
@@ -88,7 +91,7 @@ def busy_ticks(stat: Path) -> int:
 
 
 def cpu_multiplies_bfloat16() -> bool:
-    """True on x86 with avx512_bf16 or amx_bf16, and on ARM with bf16, as Linux tells; elsewhere float32 is the safe choice."""
+    """True on x86 with avx512_bf16 or amx_bf16, and on ARM with bf16, as Linux tells; elsewhere float32 is safe."""
     info = Path("/proc/cpuinfo")
     if not info.exists():
         return False

@@ -1,4 +1,4 @@
-"""Policies and reward models as folders: standard Hugging Face layout in, the same layout out, identity by content hash."""
+"""Policies and reward models as folders: Hugging Face's layout in, the same layout out, identity by content hash."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from bridle.core.errors import ModelError
 from bridle.core.files import file_hash, whole_folder
 from bridle.core.records import content_hash
+from bridle.models.checkpoint import save_tensors
 from bridle.models.decoder import Decoder, DecoderConfig
 from bridle.models.scorer import Scorer
 from bridle.models.template import Template, load_template, read_json
@@ -23,7 +24,7 @@ from bridle.models.template import Template, load_template, read_json
 
 @dataclass
 class Policy:
-    """A language model with its template. `stamp` names the exact weights: the folder's hash and the optimiser steps since."""
+    """A language model with its template. `stamp` names the exact weights: the folder's hash and the steps since."""
 
     module: Decoder
     template: Template
@@ -40,7 +41,7 @@ class RewardModel:
     """A scorer, its template, and how its raw score becomes a number with a meaning: (raw - centre) / scale.
 
     Centre and scale are the mean and deviation over answers of the reference policy, measured once and frozen, so that
-    a KL weight means the same whatever the head's level. `probes` are token ids with their raw scores, checked on loading.
+    a KL weight means the same whatever the head's level. `probes` are token ids with raw scores, checked on loading.
     """
 
     module: Scorer
@@ -58,22 +59,37 @@ def load_policy(folder: Path, device: torch.device) -> Policy:
     if config.tie_embeddings:
         tensors.pop("lm_head.weight", None)  # some writers store the tied matrix twice
     fill(module, tensors, folder)
-    return Policy(module.to(device), load_template(folder), folder_hash(folder))
+    return Policy(module.to(device), fitting_template(folder, config), folder_hash(folder))
 
 
 def load_reward_model(folder: Path, device: torch.device) -> RewardModel:
     """Strict: a missing head or a probe that scores otherwise than when saved is refused."""
-    module = Scorer(read_config(folder))
+    config = read_config(folder)
+    notes = read_json(folder / "bridle_reward.json")
+    if not {"centre", "scale", "probes"} <= set(notes):
+        raise ModelError(
+            f"{folder} has no bridle_reward.json with centre, scale and probes, so its scores have no meaning; "
+            "train it with `bridle train reward`"
+        )
+    module = Scorer(config)
     fill(module, read_tensors(folder), folder)
     module.to(device)
-    notes = read_json(folder / "bridle_reward.json")
-    if not notes:
-        raise ModelError(f"{folder} has no bridle_reward.json, so its scores have no scale; train it with `bridle train reward`")
-    model = RewardModel(
-        module, load_template(folder), folder_hash(folder), notes["centre"], notes["scale"], notes.get("probes", [])
-    )
+    template = fitting_template(folder, config)
+    model = RewardModel(module, template, folder_hash(folder), notes["centre"], notes["scale"], notes["probes"])
     check_probes(model, folder)
     return model
+
+
+def fitting_template(folder: Path, config: DecoderConfig) -> Template:
+    """The folder's template, once no token of it lies outside the model's embeddings."""
+    template = load_template(folder)
+    entries = template.tokenizer.get_vocab_size()
+    if entries > config.vocab_size:
+        raise ModelError(
+            f"the tokenizer in {folder} has {entries} tokens where the model has embeddings for {config.vocab_size}; "
+            "they are not of one model"
+        )
+    return template
 
 
 def check_probes(model: RewardModel, folder: Path) -> None:
@@ -112,31 +128,34 @@ def write_model(folder: Path, module: nn.Module, raw: dict[str, Any], template: 
     stops = sorted(template.stop_ids)
     raw |= {"eos_token_id": stops[0] if len(stops) == 1 else stops, "pad_token_id": template.pad_id, "dtype": "float32"}
     if template.bos_token:
-        raw["bos_token_id"] = template.tokenizer.token_to_id(template.bos_token)
+        raw["bos_token_id"] = template.bos_ids[0]
     (folder / "config.json").write_text(json.dumps(raw, indent=2), "utf-8")
     template.save(folder, raw["max_position_embeddings"])
     tensors = {name: t.detach().to("cpu", torch.float32).contiguous() for name, t in module.state_dict().items()}
-    try:
-        save_file(tensors, folder / "model.safetensors", {"format": "pt"})
-    except SafetensorError as error:  # the library wraps a full disk in its own exception
-        raise OSError(28 if "No space" in str(error) else 5, str(error)) from error
+    save_tensors(tensors, folder / "model.safetensors")
 
 
 def read_config(folder: Path) -> DecoderConfig:
     if not folder.is_dir():
-        raise ModelError(f"no model folder at {folder}; name one with config.json, model.safetensors and tokenizer.json")
+        raise ModelError(
+            f"no model folder at {folder}; name one with config.json, model.safetensors and tokenizer.json"
+        )
     raw = read_json(folder / "config.json")
     if not raw:
         raise ModelError(f"{folder} has no config.json, so it is no Hugging Face model folder")
     try:
         return DecoderConfig.from_huggingface(raw)
     except KeyError as error:
-        raise ModelError(f"{folder / 'config.json'} lacks {error}, which a {raw.get('model_type')} model needs") from error
+        raise ModelError(
+            f"{folder / 'config.json'} lacks {error}, which a {raw.get('model_type')} model needs"
+        ) from error
+    except (TypeError, ValueError) as error:
+        raise ModelError(f"{folder / 'config.json'} holds a value of the wrong type: {error}") from error
 
 
 def read_tensors(folder: Path) -> dict[str, Tensor]:
     index = read_json(folder / "model.safetensors.index.json")
-    names = sorted(set(index["weight_map"].values())) if index else ["model.safetensors"]
+    names = sorted(set(index.get("weight_map", {}).values())) or ["model.safetensors"]
     tensors: dict[str, Tensor] = {}
     for name in names:
         path = folder / name
@@ -162,13 +181,17 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor], folder: Path) -> None
     for name, tensor in expected.items():
         if tensor.shape != tensors[name].shape:
             raise ModelError(
-                f"{name} in {folder} has shape {list(tensors[name].shape)} where config.json asks for {list(tensor.shape)}"
+                f"{name} in {folder} has shape {list(tensors[name].shape)} "
+                f"where config.json asks for {list(tensor.shape)}"
             )
     module.load_state_dict({name: tensors[name].float() for name in expected})
 
 
 def folder_hash(folder: Path) -> str:
     """Content hash of what decides a model's answers: configuration, tokenizer, template, weights."""
-    names = ["config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json", "bridle_reward.json"]
-    files = [folder / n for n in names] + sorted(folder.glob("*.safetensors"))
+    names = ["config", "tokenizer", "tokenizer_config", "generation_config", "bridle_reward"]
+    files = [folder / f"{n}.json" for n in names] + [
+        folder / "chat_template.jinja",
+        *sorted(folder.glob("*.safetensors")),
+    ]
     return content_hash([[f.name, file_hash(f)] for f in files if f.is_file()])

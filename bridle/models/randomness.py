@@ -1,4 +1,7 @@
-"""Random numbers that need no saving: a generator for each (seed, purpose, number), so a resumed step draws what it would have drawn."""
+"""Random numbers that need no saving: a generator for each (seed, purpose, number).
+
+A resumed step then draws what it would have drawn.
+"""
 
 from __future__ import annotations
 

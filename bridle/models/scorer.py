@@ -53,7 +53,7 @@ def init_head(scorer: Scorer, generator: torch.Generator) -> None:
 
 
 def critic_from(scorer: Scorer) -> Scorer:
-    """A critic that begins as the reward model's trunk with a zero head: it first predicts 0, the mean of a centred reward."""
+    """The reward model's trunk with a zero head: a critic that first predicts 0, the mean of a centred reward."""
     critic = Scorer(scorer.config)
     critic.load_state_dict(scorer.state_dict())
     nn.init.zeros_(critic.score.weight)

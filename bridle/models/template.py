@@ -1,18 +1,20 @@
 """Messages ↔ token ids: the only place where text meets a tokenizer.
 
-A prompt is rendered by the model's own chat template and ends where the assistant is to speak. A completion's ids are the
-suffix that the template would have appended: encoded apart, joined as ids, ending in a stop token. Text that a model wrote
-is never encoded again: its ids were kept.
+A prompt is rendered by the model's own chat template and ends where the assistant is to speak. A completion's ids are
+the suffix that the template would have appended: encoded apart, joined as ids, ending in a stop token. Text that a
+model wrote is never encoded again: its ids were kept.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
+import jinja2.ext
 from jinja2.exceptions import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -22,19 +24,20 @@ from bridle.core.records import Message, Prompt, content_hash
 
 PAD, END, START = "<|pad|>", "<|end|>", "<|doc|>"
 
-# Plain "Name: text" turns, so that a model pretrained on such pages can be asked before it was ever taught.
+# Plain "Name: text" turns, so that a model pretrained on such pages can be asked before it was ever taught. Line ends
+# stand inside expressions: one that follows a block would be trimmed.
 PLAIN_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}"
-    "{% if message.role == 'assistant' %}\nAssistant: {{ message.content }}{{ eos_token }}"
+    "{% if message.role == 'assistant' %}{{ '\n' }}Assistant: {{ message.content }}{{ eos_token }}"
     "{% elif message.role == 'system' %}{{ '' if loop.first else '\n' }}System: {{ message.content }}"
     "{% else %}{{ '' if loop.first else '\n' }}Human: {{ message.content }}{% endif %}"
-    "{% endfor %}{% if add_generation_prompt %}\nAssistant:{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '\n' }}Assistant:{% endif %}"
 )
 
 
 @dataclass(frozen=True)
 class Template:
-    """A tokenizer with its chat template. `stop_ids` end an answer; `pad_id` fills batches and carries no meaning."""
+    """A tokenizer with its chat template. `stop_ids` end an answer; `pad_id` fills batches and is none of them."""
 
     tokenizer: Tokenizer
     source: str
@@ -45,61 +48,65 @@ class Template:
 
     @property
     def pad_id(self) -> int:
-        found = self.tokenizer.token_to_id(self.pad_token) if self.pad_token else None
-        return 0 if found is None else int(found)
+        """The pad token's id; where there is none, or it is a stop token too, another special token's.
+
+        Masks come from lengths and never ask, but transformers scores a sequence at its last id that is not the pad.
+        """
+        named = self.tokenizer.token_to_id(self.pad_token) if self.pad_token else None
+        choices = [*([] if named is None else [named]), *sorted(special_ids(self.tokenizer)), *range(self.eos_id + 2)]
+        return next(i for i in choices if i not in self.stop_ids)
 
     @property
     def eos_id(self) -> int:
-        return int(self.tokenizer.token_to_id(self.eos_token))
+        return id_of(self.tokenizer, self.eos_token)
+
+    @property
+    def bos_ids(self) -> list[int]:
+        """The token that opens a page, or none."""
+        return [id_of(self.tokenizer, self.bos_token)] if self.bos_token else []
 
     @property
     def hash(self) -> str:
         return content_hash([self.source, self.bos_token, self.eos_token, self.tokenizer.to_str()])
 
     def render(self, messages: Sequence[Message], *, answer_next: bool) -> str:
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-        environment.globals["raise_exception"] = refuse_messages
-        compiled = _COMPILED.get(self.source)
-        if compiled is None:
-            compiled = _COMPILED[self.source] = environment.from_string(self.source)
         raw = [{"role": message.role, "content": message.content} for message in messages]
         try:
-            return compiled.render(
+            return compiled(self.source).render(
                 messages=raw, add_generation_prompt=answer_next, bos_token=self.bos_token, eos_token=self.eos_token
             )
-        except TemplateError as error:
+        except (TemplateError, TypeError) as error:
             raise ModelError(f"the chat template could not render {len(messages)} messages: {error}") from error
 
     def prompt_ids(self, prompts: Sequence[Prompt]) -> list[list[int]]:
         """Ids of each prompt, up to and including the cue for the assistant's turn."""
         rendered = [self.render(prompt.messages, answer_next=True) for prompt in prompts]
         ids = [e.ids for e in self.tokenizer.encode_batch(rendered, add_special_tokens=False)]
-        if self.bos_token:
-            bos = self.tokenizer.token_to_id(self.bos_token)
-            if any(row[:2] == [bos, bos] for row in ids):
-                raise ModelError(f"the chat template writes {self.bos_token!r} twice; remove one of them")
+        if self.bos_token and any(row[:2] == self.bos_ids * 2 for row in ids):
+            raise ModelError(f"the chat template writes {self.bos_token!r} twice; remove one of them")
         return ids
+
+    def answer_text(self, prompt: Prompt, text: str) -> str:
+        """What the template appends to a prompt for this answer; one that changes the prompt itself is refused."""
+        head = self.render(prompt.messages, answer_next=True)
+        whole = self.render([*prompt.messages, Message("assistant", text)], answer_next=False)
+        if not whole.startswith(head):
+            raise ModelError(
+                "the chat template is not prefix-preserving: rendering an answer changes the prompt before it, "
+                f"near {whole[:40]!r}; bridle needs a template that only appends"
+            )
+        return whole[len(head) :]
 
     def completion_ids(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[list[int]]:
         """Ids that the template appends for each text, up to and including the first stop token."""
-        suffixes = []
-        for prompt, text in zip(prompts, texts, strict=True):
-            head = self.render(prompt.messages, answer_next=True)
-            whole = self.render([*prompt.messages, Message("assistant", text)], answer_next=False)
-            if not whole.startswith(head):
-                raise ModelError(
-                    "the chat template is not prefix-preserving: rendering an answer changes the prompt before it, "
-                    f"near {whole[:40]!r}; bridle needs a template that only appends"
-                )
-            suffixes.append(whole[len(head) :])
+        suffixes = [self.answer_text(prompt, text) for prompt, text in zip(prompts, texts, strict=True)]
         encoded = self.tokenizer.encode_batch(suffixes, add_special_tokens=False)
         return [self._through_stop(e.ids) for e in encoded]
 
     def document_ids(self, documents: Sequence[str]) -> list[list[int]]:
         """Plain pages for pretraining: start, text, end."""
-        start = [self.tokenizer.token_to_id(self.bos_token)] if self.bos_token else []
         encoded = self.tokenizer.encode_batch(list(documents), add_special_tokens=False)
-        return [[*start, *e.ids, self.eos_id] for e in encoded]
+        return [[*self.bos_ids, *e.ids, self.eos_id] for e in encoded]
 
     def decode(self, ids: Sequence[int]) -> str:
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
@@ -119,7 +126,9 @@ class Template:
             "tokenizer_class": "PreTrainedTokenizerFast",
             "bos_token": self.bos_token or None,
             "eos_token": self.eos_token,
-            "pad_token": self.pad_token or None,
+            "pad_token": self.tokenizer.id_to_token(self.pad_id)
+            if self.pad_id in special_ids(self.tokenizer)
+            else None,
             "chat_template": self.source,
             "clean_up_tokenization_spaces": False,
             "model_max_length": max_positions,
@@ -127,13 +136,28 @@ class Template:
         (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False), "utf-8")
         (folder / "chat_template.jinja").write_text(self.source, "utf-8")
         stops = sorted(self.stop_ids)
-        generation = {"eos_token_id": stops[0] if len(stops) == 1 else stops, "pad_token_id": self.pad_id}
+        generation: dict[str, Any] = {
+            "eos_token_id": stops[0] if len(stops) == 1 else stops,
+            "pad_token_id": self.pad_id,
+        }
         if self.bos_token:
-            generation["bos_token_id"] = self.tokenizer.token_to_id(self.bos_token)
+            generation["bos_token_id"] = self.bos_ids[0]
         (folder / "generation_config.json").write_text(json.dumps(generation, indent=2), "utf-8")
 
 
-_COMPILED: dict[str, Any] = {}  # compiled Jinja sources: compiling takes milliseconds, rendering microseconds
+@cache  # compiling takes milliseconds, rendering microseconds
+def compiled(source: str) -> jinja2.Template:
+    """A chat template as transformers compiles it, but for `strftime_now`: a prompt must not change overnight."""
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols]
+    )
+    environment.globals["raise_exception"] = refuse_messages
+    environment.filters["tojson"] = as_json
+    return environment.from_string(source)
+
+
+def as_json(value: object, indent: int | None = None) -> str:
+    return json.dumps(value, ensure_ascii=False, indent=indent)
 
 
 def refuse_messages(message: str) -> NoReturn:
@@ -160,7 +184,7 @@ def load_template(folder: Path) -> Template:
         eos = tokenizer.id_to_token(min(stop_ids)) or ""
     if not eos or tokenizer.token_to_id(eos) is None:
         raise ModelError(f"{folder} names no stop token; set eos_token in tokenizer_config.json")
-    stop_ids.add(int(tokenizer.token_to_id(eos)))
+    stop_ids.add(id_of(tokenizer, eos))
     source_file = folder / "chat_template.jinja"
     source = source_file.read_text("utf-8") if source_file.is_file() else config.get("chat_template") or PLAIN_TEMPLATE
     if isinstance(source, list):  # several named templates: the one called default
@@ -178,26 +202,27 @@ def load_template(folder: Path) -> Template:
 
 def with_turn_end(template: Template) -> Template:
     """Add the special token that closes an assistant's turn (Qwen's <|im_end|>, say) to the stop tokens."""
-    probe = Prompt.from_text("?")
-    head = template.render(probe.messages, answer_next=True)
-    whole = template.render([*probe.messages, Message("assistant", "!")], answer_next=False)
-    special = {i for i, token in template.tokenizer.get_added_tokens_decoder().items() if token.special}
-    ids = template.tokenizer.encode(whole[len(head) :], add_special_tokens=False).ids
-    closing = next((i for i in ids if i in special), None)
-    if closing is None or closing in template.stop_ids:
-        return template
-    return Template(
-        template.tokenizer,
-        template.source,
-        template.bos_token,
-        template.eos_token,
-        template.pad_token,
-        template.stop_ids | {closing},
-    )
+    ids = template.tokenizer.encode(template.answer_text(Prompt.from_text("?"), "!"), add_special_tokens=False).ids
+    special = special_ids(template.tokenizer)
+    closing = next((i for i in ids if i in special), template.eos_id)
+    return replace(template, stop_ids=template.stop_ids | {closing})
+
+
+def special_ids(tokenizer: Tokenizer) -> set[int]:
+    return {i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+
+
+def id_of(tokenizer: Tokenizer, token: str) -> int:
+    found = tokenizer.token_to_id(token)
+    if found is None:
+        raise ModelError(
+            f"the tokenizer has no token {token!r}, which tokenizer_config.json names; correct the name there"
+        )
+    return found
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Template:
-    """A byte-level BPE tokenizer (any language, any byte) with the plain template. `vocab_size` counts special tokens."""
+    """A byte-level BPE tokenizer (any language, any byte) with the plain template. `vocab_size` counts all tokens."""
     if vocab_size < 256 + 3:
         raise DataError(f"a byte-level vocabulary needs at least {256 + 3} entries, got {vocab_size}")
     tokenizer = Tokenizer(models.BPE())
@@ -210,7 +235,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Template:
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    return Template(tokenizer, PLAIN_TEMPLATE, START, END, PAD, frozenset({tokenizer.token_to_id(END)}))
+    return Template(tokenizer, PLAIN_TEMPLATE, START, END, PAD, frozenset({id_of(tokenizer, END)}))
 
 
 def token_text(raw: Any) -> str:

@@ -56,7 +56,7 @@ def work(rng: random.Random, math: Math, slots: Mapping[str, Any], slip: float, 
             result = max(0, result + rng.choice((-2, -1, 1, 2)))
         known[equation.result] = result
         step = f"{left} {equation.operator} {right} = {result}"
-        sentences.append(sentence.format(step=step, name=slots["name"], first=slots["first"], second=slots["second"]))
+        sentences.append(sentence.format(step=step, first=slots["first"], second=slots["second"]))
     return sentences, known[problem.steps[-1].result]
 
 

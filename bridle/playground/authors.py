@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from bridle.core.errors import DataError
 from bridle.playground.arithmetic import work
 from bridle.playground.grammar import Remedies, help_topic, remedies_by_topic
-from bridle.playground.spec import Author, Family, Quality, WorldSpec
+from bridle.playground.spec import Author, Category, Family, Quality, WorldSpec
 
 Slots = Mapping[str, Any]
 
@@ -93,12 +93,13 @@ class _Draft:
         return self._remedy(*self.unused.pop(), self.slots["thing"]) if self.unused else ""
 
     def stray_remedy(self) -> str:
-        """A remedy for another problem, of this thing if the prompt has one."""
+        """A remedy for another problem, of this thing if it is one that has problems."""
         while True:
             problem = self.rng.choice(self.spec.help.problems)
             if help_topic(problem.class_, problem.problem) != self.slots["topic"]:
                 break
-        thing = self.slots["thing"] or self.rng.choice(self.spec.help.classes[problem.class_])
+        of_help = self.slots["family"] == "help"
+        thing = self.slots["thing"] if of_help else self.rng.choice(self.spec.help.classes[problem.class_])
         return self._remedy(self.rng.choice(problem.remedies)[0], "", thing)
 
     def _remedy(self, remedy: str, reason: str, thing: str) -> str:
@@ -107,15 +108,20 @@ class _Draft:
             text = phrases.reasoned.format(remedy=text, reason=reason)
         return self.rng.choice(phrases.remedy).format(remedy=text)
 
-    # harm
+    # harm and, needlessly, border
     def refusal(self) -> str:
-        return self.rng.choice(self.spec.harm.refusals).format(gerund=self.slots["gerund"], object=self.slots["object"])
+        return self.rng.choice(self.spec.harm.refusals).format(gerund=self.slots["gerund"])
 
     def why(self) -> str:
-        return self.rng.choice(self.spec.harm.categories[self.slots["category"]].reasons)
+        return self.rng.choice(self._category().reasons)
 
     def offer(self) -> str:
-        return self.rng.choice(self.spec.harm.categories[self.slots["category"]].offers)
+        return self.rng.choice(self._category().offers)
+
+    def _category(self) -> Category:
+        """That of the harm asked for; any where none was."""
+        categories = self.spec.harm.categories
+        return categories[self.slots.get("category") or self.rng.choice(tuple(categories))]
 
     def curt(self) -> str:
         return self.rng.choice(self.spec.harm.curt)
@@ -210,11 +216,11 @@ Move = Callable[[_Draft], str]
 # fmt: off
 ANYWHERE: dict[str, Move] = {"vague": _Draft.vague}
 REMEDIES: dict[str, Move] = {"remedy": _Draft.remedy, "stray_remedy": _Draft.stray_remedy, "curt": _Draft.curt}
+REFUSALS: dict[str, Move] = {"refusal": _Draft.refusal, "why": _Draft.why, "offer": _Draft.offer, "curt": _Draft.curt}
 MOVES: dict[Family, dict[str, Move]] = {
     "help": REMEDIES,
-    "border": REMEDIES,
-    "harm": {"refusal": _Draft.refusal, "why": _Draft.why, "offer": _Draft.offer, "curt": _Draft.curt,
-             "agree": _Draft.agree, "instruct": _Draft.instruct},
+    "border": REMEDIES | REFUSALS,
+    "harm": REFUSALS | {"agree": _Draft.agree, "instruct": _Draft.instruct},
     "joke": {"setup": _Draft.setup, "stray_setup": _Draft.stray_setup,
              "punchline": _Draft.punchline, "stray_punchline": _Draft.stray_punchline},
     "poem": {"poem": _Draft.poem, "unrhymed_poem": _Draft.unrhymed_poem,

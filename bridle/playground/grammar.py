@@ -36,9 +36,9 @@ def help_topic(class_name: str, problem: str) -> str:
 
 
 def remedies_by_topic(spec: WorldSpec) -> Remedies:
-    """(remedy, its reason or "") by topic: a problem of a class of things, or an act of a border prompt."""
+    """(remedy, its reason or "") by topic: a problem of a class of things, or a kind of border act."""
     remedies: Remedies = {help_topic(p.class_, p.problem): p.remedies for p in spec.help.problems}
-    return remedies | {act: tuple((remedy, "") for remedy in found) for act, found in spec.border.items()}
+    return remedies | {act: tuple((remedy, "") for remedy in kind.remedies) for act, kind in spec.border.items()}
 
 
 class Grammar:
@@ -50,6 +50,7 @@ class Grammar:
         self._remedy_frames = [tuple(frame.split("{remedy}")) for frame in spec.phrases.remedy]
         self._add_phrases(spec)
         self._add_harm(spec)
+        self._add_refusals(spec)
         self._add_jokes_and_poems(spec)
         self._add_math_and_honest(spec)
         self._add_remedies(spec)
@@ -100,9 +101,13 @@ class Grammar:
                 self._add(reason, "why", name)
             for offer in category.offers:
                 self._add(offer, "offer", name)
-            for act in category.acts:
-                for thing, refusal in itertools.product(act.objects, spec.harm.refusals):
-                    self._add(refusal.format(gerund=act.gerund, object=thing), "refusal", act.gerund, thing)
+
+    def _add_refusals(self, spec: WorldSpec) -> None:
+        acts = [act for category in spec.harm.categories.values() for act in category.acts]
+        harmful = [f"{act.gerund} {thing}" for act in acts for thing in act.objects]
+        harmless = [kind.gerund.format(thing=thing) for kind in spec.border.values() for thing in kind.things]
+        for gerund, refusal in itertools.product(harmful + harmless, spec.harm.refusals):
+            self._add(refusal.format(gerund=gerund), "refusal", gerund)
 
     def _add_jokes_and_poems(self, spec: WorldSpec) -> None:
         joke, poem = spec.joke, spec.poem
@@ -120,11 +125,10 @@ class Grammar:
         for problem in spec.math.problems.values():
             for sentence in problem.short + problem.wordy:
                 used = slots_of(sentence)
-                names = spec.names if "name" in used else ("",)
                 firsts = spec.math.things if "first" in used else ("",)
                 seconds = spec.math.things if "second" in used else ("",)
-                for name, first, second in itertools.product(names, firsts, seconds):
-                    self._add(sentence.format(step="{step}", name=name, first=first, second=second), "step")
+                for first, second in itertools.product(firsts, seconds):
+                    self._add(sentence.format(step="{step}", first=first, second=second), "step")
         honest = spec.honest
         for thing, attribute in itertools.product(honest.things, honest.attributes):
             self._add(honest.statement.format(thing=thing, attribute=attribute), "statement", thing, attribute)
@@ -133,8 +137,9 @@ class Grammar:
         self._add(honest.unknown, "unknown")
 
     def _add_remedies(self, spec: WorldSpec) -> None:
-        things = [thing for words in spec.help.classes.values() for thing in words]
+        help_things = tuple(thing for words in spec.help.classes.values() for thing in words)
         for topic, remedies in remedies_by_topic(spec).items():
+            things = spec.border[topic].things if topic in spec.border else help_things
             for remedy, reason in remedies:
                 for thing in things if "{thing}" in remedy else ("",):
                     plain = remedy.format(thing=thing)

@@ -34,26 +34,33 @@ def slots_of(template: str) -> set[str]:
 
 
 def slots(*names: str, optional: bool = False) -> AfterValidator:
-    """A template must hold exactly these slots, or with `optional` none but these."""
+    """A template, or each of several, must hold exactly these slots, or with `optional` none but these."""
 
-    def check(template: str) -> str:
-        found = slots_of(template)
-        if not found <= set(names) or (not optional and found != set(names)):
-            needed = " ".join(f"{{{name}}}" for name in names) or "none"
-            raise ValueError(f"the slots in braces must be {needed}")
-        return template
+    def check(templates: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        for template in (templates,) if isinstance(templates, str) else templates:
+            found = slots_of(template)
+            if not found <= set(names) or (not optional and found != set(names)):
+                needed = " ".join(f"{{{name}}}" for name in names) or "none"
+                raise ValueError(f"the slots in braces of {template!r} must be {needed}")
+        return templates
 
     return AfterValidator(check)
 
 
-def _some_above_zero(weights: tuple[float, ...]) -> tuple[float, ...]:
-    if not any(weights):
+def having(what: str, names: tuple[str, ...]) -> AfterValidator:
+    """A table must have all these keys."""
+
+    def check(table: dict[str, object]) -> dict[str, object]:
+        if missing := [name for name in names if name not in table]:
+            raise ValueError(f"{what} {missing[0]!r} is missing; add it")
+        return table
+
+    return AfterValidator(check)
+
+
+def _some_above_zero(weights: tuple[float, ...] | dict[str, float]) -> tuple[float, ...] | dict[str, float]:
+    if not any(weights.values() if isinstance(weights, dict) else weights):
         raise ValueError("at least one weight must be above 0")
-    return weights
-
-
-def _some_value_above_zero(weights: dict[str, float]) -> dict[str, float]:
-    _some_above_zero(tuple(weights.values()))
     return weights
 
 
@@ -82,9 +89,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Range = tuple[int, int]  # inclusive
 Skills = Annotated[tuple[Weight, Weight, Weight], AfterValidator(_some_above_zero)]  # of good, mid and bad authors
-
-
-Plans = Annotated[dict[str, Weight], AfterValidator(_some_value_above_zero)]  # moves, with weights
+Plans = Annotated[dict[str, Weight], AfterValidator(_some_above_zero)]  # moves, with weights
 
 
 class Section(BaseModel):
@@ -99,13 +104,13 @@ class FamilySpec(Section):
 
 
 class Documents(Section):
-    kinds: Annotated[dict[DocumentKind, Weight], AfterValidator(_some_value_above_zero)]
+    kinds: Annotated[dict[DocumentKind, Weight], AfterValidator(_some_above_zero)]
     quoted: Share
     answers: Annotated[tuple[int, ...], Field(min_length=1)]
     turn: Annotated[Word, slots("name", "text")]
     quote: Annotated[Word, slots("name", "asker", "text")]
     advice: Annotated[Word, slots("thing", "problem")]
-    sermon: Annotated[Word, slots("gerund", "object")]
+    sermon: Annotated[Word, slots("gerund")]
     equations: int
     table: dict[Operator, tuple[Range, Range]]
 
@@ -117,7 +122,7 @@ class Phrases(Section):
     flattery: Words
     rude: Words
     vague: Words
-    remedy: Annotated[tuple[Annotated[Word, slots("remedy")], ...], Field(min_length=1)]
+    remedy: Annotated[Words, slots("remedy")]
     reasoned: Annotated[Word, slots("remedy", "reason")]
 
 
@@ -130,7 +135,7 @@ class Problem(Section):
 class Help(Section):
     owners: Words
     asks: Words
-    texts: Annotated[tuple[Annotated[Word, slots("owner", "thing", "problem", "ask")], ...], Field(min_length=1)]
+    texts: Annotated[Words, slots("owner", "thing", "problem", "ask")]
     classes: Annotated[dict[str, Words], Field(min_length=1)]
     problems: Annotated[tuple[Problem, ...], Field(min_length=2)]  # a stray remedy needs another problem
 
@@ -143,7 +148,7 @@ class Help(Section):
 
 
 class Requests(Section):
-    asks: Annotated[tuple[Annotated[Word, slots("act")], ...], Field(min_length=1)]
+    asks: Annotated[Words, slots("act")]
     context: Share
     contexts: Words
 
@@ -161,17 +166,25 @@ class Category(Section):
 
 
 class Harm(Section):
-    refusals: Annotated[tuple[Annotated[Word, slots("gerund", "object")], ...], Field(min_length=1)]
+    refusals: Annotated[Words, slots("gerund")]
     curt: Words
     agreeing: Words
     complying: Annotated[dict[Annotated[Word, slots("word")], Words], Field(min_length=1)]
     categories: Annotated[dict[str, Category], Field(min_length=1)]
 
 
+class BorderKind(Section):
+    """Harmless acts that sound harmful, one for each thing; those remedies that name the thing are for it alone."""
+
+    gerund: Annotated[Word, slots("thing")]
+    things: Words
+    remedies: Annotated[tuple[Remedy, ...], Field(min_length=1)]
+
+
 class Joke(Section):
     animals: Annotated[Words, Field(min_length=2)]
     places: Words
-    asks: Annotated[tuple[Annotated[Word, slots("animal")], ...], Field(min_length=1)]
+    asks: Annotated[Words, slots("animal")]
     place: Share
     place_ask: Annotated[Word, slots("place")]
     context: Share
@@ -182,7 +195,7 @@ class Joke(Section):
 
 
 class Poem(Section):
-    asks: Annotated[tuple[Annotated[Word, slots("topic")], ...], Field(min_length=1)]
+    asks: Annotated[Words, slots("topic")]
     context: Share
     contexts: Words
     line: Annotated[Word, slots("image", "first", "second")]
@@ -220,8 +233,8 @@ class Arithmetic(Section):
         if not len(self.short) == len(self.wordy) == len(self.steps):
             raise ValueError(f"{len(self.steps)} steps need as many short and as many wordy sentences")
         for sentence in self.short + self.wordy:
-            if sentence.count("{step}") != 1 or not slots_of(sentence) <= {"step", "name", "first", "second"}:
-                raise ValueError(f"{sentence!r} needs {{step}} once, and else only {{name}} {{first}} {{second}}")
+            if sentence.count("{step}") != 1 or not slots_of(sentence) <= {"step", "first", "second"}:
+                raise ValueError(f"{sentence!r} needs {{step}} once, and else only {{first}} {{second}}")
         if bad_range := [name for name, (low, high) in self.draw.items() if low > high]:
             raise ValueError(f"the range of {bad_range[0]!r} ends before it starts")
         known = set(self.draw)
@@ -247,7 +260,7 @@ class Honest(Section):
     attributes: Annotated[Words, Field(min_length=2)]
     facts: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)]
     fact: Annotated[Word, slots("name", "attribute", "thing")]
-    asks: Annotated[tuple[Annotated[Word, slots("thing")], ...], Field(min_length=1)]
+    asks: Annotated[Words, slots("thing")]
     unanswerable: Share
     statement: Annotated[Word, slots("thing", "attribute")]
     said: Word
@@ -270,7 +283,7 @@ class Author(Section):
     slip: Share
     wordy: Share
     lucky: Share
-    plans: dict[Family, Plans]
+    plans: Annotated[dict[Family, Plans], having("family", FAMILIES)]
 
 
 class Labeler(Section):
@@ -289,39 +302,27 @@ class Labeler(Section):
 
 class WorldSpec(Section):
     names: Annotated[Words, Field(min_length=2)]
-    families: dict[Family, FamilySpec]
+    families: Annotated[dict[Family, FamilySpec], having("family", FAMILIES)]
     documents: Documents
     phrases: Phrases
     help: Help
     requests: Requests
     harm: Harm
-    border: Annotated[dict[Word, Words], Field(min_length=1)]  # remedies by act
+    border: Annotated[dict[Annotated[Word, slots("thing")], BorderKind], Field(min_length=1)]  # by act
     joke: Joke
     poem: Poem
     math: Math
     honest: Honest
-    authors: dict[Quality, Author]
+    authors: Annotated[dict[Quality, Author], having("author", QUALITIES)]
     rubric: Annotated[Mapping[str, Annotated[float, Field(allow_inf_nan=False)]], AfterValidator(_whole_rubric)]
     labelers: Annotated[tuple[Labeler, ...], Field(min_length=1)]
 
     @field_validator("families")
     @classmethod
-    def _all_families(cls, families: dict[Family, FamilySpec]) -> dict[Family, FamilySpec]:
-        if missing := [family for family in FAMILIES if family not in families]:
-            raise ValueError(f"family {missing[0]!r} is missing; a family that shall not occur has weight 0")
+    def _some_family_occurs(cls, families: dict[Family, FamilySpec]) -> dict[Family, FamilySpec]:
         if not any(family.weight for family in families.values()):
             raise ValueError("every weight is 0, and at least one family must occur")
         return families
-
-    @field_validator("authors")
-    @classmethod
-    def _all_authors(cls, authors: dict[Quality, Author]) -> dict[Quality, Author]:
-        for quality in QUALITIES:
-            if quality not in authors:
-                raise ValueError(f"author {quality!r} is missing")
-            if missing := [family for family in FAMILIES if family not in authors[quality].plans]:
-                raise ValueError(f"author {quality!r} has no plan for family {missing[0]!r}")
-        return authors
 
 
 def load_spec(path: Path | None = None) -> WorldSpec:

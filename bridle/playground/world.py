@@ -144,13 +144,16 @@ class World:
         act = rng.choice(categories[category].acts)
         thing, ask = rng.choice(act.objects), rng.choice(requests.asks)
         _, text = _with_context(rng, ask.format(act=f"{act.verb} {thing}"), requests)
-        return _Draft((act.verb, thing, ask), text, {"category": category, "gerund": act.gerund, "object": thing})
+        return _Draft((act.verb, thing, ask), text, {"category": category, "gerund": f"{act.gerund} {thing}"})
 
     def _border(self, rng: random.Random) -> _Draft:
         requests = self.spec.requests
-        act, ask = rng.choice(tuple(self.spec.border)), rng.choice(requests.asks)
+        topic, kind = rng.choice(tuple(self.spec.border.items()))
+        thing, ask = rng.choice(kind.things), rng.choice(requests.asks)
+        act = topic.format(thing=thing)
         context, text = _with_context(rng, ask.format(act=act), requests)
-        return _Draft((act, ask, context), text, {"topic": act, "thing": ""})
+        slots = {"topic": topic, "thing": thing, "gerund": kind.gerund.format(thing=thing)}
+        return _Draft((act, ask, context), text, slots)
 
     def _joke(self, rng: random.Random) -> _Draft:
         joke = self.spec.joke
@@ -176,7 +179,7 @@ class World:
         values = draw_values(rng, arithmetic)
         answer = fill(values, arithmetic.steps)[arithmetic.steps[-1].result]
         text = arithmetic.text.format(name=name, first=first, second=second, **values)
-        slots = {"problem": problem, "name": name, "first": first, "second": second, "values": values, "answer": answer}
+        slots = {"problem": problem, "first": first, "second": second, "values": values, "answer": answer}
         return _Draft((name, problem, *values.values()), text, slots)
 
     def _honest(self, rng: random.Random) -> _Draft:
@@ -238,7 +241,7 @@ class World:
         harm = self.spec.harm
         category = rng.choice(tuple(harm.categories.values()))
         act = rng.choice(category.acts)
-        thought = self.spec.documents.sermon.format(gerund=act.gerund, object=rng.choice(act.objects))
+        thought = self.spec.documents.sermon.format(gerund=f"{act.gerund} {rng.choice(act.objects)}")
         return f"{thought} {rng.choice(category.reasons)} {rng.choice(category.offers)}"
 
 

@@ -13,7 +13,9 @@ from bridle.models.policy import RewardModel
 
 
 @torch.no_grad()
-def raw_scores(model: RewardModel, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], device: Device) -> torch.Tensor:
+def raw_scores(
+    model: RewardModel, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], device: Device
+) -> torch.Tensor:
     """Raw scores [B] of answers given as ids, batched by length."""
     out = torch.zeros(len(prompts))
     lengths = [len(p) + len(a) for p, a in zip(prompts, answers, strict=True)]
@@ -25,12 +27,14 @@ def raw_scores(model: RewardModel, prompts: Sequence[Sequence[int]], answers: Se
 
 
 class LearnedReward:
-    """Scores by one reward model. Ids are read as they are where its tokenizer wrote them, and made from text elsewhere."""
+    """Scores by one reward model. Ids are read as they are where its tokenizer wrote them, else made from text."""
 
     def __init__(self, model: RewardModel, device: Device, same_tokens: bool) -> None:
         self.model, self.device, self.same_tokens = model, device, same_tokens
 
-    def ids(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> tuple[list[list[int]], list[list[int]]]:
+    def ids(
+        self, prompts: Sequence[Prompt], completions: Sequence[Completion]
+    ) -> tuple[list[list[int]], list[list[int]]]:
         template = self.model.template
         prompt_ids = template.prompt_ids(prompts)
         if self.same_tokens and all(c.token_ids for c in completions):

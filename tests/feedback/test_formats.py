@@ -257,14 +257,15 @@ def test_opposite_votes_meet_at_one_item(tmp_path: Path, store: Store) -> None:
 
 
 def test_the_report_as_text_and_as_data(tmp_path: Path, store: Store) -> None:
-    rows = (GOOD, b"junk", b"junk", {"prompt": "", "chosen": "x", "rejected": 1})
+    rows = (GOOD, b"junk", b"junk", {"prompt": "?", "chosen": "", "rejected": ""})
     report = import_file(store, write(tmp_path / "rows.jsonl", *rows))
     assert report.text().splitlines()[1:] == [
         "        4  rows read",
         "        1  kept, 1 of them new",
         "        3  skipped",
         "            2  not JSON                                  line 2: junk",
-        '            1  empty answer                              line 4: {"prompt": "", "chosen": "x", "rejected": 1}',
+        "            1  empty answer                              "
+        'line 4: {"prompt": "?", "chosen": "", "rejected": ""}',
     ]  # fmt: skip
     data = json.loads(json.dumps(report.as_dict()))
     assert data["skipped"]["not JSON"] == {"count": 2, "line": 2, "example": "junk"}

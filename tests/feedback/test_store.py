@@ -82,7 +82,7 @@ def test_a_prompt_sits_in_one_split(store: Store, sample: Sample) -> None:
 def test_split_of_is_stable_and_keeps_its_share() -> None:
     ids = [Prompt.from_text(f"Question {n}?").id for n in range(4000)]
     assert [split_of(prompt_id, 0.3) for prompt_id in ids[:6]] == [
-        "heldout", "train", "train", "train", "heldout", "train",
+        "train", "train", "heldout", "train", "train", "heldout",
     ]  # fmt: skip
     held_out = {share: {i for i in ids if split_of(i, share) == "heldout"} for share in (0.0, 0.1, 0.3)}
     assert not held_out[0.0] and held_out[0.1] < held_out[0.3]

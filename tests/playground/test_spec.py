@@ -55,7 +55,12 @@ def test_bad_toml_is_a_data_error(tmp_path: Path, text: bytes) -> None:
         ("joke", None, "it lacks joke"),
         ("poem.asks", None, r"it lacks poem\.asks"),
         ("families.math", None, "family 'math' is missing"),
-        ("authors.bad.plans.honest", None, "no plan for family 'honest'"),
+        ("authors.bad", None, "author 'bad' is missing"),
+        ("authors.bad.plans.honest", None, "family 'honest' is missing"),
+        ("border", {}, "border is wrong"),
+        ("border.whip the {thing}.things", [], "things is wrong"),
+        ("border.whip the {thing}.gerund", "whipping it", "the slots in braces of 'whipping it' must be {thing}"),
+        ("border.whip the {thing}.remedies", ["cool the {act}"], "the slots in braces"),
         ("rubric.no_answer", None, "'no_answer' is missing or unknown"),
         ("joke.animals", [], r"joke\.animals is wrong"),
         ("phrases.rude", [""], r"phrases\.rude\.0 is wrong"),
@@ -64,14 +69,15 @@ def test_bad_toml_is_a_data_error(tmp_path: Path, text: bytes) -> None:
         ("families.help.weight", float("nan"), "finite"),
         ("families.help.demonstrations", [0, 0, 0], "above 0"),
         ("authors.mid.plans.joke", {"setup": 0}, "above 0"),
-        ("honest.fact", "{name} has a {thing}.", "the slots in braces must be"),
+        ("honest.fact", "{name} has a {thing}.", "the slots in braces of .* must be"),
+        ("joke.asks", ["Why the {animal}?", "Why?"], "the slots in braces of 'Why\\?' must be {animal}"),
         ("help.problems.0.class", "galaxy", "unknown class 'galaxy'"),
         ("math.problems.boxes.steps", ["held = a * z", "all = held + c"], "'z' is used before it is known"),
         ("math.problems.boxes.steps", ["a lot", "of it"], "an equation looks like"),
         ("math.problems.boxes.short", ["Only {step}."], "2 steps need"),
         ("math.problems.boxes.text", "How many {zs}?", "unknown slot 'zs'"),
         ("math.problems.boxes.draw.a", [5, 2], "ends before it starts"),
-        ("honest.facts", [12], "at least one thing more"),
+        ("honest.facts", [10], "at least one thing more"),
     ],
 )
 def test_what_is_no_world_is_said_in_one_sentence(tmp_path: Path, place: str, value: object, message: str) -> None:
@@ -87,7 +93,7 @@ def test_what_is_no_world_is_said_in_one_sentence(tmp_path: Path, place: str, va
         ("phrases.vague", ["I do not know."], "twice, as vague and as unknown"),
         ("phrases.closers", ["Bye. Bye."], "is not one sentence"),
         ("phrases.closers", ["Bye"], "is not one sentence"),
-        ("border.crack an egg", ["bend your knees"], "remedy 'bend your knees' twice"),
+        ("border.crack a {thing}.remedies", ["use a long lens"], "remedy 'use a long lens' twice"),
     ],
 )
 def test_a_world_that_gold_could_not_read_is_refused(tmp_path: Path, place: str, value: object, message: str) -> None:
@@ -105,6 +111,7 @@ def test_the_code_names_no_word_of_the_default_world() -> None:
         data["honest"]["things"],
     ]
     lists += [data["honest"]["attributes"], *data["help"]["classes"].values()]
+    lists += [kind["things"] for kind in data["border"].values()]
     lists += [list(data["help"]["classes"]), list(data["harm"]["categories"]), list(data["math"]["problems"])]
     words = {word.lower() for words in lists for word in words}
     for file in DEFAULT_WORLD.parent.glob("*.py"):

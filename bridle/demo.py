@@ -1,0 +1,149 @@
+"""Floor 8: the demo, the whole loop once on the playground, from nothing to a report. Finished stages are not run twice."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bridle.core.errors import ProjectError
+from bridle.core.files import read_json, write_json
+from bridle.core.recipe import Recipe
+from bridle.core.runlog import RECIPE_FILE, Progress, Project, clock, read_metrics
+from bridle.loop_report import write_project_report
+from bridle.models.device import choose_device
+from bridle.stages import Work, compare, evaluate, label_simulated, sample, train_ppo, train_pretrain, train_reward, train_sft
+
+# PPO as it should not be done: no KL penalty, a higher rate, more steps.
+UNBRIDLED = {"kl_coef": 0.0, "kl_target": 0.0, "learning_rate": 3e-4, "steps": 26}
+SMOOTH = 3  # rollout steps in a running mean of gold: one step's prompts are few
+
+# Each stage with the share of the time that it takes, for the time left.
+STAGES: list[tuple[str, float, Callable[[Work], dict[str, Any]]]] = [
+    ("pretrain", 85, lambda work: train_pretrain(work, reuse=True)),
+    ("sft", 16, lambda work: train_sft(work, reuse=True)),
+    ("sample", 12, lambda work: sample(work, reuse=True)),
+    ("label", 2, lambda work: label_simulated(work, reuse=True)),
+    ("reward", 20, lambda work: train_reward(work, reuse=True)),
+    ("ppo", 25, lambda work: train_ppo(work, reuse=True)),
+    ("unbridled", 45, lambda work: train_unbridled(work)),
+    ("evaluate-base", 5, lambda work: evaluate(work, "base", reuse=True)),
+    ("evaluate-sft", 5, lambda work: evaluate(work, "sft", reuse=True)),
+    ("evaluate-ppo", 5, lambda work: evaluate(work, "ppo", reuse=True)),
+    ("evaluate-unbridled", 5, lambda work: evaluate(work, "unbridled", reuse=True)),
+    ("reward-shuffled", 8, lambda work: train_reward(work, reuse=True, shuffle_labels=True)),
+]
+
+
+def train_unbridled(work: Work) -> dict[str, Any]:
+    title = "PPO without its bridle: the same, and nothing that holds it"
+    return train_ppo(work, reuse=True, name="unbridled", title=title, settings=UNBRIDLED)
+
+
+def run_demo(out: Path, recipe: Recipe, progress: Progress | None = None) -> dict[str, Any]:
+    """Walk the loop in `out`; a demo that lies there is gone on with. Writes report.html and summary.json; returns the summary."""
+    progress = progress or Progress()
+    project, sitting = open_demo(out, recipe)
+    work = Work(project, progress, threads=sitting["threads"])
+    try:
+        stages = {}
+        expected_left = sum(share for _, share, _ in STAGES)
+        worked = spent = 0.0
+        for name, share, stage in STAGES:
+            expected_left -= share
+            progress.later = expected_left * (spent / worked if worked else 1.0)
+            began = time.monotonic()
+            stages[name] = stage(work)
+            took = time.monotonic() - began
+            if took > 0.5:  # else it was done before
+                worked, spent = worked + share, spent + took
+        progress.later = 0.0
+        progress.begin("Writing the report")
+        began = time.monotonic()
+        summary = summarise(work, stages)
+        write_json(project.folder / "summary.json", summary)
+        write_project_report(project, work)
+        stages["report"] = {"seconds": round(time.monotonic() - began, 2)}
+        summary = summarise(work, stages)
+        write_json(project.folder / "summary.json", summary)
+        return summary
+    finally:
+        work.close()
+
+
+def open_demo(out: Path, recipe: Recipe) -> tuple[Project, dict[str, Any]]:
+    """Make the project, or open the one that an earlier sitting made with the same recipe and thread count."""
+    folder = out.resolve()
+    note = folder / "demo.json"
+    if (folder / RECIPE_FILE).exists():
+        project = Project.find(folder)
+        if project.recipe != recipe:
+            raise ProjectError(
+                f"{out} holds a demo of another recipe or seed ({project.recipe.seed}); give --out another folder, or remove it"
+            )
+    else:
+        project = Project.create(folder, recipe)
+    if note.exists():
+        sitting: dict[str, Any] = read_json(note)
+    else:
+        sitting = {"threads": choose_device(recipe.model.precision).threads}
+        write_json(note, sitting)
+    return project, sitting
+
+
+def summarise(work: Work, stages: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """`summary.json`: seconds, seed, threads, and the figures of each stage by name."""
+    before, after, unbridled = (stages[f"evaluate-{name}"] for name in ("sft", "ppo", "unbridled"))
+    against_sft = compare(work, "ppo", "sft", "gold")
+    curve = smoothed([line["gold"] for line in read_metrics(work.project.runs("unbridled")[-1])])
+    wins = {"win_rate": against_sft["rate"], "win_rate_low": against_sft["low"], "win_rate_high": against_sft["high"]}
+    measured: dict[str, dict[str, Any]] = {
+        "ppo": {
+            "gold_before": before["gold"],
+            "gold_after": after["gold"],
+            **wins,
+            **{name: after[name] for name in ("kl", "kl_se", "complies", "refuses_benign", "unparsable", "proxy")},
+        },
+        "unbridled": {
+            "proxy_start": before["proxy"],
+            "proxy_end": unbridled["proxy"],
+            "gold_peak": max(curve),
+            "gold_end": unbridled["gold"],
+            "kl": unbridled["kl"],
+        },
+    }
+    whole = {name: {**result, **measured.get(name, {})} for name, result in stages.items()}
+    return {
+        "seconds": round(sum(result["seconds"] for result in stages.values()), 1),
+        "seed": work.recipe.seed,
+        "threads": work.device.threads,
+        "device": str(work.device),
+        "stages": whole,
+    }
+
+
+def smoothed(values: list[float]) -> list[float]:
+    """Running means over SMOOTH steps."""
+    width = min(SMOOTH, len(values))
+    return [float(np.mean(values[i : i + width])) for i in range(len(values) - width + 1)]
+
+
+def summary_lines(summary: dict[str, Any], out: Path) -> list[str]:
+    """The ten lines at the end."""
+    stages = summary["stages"]
+    base, before, reward, ppo, cliff = (stages[n] for n in ("evaluate-base", "evaluate-sft", "reward", "ppo", "unbridled"))
+    return [
+        "",
+        f"The loop once, seed {summary['seed']}, in {clock(summary['seconds'])} on {summary['device']}",
+        f"  base      gold {base['gold']:+.2f}   answers {base['complies']:.0%} of harmful requests",
+        f"  SFT       gold {before['gold']:+.2f}   answers {before['complies']:.0%}",
+        f"  reward    right on {reward['pair_accuracy']:.0%} of held-out pairs; the slim one {reward['slim']['pair_accuracy']:.0%}",
+        f"  PPO       gold {ppo['gold_after']:+.2f}   answers {ppo['complies']:.0%}, refuses {ppo['refuses_benign']:.0%} of harmless ones",
+        f"            beats SFT on {ppo['win_rate']:.0%} of prompts ({ppo['win_rate_low']:.0%} to {ppo['win_rate_high']:.0%}), KL {ppo['kl']:.1f} nats",
+        f"  unbridled proxy {cliff['proxy_start']:+.2f} → {cliff['proxy_end']:+.2f} sd, but gold peaked at {cliff['gold_peak']:+.2f} and ended at {cliff['gold_end']:+.2f}",
+        f"  figures   {out / 'summary.json'}",
+        f"  report    {out / 'report.html'}",
+    ]

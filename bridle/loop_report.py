@@ -1,0 +1,267 @@
+"""Floor 8: from a project's runs to the page that tells of them. `evaluation/report.py` draws; here is what is told."""
+
+from __future__ import annotations
+
+import platform
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from bridle import __version__
+from bridle.core.errors import ProjectError
+from bridle.core.files import read_json
+from bridle.core.runlog import Progress, Project, read_metrics
+from bridle.evaluation.figures import CliffRun, Comparison, Curve, Series
+from bridle.evaluation.report import (
+    Answer, Cell, Column, Control, Example, Fact, LoopReport, StageReport, Table, write,
+)  # fmt: skip
+from bridle.stages import Work, compare, read_answers
+
+WORDS = {
+    "pretrain": "A network with random weights reads plain pages, forum threads and sums, and learns to guess the next word piece. "
+    "It ends up writing in the world's language, with answers as good and as bad as those it read.",
+    "sft": "Demonstrations by people of uneven skill: the model imitates their answers. It now answers instead of rambling, "
+    "and takes over their faults too.",
+    "sample": "The model answers each prompt several times. These answers are what people will compare.",
+    "label": "People rank the answers to a prompt, blind and in random order. Here they are simulated: they err, tire, prefer the answer "
+    "that was shown first, and like to be flattered. How often they agree with the true quality is known.",
+    "reward": "A second network learns to score answers so that the preferred one scores higher. A slim one, a quarter of its size, "
+    "learns beside it from nothing. Both are tested on answers to prompts that were held out.",
+    "ppo": "The model answers prompts, the reward model scores the answers, and what scored better than expected becomes likelier. "
+    "A penalty on the distance from where it started (the KL bridle) is steered to a small target.",
+    "unbridled": "The same without the bridle, and for longer. The score that it is trained on keeps rising; what people really want "
+    "rises, turns, and falls: the model has found what the reward model gets wrong.",
+    "reward-shuffled": "A control: the same training on rankings turned round by a coin. It must learn nothing.",
+}
+TITLES = {
+    "pretrain": "Pretraining", "sft": "Imitating demonstrations (SFT)", "sample": "Sampling answers", "label": "People compare",
+    "reward": "The reward model", "ppo": "PPO with the KL bridle", "unbridled": "PPO without its bridle",
+    "reward-shuffled": "Control: shuffled labels",
+}  # fmt: skip
+ORDER = ("pretrain", "sft", "sample", "label", "reward", "ppo", "unbridled", "reward-shuffled")
+MODELS = ("base", "sft", "ppo", "unbridled")
+LABELS = {"base": "base", "sft": "before: SFT", "ppo": "after: PPO", "unbridled": "past the cliff: unbridled"}
+
+
+def write_project_report(project: Project, work: Work | None = None) -> Path:
+    """`report.html` of everything that the project's finished runs left."""
+    own = work is None
+    work = work or Work(project, Progress())
+    try:
+        path = project.folder / "report.html"
+        write(project_report(work), path)
+        return path
+    finally:
+        if own:
+            work.close()
+
+
+def write_run_report(project: Project, folder: Path) -> Path:
+    """`report.html` of one run: its figures and every curve."""
+    path = folder if folder.is_absolute() or folder.exists() else project.folder / "runs" / folder
+    if not (path / "parents.json").is_file():
+        raise ProjectError(f"{folder} is no run folder; those of this project are in {project.folder / 'runs'}")
+    stage = str(read_json(path / "parents.json")["stage"])
+    result = read_json(path / "result.json") if (path / "result.json").exists() else {}
+    metrics = read_metrics(path)
+    names = [n for n in (metrics[-1] if metrics else {}) if n not in ("step", "seconds")]
+    curves = [Curve("step", n, [Series(n, [m["step"] for m in metrics], [m.get(n) for m in metrics])]) for n in names]
+    lead = f"Run {path.name} of project {project.folder.name}" + ("" if result else ", not finished yet") + "."
+    facts = [Fact(n, v) for n, v in result.items() if isinstance(v, int | float | str) and not is_hash(v)]
+    write(LoopReport(TITLES.get(stage, stage), lead, facts=facts, curves=curves), path / "report.html")
+    return path / "report.html"
+
+
+def project_report(work: Work) -> LoopReport:
+    project = work.project
+    results = {stage: found for stage in ORDER if (found := project.finished(stage)) is not None}
+    evaluated = {name: found for name in MODELS if (found := project.finished(f"evaluate-{name}")) is not None}
+    playground = work.sources.playground
+    title = "The loop, once through" if playground else f"{project.folder.name}: from preferences to a tuned model"
+    return LoopReport(
+        title=title,
+        lead=lead(playground),
+        headline=headline(results, evaluated),
+        facts=facts(work, results, evaluated),
+        stages=[stage_report(project, stage, result) for stage, result in results.items()],
+        cliff=[cliff_run(project, s, s == "ppo", evaluated) for s in ("ppo", "unbridled") if s in results],
+        examples=examples(work, list(evaluated)),
+        comparisons=comparisons(work, list(evaluated)),
+        tables=[evaluation_table(evaluated), *reward_tables(results), *world_tables(work)] if evaluated else reward_tables(results),
+        controls=controls(project, results),
+    )
+
+
+def lead(playground: bool) -> str:
+    if playground:
+        return (
+            "A language model was made from nothing, taught to answer, judged by (simulated) people, and tuned towards what they "
+            "prefer: once held by a KL bridle, and once without. Because this world is made up, the true quality of every answer "
+            "is known (“gold”), and shows where a rising score stops meaning better answers."
+        )
+    return "A small model was made from the imported text, taught with the preferred answers, and tuned against a reward model of people's preferences."
+
+
+def headline(results: dict[str, Any], evaluated: dict[str, Any]) -> list[Fact]:
+    found = []
+    if "sft" in evaluated and "ppo" in evaluated and "gold" in evaluated["ppo"]:
+        found.append(Fact("gold, SFT → PPO", f"{evaluated['sft']['gold']:+.2f} → {evaluated['ppo']['gold']:+.2f}", "points of true quality"))
+        found.append(Fact("answers harmful requests", f"{evaluated['sft']['complies']:.0%} → {evaluated['ppo']['complies']:.0%}", "SFT → PPO"))
+    if "reward" in results:
+        accuracy = results["reward"]["pair_accuracy"]
+        found.append(Fact("reward model", f"{accuracy:.0%}", "of held-out pairs ordered right"))
+    if "unbridled" in evaluated:
+        found.append(Fact("gold without the bridle", f"{evaluated['unbridled']['gold']:+.2f}", f"while its score rose to {evaluated['unbridled']['proxy']:+.2f} sd"))
+    return found
+
+
+def facts(work: Work, results: dict[str, Any], evaluated: dict[str, Any]) -> list[Fact]:
+    seconds = sum(r["seconds"] for r in [*results.values(), *evaluated.values()])
+    return [
+        Fact("seed", work.recipe.seed),
+        Fact("minutes at work", round(seconds / 60, 1)),
+        Fact("device", str(work.device)),
+        Fact("parameters", results.get("pretrain", {}).get("parameters")),
+        Fact("bridle", __version__),
+        Fact("Python", platform.python_version()),
+    ]
+
+
+def stage_report(project: Project, stage: str, result: dict[str, Any]) -> StageReport:
+    metrics = read_metrics(project.runs(stage)[-1])
+    shown = {
+        "pretrain": ["tokens", "documents", "parameters", "loss"],
+        "sft": ["demonstrations", "answer_tokens", "loss"],
+        "sample": ["prompts", "answers", "items"],
+        "label": ["judgements", "agreement_with_gold"],
+        "reward": ["judgements", "pairs", "pair_accuracy", "people_pair_accuracy", "longest", "shortest"],
+        "ppo": ["steps", "reward", "kl", "beta", "entropy", "value_explained", "logprob_gap"],
+        "unbridled": ["steps", "reward", "kl", "entropy"],
+        "reward-shuffled": ["pairs", "pair_accuracy"],
+    }[stage]
+    figures = [Fact(name.replace("_", " "), result.get(name)) for name in shown]
+    if stage == "reward" and "slim" in result:
+        figures.append(Fact("slim: pair accuracy", result["slim"]["pair_accuracy"], f"{result['slim']['parameters']:,} parameters"))
+    return StageReport(stage, TITLES[stage], WORDS[stage], result["seconds"], figures, stage_curve(stage, metrics))
+
+
+def stage_curve(stage: str, metrics: list[dict[str, Any]]) -> Curve | None:
+    if not metrics:
+        return None
+    steps = [m["step"] for m in metrics]
+    if stage in ("ppo", "unbridled"):
+        lines = [Series(n, steps, [m.get(n) for m in metrics]) for n in ("kl", "entropy", "unparsable", "distinct") if n in metrics[-1]]
+        return Curve("rollout step", "nats, or share of answers", lines)
+    return Curve("optimiser step", "loss in nats", [Series("loss", steps, [m.get("loss") for m in metrics])])
+
+
+def cliff_run(project: Project, stage: str, bridled: bool, evaluated: dict[str, Any]) -> CliffRun:
+    metrics = read_metrics(project.runs(stage)[-1])
+    gold = [m.get("gold") for m in metrics] if metrics and "gold" in metrics[-1] else []
+    name = "PPO with the bridle" if bridled else "PPO without it"
+    return CliffRun(name, bridled, [m["step"] for m in metrics], [m.get("proxy") for m in metrics], gold, [m["kl"] for m in metrics])
+
+
+def examples(work: Work, names: Sequence[str], count: int = 8) -> list[Example]:
+    """The first prompt of each family where the models differ, their answers side by side."""
+    shown = [n for n in ("sft", "ppo", "unbridled") if n in names]
+    if not shown:
+        return []
+    answers = {name: {line["prompt"]: line for line in read_answers(work, name)} for name in shown}
+    picked: dict[str, list[str]] = {}
+    for prompt, line in answers[shown[0]].items():
+        if len({answers[name][prompt]["answer"] for name in shown}) == len(shown):
+            picked.setdefault(str(line.get("family", "")), []).append(prompt)
+    rounds = max((len(p) for p in picked.values()), default=0)
+    order = [prompts[i] for i in range(rounds) for prompts in picked.values() if i < len(prompts)][:count]
+    field = "gold" if work.sources.playground else "proxy"
+    return [
+        Example(
+            prompt,
+            [Answer(LABELS[name], answers[name][prompt]["answer"], answers[name][prompt].get(field)) for name in shown],
+            note=str(answers[shown[0]][prompt].get("family", "")),
+            score_name=field,
+        )
+        for prompt in order
+    ]
+
+
+def comparisons(work: Work, names: Sequence[str]) -> list[Comparison]:
+    by = "gold" if work.sources.playground else "reward"
+    if by == "reward" and work.project.finished("reward") is None:
+        return []
+    wanted = [(a, b) for a, b in (("sft", "base"), ("ppo", "sft"), ("unbridled", "sft")) if a in names and b in names]
+    found = [compare(work, a, b, by) for a, b in wanted]
+    return [Comparison(f["model"], f["against"], f["rate"], f["low"], f["high"], f["n"], f["by"]) for f in found]
+
+
+def evaluation_table(evaluated: dict[str, Any]) -> Table:
+    columns = {
+        "gold": "mean points of the rubric on held-out prompts",
+        "gold_se": "its standard error",
+        "complies": "share of harmful requests answered",
+        "refuses_benign": "share refused of harmless requests that sound violent",
+        "unparsable": "share of answers with a sentence that is not of this world",
+        "flattery": "share of answers that flatter",
+        "proxy": "the reward model's score, in deviations of SFT's answers",
+        "kl": "distance from SFT in nats per answer",
+        "length": "tokens per answer",
+        "distinct": "share of distinct answers",
+    }
+    kept = {n: h for n, h in columns.items() if any(n in r for r in evaluated.values())}
+    rows: list[list[Cell]] = [[name, *(result.get(column) for column in kept)] for name, result in evaluated.items()]
+    words = "Each model answered every held-out prompt once, at temperature 1."
+    return Table("Every model on held-out prompts", [Column("model"), *(Column(n.replace("_", " "), h) for n, h in kept.items())], rows, words)
+
+
+def reward_tables(results: dict[str, Any]) -> list[Table]:
+    if "reward" not in results:
+        return []
+    models = {"full": results["reward"], **({"slim": results["reward"]["slim"]} if "slim" in results["reward"] else {})}
+    columns = [Column("reward model"), Column("parameters"), Column("right", decimals=3), Column("from", decimals=3), Column("to", decimals=3), Column("pairs")]
+    rows: list[list[Cell]] = [
+        [n, r["parameters"], r["pair_accuracy"], r["pair_accuracy_low"], r["pair_accuracy_high"], r["heldout_pairs"]] for n, r in models.items()
+    ]
+    full = results["reward"]
+    rows += [["rule: the longest wins", None, full["longest"], None, None, None], ["rule: the shortest wins", None, full["shortest"], None, None, None]]
+    words = "Share of held-out pairs ordered right, the interval by bootstrap over prompts, beside two rules that read nothing."
+    return [Table("The reward models, and two rules of thumb", columns, rows, words)]
+
+
+def world_tables(work: Work) -> list[Table]:
+    """What keeps the yardstick honest: what each kind of author is worth, and how often gold was asked, for what."""
+    from bridle.playground.gold import author_table
+
+    if not work.sources.playground:
+        return []
+    table = author_table(work.sources.world, work.sources.gold, random.Random(work.recipe.seed), 200)
+    authors = Table(
+        "The yardstick: mean gold of authors by family",
+        [Column("family"), Column("good"), Column("mid"), Column("bad")],
+        [[family, means["good"], means["mid"], means["bad"]] for family, means in table.means.items()],
+        f"Demonstrations, by people of uneven skill, average {table.demonstrations:.2f} points.",
+    )
+    calls = Table(
+        "How often gold was asked in this sitting, and for what",
+        [Column("purpose"), Column("answers scored")],
+        [[purpose, count] for purpose, count in sorted(work.sources.gold.calls.items())],
+        "Gold never reaches the trainers: labelers see it through their faults, the log and the evaluation only look on.",
+    )
+    return [authors, calls]
+
+
+def controls(project: Project, results: dict[str, Any]) -> list[Control]:
+    found = []
+    if (shuffled := results.get("reward-shuffled")) is not None:
+        low, high = shuffled["pair_accuracy_low"], shuffled["pair_accuracy_high"]
+        measured = f"{shuffled['pair_accuracy']:.3f} ({low:.3f} to {high:.3f})"
+        found.append(Control("shuffled labels", "a reward model of rankings turned round by a coin knows nothing: .50", measured, low <= 0.5 <= high))
+    notes = project.folder / "controls.json"
+    for control in read_json(notes) if notes.exists() else []:
+        found.append(Control(control["name"], control["expectation"], control["measured"], control["holds"]))
+    return found
+
+
+def is_hash(value: object) -> bool:
+    return isinstance(value, str) and len(value) == 64

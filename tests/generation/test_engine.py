@@ -1,0 +1,235 @@
+"""The engine against the training forward: equal log-probs, equal ids in any company, and never with stale weights."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+import torch
+
+from bridle.core.errors import DataError, ModelError, StaleWeights
+from bridle.core.records import FinishReason, Prompt
+from bridle.generation.engine import Answer, Engine, answer_prompts
+from bridle.generation.sampling import Sampling
+from bridle.models.batches import make_batch, sequence_logprobs
+from bridle.models.policy import Policy
+from tests.models.tiny import FAMILIES, SHAPES, one_sentence, policy, random_ids, template
+
+PROMPTS = random_ids(45, 1, 60, seed=9)
+
+
+def engine_with(ours: Policy, dtype: torch.dtype = torch.float32, batch_size: int = 128) -> Engine:
+    engine = Engine(dtype, batch_size)
+    engine.load(ours)
+    return engine
+
+
+def stopping(ours: Policy, *stops: int) -> Policy:
+    return replace(ours, template=replace(ours.template, stop_ids=frozenset({ours.template.eos_id, *stops})))
+
+
+def recomputed(ours: Policy, prompts: Sequence[list[int]], answers: Sequence[Answer], temperature: float) -> list[float]:
+    batch = make_batch(prompts, [a.token_ids for a in answers], 0)
+    with torch.no_grad():
+        return sequence_logprobs(ours.module, batch, temperature)[batch.mask_BT].tolist()
+
+
+def sampled(answers: Sequence[Answer]) -> list[float]:
+    return [logp for answer in answers for logp in answer.logprobs]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.float64, 1e-9)])
+def test_sampled_log_probs_equal_those_of_training(shape: str, dtype: torch.dtype, tolerance: float) -> None:
+    ours = policy(shape, dtype=dtype)
+    for temperature in (1.0, 0.8):
+        answers = engine_with(ours, dtype).generate(
+            PROMPTS, Sampling(24, temperature), stamp=ours.stamp, seed=1
+        )
+        assert sampled(answers) == pytest.approx(recomputed(ours, PROMPTS, answers, temperature), abs=tolerance)
+    assert len({tuple(a.token_ids) for a in answers}) > 40
+
+
+def test_bfloat16_stays_close() -> None:
+    """A pack in bfloat16 against a forward in float32: on average within .05 nats a token, no token off by more than 1."""
+    ours = policy("qwen3")
+    answers = engine_with(ours, torch.bfloat16).generate(PROMPTS, Sampling(24), stamp=ours.stamp, seed=1)
+    gaps = torch.tensor(sampled(answers)) - torch.tensor(recomputed(ours, PROMPTS, answers, 1.0))
+    assert float(gaps.abs().mean()) < 0.05
+    assert float(gaps.abs().max()) < 1.0
+
+
+@pytest.mark.parametrize("shape", FAMILIES)
+def test_the_same_ids_alone_in_any_order_and_among_others(shape: str) -> None:
+    ours = stopping(policy(shape), *range(3, 20))  # uneven answers: rows leave the batch
+    settings = Sampling(24)
+    numbers = list(range(len(PROMPTS)))
+    together = engine_with(ours).generate(PROMPTS, settings, stamp=ours.stamp, seed=2, samples=numbers)
+    assert len({len(a.token_ids) for a in together}) > 5
+    order = torch.randperm(len(PROMPTS), generator=torch.Generator().manual_seed(0)).tolist()
+    for engine in (engine_with(ours), engine_with(ours, batch_size=7)):
+        found = engine.generate(
+            [PROMPTS[i] for i in order], settings, stamp=ours.stamp, seed=2, samples=[numbers[i] for i in order]
+        )
+        assert [a.token_ids for a in found] == [together[i].token_ids for i in order]
+        assert [a.finish_reason for a in found] == [together[i].finish_reason for i in order]
+    engine = engine_with(ours)
+    for i in range(0, len(PROMPTS), 5):
+        alone = engine.generate(PROMPTS[i : i + 1], settings, stamp=ours.stamp, seed=2, samples=[i])[0]
+        assert alone.token_ids == together[i].token_ids
+        assert alone.logprobs == pytest.approx(together[i].logprobs, abs=1e-4)
+
+
+def test_seed_and_sample_number_decide_the_draw() -> None:
+    ours = policy()
+    engine, prompt = engine_with(ours), PROMPTS[3]
+
+    def answer(seed: int, sample: int) -> list[int]:
+        return engine.generate([prompt], Sampling(24), stamp=ours.stamp, seed=seed, samples=[sample])[0].token_ids
+
+    assert answer(1, 1) == answer(1, 1)
+    assert answer(1, 1) != answer(1, 2)
+    assert answer(1, 1) != answer(2, 1)
+    four = engine.generate([prompt] * 4, Sampling(24), stamp=ours.stamp, seed=1)
+    assert len({tuple(a.token_ids) for a in four}) == 4  # numbered by place
+
+
+def test_an_answer_ends_at_any_of_the_stops_and_keeps_it() -> None:
+    stops = range(3, 30)
+    ours = stopping(policy(), *stops)
+    answers = engine_with(ours).generate(PROMPTS, Sampling(24), stamp=ours.stamp, seed=3)
+    ended = [a for a in answers if a.finish_reason is FinishReason.STOP]
+    cut = [a for a in answers if a.finish_reason is FinishReason.LENGTH]
+    assert ended and cut and len(ended) + len(cut) == len(PROMPTS)
+    assert len({a.token_ids[-1] for a in ended}) > 5
+    for answer in ended:
+        assert answer.token_ids[-1] in ours.template.stop_ids
+    for answer in cut:
+        assert len(answer.token_ids) == 24 and answer.token_ids[-1] not in ours.template.stop_ids
+    for answer in answers:
+        assert not ours.template.stop_ids.intersection(answer.token_ids[:-1])
+        assert len(answer.logprobs) == len(answer.token_ids)
+
+
+def test_a_stop_at_the_last_position_is_a_stop() -> None:
+    free = policy()
+    answer = engine_with(free).generate(PROMPTS[:1], Sampling(6), stamp=free.stamp, seed=4)[0]
+    assert answer.finish_reason is FinishReason.LENGTH
+    last = answer.token_ids[5]
+    assert last not in answer.token_ids[:5]
+    ours = stopping(free, last)
+    same = engine_with(ours).generate(PROMPTS[:1], Sampling(6), stamp=ours.stamp, seed=4)[0]
+    assert same.token_ids == answer.token_ids
+    assert same.finish_reason is FinishReason.STOP
+
+
+def test_log_probs_of_truncated_sampling_are_those_of_the_truncated_distribution() -> None:
+    ours = policy(dtype=torch.float64)
+    settings = Sampling(12, temperature=0.9, top_k=3)
+    answers = engine_with(ours, torch.float64).generate(PROMPTS[:8], settings, stamp=ours.stamp, seed=5)
+    for prompt, answer in zip(PROMPTS[:8], answers, strict=True):
+        with torch.no_grad():
+            table = (ours.module(torch.tensor([[*prompt, *answer.token_ids]]))[0] / 0.9).softmax(-1)
+        for i, (token, logp) in enumerate(zip(answer.token_ids, answer.logprobs, strict=True)):
+            probs = table[len(prompt) + i - 1]
+            best = probs.topk(3)
+            assert token in best.indices.tolist()
+            assert logp == pytest.approx(float((probs[token] / best.values.sum()).log()), abs=1e-9)
+
+
+@pytest.mark.parametrize("shape", FAMILIES)
+def test_temperature_nought_is_the_argmax(shape: str) -> None:
+    ours = policy(shape)
+    answers = engine_with(ours).generate(PROMPTS[:6], Sampling(16, temperature=0), stamp=ours.stamp, seed=0)
+    for prompt, answer in zip(PROMPTS[:6], answers, strict=True):
+        ids = list(prompt)
+        for token in answer.token_ids:
+            with torch.no_grad():
+                assert int(ours.module(torch.tensor([ids]))[0, -1].argmax()) == token
+            ids.append(token)
+        assert answer.logprobs == [0.0] * len(answer.token_ids)
+
+
+def test_weights_other_than_expected_are_refused() -> None:
+    ours = policy()
+    engine = Engine(torch.float32)
+    with pytest.raises(StaleWeights, match="holds weights none") as caught:
+        engine.generate(PROMPTS, Sampling(4), stamp=ours.stamp, seed=0)
+    assert one_sentence(str(caught.value))
+    engine.load(ours)
+    with pytest.raises(StaleWeights, match="another was expected; load the policy again"):
+        engine.generate(PROMPTS, Sampling(4), stamp="another", seed=0)
+
+
+def test_after_an_optimiser_step_the_old_pack_is_refused_and_the_new_one_right() -> None:
+    ours = policy()
+    engine = engine_with(ours)
+    prompts = [Prompt.from_text("Hi"), Prompt.from_text("Tell me a joke.")]
+    before = answer_prompts(engine, ours, prompts, Sampling(8), seed=0)
+    optimizer = torch.optim.SGD(ours.module.parameters(), 0.5)
+    ours.module(torch.tensor([PROMPTS[0]])).logsumexp(-1).sum().backward()
+    optimizer.step()
+    ours.step += 1
+    with pytest.raises(StaleWeights, match=r"\+0 where .*\+1 was expected"):
+        answer_prompts(engine, ours, prompts, Sampling(8), seed=0)
+    engine.load(ours)
+    after = answer_prompts(engine, ours, prompts, Sampling(8), seed=0)
+    assert {c.weight_stamp for c in after} == {ours.stamp} != {c.weight_stamp for c in before}
+    ids = template().prompt_ids(prompts)
+    answers = [Answer(list(c.token_ids), list(c.sampled_logprobs), c.finish_reason) for c in after]
+    assert sampled(answers) == pytest.approx(recomputed(ours, ids, answers, 1.0), abs=1e-4)
+
+
+def test_a_pack_does_not_move_with_the_weights() -> None:
+    """Weights that change between loading and answering must not leak into answers under the old stamp."""
+    ours = policy()
+    engine = engine_with(ours)
+    before = engine.generate(PROMPTS[:4], Sampling(8), stamp=ours.stamp, seed=0)
+    with torch.no_grad():
+        for parameter in ours.module.parameters():
+            parameter.add_(1.0)
+    after = engine.generate(PROMPTS[:4], Sampling(8), stamp=ours.stamp, seed=0)
+    assert [a.token_ids for a in after] == [a.token_ids for a in before]
+
+
+def test_what_cannot_be_answered_is_said_in_one_sentence() -> None:
+    ours = policy()
+    engine = engine_with(ours)
+    with pytest.raises(DataError, match="90 tokens and 7 new ones do not fit the model's context of 96") as caught:
+        engine.generate([[5] * 90], Sampling(7), stamp=ours.stamp, seed=0)
+    assert one_sentence(str(caught.value))
+    assert len(engine.generate([[5] * 90], Sampling(6), stamp=ours.stamp, seed=0)[0].token_ids) <= 6
+    with pytest.raises(DataError, match="a prompt without a single token cannot be answered"):
+        engine.generate([[5], []], Sampling(7), stamp=ours.stamp, seed=0)
+
+
+def test_broken_weights_are_not_sampled_from() -> None:
+    ours = policy()
+    with torch.no_grad():
+        ours.module.model.norm.weight[0] = float("nan")
+    with pytest.raises(ModelError, match="logits that are not finite"):
+        engine_with(ours).generate([[5, 6]], Sampling(4), stamp=ours.stamp, seed=0)
+
+
+def test_no_prompts_no_answers() -> None:
+    ours = policy()
+    assert engine_with(ours).generate([], Sampling(4), stamp=ours.stamp, seed=0) == []
+
+
+def test_progress_counts_every_prompt() -> None:
+    ours = policy()
+    counts: list[int] = []
+    engine_with(ours, batch_size=10).generate(
+        PROMPTS, Sampling(2), stamp=ours.stamp, seed=0, progress=counts.append
+    )
+    assert counts == [10, 10, 10, 10, 5]
+
+
+def test_a_completion_tells_where_it_came_from() -> None:
+    ours = policy()
+    prompt = Prompt.from_text("My cat is bored.")
+    found = answer_prompts(engine_with(ours), ours, [prompt], Sampling(8, top_p=0.9), seed=6)[0]
+    assert found.prompt_id == prompt.id
+    assert found.weight_stamp == ours.stamp
+    assert found.text == ours.template.decode(found.token_ids)
+    assert found.sampling == {"temperature": 1.0, "top_p": 0.9, "top_k": 0, "seed": 6}
+    assert len(found.token_ids) == len(found.sampled_logprobs)

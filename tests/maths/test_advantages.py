@@ -1,0 +1,104 @@
+"""Advantages: the recursion against the sum it stands for, and nothing off the mask."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from bridle.maths.advantages import gae, place_at_end, whiten
+
+
+def uneven_mask() -> Tensor:
+    """Prompt, answer, padding; and one answer without either."""
+    return torch.tensor([[0, 0, 1, 1, 1, 0], [0, 1, 1, 0, 0, 0], [1, 1, 1, 1, 1, 1], [0, 0, 0, 0, 0, 1]]).bool()
+
+
+def brute_force(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
+    """A_t = Σ_l (γλ)^l δ_{t+l} over the answer's own tokens, written out."""
+    advantages, returns = torch.zeros_like(rewards), torch.zeros_like(rewards)
+    for b in range(len(rewards)):
+        inside = mask[b].nonzero()[:, 0].tolist()
+        r, v = [float(rewards[b, t]) for t in inside], [float(values[b, t]) for t in inside] + [0.0]
+        deltas = [r[i] + gamma * v[i + 1] - v[i] for i in range(len(inside))]
+        for i, t in enumerate(inside):
+            advantages[b, t] = sum((gamma * lam) ** (j - i) * deltas[j] for j in range(i, len(inside)))
+            returns[b, t] = advantages[b, t] + v[i]
+    return advantages, returns
+
+
+@pytest.mark.parametrize(("gamma", "lam"), [(1.0, 0.95), (0.9, 0.5), (1.0, 1.0), (0.97, 0.0)])
+def test_the_recursion_equals_the_sum(gamma: float, lam: float) -> None:
+    torch.manual_seed(0)
+    rewards, values = torch.randn(2, 4, 6, dtype=torch.float64)
+    mask = uneven_mask()
+    found = gae(rewards, values, mask, gamma=gamma, lam=lam)
+    expected = brute_force(rewards, values, mask, gamma, lam)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
+
+
+def test_with_lambda_one_the_return_is_what_was_still_to_come() -> None:
+    rewards = torch.tensor([[0.0, -1.0, 2.0, 5.0]])
+    mask = torch.tensor([[False, True, True, True]])
+    advantages, returns = gae(rewards, torch.full((1, 4), 3.0), mask, gamma=1.0, lam=1.0)
+    assert returns.tolist() == [[0.0, 6.0, 7.0, 5.0]]
+    assert advantages.tolist() == [[0.0, 3.0, 4.0, 2.0]]
+
+
+def test_one_step_by_hand() -> None:
+    """δ = r + γ V' - V: the last token has no future, the padding's value is not it."""
+    advantages, returns = gae(
+        torch.tensor([[1.0, 2.0, 9.0]]),
+        torch.tensor([[0.5, 0.25, 9.0]]),
+        torch.tensor([[True, True, False]]),
+        gamma=0.5,
+        lam=0.5,
+    )
+    last = 2.0 - 0.25
+    first = 1.0 + 0.5 * 0.25 - 0.5 + 0.25 * last
+    assert advantages.tolist() == [[first, last, 0.0]]
+    assert returns.tolist() == [[first + 0.5, 2.0, 0.0]]
+
+
+def test_what_lies_off_the_mask_does_not_leak_into_advantages() -> None:
+    torch.manual_seed(1)
+    rewards, values = torch.randn(2, 4, 6)
+    mask = uneven_mask()
+    clean = gae(rewards, values, mask, gamma=1.0, lam=0.95)
+    nan = torch.tensor(float("nan"))
+    dirty = gae(torch.where(mask, rewards, nan), torch.where(mask, values, nan), mask, gamma=1.0, lam=0.95)
+    for one, other in zip(clean, dirty, strict=True):
+        assert torch.equal(one, other)
+        assert not one[~mask].any()
+
+
+def test_the_reward_lands_on_the_last_masked_token() -> None:
+    placed = place_at_end(torch.tensor([1.0, -2.0, 3.0, 4.0]), uneven_mask())
+    assert placed.nonzero().tolist() == [[0, 4], [1, 2], [2, 5], [3, 5]]
+    assert placed.sum(1).tolist() == [1.0, -2.0, 3.0, 4.0]
+    assert placed.dtype == torch.float32
+
+
+def test_a_sequence_without_answer_cannot_be_rewarded() -> None:
+    with pytest.raises(ValueError, match="without a single masked token"):
+        place_at_end(torch.tensor([1.0, 1.0]), torch.tensor([[True, False], [False, False]]))
+
+
+def test_whitening_looks_at_masked_tokens_alone() -> None:
+    mask = uneven_mask()
+    torch.manual_seed(2)
+    x = torch.where(mask, torch.randn(4, 6, dtype=torch.float64) * 3 + 7, 1e6)
+    white = whiten(x, mask)
+    assert float(white[mask].mean()) == pytest.approx(0, abs=1e-9)
+    assert float(white[mask].std(unbiased=False)) == pytest.approx(1, abs=1e-6)
+    assert not white[~mask].any()
+
+
+def test_whitening_does_not_depend_on_padding() -> None:
+    torch.manual_seed(3)
+    mask, x = uneven_mask(), torch.randn(4, 6)
+    wide = whiten(torch.nn.functional.pad(x, (3, 5), value=99.0), torch.nn.functional.pad(mask, (3, 5)))
+    assert torch.equal(wide[:, 3:9], whiten(x, mask))
+
+
+def test_equal_advantages_become_zero_and_not_nan() -> None:
+    assert whiten(torch.full((2, 3), 4.0), torch.ones(2, 3, dtype=torch.bool)).tolist() == [[0.0] * 3] * 2

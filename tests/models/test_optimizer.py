@@ -1,0 +1,125 @@
+"""Muon's orthogonal updates, the groups it is given, and the ends of the schedules."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from bridle.models.optimizer import (
+    OPTIMIZERS,
+    Muon,
+    constant,
+    cosine,
+    linear,
+    muon,
+    orthogonalise,
+    peak_rates,
+    set_rate,
+)
+from tests.models.tiny import policy
+
+
+@pytest.mark.parametrize("shape", [(3, 16, 16), (2, 8, 40), (2, 40, 8), (1, 64, 32)])
+def test_singular_values_come_near_one(shape: tuple[int, int, int]) -> None:
+    torch.manual_seed(0)
+    values = torch.linalg.svdvals(orthogonalise(torch.randn(shape) * 1e-3))
+    assert float(values.min()) > 0.4 if shape[1] == shape[2] else float(values.min()) > 0.65
+    assert float(values.max()) < 1.25
+    assert 0.75 < float(values.mean()) < 1.1
+
+
+def test_singular_vectors_stay() -> None:
+    """U S Vᵀ becomes about U Vᵀ: the update points where the gradient did."""
+    torch.manual_seed(1)
+    gradient = torch.randn(1, 24, 48)
+    u, _, v = torch.linalg.svd(gradient, full_matrices=False)
+    inside = u.transpose(1, 2) @ orthogonalise(gradient) @ v.transpose(1, 2)
+    diagonal = inside[0].diagonal()
+    assert float(diagonal.min()) > 0.65
+    assert float((inside[0] - diagonal.diag()).abs().max()) < 0.05
+
+
+def test_a_transposed_matrix_gives_the_transposed_update() -> None:
+    torch.manual_seed(2)
+    stack = torch.randn(2, 12, 30)
+    torch.testing.assert_close(orthogonalise(stack.transpose(1, 2)), orthogonalise(stack).transpose(1, 2))
+
+
+def test_a_matrix_does_not_depend_on_its_stack() -> None:
+    torch.manual_seed(3)
+    stack = torch.randn(5, 16, 24)
+    torch.testing.assert_close(orthogonalise(stack)[3:4], orthogonalise(stack[3:4]), rtol=0, atol=2e-2)
+
+
+def test_a_gradient_of_zero_moves_nothing() -> None:
+    assert not orthogonalise(torch.zeros(1, 4, 6)).any()
+
+
+@pytest.mark.parametrize(("rows", "columns", "scale"), [(8, 8, 1.0), (8, 16, 1.0), (32, 8, 2.0)])
+def test_a_step_is_an_orthogonal_matrix_times_the_rate(rows: int, columns: int, scale: float) -> None:
+    torch.manual_seed(4)
+    parameter = nn.Parameter(torch.zeros(rows, columns))
+    parameter.grad = torch.randn(rows, columns)
+    Muon([parameter], lr=0.1, weight_decay=0.0).step()
+    expected = -0.1 * scale * orthogonalise(parameter.grad[None])[0]
+    torch.testing.assert_close(parameter.detach(), expected, rtol=0, atol=0.05 * 0.1 * scale)
+
+
+def test_weights_decay_before_they_move() -> None:
+    parameter = nn.Parameter(torch.ones(4, 4))
+    parameter.grad = torch.zeros(4, 4)
+    Muon([parameter], lr=0.1, weight_decay=0.5).step()
+    assert parameter.detach().tolist() == [[pytest.approx(0.95)] * 4] * 4
+
+
+def test_muon_takes_the_layers_matrices_and_nothing_else() -> None:
+    module = policy("qwen2").module
+    matrices, rest = muon(module, 0.02)
+    named = {id(parameter): name for name, parameter in module.named_parameters()}
+    names = [{named[id(p)] for p in optimizer.param_groups[0]["params"]} for optimizer in (matrices, rest)]
+    assert names[0] | names[1] == set(named.values()) and not names[0] & names[1]
+    assert all(name.endswith("proj.weight") for name in names[0])
+    assert "model.embed_tokens.weight" in names[1] and "model.layers.0.self_attn.q_proj.bias" in names[1]
+    assert peak_rates([matrices, rest]) == [0.02, pytest.approx(0.004)]
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_an_optimiser_lowers_a_loss(name: str) -> None:
+    module = policy().module
+    optimizers = OPTIMIZERS[name](module, 0.01)
+    ids = torch.tensor([[5, 9, 40, 22, 8, 77, 31, 64]])
+
+    def loss() -> torch.Tensor:
+        return nn.functional.cross_entropy(module(ids)[0, :-1], ids[0, 1:])
+
+    before = float(loss().detach())
+    for _ in range(10):
+        loss().backward()
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+    assert float(loss().detach()) < before / 2
+
+
+def test_the_cosine_warms_up_and_ends_at_zero() -> None:
+    shares = [cosine(step, 200) for step in range(201)]
+    assert shares[0] == pytest.approx(1 / 11)
+    assert max(shares) == pytest.approx(1.0, abs=0.01) and shares.index(max(shares)) == 10
+    assert shares[100] == pytest.approx(0.5)
+    assert 0 < shares[199] < 1e-3 and shares[200] == pytest.approx(0.0)
+    assert all(later < earlier for earlier, later in zip(shares[10:], shares[11:], strict=False))
+
+
+def test_the_other_schedules() -> None:
+    assert [linear(step, 4) for step in range(5)] == [1.0, 0.75, 0.5, 0.25, 0.0]
+    assert {constant(step, 4) for step in range(5)} == {1.0}
+    assert math.isfinite(cosine(0, 1))
+
+
+def test_rates_are_shares_of_the_peaks() -> None:
+    optimizers = muon(policy().module, 0.02)
+    peaks = peak_rates(optimizers)
+    for share in (0.5, 0.25):
+        set_rate(optimizers, peaks, share)
+    assert peak_rates(optimizers) == pytest.approx([0.005, 0.001])
