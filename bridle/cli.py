@@ -41,7 +41,10 @@ class Verbs(click.Group):
         except BridleError as error:
             sentence, status = str(error), error.exit_status
         except KeyboardInterrupt:
-            sentence, status = "interrupted; what was saved stays, run the same command again to go on", Interrupted.exit_status
+            sentence, status = (
+                "interrupted; what was saved stays, run the same command again to go on",
+                Interrupted.exit_status,
+            )
         except OSError as error:
             sentence, status = f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", 1
         except Exception as error:  # a fault of ours: say so, and how to show it
@@ -70,7 +73,11 @@ def set_debug(ctx: click.Context, _: click.Parameter, value: bool) -> None:
 
 
 project_option = click.option(
-    "--project", metavar="DIR", expose_value=False, callback=set_project, help="The project's folder (default: here or above)."
+    "--project",
+    metavar="DIR",
+    expose_value=False,
+    callback=set_project,
+    help="The project's folder (default: here or above).",
 )
 set_option = click.option(
     "--set", metavar="SECTION.KEY=VALUE", multiple=True, expose_value=False, callback=set_settings,
@@ -80,7 +87,12 @@ json_option = click.option(
     "--json", is_flag=True, expose_value=False, callback=set_json, help="Print the figures as JSON, for programs."
 )
 debug_option = click.option(
-    "--debug", is_flag=True, expose_value=False, callback=set_debug, is_eager=True, help="Show the traceback of an error."
+    "--debug",
+    is_flag=True,
+    expose_value=False,
+    callback=set_debug,
+    is_eager=True,
+    help="Show the traceback of an error.",
 )
 
 
@@ -95,9 +107,19 @@ def main() -> None:
 
 
 @main.command()
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Every random number follows from it.")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("demo"), show_default=True, help="Folder to make; a demo that lies there unfinished is gone on with.")
-@click.option("--world", type=click.Path(path_type=Path), help="Data file of another playground world of the same form.")
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Every random number follows from it."
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("demo"),
+    show_default=True,
+    help="Folder to make; a demo that lies there unfinished is gone on with.",
+)
+@click.option(
+    "--world", type=click.Path(path_type=Path), help="Data file of another playground world of the same form."
+)
 @set_option
 @json_option
 @debug_option
@@ -126,7 +148,9 @@ def demo_recipe(options: Options, seed: int, world: Path | None) -> Recipe:
 
 @main.command()
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
-@click.option("--model", metavar="PATH", help="A Hugging Face model folder to start from, instead of pretraining a small one.")
+@click.option(
+    "--model", metavar="PATH", help="A Hugging Face model folder to start from, instead of pretraining a small one."
+)
 @set_option
 @debug_option
 @click.pass_obj
@@ -138,7 +162,9 @@ def init(options: Options, folder: Path, model: str | None) -> None:
     settings = dict(parse_setting(text) for text in options.settings)
     if model is not None:
         if not (Path(model) / "config.json").is_file():
-            raise UsageError(f"there is no model at {model}; --model takes a folder with config.json and model.safetensors")
+            raise UsageError(
+                f"there is no model at {model}; --model takes a folder with config.json and model.safetensors"
+            )
         settings["model.path"] = str(Path(model).resolve())
     project = Project.create(folder, Recipe().with_settings(settings))
     click.echo(f"made {project.folder}; next: cd {project.folder} && bridle import FILE")
@@ -190,7 +216,9 @@ def label(options: Options, simulate: bool) -> None:
     from bridle import stages
 
     if not simulate:
-        raise UsageError("labelling by people comes with the labelling app; for now `bridle label --simulate` on the playground")
+        raise UsageError(
+            "labelling by people comes with the labelling app; for now `bridle label --simulate` on the playground"
+        )
     with_work(options, stages.label_simulated)
 
 
@@ -205,14 +233,23 @@ def train(options: Options, method: str) -> None:
     """Train a model: pretrain | sft | reward | ppo. An unfinished run of the same recipe is gone on with."""
     from bridle import stages
 
-    methods = {"pretrain": stages.train_pretrain, "sft": stages.train_sft, "reward": stages.train_reward, "ppo": stages.train_ppo}
+    methods = {
+        "pretrain": stages.train_pretrain,
+        "sft": stages.train_sft,
+        "reward": stages.train_reward,
+        "ppo": stages.train_ppo,
+    }
     with_work(options, methods[method])
 
 
 @main.command()
 @click.argument("model_a", metavar="A")
 @click.argument("model_b", metavar="[B]", required=False)
-@click.option("--by", type=click.Choice(["gold", "reward"]), help="Who judges A against B (default: gold on the playground, else reward).")
+@click.option(
+    "--by",
+    type=click.Choice(["gold", "reward"]),
+    help="Who judges A against B (default: gold on the playground, else reward).",
+)
 @project_option
 @set_option
 @json_option

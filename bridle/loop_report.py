@@ -14,7 +14,16 @@ from bridle.core.files import read_json
 from bridle.core.runlog import Progress, Project, read_metrics
 from bridle.evaluation.figures import CliffRun, Comparison, Curve, Series
 from bridle.evaluation.report import (
-    Answer, Cell, Column, Control, Example, Fact, LoopReport, StageReport, Table, write,
+    Answer,
+    Cell,
+    Column,
+    Control,
+    Example,
+    Fact,
+    LoopReport,
+    StageReport,
+    Table,
+    write,
 )  # fmt: skip
 from bridle.stages import Work, compare, read_answers
 
@@ -76,6 +85,9 @@ def write_run_report(project: Project, folder: Path) -> Path:
 def project_report(work: Work) -> LoopReport:
     project = work.project
     results = {stage: found for stage in ORDER if (found := project.finished(stage)) is not None}
+    if "reward" in results and (slim := project.finished("reward-slim")) is not None:
+        results["reward"]["slim"] = slim
+        results["reward"]["seconds"] += slim["seconds"]
     evaluated = {name: found for name in MODELS if (found := project.finished(f"evaluate-{name}")) is not None}
     playground = work.sources.playground
     title = "The loop, once through" if playground else f"{project.folder.name}: from preferences to a tuned model"
@@ -88,7 +100,9 @@ def project_report(work: Work) -> LoopReport:
         cliff=[cliff_run(project, s, s == "ppo", evaluated) for s in ("ppo", "unbridled") if s in results],
         examples=examples(work, list(evaluated)),
         comparisons=comparisons(work, list(evaluated)),
-        tables=[evaluation_table(evaluated), *reward_tables(results), *world_tables(work)] if evaluated else reward_tables(results),
+        tables=[evaluation_table(evaluated), *reward_tables(results), *world_tables(work)]
+        if evaluated
+        else reward_tables(results),
         controls=controls(project, results),
     )
 
@@ -100,19 +114,40 @@ def lead(playground: bool) -> str:
             "prefer: once held by a KL bridle, and once without. Because this world is made up, the true quality of every answer "
             "is known (“gold”), and shows where a rising score stops meaning better answers."
         )
-    return "A small model was made from the imported text, taught with the preferred answers, and tuned against a reward model of people's preferences."
+    return (
+        "A small model was made from the imported text, taught with the preferred answers, and tuned against a reward model "
+        "of people's preferences."
+    )
 
 
 def headline(results: dict[str, Any], evaluated: dict[str, Any]) -> list[Fact]:
     found = []
     if "sft" in evaluated and "ppo" in evaluated and "gold" in evaluated["ppo"]:
-        found.append(Fact("gold, SFT → PPO", f"{evaluated['sft']['gold']:+.2f} → {evaluated['ppo']['gold']:+.2f}", "points of true quality"))
-        found.append(Fact("answers harmful requests", f"{evaluated['sft']['complies']:.0%} → {evaluated['ppo']['complies']:.0%}", "SFT → PPO"))
+        found.append(
+            Fact(
+                "gold, SFT → PPO",
+                f"{evaluated['sft']['gold']:+.2f} → {evaluated['ppo']['gold']:+.2f}",
+                "points of true quality",
+            )
+        )
+        found.append(
+            Fact(
+                "answers harmful requests",
+                f"{evaluated['sft']['complies']:.0%} → {evaluated['ppo']['complies']:.0%}",
+                "SFT → PPO",
+            )
+        )
     if "reward" in results:
         accuracy = results["reward"]["pair_accuracy"]
         found.append(Fact("reward model", f"{accuracy:.0%}", "of held-out pairs ordered right"))
     if "unbridled" in evaluated:
-        found.append(Fact("gold without the bridle", f"{evaluated['unbridled']['gold']:+.2f}", f"while its score rose to {evaluated['unbridled']['proxy']:+.2f} sd"))
+        found.append(
+            Fact(
+                "gold without the bridle",
+                f"{evaluated['unbridled']['gold']:+.2f}",
+                f"while its score rose to {evaluated['unbridled']['proxy']:+.2f} sd",
+            )
+        )
     return found
 
 
@@ -142,7 +177,9 @@ def stage_report(project: Project, stage: str, result: dict[str, Any]) -> StageR
     }[stage]
     figures = [Fact(name.replace("_", " "), result.get(name)) for name in shown]
     if stage == "reward" and "slim" in result:
-        figures.append(Fact("slim: pair accuracy", result["slim"]["pair_accuracy"], f"{result['slim']['parameters']:,} parameters"))
+        figures.append(
+            Fact("slim: pair accuracy", result["slim"]["pair_accuracy"], f"{result['slim']['parameters']:,} parameters")
+        )
     return StageReport(stage, TITLES[stage], WORDS[stage], result["seconds"], figures, stage_curve(stage, metrics))
 
 
@@ -151,7 +188,11 @@ def stage_curve(stage: str, metrics: list[dict[str, Any]]) -> Curve | None:
         return None
     steps = [m["step"] for m in metrics]
     if stage in ("ppo", "unbridled"):
-        lines = [Series(n, steps, [m.get(n) for m in metrics]) for n in ("kl", "entropy", "unparsable", "distinct") if n in metrics[-1]]
+        lines = [
+            Series(n, steps, [m.get(n) for m in metrics])
+            for n in ("kl", "entropy", "unparsable", "distinct")
+            if n in metrics[-1]
+        ]
         return Curve("rollout step", "nats, or share of answers", lines)
     return Curve("optimiser step", "loss in nats", [Series("loss", steps, [m.get("loss") for m in metrics])])
 
@@ -160,7 +201,9 @@ def cliff_run(project: Project, stage: str, bridled: bool, evaluated: dict[str, 
     metrics = read_metrics(project.runs(stage)[-1])
     gold = [m.get("gold") for m in metrics] if metrics and "gold" in metrics[-1] else []
     name = "PPO with the bridle" if bridled else "PPO without it"
-    return CliffRun(name, bridled, [m["step"] for m in metrics], [m.get("proxy") for m in metrics], gold, [m["kl"] for m in metrics])
+    return CliffRun(
+        name, bridled, [m["step"] for m in metrics], [m.get("proxy") for m in metrics], gold, [m["kl"] for m in metrics]
+    )
 
 
 def examples(work: Work, names: Sequence[str], count: int = 8) -> list[Example]:
@@ -212,19 +255,35 @@ def evaluation_table(evaluated: dict[str, Any]) -> Table:
     kept = {n: h for n, h in columns.items() if any(n in r for r in evaluated.values())}
     rows: list[list[Cell]] = [[name, *(result.get(column) for column in kept)] for name, result in evaluated.items()]
     words = "Each model answered every held-out prompt once, at temperature 1."
-    return Table("Every model on held-out prompts", [Column("model"), *(Column(n.replace("_", " "), h) for n, h in kept.items())], rows, words)
+    return Table(
+        "Every model on held-out prompts",
+        [Column("model"), *(Column(n.replace("_", " "), h) for n, h in kept.items())],
+        rows,
+        words,
+    )
 
 
 def reward_tables(results: dict[str, Any]) -> list[Table]:
     if "reward" not in results:
         return []
     models = {"full": results["reward"], **({"slim": results["reward"]["slim"]} if "slim" in results["reward"] else {})}
-    columns = [Column("reward model"), Column("parameters"), Column("right", decimals=3), Column("from", decimals=3), Column("to", decimals=3), Column("pairs")]
+    columns = [
+        Column("reward model"),
+        Column("parameters"),
+        Column("right", decimals=3),
+        Column("from", decimals=3),
+        Column("to", decimals=3),
+        Column("pairs"),
+    ]
     rows: list[list[Cell]] = [
-        [n, r["parameters"], r["pair_accuracy"], r["pair_accuracy_low"], r["pair_accuracy_high"], r["heldout_pairs"]] for n, r in models.items()
+        [n, r["parameters"], r["pair_accuracy"], r["pair_accuracy_low"], r["pair_accuracy_high"], r["heldout_pairs"]]
+        for n, r in models.items()
     ]
     full = results["reward"]
-    rows += [["rule: the longest wins", None, full["longest"], None, None, None], ["rule: the shortest wins", None, full["shortest"], None, None, None]]
+    rows += [
+        ["rule: the longest wins", None, full["longest"], None, None, None],
+        ["rule: the shortest wins", None, full["shortest"], None, None, None],
+    ]
     words = "Share of held-out pairs ordered right, the interval by bootstrap over prompts, beside two rules that read nothing."
     return [Table("The reward models, and two rules of thumb", columns, rows, words)]
 
@@ -256,7 +315,14 @@ def controls(project: Project, results: dict[str, Any]) -> list[Control]:
     if (shuffled := results.get("reward-shuffled")) is not None:
         low, high = shuffled["pair_accuracy_low"], shuffled["pair_accuracy_high"]
         measured = f"{shuffled['pair_accuracy']:.3f} ({low:.3f} to {high:.3f})"
-        found.append(Control("shuffled labels", "a reward model of rankings turned round by a coin knows nothing: .50", measured, low <= 0.5 <= high))
+        found.append(
+            Control(
+                "shuffled labels",
+                "a reward model of rankings turned round by a coin knows nothing: .50",
+                measured,
+                low <= 0.5 <= high,
+            )
+        )
     notes = project.folder / "controls.json"
     for control in read_json(notes) if notes.exists() else []:
         found.append(Control(control["name"], control["expectation"], control["measured"], control["holds"]))

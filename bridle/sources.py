@@ -19,12 +19,13 @@ from bridle.feedback.store import Store
 from bridle.models.template import Template
 from bridle.playground.gold import Gold, GoldScore
 from bridle.playground.labelers import rank
+from bridle.playground.spec import Family
 from bridle.playground.world import World
 
 TRAIN, HELDOUT, PROBE, DEMONSTRATION, SAMPLE = "prompts", "heldout", "probe", "demonstration", "sample"
 STUDY = "comparisons"
 SITTING = 40  # items that a simulated labeler judges before a rest
-PROBED = ("harm", "border")
+PROBED: tuple[Family, ...] = ("harm", "border")
 
 T = TypeVar("T")
 
@@ -70,7 +71,9 @@ class Sources:
             return
         rng = random.Random(f"{recipe.seed}/prompts")
         heldout = world.held_out_prompts(recipe.data.heldout_prompts, seed=recipe.seed)
-        probes = [p for family in PROBED for p in world.held_out_prompts(recipe.data.probe_prompts, recipe.seed + 1, family)]
+        probes = [
+            p for family in PROBED for p in world.held_out_prompts(recipe.data.probe_prompts, recipe.seed + 1, family)
+        ]
         store.add_prompts(distinct(world, rng, recipe.data.train_prompts), split="train", source=TRAIN)
         shown = [world.demonstration(rng) for _ in range(recipe.data.demonstrations)]
         store.add_prompts([prompt for prompt, _ in shown], split="train", source=DEMONSTRATION)
@@ -138,7 +141,9 @@ class Sources:
 
     # ------------------------------------------------------------------------------------------ gold and labelers
 
-    def gold_scores(self, prompts: Sequence[Prompt], completions: Sequence[Completion], purpose: str) -> list[GoldScore]:
+    def gold_scores(
+        self, prompts: Sequence[Prompt], completions: Sequence[Completion], purpose: str
+    ) -> list[GoldScore]:
         pairs = zip(prompts, completions, strict=True)
         return [self.gold.score(p, c.text, c.finish_reason, purpose) for p, c in pairs]
 
@@ -178,12 +183,15 @@ def distinct(world: World, rng: random.Random, count: int) -> list[Prompt]:
         prompt = world.prompt(rng)
         found.setdefault(prompt.id, prompt)
     if len(found) < count:
-        raise NoUsableRows(f"the world gave {len(found)} distinct training prompts where {count} were asked for; ask for fewer")
+        raise NoUsableRows(
+            f"the world gave {len(found)} distinct training prompts where {count} were asked for; ask for fewer"
+        )
     return list(found.values())
 
 
 def require(found: list[T], what: str, project: Project) -> list[T]:
     if not found:
-        raise NoUsableRows(f"{project.store} holds no {what}; `bridle import FILE` brings some, see `bridle import --help`")
+        raise NoUsableRows(
+            f"{project.store} holds no {what}; `bridle import FILE` brings some, see `bridle import --help`"
+        )
     return found
-

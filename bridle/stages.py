@@ -1,7 +1,7 @@
-"""Floor 8: each stage of the loop as a function of a project: it reads what earlier stages left, works, and leaves a model or figures.
+"""Floor 8: each stage of the loop as a function of a project: it reads what earlier stages left and leaves a model or figures.
 
-A stage's key is the hash of the settings and parents that it depends on. A finished run with the same key is what a stage
-would make again, so `reuse=True` (the demo) takes it as it is; an unfinished one is gone on with.
+A stage's key is the hash of the settings and parents that it depends on. A finished run with the same key is what a
+stage would make again, so `reuse=True` (the demo) takes it as it is; an unfinished one is gone on with.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import torch
 
 from bridle.core.errors import ModelError, NoUsableRows
 from bridle.core.files import write_text
-from bridle.core.records import Completion, Pair, Prompt, content_hash
 from bridle.core.recipe import Recipe
+from bridle.core.records import Completion, Pair, Prompt, content_hash
 from bridle.core.runlog import Progress, Project, Run, count_through
 from bridle.evaluation.answers import Answered, answer_all, kl_of, proxy_scores, text_figures
 from bridle.generation.engine import Engine, answer_prompts
@@ -26,7 +26,15 @@ from bridle.generation.sampling import Sampling
 from bridle.maths.statistics import mean_and_se, win_rate
 from bridle.models.decoder import Decoder, DecoderConfig, initialise
 from bridle.models.device import Device, choose_device
-from bridle.models.policy import Policy, RewardModel, folder_hash, load_policy, load_reward_model, save_policy, save_reward_model
+from bridle.models.policy import (
+    Policy,
+    RewardModel,
+    folder_hash,
+    load_policy,
+    load_reward_model,
+    save_policy,
+    save_reward_model,
+)
 from bridle.models.randomness import derived_seed, generator
 from bridle.models.scorer import Scorer, critic_from, init_head, scorer_from
 from bridle.models.template import Template, train_tokenizer
@@ -94,8 +102,6 @@ def require_model(project: Project, name: str, verb: str) -> str:
     return folder_hash(folder)
 
 
-
-
 # ---------------------------------------------------------------------------------------------------- 1. base
 
 
@@ -115,7 +121,9 @@ def train_pretrain(work: Work, reuse: bool = False) -> dict[str, Any]:
         template = train_tokenizer(texts[:TOKENIZER_TEXTS], recipe.model.vocab_size)
         rows = pretrain.rows_of(template.document_ids(texts), recipe.pretrain.length)
         policy = new_policy(recipe, template, work.device)
-        result = pretrain.train(policy, rows, recipe.data.pretrain_tokens, recipe.pretrain, work.device, run, recipe.seed)
+        result = pretrain.train(
+            policy, rows, recipe.data.pretrain_tokens, recipe.pretrain, work.device, run, recipe.seed
+        )
         saved = keep_policy(work, "base", "base", policy, None)
         parameters = sum(p.numel() for p in policy.module.parameters())
         return run.finish({**result, "documents": len(texts), "parameters": parameters, "model": saved})
@@ -141,11 +149,13 @@ def keep_policy(work: Work, name: str, kind: str, policy: Policy, parent: str | 
 def new_policy(recipe: Recipe, template: Template, device: Device) -> Policy:
     section = recipe.model
     if section.hidden_size % (2 * section.heads):
-        raise ModelError(f"model.hidden_size must be a multiple of 2 × heads, got {section.hidden_size} and {section.heads}")
+        raise ModelError(
+            f"model.hidden_size must be a multiple of 2 × heads, got {section.hidden_size} and {section.heads}"
+        )
     if section.heads % section.kv_heads:
         raise ModelError(f"model.heads must be a multiple of kv_heads, got {section.heads} and {section.kv_heads}")
     config = DecoderConfig(
-        family="llama",
+        family="qwen3",  # its norms of queries and keys let a small model learn far faster (docs/failures.md)
         vocab_size=template.tokenizer.get_vocab_size(),
         hidden_size=section.hidden_size,
         intermediate_size=section.intermediate_size,
@@ -165,7 +175,10 @@ def new_policy(recipe: Recipe, template: Template, device: Device) -> Policy:
 
 def train_sft(work: Work, reuse: bool = False) -> dict[str, Any]:
     recipe = work.recipe
-    parents = {"base": require_model(work.project, "base", "train pretrain"), "data": content_hash(demonstration_ids(work))}
+    parents = {
+        "base": require_model(work.project, "base", "train pretrain"),
+        "data": content_hash(demonstration_ids(work)),
+    }
     key = stage_key(recipe, ("sft",), parents)
     if (before := done_before(work, "sft", key, reuse)) is not None:
         return before
@@ -189,7 +202,9 @@ def encode_demonstrations(work: Work, template: Template) -> list[sft.Example]:
     limit = work.recipe.model.max_positions
     kept = [(p, a) for p, a in zip(prompts, answers, strict=True) if len(p) + len(a) <= limit]
     if len(kept) < len(shown):
-        work.progress.say(f"{len(shown) - len(kept)} of {len(shown)} demonstrations are longer than {limit} tokens and left out")
+        work.progress.say(
+            f"{len(shown) - len(kept)} of {len(shown)} demonstrations are longer than {limit} tokens and left out"
+        )
     return kept
 
 
@@ -243,7 +258,9 @@ def label_simulated(work: Work, reuse: bool = False) -> dict[str, Any]:
         return before
     with work.start("label", "People compare the answers (simulated)", key, parents) as run:
         if not work.sources.playground:
-            raise NoUsableRows("simulated people know the playground alone; import comparisons of your own with `bridle import`")
+            raise NoUsableRows(
+                "simulated people know the playground alone; import comparisons of your own with `bridle import`"
+            )
         judged = work.sources.simulate_labels()
         agreed = clear = 0
         for item, judgement in work.sources.store.judgements(study=STUDY):
@@ -261,40 +278,58 @@ def label_simulated(work: Work, reuse: bool = False) -> dict[str, Any]:
 # -------------------------------------------------------------------------------------------- 4. reward model
 
 
-def train_reward(work: Work, reuse: bool = False, shuffle_labels: bool = False) -> dict[str, Any]:
-    """The full reward model from SFT's weights, and a slim one from nothing beside it.
+def train_reward(work: Work, reuse: bool = False) -> dict[str, Any]:
+    """The full reward model from SFT's weights and, where the recipe wants it, a slim one from nothing beside it."""
+    result = train_scorer(work, "reward", reuse)
+    if work.recipe.reward.slim:
+        result["slim"] = train_scorer(work, "reward-slim", reuse)
+    return result
 
-    `shuffle_labels` is the control: every ranking is turned round or not by a coin, so nothing can be learnt.
-    """
-    recipe, store = work.recipe, work.sources.store
-    study = STUDY if work.sources.playground else None
-    snapshot = store.take_snapshot(study=study, split="train")
-    parents = {"sft": require_model(work.project, "sft", "train sft"), "snapshot": snapshot.id, "shuffled": shuffle_labels}
+
+def train_shuffled(work: Work, reuse: bool = False) -> dict[str, Any]:
+    """The control: the slim one again, each prompt's rankings turned round or not by a coin, so nothing can be learnt."""
+    return train_scorer(work, "reward-shuffled", reuse)
+
+
+SCORER_TITLES = {
+    "reward": "Training the reward model on the comparisons",
+    "reward-slim": "Training a slim reward model beside it",
+    "reward-shuffled": "Control: a slim reward model on shuffled labels",
+}
+
+
+def train_scorer(work: Work, stage: str, reuse: bool) -> dict[str, Any]:
+    """One reward model: "reward" from SFT's weights, "reward-slim" and "reward-shuffled" small and from nothing."""
+    recipe, store, section = work.recipe, work.sources.store, work.recipe.reward
+    snapshot = store.take_snapshot(study=STUDY if work.sources.playground else None, split="train")
+    parents = {"sft": require_model(work.project, "sft", "train sft"), "snapshot": snapshot.id, "stage": stage}
     key = stage_key(recipe, ("reward", "data", "sampling"), parents)
-    stage = "reward-shuffled" if shuffle_labels else "reward"
     if (before := done_before(work, stage, key, reuse)) is not None:
         return before
-    pairs = store.snapshot_pairs(snapshot.id)
-    result: dict[str, Any] = {"snapshot": snapshot.id, "judgements": len(snapshot.judgement_ids), "pairs": len(pairs)}
-    with work.start(stage, "Training the reward model on the comparisons", key, parents) as run:
+    with work.start(stage, SCORER_TITLES[stage], key, parents) as run:
+        pairs = store.snapshot_pairs(snapshot.id)
         policy = load_policy(work.project.model("sft"), work.device.torch)
-        groups = encode_groups(work, policy.template, pairs, shuffle_labels)
-        model = RewardModel(scorer_from(policy.module, generator(recipe.seed, "reward-head")), policy.template, "new")
-        section = recipe.reward
-        result |= reward.train(model, groups, section, section.epochs, section.learning_rate, work.device, run, recipe.seed)
-        result |= finish_reward(work, model, policy, stage)
-        if section.slim and not shuffle_labels:
-            result["slim"] = train_slim(work, policy, groups, run)
-        return run.finish(result)
-
-
-def train_slim(work: Work, policy: Policy, groups: list[reward.Group], run: Run) -> dict[str, Any]:
-    section, seed = work.recipe.reward, work.recipe.seed
-    slim_run = Run("reward-slim", run.folder / "slim", run.key, run.threads, run.resumed, run.progress)
-    slim_run.folder.mkdir(exist_ok=True)
-    model = RewardModel(slim_scorer(work.recipe, policy, work.device), policy.template, "new")
-    reward.train(model, groups, section, section.slim_epochs, section.slim_learning_rate, work.device, slim_run, seed)
-    return finish_reward(work, model, policy, "reward-slim")
+        groups = encode_groups(work, policy.template, pairs, stage == "reward-shuffled")
+        if stage == "reward":
+            scorer, epochs, rate = (
+                scorer_from(policy.module, generator(recipe.seed, "head")),
+                section.epochs,
+                section.learning_rate,
+            )
+        else:
+            scorer, epochs, rate = (
+                slim_scorer(recipe, policy, work.device),
+                section.slim_epochs,
+                section.slim_learning_rate,
+            )
+        model = RewardModel(scorer, policy.template, "new")
+        result: dict[str, Any] = {
+            "snapshot": snapshot.id,
+            "judgements": len(snapshot.judgement_ids),
+            "pairs": len(pairs),
+        }
+        result |= reward.train(model, groups, section, epochs, rate, work.device, run, recipe.seed)
+        return run.finish({**result, **finish_reward(work, model, policy, stage)})
 
 
 def slim_scorer(recipe: Recipe, policy: Policy, device: Device) -> Scorer:
@@ -302,13 +337,13 @@ def slim_scorer(recipe: Recipe, policy: Policy, device: Device) -> Scorer:
     full, width = policy.module.config, recipe.reward.slim_hidden_size
     heads = max(1, width // full.head_size)
     config = DecoderConfig(
-        family="llama",
+        family="qwen3",
         vocab_size=full.vocab_size,
         hidden_size=width,
         intermediate_size=round(width * 8 / 3 / 32) * 32,
         layers=recipe.reward.slim_layers,
         heads=heads,
-        kv_heads=1,
+        kv_heads=heads,
         head_size=full.head_size,
         max_positions=full.max_positions,
         rope_theta=full.rope_theta,
@@ -354,13 +389,23 @@ def finish_reward(work: Work, model: RewardModel, policy: Policy, name: str) -> 
     """Centre and scale on fresh answers of the reference policy, save, and test on held-out comparisons."""
     recipe = work.recipe
     prompts = within_context(work, policy.template, work.sources.train_prompts()[:256], recipe.sampling.max_new_tokens)
-    answered = answer_all(policy, work.engine, prompts, recipe.sampling.max_new_tokens, derived_seed(recipe.seed, "centre", 0))
+    answered = answer_all(
+        policy, work.engine, prompts, recipe.sampling.max_new_tokens, derived_seed(recipe.seed, "centre", 0)
+    )
     ids = LearnedReward(model, work.device, same_tokens=True).ids(answered.prompts, answered.completions)
-    reward.calibrate(model, raw_scores(model, *ids, work.device), [p + a for p, a in zip(ids[0][:4], ids[1][:4], strict=True)])
+    reward.calibrate(
+        model, raw_scores(model, *ids, work.device), [p + a for p, a in zip(ids[0][:4], ids[1][:4], strict=True)]
+    )
     saved = save_reward_model(work.project.model(name), model)
     work.sources.store.add_model_version(name, kind="reward", weights_sha256=saved, parent=policy.origin)
     parameters = sum(p.numel() for p in model.module.parameters())
-    return {**pair_figures(work, model), "parameters": parameters, "centre": model.centre, "scale": model.scale, "model": saved}
+    return {
+        **pair_figures(work, model),
+        "parameters": parameters,
+        "centre": model.centre,
+        "scale": model.scale,
+        "model": saved,
+    }
 
 
 def pair_figures(work: Work, model: RewardModel) -> dict[str, Any]:
@@ -382,11 +427,15 @@ def pair_figures(work: Work, model: RewardModel) -> dict[str, Any]:
     return {**figures, **(pair_accuracy(work, model, by_gold) if work.sources.playground else people)}
 
 
-def pair_accuracy(work: Work, model: RewardModel, pairs: Sequence[tuple[Prompt, Completion, Completion]]) -> dict[str, Any]:
+def pair_accuracy(
+    work: Work, model: RewardModel, pairs: Sequence[tuple[Prompt, Completion, Completion]]
+) -> dict[str, Any]:
     """Share of pairs whose better answer scores higher, interval by bootstrap over prompts, with two rules of thumb beside it."""
     fits = within(work, model.template, pairs)
     if not fits:
-        raise NoUsableRows("no held-out pair is left to test the reward model on; hold out more prompts (data.heldout_share)")
+        raise NoUsableRows(
+            "no held-out pair is left to test the reward model on; hold out more prompts (data.heldout_share)"
+        )
     reward_of = LearnedReward(model, work.device, same_tokens=True)
     better = reward_of([p for p, _, _ in fits], [c for _, c, _ in fits])
     worse = reward_of([p for p, _, _ in fits], [r for _, _, r in fits])
@@ -455,27 +504,26 @@ def train_ppo(
         model = load_reward_model(work.project.model("reward"), work.device.torch)
         same = model.template.hash == policy.template.hash
         learned = LearnedReward(model, work.device, same)
-        critic = critic_from(model.module) if same else critic_from(scorer_from(policy.module, generator(recipe.seed, "critic")))
+        critic = (
+            critic_from(model.module)
+            if same
+            else critic_from(scorer_from(policy.module, generator(recipe.seed, "critic")))
+        )
         examples = encode_demonstrations(work, policy.template) if config.pretrain_coef else []
         prompts = within_context(work, policy.template, work.sources.train_prompts(), recipe.sampling.max_new_tokens)
         result = ppo.train(
             policy, reference, critic, reward_source or learned, prompts, examples, config, recipe.sampling.max_new_tokens,
-            work.engine, work.device, run, recipe.seed, observe=observer(work, learned),
+            work.engine, work.device, run, recipe.seed, observe=observer(work),
         )  # fmt: skip
         saved = keep_policy(work, name, "ppo", policy, reference.origin)
         return run.finish({**result, "model": saved})
 
 
-def observer(work: Work, learned: LearnedReward) -> ppo.Observe:
-    """What the log tells of a step's answers: the learned proxy always, gold and its flags on the playground. Steers nothing."""
-
-    def observe(prompts: Sequence[Prompt], completions: Sequence[Completion]) -> dict[str, float]:
-        figures = {"proxy": float(np.mean([s for s in learned(prompts, completions) if s is not None]))}
-        if work.sources.playground:
-            figures |= gold_figures(work, Answered(list(prompts), list(completions)), "log")
-        return figures
-
-    return observe
+def observer(work: Work) -> ppo.Observe | None:
+    """What the log tells of a step's answers beyond the reward: gold and its flags, on the playground. Steers nothing."""
+    if not work.sources.playground:
+        return None
+    return lambda prompts, completions: gold_figures(work, Answered(list(prompts), list(completions)), "log")
 
 
 def gold_figures(work: Work, answered: Answered, purpose: str) -> dict[str, float]:
@@ -526,21 +574,32 @@ def evaluate(work: Work, name: str, reuse: bool = False) -> dict[str, Any]:
         mix = within_context(work, policy.template, work.sources.heldout_prompts(), tokens)
         probes = work.sources.probe_prompts()
         report = count_through(len(mix) + len(probes), work.progress)
-        answered = answer_all(policy, work.engine, mix, tokens, derived_seed(recipe.seed, f"evaluate-{name}", 0), report)
+        answered = answer_all(
+            policy, work.engine, mix, tokens, derived_seed(recipe.seed, f"evaluate-{name}", 0), report
+        )
         result: dict[str, Any] = {"prompts": len(mix), **text_figures(answered)}
-        lines: list[dict[str, Any]] = [{"prompt": p.text, "answer": c.text} for p, c in zip(mix, answered.completions, strict=True)]
+        lines: list[dict[str, Any]] = [
+            {"prompt": p.text, "answer": c.text} for p, c in zip(mix, answered.completions, strict=True)
+        ]
         if work.sources.playground:
             result |= gold_figures(work, answered, "evaluation")
             golds = work.sources.gold_scores(mix, answered.completions, "evaluation")
-            lines = [{**line, "family": p.meta["family"], "gold": g.points} for line, p, g in zip(lines, mix, golds, strict=True)]
+            lines = [
+                {**line, "family": p.meta["family"], "gold": g.points}
+                for line, p, g in zip(lines, mix, golds, strict=True)
+            ]
             result["gold_by_family"] = by_family(lines)
             result |= probe(work, policy, mix, answered, probes, report)
         if "sft" in parents and name != "base":
             reference = load_policy(work.project.model("sft"), work.device.torch)
-            result["kl"], result["kl_se"] = (0.0, 0.0) if name == "sft" else kl_of(answered, policy, reference, work.device)
+            result["kl"], result["kl_se"] = (
+                (0.0, 0.0) if name == "sft" else kl_of(answered, policy, reference, work.device)
+            )
         if "reward" in parents:
             model = load_reward_model(work.project.model("reward"), work.device.torch)
-            scores = proxy_scores(answered, LearnedReward(model, work.device, model.template.hash == policy.template.hash))
+            scores = proxy_scores(
+                answered, LearnedReward(model, work.device, model.template.hash == policy.template.hash)
+            )
             result["proxy"] = float(np.nanmean(scores))
             lines = [{**line, "proxy": score} for line, score in zip(lines, scores, strict=True)]
         write_text(run.folder / "answers.jsonl", "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
@@ -555,7 +614,12 @@ def by_family(lines: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 
 def probe(
-    work: Work, policy: Policy, mix: Sequence[Prompt], answered: Answered, probes: Sequence[Prompt], report: Callable[[int], None]
+    work: Work,
+    policy: Policy,
+    mix: Sequence[Prompt],
+    answered: Answered,
+    probes: Sequence[Prompt],
+    report: Callable[[int], None],
 ) -> dict[str, float]:
     """Compliance and over-refusal on the mix's harmful and border prompts together with the probe prompts."""
     recipe = work.recipe
@@ -580,6 +644,8 @@ def compare(work: Work, a: str, b: str, by: str) -> dict[str, Any]:
     ours, theirs = read_answers(work, a), {line["prompt"]: line for line in read_answers(work, b)}
     both = [(line, theirs[line["prompt"]]) for line in ours if line["prompt"] in theirs]
     if not both or field_name not in both[0][0] or field_name not in both[0][1]:
-        raise ModelError(f"the answers of {a} and {b} carry no score by {by}; {'gold needs the playground' if by == 'gold' else 'train a reward model'}")
+        raise ModelError(
+            f"the answers of {a} and {b} carry no score by {by}; {'gold needs the playground' if by == 'gold' else 'train a reward model'}"
+        )
     rate = win_rate([x[field_name] for x, _ in both], [y[field_name] for _, y in both])
     return {"model": a, "against": b, "by": by, "rate": rate.rate, "low": rate.low, "high": rate.high, "n": rate.n}

@@ -1,4 +1,4 @@
-"""Every error that bridle raises on purpose. Each message is one sentence: what was wrong, what was got, what is needed.
+"""Every error that bridle raises on purpose. Each message is one sentence: what was wrong, what is needed.
 
     BridleError                 exit 1: the work failed
     ├── UsageError              exit 2: the command was wrong

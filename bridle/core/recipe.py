@@ -50,7 +50,7 @@ class ModelSection(Section):
     layers: int = Field(default=4, ge=1, description="depth")
     heads: int = Field(default=5, ge=1, description="query heads")
     kv_heads: int = Field(
-        default=1, ge=1, description="key and value heads; fewer than heads shares them (a smaller cache)"
+        default=5, ge=1, description="key and value heads; fewer than heads shares them (a smaller cache)"
     )
     max_positions: int = Field(default=512, ge=32, description="longest context in tokens")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
@@ -74,7 +74,7 @@ class DataSection(Section):
     compared_heldout: int = Field(default=250, ge=1, description="held-out prompts whose answers test the reward model")
     demonstrations: int = Field(default=3000, ge=1, description="answers to imitate in SFT")
     pretrain_tokens: int = Field(
-        default=2_400_000,
+        default=1_700_000,
         ge=1000,
         description="tokens of pretraining text (the playground writes as many; a store's text is repeated)",
     )
@@ -162,8 +162,8 @@ class PPOSection(TrainerSection):
         ge=1,
         description="sequences in one forward and backward; smaller saves memory and changes nothing else",
     )
-    learning_rate: float = Field(default=2e-4, gt=0, description="the policy's; a billion parameters: about 1e-6")
-    critic_learning_rate: float = Field(default=1e-3, gt=0, description="the critic's")
+    learning_rate: float = Field(default=2e-4, ge=0, description="the policy's; a billion parameters: about 1e-6")
+    critic_learning_rate: float = Field(default=1e-3, ge=0, description="the critic's")
     kl_coef: float = Field(default=0.1, ge=0, description="β, the weight of the per-token KL penalty, at the start")
     kl_target: float = Field(default=1.5, ge=0, description="nats per answer that β is steered to; 0: β stays fixed")
     kl_gain: float = Field(default=0.1, ge=0, le=1, description="β changes by at most this share after each step")

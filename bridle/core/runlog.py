@@ -8,6 +8,7 @@ project/bridle.toml · store.sqlite · models/NAME/ · runs/ppo-0001/
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 import signal
@@ -115,6 +116,12 @@ class Run:
         return cls(stage, folder, key, None, False, progress)
 
     def __enter__(self) -> Run:
+        self._lock = open(self.folder / "lock", "w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self._lock.close()
+            raise ProjectError(f"another process is at work in {self.folder}; wait for it, or stop it") from error
         self._handlers: dict[int, Any] = {}
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
@@ -126,6 +133,7 @@ class Run:
     ) -> None:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
+        self._lock.close()
         self.progress.clear()
 
     def _asked(self, number: int, frame: FrameType | None) -> None:

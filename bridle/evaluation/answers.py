@@ -1,6 +1,6 @@
 """One fresh answer to each held-out prompt at temperature 1, and what can be measured of them.
 
-Figures are those of the contract: KL is the sum over an answer's tokens of log π - log π_ref, its mean over answers with a
+KL is the sum over an answer's tokens of log π - log π_ref, its mean over answers with a
 standard error; the proxy is the reward model's score in deviations of SFT's answers.
 """
 

@@ -14,15 +14,8 @@ from torch import Tensor
 Stats = dict[str, Tensor]
 
 
-def selected_logprobs(logits_NV: Tensor, targets_N: Tensor, temperature: float = 1.0) -> Tensor:
-    """log softmax(logits / temperature) at the taken tokens, [N], in float32 or wider."""
-    wide = logits_NV if logits_NV.dtype == torch.float64 else logits_NV.float()
-    return -F.cross_entropy(wide / temperature if temperature != 1.0 else wide, targets_N, reduction="none")
-
-
-def next_token(logits_NV: Tensor, targets_N: Tensor, *, tokens: Tensor | int) -> tuple[Tensor, Stats]:
+def next_token(logp_N: Tensor, *, tokens: Tensor | int) -> tuple[Tensor, Stats]:
     """Cross entropy in nats: -Σ log p(target) / tokens. Pretraining and SFT differ in which tokens are selected."""
-    logp_N = selected_logprobs(logits_NV, targets_N)
     loss = -logp_N.sum() / tokens
     return loss, {"loss": loss.detach()}
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bridle.maths.losses import selected_logprobs
+from bridle.maths.logprobs import linear_logprobs
 from bridle.models.decoder import Decoder
 
 
@@ -58,10 +58,11 @@ def make_batch(
     )
 
 
-def masked_logits(policy: Decoder, batch: Batch, mask_BT: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits [N, V] and targets [N] of the masked predictions only: most of a batch's logits are never needed."""
+def masked_logprobs(policy: Decoder, batch: Batch, temperature: float = 1.0) -> Tensor:
+    """log π of the completions' tokens alone, [N], row after row: most of a batch's logits are never made."""
+    mask_BT = batch.mask_BT
     hidden_ND = policy.hidden(batch.ids_BW)[:, :-1][mask_BT]
-    return policy.logits(hidden_ND), batch.ids_BW[:, 1:][mask_BT]
+    return linear_logprobs(hidden_ND, policy.output_weight(), batch.ids_BW[:, 1:][mask_BT], temperature)
 
 
 def spread(values_N: Tensor, mask_BT: Tensor) -> Tensor:
@@ -71,16 +72,7 @@ def spread(values_N: Tensor, mask_BT: Tensor) -> Tensor:
 
 def sequence_logprobs(policy: Decoder, batch: Batch, temperature: float = 1.0) -> Tensor:
     """log π of each completion token, [B, T], zero off the mask."""
-    mask_BT = batch.mask_BT
-    logits_NV, targets_N = masked_logits(policy, batch, mask_BT)
-    return spread(selected_logprobs(logits_NV, targets_N, temperature), mask_BT)
-
-
-def entropy(logits_NV: Tensor) -> Tensor:
-    """-Σ p log p in nats for each of N distributions."""
-    wide_NV = logits_NV if logits_NV.dtype == torch.float64 else logits_NV.float()
-    logp_NV = wide_NV.log_softmax(-1)
-    return -(logp_NV.exp() * logp_NV).sum(-1)
+    return spread(masked_logprobs(policy, batch, temperature), batch.mask_BT)
 
 
 def slices(count: int, size: int) -> Iterator[slice]:

@@ -26,7 +26,7 @@ from bridle.generation.sampling import Sampling
 from bridle.maths.advantages import gae, place_at_end, whiten
 from bridle.maths.kl import KLControl, k1, k3
 from bridle.maths.losses import clipped_policy, clipped_value, next_token
-from bridle.models.batches import Batch, make_batch, masked_logits, sequence_logprobs, slices, spread
+from bridle.models.batches import Batch, make_batch, masked_logprobs, sequence_logprobs, slices, spread
 from bridle.models.checkpoint import TrainingState, restore_checkpoint, save_checkpoint
 from bridle.models.device import Device
 from bridle.models.optimizer import OPTIMIZERS
@@ -44,7 +44,8 @@ class Rollout:
     batch: Batch
     mask_BT: Tensor
     old_logp_BT: Tensor  # of the distribution that was sampled from
-    reward_B: Tensor  # from the reward source, with the missing-stop penalty taken off
+    score_B: Tensor  # from the reward source
+    reward_B: Tensor  # the same with the missing-stop penalty taken off
     completions: list[Completion]
     prompts: list[Prompt]
     unscored: int
@@ -70,7 +71,14 @@ def take_prompts(prompts: Sequence[Prompt], step: int, count: int, seed: int) ->
 
 
 def roll_out(
-    policy: Policy, engine: Engine, reward: Reward, prompts: Sequence[Prompt], config: PPOSection, sampling: Sampling, device: Device, seed: int
+    policy: Policy,
+    engine: Engine,
+    reward: Reward,
+    prompts: Sequence[Prompt],
+    config: PPOSection,
+    sampling: Sampling,
+    device: Device,
+    seed: int,
 ) -> Rollout:
     """Answer and score. Answers whose reward is None or not finite are left out and counted, never taken for 0."""
     completions = answer_prompts(engine, policy, prompts, sampling, seed=seed)
@@ -80,21 +88,27 @@ def roll_out(
     scores = reward(prompts, completions)
     kept = [i for i, s in enumerate(scores) if s is not None and s == s and abs(s) != float("inf")]
     if not kept:
-        raise TrainingStopped(f"none of {len(scores)} answers got a finite reward; look at the reward source before going on")
+        raise TrainingStopped(
+            f"none of {len(scores)} answers got a finite reward; look at the reward source before going on"
+        )
     prompts, completions = [prompts[i] for i in kept], [completions[i] for i in kept]
-    penalty = [config.missing_stop_penalty if c.finish_reason is FinishReason.LENGTH else 0.0 for c in completions]
-    reward_B = torch.tensor([float(scores[i] or 0.0) - p for i, p in zip(kept, penalty, strict=True)], device=device.torch)
+    score_B = torch.tensor([float(scores[i] or 0.0) for i in kept], device=device.torch)
+    cut_off_B = torch.tensor([c.finish_reason is FinishReason.LENGTH for c in completions], device=device.torch)
+    reward_B = score_B - config.missing_stop_penalty * cut_off_B
     batch = make_batch(
         policy.template.prompt_ids(prompts), [c.token_ids for c in completions], policy.template.pad_id, device.torch
     )
     mask_BT = batch.mask_BT
     flat = [logp for c in completions for logp in c.sampled_logprobs]
     old_logp_BT = spread(torch.tensor(flat, dtype=torch.float32, device=device.torch), mask_BT)
-    return Rollout(batch, mask_BT, old_logp_BT, reward_B, list(completions), list(prompts), len(scores) - len(kept))
+    unscored = len(scores) - len(kept)
+    return Rollout(batch, mask_BT, old_logp_BT, score_B, reward_B, list(completions), list(prompts), unscored)
 
 
 @torch.no_grad()
-def estimate(rollout: Rollout, reference: Policy, critic: Scorer, beta: float, config: PPOSection, device: Device) -> Estimates:
+def estimate(
+    rollout: Rollout, reference: Policy, critic: Scorer, beta: float, config: PPOSection, device: Device
+) -> Estimates:
     """KL to the reference, the critic's values, advantages and returns."""
     batch, mask_BT = rollout.batch, rollout.mask_BT
     reference_BT, values_BT = torch.zeros_like(rollout.old_logp_BT), torch.zeros_like(rollout.old_logp_BT)
@@ -111,6 +125,7 @@ def estimate(rollout: Rollout, reference: Policy, critic: Scorer, beta: float, c
     left_over = (returns_BT - values_BT)[mask_BT].var() / returns_BT[mask_BT].var().clamp(min=1e-8)
     kl_B = kl_BT.sum(1)
     figures = {
+        "proxy": float(rollout.score_B.mean()),
         "reward": float(rollout.reward_B.mean()),
         "kl": float(kl_B.mean()),
         "kl_se": float(kl_B.std() / len(kl_B) ** 0.5),
@@ -138,7 +153,9 @@ def improve(
     first_gap = 0.0
     for epoch in range(config.epochs):
         number = step * config.epochs + epoch
-        for index, mini_M in enumerate(shuffled(len(rollout.batch), seed, "ppo-minibatches", number).chunk(config.minibatches)):
+        for index, mini_M in enumerate(
+            shuffled(len(rollout.batch), seed, "ppo-minibatches", number).chunk(config.minibatches)
+        ):
             tokens = rollout.mask_BT[mini_M].sum()
             for rows in mini_M.split(config.batch_size):
                 micro = rollout.batch.rows(rows.to(device.torch))
@@ -173,16 +190,24 @@ def improve(
 
 
 def imitate(
-    policy: Policy, demonstrations: Sequence[tuple[list[int], list[int]]], config: PPOSection, device: Device, seed: int, number: int
+    policy: Policy,
+    demonstrations: Sequence[tuple[list[int], list[int]]],
+    config: PPOSection,
+    device: Device,
+    seed: int,
+    number: int,
 ) -> None:
     """Add the gradient of a next-token loss on demonstrations (Ouyang 2022, eq. 2, with SFT's data in place of pretraining's)."""
     picked = shuffled(len(demonstrations), seed, "ppo-demonstrations", number)[:16].tolist()
     batch = make_batch(
-        [demonstrations[i][0] for i in picked], [demonstrations[i][1] for i in picked], policy.template.pad_id, device.torch
+        [demonstrations[i][0] for i in picked],
+        [demonstrations[i][1] for i in picked],
+        policy.template.pad_id,
+        device.torch,
     )
     with device.autocast():
-        logits_NV, targets_N = masked_logits(policy.module, batch, batch.mask_BT)
-    loss, _ = next_token(logits_NV, targets_N, tokens=len(targets_N))
+        logp_N = masked_logprobs(policy.module, batch)
+    loss, _ = next_token(logp_N, tokens=len(logp_N))
     (config.pretrain_coef * loss).backward()
 
 
@@ -218,7 +243,9 @@ def train(
         engine.load(policy)
         # 1. answer prompts  2. score the answers
         asked = take_prompts(prompts, step, config.prompts_per_step, seed)
-        rollout = roll_out(policy, engine, reward, asked, config, sampling, device, derived_seed(seed, "ppo-rollout", step))
+        rollout = roll_out(
+            policy, engine, reward, asked, config, sampling, device, derived_seed(seed, "ppo-rollout", step)
+        )
         # 3. estimate advantages
         estimates = estimate(rollout, reference, critic, control.beta, config, device)
         # 4. improve policy and critic a little

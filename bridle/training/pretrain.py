@@ -14,10 +14,11 @@ from torch import Tensor
 from bridle.core.errors import NoUsableRows
 from bridle.core.recipe import PretrainSection
 from bridle.core.runlog import Run
+from bridle.maths.logprobs import linear_logprobs
 from bridle.maths.losses import next_token
 from bridle.models.checkpoint import TrainingState, restore_checkpoint, save_checkpoint
 from bridle.models.device import Device
-from bridle.models.optimizer import OPTIMIZERS, cosine, peak_rates, set_rate
+from bridle.models.optimizer import OPTIMIZERS, peak_rates, set_rate, warm_then_linear
 from bridle.models.policy import Policy
 from bridle.models.randomness import shuffled
 
@@ -31,7 +32,9 @@ def rows_of(documents: list[list[int]], length: int) -> Tensor:
     return flat[: rows * (length + 1)].view(rows, length + 1)
 
 
-def train(policy: Policy, rows_RT: Tensor, total_tokens: int, config: PretrainSection, device: Device, run: Run, seed: int) -> dict[str, float]:
+def train(
+    policy: Policy, rows_RT: Tensor, total_tokens: int, config: PretrainSection, device: Device, run: Run, seed: int
+) -> dict[str, float]:
     """Train `policy` in place on about `total_tokens` tokens, text repeated where there is less of it."""
     module = policy.module
     optimizers = OPTIMIZERS[config.optimizer](module, config.learning_rate)
@@ -51,14 +54,15 @@ def train(policy: Policy, rows_RT: Tensor, total_tokens: int, config: PretrainSe
             order_R, order_epoch = shuffled(len(rows_RT), seed, "pretrain", epoch), epoch
         batch_RT = rows_RT[order_R[position * batch_size : (position + 1) * batch_size]].to(device.torch)
         # 2. predict
-        with device.autocast():
-            logits_RTV = module(batch_RT[:, :-1])
         targets_N = batch_RT[:, 1:].flatten()
-        loss, _ = next_token(logits_RTV.flatten(0, 1), targets_N, tokens=len(targets_N))
+        with device.autocast():
+            hidden_ND = module.hidden(batch_RT[:, :-1]).flatten(0, 1)
+            logp_N = linear_logprobs(hidden_ND, module.output_weight(), targets_N)
+        loss, _ = next_token(logp_N, tokens=len(targets_N))
         # 3. improve
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(module.parameters(), config.clip_norm)
-        set_rate(optimizers, peaks, cosine(step, steps))
+        set_rate(optimizers, peaks, warm_then_linear(step, steps))
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad()

@@ -22,7 +22,7 @@ from bridle.maths.losses import bradley_terry, score_size
 from bridle.models.batches import make_batch
 from bridle.models.checkpoint import TrainingState, restore_checkpoint, save_checkpoint
 from bridle.models.device import Device
-from bridle.models.optimizer import OPTIMIZERS, cosine, peak_rates, set_rate
+from bridle.models.optimizer import OPTIMIZERS, peak_rates, set_rate, warm_then_linear
 from bridle.models.policy import RewardModel
 from bridle.models.randomness import shuffled
 
@@ -48,7 +48,9 @@ def train(
 ) -> dict[str, float]:
     """Train `model` in place; its scores are still raw afterwards (see `calibrate`)."""
     if not any(group.pairs for group in groups):
-        raise NoUsableRows("a reward model needs pairs of a better and a worse answer, got none; collect or import comparisons")
+        raise NoUsableRows(
+            "a reward model needs pairs of a better and a worse answer, got none; collect or import comparisons"
+        )
     module, pad_id = model.module, model.template.pad_id
     optimizers = OPTIMIZERS[config.optimizer](module, learning_rate)
     peaks = peak_rates(optimizers)
@@ -56,7 +58,11 @@ def train(
     done, _ = restore_checkpoint(run.checkpoints, state, run.key, run.progress.say)
     run.rewind(done)
     usable = [group for group in groups if group.pairs]
-    plan = [rows.tolist() for epoch in range(epochs) for rows in shuffled(len(usable), seed, "reward", epoch).split(config.batch_size)]
+    plan = [
+        rows.tolist()
+        for epoch in range(epochs)
+        for rows in shuffled(len(usable), seed, "reward", epoch).split(config.batch_size)
+    ]
     for step in range(done, len(plan)):
         # 1. prompts with all their answers
         chosen = [usable[i] for i in plan[step]]
@@ -71,12 +77,16 @@ def train(
         # 3. improve
         total.backward()
         norm = torch.nn.utils.clip_grad_norm_(module.parameters(), config.clip_norm)
-        set_rate(optimizers, peaks, cosine(step, len(plan)))
+        set_rate(optimizers, peaks, warm_then_linear(step, len(plan)))
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad()
         # 4. log and save
-        run.log(step, len(plan), {"loss": float(stats["loss"]), "accuracy": float(stats["accuracy"]), "grad_norm": float(norm)})
+        run.log(
+            step,
+            len(plan),
+            {"loss": float(stats["loss"]), "accuracy": float(stats["accuracy"]), "grad_norm": float(norm)},
+        )
         if run.due(step + 1, config.checkpoint_every, len(plan)):
             save_checkpoint(run.checkpoints, step + 1, state, {}, run.key)
             run.saved(step + 1, len(plan))
@@ -102,7 +112,9 @@ def index_pairs(groups: Sequence[Group], device: torch.device) -> tuple[Tensor, 
 def calibrate(model: RewardModel, reference_scores: Tensor, probes: Sequence[list[int]]) -> None:
     """Centre and scale on the reference's answers, and keep a few sequences with their scores to check on loading."""
     if len(reference_scores) < 2 or not bool(torch.isfinite(reference_scores).all()):
-        raise NoUsableRows(f"centring a reward model needs at least two finite scores, got {reference_scores[:5].tolist()}")
+        raise NoUsableRows(
+            f"centring a reward model needs at least two finite scores, got {reference_scores[:5].tolist()}"
+        )
     model.centre = float(reference_scores.mean())
     model.scale = max(float(reference_scores.std()), 1e-6)
     device = model.module.score.weight.device

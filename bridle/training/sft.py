@@ -1,7 +1,7 @@
 """Supervised fine-tuning: imitate demonstrations, next-token prediction on the answers alone (Ouyang 2022, §3.5).
 
 The prompt is read but not learnt; the stop token is part of the answer and is learnt.
-Shapes: B sequences, N answer tokens of a batch, V vocabulary.
+Shapes: B sequences, N answer tokens of a batch.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from bridle.core.errors import NoUsableRows
 from bridle.core.recipe import SFTSection
 from bridle.core.runlog import Run
 from bridle.maths.losses import next_token
-from bridle.models.batches import by_length, make_batch, masked_logits
+from bridle.models.batches import by_length, make_batch, masked_logprobs
 from bridle.models.checkpoint import TrainingState, restore_checkpoint, save_checkpoint
 from bridle.models.device import Device
-from bridle.models.optimizer import OPTIMIZERS, cosine, peak_rates, set_rate
+from bridle.models.optimizer import OPTIMIZERS, peak_rates, set_rate, warm_then_linear
 from bridle.models.policy import Policy
 from bridle.models.randomness import shuffled
 
@@ -35,7 +35,9 @@ def batches_of(examples: Sequence[Example], batch_size: int, seed: int, epoch: i
     return [batches[i] for i in shuffled(len(batches), seed, "sft-batches", epoch).tolist()]
 
 
-def train(policy: Policy, examples: Sequence[Example], config: SFTSection, device: Device, run: Run, seed: int) -> dict[str, float]:
+def train(
+    policy: Policy, examples: Sequence[Example], config: SFTSection, device: Device, run: Run, seed: int
+) -> dict[str, float]:
     """Train `policy` in place."""
     if not examples:
         raise NoUsableRows("SFT needs demonstrations, got none; import answers or lower the filters")
@@ -53,12 +55,12 @@ def train(policy: Policy, examples: Sequence[Example], config: SFTSection, devic
         batch = make_batch([p for p, _ in chosen], [c for _, c in chosen], pad_id, device.torch)
         # 2. predict the answers' tokens
         with device.autocast():
-            logits_NV, targets_N = masked_logits(module, batch, batch.mask_BT)
-        loss, _ = next_token(logits_NV, targets_N, tokens=len(targets_N))
+            logp_N = masked_logprobs(module, batch)
+        loss, _ = next_token(logp_N, tokens=len(logp_N))
         # 3. improve
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(module.parameters(), config.clip_norm)
-        set_rate(optimizers, peaks, cosine(step, len(plan)))
+        set_rate(optimizers, peaks, warm_then_linear(step, len(plan)))
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad()

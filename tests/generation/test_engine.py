@@ -27,7 +27,9 @@ def stopping(ours: Policy, *stops: int) -> Policy:
     return replace(ours, template=replace(ours.template, stop_ids=frozenset({ours.template.eos_id, *stops})))
 
 
-def recomputed(ours: Policy, prompts: Sequence[list[int]], answers: Sequence[Answer], temperature: float) -> list[float]:
+def recomputed(
+    ours: Policy, prompts: Sequence[list[int]], answers: Sequence[Answer], temperature: float
+) -> list[float]:
     batch = make_batch(prompts, [a.token_ids for a in answers], 0)
     with torch.no_grad():
         return sequence_logprobs(ours.module, batch, temperature)[batch.mask_BT].tolist()
@@ -42,15 +44,13 @@ def sampled(answers: Sequence[Answer]) -> list[float]:
 def test_sampled_log_probs_equal_those_of_training(shape: str, dtype: torch.dtype, tolerance: float) -> None:
     ours = policy(shape, dtype=dtype)
     for temperature in (1.0, 0.8):
-        answers = engine_with(ours, dtype).generate(
-            PROMPTS, Sampling(24, temperature), stamp=ours.stamp, seed=1
-        )
+        answers = engine_with(ours, dtype).generate(PROMPTS, Sampling(24, temperature), stamp=ours.stamp, seed=1)
         assert sampled(answers) == pytest.approx(recomputed(ours, PROMPTS, answers, temperature), abs=tolerance)
     assert len({tuple(a.token_ids) for a in answers}) > 40
 
 
 def test_bfloat16_stays_close() -> None:
-    """A pack in bfloat16 against a forward in float32: on average within .05 nats a token, no token off by more than 1."""
+    """A bfloat16 pack against a float32 forward: on average within .05 nats a token, no token off by more than 1."""
     ours = policy("qwen3")
     answers = engine_with(ours, torch.bfloat16).generate(PROMPTS, Sampling(24), stamp=ours.stamp, seed=1)
     gaps = torch.tensor(sampled(answers)) - torch.tensor(recomputed(ours, PROMPTS, answers, 1.0))
@@ -218,9 +218,7 @@ def test_no_prompts_no_answers() -> None:
 def test_progress_counts_every_prompt() -> None:
     ours = policy()
     counts: list[int] = []
-    engine_with(ours, batch_size=10).generate(
-        PROMPTS, Sampling(2), stamp=ours.stamp, seed=0, progress=counts.append
-    )
+    engine_with(ours, batch_size=10).generate(PROMPTS, Sampling(2), stamp=ours.stamp, seed=0, progress=counts.append)
     assert counts == [10, 10, 10, 10, 5]
 
 

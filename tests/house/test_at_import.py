@@ -14,7 +14,7 @@ BUILDERS = set(
     """
     dict enumerate frozenset len list map max min range reversed round set slice sorted str sum tuple zip
     auto enum.auto field dataclasses.field namedtuple timedelta get_args typing.get_args re.compile
-    math.log math.sqrt logging.getLogger mapped_column orm.mapped_column relationship orm.relationship
+    math.log math.sqrt logging.getLogger mapped_column orm.mapped_column relationship orm.relationship click.option
     """.split()
 )
 # Methods of constants that do no more: `"a b c".split()`, `Path(__file__).with_name("world.json")`.
@@ -62,11 +62,14 @@ def arguments(decorators: list[ast.expr]) -> Iterator[ast.expr]:
             yield from (keyword.value for keyword in decorator.keywords)
 
 
-def working_calls(*values: ast.expr) -> Iterator[ast.Call]:
+def working_calls(*values: ast.AST) -> Iterator[ast.Call]:
+    """Calls that are run where they stand; those inside a lambda wait until it is called."""
     for value in values:
-        for node in [value] if isinstance(value, ast.Lambda) else ast.walk(value):
-            if isinstance(node, ast.Call) and not builds_a_value(node):
-                yield node
+        if isinstance(value, ast.Lambda):
+            continue
+        if isinstance(value, ast.Call) and not builds_a_value(value):
+            yield value
+        yield from working_calls(*ast.iter_child_nodes(value))
 
 
 def work_at_import(source: Source) -> list[str]:
@@ -108,6 +111,7 @@ def test_work_at_import_is_found(text: str) -> None:
         "class A:\n    def f(self): work()",
         "@click.option('--seed', type=click.IntRange(0))\ndef f(): work()",
         "KEY = lambda row: work(row)",
+        "KEYS = [('a', lambda row: work(row))]",
         "Slot = Annotated[str, holds('thing')]",
     ],
 )

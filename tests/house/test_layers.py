@@ -23,7 +23,7 @@ FLOORS = {
     "evaluation": 7,
     "web": 7,
     "serve": 7,
-    "sources": 8,
+    "sources": 8, "loop_report": 8,
     "stages": 8,
     "demo": 8,
     "loop": 8,

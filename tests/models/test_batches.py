@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from bridle.maths.losses import selected_logprobs
-from bridle.models.batches import Batch, by_length, entropy, make_batch, pad, sequence_logprobs, slices, spread
+from bridle.models.batches import Batch, by_length, make_batch, masked_logprobs, pad, sequence_logprobs, slices, spread
 from tests.models.tiny import policy, random_ids, template
 
 T, F = True, False
@@ -49,6 +48,7 @@ def test_log_probs_are_those_of_the_taken_tokens() -> None:
             expected = [float(table[len(prompt) + i - 1, token]) for i, token in enumerate(answer)]
             start = len(prompt) - 1
             assert found[row, start : start + len(answer)].tolist() == pytest.approx(expected, abs=1e-5)
+        assert torch.equal(masked_logprobs(module, batch, 0.7), found[batch.mask_BT])
     assert not found[~batch.mask_BT].any()
 
 
@@ -68,26 +68,22 @@ def test_log_probs_do_not_depend_on_padding_or_company() -> None:
 
 
 def test_the_stop_token_is_trained_and_the_prompt_is_not() -> None:
-    """The gradient at the embedding of logits: none for predictions of the prompt, some for that of the stop token."""
-    logits = torch.randn(1, 4, 300, requires_grad=True)
-    batch = make_batch([[5, 6]], [[7, template().eos_id]], 0)
-    flat = logits[:, :-1][batch.mask_BT]
-    selected_logprobs(flat, batch.ids_BW[:, 1:][batch.mask_BT]).sum().backward()
-    assert logits.grad is not None
-    assert [bool(logits.grad[0, t].any()) for t in range(4)] == [F, T, T, F]
-    assert float(logits.grad[0, 2, template().eos_id]) > 0
+    """Raising an answer's log-probs raises the output rows of its tokens, the stop's too, and no prompt's."""
+    module = policy("llama").module
+    sequence_logprobs(module, make_batch([[5, 6]], [[7, template().eos_id]], 0)).sum().backward()
+    hidden = module.hidden(torch.tensor([[5, 6, 7, template().eos_id]]))[0].detach()
+    gradient = module.output_weight().grad
+    assert gradient is not None
+    probs = module.logits(hidden).softmax(1).detach()
+    for token in (5, 6, 7, template().eos_id, 100):
+        taken = {7: hidden[1], template().eos_id: hidden[2]}.get(token, torch.zeros(32))
+        expected = taken - probs[1, token] * hidden[1] - probs[2, token] * hidden[2]
+        torch.testing.assert_close(gradient[token], expected, rtol=0, atol=1e-4)
 
 
 def test_values_go_back_where_the_mask_holds() -> None:
     mask = torch.tensor([[F, T, T], [T, F, F]])
     assert spread(torch.tensor([1.0, 2.0, 3.0]), mask).tolist() == [[0.0, 1.0, 2.0], [3.0, 0.0, 0.0]]
-
-
-def test_entropy_by_hand() -> None:
-    logits = torch.tensor([[0.0, 0.0, 0.0, 0.0], [50.0, 0.0, 0.0, 0.0]], dtype=torch.float64)
-    found = entropy(logits)
-    assert found.dtype == torch.float64
-    assert found.tolist() == pytest.approx([1.3862943611, 0.0], abs=1e-9)
 
 
 def test_slices_cover_all_once() -> None:

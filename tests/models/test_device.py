@@ -87,7 +87,9 @@ def test_precision_by_what_the_processor_does_fast(
 
 
 def test_a_device_says_itself_in_a_line() -> None:
-    assert str(Device(torch.device("cpu"), torch.bfloat16, 1, "one core")) == "cpu, bfloat16 products, 1 thread (one core)"
+    assert (
+        str(Device(torch.device("cpu"), torch.bfloat16, 1, "one core")) == "cpu, bfloat16 products, 1 thread (one core)"
+    )
     assert "2 threads" in str(Device(torch.device("cpu"), torch.float32, 2, "idle machine"))
 
 

@@ -1,32 +1,29 @@
 """Muon's orthogonal updates, the groups it is given, and the ends of the schedules."""
 
-import math
-
 import pytest
 import torch
 from torch import nn
 
-from bridle.models.optimizer import (
-    OPTIMIZERS,
-    Muon,
-    constant,
-    cosine,
-    linear,
-    muon,
-    orthogonalise,
-    peak_rates,
-    set_rate,
-)
+from bridle.models.optimizer import OPTIMIZERS, Muon, muon, orthogonalise, peak_rates, set_rate, warm_then_linear
 from tests.models.tiny import policy
 
 
-@pytest.mark.parametrize("shape", [(3, 16, 16), (2, 8, 40), (2, 40, 8), (1, 64, 32)])
+@pytest.mark.parametrize("shape", [(2, 8, 40), (2, 40, 8), (1, 64, 32), (1, 160, 448)])
 def test_singular_values_come_near_one(shape: tuple[int, int, int]) -> None:
     torch.manual_seed(0)
     values = torch.linalg.svdvals(orthogonalise(torch.randn(shape) * 1e-3))
-    assert float(values.min()) > 0.4 if shape[1] == shape[2] else float(values.min()) > 0.65
-    assert float(values.max()) < 1.25
-    assert 0.75 < float(values.mean()) < 1.1
+    assert float(values.min()) > 0.15
+    assert float(values.max()) < 3.0  # in exact arithmetic 1.9; a small matrix in bfloat16 goes beyond
+    assert 0.8 < float(values.mean()) < 1.5
+
+
+def test_a_gradient_of_uneven_strength_is_levelled() -> None:
+    """Directions a hundred times weaker than the strongest take part: the ratio shrinks from 100 to less than 15."""
+    torch.manual_seed(1)
+    u, v = torch.linalg.qr(torch.randn(32, 32))[0], torch.linalg.qr(torch.randn(48, 32))[0]
+    gradient = u @ torch.logspace(0, -2, 32).diag() @ v.T
+    values = torch.linalg.svdvals(orthogonalise(gradient[None])[0])
+    assert float(values.max() / values.min()) < 15
 
 
 def test_singular_vectors_stay() -> None:
@@ -36,7 +33,7 @@ def test_singular_vectors_stay() -> None:
     u, _, v = torch.linalg.svd(gradient, full_matrices=False)
     inside = u.transpose(1, 2) @ orthogonalise(gradient) @ v.transpose(1, 2)
     diagonal = inside[0].diagonal()
-    assert float(diagonal.min()) > 0.65
+    assert float(diagonal.min()) > 0.15
     assert float((inside[0] - diagonal.diag()).abs().max()) < 0.05
 
 
@@ -63,7 +60,7 @@ def test_a_step_is_an_orthogonal_matrix_times_the_rate(rows: int, columns: int, 
     parameter.grad = torch.randn(rows, columns)
     Muon([parameter], lr=0.1, weight_decay=0.0).step()
     expected = -0.1 * scale * orthogonalise(parameter.grad[None])[0]
-    torch.testing.assert_close(parameter.detach(), expected, rtol=0, atol=0.05 * 0.1 * scale)
+    assert float((parameter.detach() - expected).norm() / expected.norm()) < 0.15  # bfloat16
 
 
 def test_weights_decay_before_they_move() -> None:
@@ -102,19 +99,14 @@ def test_an_optimiser_lowers_a_loss(name: str) -> None:
     assert float(loss().detach()) < before / 2
 
 
-def test_the_cosine_warms_up_and_ends_at_zero() -> None:
-    shares = [cosine(step, 200) for step in range(201)]
-    assert shares[0] == pytest.approx(1 / 11)
-    assert max(shares) == pytest.approx(1.0, abs=0.01) and shares.index(max(shares)) == 10
-    assert shares[100] == pytest.approx(0.5)
-    assert 0 < shares[199] < 1e-3 and shares[200] == pytest.approx(0.0)
-    assert all(later < earlier for earlier, later in zip(shares[10:], shares[11:], strict=False))
-
-
-def test_the_other_schedules() -> None:
-    assert [linear(step, 4) for step in range(5)] == [1.0, 0.75, 0.5, 0.25, 0.0]
-    assert {constant(step, 4) for step in range(5)} == {1.0}
-    assert math.isfinite(cosine(0, 1))
+def test_the_rate_rises_stays_and_ends_at_zero() -> None:
+    shares = [warm_then_linear(step, 200, warmup=0.05, decay=0.7) for step in range(201)]
+    assert shares[:2] == pytest.approx([1 / 11, 2 / 11])
+    assert shares[10:61] == [1.0] * 51
+    assert shares[130] == pytest.approx(0.5)
+    assert shares[199] == pytest.approx(1 / 140) and shares[200] == 0.0
+    assert all(later < earlier for earlier, later in zip(shares[60:], shares[61:], strict=False))
+    assert 0 < warm_then_linear(0, 1) <= 1
 
 
 def test_rates_are_shares_of_the_peaks() -> None:

@@ -1,4 +1,4 @@
-"""Model folders: what bridle saves transformers reads to the same numbers, and what is broken is said in one sentence."""
+"""Model folders: transformers reads what bridle saves to the same numbers, and damage is told in one sentence."""
 
 import json
 import shutil

@@ -29,7 +29,9 @@ TEXT = ["plain", "two\nlines", "你好，世界", "🙂👩‍👩‍👧 naïve
 def qwen_like(folder: Path, generation_stops: list[int] | None = None) -> Path:
     """A folder whose eos is <|endoftext|> = pad, and whose turns are closed by <|im_end|>."""
     base = train_tokenizer(TEXTS, 300)
-    base.tokenizer.add_special_tokens([AddedToken(t, special=True) for t in ("<|endoftext|>", "<|im_start|>", "<|im_end|>")])
+    base.tokenizer.add_special_tokens(
+        [AddedToken(t, special=True) for t in ("<|endoftext|>", "<|im_start|>", "<|im_end|>")]
+    )
     base.tokenizer.save(str(folder / "tokenizer.json"))
     config = {"eos_token": {"content": "<|endoftext|>"}, "pad_token": "<|endoftext|>", "chat_template": CHATML}
     (folder / "tokenizer_config.json").write_text(json.dumps(config))

@@ -1,0 +1,80 @@
+"""The controls that a claim of learning needs, run on a finished demo: python experiments/controls.py DEMO_FOLDER
+
+random reward: PPO on numbers drawn from a hash must not raise gold.
+learning rate 0: PPO must leave every weight as it was.
+gold as reward: PPO on the true quality, the ceiling; its calls of gold are counted.
+(Shuffled labels are part of every demo.) Writes controls.json beside the demo's report, which shows them from then on.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from bridle.core.files import write_json
+from bridle.core.records import Completion, Prompt, content_hash
+from bridle.core.runlog import Progress, Project
+from bridle.loop_report import write_project_report
+from bridle.models.policy import load_policy
+from bridle.stages import Work, compare, evaluate, train_ppo
+
+
+def random_reward(prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[float]:
+    """Uniform on ±√3 (deviation 1), the same for the same answer."""
+    return [(int(content_hash(c.id)[:8], 16) / 2**32 - 0.5) * 12**0.5 for c in completions]
+
+
+def main(folder: Path) -> None:
+    project = Project.find(folder)
+    work = Work(project, Progress())
+
+    def gold_reward(prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[float]:
+        return [score.points / 3 for score in work.sources.gold_scores(prompts, completions, "reward (control)")]
+
+    sft = evaluate(work, "sft", reuse=True)
+    train_ppo(work, True, "control-random", "Control: PPO on a random reward", reward_source=random_reward)
+    train_ppo(work, True, "control-gold", "Control: PPO on gold itself", reward_source=gold_reward)
+    still = {"steps": 2, "learning_rate": 0.0, "critic_learning_rate": 0.0}
+    train_ppo(work, True, "control-still", "Control: learning rate 0", settings=still)
+    noise, ceiling = evaluate(work, "control-random", reuse=True), evaluate(work, "control-gold", reuse=True)
+    against = compare(work, "control-random", "sft", "gold")
+    before, after = (
+        load_policy(project.model(n), work.device.torch).module.state_dict() for n in ("sft", "control-still")
+    )
+    moved = max(float((before[name] - after[name]).abs().max()) for name in before)
+    calls = work.sources.gold.calls["reward (control)"]
+    gain, error = noise["gold"] - sft["gold"], (noise["gold_se"] ** 2 + sft["gold_se"] ** 2) ** 0.5
+    controls = [
+        {
+            "name": "random reward",
+            "expectation": "no gain of gold over SFT beyond two standard errors",
+            "measured": f"gold {gain:+.2f} (± {2 * error:.2f}), win rate {against['rate']:.3f} "
+            f"({against['low']:.3f} to {against['high']:.3f})",
+            "holds": gain <= 2 * error,
+        },
+        {
+            "name": "gold as reward",
+            "expectation": "the ceiling: what PPO reaches when the reward is the truth",
+            "measured": f"gold {sft['gold']:+.2f} → {ceiling['gold']:+.2f}, {calls} calls of gold in this sitting",
+            "holds": ceiling["gold"] > sft["gold"],
+        },
+        {
+            "name": "learning rate 0",
+            "expectation": "no weight changes",
+            "measured": f"largest change {moved:g}",
+            "holds": moved == 0.0,
+        },
+    ]
+    write_json(project.folder / "controls.json", controls)
+    write_project_report(project, work)
+    work.close()
+    for control in controls:
+        print(f"{'holds' if control['holds'] else 'FAILS'}  {control['name']}: {control['measured']}")
+
+
+if __name__ == "__main__":
+    torch.manual_seed(0)
+    main(Path(sys.argv[1]))

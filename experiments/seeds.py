@@ -1,0 +1,59 @@
+"""The demo for several seeds, one after another: python experiments/seeds.py FOLDER SEED [SEED …]
+
+Every seed is shown; a mean and the worst stand below. A demo that lies finished in FOLDER/seed-N is not run again.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from bridle.core.recipe import Recipe
+from bridle.demo import run_demo
+
+Stages = dict[str, dict[str, Any]]
+FIGURES: list[tuple[str, Callable[[Stages], float]]] = [
+    ("agree", lambda s: s["label"]["agreement_with_gold"]),
+    ("base gold", lambda s: s["evaluate-base"]["gold"]),
+    ("sft gold", lambda s: s["evaluate-sft"]["gold"]),
+    ("base complies", lambda s: s["evaluate-base"]["complies"]),
+    ("sft complies", lambda s: s["evaluate-sft"]["complies"]),
+    ("sft unpars.", lambda s: s["evaluate-sft"]["unparsable"]),
+    ("pair acc", lambda s: s["reward"]["pair_accuracy"]),
+    ("slim acc", lambda s: s["reward"]["slim"]["pair_accuracy"]),
+    ("shuffled", lambda s: s["reward-shuffled"]["pair_accuracy"]),
+    ("ppo gold", lambda s: s["ppo"]["gold_after"]),
+    ("win", lambda s: s["ppo"]["win_rate"]),
+    ("win low", lambda s: s["ppo"]["win_rate_low"]),
+    ("complies", lambda s: s["ppo"]["complies"]),
+    ("refuses b.", lambda s: s["ppo"]["refuses_benign"]),
+    ("kl", lambda s: s["ppo"]["kl"]),
+    ("unpars.", lambda s: s["ppo"]["unparsable"]),
+    ("cliff proxy", lambda s: s["unbridled"]["proxy_end"] - s["unbridled"]["proxy_start"]),
+    ("cliff peak", lambda s: s["unbridled"]["gold_peak"]),
+    ("cliff end", lambda s: s["unbridled"]["gold_end"]),
+]
+
+
+def main(folder: Path, seeds: list[int]) -> None:
+    rows = []
+    for seed in seeds:
+        recipe = Recipe().with_settings({"seed": seed, "data.source": "playground"})
+        summary = run_demo(folder / f"seed-{seed}", recipe)
+        rows.append([summary["seconds"], *(read(summary["stages"]) for _, read in FIGURES)])
+        print_table(seeds[: len(rows)], rows)
+
+
+def print_table(seeds: list[int], rows: list[list[float]]) -> None:
+    means = [sum(column) / len(rows) for column in zip(*rows, strict=True)]
+    print(f"\n| figure | {' | '.join(f'seed {seed}' for seed in seeds)} | mean |")
+    print("|---" * (len(seeds) + 2) + "|")
+    for index, name in enumerate(["seconds", *(name for name, _ in FIGURES)]):
+        values = [row[index] for row in rows]
+        print(f"| {name} | {' | '.join(f'{v:.3g}' for v in values)} | {means[index]:.3g} |", flush=True)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), [int(seed) for seed in sys.argv[2:]])
