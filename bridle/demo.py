@@ -14,7 +14,6 @@ from bridle.core.files import read_json, write_json
 from bridle.core.recipe import Recipe
 from bridle.core.runlog import RECIPE_FILE, Progress, Project, clock, read_metrics
 from bridle.loop_report import write_project_report
-from bridle.models.device import choose_device
 from bridle.stages import (
     Work,
     compare,
@@ -29,7 +28,7 @@ from bridle.stages import (
 )
 
 # PPO as it should not be done: no KL penalty, a higher rate, more steps.
-UNBRIDLED = {"kl_coef": 0.0, "kl_target": 0.0, "learning_rate": 3e-4, "steps": 26}
+UNBRIDLED = {"kl_coef": 0.0, "kl_target": 0.0, "learning_rate": 8e-4, "steps": 18}
 SMOOTH = 3  # rollout steps in a running mean of gold: one step's prompts are few
 
 # Each stage with the share of the time that it takes, for the time left.
@@ -57,9 +56,11 @@ def train_unbridled(work: Work) -> dict[str, Any]:
 def run_demo(out: Path, recipe: Recipe, progress: Progress | None = None) -> dict[str, Any]:
     """Walk the loop in `out`, or go on with the demo there; writes report.html and summary.json, returns the summary."""
     progress = progress or Progress()
-    project, sitting = open_demo(out, recipe)
-    work = Work(project, progress, threads=sitting["threads"])
+    project = open_demo(out, recipe)
+    note = project.folder / "demo.json"
+    work = Work(project, progress, threads=read_json(note)["threads"] if note.exists() else None)
     try:
+        write_json(note, {"threads": work.device.threads})
         stages = {}
         expected_left = sum(share for _, share, _ in STAGES)
         worked = spent = 0.0
@@ -87,24 +88,18 @@ def run_demo(out: Path, recipe: Recipe, progress: Progress | None = None) -> dic
         work.close()
 
 
-def open_demo(out: Path, recipe: Recipe) -> tuple[Project, dict[str, Any]]:
-    """Make the project, or open the one that an earlier sitting made with the same recipe and thread count."""
+def open_demo(out: Path, recipe: Recipe) -> Project:
+    """Make the project, or open the one that an earlier sitting made with the same recipe."""
     folder = out.resolve()
-    note = folder / "demo.json"
-    if (folder / RECIPE_FILE).exists():
-        project = Project.find(folder)
-        if project.recipe != recipe:
-            raise ProjectError(
-                f"{out} holds a demo of another recipe or seed ({project.recipe.seed}); give --out another folder, or remove it"
-            )
-    else:
-        project = Project.create(folder, recipe)
-    if note.exists():
-        sitting: dict[str, Any] = read_json(note)
-    else:
-        sitting = {"threads": choose_device(recipe.model.precision).threads}
-        write_json(note, sitting)
-    return project, sitting
+    if not (folder / RECIPE_FILE).exists():
+        return Project.create(folder, recipe)
+    project = Project.find(folder)
+    if project.recipe != recipe:
+        raise ProjectError(
+            f"{out} holds a demo of another recipe or seed (its seed is {project.recipe.seed}); "
+            "give --out another folder, or remove it"
+        )
+    return project
 
 
 def summarise(work: Work, stages: dict[str, dict[str, Any]]) -> dict[str, Any]:

@@ -156,11 +156,16 @@ def facts(work: Work, results: dict[str, Any], evaluated: dict[str, Any]) -> lis
     return [
         Fact("seed", work.recipe.seed),
         Fact("minutes at work", round(seconds / 60, 1)),
-        Fact("device", str(work.device)),
+        Fact("device", device_of(work.project, list(results))),
         Fact("parameters", results.get("pretrain", {}).get("parameters")),
         Fact("bridle", __version__),
         Fact("Python", platform.python_version()),
     ]
+
+
+def device_of(project: Project, stages: Sequence[str]) -> str | None:
+    """What the last of these stages ran on, as its run noted."""
+    return read_json(project.runs(stages[-1])[-1] / "parents.json").get("device") if stages else None
 
 
 def stage_report(project: Project, stage: str, result: dict[str, Any]) -> StageReport:

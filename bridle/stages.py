@@ -80,7 +80,7 @@ class Work:
             torch.set_num_threads(run.threads)
             self.progress.say(f"keeping {run.threads} thread(s), as this run began")
         else:
-            run.record_threads(self.device.threads)
+            run.record_device(self.device.threads, str(self.device))
         return run
 
     def close(self) -> None:
@@ -500,6 +500,7 @@ def train_ppo(
         return before
     with work.start(name, title, key, parents) as run:
         policy = load_policy(work.project.model("sft"), work.device.torch)
+        policy.origin = content_hash([policy.origin, key])  # two runs from the same weights must not share stamps
         reference = load_policy(work.project.model("sft"), work.device.torch)
         model = load_reward_model(work.project.model("reward"), work.device.torch)
         same = model.template.hash == policy.template.hash

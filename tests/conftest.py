@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-os.environ.setdefault("OMP_NUM_THREADS", "2")  # torch reads it when it is first imported, here and in subprocesses
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch reads it when it is first imported, here and in subprocesses
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 

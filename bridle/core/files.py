@@ -61,7 +61,8 @@ def whole_folder(path: Path) -> Iterator[Path]:
     old = path.with_name(f".{path.name}.{os.getpid()}.old")
     with saving(path):
         try:
-            shutil.rmtree(temporary, ignore_errors=True)
+            for left_over in path.parent.glob(f".{path.name}.*.new"):  # of a process that was killed while saving
+                shutil.rmtree(left_over, ignore_errors=True)
             temporary.mkdir(parents=True)
             yield temporary
             for new in [*temporary.rglob("*"), temporary]:

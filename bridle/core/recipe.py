@@ -153,7 +153,7 @@ class RewardSection(TrainerSection):
 class PPOSection(TrainerSection):
     """Reinforcement learning against the reward model, held by a KL penalty to the frozen reference."""
 
-    steps: int = Field(default=14, ge=1, description="rollout steps")
+    steps: int = Field(default=12, ge=1, description="rollout steps")
     prompts_per_step: int = Field(default=96, ge=1, description="prompts answered, one answer each, in a step")
     epochs: int = Field(default=2, ge=1, description="passes over a step's answers")
     minibatches: int = Field(default=2, ge=1, description="optimiser steps in a pass")
@@ -162,9 +162,9 @@ class PPOSection(TrainerSection):
         ge=1,
         description="sequences in one forward and backward; smaller saves memory and changes nothing else",
     )
-    learning_rate: float = Field(default=2e-4, ge=0, description="the policy's; a billion parameters: about 1e-6")
+    learning_rate: float = Field(default=5e-4, ge=0, description="the policy's; a billion parameters: about 1e-6")
     critic_learning_rate: float = Field(default=1e-3, ge=0, description="the critic's")
-    kl_coef: float = Field(default=0.1, ge=0, description="β, the weight of the per-token KL penalty, at the start")
+    kl_coef: float = Field(default=0.08, ge=0, description="β, the weight of the per-token KL penalty, at the start")
     kl_target: float = Field(default=1.5, ge=0, description="nats per answer that β is steered to; 0: β stays fixed")
     kl_gain: float = Field(default=0.1, ge=0, le=1, description="β changes by at most this share after each step")
     gamma: float = Field(default=1.0, gt=0, le=1, description="discount")

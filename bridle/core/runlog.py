@@ -151,10 +151,11 @@ class Run:
         """Seconds at work in all sittings."""
         return self.earlier_seconds + time.monotonic() - self.started
 
-    def record_threads(self, threads: int) -> None:
+    def record_device(self, threads: int, device: str) -> None:
         """A resumed run must keep its thread count: sums are cut up by it."""
         self.threads = threads
-        write_json(self.folder / "parents.json", {**read_json(self.folder / "parents.json"), "threads": threads})
+        noted = read_json(self.folder / "parents.json")
+        write_json(self.folder / "parents.json", {**noted, "threads": threads, "device": device})
 
     def rewind(self, step: int) -> None:
         """Drop metrics of steps that will be done again."""

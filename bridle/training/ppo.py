@@ -149,8 +149,8 @@ def improve(
     step: int,
 ) -> dict[str, float]:
     """`epochs` passes of `minibatches` optimiser steps each, cut into micro-batches that change nothing but the memory."""
-    figures: dict[str, list[float]] = {}
-    first_gap = 0.0
+    sums: dict[str, float] = {}
+    updates, first_gap = 0, 0.0
     for epoch in range(config.epochs):
         number = step * config.epochs + epoch
         for index, mini_M in enumerate(
@@ -176,17 +176,18 @@ def improve(
                 if epoch == 0 and index == 0:  # nothing has moved yet: what differs is precision alone
                     gap = torch.where(mask_MT, (logp_MT.detach() - old_MT).abs(), 0.0).sum() / tokens
                     first_gap += float(gap)
-                for name, value in {**policy_stats, **value_stats}.items():
-                    figures.setdefault(name, []).append(float(value))
+                for name, value in {**policy_stats, **value_stats}.items():  # already parts of the minibatch's mean
+                    sums[name] = sums.get(name, 0.0) + float(value)
             if config.pretrain_coef and demonstrations:
                 imitate(policy, demonstrations, config, device, seed, number * config.minibatches + index)
             norm = torch.nn.utils.clip_grad_norm_(policy.module.parameters(), config.clip_norm)
             torch.nn.utils.clip_grad_norm_(critic.parameters(), config.clip_norm)
-            figures.setdefault("grad_norm", []).append(float(norm))
+            sums["grad_norm"] = sums.get("grad_norm", 0.0) + float(norm)
+            updates += 1
             for optimizer in optimizers:
                 optimizer.step()
                 optimizer.zero_grad()
-    return {name: sum(values) / len(values) for name, values in figures.items()} | {"logprob_gap": first_gap}
+    return {name: total / updates for name, total in sums.items()} | {"logprob_gap": first_gap}
 
 
 def imitate(
