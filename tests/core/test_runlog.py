@@ -81,19 +81,20 @@ def test_a_number_is_never_given_twice(project: Project) -> None:
 def test_a_run_keeps_the_recipe_and_the_parents_it_ran_with(project: Project) -> None:
     run = begin(project, parents={"sft": "abc"})
     assert load_recipe(run.folder / "recipe.toml") == project.recipe
-    run.record_threads(2)
+    run.record_device(2, "cpu")
     assert json.loads((run.folder / "parents.json").read_text()) == {
         "stage": "ppo",
         "key": "k",
         "sft": "abc",
         "threads": 2,
+        "device": "cpu",
     }
 
 
 def test_an_unfinished_run_is_gone_on_with(project: Project) -> None:
     first = begin(project)
     assert not first.resumed and first.threads is None
-    first.record_threads(2)
+    first.record_device(2, "cpu")
     second = begin(project)
     assert second.folder == first.folder
     assert second.resumed and second.threads == 2
