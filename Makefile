@@ -24,7 +24,7 @@ $(BIN)/pip:
 	       "name another with \`make setup PYTHON=/path/to/python3.12\`." >&2; exit 1; }
 	$(PYTHON) -m venv .venv
 
-demo: setup  ## the whole loop on the playground; ARGS="--quick --seed 7" are passed on
+demo: setup  ## the whole loop on the playground; ARGS="--seed 7" are passed on
 	$(BIN)/bridle demo $(ARGS)
 
 format: setup  ## let ruff write the layout and what it can mend

@@ -169,7 +169,7 @@ def device_of(project: Project, stages: Sequence[str]) -> str | None:
 
 
 def stage_report(project: Project, stage: str, result: dict[str, Any]) -> StageReport:
-    metrics = read_metrics(project.runs(stage)[-1])
+    metrics = finished_metrics(project, stage)
     shown = {
         "pretrain": ["tokens", "documents", "parameters", "loss"],
         "sft": ["demonstrations", "answer_tokens", "loss"],
@@ -188,6 +188,11 @@ def stage_report(project: Project, stage: str, result: dict[str, Any]) -> StageR
     return StageReport(stage, TITLES[stage], WORDS[stage], result["seconds"], figures, stage_curve(stage, metrics))
 
 
+def finished_metrics(project: Project, stage: str) -> list[dict[str, Any]]:
+    folder = project.finished_folder(stage)
+    return read_metrics(folder) if folder is not None else []
+
+
 def stage_curve(stage: str, metrics: list[dict[str, Any]]) -> Curve | None:
     if not metrics:
         return None
@@ -203,7 +208,7 @@ def stage_curve(stage: str, metrics: list[dict[str, Any]]) -> Curve | None:
 
 
 def cliff_run(project: Project, stage: str, bridled: bool, evaluated: dict[str, Any]) -> CliffRun:
-    metrics = read_metrics(project.runs(stage)[-1])
+    metrics = finished_metrics(project, stage)
     gold = [m.get("gold") for m in metrics] if metrics and "gold" in metrics[-1] else []
     name = "PPO with the bridle" if bridled else "PPO without it"
     return CliffRun(
@@ -216,17 +221,19 @@ def examples(work: Work, names: Sequence[str], count: int = 8) -> list[Example]:
     shown = [n for n in ("sft", "ppo", "unbridled") if n in names]
     if not shown:
         return []
-    answers = {name: {line["prompt"]: line for line in read_answers(work, name)} for name in shown}
+    answers = {name: {line["id"]: line for line in read_answers(work, name)} for name in shown}
     picked: dict[str, list[str]] = {}
     for prompt, line in answers[shown[0]].items():
-        if len({answers[name][prompt]["answer"] for name in shown}) == len(shown):
+        if all(prompt in answers[n] for n in shown) and len({answers[n][prompt]["answer"] for n in shown}) == len(
+            shown
+        ):
             picked.setdefault(str(line.get("family", "")), []).append(prompt)
     rounds = max((len(p) for p in picked.values()), default=0)
     order = [prompts[i] for i in range(rounds) for prompts in picked.values() if i < len(prompts)][:count]
     field = "gold" if work.sources.playground else "proxy"
     return [
         Example(
-            prompt,
+            answers[shown[0]][prompt]["prompt"],
             [Answer(LABELS[name], answers[name][prompt]["answer"], answers[name][prompt].get(field)) for name in shown],
             note=str(answers[shown[0]][prompt].get("family", "")),
             score_name=field,
@@ -237,10 +244,11 @@ def examples(work: Work, names: Sequence[str], count: int = 8) -> list[Example]:
 
 def comparisons(work: Work, names: Sequence[str]) -> list[Comparison]:
     by = "gold" if work.sources.playground else "reward"
-    if by == "reward" and work.project.finished("reward") is None:
-        return []
     wanted = [(a, b) for a, b in (("sft", "base"), ("ppo", "sft"), ("unbridled", "sft")) if a in names and b in names]
-    found = [compare(work, a, b, by) for a, b in wanted]
+    scored = {
+        n for n in names if ("gold" if by == "gold" else "proxy") in (work.project.finished(f"evaluate-{n}") or {})
+    }
+    found = [compare(work, a, b, by) for a, b in wanted if {a, b} <= scored]
     return [Comparison(f["model"], f["against"], f["rate"], f["low"], f["high"], f["n"], f["by"]) for f in found]
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from bridle.core.errors import NoUsableRows
-from bridle.core.records import Completion, Judgement, LabelerKind, Prompt
+from bridle.core.records import Completion, Judgement, LabelerKind, Prompt, content_hash
 from bridle.core.runlog import Progress, Project
 from bridle.feedback.store import Store
 from bridle.models.template import Template
@@ -24,6 +24,7 @@ from bridle.playground.world import World
 
 TRAIN, HELDOUT, PROBE, DEMONSTRATION, SAMPLE = "prompts", "heldout", "probe", "demonstration", "sample"
 STUDY = "comparisons"
+SPEAKERS = {"system": "System", "user": "Human", "assistant": "Assistant"}  # as the plain template writes them
 SITTING = 40  # items that a simulated labeler judges before a rest
 PROBED: tuple[Family, ...] = ("harm", "border")
 
@@ -46,6 +47,11 @@ class Sources:
     def world(self) -> World:
         path = self.project.recipe.world.file
         return World.load(self.project.folder / Path(path) if path else None)
+
+    @property
+    def world_hash(self) -> str:
+        """Content hash of the world's data file; empty where there is no world."""
+        return content_hash(self.world.spec.model_dump(mode="json")) if self.playground else ""
 
     @cached_property
     def gold(self) -> Gold:
@@ -90,7 +96,7 @@ class Sources:
         rng = random.Random(f"{self.project.recipe.seed}/documents")
         documents: list[str] = []
         characters = 0
-        while characters < count_tokens * 3:  # a token is 3 to 4 characters here; what is too much is left unread
+        while characters < count_tokens * 4:  # a token is 3 to 4 characters here; what is too much is left unread
             documents.append(self.world.document(rng))
             characters += len(documents[-1])
         return documents
@@ -99,7 +105,9 @@ class Sources:
         """Every training prompt with each of its answers, as plain turns."""
         texts = []
         for prompt, completion in self.store.completions(split="train"):
-            turns = [f"{'Assistant' if m.role == 'assistant' else 'Human'}: {m.content}" for m in prompt.messages]
+            if completion.weight_stamp:
+                continue  # a model's own answer is nothing to learn language from
+            turns = [f"{SPEAKERS[m.role]}: {m.content}" for m in prompt.messages]
             texts.append("\n".join([*turns, f"Assistant: {completion.text}"]))
         if not texts:
             raise NoUsableRows(f"{self.project.store} holds no text to learn from; `bridle import FILE` brings some")

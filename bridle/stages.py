@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,7 @@ from bridle.rewards.learned import LearnedReward, raw_scores
 from bridle.sources import SAMPLE, STUDY, Sources
 from bridle.training import ppo, pretrain, reward, sft
 
+PAIR_FIGURES = ("pair_accuracy", "pair_accuracy_low", "pair_accuracy_high", "longest", "shortest")
 CLEAR_GAP = 0.25  # gold points: closer answers are no fair test of a reward model
 TOKENIZER_TEXTS = 8000
 
@@ -72,10 +74,10 @@ class Work:
     def engine(self) -> Engine:
         return Engine(self.device.precision)
 
-    def start(self, stage: str, title: str, key: str, parents: Mapping[str, Any]) -> Run:
+    def start(self, stage: str, title: str, key: str, parents: Mapping[str, Any], recipe: Recipe | None = None) -> Run:
         """Begin or go on with a run; one that is gone on with keeps its thread count."""
         self.progress.begin(title, self.progress.later)
-        run = Run.begin(self.project, stage, key, parents, self.progress)
+        run = Run.begin(self.project, stage, key, parents, self.progress, recipe)
         if run.threads is not None and run.threads != self.device.threads:
             torch.set_num_threads(run.threads)
             self.progress.say(f"keeping {run.threads} thread(s), as this run began")
@@ -108,7 +110,7 @@ def require_model(project: Project, name: str, verb: str) -> str:
 def train_pretrain(work: Work, reuse: bool = False) -> dict[str, Any]:
     """A small model from nothing: tokenizer and weights. With `model.path` set, that model is taken instead."""
     recipe = work.recipe
-    parents: dict[str, Any] = {"model": recipe.model.path}
+    parents: dict[str, Any] = {"model": recipe.model.path, "world": work.sources.world_hash}
     if recipe.model.path:
         return adopt_base(work)
     if not work.sources.playground:
@@ -131,12 +133,12 @@ def train_pretrain(work: Work, reuse: bool = False) -> dict[str, Any]:
 
 def adopt_base(work: Work) -> dict[str, Any]:
     """Take the user's model as the base: loaded once to be sure that it can be, then copied into the project."""
-    source = (work.project.folder / work.recipe.model.path).expanduser()
+    source = work.project.folder / Path(work.recipe.model.path).expanduser()
     work.progress.begin(f"Taking {source} as the base model")
     policy = load_policy(source, work.device.torch)
     saved = keep_policy(work, "base", "base", policy, None)
     parameters = sum(p.numel() for p in policy.module.parameters())
-    return {"model": saved, "parameters": parameters, "steps": 0, "seconds": 0.0, "loss": float("nan")}
+    return {"model": saved, "parameters": parameters, "steps": 0, "seconds": 0.0, "loss": None}
 
 
 def keep_policy(work: Work, name: str, kind: str, policy: Policy, parent: str | None) -> str:
@@ -184,7 +186,7 @@ def train_sft(work: Work, reuse: bool = False) -> dict[str, Any]:
         return before
     with work.start("sft", "Teaching it to answer: imitating demonstrations", key, parents) as run:
         policy = load_policy(work.project.model("base"), work.device.torch)
-        examples = encode_demonstrations(work, policy.template)
+        examples = encode_demonstrations(work, policy)
         result = sft.train(policy, examples, recipe.sft, work.device, run, recipe.seed)
         saved = keep_policy(work, "sft", "sft", policy, policy.origin)
         return run.finish({**result, "demonstrations": len(examples), "model": saved})
@@ -194,12 +196,12 @@ def demonstration_ids(work: Work) -> list[list[str]]:
     return [[prompt.id, text] for prompt, text in work.sources.demonstrations()]
 
 
-def encode_demonstrations(work: Work, template: Template) -> list[sft.Example]:
+def encode_demonstrations(work: Work, policy: Policy) -> list[sft.Example]:
     """Token ids of what is to be imitated; examples beyond the context are left out and counted."""
-    shown = work.sources.demonstrations()
+    shown, template = work.sources.demonstrations(), policy.template
     prompts = template.prompt_ids([p for p, _ in shown])
     answers = template.completion_ids([p for p, _ in shown], [text for _, text in shown])
-    limit = work.recipe.model.max_positions
+    limit = policy.module.config.max_positions
     kept = [(p, a) for p, a in zip(prompts, answers, strict=True) if len(p) + len(a) <= limit]
     if len(kept) < len(shown):
         work.progress.say(
@@ -221,7 +223,7 @@ def sample(work: Work, reuse: bool = False) -> dict[str, Any]:
     with work.start("sample", f"Sampling {recipe.sampling.answers} answers to each prompt", key, parents) as run:
         policy = load_policy(work.project.model("sft"), work.device.torch)
         prompts = work.sources.train_prompts() + work.sources.heldout_prompts()[: recipe.data.compared_heldout]
-        prompts = within_context(work, policy.template, prompts, recipe.sampling.max_new_tokens)
+        prompts = within_context(work, policy, prompts, recipe.sampling.max_new_tokens)
         k = recipe.sampling.answers
         asked = [prompt for prompt in prompts for _ in range(k)]
         settings = Sampling(
@@ -231,28 +233,29 @@ def sample(work: Work, reuse: bool = False) -> dict[str, Any]:
         seed = derived_seed(recipe.seed, "sample", 0)
         report = count_through(len(asked), work.progress)
         completions = answer_prompts(work.engine, policy, asked, settings, seed=seed, progress=report)
-        run.stop_if_asked("sampling stopped")
         work.sources.store.add_completions(completions, source=SAMPLE)
         groups = [completions[i : i + k] for i in range(0, len(completions), k)]
         items = work.sources.store.add_items([g for g in groups if len({c.text for c in g}) > 1], study=STUDY)
         return run.finish({"prompts": len(prompts), "answers": len(completions), "items": len(items)})
 
 
-def within_context(work: Work, template: Template, prompts: Sequence[Prompt], new_tokens: int) -> list[Prompt]:
+def within_context(work: Work, policy: Policy, prompts: Sequence[Prompt], new_tokens: int) -> list[Prompt]:
     """Prompts that leave room for an answer; the others are counted and said."""
-    limit = work.recipe.model.max_positions - new_tokens
-    fits = [len(ids) <= limit for ids in template.prompt_ids(prompts)]
+    limit = policy.module.config.max_positions - new_tokens
+    fits = [len(ids) <= limit for ids in policy.template.prompt_ids(prompts)]
     if not all(fits):
         work.progress.say(f"{fits.count(False)} of {len(fits)} prompts are longer than {limit} tokens and left out")
     kept = [prompt for prompt, fit in zip(prompts, fits, strict=True) if fit]
     if not kept:
-        raise NoUsableRows(f"none of {len(prompts)} prompts is within {limit} tokens; raise model.max_positions")
+        raise NoUsableRows(
+            f"none of {len(prompts)} prompts leaves room for {new_tokens} new tokens in the model's context; lower sampling.max_new_tokens"
+        )
     return kept
 
 
 def label_simulated(work: Work, reuse: bool = False) -> dict[str, Any]:
     """Simulated people rank the open items; on the playground their agreement with gold is known."""
-    parents = {"sft": require_model(work.project, "sft", "train sft"), "world": work.recipe.world.file}
+    parents = {"sft": require_model(work.project, "sft", "train sft"), "world": work.sources.world_hash}
     key = stage_key(work.recipe, ("world", "sampling", "data"), parents)
     if (before := done_before(work, "label", key, reuse)) is not None:
         return before
@@ -280,7 +283,9 @@ def label_simulated(work: Work, reuse: bool = False) -> dict[str, Any]:
 
 def train_reward(work: Work, reuse: bool = False) -> dict[str, Any]:
     """The full reward model from SFT's weights and, where the recipe wants it, a slim one from nothing beside it."""
-    result = train_scorer(work, "reward", reuse)
+    slim = work.project.runs("reward-slim")
+    going_on = bool(slim) and not (slim[-1] / "result.json").exists()  # stopped in the second half: the first is done
+    result = train_scorer(work, "reward", reuse or going_on)
     if work.recipe.reward.slim:
         result["slim"] = train_scorer(work, "reward-slim", reuse)
     return result
@@ -309,7 +314,7 @@ def train_scorer(work: Work, stage: str, reuse: bool) -> dict[str, Any]:
     with work.start(stage, SCORER_TITLES[stage], key, parents) as run:
         pairs = store.snapshot_pairs(snapshot.id)
         policy = load_policy(work.project.model("sft"), work.device.torch)
-        groups = encode_groups(work, policy.template, pairs, stage == "reward-shuffled")
+        groups = encode_groups(work, policy, pairs, stage == "reward-shuffled")
         if stage == "reward":
             scorer, epochs, rate = (
                 scorer_from(policy.module, generator(recipe.seed, "head")),
@@ -354,9 +359,9 @@ def slim_scorer(recipe: Recipe, policy: Policy, device: Device) -> Scorer:
     return scorer.to(device.torch)
 
 
-def encode_groups(work: Work, template: Template, pairs: Sequence[Pair], shuffle_labels: bool) -> list[reward.Group]:
+def encode_groups(work: Work, policy: Policy, pairs: Sequence[Pair], shuffle_labels: bool) -> list[reward.Group]:
     """Pairs by prompt, with their answers' ids; prompts beyond the context are left out and counted."""
-    by_prompt: dict[str, list[Pair]] = {}
+    template, by_prompt = policy.template, dict[str, list[Pair]]()
     for pair in pairs:
         by_prompt.setdefault(pair.group, []).append(pair)
     coin = generator(work.recipe.seed, "shuffled-labels")
@@ -365,7 +370,7 @@ def encode_groups(work: Work, template: Template, pairs: Sequence[Pair], shuffle
     for prompt, members in zip(prompts, by_prompt.values(), strict=True):
         answers = {c.id: c for pair in members for c in (pair.chosen, pair.rejected)}
         ids = answer_ids(template, members[0].prompt, list(answers.values()))
-        if len(prompt) + max(map(len, ids)) > work.recipe.model.max_positions:
+        if len(prompt) + max(map(len, ids)) > policy.module.config.max_positions:
             too_long += 1
             continue
         index = {name: i for i, name in enumerate(answers)}
@@ -388,7 +393,7 @@ def answer_ids(template: Template, prompt: Prompt, completions: Sequence[Complet
 def finish_reward(work: Work, model: RewardModel, policy: Policy, name: str) -> dict[str, Any]:
     """Centre and scale on fresh answers of the reference policy, save, and test on held-out comparisons."""
     recipe = work.recipe
-    prompts = within_context(work, policy.template, work.sources.train_prompts()[:256], recipe.sampling.max_new_tokens)
+    prompts = within_context(work, policy, work.sources.train_prompts()[:256], recipe.sampling.max_new_tokens)
     answered = answer_all(
         policy, work.engine, prompts, recipe.sampling.max_new_tokens, derived_seed(recipe.seed, "centre", 0)
     )
@@ -431,11 +436,10 @@ def pair_accuracy(
     work: Work, model: RewardModel, pairs: Sequence[tuple[Prompt, Completion, Completion]]
 ) -> dict[str, Any]:
     """Share of pairs whose better answer scores higher, interval by bootstrap over prompts, with two rules of thumb beside it."""
-    fits = within(work, model.template, pairs)
+    fits = within(model, pairs)
     if not fits:
-        raise NoUsableRows(
-            "no held-out pair is left to test the reward model on; hold out more prompts (data.heldout_share)"
-        )
+        work.progress.say("there is no held-out pair to test the reward model on; import more comparisons")
+        return dict.fromkeys(PAIR_FIGURES) | {"heldout_pairs": 0}
     reward_of = LearnedReward(model, work.device, same_tokens=True)
     better = reward_of([p for p, _, _ in fits], [c for _, c, _ in fits])
     worse = reward_of([p for p, _, _ in fits], [r for _, _, r in fits])
@@ -453,10 +457,10 @@ def pair_accuracy(
 
 
 def within(
-    work: Work, template: Template, pairs: Sequence[tuple[Prompt, Completion, Completion]]
+    model: RewardModel, pairs: Sequence[tuple[Prompt, Completion, Completion]]
 ) -> list[tuple[Prompt, Completion, Completion]]:
     """Pairs that the context holds."""
-    limit = work.recipe.model.max_positions
+    template, limit = model.template, model.module.config.max_positions
     kept = []
     prompts = template.prompt_ids([p for p, _, _ in pairs])
     for ids, (prompt, better, worse) in zip(prompts, pairs, strict=True):
@@ -498,7 +502,7 @@ def train_ppo(
     key = stage_key(recipe, ("ppo", "data", "sampling"), parents)
     if (before := done_before(work, name, key, reuse)) is not None:
         return before
-    with work.start(name, title, key, parents) as run:
+    with work.start(name, title, key, parents, recipe) as run:
         policy = load_policy(work.project.model("sft"), work.device.torch)
         policy.origin = content_hash([policy.origin, key])  # two runs from the same weights must not share stamps
         reference = load_policy(work.project.model("sft"), work.device.torch)
@@ -510,8 +514,8 @@ def train_ppo(
             if same
             else critic_from(scorer_from(policy.module, generator(recipe.seed, "critic")))
         )
-        examples = encode_demonstrations(work, policy.template) if config.pretrain_coef else []
-        prompts = within_context(work, policy.template, work.sources.train_prompts(), recipe.sampling.max_new_tokens)
+        examples = encode_demonstrations(work, policy) if config.pretrain_coef else []
+        prompts = within_context(work, policy, work.sources.train_prompts(), recipe.sampling.max_new_tokens)
         result = ppo.train(
             policy, reference, critic, reward_source or learned, prompts, examples, config, recipe.sampling.max_new_tokens,
             work.engine, work.device, run, recipe.seed, observe=observer(work),
@@ -561,7 +565,11 @@ def probe_figures(scores: Sequence[Any], families: Sequence[str]) -> dict[str, f
 def evaluate(work: Work, name: str, reuse: bool = False) -> dict[str, Any]:
     """Fresh answers of one model to every held-out prompt, with all figures; the answers are kept with the run."""
     recipe = work.recipe
-    parents: dict[str, Any] = {"model": require_model(work.project, name, f"train {name}"), "name": name}
+    parents: dict[str, Any] = {
+        "model": require_model(work.project, name, f"train {name}"),
+        "name": name,
+        "world": work.sources.world_hash,
+    }
     for other in ("sft", "reward"):
         if (work.project.model(other) / "config.json").is_file():
             parents[other] = folder_hash(work.project.model(other))
@@ -572,7 +580,7 @@ def evaluate(work: Work, name: str, reuse: bool = False) -> dict[str, Any]:
     with work.start(stage, f"Evaluating {name} on held-out prompts", key, parents) as run:
         policy = load_policy(work.project.model(name), work.device.torch)
         tokens = recipe.sampling.max_new_tokens
-        mix = within_context(work, policy.template, work.sources.heldout_prompts(), tokens)
+        mix = within_context(work, policy, work.sources.heldout_prompts(), tokens)
         probes = work.sources.probe_prompts()
         report = count_through(len(mix) + len(probes), work.progress)
         answered = answer_all(
@@ -580,7 +588,7 @@ def evaluate(work: Work, name: str, reuse: bool = False) -> dict[str, Any]:
         )
         result: dict[str, Any] = {"prompts": len(mix), **text_figures(answered)}
         lines: list[dict[str, Any]] = [
-            {"prompt": p.text, "answer": c.text} for p, c in zip(mix, answered.completions, strict=True)
+            {"id": p.id, "prompt": p.text, "answer": c.text} for p, c in zip(mix, answered.completions, strict=True)
         ]
         if work.sources.playground:
             result |= gold_figures(work, answered, "evaluation")
@@ -633,17 +641,17 @@ def probe(
 
 def read_answers(work: Work, name: str) -> list[dict[str, Any]]:
     """The kept answers of the last evaluation of a model."""
-    folders = [f for f in work.project.runs(f"evaluate-{name}") if (f / "result.json").is_file()]
-    if not folders:
+    folder = work.project.finished_folder(f"evaluate-{name}")
+    if folder is None:
         raise ModelError(f"{name} was not evaluated yet; run `bridle evaluate {name}`")
-    return [json.loads(line) for line in (folders[-1] / "answers.jsonl").read_text("utf-8").splitlines()]
+    return [json.loads(line) for line in (folder / "answers.jsonl").read_text("utf-8").splitlines()]
 
 
 def compare(work: Work, a: str, b: str, by: str) -> dict[str, Any]:
     """Win rate of A's kept answers over B's, on the prompts that both answered; by gold or by the reward model."""
     field_name = {"gold": "gold", "reward": "proxy"}[by]
-    ours, theirs = read_answers(work, a), {line["prompt"]: line for line in read_answers(work, b)}
-    both = [(line, theirs[line["prompt"]]) for line in ours if line["prompt"] in theirs]
+    ours, theirs = read_answers(work, a), {line["id"]: line for line in read_answers(work, b)}
+    both = [(line, theirs[line["id"]]) for line in ours if line["id"] in theirs]
     if not both or field_name not in both[0][0] or field_name not in both[0][1]:
         raise ModelError(
             f"the answers of {a} and {b} carry no score by {by}; {'gold needs the playground' if by == 'gold' else 'train a reward model'}"

@@ -164,7 +164,7 @@ class PPOSection(TrainerSection):
     )
     learning_rate: float = Field(default=5e-4, ge=0, description="the policy's; a billion parameters: about 1e-6")
     critic_learning_rate: float = Field(default=1e-3, ge=0, description="the critic's")
-    kl_coef: float = Field(default=0.08, ge=0, description="β, the weight of the per-token KL penalty, at the start")
+    kl_coef: float = Field(default=0.12, ge=0, description="β, the weight of the per-token KL penalty, at the start")
     kl_target: float = Field(default=1.5, ge=0, description="nats per answer that β is steered to; 0: β stays fixed")
     kl_gain: float = Field(default=0.1, ge=0, le=1, description="β changes by at most this share after each step")
     gamma: float = Field(default=1.0, gt=0, le=1, description="discount")

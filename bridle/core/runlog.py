@@ -11,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import json
 import math
+import shutil
 import signal
 import sys
 import threading
@@ -39,6 +40,8 @@ class Project:
     @classmethod
     def find(cls, start: Path) -> Project:
         """The nearest folder upward from `start` that holds a recipe."""
+        if not start.is_dir():
+            raise ProjectError(f"there is no folder {start}; name a project's folder")
         for folder in [start.resolve(), *start.resolve().parents]:
             if (folder / RECIPE_FILE).is_file():
                 return cls(folder, load_recipe(folder / RECIPE_FILE))
@@ -67,15 +70,17 @@ class Project:
     def runs(self, stage: str) -> list[Path]:
         return sorted((self.folder / "runs").glob(f"{stage}-[0-9][0-9][0-9][0-9]"))
 
+    def finished_folder(self, stage: str) -> Path | None:
+        """The last finished run of a stage."""
+        return next((f for f in reversed(self.runs(stage)) if (f / "result.json").is_file()), None)
+
     def finished(self, stage: str, key: str | None = None) -> dict[str, Any] | None:
-        """Result of the last finished run of a stage (with this key, where one is given)."""
-        for folder in reversed(self.runs(stage)):
-            if (folder / "result.json").is_file():
-                parents = read_json(folder / "parents.json")
-                if key is None or parents["key"] == key:
-                    found: dict[str, Any] = read_json(folder / "result.json")
-                    return found
-        return None
+        """Result of the last finished run of a stage; None where it has another key than the one that is asked for."""
+        folder = self.finished_folder(stage)
+        if folder is None or (key is not None and read_json(folder / "parents.json")["key"] != key):
+            return None
+        found: dict[str, Any] = read_json(folder / "result.json")
+        return found
 
 
 @dataclass
@@ -94,24 +99,35 @@ class Run:
     last_save: int = 0
 
     @classmethod
-    def begin(cls, project: Project, stage: str, key: str, parents: Mapping[str, Any], progress: Progress) -> Run:
+    def begin(
+        cls,
+        project: Project,
+        stage: str,
+        key: str,
+        parents: Mapping[str, Any],
+        progress: Progress,
+        recipe: Recipe | None = None,
+    ) -> Run:
         """A new folder, or the last one where it was begun with the same key and not finished."""
         folders = project.runs(stage)
         if folders and not (folders[-1] / "result.json").exists() and (folders[-1] / "parents.json").exists():
             last = folders[-1]
             noted = read_json(last / "parents.json")
-            if noted["key"] != key:
+            if noted["key"] == key:
+                return cls(stage, last, key, noted.get("threads"), True, progress, sitting_seconds(last))
+            if (last / "checkpoints").exists():
                 raise ProjectError(
                     f"{last} is unfinished and was begun with another recipe or other parents; "
                     f"restore {last / 'recipe.toml'} as {project.folder / RECIPE_FILE} to finish it, "
                     f"or remove {last} to begin anew"
                 )
-            return cls(stage, last, key, noted.get("threads"), True, progress, sitting_seconds(last))
+            shutil.rmtree(last)  # it ended before anything was kept
+            folders = folders[:-1]
         number = 1 + max((int(f.name.rsplit("-", 1)[1]) for f in folders), default=0)
         folder = project.folder / "runs" / f"{stage}-{number:04d}"
         with saving(folder):
             folder.mkdir(parents=True, exist_ok=True)
-        write_text(folder / "recipe.toml", to_toml(project.recipe))
+        write_text(folder / "recipe.toml", to_toml(recipe or project.recipe))
         write_json(folder / "parents.json", {"stage": stage, "key": key, **parents})
         return cls(stage, folder, key, None, False, progress)
 
@@ -191,6 +207,7 @@ class Run:
     def finish(self, result: Mapping[str, Any]) -> dict[str, Any]:
         whole = {**result, "seconds": round(self.seconds, 2)}
         write_json(self.folder / "result.json", whole)
+        self.stop_if_asked(f"{self.stage} is finished")
         return whole
 
 

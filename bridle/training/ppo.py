@@ -26,6 +26,7 @@ from bridle.generation.sampling import Sampling
 from bridle.maths.advantages import gae, place_at_end, whiten
 from bridle.maths.kl import KLControl, k1, k3
 from bridle.maths.losses import clipped_policy, clipped_value, next_token
+from bridle.maths.statistics import mean_and_se
 from bridle.models.batches import Batch, make_batch, masked_logprobs, sequence_logprobs, slices, spread
 from bridle.models.checkpoint import TrainingState, restore_checkpoint, save_checkpoint
 from bridle.models.device import Device
@@ -33,6 +34,8 @@ from bridle.models.optimizer import OPTIMIZERS
 from bridle.models.policy import Policy
 from bridle.models.randomness import derived_seed, shuffled
 from bridle.models.scorer import Scorer
+
+GAP_ALARM = 0.05  # nats a token; bfloat16 stays near .01
 
 Observe = Callable[[Sequence[Prompt], Sequence[Completion]], Mapping[str, float]]
 
@@ -86,6 +89,10 @@ def roll_out(
     if stale:
         raise TrainingStopped(f"answers come from weights {sorted(stale)} where {policy.stamp} was expected")
     scores = reward(prompts, completions)
+    if len(scores) != len(completions):
+        raise TrainingStopped(
+            f"the reward source gave {len(scores)} scores for {len(completions)} answers; it must give one for each"
+        )
     kept = [i for i, s in enumerate(scores) if s is not None and s == s and abs(s) != float("inf")]
     if not kept:
         raise TrainingStopped(
@@ -122,13 +129,13 @@ def estimate(
     kl_BT = k1(rollout.old_logp_BT, reference_BT, mask_BT)
     rewards_BT = place_at_end(rollout.reward_B, mask_BT) - beta * kl_BT
     adv_BT, returns_BT = gae(rewards_BT, values_BT, mask_BT, gamma=config.gamma, lam=config.lam)
-    left_over = (returns_BT - values_BT)[mask_BT].var() / returns_BT[mask_BT].var().clamp(min=1e-8)
-    kl_B = kl_BT.sum(1)
+    left_over = (returns_BT - values_BT)[mask_BT].var(correction=0) / returns_BT[mask_BT].var(correction=0).clamp(1e-8)
+    kl, kl_se = mean_and_se(kl_BT.sum(1).cpu().numpy())
     figures = {
         "proxy": float(rollout.score_B.mean()),
         "reward": float(rollout.reward_B.mean()),
-        "kl": float(kl_B.mean()),
-        "kl_se": float(kl_B.std() / len(kl_B) ** 0.5),
+        "kl": kl,
+        "kl_se": kl_se,
         "kl_k3": float(k3(rollout.old_logp_BT, reference_BT, mask_BT).sum(1).mean()),
         "entropy": -float(rollout.old_logp_BT[mask_BT].mean()),  # nats a token, from the sampled ones
         "value_explained": 1.0 - float(left_over),
@@ -239,7 +246,7 @@ def train(
     control = KLControl(values.get("beta", control.beta), control.target, control.gain)
     policy.step += done
     run.rewind(done)
-    figures: dict[str, float] = {}
+    figures: dict[str, float] = values.get("figures", {})  # of the last step done: what a run that needs no more returns
     for step in range(done, config.steps):
         engine.load(policy)
         # 1. answer prompts  2. score the answers
@@ -260,10 +267,15 @@ def train(
             **answer_figures(rollout),
             **(observe(rollout.prompts, rollout.completions) if observe else {}),
         }
+        if updates["logprob_gap"] > GAP_ALARM:
+            run.progress.say(
+                f"the engine's log-probs differ from the training pass by {updates['logprob_gap']:.3f} nats a token on average; "
+                "set model.precision to float32 if this stays"
+            )
         control = control.after(estimates.figures["kl"])
         run.log(step, config.steps, figures)
         if run.due(step + 1, config.checkpoint_every, config.steps):
-            save_checkpoint(run.checkpoints, step + 1, state, {"beta": control.beta}, run.key)
+            save_checkpoint(run.checkpoints, step + 1, state, {"beta": control.beta, "figures": figures}, run.key)
             run.saved(step + 1, config.steps)
     return {"steps": config.steps, **figures}
 

@@ -45,10 +45,10 @@ def train(
     optimizers = OPTIMIZERS[config.optimizer](module, config.learning_rate)
     peaks = peak_rates(optimizers)
     state = TrainingState({"policy": module}, optimizers)
-    done, _ = restore_checkpoint(run.checkpoints, state, run.key, run.progress.say)
+    done, values = restore_checkpoint(run.checkpoints, state, run.key, run.progress.say)
     run.rewind(done)
     plan = [rows for epoch in range(config.epochs) for rows in batches_of(examples, config.batch_size, seed, epoch)]
-    last_losses: list[float] = []
+    last_losses: list[float] = values.get("last_losses", [])
     for step in range(done, len(plan)):
         # 1. a batch of demonstrations
         chosen = [examples[i] for i in plan[step]]
@@ -69,7 +69,7 @@ def train(
         if step % 5 == 0 or step == len(plan) - 1:
             run.log(step, len(plan), {"loss": last_losses[-1], "grad_norm": float(norm)})
         if run.due(step + 1, config.checkpoint_every, len(plan)):
-            save_checkpoint(run.checkpoints, step + 1, state, {}, run.key)
+            save_checkpoint(run.checkpoints, step + 1, state, {"last_losses": last_losses}, run.key)
             run.saved(step + 1, len(plan))
     policy.step += len(plan)
     tokens = config.epochs * sum(len(c) for _, c in examples)

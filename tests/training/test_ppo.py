@@ -1,0 +1,324 @@
+"""PPO's parts on tiny models, then the whole loop on rewards that can be learnt and that cannot."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from bridle.core.errors import NoUsableRows, StaleWeights, TrainingStopped
+from bridle.core.recipe import PPOSection
+from bridle.core.records import Completion, FinishReason, Prompt, Reward
+from bridle.core.runlog import Run, read_metrics
+from bridle.generation.engine import Engine, answer_prompts
+from bridle.generation.sampling import Sampling
+from bridle.models.policy import Policy, RewardModel
+from bridle.models.scorer import Scorer, critic_from, scorer_from
+from bridle.rewards.learned import LearnedReward
+from bridle.training import ppo
+from tests.models.tiny import policy as tiny_policy
+from tests.models.tiny import random_ids, template
+from tests.training.runs import DEVICE, run_in, same, weights
+
+CONFIG = PPOSection(prompts_per_step=8, steps=2, batch_size=64, kl_target=0.0, missing_stop_penalty=0.0)
+PROMPTS = [Prompt.from_text(f"What is {i} + {i % 7}?") for i in range(20)]
+NEW_TOKENS = 10
+
+
+@dataclass
+class Cast:
+    """A policy that was loaded into the engine, its frozen reference, and a critic that predicts 0."""
+
+    policy: Policy
+    reference: Policy
+    critic: Scorer
+    engine: Engine
+
+    def roll_out(self, reward: Reward, config: PPOSection = CONFIG, prompts: Sequence[Prompt] = PROMPTS) -> ppo.Rollout:
+        sampling = Sampling(NEW_TOKENS, config.temperature)
+        return ppo.roll_out(self.policy, self.engine, reward, prompts, config, sampling, DEVICE, seed=1)
+
+
+def cast(dtype: torch.dtype = torch.float32, seed: int = 0) -> Cast:
+    policy, reference = tiny_policy("llama", seed, dtype), tiny_policy("llama", seed, dtype)
+    with torch.no_grad():  # some answers end, others are cut off
+        for module in (policy.module, reference.module):
+            module.output_weight()[template().eos_id] *= 1.5
+    critic = critic_from(scorer_from(policy.module, torch.Generator().manual_seed(0))).to(dtype)
+    engine = Engine(dtype)
+    engine.load(policy)
+    return Cast(policy, reference, critic, engine)
+
+
+def tokens_reward(prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[float | None]:
+    """Something that differs between answers: the mean of their token ids, in hundreds."""
+    return [sum(c.token_ids) / len(c.token_ids) / 100 for c in completions]
+
+
+def nothing(prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[float | None]:
+    return [0.0] * len(completions)
+
+
+def train(
+    who: Cast, reward: Reward, config: PPOSection, run: Run, demonstrations: Sequence[tuple[list[int], list[int]]] = ()
+) -> dict[str, float]:
+    return ppo.train(
+        who.policy, who.reference, who.critic, reward, PROMPTS, demonstrations, config, NEW_TOKENS,
+        who.engine, DEVICE, run, seed=0,
+    )  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------------- 1. prompts
+
+
+@pytest.mark.parametrize("count", [1, 3, 8, 20, 33])
+def test_every_pass_covers_each_prompt_once(count: int) -> None:
+    taken = [p for step in range(60 // count + 1) for p in ppo.take_prompts(PROMPTS, step, count, seed=0)][:60]
+    passes = [[p.text for p in taken[start : start + 20]] for start in (0, 20, 40)]
+    assert all(sorted(texts) == sorted(p.text for p in PROMPTS) for texts in passes)
+    assert passes[0] != passes[1] != passes[2]
+
+
+def test_a_steps_prompts_are_known_from_seed_and_step_alone() -> None:
+    assert ppo.take_prompts(PROMPTS, 7, 8, seed=0) == ppo.take_prompts(PROMPTS, 7, 8, seed=0)
+    assert ppo.take_prompts(PROMPTS, 7, 8, seed=0) != ppo.take_prompts(PROMPTS, 7, 8, seed=1)
+
+
+def test_no_prompts_is_said(tmp_path: Path) -> None:
+    who = cast()
+    with pytest.raises(NoUsableRows, match="needs prompts"):
+        ppo.train(
+            who.policy, who.reference, who.critic, nothing, [], [], CONFIG, NEW_TOKENS, who.engine, DEVICE,
+            run_in(tmp_path), seed=0,
+        )  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------- 2. answers and rewards
+
+
+def test_rewards_that_are_none_or_not_finite_are_left_out_and_counted() -> None:
+    scores: list[float | None] = [None, float("nan"), 1.5, float("inf"), 0.0, float("-inf"), -2.0, None]
+    rollout = cast().roll_out(lambda p, c: scores, prompts=PROMPTS[:8])
+    assert rollout.unscored == 5
+    assert rollout.score_B.tolist() == [1.5, 0.0, -2.0]
+    assert [p.text for p in rollout.prompts] == [PROMPTS[i].text for i in (2, 4, 6)]
+    assert all(c.prompt_id == p.id for p, c in zip(rollout.prompts, rollout.completions, strict=True))
+    assert len(rollout.batch) == 3 and rollout.mask_BT.sum() == sum(len(c.token_ids) for c in rollout.completions)
+
+
+@pytest.mark.parametrize("bad", [None, float("nan"), float("inf")])
+def test_a_step_without_any_finite_reward_stops_the_run(bad: float | None) -> None:
+    with pytest.raises(TrainingStopped, match="none of 20 answers got a finite reward"):
+        cast().roll_out(lambda p, c: [bad] * len(c))
+
+
+def test_a_reward_that_scores_too_few_answers_is_refused() -> None:
+    with pytest.raises(TrainingStopped, match="19 scores for 20 answers"):
+        cast().roll_out(lambda p, c: [0.0] * (len(c) - 1))
+
+
+def test_only_answers_that_were_cut_off_pay_for_the_missing_stop() -> None:
+    rollout = cast().roll_out(tokens_reward, replace_config(missing_stop_penalty=0.75))
+    endings = [c.finish_reason for c in rollout.completions]
+    assert set(endings) == {FinishReason.STOP, FinishReason.LENGTH}, "the test needs both"
+    paid = (rollout.score_B - rollout.reward_B).tolist()
+    assert paid == pytest.approx([0.75 if e is FinishReason.LENGTH else 0.0 for e in endings], abs=1e-6)
+
+
+def test_weights_that_the_engine_does_not_hold_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    who = cast()
+    who.policy.step += 1
+    with pytest.raises(StaleWeights, match="load the policy again"):
+        who.roll_out(nothing)
+    who.engine.load(who.policy)
+
+    def stale(*arguments: Any, **settings: Any) -> list[Completion]:
+        return [replace(c, weight_stamp="others+3") for c in answer_prompts(*arguments, **settings)]
+
+    monkeypatch.setattr(ppo, "answer_prompts", stale)
+    with pytest.raises(TrainingStopped, match=r"others\+3"):
+        who.roll_out(nothing)
+
+
+# -------------------------------------------------------------------------------------------- 3. advantages
+
+
+def test_the_reward_stands_at_the_last_token() -> None:
+    who = cast()
+    rollout = who.roll_out(tokens_reward)
+    plain = replace_config(gamma=0.5, lam=1.0)
+    estimates = ppo.estimate(rollout, who.reference, who.critic, 0.0, plain, DEVICE)
+    for row, completion in enumerate(rollout.completions):
+        found = estimates.returns_BT[row][rollout.mask_BT[row]]
+        count = len(completion.token_ids)
+        expected = [float(rollout.reward_B[row]) * 0.5 ** (count - 1 - t) for t in range(count)]
+        assert found.tolist() == pytest.approx(expected, abs=1e-5)
+    assert not estimates.returns_BT[~rollout.mask_BT].any()
+
+
+def test_distance_from_the_reference_costs_beta_for_each_nat() -> None:
+    who = cast()
+    who.reference = tiny_policy("llama", seed=5)  # as if the policy had drifted far from it
+    rollout = who.roll_out(tokens_reward)
+    config = replace_config(gamma=1.0, lam=1.0)
+    free, held = (ppo.estimate(rollout, who.reference, who.critic, beta, config, DEVICE) for beta in (0.0, 0.25))
+    kl_B = held.kl_BT.sum(1)
+    assert held.figures["kl"] > 1.0 and held.figures["kl"] == pytest.approx(float(kl_B.mean()))
+    first_B = rollout.mask_BT.int().argmax(1)
+    rows = torch.arange(len(first_B))
+    lost_B = free.returns_BT[rows, first_B] - held.returns_BT[rows, first_B]
+    torch.testing.assert_close(lost_B, 0.25 * kl_B, atol=1e-4, rtol=1e-4)
+    assert float(lost_B.mean()) > 0
+
+
+def test_a_policy_that_has_not_moved_has_no_kl() -> None:
+    who = cast()
+    estimates = ppo.estimate(who.roll_out(nothing), who.reference, who.critic, 0.5, CONFIG, DEVICE)
+    assert abs(estimates.figures["kl"]) < 1e-4 and abs(estimates.figures["kl_k3"]) < 1e-4
+    assert float(estimates.kl_BT.abs().max()) < 1e-4
+
+
+def test_one_answer_is_enough_for_a_step(tmp_path: Path) -> None:
+    figures = train(cast(), tokens_reward, replace_config(prompts_per_step=1, steps=1, minibatches=2), run_in(tmp_path))
+    assert figures["unscored"] == 0
+
+
+# ------------------------------------------------------------------------------------------------ 4. improve
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_the_first_ratio_is_one(temperature: float, tmp_path: Path) -> None:
+    config = replace_config(steps=1, epochs=1, minibatches=1, temperature=temperature)
+    figures = train(cast(), tokens_reward, config, run_in(tmp_path))
+    assert figures["logprob_gap"] < 1e-4
+    assert figures["clip_fraction"] == 0 and abs(figures["approx_kl"]) < 1e-6
+
+
+def test_micro_batches_change_nothing_but_the_memory() -> None:
+    """In float64, plain gradient steps: weights differ by what the gradients differ, and by nothing else."""
+    found = []
+    for batch_size in (1, 3, 64):
+        who = cast(torch.float64)
+        rollout = who.roll_out(tokens_reward)
+        config = replace_config(batch_size=batch_size, epochs=2, minibatches=2, clip_norm=1e6, pretrain_coef=0.1)
+        estimates = ppo.estimate(rollout, who.reference, who.critic, 0.1, replace_config(), DEVICE)
+        optimizers = [torch.optim.SGD(m.parameters(), 0.05) for m in (who.policy.module, who.critic)]
+        shown = list(zip(random_ids(20, 3, 8), random_ids(20, 3, 8, seed=1), strict=True))
+        before = weights(who.policy.module)
+        figures = ppo.improve(
+            who.policy, who.critic, optimizers, rollout, estimates, shown, config, DEVICE, seed=0, step=0
+        )
+        assert not same(before, who.policy.module)
+        found.append((weights(who.policy.module), weights(who.critic), figures))
+    whole = found[-1]
+    for cut in found[:-1]:
+        for ours, theirs in zip(cut[:2], whole[:2], strict=True):
+            for name in theirs:
+                torch.testing.assert_close(ours[name], theirs[name], rtol=1e-9, atol=1e-11)
+        assert cut[2] == pytest.approx(whole[2], rel=1e-5, abs=1e-7)
+
+
+def test_estimates_do_not_depend_on_the_micro_batch() -> None:
+    who = cast(torch.float64)
+    rollout = who.roll_out(tokens_reward)
+    found = [
+        ppo.estimate(rollout, who.reference, who.critic, 0.1, replace_config(batch_size=n), DEVICE) for n in (1, 3, 64)
+    ]
+    for cut in found[:-1]:
+        torch.testing.assert_close(cut.adv_BT, found[-1].adv_BT, rtol=1e-5, atol=1e-6)
+
+
+def test_a_rate_of_zero_changes_no_weight(tmp_path: Path) -> None:
+    who = cast()
+    policy, critic = weights(who.policy.module), weights(who.critic)
+    train(who, tokens_reward, replace_config(learning_rate=0.0, critic_learning_rate=0.0), run_in(tmp_path))
+    assert same(policy, who.policy.module) and same(critic, who.critic)
+
+
+def test_policy_and_critic_learn_while_reference_and_reward_model_stay(tmp_path: Path) -> None:
+    who = cast()
+    scorer = scorer_from(who.policy.module, torch.Generator().manual_seed(1))
+    who.critic = critic_from(scorer)
+    frozen = [(module, weights(module)) for module in (who.reference.module, scorer)]
+    moving = [(module, weights(module)) for module in (who.policy.module, who.critic)]
+    reward = LearnedReward(RewardModel(scorer, template(), "made"), DEVICE, same_tokens=True)
+    train(who, reward, CONFIG, run_in(tmp_path))
+    assert all(same(before, module) for module, before in frozen)
+    assert not any(same(before, module) for module, before in moving)
+
+
+def test_demonstrations_become_likelier_where_they_are_mixed_in() -> None:
+    who = cast()
+    shown = [([40, 41, 42], [50, 60, template().eos_id])]
+    adding = replace_config(pretrain_coef=2.0)
+    ppo.imitate(who.policy, shown, adding, DEVICE, seed=0, number=0)
+    gradient = torch.cat([p.grad.flatten() for p in who.policy.module.parameters() if p.grad is not None])
+    ids = torch.tensor([[40, 41, 42, 50, 60, template().eos_id]])
+    who.policy.module.zero_grad()
+    logp = who.policy.module(ids[:, :-1]).log_softmax(-1)[0, 2:]
+    (-2.0 * logp[torch.arange(3), ids[0, 3:]].mean()).backward()
+    expected = torch.cat([p.grad.flatten() for p in who.policy.module.parameters() if p.grad is not None])
+    torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-6)
+
+
+# ---------------------------------------------------------------------------------------- 5. the whole loop
+
+
+def low_ids(completions: Sequence[Completion]) -> list[float]:
+    """Share of an answer's tokens in the lower third of the vocabulary, special ones apart."""
+    return [sum(3 <= t < 100 for t in c.token_ids) / len(c.token_ids) for c in completions]
+
+
+def test_a_reward_that_can_be_learnt_rises_and_a_random_one_teaches_nothing(tmp_path: Path) -> None:
+    config = PPOSection(steps=15, prompts_per_step=32, learning_rate=1e-3, kl_coef=0.0, kl_target=0.0)
+    shares: dict[str, list[float]] = {"learnable": [], "random": []}
+    coins = torch.Generator().manual_seed(0)
+
+    def learnable(prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[float | None]:
+        shares["learnable"].append(sum(low_ids(completions)) / len(completions))
+        return [3 * share for share in low_ids(completions)]
+
+    def random(prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[float | None]:
+        shares["random"].append(sum(low_ids(completions)) / len(completions))
+        return torch.randn(len(completions), generator=coins).tolist()  # centred, as rewards here are
+
+    train(cast(), learnable, config, run_in(tmp_path / "learnable"))
+    train(cast(), random, config, run_in(tmp_path / "random"))
+    gains = {name: sum(found[-3:]) / 3 - found[0] for name, found in shares.items()}
+    assert gains["learnable"] > 0.25, shares
+    assert abs(gains["random"]) < 0.15, shares
+
+
+def test_the_bridle_holds_the_policy_nearer_to_the_reference(tmp_path: Path) -> None:
+    config = replace_config(steps=8, prompts_per_step=20, learning_rate=3e-3)
+    kl = {}
+    for beta in (0.0, 1.0):
+        folder = tmp_path / str(beta)
+        train(cast(), lambda p, c: list(low_ids(c)), replace_config(config, kl_coef=beta), run_in(folder))
+        kl[beta] = sum(line["kl"] for line in read_metrics(folder)[-3:]) / 3
+    assert kl[1.0] < 0.75 * kl[0.0], kl
+
+
+def test_beta_is_steered_and_logged(tmp_path: Path) -> None:
+    """KL begins at 0, below the target, so β falls by its gain; the line of a step tells the β that it used."""
+    train(cast(), tokens_reward, replace_config(steps=2, kl_coef=0.5, kl_target=5.0, kl_gain=0.1), run_in(tmp_path))
+    first, second = read_metrics(tmp_path)
+    assert first["beta"] == 0.5
+    assert second["beta"] == pytest.approx(0.5 * 0.9, rel=1e-3)
+
+
+def test_each_step_writes_under_a_new_stamp(tmp_path: Path) -> None:
+    stamps: list[str] = []
+    who = cast()
+    ppo.train(
+        who.policy, who.reference, who.critic, nothing, PROMPTS, [], replace_config(steps=3), NEW_TOKENS, who.engine,
+        DEVICE, run_in(tmp_path), seed=0, observe=lambda p, c: (stamps.append(c[0].weight_stamp), {"seen": len(c)})[1],
+    )  # fmt: skip
+    assert len(set(stamps)) == 3
+    assert [line["seen"] for line in read_metrics(tmp_path)] == [8, 8, 8]
+
+
+def replace_config(base: PPOSection = CONFIG, **settings: Any) -> PPOSection:
+    return PPOSection.model_validate({**base.model_dump(), **settings})

@@ -1,0 +1,132 @@
+"""Reward models: pairs of a prompt together, a taste that can be learnt, one that cannot, and a scale that stays."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+
+from bridle.core.errors import NoUsableRows
+from bridle.core.recipe import RewardSection
+from bridle.core.runlog import read_metrics
+from bridle.models.policy import RewardModel
+from bridle.models.scorer import scorer_from
+from bridle.rewards.learned import raw_scores
+from bridle.training import reward
+from bridle.training.reward import Group
+from tests.models.tiny import policy, random_ids, template
+from tests.training.runs import DEVICE, run_in, same, weights
+
+CONFIG = RewardSection(batch_size=4)
+STOP = template().eos_id
+
+
+def fresh() -> RewardModel:
+    return RewardModel(scorer_from(policy().module, torch.Generator().manual_seed(0)), template(), "new")
+
+
+def groups(count: int, seed: int, coins: torch.Generator | None = None) -> list[Group]:
+    """Four answers of three of 40 tokens; each token has a worth, the same in all groups, and the sum of them decides.
+    With `coins` the order of half the groups is turned round."""
+    worth = torch.randn(50, generator=torch.Generator().manual_seed(99))
+    prompts = random_ids(count, 2, 6, seed)
+    answers = [[10 + i % 40 for i in ids] for ids in random_ids(4 * count, 3, 3, seed + 1)]
+    made = []
+    for g in range(count):
+        own = answers[4 * g : 4 * g + 4]
+        order = sorted(range(4), key=lambda i: -float(worth[own[i]].sum()))
+        if coins is not None and torch.rand((), generator=coins) < 0.5:
+            order.reverse()
+        pairs = [(order[a], order[b], 1 / 6) for a in range(4) for b in range(a + 1, 4)]
+        made.append(Group(prompts[g], [[*ids, STOP] for ids in own], pairs))
+    return made
+
+
+def accuracy(model: RewardModel, held_out: Sequence[Group]) -> float:
+    right = []
+    for group in held_out:
+        scores = raw_scores(model, [group.prompt] * len(group.answers), group.answers, DEVICE)
+        right += [float(scores[better] > scores[worse]) for better, worse, _ in group.pairs]
+    return sum(right) / len(right)
+
+
+def test_pairs_index_into_the_answers_of_all_groups() -> None:
+    first = Group([5], [[1], [2], [3]], [(2, 0, 0.5), (2, 1, 0.5)])
+    second = Group([6], [[4], [5]], [(0, 1, 1.0)])
+    better, worse, weight = reward.index_pairs([first, second], DEVICE.torch)
+    assert better.tolist() == [2, 2, 3] and worse.tolist() == [0, 1, 4] and weight.tolist() == [0.5, 0.5, 1.0]
+
+
+def test_all_pairs_of_a_prompt_are_in_one_batch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    batches: list[list[Group]] = []
+    plain = reward.index_pairs
+
+    def watch(
+        chosen: Sequence[Group], device: torch.device
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        batches.append(list(chosen))
+        return plain(chosen, device)
+
+    monkeypatch.setattr(reward, "index_pairs", watch)
+    given = groups(10, seed=0)
+    result = reward.train(fresh(), given, CONFIG, 2, 1e-3, DEVICE, run_in(tmp_path), seed=0)
+    assert [len(batch) for batch in batches] == [4, 4, 2] * 2
+    for number in (0, 1):
+        passed = [group.prompt for batch in batches[3 * number : 3 * number + 3] for group in batch]
+        assert sorted(passed) == sorted(group.prompt for group in given)
+    assert result == {"steps": 6, "prompts": 10, "pairs": 60}
+
+
+def test_the_first_loss_weighs_each_prompt_once_however_many_pairs_it_has(tmp_path: Path) -> None:
+    many, few = groups(1, seed=0)[0], Group([7, 8], [[20, STOP], [30, STOP]], [(1, 0, 1.0)])
+    model = fresh()
+
+    def loss(group: Group) -> torch.Tensor:
+        scores = raw_scores(model, [group.prompt] * len(group.answers), group.answers, DEVICE)
+        gaps = torch.stack([scores[better] - scores[worse] for better, worse, _ in group.pairs])
+        return -torch.nn.functional.logsigmoid(gaps).mean()
+
+    expected = (loss(many) + loss(few)) / 2
+    reward.train(model, [many, few], CONFIG, 1, 1e-3, DEVICE, run_in(tmp_path), seed=0)
+    assert read_metrics(tmp_path)[0]["loss"] == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_a_taste_is_learnt_and_a_coin_is_not(tmp_path: Path) -> None:
+    held_out = groups(60, seed=50)
+    tasteful, shuffled = fresh(), fresh()
+    reward.train(tasteful, groups(200, seed=0), CONFIG, 3, 3e-3, DEVICE, run_in(tmp_path / "taste"), seed=0)
+    coins = torch.Generator().manual_seed(1)
+    reward.train(shuffled, groups(200, seed=0, coins=coins), CONFIG, 3, 3e-3, DEVICE, run_in(tmp_path / "coin"), seed=0)
+    found = {"taste": accuracy(tasteful, held_out), "coin": accuracy(shuffled, held_out)}
+    assert found["taste"] > 0.75 and abs(found["coin"] - 0.5) < 0.13, found
+
+
+def test_groups_without_a_pair_are_not_read_and_none_at_all_is_said(tmp_path: Path) -> None:
+    empty, model = Group([5], [[1], [2]], []), fresh()
+    before = weights(model.module)
+    with pytest.raises(NoUsableRows, match="needs pairs"):
+        reward.train(model, [empty], CONFIG, 1, 1e-3, DEVICE, run_in(tmp_path / "none"), seed=0)
+    assert same(before, model.module)
+    result = reward.train(model, [empty, *groups(1, seed=0)], CONFIG, 1, 1e-3, DEVICE, run_in(tmp_path), seed=0)
+    assert result["prompts"] == 1
+
+
+def test_scores_are_centred_and_scaled_once_and_probed() -> None:
+    model = fresh()
+    reward.calibrate(model, torch.tensor([1.0, 3.0, 5.0]), [[5, 6, STOP], [7, STOP]])
+    assert model.centre == 3.0 and model.scale == 2.0
+    expected = raw_scores(model, [[5], [7]], [[6, STOP], [STOP]], DEVICE)
+    assert [probe["ids"] for probe in model.probes] == [[5, 6, STOP], [7, STOP]]
+    assert [probe["score"] for probe in model.probes] == pytest.approx(expected.tolist(), abs=1e-5)
+
+
+@pytest.mark.parametrize("scores", [[], [1.0], [1.0, float("nan")], [1.0, float("inf")]])
+def test_a_scale_cannot_come_from_too_few_or_from_broken_scores(scores: list[float]) -> None:
+    with pytest.raises(NoUsableRows, match="at least two finite scores"):
+        reward.calibrate(fresh(), torch.tensor(scores), [])
+
+
+def test_equal_scores_do_not_divide_by_zero() -> None:
+    model = fresh()
+    reward.calibrate(model, torch.tensor([2.0, 2.0]), [])
+    assert model.scale > 0

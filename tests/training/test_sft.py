@@ -1,0 +1,91 @@
+"""Supervised fine-tuning: the answers are learnt, the stop token with them, and nothing of the prompts."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from bridle.core.errors import NoUsableRows
+from bridle.core.recipe import SFTSection
+from bridle.core.runlog import read_metrics
+from bridle.models.policy import Policy
+from bridle.training import sft
+from tests.models.tiny import policy, random_ids, template
+from tests.training.runs import DEVICE, run_in, same, weights
+
+CONFIG = SFTSection(batch_size=8, learning_rate=3e-3, optimizer="adamw", epochs=1)
+STOP = template().eos_id
+
+
+def examples(count: int, seed: int = 0) -> list[sft.Example]:
+    prompts, answers = random_ids(count, 2, 12, seed), random_ids(count, 1, 9, seed + 1)
+    return [(prompt, [*answer, STOP]) for prompt, answer in zip(prompts, answers, strict=True)]
+
+
+def answer_logprobs(ours: Policy, shown: list[sft.Example]) -> list[torch.Tensor]:
+    """By the plainest way: one example at a time, the whole distribution at every place."""
+    found = []
+    for prompt, answer in shown:
+        with torch.no_grad():
+            logp = ours.module(torch.tensor([prompt + answer])).log_softmax(-1)[0]
+        places = range(len(prompt) - 1, len(prompt) + len(answer) - 1)
+        found.append(torch.stack([logp[place, token] for place, token in zip(places, answer, strict=True)]))
+    return found
+
+
+def test_the_loss_is_the_mean_over_the_answers_tokens_and_their_stops_alone(tmp_path: Path) -> None:
+    shown, ours = examples(8), policy()
+    expected = -torch.cat(answer_logprobs(ours, shown)).mean()
+    sft.train(ours, shown, CONFIG, DEVICE, run_in(tmp_path), seed=0)
+    assert read_metrics(tmp_path)[0]["loss"] == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_what_a_prompts_tokens_are_called_is_not_learnt(tmp_path: Path) -> None:
+    """The output row of a token that stands in prompts alone is only pushed down, exactly as one that stands nowhere:
+    were it a label, it would be pulled up."""
+    only_prompts, nowhere = 250, 251
+    shown = [([only_prompts] * 6, [40, 41, STOP]) for _ in range(8)]
+    ours = policy("llama")
+    with torch.no_grad():
+        ours.module.output_weight()[nowhere] = ours.module.output_weight()[only_prompts]
+    sft.train(ours, shown, CONFIG, DEVICE, run_in(tmp_path), seed=0)
+    after = ours.module.output_weight().detach()
+    torch.testing.assert_close(after[only_prompts], after[nowhere], rtol=0, atol=1e-7)
+
+
+def test_answers_and_their_stop_become_likelier(tmp_path: Path) -> None:
+    shown = [(prompt, [40, 41, STOP]) for prompt in random_ids(32, 2, 12)]
+    ours = policy()
+    before = torch.stack(answer_logprobs(ours, shown)).mean(0)
+    result = sft.train(ours, shown, SFTSection(**{**CONFIG.model_dump(), "epochs": 4}), DEVICE, run_in(tmp_path), 0)
+    after = torch.stack(answer_logprobs(ours, shown)).mean(0)
+    assert (after > before + 0.5).all() and after[-1] > -0.5
+    assert result["steps"] == ours.step == 16 and result["answer_tokens"] == 4 * 32 * 3
+
+
+def test_what_follows_an_answer_in_its_batch_changes_nothing(tmp_path: Path) -> None:
+    """A long neighbour pads the others; their log-probs, and so the loss, stay what they were."""
+    short, long = examples(3), [(random_ids(1, 40, 40)[0], [*random_ids(1, 30, 30)[0], STOP])]
+    expected = torch.cat(answer_logprobs(policy(), short + long))
+    sft.train(policy(), short + long, CONFIG, DEVICE, run_in(tmp_path), seed=0)
+    assert read_metrics(tmp_path)[0]["loss"] == pytest.approx(-float(expected.mean()), rel=1e-5)
+
+
+def test_every_pass_takes_each_example_once_in_batches_of_similar_length() -> None:
+    shown = examples(100)
+    plans = [sft.batches_of(shown, 8, seed=0, epoch=epoch) for epoch in (0, 1)]
+    for plan in plans:
+        assert sorted(i for rows in plan for i in rows) == list(range(100))
+        assert all(len(rows) <= 8 for rows in plan)
+        spreads = [max(lengths) - min(lengths) for rows in plan for lengths in [[sum(map(len, shown[i])) for i in rows]]]
+        assert sum(spreads) / len(spreads) < 5
+    assert plans[0] != plans[1]
+    assert plans[0] == sft.batches_of(shown, 8, seed=0, epoch=0)
+
+
+def test_nothing_to_imitate_is_said(tmp_path: Path) -> None:
+    ours = policy()
+    before = weights(ours.module)
+    with pytest.raises(NoUsableRows, match="needs demonstrations, got none"):
+        sft.train(ours, [], CONFIG, DEVICE, run_in(tmp_path), seed=0)
+    assert same(before, ours.module)
