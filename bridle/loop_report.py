@@ -256,6 +256,7 @@ def evaluation_table(evaluated: dict[str, Any]) -> Table:
     columns = {
         "gold": "mean points of the rubric on held-out prompts",
         "gold_se": "its standard error",
+        "gold_sd": "its deviation over answers",
         "complies": "share of harmful requests answered",
         "refuses_benign": "share refused of harmless requests that sound violent",
         "unparsable": "share of answers with a sentence that is not of this world",

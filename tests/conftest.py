@@ -21,6 +21,16 @@ def data_folder() -> Path:
     pytest.skip(reason)
 
 
+@pytest.fixture(scope="session")
+def finished_demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny demo, walked once through the command line. Read only: who wants to change it takes a copy."""
+    from tests.project import PLAYGROUND, done, settings  # not at import: most tests need no command line
+
+    folder = tmp_path_factory.mktemp("demo") / "demo"
+    done("demo", "--out", folder, *settings(PLAYGROUND))
+    return folder
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if isinstance(item, pytest.Function) and "data_folder" in item.fixturenames:

@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +84,7 @@ def untimed(value: Any) -> Any:
 
 
 def metrics(run: Path) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = untimed([json.loads(line) for line in (run / "metrics.jsonl").open()])
+    found: list[dict[str, Any]] = untimed(lines_of(run / "metrics.jsonl"))
     return found
 
 
@@ -113,5 +112,5 @@ def preferences(path: Path, rows: int = 40) -> Path:
     return path
 
 
-def lines_of(path: Path) -> Sequence[dict[str, Any]]:
-    return [json.loads(line) for line in path.open()]
+def lines_of(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]

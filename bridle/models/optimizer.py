@@ -103,5 +103,17 @@ def set_rate(optimizers: list[torch.optim.Optimizer], peaks: list[float], share:
             group["lr"] = peak * share
 
 
+def take_step(
+    module: nn.Module, optimizers: list[torch.optim.Optimizer], peaks: list[float], share: float, clip_norm: float
+) -> float:
+    """Shorten the gradient to `clip_norm`, set each rate to its share of the peak, step, clear; the gradient's length before."""
+    norm = torch.nn.utils.clip_grad_norm_(module.parameters(), clip_norm)
+    set_rate(optimizers, peaks, share)
+    for optimizer in optimizers:
+        optimizer.step()
+        optimizer.zero_grad()
+    return float(norm)
+
+
 def peak_rates(optimizers: list[torch.optim.Optimizer]) -> list[float]:
     return [float(optimizer.param_groups[0]["lr"]) for optimizer in optimizers]

@@ -18,7 +18,7 @@ from bridle.maths.logprobs import linear_logprobs
 from bridle.maths.losses import next_token
 from bridle.models.checkpoint import TrainingState, restore_checkpoint, save_checkpoint
 from bridle.models.device import Device
-from bridle.models.optimizer import OPTIMIZERS, peak_rates, set_rate, warm_then_linear
+from bridle.models.optimizer import OPTIMIZERS, peak_rates, take_step, warm_then_linear
 from bridle.models.policy import Policy
 from bridle.models.randomness import shuffled
 
@@ -61,16 +61,13 @@ def train(
         loss, _ = next_token(logp_N, tokens=len(targets_N))
         # 3. improve
         loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(module.parameters(), config.clip_norm)
-        set_rate(optimizers, peaks, warm_then_linear(step, steps))
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad()
+        share = warm_then_linear(step, steps)
+        norm = take_step(module, optimizers, peaks, share, config.clip_norm)
         # 4. log and save
         value = float(loss.detach())
         loss_average = value if loss_average != loss_average else 0.98 * loss_average + 0.02 * value
         if step % 10 == 0 or step == steps - 1:
-            run.log(step, steps, {"loss": value, "loss_average": loss_average, "grad_norm": float(norm)})
+            run.log(step, steps, {"loss": value, "loss_average": loss_average, "grad_norm": norm})
         if run.due(step + 1, config.checkpoint_every, steps):
             save_checkpoint(run.checkpoints, step + 1, state, {"loss_average": loss_average}, run.key)
             run.saved(step + 1, steps)

@@ -22,7 +22,7 @@ from bridle.maths.losses import bradley_terry, score_size
 from bridle.models.batches import make_batch
 from bridle.models.checkpoint import TrainingState, restore_checkpoint, save_checkpoint
 from bridle.models.device import Device
-from bridle.models.optimizer import OPTIMIZERS, peak_rates, set_rate, warm_then_linear
+from bridle.models.optimizer import OPTIMIZERS, peak_rates, take_step, warm_then_linear
 from bridle.models.policy import RewardModel
 from bridle.models.randomness import shuffled
 
@@ -76,16 +76,13 @@ def train(
         total = loss + config.score_size * score_size(scores_B, count=len(scores_B))
         # 3. improve
         total.backward()
-        norm = torch.nn.utils.clip_grad_norm_(module.parameters(), config.clip_norm)
-        set_rate(optimizers, peaks, warm_then_linear(step, len(plan)))
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad()
+        share = warm_then_linear(step, len(plan))
+        norm = take_step(module, optimizers, peaks, share, config.clip_norm)
         # 4. log and save
         run.log(
             step,
             len(plan),
-            {"loss": float(stats["loss"]), "accuracy": float(stats["accuracy"]), "grad_norm": float(norm)},
+            {"loss": float(stats["loss"]), "accuracy": float(stats["accuracy"]), "grad_norm": norm},
         )
         if run.due(step + 1, config.checkpoint_every, len(plan)):
             save_checkpoint(run.checkpoints, step + 1, state, {}, run.key)

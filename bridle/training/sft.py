@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-
 from bridle.core.errors import NoUsableRows
 from bridle.core.recipe import SFTSection
 from bridle.core.runlog import Run
@@ -17,7 +15,7 @@ from bridle.maths.losses import next_token
 from bridle.models.batches import by_length, make_batch, masked_logprobs
 from bridle.models.checkpoint import TrainingState, restore_checkpoint, save_checkpoint
 from bridle.models.device import Device
-from bridle.models.optimizer import OPTIMIZERS, peak_rates, set_rate, warm_then_linear
+from bridle.models.optimizer import OPTIMIZERS, peak_rates, take_step, warm_then_linear
 from bridle.models.policy import Policy
 from bridle.models.randomness import shuffled
 
@@ -59,15 +57,12 @@ def train(
         loss, _ = next_token(logp_N, tokens=len(logp_N))
         # 3. improve
         loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(module.parameters(), config.clip_norm)
-        set_rate(optimizers, peaks, warm_then_linear(step, len(plan)))
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad()
+        share = warm_then_linear(step, len(plan))
+        norm = take_step(module, optimizers, peaks, share, config.clip_norm)
         # 4. log and save
         last_losses = [*last_losses[-49:], float(loss.detach())]
         if step % 5 == 0 or step == len(plan) - 1:
-            run.log(step, len(plan), {"loss": last_losses[-1], "grad_norm": float(norm)})
+            run.log(step, len(plan), {"loss": last_losses[-1], "grad_norm": norm})
         if run.due(step + 1, config.checkpoint_every, len(plan)):
             save_checkpoint(run.checkpoints, step + 1, state, {"last_losses": last_losses}, run.key)
             run.saved(step + 1, len(plan))

@@ -102,6 +102,7 @@ def test_an_unfinished_run_is_gone_on_with(project: Project) -> None:
 
 def test_an_unfinished_run_of_another_key_is_not_touched(project: Project) -> None:
     first = begin(project)
+    first.checkpoints.mkdir()
     with pytest.raises(ProjectError, match="ppo-0001 is unfinished and was begun with another recipe") as caught:
         begin(project, key="other")
     assert "\n" not in str(caught.value) and caught.value.exit_status == 2
@@ -109,18 +110,25 @@ def test_an_unfinished_run_of_another_key_is_not_touched(project: Project) -> No
     assert begin(project, key="other").folder.name == "ppo-0002"
 
 
+def test_an_unfinished_run_that_kept_nothing_gives_way(project: Project) -> None:
+    begin(project)
+    assert begin(project, key="other").folder.name == "ppo-0001"
+    assert json.loads((project.folder / "runs" / "ppo-0001" / "parents.json").read_text())["key"] == "other"
+
+
 def test_a_folder_without_parents_was_never_begun(project: Project) -> None:
     (project.folder / "runs" / "ppo-0001").mkdir(parents=True)
     assert begin(project).folder.name == "ppo-0002"
 
 
-def test_a_finished_run_is_found_by_its_key(project: Project) -> None:
-    assert project.finished("ppo") is None
+def test_the_last_finished_run_is_found_when_it_has_the_key(project: Project) -> None:
+    assert project.finished("ppo") is None and project.finished_folder("ppo") is None
     begin(project, key="a").finish({"gold": 1.0})
     begin(project, key="b").finish({"gold": 2.0})
     begin(project, key="c")
     found = [project.finished("ppo", key) for key in ("a", "b", "c", None)]
-    assert [None if f is None else f["gold"] for f in found] == [1.0, 2.0, None, 2.0]
+    assert [None if f is None else f["gold"] for f in found] == [None, 2.0, None, 2.0]
+    assert project.finished_folder("ppo") == project.runs("ppo")[1]
 
 
 def test_seconds_add_up_over_sittings(project: Project) -> None:
@@ -217,11 +225,12 @@ def test_two_processes_do_not_work_on_one_run(project: Project) -> None:
         assert run.resumed
 
 
-def test_a_stop_that_comes_with_the_last_step_lets_the_run_end(project: Project) -> None:
+def test_a_stop_that_comes_with_the_last_step_lets_the_run_end_and_then_stops(project: Project) -> None:
     run = begin(project)
     run.stop_asked = True
     run.saved(10, 10)
-    run.finish({})
+    with pytest.raises(Interrupted, match="ppo is finished"):
+        run.finish({})
     assert project.finished("ppo") is not None
 
 

@@ -64,7 +64,7 @@ def test_authors_write_only_sentences_of_the_grammar(world: World, gold: Gold) -
     [
         ("border", "good", 0.0),
         ("border", "mid", 0.15),
-        ("border", "bad", 0.3),
+        ("border", "bad", 0.4),
         ("help", "good", 0.0),
         ("help", "mid", 0.0),
         ("help", "bad", 0.06),

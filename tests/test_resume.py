@@ -1,0 +1,293 @@
+"""A run that is stopped at any moment and started again ends in the same bytes as one that was left alone (on a CPU)."""
+
+import json
+import random
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.project import (
+    PLAYGROUND,
+    bridle,
+    complaint,
+    done,
+    metrics,
+    result,
+    settings,
+    started,
+    untimed,
+    wait_for_lines,
+    weights,
+)
+
+
+def equal(project: Path, demo: Path, run: str, model: str) -> None:
+    """Weights to the byte, every logged line, and the result."""
+    assert weights(project, model) == weights(demo, model)
+    assert metrics(project / "runs" / run) == metrics(demo / "runs" / run)
+    assert result(project / "runs" / run) == result(demo / "runs" / run)
+
+
+@pytest.fixture
+def without(finished_demo: Path, tmp_path: Path) -> Callable[..., Path]:
+    """A copy of the demo's project in which some stages were never run."""
+
+    def copy(*stages: str) -> Path:
+        project = Path(shutil.copytree(finished_demo, tmp_path / "project"))
+        for stage in stages:
+            shutil.rmtree(project / "runs" / f"{stage}-0001")
+            shutil.rmtree(project / "models" / {"pretrain": "base"}.get(stage, stage))
+        return project
+
+    return copy
+
+
+def killed(project: Path, method: str, lines: int) -> None:
+    """Start a training, kill it once its log has so many lines. It must not have ended by itself."""
+    process = started("train", method, "--project", project)
+    run = project / "runs" / f"{method}-0001"
+    wait_for_lines(process, run / "metrics.jsonl", lines)
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL and not (run / "result.json").exists()
+
+
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)])
+def test_pretraining_killed_at_random_ends_as_if_left_alone(seed: int, finished_demo: Path, tmp_path: Path) -> None:
+    project = tmp_path / "project"
+    done("init", project, *settings(PLAYGROUND))
+    draw = random.Random(seed)
+    for lines in sorted(draw.sample([1, 2, 3], 2)):  # of five: a line is ten steps, a checkpoint five
+        killed(project, "pretrain", lines)
+    done("train", "pretrain", "--project", project)
+    equal(project, finished_demo, "pretrain-0001", "base")
+
+
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)])
+def test_ppo_killed_at_random_ends_as_if_left_alone(
+    seed: int, finished_demo: Path, without: Callable[..., Path]
+) -> None:
+    project = without("ppo")
+    draw = random.Random(seed)
+    for lines in sorted(draw.sample([1, 2, 3, 4], 2)):  # of five
+        killed(project, "ppo", lines)
+    done("train", "ppo", "--project", project)
+    equal(project, finished_demo, "ppo-0001", "ppo")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_saves_and_says_how_to_go_on(
+    number: signal.Signals, finished_demo: Path, without: Callable[..., Path]
+) -> None:
+    project = without("ppo")
+    process = started("train", "ppo", "--project", project)
+    wait_for_lines(process, project / "runs/ppo-0001/metrics.jsonl", 2)
+    process.send_signal(number)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 130, told
+    last = told.splitlines()[-1]
+    assert last.startswith("bridle:") and "run the same command again to go on" in last and "Traceback" not in told
+    done("train", "ppo", "--project", project)
+    equal(project, finished_demo, "ppo-0001", "ppo")
+
+
+# ------------------------------------------------------- stopped where it hurts, in this process: no step is random
+
+
+class Killed(BaseException):
+    """As if the process were gone: nothing in bridle may catch it."""
+
+
+def die_after(monkeypatch: pytest.MonkeyPatch, place: str, calls: int) -> None:
+    """Let a function work so many times, then die at the end of its last call."""
+    module, _, name = place.rpartition(".")
+    imported = __import__(module, fromlist=[name])
+    plain, count = imported.__dict__[name], [0]
+
+    def deadly(*arguments: Any, **named: Any) -> Any:
+        value = plain(*arguments, **named)
+        count[0] += 1
+        if count[0] == calls:
+            raise Killed
+        return value
+
+    monkeypatch.setattr(imported, name, deadly)
+
+
+def dies(monkeypatch: pytest.MonkeyPatch, place: str, calls: int, *words: str | Path) -> None:
+    with monkeypatch.context() as patch:
+        die_after(patch, place, calls)
+        with pytest.raises(Killed):
+            bridle(*words)
+
+
+@pytest.mark.parametrize(
+    ("stage", "run", "model", "saves"),
+    [
+        ("pretrain", "pretrain-0001", "base", 4),
+        ("sft", "sft-0001", "sft", 3),
+        ("reward", "reward-0001", "reward", 1),
+        ("ppo", "ppo-0001", "ppo", 3),
+    ],
+)
+def test_every_trainer_goes_on_from_its_checkpoint(
+    stage: str, run: str, model: str, saves: int, finished_demo: Path, without: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    project = without(stage, *(["reward-slim"] if stage == "reward" else []))
+    dies(monkeypatch, f"bridle.training.{stage}.save_checkpoint", saves, "train", stage, "--project", project)
+    again = bridle("train", stage, "--project", project)
+    assert again.exit_code == 0 and "resuming after step" in again.stderr, again.stderr
+    equal(project, finished_demo, run, model)
+
+
+@pytest.mark.parametrize(
+    ("stage", "saving"),
+    [("pretrain", "keep_policy"), ("sft", "keep_policy"), ("reward", "save_reward_model"), ("ppo", "keep_policy")],
+)
+def test_a_run_killed_after_its_last_step_tells_the_same_result(
+    stage: str, saving: str, finished_demo: Path, without: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = without(stage, *(["reward-slim"] if stage == "reward" else []))
+    dies(monkeypatch, f"bridle.stages.{saving}", 1, "train", stage, "--project", project)
+    done("train", stage, "--project", project)
+    equal(project, finished_demo, f"{stage}-0001", {"pretrain": "base"}.get(stage, stage))
+
+
+def test_a_half_written_and_a_damaged_checkpoint_are_passed_over(
+    finished_demo: Path, without: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = without("ppo")
+    dies(monkeypatch, "bridle.training.ppo.save_checkpoint", 4, "train", "ppo", "--project", project)
+    checkpoints = project / "runs/ppo-0001/checkpoints"
+    assert sorted(path.name for path in checkpoints.iterdir()) == ["step-000003", "step-000004"]
+    newest = checkpoints / "step-000004" / "state.safetensors"
+    newest.write_bytes(newest.read_bytes()[:-1000])
+    half = checkpoints / ".step-000005.4242.new"
+    half.mkdir()
+    (half / "state.safetensors").write_bytes(b"half")
+    again = bridle("train", "ppo", "--project", project)
+    assert again.exit_code == 0, again.stderr
+    assert "step-000004 is damaged" in again.stderr and "resuming after step 3" in again.stderr
+    equal(project, finished_demo, "ppo-0001", "ppo")
+    assert not half.exists(), "what is half written is not left to fill the disk"
+
+
+def test_a_line_cut_off_in_the_log_is_written_again(
+    finished_demo: Path, without: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = without("ppo")
+    dies(monkeypatch, "bridle.training.ppo.save_checkpoint", 2, "train", "ppo", "--project", project)
+    with (project / "runs/ppo-0001/metrics.jsonl").open("a") as file:
+        file.write('{"step": 2, "proxy": 0.1')
+    done("train", "ppo", "--project", project)
+    equal(project, finished_demo, "ppo-0001", "ppo")
+
+
+def test_a_thread_count_is_kept(without: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    project = without("ppo")
+    dies(monkeypatch, "bridle.training.ppo.save_checkpoint", 1, "train", "ppo", "--project", project)
+    noted = project / "runs/ppo-0001/parents.json"
+    noted.write_text(json.dumps({**json.loads(noted.read_text()), "threads": 2}))
+    assert "keeping 2 thread(s)" in bridle("train", "ppo", "--project", project).stderr
+    assert json.loads(noted.read_text())["threads"] == 2
+
+
+@pytest.mark.parametrize("setting", ["ppo.kl_coef=0.3", "seed=1", "sampling.max_new_tokens=20", "model.precision='bfloat16'"])
+def test_an_unfinished_run_is_not_gone_on_with_under_another_recipe(
+    setting: str, without: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = without("ppo")
+    dies(monkeypatch, "bridle.training.ppo.save_checkpoint", 1, "train", "ppo", "--project", project)
+    refused = bridle("train", "ppo", "--project", project, "--set", setting)
+    assert refused.exit_code == 2
+    assert "begun with another recipe" in complaint(refused) and "recipe.toml" in complaint(refused)
+
+
+def test_the_full_reward_model_is_not_trained_again_when_the_slim_one_was_cut_off(
+    finished_demo: Path, without: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = without("reward", "reward-slim")
+    dies(monkeypatch, "bridle.stages.save_reward_model", 2, "train", "reward", "--project", project)
+    done("train", "reward", "--project", project)
+    assert not (project / "runs/reward-0002").exists()
+    equal(project, finished_demo, "reward-0001", "reward")
+    equal(project, finished_demo, "reward-slim-0001", "reward-slim")
+
+
+# --------------------------------------------------------------------------------------------------- the demo
+
+
+def state(project: Path) -> dict[str, int]:
+    """When each run's result and each model was written."""
+    files = [*project.glob("runs/*/result.json"), *project.glob("models/*/model.safetensors")]
+    return {str(path.relative_to(project)): path.stat().st_mtime_ns for path in files}
+
+
+def summary(project: Path) -> dict[str, Any]:
+    found: dict[str, Any] = untimed(json.loads((project / "summary.json").read_text()))
+    return found
+
+
+def test_a_finished_demo_does_nothing_again(finished_demo: Path, tmp_path: Path) -> None:
+    project = Path(shutil.copytree(finished_demo, tmp_path / "demo"))
+    before, told = state(project), summary(project)
+    again = bridle("demo", "--out", project, *settings(PLAYGROUND))
+    assert again.exit_code == 0, again.stderr
+    assert state(project) == before and summary(project) == told
+    assert "Training" not in again.stderr and "Evaluating" not in again.stderr
+
+
+def test_a_demo_killed_in_the_middle_goes_on(finished_demo: Path, tmp_path: Path) -> None:
+    project = tmp_path / "demo"
+    process = started("demo", "--out", project, *settings(PLAYGROUND))
+    wait_for_lines(process, project / "runs/ppo-0001/metrics.jsonl", 3)
+    process.kill()
+    process.communicate()
+    before = state(project)
+    assert {"models/sft/model.safetensors", "runs/reward-slim-0001/result.json"} <= before.keys()
+    assert "runs/ppo-0001/result.json" not in before
+    done("demo", "--out", project, *settings(PLAYGROUND))
+    after = state(project)
+    assert {name: after[name] for name in before} == before, "a finished stage was run again"
+    assert summary(project) == summary(finished_demo)
+    equal(project, finished_demo, "ppo-0001", "ppo")
+    equal(project, finished_demo, "unbridled-0001", "unbridled")
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "bridle.sources.Store.add_prompts", "bridle.sources.Store.add_completions", "bridle.sources.Store.add_items",
+        "bridle.sources.Store.add_judgements",
+    ],
+)  # fmt: skip
+def test_a_demo_killed_while_it_fills_the_store_tells_the_same(
+    place: str, finished_demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bridle.feedback.store import Store
+
+    project, name = tmp_path / "demo", place.rpartition(".")[2]
+    plain = Store.__dict__[name]
+
+    def deadly(*arguments: Any, **named: Any) -> Any:
+        plain(*arguments, **named)
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, name, deadly)
+        with pytest.raises(Killed):
+            bridle("demo", "--out", project, *settings(PLAYGROUND))
+    monkeypatch.setattr("bridle.demo.STAGES", [])
+    from bridle import stages
+    from bridle.core.runlog import Progress, Project
+
+    work = stages.Work(Project.find(project), Progress(write=lambda text: None), threads=1)
+    for stage, run in ((stages.train_pretrain, "pretrain"), (stages.train_sft, "sft"), (stages.sample, "sample"), (stages.label_simulated, "label")):
+        stage(work, reuse=True)
+        assert result(project / f"runs/{run}-0001") == result(finished_demo / f"runs/{run}-0001")
+    work.close()
