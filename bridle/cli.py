@@ -38,21 +38,23 @@ class Verbs(click.Group):
             return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
-        except BridleError as error:
-            sentence, status = str(error), error.exit_status
-        except KeyboardInterrupt:
-            sentence, status = (
-                "interrupted; what was saved stays, run the same command again to go on",
-                Interrupted.exit_status,
-            )
-        except OSError as error:
-            sentence, status = f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", 1
-        except Exception as error:  # a fault of ours: say so, and how to show it
-            sentence, status = f"unexpected {type(error).__name__}: {error}; run again with --debug to see where", 1
-        if ctx.obj.debug:
-            traceback.print_exc()
+        except (Exception, KeyboardInterrupt) as error:
+            if ctx.obj.debug:
+                traceback.print_exception(error)
+            sentence, status = told(error)
         click.echo(f"bridle: {sentence}", err=True)
         ctx.exit(status)
+
+
+def told(error: BaseException) -> tuple[str, int]:
+    """An error as a sentence and an exit status."""
+    if isinstance(error, BridleError):
+        return str(error), error.exit_status
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted; what was saved stays, run the same command again to go on", Interrupted.exit_status
+    if isinstance(error, OSError):
+        return f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", 1
+    return f"unexpected {type(error).__name__}: {error}; run again with --debug to see where", 1  # a fault of ours
 
 
 def set_project(ctx: click.Context, _: click.Parameter, value: str | None) -> None:

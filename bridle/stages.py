@@ -148,6 +148,13 @@ def keep_policy(work: Work, name: str, kind: str, policy: Policy, parent: str | 
     return saved
 
 
+def parent_policy(work: Work, name: str) -> Policy:
+    """A model to go on from. The store knows it afterwards, even where its folder was put there by hand."""
+    policy = load_policy(work.project.model(name), work.device.torch)
+    work.sources.store.add_model_version(name, kind=name, weights_sha256=policy.origin)
+    return policy
+
+
 def new_policy(recipe: Recipe, template: Template, device: Device) -> Policy:
     section = recipe.model
     if section.hidden_size % (2 * section.heads):
@@ -181,11 +188,11 @@ def train_sft(work: Work, reuse: bool = False) -> dict[str, Any]:
         "base": require_model(work.project, "base", "train pretrain"),
         "data": content_hash(demonstration_ids(work)),
     }
-    key = stage_key(recipe, ("sft",), parents)
+    key = stage_key(recipe, ("model", "sft"), parents)
     if (before := done_before(work, "sft", key, reuse)) is not None:
         return before
     with work.start("sft", "Teaching it to answer: imitating demonstrations", key, parents) as run:
-        policy = load_policy(work.project.model("base"), work.device.torch)
+        policy = parent_policy(work, "base")
         examples = encode_demonstrations(work, policy)
         result = sft.train(policy, examples, recipe.sft, work.device, run, recipe.seed)
         saved = keep_policy(work, "sft", "sft", policy, policy.origin)
@@ -217,7 +224,7 @@ def sample(work: Work, reuse: bool = False) -> dict[str, Any]:
     """K nucleus samples for each training prompt and some held-out ones, one item each, into the store."""
     recipe = work.recipe
     parents = {"sft": require_model(work.project, "sft", "train sft")}
-    key = stage_key(recipe, ("sampling", "data"), parents)
+    key = stage_key(recipe, ("model", "sampling", "data"), parents)
     if (before := done_before(work, "sample", key, reuse)) is not None:
         return before
     with work.start("sample", f"Sampling {recipe.sampling.answers} answers to each prompt", key, parents) as run:
@@ -264,9 +271,10 @@ def label_simulated(work: Work, reuse: bool = False) -> dict[str, Any]:
             raise NoUsableRows(
                 "simulated people know the playground alone; import comparisons of your own with `bridle import`"
             )
-        judged = work.sources.simulate_labels()
+        work.sources.simulate_labels()
         agreed = clear = 0
-        for item, judgement in work.sources.store.judgements(study=STUDY):
+        judged = work.sources.store.judgements(study=STUDY)
+        for item, judgement in judged:
             scores = work.sources.gold_scores([item.prompt] * len(item.completions), item.completions, "agreement")
             rank_of = {slot: i for i, group in enumerate(judgement.ranking) for slot in group}
             for a in range(len(scores)):
@@ -275,7 +283,7 @@ def label_simulated(work: Work, reuse: bool = False) -> dict[str, Any]:
                     if abs(gap) > CLEAR_GAP and rank_of[a] != rank_of[b]:
                         clear += 1
                         agreed += (gap > 0) == (rank_of[a] < rank_of[b])
-        return run.finish({"judgements": judged, "agreement_with_gold": agreed / max(1, clear), "clear_pairs": clear})
+        return run.finish({"judgements": len(judged), "agreement_with_gold": agreed / max(1, clear), "clear_pairs": clear})
 
 
 # -------------------------------------------------------------------------------------------- 4. reward model
@@ -306,14 +314,21 @@ SCORER_TITLES = {
 def train_scorer(work: Work, stage: str, reuse: bool) -> dict[str, Any]:
     """One reward model: "reward" from SFT's weights, "reward-slim" and "reward-shuffled" small and from nothing."""
     recipe, store, section = work.recipe, work.sources.store, work.recipe.reward
-    snapshot = store.take_snapshot(study=STUDY if work.sources.playground else None, split="train")
-    parents = {"sft": require_model(work.project, "sft", "train sft"), "snapshot": snapshot.id, "stage": stage}
-    key = stage_key(recipe, ("reward", "data", "sampling"), parents)
+    sft_hash = require_model(work.project, "sft", "train sft")
+    try:
+        snapshot = store.take_snapshot(study=STUDY if work.sources.playground else None, split="train")
+    except NoUsableRows as error:
+        raise NoUsableRows(
+            f"{work.project.store} holds no comparisons to learn from; `bridle import FILE` brings some, "
+            "on the playground `bridle sample` and `bridle label --simulate` make them"
+        ) from error
+    parents = {"sft": sft_hash, "snapshot": snapshot.id, "stage": stage}
+    key = stage_key(recipe, ("model", "reward", "data", "sampling"), parents)
     if (before := done_before(work, stage, key, reuse)) is not None:
         return before
     with work.start(stage, SCORER_TITLES[stage], key, parents) as run:
         pairs = store.snapshot_pairs(snapshot.id)
-        policy = load_policy(work.project.model("sft"), work.device.torch)
+        policy = parent_policy(work, "sft")
         groups = encode_groups(work, policy, pairs, stage == "reward-shuffled")
         if stage == "reward":
             scorer, epochs, rate = (
@@ -419,8 +434,9 @@ def pair_figures(work: Work, model: RewardModel) -> dict[str, Any]:
     by_gold: list[tuple[Prompt, Completion, Completion]] = []
     study = STUDY if work.sources.playground else None
     for item, judgement in work.sources.store.judgements(study=study, split="heldout"):
-        order = [slot for group in judgement.ranking for slot in group]
-        pairs += [(item.prompt, item.completions[order[0]], item.completions[slot]) for slot in order[1:]]
+        (best, *_), *others = judgement.ranking  # what tied with the best was not beaten by it
+        pairs += [(item.prompt, item.completions[best], item.completions[slot]) for group in others for slot in group]
+        order = range(len(item.completions))
         if work.sources.playground:
             scores = work.sources.gold_scores([item.prompt] * len(order), item.completions, "evaluation")
             for a in range(len(order)):
@@ -499,13 +515,13 @@ def train_ppo(
         "reward": require_model(work.project, "reward", "train reward"),
         "source": "learned" if reward_source is None else name,
     }
-    key = stage_key(recipe, ("ppo", "data", "sampling"), parents)
+    key = stage_key(recipe, ("model", "ppo", "data", "sampling"), parents)
     if (before := done_before(work, name, key, reuse)) is not None:
         return before
     with work.start(name, title, key, parents, recipe) as run:
         policy = load_policy(work.project.model("sft"), work.device.torch)
         policy.origin = content_hash([policy.origin, key])  # two runs from the same weights must not share stamps
-        reference = load_policy(work.project.model("sft"), work.device.torch)
+        reference = parent_policy(work, "sft")
         model = load_reward_model(work.project.model("reward"), work.device.torch)
         same = model.template.hash == policy.template.hash
         learned = LearnedReward(model, work.device, same)
@@ -573,7 +589,7 @@ def evaluate(work: Work, name: str, reuse: bool = False) -> dict[str, Any]:
     for other in ("sft", "reward"):
         if (work.project.model(other) / "config.json").is_file():
             parents[other] = folder_hash(work.project.model(other))
-    key = stage_key(recipe, ("data", "sampling", "world"), parents)
+    key = stage_key(recipe, ("model", "data", "sampling", "world"), parents)
     stage = f"evaluate-{name}"
     if (before := done_before(work, stage, key, reuse)) is not None:
         return before
@@ -644,7 +660,8 @@ def read_answers(work: Work, name: str) -> list[dict[str, Any]]:
     folder = work.project.finished_folder(f"evaluate-{name}")
     if folder is None:
         raise ModelError(f"{name} was not evaluated yet; run `bridle evaluate {name}`")
-    return [json.loads(line) for line in (folder / "answers.jsonl").read_text("utf-8").splitlines()]
+    with open(folder / "answers.jsonl", encoding="utf-8") as file:  # not splitlines: an answer may hold U+2028
+        return [json.loads(line) for line in file]
 
 
 def compare(work: Work, a: str, b: str, by: str) -> dict[str, Any]:

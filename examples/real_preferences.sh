@@ -14,11 +14,11 @@ if [ ! -f "$folder/bridle.toml" ]; then
   # A model of 2 M parameters with a longer context: real dialogues are longer than the playground's.
   "$bridle" init "$folder" \
     --set model.vocab_size=4096 --set model.hidden_size=192 --set model.intermediate_size=512 --set model.heads=6 --set model.kv_heads=6 \
-    --set pretrain.length=256 --set pretrain.batch_size=8 --set data.pretrain_tokens=2500000 \
+    --set pretrain.length=256 --set pretrain.batch_size=8 --set data.pretrain_tokens=2000000 --set model.max_positions=384 \
     --set sft.epochs=1 --set sampling.max_new_tokens=64 --set data.heldout_share=0.2 --set data.heldout_prompts=400 \
     --set data.train_prompts=1500 --set data.compared_heldout=50 \
-    --set reward.batch_size=16 --set reward.epochs=2 --set reward.learning_rate=3e-4 \
-    --set ppo.steps=12 --set ppo.prompts_per_step=64
+    --set reward.batch_size=16 --set reward.learning_rate=3e-4 \
+    --set sampling.answers=2 --set ppo.prompts_per_step=64
 fi
 "$bridle" import "$file" --project "$folder"
 for method in pretrain sft reward ppo; do

@@ -61,9 +61,7 @@ def test_all_pairs_of_a_prompt_are_in_one_batch(monkeypatch: pytest.MonkeyPatch,
     batches: list[list[Group]] = []
     plain = reward.index_pairs
 
-    def watch(
-        chosen: Sequence[Group], device: torch.device
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def watch(chosen: Sequence[Group], device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         batches.append(list(chosen))
         return plain(chosen, device)
 

@@ -77,7 +77,9 @@ def test_every_pass_takes_each_example_once_in_batches_of_similar_length() -> No
     for plan in plans:
         assert sorted(i for rows in plan for i in rows) == list(range(100))
         assert all(len(rows) <= 8 for rows in plan)
-        spreads = [max(lengths) - min(lengths) for rows in plan for lengths in [[sum(map(len, shown[i])) for i in rows]]]
+        spreads = [
+            max(lengths) - min(lengths) for rows in plan for lengths in [[sum(map(len, shown[i])) for i in rows]]
+        ]
         assert sum(spreads) / len(spreads) < 5
     assert plans[0] != plans[1]
     assert plans[0] == sft.batches_of(shown, 8, seed=0, epoch=0)

@@ -1,0 +1,358 @@
+"""What is wrong is said in one sentence, with the exit status that programs rely on; nothing that was there is lost."""
+
+import errno
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from tests.project import PLAYGROUND, SHAPE, bridle, complaint, done, preferences, settings, weights
+
+
+@pytest.fixture
+def project(finished_demo: Path, tmp_path: Path) -> Path:
+    """A playground project in which everything was done once."""
+    return Path(shutil.copytree(finished_demo, tmp_path / "project"))
+
+
+@pytest.fixture
+def empty(tmp_path: Path) -> Path:
+    """A project into which nothing was imported yet."""
+    done("init", tmp_path / "empty", *settings(SHAPE))
+    return tmp_path / "empty"
+
+
+@dataclass
+class Bad:
+    """A command that must fail: its words (with {} for the test's folder), the status, and words of its sentence."""
+
+    words: str
+    status: int
+    told: str
+
+    def run(self, folder: Path, *more: str) -> Result:
+        return bridle(*self.words.format(folder).split(), *more)
+
+
+def refused(bad: Bad, folder: Path) -> None:
+    """One sentence without --debug, and with it the place where it came from too."""
+    plain = bad.run(folder)
+    assert plain.exit_code == bad.status, plain.output
+    assert bad.told in complaint(plain), plain.stderr
+    assert "Traceback" not in plain.output and "unexpected" not in plain.stderr
+    assert len(complaint(plain)) < 700
+    shown = bad.run(folder, "--debug")
+    assert shown.exit_code == bad.status
+    assert "Traceback" in shown.stderr and bad.told in complaint(shown)
+
+
+# --------------------------------------------------------------------------------- the command or the recipe: 2
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        Bad("train sft --project {}", 2, "no bridle.toml in"),
+        Bad("report --project {}/nowhere", 2, "nowhere"),
+        Bad("init {}/p --set ppo.kl_ceof=0.2", 2, "did you mean 'kl_coef'?"),
+        Bad("init {}/p --set pppo.steps=3", 2, "did you mean 'ppo'?"),
+        Bad("init {}/p --set ppo.steps=many", 2, "ppo.steps = 'many' will not do"),
+        Bad("init {}/p --set ppo.steps=2.5", 2, "ppo.steps = 2.5 will not do"),
+        Bad("init {}/p --set ppo.steps=0", 2, "ppo.steps = 0 will not do"),
+        Bad("init {}/p --set ppo.learning_rate=nan", 2, "ppo.learning_rate = nan will not do"),
+        Bad("init {}/p --set ppo=3", 2, "ppo = 3 will not do"),
+        Bad("init {}/p --set ppo.steps", 2, "--set takes section.key=value"),
+        Bad("init {}/p --set sft.optimizer=sgd", 2, "sft.optimizer = 'sgd' will not do"),
+        Bad("init {}/p --model {}/nowhere", 2, "no model at"),
+        Bad("demo --out {}/d --world {}/nowhere.toml", 2, "no world file at"),
+        Bad("demo --out {}/d --set world.file={}/nowhere.toml", 2, "nowhere.toml"),
+    ],
+    ids=lambda bad: bad.words,
+)  # fmt: skip
+def test_a_wrong_command_or_recipe_is_told(bad: Bad, tmp_path: Path) -> None:
+    refused(Bad(bad.words.replace("{}", "{0}"), bad.status, bad.told), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("[ppo]\nlearning_rat = 1.0\n", "did you mean 'learning_rate'?"),
+        ("[ppo]\nsteps = '12'\n", "ppo.steps = '12' will not do"),
+        ("[ppo\n", "is not valid TOML"),
+        ("sede = 3\n", "did you mean 'seed'?"),
+        ("[model]\nprecision = 'float16'\n", "model.precision = 'float16' will not do"),
+    ],
+)
+def test_a_wrong_line_of_the_recipe_is_told(text: str, told: str, tmp_path: Path) -> None:
+    (tmp_path / "bridle.toml").write_text(text)
+    refused(Bad("train sft --project {}", 2, told), tmp_path)
+
+
+@pytest.mark.parametrize("words", ["demo --out {}/taken", "init {}/taken"])
+def test_a_folder_with_other_things_is_left_alone(words: str, tmp_path: Path) -> None:
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken/thesis.txt").write_text("mine")
+    refused(Bad(words, 2, "is not empty"), tmp_path)
+    assert [path.name for path in (tmp_path / "taken").iterdir()] == ["thesis.txt"]
+
+
+def test_a_demo_of_another_seed_is_left_alone(project: Path) -> None:
+    found = bridle("demo", "--out", project, "--seed", "5", *settings(PLAYGROUND))
+    assert found.exit_code == 2 and "another recipe or seed" in complaint(found)
+
+
+def test_a_project_is_not_made_twice(empty: Path) -> None:
+    refused(Bad("init {}", 2, "is a project already"), empty)
+
+
+@pytest.mark.parametrize("threads", ["abc", "0", "-1", "1.5"])
+def test_a_thread_count_that_is_none_is_told(threads: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("tests.project", fromlist=["ALONE"]).ALONE, "BRIDLE_THREADS", threads)
+    refused(
+        Bad("demo --out {}/d", 2, f"BRIDLE_THREADS must be a whole number of at least 1, got {threads!r}"), tmp_path
+    )
+
+
+def test_labelling_by_people_is_not_there_yet(project: Path) -> None:
+    refused(Bad("label --project {}", 2, "--simulate"), project)
+
+
+@pytest.mark.parametrize("words", ["train nothing", "evaluate", "nothing", "demo --seed -1", "train sft --nothing"])
+def test_what_the_command_line_does_not_know_ends_in_2(words: str) -> None:
+    found = bridle(*words.split())
+    assert found.exit_code == 2 and "Traceback" not in found.output
+
+
+# --------------------------------------------------------------------------------------------- the work failed: 1
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (None, "there is no file"),
+        (b"", "no usable row"),
+        (b"this is no JSON\nnor this\n", "no usable row"),
+        (b'{"chosen": "x"}\n', "no usable row"),
+        (b'{"a": 1}\n[]\n3\n', "no usable row"),
+        (b"\x1f\x8bbroken gzip", "breaks off or is damaged"),
+        (b"\xff\xfe\x00\x01", "no usable row"),
+    ],
+)
+def test_a_file_that_cannot_be_imported_is_told(content: bytes | None, told: str, empty: Path) -> None:
+    if content is not None:
+        (empty / "pairs.jsonl").write_bytes(content)
+    bad = Bad(f"import {empty / 'pairs.jsonl'} --project {{}}", 1, told)
+    refused(bad, empty)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("train pretrain", "bridle import FILE"),
+        ("train sft", "bridle train pretrain"),
+        ("train reward", "bridle train sft"),
+        ("train ppo", "bridle train sft"),
+        ("sample", "bridle train sft"),
+        ("evaluate ppo", "bridle train ppo"),
+        ("evaluate nothing", "no model at"),
+    ],
+)
+def test_a_step_before_its_time_says_which_comes_first(words: str, told: str, empty: Path) -> None:
+    refused(Bad(f"{words} --project {{}}", 1, told), empty)
+
+
+def test_nothing_imported_is_told(empty: Path, finished_demo: Path) -> None:
+    shutil.copytree(finished_demo / "models/base", empty / "models/base")
+    shutil.copytree(finished_demo / "models/sft", empty / "models/sft")
+    refused(Bad("train sft --project {}", 1, "holds no demonstrations or preferred answers"), empty)
+    refused(Bad("sample --project {}", 1, "holds no"), empty)
+    refused(Bad("train reward --project {}", 1, "holds no comparisons to learn from"), empty)
+    refused(Bad("label --simulate --project {}", 1, "know the playground alone"), empty)
+
+
+def test_ppo_before_the_reward_model_is_told(project: Path) -> None:
+    shutil.rmtree(project / "models/reward")
+    refused(Bad("train ppo --project {}", 1, "bridle train reward"), project)
+
+
+def test_a_model_that_is_no_language_model_is_not_evaluated(project: Path) -> None:
+    refused(Bad("evaluate reward --project {}", 1, "models/reward"), project)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("report runs/ppo-0009", "is no run folder"),
+        ("report models", "is no run folder"),
+        ("evaluate ppo rpo", "no model at"),
+    ],
+)
+def test_a_name_that_is_not_there_is_told(words: str, told: str, project: Path) -> None:
+    refused(Bad(f"{words} --project {{}}", 2 if words.startswith("report") else 1, told), project)
+
+
+def test_gold_is_asked_for_where_there_is_none(empty: Path, finished_demo: Path) -> None:
+    done("import", preferences(empty / "pairs.jsonl"), "--project", empty)
+    shutil.copytree(finished_demo / "models/base", empty / "models/base")
+    shutil.copytree(finished_demo / "models/sft", empty / "models/sft")
+    refused(Bad("evaluate base sft --by gold --project {}", 1, "gold needs the playground"), empty)
+
+
+# ----------------------------------------------------------------------------------------------- models of others
+
+
+def missing_folder(folder: Path) -> None:
+    pass
+
+
+def no_model(folder: Path) -> None:
+    folder.mkdir()
+
+
+def unknown_type(folder: Path) -> None:
+    GPT2LMHeadModel(GPT2Config(vocab_size=300, n_positions=64, n_embd=16, n_layer=1, n_head=2)).save_pretrained(folder)
+
+
+def no_tokenizer(folder: Path) -> None:
+    (folder / "tokenizer.json").unlink()
+
+
+def truncated(folder: Path) -> None:
+    whole = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+
+
+def broken_config(folder: Path) -> None:
+    (folder / "config.json").write_text("{")
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (missing_folder, "no model folder at"), (no_model, "has no config.json"), (unknown_type, "model_type 'gpt2'"),
+        (no_tokenizer, "no tokenizer.json"), (truncated, "truncated or corrupted"), (broken_config, "not valid JSON"),
+    ],
+)  # fmt: skip
+def test_a_model_that_cannot_be_used_is_told(
+    damage: Callable[[Path], None], told: str, empty: Path, finished_demo: Path, tmp_path: Path
+) -> None:
+    mine = tmp_path / "mine"
+    if damage in (no_tokenizer, truncated, broken_config):
+        shutil.copytree(finished_demo / "models/base", mine)
+    damage(mine)
+    done("import", preferences(empty / "pairs.jsonl"), "--project", empty)
+    refused(Bad(f"train pretrain --project {{}} --set model.path={mine}", 1, told), empty)
+    assert not (empty / "models/base").exists()
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [{"model.hidden_size": 30, "model.heads": 4}, {"model.hidden_size": 36, "model.heads": 3, "model.kv_heads": 2}],
+)
+def test_sizes_that_do_not_fit_are_told(sizes: dict[str, Any], tmp_path: Path) -> None:
+    done("init", tmp_path / "p", *settings({**PLAYGROUND, "data.pretrain_tokens": 1000, **sizes}))
+    refused(Bad("train pretrain --project {}/p", 1, "must be a multiple of"), tmp_path)
+
+
+def test_a_recipe_is_mended_and_the_run_that_failed_does_not_stand_in_the_way(tmp_path: Path) -> None:
+    few = {**PLAYGROUND, "data.pretrain_tokens": 1000}
+    done("init", tmp_path / "p", *settings({**few, "model.hidden_size": 30, "model.heads": 4}))
+    assert bridle("train", "pretrain", "--project", tmp_path / "p").exit_code == 1
+    done("train", "pretrain", "--project", tmp_path / "p", "--set", "model.hidden_size=32")
+
+
+# ------------------------------------------------------------------------------------- a full disk, a second process
+
+
+def full_disk(patch: pytest.MonkeyPatch, call: str, part: str) -> None:
+    """From now on the disk is full for whatever has `part` in its path."""
+    plain = os.__dict__[call]
+
+    def fail(first: Any, *others: Any) -> Any:
+        path = os.readlink(f"/proc/self/fd/{first}") if isinstance(first, int) else str(first)
+        if part in path:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return plain(first, *others)
+
+    patch.setattr(os, call, fail)
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+@pytest.mark.parametrize("part", ["models/", "checkpoints/"])
+def test_a_full_disk_leaves_the_old_model_and_the_way_on(
+    call: str, part: str, project: Path, finished_demo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = weights(project, "sft")
+    with monkeypatch.context() as patch:
+        full_disk(patch, call, part)
+        found = bridle("train", "sft", "--project", project)
+    assert found.exit_code == 1 and "no space left while saving" in complaint(found)
+    assert weights(project, "sft") == before
+    assert sorted(path.name for path in (project / "models").iterdir()) == sorted(
+        path.name for path in (finished_demo / "models").iterdir()
+    )
+    done("train", "sft", "--project", project)
+    assert weights(project, "sft") == before  # the same recipe once more: the same bytes
+    assert not (project / "runs/sft-0003").exists()
+
+
+@pytest.mark.parametrize("part", ["answers.jsonl", "result.json", "parents.json"])
+def test_a_full_disk_while_figures_are_saved_is_told(part: str, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.rmtree(project / "runs/evaluate-ppo-0001")
+    with monkeypatch.context() as patch:
+        full_disk(patch, "fsync", part)
+        found = bridle("evaluate", "ppo", "--project", project)
+    assert found.exit_code == 1 and "no space left while saving" in complaint(found)
+    done("evaluate", "ppo", "--project", project)
+
+
+@pytest.fixture
+def busy(project: Path) -> Iterator[Path]:
+    """A project in whose unfinished PPO run another process is at work."""
+    run = project / "runs/ppo-0001"
+    (run / "result.json").unlink()
+    with open(run / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield project
+
+
+def test_two_processes_do_not_work_in_one_run(busy: Path) -> None:
+    before = (busy / "runs/ppo-0001/metrics.jsonl").read_bytes()
+    refused(Bad("train ppo --project {}", 2, "another process is at work in"), busy)
+    assert (busy / "runs/ppo-0001/metrics.jsonl").read_bytes() == before
+
+
+def test_ctrl_c_before_a_run_began_ends_in_130(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("bridle.stages.folder_hash", interrupted)
+    found = bridle("train", "sft", "--project", project)
+    assert found.exit_code == 130 and "run the same command again to go on" in complaint(found)
+
+
+def test_a_fault_of_ours_is_told_as_one(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*arguments: object) -> None:
+        raise RuntimeError("it broke")
+
+    monkeypatch.setattr("bridle.stages.folder_hash", broken)
+    found = bridle("train", "sft", "--project", project)
+    assert found.exit_code == 1 and "unexpected RuntimeError: it broke; run again with --debug" in complaint(found)
+
+
+def test_answers_may_hold_any_character(project: Path) -> None:
+    """A byte-level model may write U+2028 or NEL, which Python's splitlines takes for the end of a line."""
+    path = project / "runs/evaluate-ppo-0001/answers.jsonl"
+    lines = [json.loads(line) for line in path.read_text().split("\n") if line]
+    lines[0]["answer"] = "one\u2028two\x85three"
+    path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    assert "n                        24" in done("evaluate", "ppo", "sft", "--project", project)
+    done("report", "--project", project)
