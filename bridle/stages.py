@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from bridle.core.errors import ModelError, NoUsableRows
+from bridle.core.errors import DataError, ModelError, NoUsableRows
 from bridle.core.files import write_text
 from bridle.core.recipe import Recipe
 from bridle.core.records import Completion, Pair, Prompt, content_hash
@@ -283,7 +283,8 @@ def label_simulated(work: Work, reuse: bool = False) -> dict[str, Any]:
                     if abs(gap) > CLEAR_GAP and rank_of[a] != rank_of[b]:
                         clear += 1
                         agreed += (gap > 0) == (rank_of[a] < rank_of[b])
-        return run.finish({"judgements": len(judged), "agreement_with_gold": agreed / max(1, clear), "clear_pairs": clear})
+        agreement = agreed / max(1, clear)
+        return run.finish({"judgements": len(judged), "agreement_with_gold": agreement, "clear_pairs": clear})
 
 
 # -------------------------------------------------------------------------------------------- 4. reward model
@@ -317,7 +318,7 @@ def train_scorer(work: Work, stage: str, reuse: bool) -> dict[str, Any]:
     sft_hash = require_model(work.project, "sft", "train sft")
     try:
         snapshot = store.take_snapshot(study=STUDY if work.sources.playground else None, split="train")
-    except NoUsableRows as error:
+    except DataError as error:
         raise NoUsableRows(
             f"{work.project.store} holds no comparisons to learn from; `bridle import FILE` brings some, "
             "on the playground `bridle sample` and `bridle label --simulate` make them"

@@ -1,6 +1,7 @@
 """A run that is stopped at any moment and started again ends in the same bytes as one that was left alone (on a CPU)."""
 
 import json
+import os
 import random
 import shutil
 import signal
@@ -11,7 +12,11 @@ from typing import Any
 import pytest
 import torch
 
+from bridle import stages
+from bridle.core.runlog import Run
+from bridle.evaluation.answers import Answered
 from bridle.feedback.store import Store
+from bridle.training import ppo
 from tests.project import (
     PLAYGROUND,
     bridle,
@@ -104,11 +109,9 @@ class Killed(BaseException):
     """As if the process were gone: nothing in bridle may catch it."""
 
 
-def die_after(monkeypatch: pytest.MonkeyPatch, place: str, calls: int) -> None:
-    """Let a function work so many times, then die at the end of its last call."""
-    module, _, name = place.rpartition(".")
-    imported = __import__(module, fromlist=[name])
-    plain, count = imported.__dict__[name], [0]
+def dies(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, calls: int, *words: str | Path) -> None:
+    """Run a command that dies at the end of the so-manieth call of a function of a module or a class."""
+    plain, count = owner.__dict__[name], [0]
 
     def deadly(*arguments: Any, **named: Any) -> Any:
         value = plain(*arguments, **named)
@@ -117,34 +120,30 @@ def die_after(monkeypatch: pytest.MonkeyPatch, place: str, calls: int) -> None:
             raise Killed
         return value
 
-    monkeypatch.setattr(imported, name, deadly)
-
-
-def dies(monkeypatch: pytest.MonkeyPatch, place: str, calls: int, *words: str | Path) -> None:
     with monkeypatch.context() as patch:
-        die_after(patch, place, calls)
+        patch.setattr(owner, name, deadly)
         with pytest.raises(Killed):
             bridle(*words)
 
 
 @pytest.mark.parametrize(
-    ("stage", "run", "model", "saves"),
+    ("stage", "model", "lines"),
     [
-        ("pretrain", "pretrain-0001", "base", 4),
-        ("sft", "sft-0001", "sft", 3),
-        ("reward", "reward-0001", "reward", 1),
-        ("ppo", "ppo-0001", "ppo", 3),
+        ("pretrain", "base", 2),
+        ("sft", "sft", 2),
+        ("reward", "reward", 3),
+        ("ppo", "ppo", 4),
     ],
 )
-def test_every_trainer_goes_on_from_its_checkpoint(
-    stage: str, run: str, model: str, saves: int, finished_demo: Path, without: Callable[..., Path],
+def test_every_trainer_goes_on_from_its_checkpoint_and_writes_the_lines_after_it_again(
+    stage: str, model: str, lines: int, finished_demo: Path, without: Callable[..., Path],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     project = without(stage, *(["reward-slim"] if stage == "reward" else []))
-    dies(monkeypatch, f"bridle.training.{stage}.save_checkpoint", saves, "train", stage, "--project", project)
+    dies(monkeypatch, Run, "log", lines, "train", stage, "--project", project)
     again = bridle("train", stage, "--project", project)
     assert again.exit_code == 0 and "resuming after step" in again.stderr, again.stderr
-    equal(project, finished_demo, run, model)
+    equal(project, finished_demo, f"{stage}-0001", model)
 
 
 @pytest.mark.parametrize(
@@ -155,7 +154,7 @@ def test_a_run_killed_after_its_last_step_tells_the_same_result(
     stage: str, saving: str, finished_demo: Path, without: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project = without(stage, *(["reward-slim"] if stage == "reward" else []))
-    dies(monkeypatch, f"bridle.stages.{saving}", 1, "train", stage, "--project", project)
+    dies(monkeypatch, stages, saving, 1, "train", stage, "--project", project)
     done("train", stage, "--project", project)
     equal(project, finished_demo, f"{stage}-0001", {"pretrain": "base"}.get(stage, stage))
 
@@ -164,7 +163,7 @@ def test_a_half_written_and_a_damaged_checkpoint_are_passed_over(
     finished_demo: Path, without: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project = without("ppo")
-    dies(monkeypatch, "bridle.training.ppo.save_checkpoint", 4, "train", "ppo", "--project", project)
+    dies(monkeypatch, ppo, "save_checkpoint", 4, "train", "ppo", "--project", project)
     checkpoints = project / "runs/ppo-0001/checkpoints"
     assert sorted(path.name for path in checkpoints.iterdir()) == ["step-000003", "step-000004"]
     newest = checkpoints / "step-000004" / "state.safetensors"
@@ -183,7 +182,7 @@ def test_a_line_cut_off_in_the_log_is_written_again(
     finished_demo: Path, without: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project = without("ppo")
-    dies(monkeypatch, "bridle.training.ppo.save_checkpoint", 2, "train", "ppo", "--project", project)
+    dies(monkeypatch, ppo, "save_checkpoint", 2, "train", "ppo", "--project", project)
     with (project / "runs/ppo-0001/metrics.jsonl").open("a") as file:
         file.write('{"step": 2, "proxy": 0.1')
     done("train", "ppo", "--project", project)
@@ -192,7 +191,7 @@ def test_a_line_cut_off_in_the_log_is_written_again(
 
 def test_a_runs_thread_count_is_kept(without: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     project = without("ppo")
-    dies(monkeypatch, "bridle.training.ppo.save_checkpoint", 4, "train", "ppo", "--project", project)
+    dies(monkeypatch, ppo, "save_checkpoint", 4, "train", "ppo", "--project", project)
     noted = project / "runs/ppo-0001/parents.json"
     noted.write_text(json.dumps({**json.loads(noted.read_text()), "threads": 2}))
     try:
@@ -209,7 +208,7 @@ def test_an_unfinished_run_is_not_gone_on_with_under_another_recipe(
     setting: str, without: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project = without("ppo")
-    dies(monkeypatch, "bridle.training.ppo.save_checkpoint", 1, "train", "ppo", "--project", project)
+    dies(monkeypatch, ppo, "save_checkpoint", 1, "train", "ppo", "--project", project)
     refused = bridle("train", "ppo", "--project", project, "--set", setting)
     assert refused.exit_code == 2
     assert "begun with another recipe" in complaint(refused) and "recipe.toml" in complaint(refused)
@@ -219,7 +218,7 @@ def test_the_full_reward_model_is_not_trained_again_when_the_slim_one_was_cut_of
     finished_demo: Path, without: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project = without("reward", "reward-slim")
-    dies(monkeypatch, "bridle.stages.save_reward_model", 2, "train", "reward", "--project", project)
+    dies(monkeypatch, stages, "save_reward_model", 2, "train", "reward", "--project", project)
     done("train", "reward", "--project", project)
     assert not (project / "runs/reward-0002").exists()
     equal(project, finished_demo, "reward-0001", "reward")
@@ -291,3 +290,28 @@ def test_stages_killed_while_they_fill_the_store_tell_the_same(
         if not (project / "runs" / run / "result.json").exists():
             done(*words, "--project", project)
         assert result(project / "runs" / run) == result(finished_demo / "runs" / run)
+
+
+@pytest.mark.parametrize("words", [["evaluate", "ppo"], ["demo", "--out"]], ids=["evaluate", "demo"])
+def test_ctrl_c_while_answers_are_written_ends_there(
+    words: list[str], finished_demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such a stage has no checkpoint: it is finished, which takes seconds, and the next one is not begun."""
+    project = Path(shutil.copytree(finished_demo, tmp_path / "demo"))
+    for stage in ("evaluate-ppo", "evaluate-unbridled"):
+        shutil.rmtree(project / f"runs/{stage}-0001")
+    command = [*words, project, *settings(PLAYGROUND)] if words[0] == "demo" else [*words, "--project", project]
+    with monkeypatch.context() as patch:
+        plain = stages.answer_all
+
+        def interrupted(*arguments: Any, **named: Any) -> Answered:
+            patch.setattr(stages, "answer_all", plain)  # once: a second time stops at once
+            os.kill(os.getpid(), signal.SIGINT)
+            return plain(*arguments, **named)
+
+        patch.setattr(stages, "answer_all", interrupted)
+        stopped = bridle(*command)
+    assert stopped.exit_code == 130 and "evaluate-ppo is finished" in complaint(stopped)
+    assert not (project / "runs/evaluate-unbridled-0001").exists()
+    done(*command)
+    assert result(project / "runs/evaluate-ppo-0001") == result(finished_demo / "runs/evaluate-ppo-0001")

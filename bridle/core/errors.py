@@ -1,18 +1,18 @@
 """Every error that bridle raises on purpose. Each message is one sentence: what was wrong, what is needed.
 
-    BridleError                 exit 1: the work failed
-    ├── UsageError              exit 2: the command was wrong
-    │   ├── RecipeError         a setting is unknown, misspelt or out of range
-    │   └── ProjectError        no project here, or one that does not fit
-    ├── DataError               a file or a row cannot be used
-    │   └── NoUsableRows        nothing at all could be used
-    ├── StoreError              the store refused (append-only, broken hash, wrong version)
-    ├── ModelError              a model folder cannot be used
-    │   ├── UnsupportedModel    an architecture that the native decoder does not know
-    │   └── StaleWeights        answers or packed weights come from other weights than expected
-    ├── CheckpointError         a checkpoint is truncated, corrupted or of another run
-    ├── TrainingStopped         a run that cannot go on (for example only non-finite rewards)
-    └── Interrupted             exit 130: stopped by the user, everything saved
+BridleError                 exit 1: the work failed
+├── UsageError              exit 2: the command was wrong
+│   ├── RecipeError         a setting is unknown, misspelt or out of range
+│   └── ProjectError        no project here, or one that does not fit
+├── DataError               a file or a row cannot be used
+│   └── NoUsableRows        nothing at all could be used
+├── StoreError              the store refused (append-only, broken hash, wrong version)
+├── ModelError              a model folder cannot be used
+│   ├── UnsupportedModel    an architecture that the native decoder does not know
+│   └── StaleWeights        answers or packed weights come from other weights than expected
+├── CheckpointError         a checkpoint is truncated, corrupted or of another run
+├── TrainingStopped         a run that cannot go on (for example only non-finite rewards)
+└── Interrupted             exit 130: stopped by the user, everything saved
 """
 
 

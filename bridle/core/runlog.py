@@ -207,7 +207,8 @@ class Run:
     def finish(self, result: Mapping[str, Any]) -> dict[str, Any]:
         whole = {**result, "seconds": round(self.seconds, 2)}
         write_json(self.folder / "result.json", whole)
-        self.stop_if_asked(f"{self.stage} is finished")
+        if self.stop_asked:
+            raise Interrupted(f"{self.stage} is finished and saved in {self.folder}; nothing after it was begun")
         return whole
 
 

@@ -246,9 +246,7 @@ def train(
     control = KLControl(values.get("beta", control.beta), control.target, control.gain)
     policy.step += done
     run.rewind(done)
-    figures: dict[str, float] = values.get(
-        "figures", {}
-    )  # of the last step done: what a run that needs no more returns
+    figures: dict[str, float] = values.get("figures", {})  # a run with no step left returns those of its last
     for step in range(done, config.steps):
         engine.load(policy)
         # 1. answer prompts  2. score the answers

@@ -320,5 +320,15 @@ def test_each_step_writes_under_a_new_stamp(tmp_path: Path) -> None:
     assert [line["seen"] for line in read_metrics(tmp_path)] == [8, 8, 8]
 
 
+def test_a_resumed_run_counts_its_steps_on(tmp_path: Path) -> None:
+    run = run_in(tmp_path)
+    train(cast(), tokens_reward, replace_config(steps=2), run)
+    resumed, whole = cast(), cast()
+    train(resumed, tokens_reward, replace_config(steps=4), run)
+    train(whole, tokens_reward, replace_config(steps=4), run_in(tmp_path / "whole"))
+    assert resumed.policy.stamp == whole.policy.stamp and resumed.policy.step == 4
+    assert same(weights(whole.policy.module), resumed.policy.module) and same(weights(whole.critic), resumed.critic)
+
+
 def replace_config(base: PPOSection = CONFIG, **settings: Any) -> PPOSection:
     return PPOSection.model_validate({**base.model_dump(), **settings})
