@@ -28,7 +28,7 @@ from bridle.stages import (
 )
 
 # PPO as it should not be done: no KL penalty, a higher rate, more steps.
-UNBRIDLED = {"kl_coef": 0.0, "kl_target": 0.0, "learning_rate": 8e-4, "steps": 22}
+UNBRIDLED = {"kl_coef": 0.0, "kl_target": 0.0, "learning_rate": 8e-4, "steps": 22, "prompts_per_step": 64}
 SMOOTH = 3  # rollout steps in a running mean of gold: one step's prompts are few
 
 # Each stage with the share of the time that it takes, for the time left.
@@ -39,7 +39,7 @@ STAGES: list[tuple[str, float, Callable[[Work], dict[str, Any]]]] = [
     ("label", 2, lambda work: label_simulated(work, reuse=True)),
     ("reward", 20, lambda work: train_reward(work, reuse=True)),
     ("ppo", 25, lambda work: train_ppo(work, reuse=True)),
-    ("unbridled", 55, lambda work: train_unbridled(work)),
+    ("unbridled", 50, lambda work: train_unbridled(work)),
     ("evaluate-base", 5, lambda work: evaluate(work, "base", reuse=True)),
     ("evaluate-sft", 5, lambda work: evaluate(work, "sft", reuse=True)),
     ("evaluate-ppo", 5, lambda work: evaluate(work, "ppo", reuse=True)),

@@ -72,7 +72,7 @@ class Work:
 
     @cached_property
     def engine(self) -> Engine:
-        return Engine(self.device.precision)
+        return Engine(self.device.precision, batch_size=256)
 
     def start(self, stage: str, title: str, key: str, parents: Mapping[str, Any], recipe: Recipe | None = None) -> Run:
         """Begin or go on with a run; one that is gone on with keeps its thread count."""
@@ -338,11 +338,8 @@ def train_scorer(work: Work, stage: str, reuse: bool) -> dict[str, Any]:
                 section.learning_rate,
             )
         else:
-            scorer, epochs, rate = (
-                slim_scorer(recipe, policy, work.device),
-                section.slim_epochs,
-                section.slim_learning_rate,
-            )
+            scorer, rate = slim_scorer(recipe, policy, work.device), section.slim_learning_rate
+            epochs = section.slim_epochs if stage == "reward-slim" else 1
         model = RewardModel(scorer, policy.template, "new")
         result: dict[str, Any] = {
             "snapshot": snapshot.id,

@@ -169,6 +169,24 @@ def causal_bias(T: int, like: Tensor) -> Tensor:
     return torch.full((T, T), float("-inf"), dtype=like.dtype, device=like.device).triu(1)
 
 
+class _Normalise(torch.autograd.Function):
+    """x / rms(x) · w with its gradient in closed form: a third of the passes over memory of the composed one on a CPU."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        inverse = torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
+        normed = x * inverse
+        ctx.save_for_backward(normed, inverse, weight)
+        return normed * weight
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        normed, inverse, weight = ctx.saved_tensors
+        grad_weight = (grad * normed).flatten(0, -2).sum(0)
+        grad_normed = grad * weight
+        return inverse * (grad_normed - normed * (grad_normed * normed).mean(-1, keepdim=True)), grad_weight, None
+
+
 class RMSNorm(nn.Module):
     def __init__(self, size: int, eps: float) -> None:
         super().__init__()
@@ -176,7 +194,11 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, (x.shape[-1],), self.weight.to(x.dtype), self.eps)
+        weight = self.weight.to(x.dtype)
+        if x.device.type == "cpu":
+            normed: Tensor = _Normalise.apply(x, weight, self.eps)
+            return normed
+        return F.rms_norm(x, (x.shape[-1],), weight, self.eps)
 
 
 class Attention(nn.Module):

@@ -152,3 +152,18 @@ def test_initial_weights_follow_from_the_generator() -> None:
     assert float(first["model.embed_tokens.weight"].std()) == pytest.approx(0.02, rel=0.05)
     assert float(first["model.layers.0.self_attn.q_proj.weight"].std()) == pytest.approx(32**-0.5, rel=0.1)
     assert float(first["model.layers.1.mlp.down_proj.weight"].std()) == pytest.approx(48**-0.5 / 2, rel=0.1)
+
+
+def test_the_norms_own_gradient_is_the_composed_ones() -> None:
+    from bridle.models.decoder import RMSNorm
+
+    torch.manual_seed(0)
+    norm = RMSNorm(8, 1e-6).double()
+    norm.weight.data.normal_()
+    x = torch.randn(3, 5, 8, dtype=torch.float64, requires_grad=True)
+    grad = torch.randn(3, 5, 8, dtype=torch.float64)
+    norm(x).backward(grad)
+    ours = (x.grad, norm.weight.grad)
+    x.grad = norm.weight.grad = None
+    torch.nn.functional.rms_norm(x, (8,), norm.weight, 1e-6).backward(grad)
+    torch.testing.assert_close(ours, (x.grad, norm.weight.grad))
