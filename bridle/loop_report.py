@@ -332,7 +332,7 @@ def controls(project: Project, results: dict[str, Any]) -> list[Control]:
         found.append(
             Control(
                 "shuffled labels",
-                "a reward model of rankings turned round by a coin knows nothing: .50",
+                "rankings turned round by coins, in training and in the test, teach nothing: .50 within the interval",
                 measured,
                 low <= 0.5 <= high,
             )

@@ -301,7 +301,11 @@ def train_reward(work: Work, reuse: bool = False) -> dict[str, Any]:
 
 
 def train_shuffled(work: Work, reuse: bool = False) -> dict[str, Any]:
-    """The control: the slim one again, each prompt's rankings turned round or not by a coin, so nothing can be learnt."""
+    """The control: the slim one again, each prompt's rankings turned round or not by a coin, so nothing can be learnt.
+
+    The held-out pairs are turned round by coins too: whatever direction the noise taught it, it must be right on half of
+    them, unless the order of a pair betrays which answer was chosen.
+    """
     return train_scorer(work, "reward-shuffled", reuse)
 
 
@@ -377,7 +381,6 @@ def encode_groups(work: Work, policy: Policy, pairs: Sequence[Pair], shuffle_lab
     template, by_prompt = policy.template, dict[str, list[Pair]]()
     for pair in pairs:
         by_prompt.setdefault(pair.group, []).append(pair)
-    coin = generator(work.recipe.seed, "shuffled-labels")
     prompts = template.prompt_ids([members[0].prompt for members in by_prompt.values()])
     groups, too_long = [], 0
     for prompt, members in zip(prompts, by_prompt.values(), strict=True):
@@ -387,7 +390,7 @@ def encode_groups(work: Work, policy: Policy, pairs: Sequence[Pair], shuffle_lab
             too_long += 1
             continue
         index = {name: i for i, name in enumerate(answers)}
-        turned = shuffle_labels and bool(torch.rand((), generator=coin) < 0.5)
+        turned = shuffle_labels and coin(work.recipe.seed, members[0].prompt)
         scale = len({j for pair in members for j in pair.judgement_ids}) or 1
         numbered = [(index[p.chosen.id], index[p.rejected.id], p.weight / scale) for p in members]
         groups.append(reward.Group(prompt, ids, [(w, b, s) if turned else (b, w, s) for b, w, s in numbered]))
@@ -418,7 +421,7 @@ def finish_reward(work: Work, model: RewardModel, policy: Policy, name: str) -> 
     work.sources.store.add_model_version(name, kind="reward", weights_sha256=saved, parent=policy.origin)
     parameters = sum(p.numel() for p in model.module.parameters())
     return {
-        **pair_figures(work, model),
+        **pair_figures(work, model, name == "reward-shuffled"),
         "parameters": parameters,
         "centre": model.centre,
         "scale": model.scale,
@@ -426,7 +429,12 @@ def finish_reward(work: Work, model: RewardModel, policy: Policy, name: str) -> 
     }
 
 
-def pair_figures(work: Work, model: RewardModel) -> dict[str, Any]:
+def coin(seed: int, prompt: Prompt) -> bool:
+    """Heads or tails for a prompt, always the same."""
+    return derived_seed(seed, f"coin/{prompt.id}", 0) % 2 == 1
+
+
+def pair_figures(work: Work, model: RewardModel, shuffle_labels: bool) -> dict[str, Any]:
     """Accuracy on held-out pairs: against gold (clear pairs) on the playground, against people everywhere."""
     pairs: list[tuple[Prompt, Completion, Completion]] = []
     by_gold: list[tuple[Prompt, Completion, Completion]] = []
@@ -441,6 +449,10 @@ def pair_figures(work: Work, model: RewardModel) -> dict[str, Any]:
                 for b in range(len(order)):
                     if scores[a].points - scores[b].points > CLEAR_GAP:
                         by_gold.append((item.prompt, item.completions[a], item.completions[b]))
+    if shuffle_labels:
+        pairs, by_gold = (
+            [(p, b, a) if coin(work.recipe.seed, p) else (p, a, b) for p, a, b in some] for some in (pairs, by_gold)
+        )
     people = pair_accuracy(work, model, pairs)
     figures = {"people_" + name: value for name, value in people.items()}
     return {**figures, **(pair_accuracy(work, model, by_gold) if work.sources.playground else people)}
