@@ -74,7 +74,7 @@ class DataSection(Section):
     compared_heldout: int = Field(default=250, ge=1, description="held-out prompts whose answers test the reward model")
     demonstrations: int = Field(default=3000, ge=1, description="answers to imitate in SFT")
     pretrain_tokens: int = Field(
-        default=1_500_000,
+        default=1_400_000,
         ge=1000,
         description="tokens of pretraining text (the playground writes as many; a store's text is repeated)",
     )
