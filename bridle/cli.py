@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import traceback
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -119,6 +120,7 @@ def main() -> None:
     show_default=True,
     help="Folder to make; a demo that lies there unfinished is gone on with.",
 )
+@click.option("--quick", is_flag=True, help="Every stage, smaller: about a minute, and figures that prove nothing.")
 @click.option(
     "--world", type=click.Path(path_type=Path), help="Data file of another playground world of the same form."
 )
@@ -126,21 +128,21 @@ def main() -> None:
 @json_option
 @debug_option
 @click.pass_obj
-def demo(options: Options, seed: int, out: Path, world: Path | None) -> None:
+def demo(options: Options, seed: int, out: Path, quick: bool, world: Path | None) -> None:
     """The whole loop on the playground, from nothing to a report, in minutes."""
-    from bridle.demo import run_demo, summary_lines
+    from bridle.demo import QUICK, run_demo, summary_lines
 
-    summary = run_demo(out, demo_recipe(options, seed, world))
+    summary = run_demo(out, demo_recipe(options, seed, world, QUICK if quick else {}))
     if options.as_json:
         click.echo(json.dumps(summary))
     else:
         click.echo("\n".join(summary_lines(summary, out)))
 
 
-def demo_recipe(options: Options, seed: int, world: Path | None) -> Recipe:
+def demo_recipe(options: Options, seed: int, world: Path | None, settings: Mapping[str, Any]) -> Recipe:
     from bridle.core.recipe import Recipe, parse_setting
 
-    chosen = dict(parse_setting(text) for text in options.settings)
+    chosen = {**settings, **dict(parse_setting(text) for text in options.settings)}
     if world is not None:
         if not world.is_file():
             raise UsageError(f"there is no world file at {world}")
@@ -174,22 +176,34 @@ def init(options: Options, folder: Path, model: str | None) -> None:
 
 @main.command("import")
 @click.argument("source", metavar="FILE", type=click.Path(path_type=Path))
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["hh", "preference", "prompt", "completion", "messages", "sharegpt", "alpaca"]),
+    help="The form of every row, where its fields do not tell (default: they tell).",
+)
 @project_option
 @set_option
 @json_option
 @debug_option
 @click.pass_obj
-def import_(options: Options, source: Path) -> None:
-    """Bring preferences into the store: Anthropic HH transcripts, or JSON lines {prompt, chosen, rejected}; gzip or not."""
-    from bridle.feedback.formats import import_file
+def import_(options: Options, source: Path, form: str | None) -> None:
+    """Bring preferences, demonstrations or prompts into the store: JSON lines, a JSON list or Parquet; gzip or not."""
+    from bridle.core.runlog import Progress
+    from bridle.feedback.formats import Form
+    from bridle.feedback.imports import import_file
     from bridle.feedback.store import Store
 
-    project = open_project(options)
-    with Store.open(project.store) as store:
-        report = import_file(
-            store, source, held_out_share=project.recipe.data.heldout_share,
-            progress=lambda rows: click.echo(f"  {rows} rows read", err=True) if rows % 10_000 == 0 else None,
-        )  # fmt: skip
+    project, progress, megabyte = open_project(options), Progress(), 10**6
+    progress.begin(f"importing {source}, counted in megabytes")
+    try:
+        with Store.open(project.store) as store:
+            report = import_file(
+                store, source, form=Form(form) if form else None, held_out_share=project.recipe.data.heldout_share,
+                progress=lambda done, size: progress.update(done // megabyte, 1 + size // megabyte),
+            )  # fmt: skip
+    finally:
+        progress.clear()
     click.echo(json.dumps(report.as_dict()) if options.as_json else report.text())
 
 
@@ -225,21 +239,23 @@ def label(options: Options, simulate: bool) -> None:
 
 
 @main.command()
-@click.argument("method", type=click.Choice(["pretrain", "sft", "reward", "ppo"]))
+@click.argument("method", type=click.Choice(["pretrain", "sft", "reward", "ppo", "dpo", "grpo"]))
 @project_option
 @set_option
 @json_option
 @debug_option
 @click.pass_obj
 def train(options: Options, method: str) -> None:
-    """Train a model: pretrain | sft | reward | ppo. An unfinished run of the same recipe is gone on with."""
-    from bridle import stages
+    """Train a model: pretrain | sft | reward | ppo | dpo | grpo. An unfinished run of the same recipe is gone on with."""
+    from bridle import stages, tuning
 
     methods = {
         "pretrain": stages.train_pretrain,
         "sft": stages.train_sft,
         "reward": stages.train_reward,
         "ppo": stages.train_ppo,
+        "dpo": tuning.train_dpo,
+        "grpo": tuning.train_grpo,
     }
     with_work(options, methods[method])
 

@@ -26,9 +26,17 @@ from bridle.stages import (
     train_sft,
     train_shuffled,
 )
+from bridle.tuning import evaluate_best_of, train_dpo, train_grpo
 
-# PPO as it should not be done: no KL penalty, a higher rate, more steps.
-UNBRIDLED = {"kl_coef": 0.0, "kl_target": 0.0, "learning_rate": 8e-4, "steps": 22, "prompts_per_step": 64}
+# PPO as it should not be done: no KL penalty, a higher rate, more and smaller steps.
+UNBRIDLED = {"kl_coef": 0.0, "kl_target": 0.0, "learning_rate": 8e-4}
+# `demo --quick`: every stage, and no more of each than shows that it works.
+QUICK = {
+    "data.pretrain_tokens": 300_000, "data.train_prompts": 240, "data.heldout_prompts": 128, "data.probe_prompts": 40,
+    "data.compared_heldout": 60, "data.demonstrations": 800, "ppo.steps": 4, "ppo.prompts_per_step": 48,
+    "dpo.observe_every": 10, "grpo.steps": 4, "grpo.prompts_per_step": 12, "grpo.branch_problems": 400,
+    "grpo.branch_demonstrations": 200,
+}  # fmt: skip
 SMOOTH = 3  # rollout steps in a running mean of gold: one step's prompts are few
 
 # Each stage with the share of the time that it takes, for the time left.
@@ -40,17 +48,24 @@ STAGES: list[tuple[str, float, Callable[[Work], dict[str, Any]]]] = [
     ("reward", 20, lambda work: train_reward(work, reuse=True)),
     ("ppo", 25, lambda work: train_ppo(work, reuse=True)),
     ("unbridled", 50, lambda work: train_unbridled(work)),
+    ("dpo", 20, lambda work: train_dpo(work, reuse=True)),
+    ("grpo", 40, lambda work: train_grpo(work, reuse=True)),
+    ("best-of-4", 8, lambda work: evaluate_best_of(work, 4, reuse=True)),
     ("evaluate-base", 5, lambda work: evaluate(work, "base", reuse=True)),
     ("evaluate-sft", 5, lambda work: evaluate(work, "sft", reuse=True)),
     ("evaluate-ppo", 5, lambda work: evaluate(work, "ppo", reuse=True)),
+    ("evaluate-dpo", 5, lambda work: evaluate(work, "dpo", reuse=True)),
     ("evaluate-unbridled", 5, lambda work: evaluate(work, "unbridled", reuse=True)),
     ("reward-shuffled", 8, lambda work: train_shuffled(work, reuse=True)),
 ]
 
 
 def train_unbridled(work: Work) -> dict[str, Any]:
+    """Near twice as many rollout steps as the recipe's PPO, of two thirds of its prompts."""
     title = "PPO without its bridle: the same, and nothing that holds it"
-    return train_ppo(work, reuse=True, name="unbridled", title=title, settings=UNBRIDLED)
+    ppo = work.recipe.ppo
+    longer = {"steps": -(-22 * ppo.steps // 12), "prompts_per_step": max(1, 2 * ppo.prompts_per_step // 3)}
+    return train_ppo(work, reuse=True, name="unbridled", title=title, settings={**UNBRIDLED, **longer})
 
 
 def run_demo(out: Path, recipe: Recipe, progress: Progress | None = None) -> dict[str, Any]:
@@ -69,8 +84,8 @@ def run_demo(out: Path, recipe: Recipe, progress: Progress | None = None) -> dic
             progress.later = expected_left * (spent / worked if worked else 1.0)
             began = time.monotonic()
             stages[name] = stage(work)
-            if "slim" in stages[name]:  # one stage to the reader, two runs on disk
-                stages[name]["seconds"] += stages[name]["slim"]["seconds"]
+            for part in {"slim", "branch"} & set(stages[name]):  # one stage to the reader, two runs on disk
+                stages[name]["seconds"] += stages[name][part]["seconds"]
             took = time.monotonic() - began
             if took > 0.5:  # else it was done before
                 worked, spent = worked + share, spent + took
@@ -104,17 +119,11 @@ def open_demo(out: Path, recipe: Recipe) -> Project:
 
 def summarise(work: Work, stages: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """`summary.json`: seconds, seed, threads, and the figures of each stage by name."""
-    before, after, unbridled = (stages[f"evaluate-{name}"] for name in ("sft", "ppo", "unbridled"))
-    against_sft = compare(work, "ppo", "sft", "gold")
+    before, unbridled = stages["evaluate-sft"], stages["evaluate-unbridled"]
     curve = smoothed([line["gold"] for line in finished_metrics(work.project, "unbridled")])
-    wins = {"win_rate": against_sft["rate"], "win_rate_low": against_sft["low"], "win_rate_high": against_sft["high"]}
     measured: dict[str, dict[str, Any]] = {
-        "ppo": {
-            "gold_before": before["gold"],
-            "gold_after": after["gold"],
-            **wins,
-            **{name: after[name] for name in ("kl", "kl_se", "complies", "refuses_benign", "unparsable", "proxy")},
-        },
+        "ppo": against_sft(work, "ppo", before, stages["evaluate-ppo"]),
+        "dpo": against_sft(work, "dpo", before, stages["evaluate-dpo"]),
         "unbridled": {
             "proxy_start": before["proxy"],
             "proxy_end": unbridled["proxy"],
@@ -123,13 +132,26 @@ def summarise(work: Work, stages: dict[str, dict[str, Any]]) -> dict[str, Any]:
             "kl": unbridled["kl"],
         },
     }
-    whole = {name: {**result, **measured.get(name, {})} for name, result in stages.items()}
+    whole = {
+        name.replace("best-of-", "best_of_"): {**result, **measured.get(name, {})} for name, result in stages.items()
+    }
     return {
         "seconds": round(sum(result["seconds"] for result in stages.values()), 1),
         "seed": work.recipe.seed,
         "threads": work.device.threads,
         "device": str(work.device),
         "stages": whole,
+    }
+
+
+def against_sft(work: Work, name: str, before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
+    """A tuned policy beside SFT on the same held-out prompts."""
+    wins = compare(work, name, "sft", "gold")
+    return {
+        "gold_before": before["gold"],
+        "gold_after": after["gold"],
+        **{f"win_rate{end}": wins[key] for end, key in (("", "rate"), ("_low", "low"), ("_high", "high"))},
+        **{key: after[key] for key in ("kl", "kl_se", "complies", "refuses_benign", "unparsable", "proxy")},
     }
 
 
@@ -140,10 +162,10 @@ def smoothed(values: list[float]) -> list[float]:
 
 
 def summary_lines(summary: dict[str, Any], out: Path) -> list[str]:
-    """The ten lines at the end."""
+    """The lines at the end."""
     stages = summary["stages"]
-    base, before, reward, ppo, cliff = (
-        stages[n] for n in ("evaluate-base", "evaluate-sft", "reward", "ppo", "unbridled")
+    base, before, reward, ppo, cliff, dpo, best, grpo = (
+        stages[n] for n in ("evaluate-base", "evaluate-sft", "reward", "ppo", "unbridled", "dpo", "best_of_4", "grpo")
     )
     return [
         "",
@@ -156,6 +178,9 @@ def summary_lines(summary: dict[str, Any], out: Path) -> list[str]:
         f"KL {ppo['kl']:.1f} nats",
         f"  unbridled proxy {cliff['proxy_start']:+.2f} → {cliff['proxy_end']:+.2f} sd, but gold peaked at "
         f"{cliff['gold_peak']:+.2f} and ended at {cliff['gold_end']:+.2f}",
+        f"  DPO       gold {dpo['gold_after']:+.2f}   beats SFT on {dpo['win_rate']:.0%} of prompts, KL {dpo['kl']:.1f} nats",
+        f"  best of 4 gold {best['gold']:+.2f}   by the reward model, nothing trained",
+        f"  GRPO      right on {grpo['accuracy_before']:.0%} → {grpo['accuracy_after']:.0%} of arithmetic problems",
         f"  figures   {out / 'summary.json'}",
         f"  report    {out / 'report.html'}",
     ]

@@ -41,16 +41,33 @@ WORDS = {
     "A penalty on the distance from where it started (the KL bridle) is steered to a small target.",
     "unbridled": "The same without the bridle, and for longer. The score that it is trained on keeps rising; what people really want "
     "rises, turns, and falls: the model has found what the reward model gets wrong.",
+    "dpo": "The same comparisons again, and no reward model: the preferred answer of each pair is made likelier than the other, measured "
+    "against the model it started from. Fewer parts, and no practice of its own.",
+    "arithmetic": "A branch of the base model reads worked word problems and answers of uneven skill: what it needs before practice "
+    "can help.",
+    "grpo": "Where an answer can be checked nobody has to judge it. The branch answers each problem many times; right answers become "
+    "likelier, wrong ones less likely. Nothing here can be outwitted, so nothing falls off a cliff.",
+    "best-of-4": "Nothing is trained: SFT answers four times, and the reward model picks one.",
     "reward-shuffled": "A control: the same training on rankings turned round by a coin. It must learn nothing.",
 }
 TITLES = {
     "pretrain": "Pretraining", "sft": "Imitating demonstrations (SFT)", "sample": "Sampling answers", "label": "People compare",
     "reward": "The reward model", "ppo": "PPO with the KL bridle", "unbridled": "PPO without its bridle",
-    "reward-shuffled": "Control: shuffled labels",
+    "dpo": "DPO: no reward model", "arithmetic": "The arithmetic branch", "grpo": "GRPO on answers that can be checked",
+    "best-of-4": "Best of four", "reward-shuffled": "Control: shuffled labels",
 }  # fmt: skip
-ORDER = ("pretrain", "sft", "sample", "label", "reward", "ppo", "unbridled", "reward-shuffled")
-MODELS = ("base", "sft", "ppo", "unbridled")
-LABELS = {"base": "base", "sft": "before: SFT", "ppo": "after: PPO", "unbridled": "past the cliff: unbridled"}
+ORDER = (
+    "pretrain", "sft", "sample", "label", "reward", "ppo", "unbridled", "dpo", "arithmetic", "grpo", "best-of-4",
+    "reward-shuffled",
+)  # fmt: skip
+MODELS = ("base", "sft", "ppo", "dpo", "unbridled")
+LABELS = {
+    "base": "base",
+    "sft": "before: SFT",
+    "ppo": "after: PPO",
+    "dpo": "after: DPO",
+    "unbridled": "past the cliff: unbridled",
+}
 
 
 def write_project_report(project: Project, work: Work | None = None) -> Path:
@@ -98,6 +115,7 @@ def project_report(work: Work) -> LoopReport:
         facts=facts(work, results, evaluated),
         stages=[stage_report(project, stage, result) for stage, result in results.items()],
         cliff=[cliff_run(project, s, s == "ppo", evaluated) for s in ("ppo", "unbridled") if s in results],
+        curves=[frontier(project, evaluated, results)] if "dpo" in evaluated and "gold" in evaluated["dpo"] else [],
         examples=examples(work, list(evaluated)),
         comparisons=comparisons(work, list(evaluated)),
         tables=[evaluation_table(evaluated), *reward_tables(results), *world_tables(work)]
@@ -178,6 +196,10 @@ def stage_report(project: Project, stage: str, result: dict[str, Any]) -> StageR
         "reward": ["judgements", "pairs", "pair_accuracy", "people_pair_accuracy", "longest", "shortest"],
         "ppo": ["steps", "reward", "kl", "beta", "entropy", "value_explained", "logprob_gap"],
         "unbridled": ["steps", "reward", "kl", "entropy"],
+        "dpo": ["steps", "pairs", "loss", "accuracy", "chosen_moved", "rejected_moved", "kl"],
+        "arithmetic": ["demonstrations", "loss"],
+        "grpo": ["steps", "accuracy_before", "accuracy_after", "worked_before", "worked_after", "without_variance"],
+        "best-of-4": ["prompts", "gold", "proxy", "kl"],
         "reward-shuffled": ["pairs", "pair_accuracy"],
     }[stage]
     figures = [Fact(name.replace("_", " "), result.get(name)) for name in shown]
@@ -197,13 +219,16 @@ def stage_curve(stage: str, metrics: list[dict[str, Any]]) -> Curve | None:
     if not metrics:
         return None
     steps = [m["step"] for m in metrics]
-    if stage in ("ppo", "unbridled"):
-        lines = [
-            Series(n, steps, [m.get(n) for m in metrics])
-            for n in ("kl", "entropy", "unparsable", "distinct")
-            if n in metrics[-1]
-        ]
-        return Curve("rollout step", "nats, or share of answers", lines)
+    drawn = {
+        "ppo": ("rollout step", "nats, or share of answers", ("kl", "entropy", "unparsable", "distinct")),
+        "unbridled": ("rollout step", "nats, or share of answers", ("kl", "entropy", "unparsable", "distinct")),
+        "grpo": ("rollout step", "share of answers", ("accuracy", "worked", "without_variance")),
+        "dpo": ("optimiser step", "change of log-prob, nats", ("chosen_moved", "rejected_moved")),
+    }
+    if stage in drawn:
+        x_label, y_label, names = drawn[stage]
+        lines = [Series(n.replace("_", " "), steps, [m.get(n) for m in metrics]) for n in names if n in metrics[-1]]
+        return Curve(x_label, y_label, lines)
     return Curve("optimiser step", "loss in nats", [Series("loss", steps, [m.get("loss") for m in metrics])])
 
 
@@ -216,9 +241,31 @@ def cliff_run(project: Project, stage: str, bridled: bool, evaluated: dict[str, 
     )
 
 
+def frontier(project: Project, evaluated: dict[str, Any], results: dict[str, Any]) -> Curve:
+    """Gold against the distance from SFT, of every way to use the comparisons."""
+    start = evaluated["sft"]["gold"]
+    lines = []
+    for stage, label in (("ppo", "PPO, its steps"), ("unbridled", "PPO without its bridle")):
+        measured = [m for m in finished_metrics(project, stage) if "gold" in m]
+        if measured:
+            lines.append(Series(label, [m["kl"] for m in measured], [m["gold"] for m in measured]))
+    observed = [m for m in finished_metrics(project, "dpo") if "gold" in m]
+    x, y = [m["kl"] for m in observed], [m["gold"] for m in observed]
+    lines.append(Series("DPO", [0.0, *x, evaluated["dpo"]["kl"]], [start, *y, evaluated["dpo"]["gold"]]))
+    if (best := results.get("best-of-4")) is not None and "gold" in best:
+        points = best["frontier"]
+        label = f"best of {', '.join(str(point['n']) for point in points)}"
+        lines.append(Series(label, [point["kl"] for point in points], [point["gold"] for point in points]))
+    words = (
+        "Up is better, and left is nearer to SFT: what each method pays, in KL, for what it gains. PPO's and DPO's points before "
+        "the last are measured on few training prompts; the KL of best-of-n is its upper bound, log n − (n − 1)/n."
+    )
+    return Curve("KL from SFT, nats per answer", "gold, points", lines, "Gain against distance", words)
+
+
 def examples(work: Work, names: Sequence[str], count: int = 8) -> list[Example]:
     """The first prompt of each family where the models differ, their answers side by side."""
-    shown = [n for n in ("sft", "ppo", "unbridled") if n in names]
+    shown = [n for n in ("sft", "ppo", "dpo", "unbridled") if n in names]
     if not shown:
         return []
     answers = {name: {line["id"]: line for line in read_answers(work, name)} for name in shown}
@@ -244,7 +291,11 @@ def examples(work: Work, names: Sequence[str], count: int = 8) -> list[Example]:
 
 def comparisons(work: Work, names: Sequence[str]) -> list[Comparison]:
     by = "gold" if work.sources.playground else "reward"
-    wanted = [(a, b) for a, b in (("sft", "base"), ("ppo", "sft"), ("unbridled", "sft")) if a in names and b in names]
+    wanted = [
+        (a, b)
+        for a, b in (("sft", "base"), ("ppo", "sft"), ("dpo", "sft"), ("unbridled", "sft"))
+        if a in names and b in names
+    ]
     scored = {
         n for n in names if ("gold" if by == "gold" else "proxy") in (work.project.finished(f"evaluate-{n}") or {})
     }

@@ -22,10 +22,12 @@ from bridle.core.recipe import Recipe
 from bridle.core.records import Completion, Pair, Prompt, content_hash
 from bridle.core.runlog import Progress, Project, Run, count_through
 from bridle.evaluation.answers import Answered, answer_all, kl_of, proxy_scores, text_figures
+from bridle.feedback.store import Snapshot
 from bridle.generation.engine import Engine, answer_prompts
 from bridle.generation.sampling import Sampling
 from bridle.maths.statistics import mean_and_se, win_rate
-from bridle.models.decoder import Decoder, DecoderConfig, initialise
+from bridle.models.batches import Group
+from bridle.models.decoder import Decoder, DecoderConfig, Trunk, initialise
 from bridle.models.device import Device, choose_device
 from bridle.models.policy import (
     Policy,
@@ -40,6 +42,7 @@ from bridle.models.randomness import derived_seed, generator
 from bridle.models.scorer import Scorer, critic_from, init_head, scorer_from
 from bridle.models.template import Template, train_tokenizer
 from bridle.rewards.learned import LearnedReward, raw_scores
+from bridle.rewards.rollout import Observe
 from bridle.sources import SAMPLE, STUDY, Sources
 from bridle.training import ppo, pretrain, reward, sft
 
@@ -136,6 +139,11 @@ def adopt_base(work: Work) -> dict[str, Any]:
     source = work.project.folder / Path(work.recipe.model.path).expanduser()
     work.progress.begin(f"Taking {source} as the base model")
     policy = load_policy(source, work.device.torch)
+    if not isinstance(policy.module, Decoder):
+        family = policy.module.config.family
+        work.progress.say(
+            f"transformers runs this {family} model, for the native decoder does not know its shape; slower"
+        )
     saved = keep_policy(work, "base", "base", policy, None)
     parameters = sum(p.numel() for p in policy.module.parameters())
     return {"model": saved, "parameters": parameters, "steps": 0, "seconds": 0.0, "loss": None}
@@ -320,13 +328,7 @@ def train_scorer(work: Work, stage: str, reuse: bool) -> dict[str, Any]:
     """One reward model: "reward" from SFT's weights, "reward-slim" and "reward-shuffled" small and from nothing."""
     recipe, store, section = work.recipe, work.sources.store, work.recipe.reward
     sft_hash = require_model(work.project, "sft", "train sft")
-    try:
-        snapshot = store.take_snapshot(study=STUDY if work.sources.playground else None, split="train")
-    except DataError as error:
-        raise NoUsableRows(
-            f"{work.project.store} holds no comparisons to learn from; `bridle import FILE` brings some, "
-            "on the playground `bridle sample` and `bridle label --simulate` make them"
-        ) from error
+    snapshot = training_snapshot(work)
     parents = {"sft": sft_hash, "snapshot": snapshot.id, "stage": stage}
     key = stage_key(recipe, ("model", "reward", "data", "sampling"), parents)
     if (before := done_before(work, stage, key, reuse)) is not None:
@@ -354,10 +356,22 @@ def train_scorer(work: Work, stage: str, reuse: bool) -> dict[str, Any]:
         return run.finish({**result, **finish_reward(work, model, policy, stage)})
 
 
+def training_snapshot(work: Work) -> Snapshot:
+    """The comparisons of training prompts that are in force now, kept under a hash."""
+    try:
+        return work.sources.store.take_snapshot(study=STUDY if work.sources.playground else None, split="train")
+    except DataError as error:
+        raise NoUsableRows(
+            f"{work.project.store} holds no comparisons to learn from; `bridle import FILE` brings some, "
+            "on the playground `bridle sample` and `bridle label --simulate` make them"
+        ) from error
+
+
 def slim_scorer(recipe: Recipe, policy: Policy, device: Device) -> Scorer:
-    """A narrower, shallower scorer with new weights, its heads as wide as the policy's."""
+    """A narrower, shallower native scorer with new weights, its heads as wide as the policy's if that is native too."""
     full, width = policy.module.config, recipe.reward.slim_hidden_size
-    heads = max(1, width // full.head_size)
+    head_size, rope_theta = (full.head_size, full.rope_theta) if isinstance(full, DecoderConfig) else (32, 10_000.0)
+    heads = max(1, width // head_size)
     config = DecoderConfig(
         family="qwen3",
         vocab_size=full.vocab_size,
@@ -366,17 +380,17 @@ def slim_scorer(recipe: Recipe, policy: Policy, device: Device) -> Scorer:
         layers=recipe.reward.slim_layers,
         heads=heads,
         kv_heads=heads,
-        head_size=full.head_size,
+        head_size=head_size,
         max_positions=full.max_positions,
-        rope_theta=full.rope_theta,
+        rope_theta=rope_theta,
     )
-    scorer, draws = Scorer(config), generator(recipe.seed, "slim-weights")
+    scorer, draws = Scorer(Trunk(config)), generator(recipe.seed, "slim-weights")
     initialise(scorer, config.layers, draws)
     init_head(scorer, draws)
     return scorer.to(device.torch)
 
 
-def encode_groups(work: Work, policy: Policy, pairs: Sequence[Pair], shuffle_labels: bool) -> list[reward.Group]:
+def encode_groups(work: Work, policy: Policy, pairs: Sequence[Pair], shuffle_labels: bool) -> list[Group]:
     """Pairs by prompt, with their answers' ids; prompts beyond the context are left out and counted."""
     template, by_prompt = policy.template, dict[str, list[Pair]]()
     for pair in pairs:
@@ -393,7 +407,7 @@ def encode_groups(work: Work, policy: Policy, pairs: Sequence[Pair], shuffle_lab
         turned = shuffle_labels and coin(work.recipe.seed, members[0].prompt)
         scale = len({j for pair in members for j in pair.judgement_ids}) or 1
         numbered = [(index[p.chosen.id], index[p.rejected.id], p.weight / scale) for p in members]
-        groups.append(reward.Group(prompt, ids, [(w, b, s) if turned else (b, w, s) for b, w, s in numbered]))
+        groups.append(Group(prompt, ids, [(w, b, s) if turned else (b, w, s) for b, w, s in numbered]))
     if too_long:
         work.progress.say(f"{too_long} of {len(by_prompt)} compared prompts are longer than the context and left out")
     return groups
@@ -466,10 +480,11 @@ def pair_accuracy(
     if not fits:
         work.progress.say("there is no held-out pair to test the reward model on; import more comparisons")
         return dict.fromkeys(PAIR_FIGURES) | {"heldout_pairs": 0}
+    asked = {answer.id: (p, answer) for p, c, r in fits for answer in (c, r)}  # an answer is in several pairs
     reward_of = LearnedReward(model, work.device, same_tokens=True)
-    better = reward_of([p for p, _, _ in fits], [c for _, c, _ in fits])
-    worse = reward_of([p for p, _, _ in fits], [r for _, _, r in fits])
-    right = np.array([float(b or 0) > float(w or 0) for b, w in zip(better, worse, strict=True)], dtype=float)
+    found = reward_of([p for p, _ in asked.values()], [answer for _, answer in asked.values()])
+    score = dict(zip(asked, (float(s or 0) for s in found), strict=True))
+    right = np.array([score[c.id] > score[r.id] for _, c, r in fits], dtype=float)
     longer = np.sign([len(c.text) - len(r.text) for _, c, r in fits])
     low, high = cluster_interval(right, [p.id for p, _, _ in fits])
     return {
@@ -550,7 +565,7 @@ def train_ppo(
         return run.finish({**result, "model": saved})
 
 
-def observer(work: Work) -> ppo.Observe | None:
+def observer(work: Work) -> Observe | None:
     """What the log tells of a step's answers beyond the reward: gold and its flags, on the playground. Steers nothing."""
     if not work.sources.playground:
         return None

@@ -34,6 +34,18 @@ FIGURES: list[tuple[str, Callable[[Stages], float]]] = [
     ("cliff proxy", lambda s: s["unbridled"]["proxy_end"] - s["unbridled"]["proxy_start"]),
     ("cliff peak", lambda s: s["unbridled"]["gold_peak"]),
     ("cliff end", lambda s: s["unbridled"]["gold_end"]),
+    ("dpo gold", lambda s: s["dpo"]["gold_after"]),
+    ("dpo win", lambda s: s["dpo"]["win_rate"]),
+    ("dpo win low", lambda s: s["dpo"]["win_rate_low"]),
+    ("dpo complies", lambda s: s["dpo"]["complies"]),
+    ("dpo refuses b.", lambda s: s["dpo"]["refuses_benign"]),
+    ("dpo kl", lambda s: s["dpo"]["kl"]),
+    ("one of SFT", lambda s: s["best_of_4"]["frontier"][0]["gold"]),
+    ("best of 4", lambda s: s["best_of_4"]["gold"]),
+    ("grpo before", lambda s: s["grpo"]["accuracy_before"]),
+    ("grpo after", lambda s: s["grpo"]["accuracy_after"]),
+    ("worked before", lambda s: s["grpo"]["worked_before"]),
+    ("worked after", lambda s: s["grpo"]["worked_after"]),
 ]
 
 

@@ -21,11 +21,14 @@ SHAPE = {
     "model.layers": 2, "model.heads": 2, "model.kv_heads": 2, "sampling.max_new_tokens": 24,
     "reward.slim_hidden_size": 32, "reward.slim_layers": 1, "reward.checkpoint_every": 2, "sft.batch_size": 8,
     "sft.checkpoint_every": 2, "pretrain.checkpoint_every": 5, "ppo.steps": 5, "ppo.prompts_per_step": 8,
-    "ppo.minibatches": 2, "ppo.epochs": 1, "ppo.checkpoint_every": 1,
+    "ppo.minibatches": 2, "ppo.epochs": 1, "ppo.checkpoint_every": 1, "dpo.batch_size": 8, "dpo.observe_every": 2,
+    "dpo.checkpoint_every": 1, "grpo.steps": 2, "grpo.prompts_per_step": 2, "grpo.group_size": 2,
+    "grpo.checkpoint_every": 1,
 }  # fmt: skip
 PLAYGROUND = {
     **SHAPE, "data.source": "playground", "data.pretrain_tokens": 40_000, "data.train_prompts": 24,
     "data.heldout_prompts": 24, "data.probe_prompts": 8, "data.compared_heldout": 12, "data.demonstrations": 60,
+    "grpo.branch_problems": 8, "grpo.branch_demonstrations": 8,
 }  # fmt: skip
 
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 from click.testing import Result
-from transformers import GPT2Config, GPT2LMHeadModel
 
 from tests.project import PLAYGROUND, SHAPE, bridle, complaint, done, preferences, settings, weights
 
@@ -218,7 +217,9 @@ def no_model(folder: Path) -> None:
 
 
 def unknown_type(folder: Path) -> None:
-    GPT2LMHeadModel(GPT2Config(vocab_size=300, n_positions=64, n_embd=16, n_layer=1, n_head=2)).save_pretrained(folder)
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model_type": "mine"}')
+    (folder / "model.safetensors").write_bytes(b"")
 
 
 def no_tokenizer(folder: Path) -> None:
@@ -237,7 +238,7 @@ def broken_config(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "told"),
     [
-        (missing_folder, "no model folder at"), (no_model, "has no config.json"), (unknown_type, "model_type 'gpt2'"),
+        (missing_folder, "no model folder at"), (no_model, "has no config.json"), (unknown_type, "model_type 'mine'"),
         (no_tokenizer, "no tokenizer.json"), (truncated, "truncated or corrupted"), (broken_config, "not valid JSON"),
     ],
 )  # fmt: skip

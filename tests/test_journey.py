@@ -9,9 +9,26 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, LlamaConfig, Qwen3Config
 
+from bridle.core.records import Completion, FinishReason
+from bridle.core.runlog import Progress, Project
 from bridle.models.policy import load_policy
 from bridle.models.template import train_tokenizer
-from tests.project import PLAYGROUND, SHAPE, bridle, done, lines_of, metrics, preferences, result, settings, untimed
+from bridle.stages import Work
+from bridle.tuning import checkable
+from tests.project import (
+    PLAYGROUND,
+    SHAPE,
+    bridle,
+    complaint,
+    done,
+    lines_of,
+    metrics,
+    preferences,
+    result,
+    settings,
+    untimed,
+    weights,
+)
 
 SMALL_WORLD = Path(__file__).parent / "playground" / "small_world.toml"
 
@@ -29,11 +46,24 @@ def test_a_demo_leaves_a_report_and_a_summary(finished_demo: Path) -> None:
     stages = summary["stages"]
     assert all(is_number(stage["seconds"]) for stage in stages.values())
     assert summary["seconds"] == pytest.approx(sum(stage["seconds"] for stage in stages.values()), abs=0.2)
+    tuned = [
+        "gold_before",
+        "gold_after",
+        "win_rate",
+        "win_rate_low",
+        "win_rate_high",
+        "kl",
+        "complies",
+        "refuses_benign",
+    ]
     wanted = {
         "reward": ["pair_accuracy", "pair_accuracy_low", "pair_accuracy_high"],
-        "ppo": ["gold_before", "gold_after", "win_rate", "win_rate_low", "win_rate_high", "kl", "complies", "refuses_benign"],
+        "ppo": tuned,
+        "dpo": tuned,
         "unbridled": ["proxy_start", "proxy_end", "gold_peak", "gold_end"],
-    }  # fmt: skip
+        "best_of_4": ["gold", "gold_se", "proxy", "kl"],
+        "grpo": ["accuracy_before", "accuracy_after", "worked_before", "worked_after", "without_variance"],
+    }
     for name, figures in wanted.items():
         assert all(is_number(stages[name][figure]) for figure in figures), stages[name]
     assert stages["reward"]["pair_accuracy_low"] <= stages["reward"]["pair_accuracy"]
@@ -43,18 +73,45 @@ def test_a_demo_leaves_a_report_and_a_summary(finished_demo: Path) -> None:
 
 def test_the_summary_says_what_the_evaluations_found(finished_demo: Path) -> None:
     stages = json.loads((finished_demo / "summary.json").read_text())["stages"]
-    answers = {name: lines_of(finished_demo / f"runs/evaluate-{name}-0001/answers.jsonl") for name in ("sft", "ppo")}
+    answers = {
+        name: lines_of(finished_demo / f"runs/evaluate-{name}-0001/answers.jsonl") for name in ("sft", "ppo", "dpo")
+    }
     gold = {name: [line["gold"] for line in lines] for name, lines in answers.items()}
-    assert stages["ppo"]["gold_before"] == pytest.approx(sum(gold["sft"]) / 24)
-    assert stages["ppo"]["gold_after"] == pytest.approx(sum(gold["ppo"]) / 24)
-    wins = [(a > b) + (a == b) / 2 for a, b in zip(gold["ppo"], gold["sft"], strict=True)]
-    assert stages["ppo"]["win_rate"] == pytest.approx(sum(wins) / 24)
-    assert [line["prompt"] for line in answers["sft"]] == [line["prompt"] for line in answers["ppo"]]
+    for name in ("ppo", "dpo"):
+        assert stages[name]["gold_before"] == pytest.approx(sum(gold["sft"]) / 24)
+        assert stages[name]["gold_after"] == pytest.approx(sum(gold[name]) / 24)
+        wins = [(a > b) + (a == b) / 2 for a, b in zip(gold[name], gold["sft"], strict=True)]
+        assert stages[name]["win_rate"] == pytest.approx(sum(wins) / 24)
+        assert [line["prompt"] for line in answers["sft"]] == [line["prompt"] for line in answers[name]]
+
+
+def test_choosing_among_more_answers_never_lowers_the_score_that_is_chosen_by(finished_demo: Path) -> None:
+    """The expected best of n by the reward model's own score rises with n, whatever the models are worth."""
+    best = json.loads((finished_demo / "summary.json").read_text())["stages"]["best_of_4"]
+    frontier = best["frontier"]
+    assert [point["n"] for point in frontier] == [1, 2, 4] and best["prompts"] == 24
+    assert frontier[0]["proxy"] < frontier[1]["proxy"] < frontier[2]["proxy"] == best["proxy"]
+    assert frontier[2]["kl"] == pytest.approx(math.log(4) - 3 / 4) and frontier[0]["kl"] == 0
+    assert frontier[2]["gold"] == best["gold"]
+
+
+def test_dpo_learns_from_the_reward_models_comparisons_and_grpo_from_its_branch(finished_demo: Path) -> None:
+    dpo, reward, grpo = (result(finished_demo / f"runs/{stage}-0001") for stage in ("dpo", "reward", "grpo"))
+    assert dpo["pairs"] == reward["pairs"] and dpo["snapshot"] == reward["snapshot"]
+    lines = metrics(finished_demo / "runs/dpo-0001")
+    assert lines[0]["loss"] == pytest.approx(math.log(2), abs=1e-5)
+    assert ["kl" in line for line in lines] == [False, True, False]
+    parents = {s: json.loads((finished_demo / f"runs/{s}-0001/parents.json").read_text()) for s in ("dpo", "grpo")}
+    assert parents["dpo"]["sft"] == result(finished_demo / "runs/sft-0001")["model"]
+    branch = result(finished_demo / "runs/arithmetic-0001")
+    assert parents["grpo"]["start"] == branch["model"] and branch["demonstrations"] == 16
+    assert grpo["problems"] == 24 and len(metrics(finished_demo / "runs/grpo-0001")) == 2
 
 
 def test_models_runs_and_their_parents_lie_where_they_belong(finished_demo: Path) -> None:
     names = {folder.name for folder in (finished_demo / "models").iterdir()}
-    assert names == {"base", "sft", "reward", "reward-slim", "reward-shuffled", "ppo", "unbridled"}
+    tuned = {"ppo", "unbridled", "dpo", "grpo"}
+    assert names == {"base", "sft", "arithmetic", "reward", "reward-slim", "reward-shuffled", *tuned}
     for run in (finished_demo / "runs").iterdir():
         assert (run / "recipe.toml").is_file() and (run / "result.json").is_file()
         parents = json.loads((run / "parents.json").read_text())
@@ -100,14 +157,26 @@ def test_transformers_reads_what_was_trained(finished_demo: Path) -> None:
             assert float(scorer(torch.tensor([probe["ids"]])).logits) == pytest.approx(probe["score"], abs=1e-3)
 
 
-def test_another_world_walks_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bridle.demo.UNBRIDLED", {"kl_coef": 0.0, "kl_target": 0.0, "learning_rate": 1e-3, "steps": 2})
+@pytest.mark.parametrize("method", ["dpo", "grpo"])
+def test_tuning_again_by_its_verb_gives_the_same_model(method: str, finished_demo: Path, tmp_path: Path) -> None:
+    """The branch that GRPO starts from is there already, and is not made twice."""
+    project = Path(shutil.copytree(finished_demo, tmp_path / "copy"))
+    figures = untimed(json.loads(done("train", method, "--project", project, "--json")))
+    figures.pop("branch", None)
+    assert figures == result(finished_demo / f"runs/{method}-0001") == result(project / f"runs/{method}-0002")
+    assert metrics(project / f"runs/{method}-0002") == metrics(finished_demo / f"runs/{method}-0001")
+    assert weights(project, method) == weights(finished_demo, method)
+    assert not (project / "runs/arithmetic-0002").exists()
+
+
+def test_another_world_walks_through(tmp_path: Path) -> None:
     few = {"data.pretrain_tokens": 10_000, "ppo.steps": 2, "data.train_prompts": 12, "data.demonstrations": 20}
     few |= {"data.heldout_prompts": 12, "data.compared_heldout": 8, "data.probe_prompts": 3}
     out = done("demo", "--out", tmp_path / "d", "--seed", "3", "--world", SMALL_WORLD, *settings({**PLAYGROUND, **few}))
     assert "report.html" in out
     summary = json.loads((tmp_path / "d/summary.json").read_text())
-    assert summary["seed"] == 3 and is_number(summary["stages"]["ppo"]["win_rate"])
+    assert summary["seed"] == 3 and all(is_number(summary["stages"][name]["win_rate"]) for name in ("ppo", "dpo"))
+    assert is_number(summary["stages"]["grpo"]["accuracy_after"])
     assert str(SMALL_WORLD) in (tmp_path / "d/bridle.toml").read_text()
 
 
@@ -116,14 +185,14 @@ def test_another_world_walks_through(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 @pytest.fixture(scope="module")
 def imported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project of imported preferences, walked up to PPO."""
+    """A project of imported preferences, walked up to PPO and DPO."""
     folder = tmp_path_factory.mktemp("imported")
     project, file = folder / "project", preferences(folder / "pairs.jsonl")
     few = {"data.pretrain_tokens": 10_000, "data.heldout_share": 0.4, "ppo.steps": 2, "reward.slim": False}
     done("init", project, *settings({**SHAPE, **few}))
     report = json.loads(done("import", file, "--project", project, "--json"))
     assert report["rows"] == 40, report
-    for method in ("pretrain", "sft", "reward", "ppo"):
+    for method in ("pretrain", "sft", "reward", "ppo", "dpo"):
         done("train", method, "--project", project)
     return project
 
@@ -162,6 +231,75 @@ def test_what_is_imported_twice_is_there_once(imported: Path, tmp_path: Path) ->
     pairs = result(project / "runs/reward-0001")["pairs"]
     again = json.loads(done("train", "reward", "--project", project, "--json"))
     assert again["pairs"] == pairs
+
+
+def test_dpo_learns_from_imported_preferences(imported: Path) -> None:
+    dpo, reward = (result(imported / f"runs/{name}-0001") for name in ("dpo", "reward"))
+    assert dpo["pairs"] == reward["pairs"] == dpo["prompts"] and dpo["snapshot"] == reward["snapshot"]
+    assert is_number(dpo["kl"]) and "gold" not in dpo
+    figures = json.loads(done("evaluate", "dpo", "sft", "--by", "reward", "--project", imported, "--json"))
+    assert 0 <= figures["win_rate"]["rate"] <= 1
+
+
+def test_preferences_alone_have_no_answers_to_check(imported: Path, tmp_path: Path) -> None:
+    project = Path(shutil.copytree(imported, tmp_path / "copy"))
+    told = complaint(bridle("train", "grpo", "--project", project))
+    assert "no prompts whose answers can be checked" in told and '"#### number"' in told
+    assert not (project / "models/grpo").exists()
+
+
+# ----------------------------------------------------------------------------------------- answers to be checked
+
+
+@pytest.fixture(scope="module")
+def problems(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project of imported sums in the manner of GSM8K, and a few demonstrations that end in no number."""
+    folder = tmp_path_factory.mktemp("problems")
+    project, file = folder / "project", folder / "sums.jsonl"
+    rows = [(f"What is {i} + {i % 7}?", f"{i} + {i % 7} = {i + i % 7}\n#### {i + i % 7}") for i in range(60)]
+    rows += [(f"Tell me about sum {i}.", "Gladly. It is a large one.") for i in range(20)]
+    with file.open("w") as lines:
+        lines.writelines(json.dumps({"prompt": prompt, "completion": answer}) + "\n" for prompt, answer in rows)
+    few = {"data.pretrain_tokens": 10_000, "data.heldout_share": 0.3, "data.heldout_prompts": 10}
+    done("init", project, *settings({**SHAPE, **few}))
+    assert json.loads(done("import", file, "--project", project, "--json"))["rows"] == 80
+    for method in ("pretrain", "sft", "grpo"):
+        done("train", method, "--project", project)
+    return project
+
+
+def test_grpo_starts_from_sft_where_answers_can_be_checked(problems: Path) -> None:
+    found = result(problems / "runs/grpo-0001")
+    assert found["problems"] == 10 and found["steps"] == 2 and is_number(found["accuracy_after"])
+    assert "worked_after" not in found and not (problems / "models/arithmetic").exists()
+    parents = json.loads((problems / "runs/grpo-0001/parents.json").read_text())
+    assert parents["start"] == result(problems / "runs/sft-0001")["model"]
+    assert "accuracy" in metrics(problems / "runs/grpo-0001")[0]
+
+
+def test_written_answers_are_right_by_their_own_numbers_and_the_splits_are_kept_apart(problems: Path) -> None:
+    work = Work(Project.find(problems), Progress(write=lambda text: None, live=False))
+    try:
+        train, heldout, verify = checkable(work)
+        texts = {prompt.id: completion.text for prompt, completion in work.sources.store.completions()}
+    finally:
+        work.close()
+    assert len(heldout) == 10 and 25 < len(train) < 55
+    assert not {prompt.id for prompt in train} & {prompt.id for prompt in heldout}
+    for prompt in train + heldout:
+        assert prompt.text.startswith("What is")
+        written = Completion(prompt.id, texts[prompt.id], finish_reason=FinishReason.STOP)
+        other = Completion(prompt.id, texts[prompt.id] + "1", finish_reason=FinishReason.STOP)
+        assert verify([prompt, prompt], [written, other]) == [1.0, 0.0]
+
+
+@pytest.mark.parametrize("source", ["playground", "store"])
+@pytest.mark.parametrize("method", ["dpo", "grpo"])
+def test_what_a_tuned_model_starts_from_must_be_there(method: str, source: str, tmp_path: Path) -> None:
+    done("init", tmp_path / "p", *settings({**SHAPE, "data.source": source}))
+    told = complaint(bridle("train", method, "--project", tmp_path / "p"))
+    missing, verb = ("no comparisons", "bridle import") if method == "dpo" else ("no model at", "bridle train")
+    assert missing in told and verb in told
 
 
 # ------------------------------------------------------------------------------------------ a model of one's own

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from bridle import stages
+from bridle import stages, tuning
 from bridle.core.runlog import Run
 from bridle.evaluation.answers import Answered
 from bridle.feedback.store import Store
@@ -133,6 +133,8 @@ def dies(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, calls: int, *wo
         ("sft", "sft", 2),
         ("reward", "reward", 3),
         ("ppo", "ppo", 4),
+        ("dpo", "dpo", 3),
+        ("grpo", "grpo", 2),
     ],
 )
 def test_every_trainer_goes_on_from_its_checkpoint_and_writes_the_lines_after_it_again(
@@ -148,13 +150,21 @@ def test_every_trainer_goes_on_from_its_checkpoint_and_writes_the_lines_after_it
 
 @pytest.mark.parametrize(
     ("stage", "saving"),
-    [("pretrain", "keep_policy"), ("sft", "keep_policy"), ("reward", "save_reward_model"), ("ppo", "keep_policy")],
+    [
+        ("pretrain", "keep_policy"),
+        ("sft", "keep_policy"),
+        ("reward", "save_reward_model"),
+        ("ppo", "keep_policy"),
+        ("dpo", "keep_policy"),
+        ("grpo", "keep_policy"),
+    ],
 )
 def test_a_run_killed_after_its_last_step_tells_the_same_result(
     stage: str, saving: str, finished_demo: Path, without: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project = without(stage, *(["reward-slim"] if stage == "reward" else []))
-    dies(monkeypatch, stages, saving, 1, "train", stage, "--project", project)
+    owner = tuning if stage in ("dpo", "grpo") else stages
+    dies(monkeypatch, owner, saving, 1, "train", stage, "--project", project)
     done("train", stage, "--project", project)
     equal(project, finished_demo, f"{stage}-0001", {"pretrain": "base"}.get(stage, stage))
 
@@ -249,21 +259,32 @@ def test_a_finished_demo_does_nothing_again(finished_demo: Path, tmp_path: Path)
     assert "Training" not in again.stderr and "Evaluating" not in again.stderr
 
 
-def test_a_demo_killed_in_the_middle_goes_on(finished_demo: Path, tmp_path: Path) -> None:
+def test_a_demo_killed_three_times_ends_as_if_left_alone(finished_demo: Path, tmp_path: Path) -> None:
     project = tmp_path / "demo"
-    process = started("demo", "--out", project, *settings(PLAYGROUND))
-    wait_for_lines(process, project / "runs/ppo-0001/metrics.jsonl", 3)
-    process.kill()
-    process.communicate()
+    for run, lines in (("sft-0001", 2), ("ppo-0001", 3), ("grpo-0001", 1)):
+        process = started("demo", "--out", project, *settings(PLAYGROUND))
+        wait_for_lines(process, project / "runs" / run / "metrics.jsonl", lines)
+        process.kill()
+        process.communicate()
+        assert not (project / "runs" / run / "result.json").exists()
     before = state(project)
-    assert {"models/sft/model.safetensors", "runs/reward-slim-0001/result.json"} <= before.keys()
-    assert "runs/ppo-0001/result.json" not in before
+    assert {"models/sft/model.safetensors", "runs/dpo-0001/result.json"} <= before.keys()
     done("demo", "--out", project, *settings(PLAYGROUND))
     after = state(project)
     assert {name: after[name] for name in before} == before, "a finished stage was run again"
     assert summary(project) == summary(finished_demo)
-    equal(project, finished_demo, "ppo-0001", "ppo")
-    equal(project, finished_demo, "unbridled-0001", "unbridled")
+    for run, model in (("sft", "sft"), ("ppo", "ppo"), ("unbridled", "unbridled"), ("dpo", "dpo"), ("grpo", "grpo")):
+        equal(project, finished_demo, f"{run}-0001", model)
+
+
+def test_seconds_of_a_killed_sitting_count(finished_demo: Path, without: Callable[..., Path]) -> None:
+    """Up to its last logged step, though nothing was saved after it."""
+    project = without("ppo")
+    killed(project, "ppo", 3)
+    lines = [json.loads(line) for line in (project / "runs/ppo-0001/metrics.jsonl").read_text().splitlines()]
+    done("train", "ppo", "--project", project)
+    whole = json.loads((project / "runs/ppo-0001/result.json").read_text())["seconds"]
+    assert whole > lines[-1]["seconds"] > 0
 
 
 @pytest.mark.parametrize("method", ["add_prompts", "add_completions", "add_items", "add_judgements"])

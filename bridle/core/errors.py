@@ -8,7 +8,7 @@ BridleError                 exit 1: the work failed
 │   └── NoUsableRows        nothing at all could be used
 ├── StoreError              the store refused (append-only, broken hash, wrong version)
 ├── ModelError              a model folder cannot be used
-│   ├── UnsupportedModel    an architecture that the native decoder does not know
+│   ├── UnsupportedModel    an architecture that bridle cannot train or decode
 │   └── StaleWeights        answers or packed weights come from other weights than expected
 ├── CheckpointError         a checkpoint is truncated, corrupted or of another run
 ├── TrainingStopped         a run that cannot go on (for example only non-finite rewards)

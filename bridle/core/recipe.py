@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from bridle.core.errors import RecipeError
 from bridle.core.records import content_hash
@@ -39,8 +39,7 @@ class ModelSection(Section):
 
     path: str = Field(
         default="",
-        description="folder of a Hugging Face model (Llama, Mistral, Qwen2, Qwen3 shapes) to start from; "
-        "empty: pretrain one",
+        description="folder of a Hugging Face language model to start from; empty: pretrain one",
     )
     vocab_size: int = Field(
         default=2048, ge=259, description="entries of the byte-level tokenizer, special tokens included"
@@ -64,7 +63,7 @@ class DataSection(Section):
     source: Literal["playground", "store"] = Field(
         default="store", description="playground: made by the world; store: what was imported"
     )
-    train_prompts: int = Field(default=1200, ge=1, description="prompts to answer and compare, and to train on")
+    train_prompts: int = Field(default=1000, ge=1, description="prompts to answer and compare, and to train on")
     heldout_prompts: int = Field(default=512, ge=1, description="prompts of every evaluation; never trained on")
     probe_prompts: int = Field(
         default=200,
@@ -158,9 +157,9 @@ class PPOSection(TrainerSection):
     epochs: int = Field(default=2, ge=1, description="passes over a step's answers")
     minibatches: int = Field(default=2, ge=1, description="optimiser steps in a pass")
     batch_size: int = Field(
-        default=64,
+        default=32,
         ge=1,
-        description="sequences in one forward and backward; smaller saves memory and changes nothing else",
+        description="sequences of similar length in one forward and backward; it changes memory and speed alone",
     )
     learning_rate: float = Field(default=5e-4, ge=0, description="the policy's; a billion parameters: about 1e-6")
     critic_learning_rate: float = Field(default=1e-3, ge=0, description="the critic's")
@@ -185,6 +184,61 @@ class PPOSection(TrainerSection):
     checkpoint_every: int = Field(default=5, ge=1, description="rollout steps between checkpoints")
 
 
+class DPOSection(TrainerSection):
+    """Direct preference optimisation: from comparisons to a policy, without a reward model."""
+
+    batch_size: int = Field(
+        default=16, ge=1, description="prompts in one optimiser step, each with all its answers and pairs"
+    )
+    learning_rate: float = Field(default=5e-4, ge=0, description="peak rate; a billion parameters: about 5e-7")
+    epochs: int = Field(default=1, ge=1, description="passes over the comparisons")
+    beta: float = Field(default=0.3, gt=0, description="β: how tightly the reference holds; larger is tighter")
+    loss: Literal["dpo", "ipo"] = Field(default="dpo", description="ipo pulls to a finite margin of 1/(2β) nats")
+    label_smoothing: float = Field(
+        default=0.0, ge=0, lt=0.5, description="cDPO: the share of comparisons that is taken to be wrong (dpo alone)"
+    )
+    observe_every: int = Field(
+        default=15, ge=1, description="optimiser steps between measurements of the KL on answers of its own"
+    )
+
+    @model_validator(mode="after")
+    def smoothing_is_for_dpo(self) -> DPOSection:
+        if self.loss == "ipo" and self.label_smoothing:
+            raise ValueError("label_smoothing belongs to loss = 'dpo'; IPO has none, set it to 0")
+        return self
+
+
+class GRPOSection(TrainerSection):
+    """Reinforcement learning on answers that can be checked: many answers to a prompt, the better ones reinforced."""
+
+    steps: int = Field(default=16, ge=1, description="rollout steps")
+    prompts_per_step: int = Field(default=16, ge=1, description="prompts in a step")
+    group_size: int = Field(default=8, ge=2, description="answers to each prompt")
+    epochs: int = Field(default=1, ge=1, description="passes over a step's answers")
+    minibatches: int = Field(default=2, ge=1, description="optimiser steps in a pass")
+    batch_size: int = Field(
+        default=32, ge=1, description="sequences in one forward and backward; it changes memory and speed alone"
+    )
+    learning_rate: float = Field(default=5e-4, ge=0, description="a billion parameters: about 1e-6")
+    kl_coef: float = Field(default=0.02, ge=0, description="β, the weight of the k3 loss against the reference")
+    clip: float = Field(default=0.2, gt=0, description="ε: how far the probability ratio may fall")
+    clip_high: float = Field(default=0.2, gt=0, description="how far it may rise (DAPO: .28)")
+    length_power: float = Field(
+        default=0.0, ge=0, le=1, description="0: mean over all tokens of a step; 1: mean over answers of their means"
+    )
+    std_power: float = Field(
+        default=1.0, ge=0, le=1, description="1: advantages in deviations of the group (GRPO); 0: in rewards (Dr. GRPO)"
+    )
+    temperature: float = Field(default=1.0, gt=0, description="of the rollouts")
+    checkpoint_every: int = Field(default=5, ge=1, description="rollout steps between checkpoints")
+    branch_problems: int = Field(
+        default=1600, ge=0, description="playground: worked problems that the arithmetic branch learns from before"
+    )
+    branch_demonstrations: int = Field(
+        default=800, ge=0, description="playground: answers to problems by people of uneven skill, learnt with them"
+    )
+
+
 class Recipe(Section):
     """All sections; each default is the playground's."""
 
@@ -197,6 +251,8 @@ class Recipe(Section):
     sft: SFTSection = Field(default_factory=SFTSection)
     reward: RewardSection = Field(default_factory=RewardSection)
     ppo: PPOSection = Field(default_factory=PPOSection)
+    dpo: DPOSection = Field(default_factory=DPOSection)
+    grpo: GRPOSection = Field(default_factory=GRPOSection)
 
     def hash_of(self, *sections: str) -> str:
         """Content hash of the seed and some sections: what a stage depends on, and no more."""
@@ -237,6 +293,8 @@ def explain(problem: Mapping[str, Any], source: str) -> str:
         near = difflib.get_close_matches(str(where[-1]), known, 1)
         hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
         return f"{source}: unknown setting {dotted!r}; {hint}"
+    if isinstance(problem["input"], dict):  # settings that do not go together
+        return f"{source}: [{dotted}] will not do: {problem['msg'].removeprefix('Value error, ')}"
     return f"{source}: {dotted} = {problem['input']!r} will not do: {problem['msg'].lower()}"
 
 

@@ -213,8 +213,10 @@ class Run:
 
 
 def sitting_seconds(folder: Path) -> float:
+    """Seconds at work in the sittings before: up to the last step that was logged, or saved, whichever is later."""
     path = folder / "sitting.json"
-    return float(read_json(path)["seconds"]) if path.exists() else 0.0
+    saved = float(read_json(path)["seconds"]) if path.exists() else 0.0
+    return max([saved, *(float(line.get("seconds", 0.0)) for line in read_metrics(folder)[-1:])])
 
 
 def complete_before(line: str, step: int) -> bool:

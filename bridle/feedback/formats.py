@@ -1,376 +1,297 @@
-"""Preference files of others, read row by row: every row is kept or skipped for a reason that is counted and shown.
+"""The forms of rows that users bring, each read into one record: a prompt with no answer, one, or a better and a worse.
 
-What is covered, told apart by the fields of each row:
+    hh          {"chosen": "\\n\\nHuman: …\\n\\nAssistant: …", "rejected": "…"}   transcripts in the manner of Anthropic's
+                HH-RLHF; also with the transcript in "prompt", which then ends with "\\n\\nAssistant:"
+    preference  {"prompt", "chosen", "rejected"}   each text or messages; messages may repeat the prompt, or replace it
+    prompt      {"prompt"}                         text or messages that end with the user
+    completion  {"prompt", "completion"}           text or messages
+    messages    {"messages"}                       the last is the assistant's: the answer; those before are the prompt
+    sharegpt    {"conversations"}                  the same; with {"chosen", "rejected"} the prompt of these
+    alpaca      {"instruction", "input", "output"} or {"instruction", "input", "chosen", "rejected"}
 
-    {"chosen": "\\n\\nHuman: …\\n\\nAssistant: …", "rejected": "…"}     transcripts in the manner of Anthropic's HH-RLHF
-    {"chosen": [{"role", "content"}, …], "rejected": […]}           the same as messages, the prompt on both sides
-    {"prompt": …, "chosen": …, "rejected": …}                       each a string or a list of messages
-
-One JSON object to a line, in UTF-8, gzipped or not. Of transcripts and messages the common turns are the prompt, and
-what differs must be the last answer alone. Other fields of a row are left unread.
-Not covered: files that are one JSON array, CSV, Parquet; margins and scores; tool calls and images.
+Messages are {"role", "content"} or {"from", "value"}, of system, user (human) and assistant (gpt). The form is told by
+the fields; a field that is null counts as absent, and fields of no meaning here are left unread.
+Not covered: unpaired votes, ratings and rankings, margins and scores; tool calls and images.
 """
 
 from __future__ import annotations
 
-import gzip
-import json
 import re
-import zlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from enum import StrEnum
 from itertools import pairwise
-from pathlib import Path
-from typing import Any, BinaryIO, cast, get_args
+from typing import Any
 
-from bridle.core.errors import DataError, NoUsableRows
-from bridle.core.records import Completion, Judgement, LabelerKind, Message, Prompt, Role, content_hash
-from bridle.feedback.rankings import item_id
-from bridle.feedback.store import Store, split_of
+from bridle.core.records import Message, Prompt, Role
+from bridle.feedback.reasons import Note, Reason, Skip
 
-LONGEST_LINE = 32 * 2**20  # bytes; a longer one is skipped, so that no file can fill the memory
-BATCH = 1_000  # rows written in one go
-STUDY = LABELER = SOURCE = "import"
+Fields = Mapping[str, Any]
+Turns = tuple[Message, ...]
+Read = tuple[Turns, tuple[str, ...]]  # the prompt's turns, and the answers
+
+SPEAKER = re.compile(r"\n\n(Human|Assistant):")
+SPEAKER_INSIDE = re.compile(r"\b(Human|Assistant):")
+PROMPT_TRANSCRIPT = re.compile(r"\s*(Human|Assistant):.*\n\nAssistant:\s*", re.DOTALL)
+ROLES: dict[str, Role] = {
+    "system": "system", "user": "user", "human": "user", "Human": "user", "assistant": "assistant", "gpt": "assistant",
+    "Assistant": "assistant",
+}  # fmt: skip
+
+
+class Form(StrEnum):
+    HH = "hh"
+    PREFERENCE = "preference"
+    PROMPT = "prompt"
+    COMPLETION = "completion"
+    MESSAGES = "messages"
+    SHAREGPT = "sharegpt"
+    ALPACA = "alpaca"
+
+
+FIELDS = {
+    Form.HH: {"prompt", "completion", "chosen", "rejected"},
+    Form.PREFERENCE: {"prompt", "chosen", "rejected"},
+    Form.PROMPT: {"prompt"},
+    Form.COMPLETION: {"prompt", "completion"},
+    Form.MESSAGES: {"messages"},
+    Form.SHAREGPT: {"system", "conversations", "chosen", "rejected"},
+    Form.ALPACA: {"system", "history", "instruction", "input", "output", "chosen", "rejected"},
+}
 KNOWN_FORMS = (
-    'lines like {"prompt": …, "chosen": …, "rejected": …}, or {"chosen": …, "rejected": …} with whole dialogues'
+    "{prompt}, {prompt, completion}, {messages}, {prompt, chosen, rejected}, {chosen, rejected} with whole dialogues, "
+    "{conversations} or {instruction, input, output}, as JSON lines, a JSON list or Parquet"
 )
 
 
-class Reason(StrEnum):
-    """Why a row was skipped."""
+@dataclass(frozen=True)
+class Example:
+    """What one row says. Answers: none, one (a demonstration), or two (the chosen one, then the rejected)."""
 
-    TOO_LONG = f"longer than {LONGEST_LINE // 2**20} MiB"
-    NOT_UTF8 = "not UTF-8"
-    NOT_JSON = "not JSON"
-    NOT_OBJECT = "not a JSON object"
-    UNKNOWN_FIELDS = "no field chosen or rejected"
-    WRONG_TYPE = "neither text nor messages"
-    NOT_TRANSCRIPT = "no prompt, and not a transcript"
-    UNKNOWN_ROLE = "role is not system, user or assistant"
-    UNSTORABLE = "holds NUL or half a character"
-    EMPTY_PROMPT = "empty turn in the prompt"
-    NO_USER_TURN = "prompt does not end with the user"
-    NO_ANSWER = "does not end with one answer"
-    DIVERGES = "sides differ before the last answer"
-    EMPTY_ANSWER = "empty answer"
-    IDENTICAL = "identical answers"
-    DUPLICATE = "duplicate of an earlier row"
-
-
-class Note(StrEnum):
-    """What is worth knowing of rows that were kept, and of lines that are no rows."""
-
-    STRIPPED = "white space around a turn removed"
-    SPEAKER_INSIDE = "a speaker's name inside a turn"
-    SAME_SPEAKER = "one speaker twice in a row"
-    BLANK = "blank line"
-
-
-@dataclass
-class Tally:
-    """How often something was met, and where first."""
-
-    count: int
-    line: int
-    example: str
-
-
-Tallies = dict[StrEnum, Tally]
-
-
-@dataclass
-class ImportReport:
-    """What became of each row of a file: `rows == kept + skipped_rows`, always."""
-
-    path: str
-    rows: int = 0
-    kept: int = 0
-    new: int = 0  # of the rows kept, those that the store did not have yet
-    skipped: Tallies = field(default_factory=dict)
-    notes: Tallies = field(default_factory=dict)
-    first_row: str = ""
+    form: Form
+    prompt: Prompt
+    answers: tuple[str, ...]
 
     @property
-    def skipped_rows(self) -> int:
-        return sum(tally.count for tally in self.skipped.values())
-
-    def as_dict(self) -> dict[str, Any]:
-        def plain(tallies: Tallies) -> dict[str, dict[str, int | str]]:
-            return {str(why): {"count": t.count, "line": t.line, "example": t.example} for why, t in tallies.items()}
-
-        return {
-            "path": self.path,
-            "rows": self.rows,
-            "kept": self.kept,
-            "new": self.new,
-            "skipped": plain(self.skipped),
-            "notes": plain(self.notes),
-        }
-
-    def text(self) -> str:
-        """The report as a plain table."""
-        lines = [f"{self.path}", f"{self.rows:>9,}  rows read", f"{self.kept:>9,}  kept, {self.new:,} of them new"]
-        if self.kept and not self.new:
-            lines[-1] = f"{self.kept:>9,}  kept; all were in the store already, so nothing was added"
-        for title, tallies in (("skipped", self.skipped), ("notes", self.notes)):
-            if not tallies:
-                continue
-            total = f"{self.skipped_rows:>9,}" if title == "skipped" else " " * 9
-            lines.append(f"{total}  {title}")
-            for why, tally in sorted(tallies.items(), key=lambda entry: -entry[1].count):
-                lines.append(f"{tally.count:>13,}  {why:<40}  line {tally.line}: {tally.example}")
-        return "\n".join(lines)
+    def kind(self) -> str:
+        return ("prompts", "demonstrations", "preferences")[len(self.answers)]
 
 
-@dataclass(frozen=True)
-class Preference:
-    """One usable row: of two answers to a prompt, which was preferred."""
+def read_example(row: Fields, form: Form | None = None) -> tuple[Example, set[Note]]:
+    """The record of a row, and what is worth noting of it. Raises Skip, with the reason.
 
-    line: int
-    prompt: Prompt
-    chosen: str
-    rejected: str
-
-
-class _Skip(Exception):
-    """This row cannot be used; raised and caught in this file alone."""
-
-    def __init__(self, reason: Reason) -> None:
-        self.reason = reason
-
-
-def read_preferences(path: str | Path, report: ImportReport) -> Iterator[Preference]:
-    """Yield the usable rows of a file in order, filling the report as it goes.
-
-    Memory does not grow with the file but for 16 bytes a row, by which duplicates are known. Raises DataError if the
-    file cannot be read or its compression breaks off, and NoUsableRows at its end if no row could be used.
+    `form=None`: the row's fields tell it. A form that is named is taken at its word: other fields are left unread.
     """
-    seen: set[bytes] = set()
-    for number, line in _lines(Path(path)):
-        if line is not None and not line.strip():
-            _count(report.notes, Note.BLANK, number, "")
-            continue
-        report.rows += 1
-        shown = _shown(line or b"")
-        report.first_row = report.first_row or shown
-        try:
-            turns, answers, notes = _read_row(line)
-            digest = bytes.fromhex(content_hash([[[m.role, m.content] for m in turns], answers]))[:16]
-            if digest in seen:
-                raise _Skip(Reason.DUPLICATE)
-        except _Skip as skip:
-            _count(report.skipped, skip.reason, number, shown)
-            continue
-        seen.add(digest)
-        report.kept += 1
-        for note in sorted(notes):
-            _count(report.notes, note, number, shown)
-        yield Preference(number, Prompt(turns), *answers)
-    if not report.kept:
-        first = f"its first of {report.rows:,} is {report.first_row}" if report.rows else "it is empty"
-        raise NoUsableRows(f"{path} has no usable row: {first}; what can be read is {KNOWN_FORMS}")
-
-
-def import_file(
-    store: Store, path: str | Path, *, held_out_share: float = 0.1, progress: Callable[[int], None] | None = None
-) -> ImportReport:
-    """Import a file of preferences into the store's study "import"; `progress` is told the rows read so far.
-
-    New prompts are split by their hash. Importing a file again adds nothing. Raises as `read_preferences` does; what
-    was read before an error stays in the store.
-    """
-    split_of("", held_out_share)  # refuses a share out of range before anything is written
-    report = ImportReport(str(path))
-    batch: list[Preference] = []
-    for preference in read_preferences(path, report):
-        batch.append(preference)
-        if len(batch) == BATCH:
-            report.new += _store_batch(store, batch, held_out_share)
-            batch.clear()
-            if progress is not None:
-                progress(report.rows)
-    report.new += _store_batch(store, batch, held_out_share)
-    if progress is not None:
-        progress(report.rows)
-    return report
-
-
-def _store_batch(store: Store, batch: list[Preference], held_out_share: float) -> int:
-    groups, winners = [], []
-    for preference in batch:
-        prompt_id = preference.prompt.id
-        chosen, rejected = Completion(prompt_id, preference.chosen), Completion(prompt_id, preference.rejected)
-        # Slots by hash, so that the slot does not tell which was chosen, and both votes on a pair meet at one item.
-        group = sorted((chosen, rejected), key=lambda completion: completion.id)
-        groups.append(group)
-        winners.append(group.index(chosen))
-    store.add_prompts([p.prompt for p in batch], split=None, source=SOURCE, held_out_share=held_out_share)
-    store.add_completions([completion for group in groups for completion in group], source=SOURCE)
-    store.add_items(groups, study=STUDY)
-    return store.add_judgements(
-        _imported_judgement(item_id(group, STUDY), winner) for group, winner in zip(groups, winners, strict=True)
-    )
-
-
-def _imported_judgement(item: str, winner: int) -> Judgement:
-    return Judgement(
-        item_id=item,
-        labeler=LABELER,
-        labeler_kind=LabelerKind.IMPORTED,
-        ranking=((winner,), (1 - winner,)),
-        display_order=None,
-        source="import",
-        submission_key=content_hash([item, winner]),
-    )
-
-
-# -------------------------------------------------------------------------------------------------------- lines
-
-
-def _lines(path: Path) -> Iterator[tuple[int, bytes | None]]:
-    """Numbered lines as bytes; None for one that is too long to be held."""
-    if path.is_dir():
-        raise DataError(f"{path} is a folder, but what can be imported is a file of JSON lines; name one file in it")
-    number = 0
-    try:
-        with path.open("rb") as file:
-            zipped = file.read(2) == b"\x1f\x8b"
-            file.seek(0)
-            stream = cast(BinaryIO, gzip.open(file)) if zipped else file
-            while line := stream.readline(LONGEST_LINE):
-                number += 1
-                if len(line) < LONGEST_LINE or line.endswith(b"\n"):
-                    yield number, line
-                    continue
-                while (rest := stream.readline(LONGEST_LINE)) and not rest.endswith(b"\n"):
-                    pass
-                yield number, None
-    except FileNotFoundError as error:
-        raise DataError(f"there is no file {path}; see that its name is right") from error
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(f"{path} breaks off or is damaged after line {number} ({error}); fetch it again") from error
-    except OSError as error:
-        raise DataError(f"{path} cannot be read after line {number}: {error.strerror or error}") from error
-
-
-def _shown(line: bytes) -> str:
-    text = " ".join(line[:400].decode("utf-8", errors="replace").split())
-    return text if len(text) <= 100 else text[:99] + "…"
-
-
-def _count(tallies: Tallies, why: StrEnum, line: int, example: str) -> None:
-    if why in tallies:
-        tallies[why].count += 1
-    else:
-        tallies[why] = Tally(1, line, example)
-
-
-# --------------------------------------------------------------------------------------------------------- rows
-
-Turns = tuple[Message, ...]
-SPEAKER = re.compile(r"\n\n(Human|Assistant):")
-SPEAKER_INSIDE = re.compile(r"\b(Human|Assistant):")
-ROLE_OF: dict[str, Role] = {"Human": "user", "Assistant": "assistant"}
-
-
-def _read_row(line: bytes | None) -> tuple[Turns, tuple[str, str], set[Note]]:
-    """The prompt's turns, the chosen and the rejected answer, and what is worth noting. Raises _Skip."""
-    row = _object(line)
-    if "chosen" not in row or "rejected" not in row:
-        raise _Skip(Reason.UNKNOWN_FIELDS)
+    there = {name: value for name, value in row.items() if value is not None}
     notes: set[Note] = set()
-    if row.get("prompt") is not None:
-        prompt = _prompt(row["prompt"])
-        chosen, rejected = _answer(row["chosen"], prompt), _answer(row["rejected"], prompt)
-    else:
-        *prompt_turns, last = _dialogue(row["chosen"], notes)
-        *rejected_turns, rejected_last = _dialogue(row["rejected"], notes)
-        if prompt_turns != rejected_turns:
-            raise _Skip(Reason.DIVERGES)
-        prompt, chosen, rejected = tuple(prompt_turns), last.content, rejected_last.content
-    _check(prompt, chosen, rejected)
+    form = form or form_of(there)
+    prompt, answers = READERS[form](there, notes)
+    texts = [turn.content for turn in prompt] + list(answers)
+    _check(prompt, answers, texts)
     if any(turn.role == following.role for turn, following in pairwise(prompt)):
         notes.add(Note.SAME_SPEAKER)
-    if any(SPEAKER_INSIDE.search(text) for text in (*(turn.content for turn in prompt), chosen, rejected)):
+    if any(SPEAKER_INSIDE.search(text) for text in texts):
         notes.add(Note.SPEAKER_INSIDE)
-    return prompt, (chosen, rejected), notes
+    return Example(form, Prompt(prompt), answers), notes
 
 
-def _object(line: bytes | None) -> dict[str, Any]:
-    if line is None:
-        raise _Skip(Reason.TOO_LONG)
-    try:
-        row = json.loads(line.decode("utf-8-sig"))  # a file may open with a byte order mark
-    except UnicodeDecodeError:
-        raise _Skip(Reason.NOT_UTF8) from None
-    except (ValueError, RecursionError):
-        raise _Skip(Reason.NOT_JSON) from None
-    if not isinstance(row, dict):
-        raise _Skip(Reason.NOT_OBJECT)
-    return row
+def form_of(row: Fields) -> Form:
+    """The form that a row's fields tell; nulls are left out of it before. Raises Skip where they tell none."""
+    compared = "chosen" in row or "rejected" in row
+    transcript = isinstance(row.get("prompt"), str) and PROMPT_TRANSCRIPT.fullmatch(row["prompt"])
+    if compared and "conversations" in row:
+        return Form.SHAREGPT
+    if compared and "instruction" in row and "prompt" not in row:
+        return Form.ALPACA
+    if compared:
+        whole = "prompt" not in row and isinstance(row.get("chosen"), str)
+        return Form.HH if transcript or whole else Form.PREFERENCE
+    if form := _answered_form(row):
+        if row.get("label") in (0, 1) or row.get("kto_tag") in (0, 1):  # True and False are 1 and 0
+            raise Skip(Reason.UNPAIRED)
+        return Form.HH if transcript and form is Form.COMPLETION else form
+    if "prompt" in row:
+        return Form.HH if transcript else Form.PROMPT
+    raise Skip(Reason.UNKNOWN_FIELDS)
+
+
+def _answered_form(row: Fields) -> Form | None:
+    if "prompt" in row and "completion" in row:
+        return Form.COMPLETION
+    if "messages" in row:
+        return Form.MESSAGES
+    if "conversations" in row:
+        return Form.SHAREGPT
+    return Form.ALPACA if "instruction" in row and "output" in row else None
+
+
+# ------------------------------------------------------------------------------------------------ form by form
+
+
+def _hh(row: Fields, notes: set[Note]) -> Read:
+    if "prompt" not in row:
+        return _compared(row, None, notes)
+    text = _field(row, "prompt")
+    if not isinstance(text, str):
+        raise Skip(Reason.WRONG_TYPE)
+    prompt = _transcript(text, notes)
+    if prompt[-1] == Message("assistant", ""):  # where the answer goes
+        prompt = prompt[:-1]
+    told = {name: v.removeprefix(text).strip() if isinstance(v, str) else v for name, v in row.items()}
+    if "completion" in row:
+        return _completed(told, prompt)
+    return _compared(told, prompt, notes) if "chosen" in row or "rejected" in row else (prompt, ())
+
+
+def _preference(row: Fields, notes: set[Note]) -> Read:
+    return _compared(row, _prompt(row["prompt"]) if "prompt" in row else None, notes)
+
+
+def _prompt_alone(row: Fields, notes: set[Note]) -> Read:
+    return _prompt(_field(row, "prompt")), ()
+
+
+def _completion(row: Fields, notes: set[Note]) -> Read:
+    return _completed(row, _prompt(_field(row, "prompt")))
+
+
+def _dialogue_of_messages(row: Fields, notes: set[Note]) -> Read:
+    return _demonstrated(_messages(_field(row, "messages")))
+
+
+def _sharegpt(row: Fields, notes: set[Note]) -> Read:
+    turns = _system(row) + _messages(_field(row, "conversations"))
+    return _compared(row, turns, notes) if "chosen" in row or "rejected" in row else _demonstrated(turns)
+
+
+def _alpaca(row: Fields, notes: set[Note]) -> Read:
+    """The input, where there is one, follows the instruction after a blank line; `history` holds earlier questions and answers."""
+    parts = [_text(_field(row, "instruction")), _text(row.get("input", ""))]
+    earlier = row.get("history", [])
+    if not isinstance(earlier, list) or not all(isinstance(turn, list) and len(turn) == 2 for turn in earlier):
+        raise Skip(Reason.WRONG_TYPE)
+    before = [m for asked, told in earlier for m in (Message("user", _text(asked)), Message("assistant", _text(told)))]
+    asked = "\n\n".join(part for part in parts if part.strip())
+    prompt = (*_system(row), *before, Message("user", asked))
+    if "chosen" in row or "rejected" in row:
+        return _compared(row, prompt, notes)
+    return prompt, (_text(_field(row, "output")),)
+
+
+READERS: Mapping[Form, Callable[[Fields, set[Note]], Read]] = {
+    Form.HH: _hh,
+    Form.PREFERENCE: _preference,
+    Form.PROMPT: _prompt_alone,
+    Form.COMPLETION: _completion,
+    Form.MESSAGES: _dialogue_of_messages,
+    Form.SHAREGPT: _sharegpt,
+    Form.ALPACA: _alpaca,
+}
+
+
+# --------------------------------------------------------------------------------- what the forms are made of
+
+
+def _field(row: Fields, name: str) -> object:
+    if name not in row:
+        raise Skip(Reason.MISSING_FIELD)
+    return row[name]
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise Skip(Reason.WRONG_TYPE)
+    return value
+
+
+def _system(row: Fields) -> Turns:
+    """ShareGPT and Alpaca may name the system's message beside the dialogue, and often leave it empty."""
+    text = _text(row.get("system", ""))
+    return (Message("system", text),) if text.strip() else ()
 
 
 def _prompt(value: object) -> Turns:
     return (Message("user", value),) if isinstance(value, str) else _messages(value)
 
 
-def _answer(value: object, prompt: Turns) -> str:
-    """The text of an answer; given as messages, it may repeat the prompt."""
-    if isinstance(value, str):
-        return value
-    turns = _messages(value)
-    if turns[: len(prompt)] == prompt:
-        turns = turns[len(prompt) :]
-    if len(turns) != 1 or turns[0].role != "assistant":
-        raise _Skip(Reason.NO_ANSWER)
-    return turns[0].content
+def _compared(row: Fields, prompt: Turns | None, notes: set[Note]) -> Read:
+    """Two answers to one prompt, which stands apart or is what both dialogues share."""
+    if "chosen" not in row and "rejected" not in row:
+        raise Skip(Reason.MISSING_FIELD)
+    if "chosen" not in row or "rejected" not in row:
+        raise Skip(Reason.ONE_SIDE)
+    (before, chosen), (other, rejected) = (_side(row[name], prompt, notes) for name in ("chosen", "rejected"))
+    if before != other:
+        raise Skip(Reason.DIVERGES)
+    return before, (chosen, rejected)
 
 
-def _dialogue(value: object, notes: set[Note]) -> Turns:
-    """A whole dialogue that ends with an answer, from a transcript or from messages."""
-    turns = _transcript(value, notes) if isinstance(value, str) else _messages(value)
+def _completed(row: Fields, prompt: Turns) -> Read:
+    before, answer = _side(_field(row, "completion"), prompt, set())
+    return before, (answer,)
+
+
+def _side(value: object, prompt: Turns | None, notes: set[Note]) -> tuple[Turns, str]:
+    """The prompt and the answer that one side tells. Messages may repeat the prompt, with more turns round it."""
+    if prompt is None:
+        turns = _transcript(value, notes) if isinstance(value, str) else _messages(value)
+    elif isinstance(value, str):
+        return prompt, value
+    else:
+        turns = _messages(value)
+    before, (answer,) = _demonstrated(turns)
+    if prompt is None or before == prompt or (len(prompt) == 1 and prompt[0] in before):
+        return before, answer
+    if before:
+        raise Skip(Reason.NO_ANSWER)
+    return prompt, answer
+
+
+def _demonstrated(turns: Turns) -> tuple[Turns, tuple[str]]:
+    """A dialogue that ends with an answer: what comes before is its prompt."""
     if not turns or turns[-1].role != "assistant":
-        raise _Skip(Reason.NO_ANSWER)
-    return turns
+        raise Skip(Reason.NO_ANSWER)
+    return turns[:-1], (turns[-1].content,)
 
 
 def _transcript(text: str, notes: set[Note]) -> Turns:
     before, *parts = SPEAKER.split("\n\n" + text.lstrip())
     if before.strip() or not parts:
-        raise _Skip(Reason.NOT_TRANSCRIPT)
+        raise Skip(Reason.NOT_TRANSCRIPT)
     spoken = list(zip(parts[::2], parts[1::2], strict=True))
     if any(said.strip() and said != f" {said.strip()}" for _, said in spoken):
         notes.add(Note.STRIPPED)
-    return tuple(Message(ROLE_OF[speaker], said.strip()) for speaker, said in spoken)
+    return tuple(Message(ROLES[speaker], said.strip()) for speaker, said in spoken)
 
 
 def _messages(value: object) -> Turns:
-    if not isinstance(value, list) or not all(isinstance(message, dict) for message in value):
-        raise _Skip(Reason.WRONG_TYPE)
+    """Messages of either spelling; one may stand without its list."""
+    messages = [value] if isinstance(value, dict) else value
+    if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
+        raise Skip(Reason.WRONG_TYPE)
     turns = []
-    for message in value:
-        if message.get("role") not in get_args(Role):
-            raise _Skip(Reason.UNKNOWN_ROLE)
-        if not isinstance(message.get("content"), str):
-            raise _Skip(Reason.WRONG_TYPE)
-        turns.append(Message(message["role"], message["content"]))
+    for message in messages:
+        role = message.get("role") or message.get("from")
+        if not isinstance(role, str) or role not in ROLES:
+            raise Skip(Reason.UNKNOWN_ROLE)
+        content = message.get("content")
+        turns.append(Message(ROLES[role], _text(message.get("value") if content is None else content)))
     return tuple(turns)
 
 
-def _check(prompt: Turns, chosen: str, rejected: str) -> None:
+def _check(prompt: Turns, answers: tuple[str, ...], texts: list[str]) -> None:
     if not prompt or prompt[-1].role != "user":
-        raise _Skip(Reason.NO_USER_TURN)
+        raise Skip(Reason.NO_USER_TURN)
     if not all(turn.content.strip() for turn in prompt):
-        raise _Skip(Reason.EMPTY_PROMPT)
-    if not chosen.strip() or not rejected.strip():
-        raise _Skip(Reason.EMPTY_ANSWER)
-    if chosen.strip() == rejected.strip():
-        raise _Skip(Reason.IDENTICAL)
+        raise Skip(Reason.EMPTY_PROMPT)
+    if not all(answer.strip() for answer in answers):
+        raise Skip(Reason.EMPTY_ANSWER)
+    if len(answers) == 2 and answers[0].strip() == answers[1].strip():
+        raise Skip(Reason.IDENTICAL)
     try:
         # JSON can spell what UTF-8 cannot (half of a surrogate pair) and what PostgreSQL does not take (NUL).
-        storable = all(b"\0" not in text.encode() for text in (*(turn.content for turn in prompt), chosen, rejected))
+        storable = all(b"\0" not in text.encode() for text in texts)
     except UnicodeEncodeError:
         storable = False
     if not storable:
-        raise _Skip(Reason.UNSTORABLE)
+        raise Skip(Reason.UNSTORABLE)

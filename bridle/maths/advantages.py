@@ -39,3 +39,18 @@ def whiten(x_BT: Tensor, mask_BT: Tensor, *, eps: float = 1e-8) -> Tensor:
     inside_N = x_BT[mask_BT]
     mean, var = inside_N.mean(), inside_N.var(unbiased=False)
     return torch.where(mask_BT, (x_BT - mean) * (var + eps).rsqrt(), 0.0)
+
+
+def group_relative(rewards_B: Tensor, group_size: int, *, std_power: float = 1.0, eps: float = 1e-4) -> Tensor:
+    """(r - mean) / (std + eps)^p within each group of `group_size` answers to one prompt, [B], groups one after another.
+
+    p = 1 is GRPO (Shao 2024, §4.1.2, arxiv.org/abs/2402.03300), p = 0 Dr. GRPO, which leaves prompts of little variance their
+    little weight (Liu 2025, arxiv.org/abs/2503.20783). The deviation divides by n - 1, as in the authors' code. A group
+    whose rewards are all equal says nothing: zero.
+    """
+    if group_size < 2 or len(rewards_B) % group_size:
+        raise ValueError(f"{len(rewards_B)} rewards do not make groups of {group_size}; a group needs at least two")
+    rewards_GK = rewards_B.view(-1, group_size)
+    centred_GK = rewards_GK - rewards_GK.mean(1, keepdim=True)
+    spread_G1 = rewards_GK.std(1, keepdim=True)
+    return torch.where(spread_G1 > 0, centred_GK / (spread_G1 + eps) ** std_power, 0.0).flatten()

@@ -15,52 +15,79 @@ from torch import Tensor
 SLICE = 2**19  # numbers of one slice of logits: 2 MiB in float32
 
 
-def linear_logprobs(hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, temperature: float = 1.0) -> Tensor:
-    """log softmax(hidden · weightᵀ / temperature) at the targets, [N], in float32 or wider.
+def linear_logprobs(
+    hidden_ND: Tensor,
+    weight_VD: Tensor,
+    targets_N: Tensor,
+    temperature: float = 1.0,
+    bias_V: Tensor | None = None,
+    soft_cap: float = 0.0,
+) -> Tensor:
+    """log softmax(logits / temperature) at the targets, [N], in float32 or wider; logits = hidden · weightᵀ + bias.
 
+    A soft cap c > 0 squeezes logits into (-c, c) as c · tanh(logits / c) (Gemma 2, arxiv.org/abs/2408.00118, §2).
     The products run in autocast's precision where autocast is on, in that of `hidden_ND` elsewhere.
     """
     kind = hidden_ND.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden_ND.dtype
     with torch.autocast(kind, enabled=False):
-        result: Tensor = _LinearLogprobs.apply(hidden_ND, weight_VD, targets_N, temperature, dtype)
+        result: Tensor = _LinearLogprobs.apply(hidden_ND, weight_VD, targets_N, temperature, bias_V, soft_cap, dtype)
         return result
 
 
 class _LinearLogprobs(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, temperature: float, dtype: torch.dtype
+        ctx: Any,
+        hidden_ND: Tensor,
+        weight_VD: Tensor,
+        targets_N: Tensor,
+        temperature: float,
+        bias_V: Tensor | None,
+        soft_cap: float,
+        dtype: torch.dtype,
     ) -> Tensor:
         hidden, weight = hidden_ND.to(dtype), weight_VD.to(dtype)
         wide = torch.float64 if dtype == torch.float64 else torch.float32
         logp_N = torch.empty(len(hidden), dtype=wide, device=hidden.device)
         for rows in row_slices(hidden, weight):
-            logits_NV = scaled(hidden[rows] @ weight.T, wide, temperature)
+            logits_NV = scaled(hidden[rows] @ weight.T, wide, temperature, bias_V, soft_cap)
             logp_N[rows] = logits_NV.log_softmax(1).gather(1, targets_N[rows, None])[:, 0]
-        ctx.save_for_backward(hidden, weight, targets_N)
-        ctx.temperature, ctx.dtypes = temperature, (hidden_ND.dtype, weight_VD.dtype)
+        ctx.save_for_backward(hidden, weight, targets_N, bias_V)
+        ctx.temperature, ctx.soft_cap, ctx.dtypes = temperature, soft_cap, (hidden_ND.dtype, weight_VD.dtype)
         return logp_N
 
     @staticmethod
-    def backward(ctx: Any, grad_N: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+    def backward(ctx: Any, grad_N: Tensor) -> tuple[Tensor, Tensor, None, None, Tensor | None, None, None]:
         """d log p(y) / d logits = onehot(y) - softmax(logits)."""
-        hidden, weight, targets_N = ctx.saved_tensors
+        hidden, weight, targets_N, bias_V = ctx.saved_tensors
         grad_hidden = torch.empty_like(hidden)
         grad_weight = torch.zeros(weight.shape, dtype=grad_N.dtype, device=weight.device)
+        grad_bias = None if bias_V is None else torch.zeros_like(bias_V)
         for rows in row_slices(hidden, weight):
             scaled_grad_N1 = grad_N[rows, None] / ctx.temperature
-            probs_NV = scaled(hidden[rows] @ weight.T, grad_N.dtype, ctx.temperature).softmax(1)
+            logits_NV = scaled(hidden[rows] @ weight.T, grad_N.dtype, ctx.temperature, bias_V, ctx.soft_cap)
+            probs_NV = logits_NV.softmax(1)
             grad_NV = probs_NV.mul_(-scaled_grad_N1).scatter_add_(1, targets_N[rows, None], scaled_grad_N1)
+            if ctx.soft_cap:  # d tanh(x) / dx = 1 - tanh²(x)
+                grad_NV *= 1 - (logits_NV * (ctx.temperature / ctx.soft_cap)).square()
+            if grad_bias is not None:
+                grad_bias += grad_NV.sum(0)
             grad_low_NV = grad_NV.to(hidden.dtype)
             grad_hidden[rows] = grad_low_NV @ weight
             grad_weight += grad_low_NV.T @ hidden[rows]
-        return grad_hidden.to(ctx.dtypes[0]), grad_weight.to(ctx.dtypes[1]), None, None, None
+        return grad_hidden.to(ctx.dtypes[0]), grad_weight.to(ctx.dtypes[1]), None, None, grad_bias, None, None
 
 
-def scaled(logits_NV: Tensor, dtype: torch.dtype, temperature: float) -> Tensor:
-    wide_NV = logits_NV.to(dtype)
-    return wide_NV if temperature == 1.0 else wide_NV / temperature
+def scaled(
+    raw_NV: Tensor, dtype: torch.dtype, temperature: float, bias_V: Tensor | None = None, soft_cap: float = 0.0
+) -> Tensor:
+    logits_NV = raw_NV.to(dtype)
+    if bias_V is not None:
+        logits_NV = logits_NV + bias_V
+    if soft_cap:
+        logits_NV = soft_cap * (logits_NV / soft_cap).tanh()
+    return logits_NV if temperature == 1.0 else logits_NV / temperature
 
 
 def row_slices(hidden_ND: Tensor, weight_VD: Tensor) -> list[slice]:

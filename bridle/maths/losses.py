@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bridle.maths.kl import k3
+
 Stats = dict[str, Tensor]
 
 
@@ -70,3 +72,99 @@ def bradley_terry(
 def score_size(scores_B: Tensor, *, count: Tensor | float) -> Tensor:
     """Σ s² / count: pairs leave a score's level free, and a light pull to zero keeps it from drifting."""
     return scores_B.square().sum() / count
+
+
+def dpo(
+    chosen_P: Tensor,
+    rejected_P: Tensor,
+    reference_chosen_P: Tensor,
+    reference_rejected_P: Tensor,
+    weight_P: Tensor,
+    *,
+    beta: float,
+    smoothing: float = 0.0,
+    count: Tensor | float,
+) -> tuple[Tensor, Stats]:
+    """-Σ w [(1-ε) log σ(βh) + ε log σ(-βh)] / count, eq. 7 of Rafailov 2023 (arxiv.org/abs/2305.18290).
+
+    h = (log π - log π_ref of the chosen answer) - (the same of the rejected one), each the *sum* over the answer's tokens,
+    the stop token included. ε > 0 is cDPO (Mitchell 2023): a share ε of the labels is taken to be wrong. Where policy and
+    reference are equal the loss is log 2.
+    Stats: `accuracy` of the implicit rewards, `margin` = Σ w βh / count, both weighted like the loss.
+    """
+    gap_P = (chosen_P - reference_chosen_P) - (rejected_P - reference_rejected_P)
+    loss_P = (1 - smoothing) * F.softplus(-beta * gap_P) + smoothing * F.softplus(beta * gap_P)
+    loss = (weight_P * loss_P).sum() / count
+    return loss, {"loss": loss.detach(), **_preferred(gap_P, weight_P, beta, count)}
+
+
+def ipo(
+    chosen_P: Tensor,
+    rejected_P: Tensor,
+    reference_chosen_P: Tensor,
+    reference_rejected_P: Tensor,
+    weight_P: Tensor,
+    *,
+    beta: float,
+    count: Tensor | float,
+) -> tuple[Tensor, Stats]:
+    """Σ w (h - 1/(2β))² / count, eq. 17 of Azar 2023 (arxiv.org/abs/2310.12036), h as in `dpo`.
+
+    It pulls h to a finite 1/(2β), where DPO never has enough. Normalisation: h is of *sums* over the answer's tokens, as in
+    the paper. TRL's version divides each sum by the answer's length: give it means instead, and h is nats per token.
+    """
+    gap_P = (chosen_P - reference_chosen_P) - (rejected_P - reference_rejected_P)
+    loss = (weight_P * (gap_P - 1 / (2 * beta)).square()).sum() / count
+    return loss, {"loss": loss.detach(), **_preferred(gap_P, weight_P, beta, count)}
+
+
+def _preferred(gap_P: Tensor, weight_P: Tensor, beta: float, count: Tensor | float) -> Stats:
+    with torch.no_grad():
+        ties_count_half_P = (gap_P > 0).float() + 0.5 * (gap_P == 0)
+        return {
+            "accuracy": (weight_P * ties_count_half_P).sum() / count,
+            "margin": beta * (weight_P * gap_P).sum() / count,
+        }
+
+
+def grpo(
+    logp_BT: Tensor,
+    old_logp_BT: Tensor,
+    reference_logp_BT: Tensor,
+    adv_B: Tensor,
+    weight_B: Tensor,
+    mask_BT: Tensor,
+    *,
+    clip: float,
+    clip_high: float,
+    kl_coef: float,
+    count: Tensor | float,
+) -> tuple[Tensor, Stats]:
+    """Σ_i w_i Σ_t [-min(r A_i, clip(r, 1-ε, 1+ε_high) A_i) + β k3_t] / count (Shao 2024, eq. 3, arxiv.org/abs/2402.03300).
+
+    k3 = exp(-ρ) - 1 + ρ with ρ = log π - log π_ref, differentiated as a loss: on the policy's own tokens its gradient is that of
+    the *forward* KL(π_ref‖π), not of KL(π‖π_ref) that PPO's penalty holds. `weight_B` and `count` say how tokens are
+    averaged (`token_weights`); ε_high above ε is DAPO's clip-higher (arxiv.org/abs/2503.14476).
+    """
+    log_ratio_BT = torch.where(mask_BT, logp_BT - old_logp_BT, 0.0)
+    ratio_BT = log_ratio_BT.exp()
+    kept_BT = ratio_BT.clamp(1 - clip, 1 + clip_high)
+    adv_B1, weight_B1 = adv_B[:, None], weight_B[:, None]
+    policy_BT = -torch.minimum(ratio_BT * adv_B1, kept_BT * adv_B1)
+    k3_BT = k3(logp_BT, reference_logp_BT, mask_BT)
+    policy_loss = torch.where(mask_BT, weight_B1 * policy_BT, 0.0).sum() / count
+    kl_loss = torch.where(mask_BT, weight_B1 * k3_BT, 0.0).sum() / count
+    with torch.no_grad():
+        clipped = torch.where(mask_BT, weight_B1 * (kept_BT != ratio_BT), 0.0).sum() / count
+    stats = {"policy_loss": policy_loss.detach(), "kl_loss": kl_loss.detach(), "clip_fraction": clipped}
+    return policy_loss + kl_coef * kl_loss, stats
+
+
+def token_weights(lengths_B: Tensor, length_power: float, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """(w_B, count) for a mean over the tokens of some rows: w_i = L_i^-p and count = Σ w_i L_i over those rows.
+
+    p = 0 is the mean over all tokens of the step (DAPO: a long answer weighs more), p = 1 the mean over answers of each
+    answer's mean (GRPO as published: a long wrong answer's tokens are punished less).
+    """
+    weight_B = lengths_B.float() ** -length_power
+    return weight_B, (weight_B * lengths_B)[rows].sum()

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bridle.maths.logprobs import linear_logprobs
-from bridle.models.decoder import Decoder
+from bridle.models.decoder import Trunk
+from bridle.models.foreign import ForeignTrunk, LanguageModel
+from bridle.models.randomness import shuffled
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Batch:
     ids_BW: Tensor
     prompt_lengths_B: Tensor
     lengths_B: Tensor
+    prompt_B: Tensor  # rows of equal number have the same prompt
 
     @property
     def mask_BT(self) -> Tensor:
@@ -33,7 +35,9 @@ class Batch:
     def rows(self, index: Tensor) -> Batch:
         """Some of the sequences, as wide as the longest of them."""
         width = int(self.lengths_B[index].max())
-        return Batch(self.ids_BW[index, :width], self.prompt_lengths_B[index], self.lengths_B[index])
+        return Batch(
+            self.ids_BW[index, :width], self.prompt_lengths_B[index], self.lengths_B[index], self.prompt_B[index]
+        )
 
     def __len__(self) -> int:
         return len(self.lengths_B)
@@ -51,18 +55,103 @@ def make_batch(
     device: torch.device | None = None,
 ) -> Batch:
     joined = [[*p, *c] for p, c in zip(prompts, completions, strict=True)]
+    numbers: dict[tuple[int, ...], int] = {}
     return Batch(
         pad(joined, pad_id, device),
         torch.tensor([len(p) for p in prompts], device=device),
         torch.tensor([len(j) for j in joined], device=device),
+        torch.tensor([numbers.setdefault(tuple(p), len(numbers)) for p in prompts], device=device),
     )
 
 
-def masked_logprobs(policy: Decoder, batch: Batch, temperature: float = 1.0) -> Tensor:
+# --------------------------------------------------------------------------- a prompt read once for all its answers
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A batch with each prompt once, its answers behind it, each of which sees the prompt and itself alone.
+
+    Rows R of width W. `source_N`: where the state stands that predicts each of the batch's masked tokens, in their order, as an
+    index into the R·W states; `last_B`: the same for each sequence's last token.
+    """
+
+    ids_RW: Tensor
+    positions_RW: Tensor
+    visible_RWW: Tensor
+    source_N: Tensor
+    last_B: Tensor
+
+
+def pack(batch: Batch) -> Packed | None:
+    """None where it would not pay: no prompt of the batch has two answers on the average."""
+    numbers = batch.prompt_B.tolist()
+    if len(numbers) < 2 * len(set(numbers)):
+        return None
+    ids, lengths, prompt_lengths = batch.ids_BW.tolist(), batch.lengths_B.tolist(), batch.prompt_lengths_B.tolist()
+    widest = 2 * max(
+        lengths
+    )  # attention grows with the square of the width: a prompt of many answers gets several rows
+    lines: list[list[int]] = []
+    parts: list[list[int]] = []  # 0: prompt, 1, 2, …: its answers
+    positions: list[list[int]] = []
+    open_line: dict[int, int] = {}
+    sources: list[list[tuple[int, int]]] = []
+    last: list[tuple[int, int]] = []
+    for row, number in enumerate(numbers):
+        prompt, answer = ids[row][: prompt_lengths[row]], ids[row][prompt_lengths[row] : lengths[row]]
+        line = open_line.get(number)
+        if line is None or len(lines[line]) + len(answer) > widest:
+            line = open_line[number] = len(lines)
+            lines.append(list(prompt))
+            parts.append([0] * len(prompt))
+            positions.append(list(range(len(prompt))))
+        start = len(lines[line])
+        lines[line] += answer
+        parts[line] += [parts[line][-1] + 1] * len(answer)
+        positions[line] += range(len(prompt), len(prompt) + len(answer))
+        sources.append([(line, len(prompt) - 1), *((line, start + i) for i in range(len(answer) - 1))][: len(answer)])
+        last.append((line, len(lines[line]) - 1))
+    device, width = batch.ids_BW.device, max(map(len, lines))
+    parts_RW = pad(parts, -1, device)
+    same_RWW = (parts_RW[:, None, :] == parts_RW[:, :, None]) | (parts_RW[:, None, :] == 0)
+    earlier_WW = torch.ones(width, width, dtype=torch.bool, device=device).tril()
+    return Packed(
+        pad(lines, ids[0][0], device),
+        pad(positions, 0, device),
+        same_RWW & earlier_WW,
+        torch.tensor([line * width + i for found in sources for line, i in found], device=device),
+        torch.tensor([line * width + i for line, i in last], device=device),
+    )
+
+
+def answer_states(trunk: Trunk | ForeignTrunk, batch: Batch) -> Tensor:
+    """Hidden states [N, D] that predict the masked tokens, row after row. A shared prompt is read once."""
+    if isinstance(trunk, Trunk) and (packed := pack(batch)) is not None:
+        return packed_states(trunk, packed)[packed.source_N]
+    hidden: Tensor = trunk(batch.ids_BW)
+    return hidden[:, :-1][batch.mask_BT]
+
+
+def last_states(trunk: Trunk | ForeignTrunk, batch: Batch) -> Tensor:
+    """Hidden states [B, D] at each sequence's last token. A shared prompt is read once."""
+    if isinstance(trunk, Trunk) and (packed := pack(batch)) is not None:
+        return packed_states(trunk, packed)[packed.last_B]
+    hidden: Tensor = trunk(batch.ids_BW)
+    return hidden[torch.arange(len(batch), device=hidden.device), batch.lengths_B - 1]
+
+
+def packed_states(trunk: Trunk, packed: Packed) -> Tensor:
+    hidden_RWD: Tensor = trunk(packed.ids_RW, packed.positions_RW, packed.visible_RWW)
+    return hidden_RWD.flatten(0, 1)
+
+
+# --------------------------------------------------------------------------------------------------- log-probs
+
+
+def masked_logprobs(policy: LanguageModel, batch: Batch, temperature: float = 1.0) -> Tensor:
     """log π of the completions' tokens alone, [N], row after row: most of a batch's logits are never made."""
-    mask_BT = batch.mask_BT
-    hidden_ND = policy.hidden(batch.ids_BW)[:, :-1][mask_BT]
-    return linear_logprobs(hidden_ND, policy.output_weight(), batch.ids_BW[:, 1:][mask_BT], temperature)
+    targets_N = batch.ids_BW[:, 1:][batch.mask_BT]
+    return policy.logprobs(answer_states(policy.model, batch), targets_N, temperature)
 
 
 def spread(values_N: Tensor, mask_BT: Tensor) -> Tensor:
@@ -70,7 +159,7 @@ def spread(values_N: Tensor, mask_BT: Tensor) -> Tensor:
     return torch.zeros(mask_BT.shape, dtype=values_N.dtype, device=values_N.device).masked_scatter(mask_BT, values_N)
 
 
-def sequence_logprobs(policy: Decoder, batch: Batch, temperature: float = 1.0) -> Tensor:
+def sequence_logprobs(policy: LanguageModel, batch: Batch, temperature: float = 1.0) -> Tensor:
     """log π of each completion token, [B, T], zero off the mask."""
     return spread(masked_logprobs(policy, batch, temperature), batch.mask_BT)
 
@@ -84,3 +173,55 @@ def by_length(lengths: Sequence[int], size: int) -> list[list[int]]:
     """Indices in batches of `size` of similar length, shortest first: little padding, few shapes."""
     order = sorted(range(len(lengths)), key=lambda i: (lengths[i], i))
     return [order[s] for s in slices(len(order), size)]
+
+
+def micro_batches(rows: Tensor, lengths_B: Tensor, size: int) -> list[Tensor]:
+    """Some rows of a step cut into parts of similar length. A loss that divides by the step's own count is the same
+    however it is cut, and less of each part is padding."""
+    return list(rows[lengths_B[rows.to(lengths_B.device)].argsort(stable=True).to(rows.device)].split(size))
+
+
+def length_batches(lengths: Sequence[int], size: int, seed: int, purpose: str, epoch: int) -> list[list[int]]:
+    """A pass over all indices in batches of similar length in random order: sorted within blocks of 16 batches, then
+    shuffled. Known from (seed, purpose, epoch) alone."""
+    order = shuffled(len(lengths), seed, purpose, epoch).tolist()
+    batches = []
+    for block in slices(len(order), 16 * size):
+        inside = order[block]
+        batches += [[inside[j] for j in group] for group in by_length([lengths[i] for i in inside], size)]
+    return [batches[i] for i in shuffled(len(batches), seed, f"{purpose}-batches", epoch).tolist()]
+
+
+@dataclass(frozen=True)
+class Group:
+    """A prompt's ids, its answers' ids, and pairs (better, worse, weight) of indices into the answers."""
+
+    prompt: list[int]
+    answers: list[list[int]]
+    pairs: list[tuple[int, int, float]]
+
+    @property
+    def length(self) -> int:
+        return len(self.prompt) + max(map(len, self.answers))
+
+
+def group_batch(groups: Sequence[Group], pad_id: int, device: torch.device) -> Batch:
+    """Every answer of every group once, group after group."""
+    prompts = [group.prompt for group in groups for _ in group.answers]
+    return make_batch(prompts, [answer for group in groups for answer in group.answers], pad_id, device)
+
+
+def index_pairs(groups: Sequence[Group], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Pairs of all groups as indices into the flat list of answers, with their weights."""
+    better, worse, weight, offset = [], [], [], 0
+    for group in groups:
+        for b, w, share in group.pairs:
+            better.append(offset + b)
+            worse.append(offset + w)
+            weight.append(share)
+        offset += len(group.answers)
+    return (
+        torch.tensor(better, device=device),
+        torch.tensor(worse, device=device),
+        torch.tensor(weight, dtype=torch.float32, device=device),
+    )

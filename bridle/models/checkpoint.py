@@ -86,6 +86,10 @@ def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
         raise OSError(errno.ENOSPC if "No space" in str(error) else errno.EIO, str(error)) from error
 
 
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    return load_file(path)
+
+
 def gather(state: TrainingState) -> dict[str, Tensor]:
     tensors = {}
     for name, module in state.modules.items():

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bridle.core.errors import DataError, UnsupportedModel
+from bridle.maths.logprobs import linear_logprobs
 
 ARCHITECTURES = {
     "llama": "LlamaForCausalLM",
@@ -146,8 +147,8 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat((a * cos - b * sin, b * cos + a * sin), -1)
 
 
-def attend(q_BHTE: Tensor, k_BKSE: Tensor, v_BKSE: Tensor, bias_TS: Tensor | None) -> Tensor:
-    """softmax(q kᵀ / √E + bias) v, [B, H, T, E]; `bias_TS` None means causal with T = S.
+def attend(q_BHTE: Tensor, k_BKSE: Tensor, v_BKSE: Tensor, bias: Tensor | None) -> Tensor:
+    """softmax(q kᵀ / √E + bias) v, [B, H, T, E]; bias [T, S] or [B, T, S], None means causal with T = S.
 
     Query heads that share a key head are folded into rows, so keys are never repeated. On a CPU three plain products
     beat the fused kernel at these lengths (its backward is several times slower); elsewhere the fused kernel runs.
@@ -155,13 +156,15 @@ def attend(q_BHTE: Tensor, k_BKSE: Tensor, v_BKSE: Tensor, bias_TS: Tensor | Non
     B, H, T, E = q_BHTE.shape
     K, S = k_BKSE.shape[1], k_BKSE.shape[2]
     if q_BHTE.device.type != "cpu":
+        mask = bias[:, None] if bias is not None and bias.dim() == 3 else bias
         return F.scaled_dot_product_attention(
-            q_BHTE, k_BKSE, v_BKSE, attn_mask=bias_TS, is_causal=bias_TS is None, enable_gqa=H != K
+            q_BHTE, k_BKSE, v_BKSE, attn_mask=mask, is_causal=bias is None, enable_gqa=H != K
         )
-    if bias_TS is None:
-        bias_TS = causal_bias(T, q_BHTE)
+    if bias is None:
+        bias = causal_bias(T, q_BHTE)
+    bias = bias.repeat_interleave(K, 0).repeat(1, H // K, 1) if bias.dim() == 3 else bias.repeat(H // K, 1)
     q = q_BHTE.reshape(B * K, H // K * T, E)
-    scores = torch.baddbmm(bias_TS.repeat(H // K, 1), q, k_BKSE.reshape(B * K, S, E).transpose(1, 2), alpha=E**-0.5)
+    scores = torch.baddbmm(bias, q, k_BKSE.reshape(B * K, S, E).transpose(1, 2), alpha=E**-0.5)
     return torch.bmm(scores.softmax(-1), v_BKSE.reshape(B * K, S, E)).view(B, H, T, E)
 
 
@@ -214,7 +217,7 @@ class Attention(nn.Module):
             self.q_norm = RMSNorm(config.head_size, config.norm_eps)
             self.k_norm = RMSNorm(config.head_size, config.norm_eps)
 
-    def forward(self, x_BTD: Tensor, cos: Tensor, sin: Tensor, bias_TS: Tensor | None) -> Tensor:
+    def forward(self, x_BTD: Tensor, cos: Tensor, sin: Tensor, bias: Tensor | None) -> Tensor:
         B, T, _ = x_BTD.shape
         E = self.config.head_size
         q = self.q_proj(x_BTD).view(B, T, self.config.heads, E)
@@ -224,7 +227,7 @@ class Attention(nn.Module):
             q, k = self.q_norm(q), self.k_norm(k)
         cos, sin = cos.to(q.dtype), sin.to(q.dtype)
         q, k = rotate(q.transpose(1, 2), cos, sin), rotate(k.transpose(1, 2), cos, sin)
-        mixed = attend(q, k, v.transpose(1, 2), None if bias_TS is None else bias_TS.to(q.dtype))
+        mixed = attend(q, k, v.transpose(1, 2), None if bias is None else bias.to(q.dtype))
         return self.o_proj(mixed.transpose(1, 2).reshape(B, T, -1))
 
 
@@ -247,9 +250,14 @@ class Layer(nn.Module):
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.norm_eps)
         self.mlp = MLP(config)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, bias_TS: Tensor | None) -> Tensor:
-        x = x + self.self_attn(self.input_layernorm(x), cos, sin, bias_TS)
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, bias: Tensor | None) -> Tensor:
+        x = x + self.self_attn(self.input_layernorm(x), cos, sin, bias)
         return x + self.mlp(self.post_attention_layernorm(x))
+
+
+def check_width(width: int, max_positions: int) -> None:
+    if width > max_positions:
+        raise DataError(f"a sequence of {width} tokens does not fit the model's context of {max_positions}; shorten it")
 
 
 class Trunk(nn.Module):
@@ -269,18 +277,25 @@ class Trunk(nn.Module):
             self.tables = rope_tables(self.config, weight.dtype, weight.device)
         return self.tables
 
-    def forward(self, ids_BT: Tensor) -> Tensor:
-        """ids [B, T], padded on the right → hidden states [B, T, D]. Causality alone hides padding that comes last."""
+    def forward(self, ids_BT: Tensor, positions_BT: Tensor | None = None, visible_BTT: Tensor | None = None) -> Tensor:
+        """ids [B, T], padded on the right → hidden states [B, T, D]. Causality alone hides padding that comes last.
+
+        With `positions` and `visible` (which tokens a token may look at) rows may be laid out in another way.
+        """
         T = ids_BT.shape[1]
-        if T > self.config.max_positions:
-            raise DataError(
-                f"a sequence of {T} tokens does not fit the model's context of {self.config.max_positions}; shorten it"
-            )
         cos, sin = self.rope()
         x = self.embed_tokens(ids_BT)
-        bias_TT = causal_bias(T, x) if x.device.type == "cpu" else None
+        if positions_BT is None or visible_BTT is None:
+            check_width(T, self.config.max_positions)
+            cos, sin = cos[:T], sin[:T]
+            bias = causal_bias(T, x) if x.device.type == "cpu" else None
+        else:
+            check_width(int(positions_BT.max()) + 1, self.config.max_positions)
+            cos, sin = cos[positions_BT][:, None], sin[positions_BT][:, None]  # [B, 1, T, E/2]
+            bias = torch.zeros(visible_BTT.shape, dtype=x.dtype, device=x.device)
+            bias = bias.masked_fill(~visible_BTT, float("-inf"))
         for layer in self.layers:
-            x = layer(x, cos[:T], sin[:T], bias_TT)
+            x = layer(x, cos, sin, bias)
         return self.norm(x)
 
 
@@ -302,6 +317,10 @@ class Decoder(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         return F.linear(hidden, self.output_weight())
+
+    def logprobs(self, hidden_ND: Tensor, targets_N: Tensor, temperature: float = 1.0) -> Tensor:
+        """log π of the targets, [N], without the whole matrix of logits."""
+        return linear_logprobs(hidden_ND, self.output_weight(), targets_N, temperature)
 
     def forward(self, ids_BT: Tensor) -> Tensor:
         return self.logits(self.hidden(ids_BT))

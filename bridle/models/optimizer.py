@@ -6,6 +6,7 @@ dozens of equal shape. Stacking them takes the step from about 40 to 10 ms at 1.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 
 import torch
@@ -77,11 +78,14 @@ def adamw(module: nn.Module, lr: float, weight_decay: float = 0.0) -> list[torch
 
 
 def muon(module: nn.Module, lr: float, weight_decay: float = 0.01) -> list[torch.optim.Optimizer]:
-    """Muon for the layers' matrices; AdamW at a fifth of the rate for embeddings, norms, biases and heads."""
+    """Muon for the layers' matrices; AdamW at a fifth of the rate for embeddings, norms, biases and heads.
+
+    What a layer holds has the layer's number in its name, whatever the family calls its layers.
+    """
     matrices: list[nn.Parameter] = []
     rest: list[nn.Parameter] = []
     for name, parameter in module.named_parameters():
-        (matrices if parameter.dim() == 2 and ".layers." in name else rest).append(parameter)
+        (matrices if parameter.dim() == 2 and re.search(r"\.\d+\.", name) else rest).append(parameter)
     return [
         Muon(matrices, lr, weight_decay=weight_decay),
         torch.optim.AdamW(rest, lr / 5, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.0),

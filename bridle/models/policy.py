@@ -1,4 +1,7 @@
-"""Policies and reward models as folders: Hugging Face's layout in, the same layout out, identity by content hash."""
+"""Policies and reward models as folders: Hugging Face's layout in, the same layout out, identity by content hash.
+
+The native decoder takes the shapes that it knows; transformers runs every other causal language model (`foreign.py`).
+"""
 
 from __future__ import annotations
 
@@ -13,11 +16,20 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from bridle.core.errors import ModelError
+from bridle.core.errors import ModelError, UnsupportedModel
 from bridle.core.files import file_hash, whole_folder
 from bridle.core.records import content_hash
 from bridle.models.checkpoint import save_tensors
-from bridle.models.decoder import Decoder, DecoderConfig
+from bridle.models.decoder import Decoder, DecoderConfig, Trunk
+from bridle.models.foreign import (
+    ForeignConfig,
+    ForeignTrunk,
+    LanguageModel,
+    huggingface_tensors,
+    load_foreign,
+    load_foreign_trunk,
+    scorer_architecture,
+)
 from bridle.models.scorer import Scorer
 from bridle.models.template import Template, load_template, read_json
 
@@ -26,7 +38,7 @@ from bridle.models.template import Template, load_template, read_json
 class Policy:
     """A language model with its template. `stamp` names the exact weights: the folder's hash and the steps since."""
 
-    module: Decoder
+    module: LanguageModel
     template: Template
     origin: str  # content hash of the folder it was loaded from, or a name for weights made from nothing
     step: int = 0
@@ -53,34 +65,48 @@ class RewardModel:
 
 
 def load_policy(folder: Path, device: torch.device) -> Policy:
-    config = read_config(folder)
-    module = Decoder(config)
-    tensors = read_tensors(folder)
-    if config.tie_embeddings:
-        tensors.pop("lm_head.weight", None)  # some writers store the tied matrix twice
-    fill(module, tensors, folder)
-    return Policy(module.to(device), fitting_template(folder, config), folder_hash(folder))
+    raw = read_config(folder)
+    config = native_config(folder, raw)
+    module: LanguageModel
+    if config is None:
+        weight_files(folder)  # transformers would go on to look for files of other kinds
+        module = load_foreign(folder, raw, device)
+    else:
+        module = Decoder(config)
+        tensors = read_tensors(folder)
+        if config.tie_embeddings:
+            tensors.pop("lm_head.weight", None)  # some writers store the tied matrix twice
+        fill(module, tensors, folder)
+    return Policy(module.to(device), fitting_template(folder, module.config), folder_hash(folder))
 
 
 def load_reward_model(folder: Path, device: torch.device) -> RewardModel:
     """Strict: a missing head or a probe that scores otherwise than when saved is refused."""
-    config = read_config(folder)
+    raw = read_config(folder)
     notes = read_json(folder / "bridle_reward.json")
     if not {"centre", "scale", "probes"} <= set(notes):
         raise ModelError(
             f"{folder} has no bridle_reward.json with centre, scale and probes, so its scores have no meaning; "
             "train it with `bridle train reward`"
         )
-    module = Scorer(config)
-    fill(module, read_tensors(folder), folder)
+    config, tensors = native_config(folder, raw), read_tensors(folder)
+    if config is None:
+        head = tensors.get("score.weight")
+        if head is None or len(head) != 1:
+            raise ModelError(f"{folder} has no score.weight of one row, so it is no reward model")
+        module = Scorer(load_foreign_trunk(folder, raw, device, head.shape[1]))
+        module.score.load_state_dict({"weight": head})
+    else:
+        module = Scorer(Trunk(config))
+        fill(module, tensors, folder)
     module.to(device)
-    template = fitting_template(folder, config)
+    template = fitting_template(folder, module.config)
     model = RewardModel(module, template, folder_hash(folder), notes["centre"], notes["scale"], notes["probes"])
     check_probes(model, folder)
     return model
 
 
-def fitting_template(folder: Path, config: DecoderConfig) -> Template:
+def fitting_template(folder: Path, config: DecoderConfig | ForeignConfig) -> Template:
     """The folder's template, once no token of it lies outside the model's embeddings."""
     template = load_template(folder)
     entries = template.tokenizer.get_vocab_size()
@@ -115,7 +141,11 @@ def save_policy(folder: Path, policy: Policy) -> str:
 
 def save_reward_model(folder: Path, model: RewardModel) -> str:
     raw = model.module.config.to_huggingface()
-    raw["architectures"] = [raw["architectures"][0].replace("ForCausalLM", "ForSequenceClassification")]
+    if isinstance(model.module.model, ForeignTrunk):
+        name = scorer_architecture(raw["model_type"])
+    else:
+        name = raw["architectures"][0].replace("ForCausalLM", "ForSequenceClassification")
+    raw |= {"architectures": [name]} if name else {}
     raw |= {"num_labels": 1, "id2label": {"0": "reward"}, "label2id": {"reward": 0}, "problem_type": "regression"}
     notes = {"centre": model.centre, "scale": model.scale, "temperature": 1.0, "probes": model.probes}
     with whole_folder(folder) as new:
@@ -124,18 +154,21 @@ def save_reward_model(folder: Path, model: RewardModel) -> str:
     return folder_hash(folder)
 
 
-def write_model(folder: Path, module: nn.Module, raw: dict[str, Any], template: Template) -> None:
+def write_model(folder: Path, module: LanguageModel | Scorer, raw: dict[str, Any], template: Template) -> None:
     stops = sorted(template.stop_ids)
     raw |= {"eos_token_id": stops[0] if len(stops) == 1 else stops, "pad_token_id": template.pad_id, "dtype": "float32"}
     if template.bos_token:
         raw["bos_token_id"] = template.bos_ids[0]
     (folder / "config.json").write_text(json.dumps(raw, indent=2), "utf-8")
-    template.save(folder, raw["max_position_embeddings"])
-    tensors = {name: t.detach().to("cpu", torch.float32).contiguous() for name, t in module.state_dict().items()}
-    save_tensors(tensors, folder / "model.safetensors")
+    template.save(folder, module.config.max_positions)
+    state = {name: tensor.detach().cpu() for name, tensor in module.state_dict().items()}
+    tensors = {name: t.float() if t.is_floating_point() else t for name, t in state.items()}
+    if isinstance(module.model, ForeignTrunk):
+        tensors = huggingface_tensors(module.model, tensors)
+    save_tensors({name: t.contiguous() for name, t in tensors.items()}, folder / "model.safetensors")
 
 
-def read_config(folder: Path) -> DecoderConfig:
+def read_config(folder: Path) -> dict[str, Any]:
     if not folder.is_dir():
         raise ModelError(
             f"no model folder at {folder}; name one with config.json, model.safetensors and tokenizer.json"
@@ -143,8 +176,15 @@ def read_config(folder: Path) -> DecoderConfig:
     raw = read_json(folder / "config.json")
     if not raw:
         raise ModelError(f"{folder} has no config.json, so it is no Hugging Face model folder")
+    return raw
+
+
+def native_config(folder: Path, raw: Mapping[str, Any]) -> DecoderConfig | None:
+    """The native decoder's numbers; None for an architecture or a feature that it does not know."""
     try:
         return DecoderConfig.from_huggingface(raw)
+    except UnsupportedModel:
+        return None
     except KeyError as error:
         raise ModelError(
             f"{folder / 'config.json'} lacks {error}, which a {raw.get('model_type')} model needs"
@@ -153,14 +193,18 @@ def read_config(folder: Path) -> DecoderConfig:
         raise ModelError(f"{folder / 'config.json'} holds a value of the wrong type: {error}") from error
 
 
-def read_tensors(folder: Path) -> dict[str, Tensor]:
+def weight_files(folder: Path) -> list[Path]:
     index = read_json(folder / "model.safetensors.index.json")
-    names = sorted(set(index.get("weight_map", {}).values())) or ["model.safetensors"]
-    tensors: dict[str, Tensor] = {}
-    for name in names:
-        path = folder / name
+    paths = [folder / name for name in sorted(set(index.get("weight_map", {}).values())) or ["model.safetensors"]]
+    for path in paths:
         if not path.is_file():
-            raise ModelError(f"{folder} lacks {name}; bridle reads safetensors only")
+            raise ModelError(f"{folder} lacks {path.name}; bridle reads safetensors only")
+    return paths
+
+
+def read_tensors(folder: Path) -> dict[str, Tensor]:
+    tensors: dict[str, Tensor] = {}
+    for path in weight_files(folder):
         try:
             tensors |= load_file(path)
         except (SafetensorError, OSError) as error:

@@ -1,24 +1,28 @@
-"""A decoder's trunk with a linear head: a reward model reads the last token, a critic every token.
+"""A language model's trunk with a linear head: a reward model reads the last token, a critic every token.
 
 Saved as Hugging Face's `…ForSequenceClassification` (one logit) with `bridle_reward.json` beside it.
 """
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import torch
 from torch import Tensor, nn
 
-from bridle.models.decoder import Decoder, DecoderConfig, Trunk
+from bridle.models.batches import Batch, last_states
+from bridle.models.decoder import Trunk
+from bridle.models.foreign import ForeignTrunk, LanguageModel
 
 
 class Scorer(nn.Module):
-    """Names are Hugging Face's: `model.*` for the trunk, `score.weight` [1, D] for the head."""
+    """`model` is the trunk, native or of transformers, `score.weight` [1, D] the head."""
 
-    def __init__(self, config: DecoderConfig) -> None:
+    def __init__(self, trunk: Trunk | ForeignTrunk) -> None:
         super().__init__()
-        self.config = config
-        self.model = Trunk(config)
-        self.score = nn.Linear(config.hidden_size, 1, bias=False)
+        self.config = trunk.config
+        self.model = trunk
+        self.score = nn.Linear(trunk.config.hidden_size, 1, bias=False)
 
     def values(self, ids_BT: Tensor) -> Tensor:
         """A number at every position, [B, T], in float32 or wider."""
@@ -31,6 +35,10 @@ class Scorer(nn.Module):
         last_BD = hidden_BTD[torch.arange(len(lengths_B), device=ids_BT.device), lengths_B - 1]
         return self._head(last_BD)
 
+    def batch_scores(self, batch: Batch) -> Tensor:
+        """The same of a batch, in which a prompt that several answers share is read once."""
+        return self._head(last_states(self.model, batch))
+
     def _head(self, hidden: Tensor) -> Tensor:
         # The head is one row: full precision costs nothing there, and a score's last digits matter to whoever compares.
         weight = self.score.weight
@@ -38,10 +46,9 @@ class Scorer(nn.Module):
             return (hidden.to(weight.dtype) * weight[0]).sum(-1)
 
 
-def scorer_from(policy: Decoder, generator: torch.Generator) -> Scorer:
+def scorer_from(policy: LanguageModel, generator: torch.Generator) -> Scorer:
     """A scorer on a copy of a language model's trunk; head normal with std 1/√(D+1) (Ouyang 2022's released code)."""
-    scorer = Scorer(policy.config)
-    scorer.model.load_state_dict(policy.model.state_dict())
+    scorer = Scorer(deepcopy(policy.model))
     init_head(scorer, generator)
     return scorer.to(policy.output_weight().device)
 
@@ -54,7 +61,6 @@ def init_head(scorer: Scorer, generator: torch.Generator) -> None:
 
 def critic_from(scorer: Scorer) -> Scorer:
     """The reward model's trunk with a zero head: a critic that first predicts 0, the mean of a centred reward."""
-    critic = Scorer(scorer.config)
-    critic.load_state_dict(scorer.state_dict())
+    critic = deepcopy(scorer)
     nn.init.zeros_(critic.score.weight)
-    return critic.to(scorer.score.weight.device)
+    return critic

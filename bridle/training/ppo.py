@@ -11,47 +11,30 @@ Shapes: B answers of a step, T predictions (see models/batches.py), M answers of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from bridle.core.errors import NoUsableRows, TrainingStopped
+from bridle.core.errors import NoUsableRows
 from bridle.core.recipe import PPOSection
-from bridle.core.records import Completion, FinishReason, Prompt, Reward
+from bridle.core.records import Prompt, Reward
 from bridle.core.runlog import Run
-from bridle.generation.engine import Engine, answer_prompts
+from bridle.generation.engine import Engine
 from bridle.generation.sampling import Sampling
 from bridle.maths.advantages import gae, place_at_end, whiten
 from bridle.maths.kl import KLControl, k1, k3
 from bridle.maths.losses import clipped_policy, clipped_value, next_token
 from bridle.maths.statistics import mean_and_se
-from bridle.models.batches import Batch, make_batch, masked_logprobs, sequence_logprobs, slices, spread
+from bridle.models.batches import make_batch, masked_logprobs, micro_batches, sequence_logprobs
 from bridle.models.checkpoint import TrainingState, restore_checkpoint, save_checkpoint
 from bridle.models.device import Device
 from bridle.models.optimizer import OPTIMIZERS
 from bridle.models.policy import Policy
 from bridle.models.randomness import derived_seed, shuffled
 from bridle.models.scorer import Scorer
-
-GAP_ALARM = 0.05  # nats a token; bfloat16 stays near .01
-
-Observe = Callable[[Sequence[Prompt], Sequence[Completion]], Mapping[str, float]]
-
-
-@dataclass(frozen=True)
-class Rollout:
-    """The answers of one step that could be scored, as tensors. Off the mask every [B, T] tensor is zero."""
-
-    batch: Batch
-    mask_BT: Tensor
-    old_logp_BT: Tensor  # of the distribution that was sampled from
-    score_B: Tensor  # from the reward source
-    reward_B: Tensor  # the same with the missing-stop penalty taken off
-    completions: list[Completion]
-    prompts: list[Prompt]
-    unscored: int
+from bridle.rewards.rollout import Observe, Rollout, answer_figures, gap_warning, roll_out, take_prompts
 
 
 @dataclass(frozen=True)
@@ -63,55 +46,6 @@ class Estimates:
     figures: dict[str, float]
 
 
-def take_prompts(prompts: Sequence[Prompt], step: int, count: int, seed: int) -> list[Prompt]:
-    """The next `count` prompts of an endless series of shuffled passes."""
-    taken = []
-    for number in range(step * count, (step + 1) * count):
-        epoch, position = divmod(number, len(prompts))
-        taken.append((epoch, position))
-    orders = {epoch: shuffled(len(prompts), seed, "ppo-prompts", epoch) for epoch in {e for e, _ in taken}}
-    return [prompts[int(orders[epoch][position])] for epoch, position in taken]
-
-
-def roll_out(
-    policy: Policy,
-    engine: Engine,
-    reward: Reward,
-    prompts: Sequence[Prompt],
-    config: PPOSection,
-    sampling: Sampling,
-    device: Device,
-    seed: int,
-) -> Rollout:
-    """Answer and score. Answers whose reward is None or not finite are left out and counted, never taken for 0."""
-    completions = answer_prompts(engine, policy, prompts, sampling, seed=seed)
-    stale = {c.weight_stamp for c in completions} - {policy.stamp}
-    if stale:
-        raise TrainingStopped(f"answers come from weights {sorted(stale)} where {policy.stamp} was expected")
-    scores = reward(prompts, completions)
-    if len(scores) != len(completions):
-        raise TrainingStopped(
-            f"the reward source gave {len(scores)} scores for {len(completions)} answers; it must give one for each"
-        )
-    kept = [i for i, s in enumerate(scores) if s is not None and s == s and abs(s) != float("inf")]
-    if not kept:
-        raise TrainingStopped(
-            f"none of {len(scores)} answers got a finite reward; look at the reward source before going on"
-        )
-    prompts, completions = [prompts[i] for i in kept], [completions[i] for i in kept]
-    score_B = torch.tensor([float(scores[i] or 0.0) for i in kept], device=device.torch)
-    cut_off_B = torch.tensor([c.finish_reason is FinishReason.LENGTH for c in completions], device=device.torch)
-    reward_B = score_B - config.missing_stop_penalty * cut_off_B
-    batch = make_batch(
-        policy.template.prompt_ids(prompts), [c.token_ids for c in completions], policy.template.pad_id, device.torch
-    )
-    mask_BT = batch.mask_BT
-    flat = [logp for c in completions for logp in c.sampled_logprobs]
-    old_logp_BT = spread(torch.tensor(flat, dtype=torch.float32, device=device.torch), mask_BT)
-    unscored = len(scores) - len(kept)
-    return Rollout(batch, mask_BT, old_logp_BT, score_B, reward_B, list(completions), list(prompts), unscored)
-
-
 @torch.no_grad()
 def estimate(
     rollout: Rollout, reference: Policy, critic: Scorer, beta: float, config: PPOSection, device: Device
@@ -119,12 +53,12 @@ def estimate(
     """KL to the reference, the critic's values, advantages and returns."""
     batch, mask_BT = rollout.batch, rollout.mask_BT
     reference_BT, values_BT = torch.zeros_like(rollout.old_logp_BT), torch.zeros_like(rollout.old_logp_BT)
-    for part in slices(len(batch), config.batch_size):
-        rows = batch.rows(torch.arange(part.start, part.stop, device=device.torch))
+    for part in micro_batches(torch.arange(len(batch)), batch.lengths_B, config.batch_size):
+        rows = batch.rows(part.to(device.torch))
         width = rows.ids_BW.shape[1] - 1
         with device.autocast():
-            reference_BT[part, :width] = sequence_logprobs(reference.module, rows, config.temperature)
-            values_BT[part, :width] = critic.values(rows.ids_BW)[:, :-1]
+            reference_BT[part, :width] = sequence_logprobs(reference.module, rows, config.temperature).to(reference_BT)
+            values_BT[part, :width] = critic.values(rows.ids_BW)[:, :-1].to(values_BT)
     values_BT = torch.where(mask_BT, values_BT, 0.0)
     kl_BT = k1(rollout.old_logp_BT, reference_BT, mask_BT)
     rewards_BT = place_at_end(rollout.reward_B, mask_BT) - beta * kl_BT
@@ -164,7 +98,7 @@ def improve(
             shuffled(len(rollout.batch), seed, "ppo-minibatches", number).chunk(config.minibatches)
         ):
             tokens = rollout.mask_BT[mini_M].sum()
-            for rows in mini_M.split(config.batch_size):
+            for rows in micro_batches(mini_M, rollout.batch.lengths_B, config.batch_size):
                 micro = rollout.batch.rows(rows.to(device.torch))
                 width = micro.ids_BW.shape[1] - 1
                 mask_MT = rollout.mask_BT[rows, :width]
@@ -250,10 +184,11 @@ def train(
     for step in range(done, config.steps):
         engine.load(policy)
         # 1. answer prompts  2. score the answers
-        asked = take_prompts(prompts, step, config.prompts_per_step, seed)
+        asked = take_prompts(prompts, step, config.prompts_per_step, seed, "ppo-prompts")
         rollout = roll_out(
-            policy, engine, reward, asked, config, sampling, device, derived_seed(seed, "ppo-rollout", step)
-        )
+            policy, engine, reward, asked, sampling, device, derived_seed(seed, "ppo-rollout", step),
+            missing_stop_penalty=config.missing_stop_penalty,
+        )  # fmt: skip
         # 3. estimate advantages
         estimates = estimate(rollout, reference, critic, control.beta, config, device)
         # 4. improve policy and critic a little
@@ -267,25 +202,11 @@ def train(
             **answer_figures(rollout),
             **(observe(rollout.prompts, rollout.completions) if observe else {}),
         }
-        if updates["logprob_gap"] > GAP_ALARM:
-            run.progress.say(
-                f"the engine's log-probs differ from the training pass by {updates['logprob_gap']:.3f} nats a token on average; "
-                "set model.precision to float32 if this stays"
-            )
+        if warning := gap_warning(updates["logprob_gap"]):
+            run.progress.say(warning)
         control = control.after(estimates.figures["kl"])
         run.log(step, config.steps, figures)
         if run.due(step + 1, config.checkpoint_every, config.steps):
             save_checkpoint(run.checkpoints, step + 1, state, {"beta": control.beta, "figures": figures}, run.key)
             run.saved(step + 1, config.steps)
     return {"steps": config.steps, **figures}
-
-
-def answer_figures(rollout: Rollout) -> dict[str, float]:
-    """What the answers look like: length in tokens, share cut off, share of distinct texts, answers without a reward."""
-    completions = rollout.completions
-    return {
-        "length": sum(len(c.token_ids) for c in completions) / len(completions),
-        "cut_off": sum(c.finish_reason is FinishReason.LENGTH for c in completions) / len(completions),
-        "distinct": len({c.text for c in completions}) / len(completions),
-        "unscored": rollout.unscored,
-    }

@@ -10,7 +10,6 @@ Shapes: B answers of a batch, P pairs.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -19,21 +18,11 @@ from bridle.core.errors import NoUsableRows
 from bridle.core.recipe import RewardSection
 from bridle.core.runlog import Run
 from bridle.maths.losses import bradley_terry, score_size
-from bridle.models.batches import make_batch
+from bridle.models.batches import Group, group_batch, index_pairs, length_batches
 from bridle.models.checkpoint import TrainingState, restore_checkpoint, save_checkpoint
 from bridle.models.device import Device
 from bridle.models.optimizer import OPTIMIZERS, peak_rates, take_step, warm_then_linear
 from bridle.models.policy import RewardModel
-from bridle.models.randomness import shuffled
-
-
-@dataclass(frozen=True)
-class Group:
-    """A prompt's ids, its answers' ids, and pairs (better, worse, weight) of indices into the answers."""
-
-    prompt: list[int]
-    answers: list[list[int]]
-    pairs: list[tuple[int, int, float]]
 
 
 def train(
@@ -58,20 +47,18 @@ def train(
     done, _ = restore_checkpoint(run.checkpoints, state, run.key, run.progress.say)
     run.rewind(done)
     usable = [group for group in groups if group.pairs]
+    lengths = [group.length for group in usable]
     plan = [
-        rows.tolist()
-        for epoch in range(epochs)
-        for rows in shuffled(len(usable), seed, "reward", epoch).split(config.batch_size)
+        rows for epoch in range(epochs) for rows in length_batches(lengths, config.batch_size, seed, "reward", epoch)
     ]
     for step in range(done, len(plan)):
         # 1. prompts with all their answers
         chosen = [usable[i] for i in plan[step]]
         better_P, worse_P, weight_P = index_pairs(chosen, device.torch)
-        prompts = [group.prompt for group in chosen for _ in group.answers]
-        batch = make_batch(prompts, [a for group in chosen for a in group.answers], pad_id, device.torch)
+        batch = group_batch(chosen, pad_id, device.torch)
         # 2. score every answer once, compare within prompts
         with device.autocast():
-            scores_B = module.scores(batch.ids_BW, batch.lengths_B)
+            scores_B = module.batch_scores(batch)
         loss, stats = bradley_terry(scores_B[better_P], scores_B[worse_P], weight_P, count=weight_P.sum())
         total = loss + config.score_size * score_size(scores_B, count=len(scores_B))
         # 3. improve
@@ -88,22 +75,6 @@ def train(
             save_checkpoint(run.checkpoints, step + 1, state, {}, run.key)
             run.saved(step + 1, len(plan))
     return {"steps": len(plan), "prompts": len(usable), "pairs": sum(len(g.pairs) for g in usable)}
-
-
-def index_pairs(groups: Sequence[Group], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Pairs of all groups as indices into the flat list of answers, with their weights."""
-    better, worse, weight, offset = [], [], [], 0
-    for group in groups:
-        for b, w, share in group.pairs:
-            better.append(offset + b)
-            worse.append(offset + w)
-            weight.append(share)
-        offset += len(group.answers)
-    return (
-        torch.tensor(better, device=device),
-        torch.tensor(worse, device=device),
-        torch.tensor(weight, dtype=torch.float32, device=device),
-    )
 
 
 def calibrate(model: RewardModel, reference_scores: Tensor, probes: Sequence[list[int]]) -> None:

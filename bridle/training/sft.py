@@ -12,25 +12,13 @@ from bridle.core.errors import NoUsableRows
 from bridle.core.recipe import SFTSection
 from bridle.core.runlog import Run
 from bridle.maths.losses import next_token
-from bridle.models.batches import by_length, make_batch, masked_logprobs
+from bridle.models.batches import length_batches, make_batch, masked_logprobs
 from bridle.models.checkpoint import TrainingState, restore_checkpoint, save_checkpoint
 from bridle.models.device import Device
 from bridle.models.optimizer import OPTIMIZERS, peak_rates, take_step, warm_then_linear
 from bridle.models.policy import Policy
-from bridle.models.randomness import shuffled
 
 Example = tuple[list[int], list[int]]  # prompt ids, answer ids with the stop token
-
-
-def batches_of(examples: Sequence[Example], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
-    """Batches of similar length in random order: sorted within blocks of 16 batches, then shuffled."""
-    order = shuffled(len(examples), seed, "sft", epoch).tolist()
-    batches = []
-    for start in range(0, len(order), 16 * batch_size):
-        block = order[start : start + 16 * batch_size]
-        lengths = [sum(map(len, examples[i])) for i in block]
-        batches += [[block[j] for j in group] for group in by_length(lengths, batch_size)]
-    return [batches[i] for i in shuffled(len(batches), seed, "sft-batches", epoch).tolist()]
 
 
 def train(
@@ -45,7 +33,12 @@ def train(
     state = TrainingState({"policy": module}, optimizers)
     done, values = restore_checkpoint(run.checkpoints, state, run.key, run.progress.say)
     run.rewind(done)
-    plan = [rows for epoch in range(config.epochs) for rows in batches_of(examples, config.batch_size, seed, epoch)]
+    lengths = [len(prompt) + len(answer) for prompt, answer in examples]
+    plan = [
+        rows
+        for epoch in range(config.epochs)
+        for rows in length_batches(lengths, config.batch_size, seed, "sft", epoch)
+    ]
     last_losses: list[float] = values.get("last_losses", [])
     for step in range(done, len(plan)):
         # 1. a batch of demonstrations

@@ -172,7 +172,7 @@ def test_every_trainer_has_what_all_trainers_have() -> None:
     shared = {"batch_size", "learning_rate", "optimizer", "clip_norm", "checkpoint_every"}
     for name in ("pretrain", "sft", "reward", "ppo"):
         assert shared < set(sections()[name].model_fields)
-    assert Recipe().ppo.batch_size == 64 and Recipe().sft.batch_size == 16 and Recipe().ppo.checkpoint_every == 5
+    assert Recipe().ppo.batch_size == 32 and Recipe().sft.batch_size == 16 and Recipe().ppo.checkpoint_every == 5
 
 
 def test_every_section_is_closed_frozen_and_told() -> None:
@@ -190,3 +190,8 @@ def test_the_documentation_is_what_the_code_says() -> None:
     for name, section in sections().items():
         assert f"## [{name}]" in text
         assert all(f"| `{name}.{key}` | " in text for key in section.model_fields)
+
+
+def test_settings_that_do_not_go_together_are_told_as_such() -> None:
+    with pytest.raises(RecipeError, match=r"\[dpo\] will not do: label_smoothing belongs to loss = 'dpo'"):
+        Recipe().with_settings({"dpo.loss": "ipo", "dpo.label_smoothing": 0.1})

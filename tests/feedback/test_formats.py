@@ -1,120 +1,211 @@
-import gzip
-import json
-from pathlib import Path
+"""Each form of rows: what is read of it, how it is told, and why a row of it is skipped."""
+
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
-from bridle.core.errors import DataError, NoUsableRows, StoreError
-from bridle.core.records import Message
-from bridle.feedback import formats
-from bridle.feedback.formats import ImportReport, Note, Preference, Reason, import_file, read_preferences
-from bridle.feedback.store import Store
+from bridle import cli
+from bridle.feedback.formats import FIELDS, READERS, Example, Form, read_example
+from bridle.feedback.reasons import Note, Reason, Skip
 
+Row = dict[str, Any]
 GOOD = {"prompt": "Why?", "chosen": "Because.", "rejected": "No."}
+H, A = "\n\nHuman: Why?", "\n\nAssistant: "
 
 
-def write(path: Path, *rows: Any) -> Path:
-    """One line for each row: bytes as they are, everything else as JSON."""
-    path.write_bytes(b"".join((row if isinstance(row, bytes) else json.dumps(row).encode()) + b"\n" for row in rows))
-    return path
-
-
-def read(path: Path) -> tuple[list[Preference], ImportReport]:
-    report = ImportReport(str(path))
-    return list(read_preferences(path, report)), report
-
-
-def turn(role: str, content: object) -> dict[str, object]:
+def turn(role: object, content: object) -> Row:
     return {"role": role, "content": content}
 
+
+def said(name: str, text: str) -> Row:
+    return {"from": name, "value": text}
+
+
+def read(row: Row, form: Form | None = None) -> Example:
+    return read_example(row, form)[0]
+
+
+def turns(example: Example) -> list[tuple[str, str]]:
+    return [(message.role, message.content) for message in example.prompt.messages]
+
+
+USER, ANSWER, OTHER = turn("user", "Why?"), turn("assistant", "Because."), turn("assistant", "No.")
+HUMAN, GPT, GPT_OTHER = said("human", "Why?"), said("gpt", "Because."), said("gpt", "No.")
 
 # ------------------------------------------------------------------------------------------------- what is read
 
 
-USER, ANSWER, OTHER = turn("user", "Why?"), turn("assistant", "Because."), turn("assistant", "No.")
+@pytest.mark.parametrize(
+    ("row", "form"),
+    [
+        (GOOD, Form.PREFERENCE),
+        (GOOD | {"margin": 0.5, "prompt_id": "x", "messages": [USER, ANSWER]}, Form.PREFERENCE),
+        (GOOD | {"prompt": [USER]}, Form.PREFERENCE),
+        (GOOD | {"prompt": [HUMAN]}, Form.PREFERENCE),
+        (GOOD | {"chosen": [ANSWER], "rejected": [OTHER]}, Form.PREFERENCE),
+        (GOOD | {"chosen": ANSWER, "rejected": OTHER}, Form.PREFERENCE),
+        (GOOD | {"chosen": [USER, ANSWER], "rejected": [USER, OTHER]}, Form.PREFERENCE),  # UltraFeedback, binarized
+        (GOOD | {"prompt": [USER], "chosen": [USER, ANSWER], "rejected": [USER, OTHER]}, Form.PREFERENCE),
+        ({"chosen": [USER, ANSWER], "rejected": [USER, OTHER]}, Form.PREFERENCE),
+        ({"prompt": None, "chosen": [USER, ANSWER], "rejected": [USER, OTHER]}, Form.PREFERENCE),
+        ({"chosen": f"{H}{A}Because.", "rejected": f"{H}{A}No."}, Form.HH),
+        ({"chosen": "Human: Why? \n\nAssistant:Because.\n", "rejected": f"{H}{A}No."}, Form.HH),
+        ({"prompt": f"{H}\n\nAssistant:", "chosen": " Because.", "rejected": " No."}, Form.HH),
+        ({"prompt": f"{H}{A}", "chosen": f"{H}{A}Because.", "rejected": f"{H}{A}No."}, Form.HH),
+        ({"conversations": [HUMAN], "chosen": GPT, "rejected": GPT_OTHER}, Form.SHAREGPT),
+        ({"conversations": [HUMAN], "chosen": "Because.", "rejected": "No."}, Form.SHAREGPT),
+        ({"conversations": [USER], "chosen": [ANSWER], "rejected": [OTHER], "system": ""}, Form.SHAREGPT),
+        ({"instruction": "Why?", "input": "", "chosen": "Because.", "rejected": "No."}, Form.ALPACA),
+        ({"instruction": "Why?", "chosen": "Because.", "rejected": "No."}, Form.ALPACA),
+    ],
+)
+def test_every_form_of_preferences_gives_the_same(row: Row, form: Form) -> None:
+    example = read(row)
+    assert turns(example) == [("user", "Why?")] and example.answers == ("Because.", "No.")
+    assert (example.form, example.kind) == (form, "preferences")
+
+
+@pytest.mark.parametrize(
+    ("row", "form"),
+    [
+        ({"prompt": "Why?", "completion": "Because."}, Form.COMPLETION),
+        ({"prompt": [USER], "completion": [ANSWER]}, Form.COMPLETION),
+        ({"prompt": "Why?", "completion": [USER, ANSWER], "chosen": None, "rejected": None}, Form.COMPLETION),
+        ({"prompt": f"{H}\n\nAssistant:", "completion": " Because."}, Form.HH),
+        ({"messages": [USER, ANSWER]}, Form.MESSAGES),
+        ({"messages": [USER, ANSWER], "prompt": "Why?", "label": None, "category": "x"}, Form.MESSAGES),
+        ({"conversations": [HUMAN, GPT], "id": "7"}, Form.SHAREGPT),
+        ({"conversations": [said("user", "Why?"), said("assistant", "Because.")]}, Form.SHAREGPT),
+        ({"instruction": "Why?", "input": "", "output": "Because."}, Form.ALPACA),
+        ({"instruction": "Why?", "output": "Because.", "text": "Why? Because."}, Form.ALPACA),
+        ({"instruction": "Why?", "input": " \n", "output": "Because."}, Form.ALPACA),
+    ],
+)
+def test_every_form_of_demonstrations_gives_the_same(row: Row, form: Form) -> None:
+    example = read(row)
+    assert turns(example) == [("user", "Why?")] and example.answers == ("Because.",)
+    assert (example.form, example.kind) == (form, "demonstrations")
+
+
+@pytest.mark.parametrize(
+    ("row", "form"),
+    [
+        ({"prompt": "Why?"}, Form.PROMPT),
+        ({"prompt": [USER], "data_source": "x", "label": 1}, Form.PROMPT),
+        ({"prompt": f"{H}\n\nAssistant:"}, Form.HH),
+    ],
+)
+def test_every_form_of_prompts_gives_the_same(row: Row, form: Form) -> None:
+    example = read(row)
+    assert turns(example) == [("user", "Why?")] and example.answers == ()
+    assert (example.form, example.kind) == (form, "prompts")
+
+
+EARLIER = [("system", "Be short."), ("user", "Hello"), ("assistant", "Hi.\n\nI am here."), ("user", "Why?")]
+SPOKEN = [said({"user": "human", "assistant": "gpt"}.get(role, role), text) for role, text in EARLIER]
 
 
 @pytest.mark.parametrize(
     "row",
     [
-        GOOD,
-        GOOD | {"margin": 0.5, "prompt_id": "x"},
-        GOOD | {"prompt": [USER]},
-        GOOD | {"chosen": [ANSWER], "rejected": [OTHER]},
-        GOOD | {"chosen": [USER, ANSWER], "rejected": [USER, OTHER]},
-        {"chosen": [USER, ANSWER], "rejected": [USER, OTHER]},
-        {"prompt": None, "chosen": [USER, ANSWER], "rejected": [USER, OTHER]},
-        {"chosen": "\n\nHuman: Why?\n\nAssistant: Because.", "rejected": "\n\nHuman: Why?\n\nAssistant: No."},
-        {"chosen": "Human: Why? \n\nAssistant:Because.\n", "rejected": "\n\nHuman: Why?\n\nAssistant: No."},
+        {"prompt": [turn(*each) for each in EARLIER]},
+        {"messages": [*(turn(*each) for each in EARLIER), ANSWER]},
+        {"conversations": [*SPOKEN, GPT]},
+        {"conversations": [*SPOKEN[1:], GPT], "system": "Be short."},
+        {"conversations": SPOKEN, "chosen": GPT, "rejected": GPT_OTHER},
+        {"chosen": [*SPOKEN, GPT], "rejected": [*SPOKEN, GPT_OTHER]},
+        GOOD | {"chosen": [*SPOKEN, GPT], "rejected": [*SPOKEN, GPT_OTHER]},  # the prompt is the last of several
+        GOOD | {"prompt": "Hello", "chosen": [*SPOKEN, GPT], "rejected": [*SPOKEN, GPT_OTHER]},  # or the first
+        {
+            "system": "Be short.",
+            "history": [["Hello", "Hi.\n\nI am here."]],
+            "instruction": "Why?",
+            "output": "Because.",
+        },
     ],
 )
-def test_every_form_gives_the_same_preference(tmp_path: Path, row: dict[str, object]) -> None:
-    [preference], report = read(write(tmp_path / "rows.jsonl", row))
-    assert preference.prompt.messages == (Message("user", "Why?"),)
-    assert (preference.chosen, preference.rejected) == ("Because.", "No.")
-    assert (report.rows, report.kept, report.skipped) == (1, 1, {})
+def test_earlier_turns_belong_to_the_prompt(row: Row) -> None:
+    assert turns(read(row)) == EARLIER
 
 
-def test_earlier_turns_belong_to_the_prompt(tmp_path: Path) -> None:
+def test_earlier_turns_of_a_transcript_belong_to_the_prompt() -> None:
     shared = "\n\nHuman: Hello\n\nAssistant: Hi.\n\nI am here.\n\nHuman: Why?\n\nAssistant:"
-    [preference], _ = read(write(tmp_path / "rows", {"chosen": f"{shared} Because.", "rejected": f"{shared} No."}))
-    assert preference.prompt.messages == (
-        Message("user", "Hello"), Message("assistant", "Hi.\n\nI am here."), Message("user", "Why?"),
-    )  # fmt: skip
+    for row in (
+        {"chosen": f"{shared} Because.", "rejected": f"{shared} No."},
+        {"prompt": shared, "chosen": "Because.", "rejected": "No."},
+        {"prompt": shared},
+    ):
+        assert turns(read(row)) == EARLIER[1:]
 
 
-def test_gzip_is_known_by_its_first_bytes(tmp_path: Path) -> None:
-    plain = write(tmp_path / "plain.gz", GOOD)
-    zipped = tmp_path / "zipped.jsonl"
-    zipped.write_bytes(gzip.compress(plain.read_bytes()))
-    assert read(plain)[0] == read(zipped)[0]
+def test_the_input_of_an_instruction_follows_it() -> None:
+    example = read({"instruction": "Add.", "input": "1 2", "output": "3"})
+    assert turns(example) == [("user", "Add.\n\n1 2")]
 
 
-def test_marks_blank_lines_and_the_lack_of_a_last_newline(tmp_path: Path) -> None:
-    path = tmp_path / "rows.jsonl"
-    path.write_bytes(
-        b"\xef\xbb\xbf" + json.dumps(GOOD).encode() + b"\r\n\r\n" + json.dumps(GOOD | {"chosen": "x"}).encode()
-    )
-    preferences, report = read(path)
-    assert [preference.line for preference in preferences] == [1, 3]
-    assert report.rows == report.kept == 2 and report.notes[Note.BLANK].count == 1
+@pytest.mark.parametrize(
+    ("row", "form", "kind", "prompt"),
+    [
+        ({"prompt": f"{H}\n\nAssistant:"}, Form.PROMPT, "prompts", f"{H}\n\nAssistant:"),
+        ({"prompt": "Human: Why?"}, Form.HH, "prompts", "Why?"),
+        (GOOD | {"messages": [USER, ANSWER]}, Form.MESSAGES, "demonstrations", "Why?"),
+        (GOOD, Form.PROMPT, "prompts", "Why?"),
+        ({"prompt": "Why?", "completion": "x", "label": True}, Form.COMPLETION, "demonstrations", "Why?"),
+        ({"conversations": [HUMAN, GPT], "kto_tag": True}, Form.SHAREGPT, "demonstrations", "Why?"),
+    ],
+)
+def test_a_form_that_is_named_is_taken_at_its_word(row: Row, form: Form, kind: str, prompt: str) -> None:
+    example = read(row, form)
+    assert (example.form, example.kind, example.prompt.text) == (form, kind, prompt)
 
 
 # ---------------------------------------------------------------------------------------------- what is skipped
 
 
-def transcripts(chosen: str, rejected: str) -> dict[str, str]:
+def transcripts(chosen: str, rejected: str) -> Row:
     return {"chosen": chosen, "rejected": rejected}
-
-
-H, A = "\n\nHuman: Why?", "\n\nAssistant: "
 
 
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
-        (b'{"prompt": "\xff"}', Reason.NOT_UTF8),
-        (b'{"prompt": "Why?", "chosen', Reason.NOT_JSON),
-        (b"[" * 100_000, Reason.NOT_JSON),
-        ([GOOD], Reason.NOT_OBJECT),
-        ({"prompt": "Why?", "chosen": "x"}, Reason.UNKNOWN_FIELDS),
-        (GOOD | {"chosen": None}, Reason.WRONG_TYPE),
+        ({}, Reason.UNKNOWN_FIELDS),
+        ({"question": "Why?", "answer": "Because."}, Reason.UNKNOWN_FIELDS),
+        ({"instruction": "Why?", "output_1": "x", "output_2": "y", "preference": 1}, Reason.UNKNOWN_FIELDS),
+        ({"prompt": None, "messages": None}, Reason.UNKNOWN_FIELDS),
+        ({"prompt": "Why?", "chosen": "x"}, Reason.ONE_SIDE),
+        (GOOD | {"chosen": None}, Reason.ONE_SIDE),
+        ({"conversations": [HUMAN], "rejected": GPT}, Reason.ONE_SIDE),
+        ({"messages": [USER, ANSWER], "label": True}, Reason.UNPAIRED),
+        ({"prompt": "Why?", "completion": "x", "label": 0}, Reason.UNPAIRED),
+        ({"conversations": [HUMAN, GPT], "kto_tag": False}, Reason.UNPAIRED),
         (GOOD | {"prompt": 3}, Reason.WRONG_TYPE),
         (GOOD | {"prompt": ["Why?"]}, Reason.WRONG_TYPE),
         (GOOD | {"prompt": [turn("user", None)]}, Reason.WRONG_TYPE),
+        ({"prompt": "Why?", "completion": 3}, Reason.WRONG_TYPE),
+        ({"messages": "Why?"}, Reason.WRONG_TYPE),
+        ({"instruction": 3, "output": "x"}, Reason.WRONG_TYPE),
+        ({"instruction": "x", "history": [["a"]], "output": "x"}, Reason.WRONG_TYPE),
+        ({"conversations": [HUMAN, GPT], "system": 3}, Reason.WRONG_TYPE),
         (GOOD | {"prompt": [turn("tool", "x")]}, Reason.UNKNOWN_ROLE),
-        (GOOD | {"prompt": [{"from": "human", "value": "x"}]}, Reason.UNKNOWN_ROLE),
         (GOOD | {"prompt": [turn(["user"], "x")]}, Reason.UNKNOWN_ROLE),
+        (GOOD | {"prompt": [{}]}, Reason.UNKNOWN_ROLE),
+        ({"conversations": [HUMAN, said("function_call", "{}"), GPT]}, Reason.UNKNOWN_ROLE),
         (GOOD | {"prompt": []}, Reason.NO_USER_TURN),
         (GOOD | {"prompt": [USER, ANSWER]}, Reason.NO_USER_TURN),
+        ({"prompt": [USER, ANSWER]}, Reason.NO_USER_TURN),
+        ({"messages": [ANSWER]}, Reason.NO_USER_TURN),
+        ({"messages": []}, Reason.NO_ANSWER),
+        ({"messages": [USER]}, Reason.NO_ANSWER),
+        ({"conversations": [HUMAN, GPT, HUMAN]}, Reason.NO_ANSWER),
         (GOOD | {"prompt": " \n"}, Reason.EMPTY_PROMPT),
+        ({"instruction": "", "input": " ", "output": "x"}, Reason.EMPTY_PROMPT),
         (GOOD | {"chosen": []}, Reason.NO_ANSWER),
         (GOOD | {"chosen": [USER]}, Reason.NO_ANSWER),
         (GOOD | {"chosen": [turn("user", "Else?"), ANSWER]}, Reason.NO_ANSWER),
+        (GOOD | {"chosen": [USER, OTHER, USER, ANSWER], "rejected": [USER, OTHER]}, Reason.DIVERGES),
         (GOOD | {"chosen": " "}, Reason.EMPTY_ANSWER),
+        ({"instruction": "Why?", "output": ""}, Reason.EMPTY_ANSWER),
         (GOOD | {"chosen": "No. "}, Reason.IDENTICAL),
         (GOOD | {"chosen": "a\0b"}, Reason.UNSTORABLE),
         (GOOD | {"prompt": "\ud83d"}, Reason.UNSTORABLE),
@@ -126,162 +217,47 @@ H, A = "\n\nHuman: Why?", "\n\nAssistant: "
         (transcripts(f"{H}{A}", f"{H}{A}y"), Reason.EMPTY_ANSWER),
         (transcripts(f"{H}{A}x", f"{H}{A}x"), Reason.IDENTICAL),
         (transcripts(f"{A}x", f"{A}y"), Reason.NO_USER_TURN),
-        (GOOD, Reason.DUPLICATE),
-        (GOOD | {"prompt": [USER], "id": 2}, Reason.DUPLICATE),
     ],
 )
-def test_each_reason_is_counted_and_shown(tmp_path: Path, row: object, reason: Reason) -> None:
-    preferences, report = read(write(tmp_path / "rows.jsonl", GOOD, row))
-    assert len(preferences) == 1
-    assert list(report.skipped) == [reason]
-    tally = report.skipped[reason]
-    assert (tally.count, tally.line) == (1, 2) and tally.example and len(tally.example) <= 100
-    assert (report.rows, report.kept, report.skipped_rows) == (2, 1, 1)
+def test_a_row_that_cannot_be_used_has_a_reason(row: Row, reason: Reason) -> None:
+    with pytest.raises(Skip) as skip:
+        read(row)
+    assert skip.value.reason is reason
 
 
-def test_a_line_too_long_is_skipped_and_the_next_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(formats, "LONGEST_LINE", 100)
-    rows = [GOOD | {"chosen": "x" * 350}, GOOD, GOOD | {"chosen": "y" * 350}]
-    preferences, report = read(write(tmp_path / "rows.jsonl", *rows))
-    assert [preference.line for preference in preferences] == [2]
-    assert report.skipped[Reason.TOO_LONG].count == 2 and report.rows == 3
+@pytest.mark.parametrize("form", list(Form))
+@pytest.mark.parametrize("value", [None, 3, True, [], {}, [3], [[3]], "x", {"role": {}}, [{"role": "user"}]])
+def test_no_value_of_any_field_breaks_a_form(form: Form, value: object) -> None:
+    """Read or skipped, whatever stands in the fields: other errors would end an import in the middle."""
+    for name in sorted(FIELDS[form]):
+        for row in (
+            {name: value},
+            dict.fromkeys(FIELDS[form], "x") | {name: value},
+            dict.fromkeys(FIELDS[form], value),
+        ):
+            for asked in (form, None):
+                try:
+                    assert read(row, asked).answers is not None
+                except Skip as skip:
+                    assert skip.reason in Reason
 
 
-def test_what_is_odd_is_kept_and_noted(tmp_path: Path) -> None:
+def test_a_field_that_the_named_form_needs_is_missed() -> None:
+    for form in Form:
+        with pytest.raises(Skip) as skip:
+            read({"text": "Why?"}, form)
+        assert skip.value.reason is Reason.MISSING_FIELD
+
+
+def test_what_is_odd_is_noted() -> None:
     twice = f"{H}{A}One.\n\nAssistant: Two.{H}{A}"
-    rows = [transcripts(f"{twice}Human: x", f"{twice}y"), transcripts(f"{H}{A}  x", f"{H}{A}y")]
-    preferences, report = read(write(tmp_path / "rows.jsonl", *rows))
-    assert [message.role for message in preferences[0].prompt.messages] == ["user", "assistant", "assistant", "user"]
-    assert preferences[0].chosen == "Human: x" and preferences[1].chosen == "x"
-    assert {note: tally.line for note, tally in report.notes.items()} == {
-        Note.SAME_SPEAKER: 1, Note.SPEAKER_INSIDE: 1, Note.STRIPPED: 2,
-    }  # fmt: skip
+    example, notes = read_example(transcripts(f"{twice}Human: x", f"{twice}y"))
+    assert [role for role, _ in turns(example)] == ["user", "assistant", "assistant", "user"]
+    assert example.answers == ("Human: x", "y") and notes == {Note.SAME_SPEAKER, Note.SPEAKER_INSIDE}
+    assert read_example(transcripts(f"{H}{A}  x", f"{H}{A}y"))[1] == {Note.STRIPPED}
+    assert read_example(GOOD)[1] == set()
 
 
-TEXTS = st.text(max_size=4)
-MESSAGES = st.lists(
-    st.fixed_dictionaries({"role": st.sampled_from(["user", "assistant", "x"]), "content": TEXTS}), max_size=3
-)
-FIELDS = st.one_of(TEXTS, MESSAGES, st.none(), st.integers(), st.sampled_from([f"{H}{A}x", f"{H}{A}y", H]))
-ROWS = st.fixed_dictionaries({}, optional={"prompt": FIELDS, "chosen": FIELDS, "rejected": FIELDS})
-LINES = st.one_of(
-    st.binary(max_size=20), ROWS.map(lambda row: json.dumps(row).encode()), st.just(json.dumps(GOOD).encode())
-)
-
-
-@settings(
-    max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-@given(st.lists(LINES, max_size=12))
-def test_every_row_of_junk_is_accounted_for(tmp_path: Path, lines: list[bytes]) -> None:
-    path = tmp_path / "junk.jsonl"
-    path.write_bytes(b"\n".join(lines))
-    report = ImportReport(str(path))
-    kept = 0
-    try:
-        for _ in read_preferences(path, report):
-            kept += 1
-    except NoUsableRows:
-        assert kept == 0
-    except DataError as error:
-        assert path.read_bytes().startswith(b"\x1f\x8b"), error
-    assert report.rows == report.kept + report.skipped_rows
-    assert report.kept == kept
-    if not path.read_bytes().startswith(b"\x1f\x8b"):
-        written = path.read_bytes().split(b"\n")
-        assert report.rows == sum(bool(line.strip()) for line in written)
-
-
-# ----------------------------------------------------------------------------------------- what cannot be read
-
-
-def test_no_usable_row_shows_the_first(tmp_path: Path, store: Store) -> None:
-    path = write(tmp_path / "rows.jsonl", {"question": "Why?", "answer": "Because."}, {"question": "Who?"})
-    with pytest.raises(NoUsableRows, match=r'first of 2 is \{"question": "Why\?".*"chosen"'):
-        import_file(store, path)
-    with pytest.raises(NoUsableRows, match="it is empty"):
-        import_file(store, write(tmp_path / "empty.jsonl"))
-    assert store.prompts() == []
-
-
-def test_files_that_cannot_be_read(tmp_path: Path, store: Store) -> None:
-    with pytest.raises(DataError, match="there is no file"):
-        import_file(store, tmp_path / "missing.jsonl")
-    with pytest.raises(DataError, match="is a folder"):
-        import_file(store, tmp_path)
-    whole = gzip.compress(b"".join(json.dumps(GOOD | {"chosen": str(n)}).encode() + b"\n" for n in range(5000)))
-    (tmp_path / "broken.gz").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(DataError, match=r"breaks off or is damaged after line \d\d+"):
-        import_file(store, tmp_path / "broken.gz")
-    with pytest.raises(DataError, match="held-out share"):
-        import_file(store, write(tmp_path / "rows.jsonl", GOOD), held_out_share=1.0)
-    assert not isinstance(DataError(), StoreError)
-
-
-# ------------------------------------------------------------------------------------------------ into the store
-
-
-def test_importing_twice_adds_nothing_and_says_so(
-    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(formats, "BATCH", 8)
-    rows = [GOOD | {"prompt": f"Question {n}?"} for n in range(20)]
-    path = write(tmp_path / "rows.jsonl", *rows, rows[0])
-    progress: list[int] = []
-    first = import_file(store, path, held_out_share=0.3, progress=progress.append)
-    assert (first.rows, first.kept, first.new, first.skipped_rows) == (21, 20, 20, 1)
-    assert progress == [8, 16, 21]
-    counts = store.counts()
-    assert counts["judgements"] == {"imported": 20} and set(counts["prompts"]) == {"train", "heldout"}
-    again = import_file(store, path.rename(tmp_path / "renamed.jsonl"), held_out_share=0.3)
-    assert (again.kept, again.new) == (20, 0) and "nothing was added" in again.text()
-    assert store.counts() == counts
-
-
-def test_imported_judgements_say_what_was_preferred_and_no_more(tmp_path: Path, store: Store) -> None:
-    rows = [GOOD | {"prompt": f"Question {n}?"} for n in range(20)]
-    import_file(store, write(tmp_path / "rows.jsonl", *rows), held_out_share=0.0)
-    judged = store.judgements(study="import", split="train")
-    assert [item.prompt.text for item, _ in judged] == [row["prompt"] for row in rows]
-    assert {judgement.display_order for _, judgement in judged} == {None}
-    assert {judgement.source for _, judgement in judged} == {"import"}
-    assert {judgement.ranking for _, judgement in judged} == {((0,), (1,)), ((1,), (0,))}  # the slot tells nothing
-    pairs = store.snapshot_pairs(store.take_snapshot().id)
-    assert {(pair.chosen.text, pair.rejected.text, pair.weight) for pair in pairs} == {("Because.", "No.", 1.0)}
-
-
-def test_opposite_votes_meet_at_one_item(tmp_path: Path, store: Store) -> None:
-    opposite = GOOD | {"chosen": GOOD["rejected"], "rejected": GOOD["chosen"]}
-    report = import_file(store, write(tmp_path / "rows.jsonl", GOOD, opposite))
-    assert report.new == 2 and len(store.items(study="import")) == 1
-
-
-def test_the_report_as_text_and_as_data(tmp_path: Path, store: Store) -> None:
-    rows = (GOOD, b"junk", b"junk", {"prompt": "?", "chosen": "", "rejected": ""})
-    report = import_file(store, write(tmp_path / "rows.jsonl", *rows))
-    assert report.text().splitlines()[1:] == [
-        "        4  rows read",
-        "        1  kept, 1 of them new",
-        "        3  skipped",
-        "            2  not JSON                                  line 2: junk",
-        "            1  empty answer                              "
-        'line 4: {"prompt": "?", "chosen": "", "rejected": ""}',
-    ]  # fmt: skip
-    data = json.loads(json.dumps(report.as_dict()))
-    assert data["skipped"]["not JSON"] == {"count": 2, "line": 2, "example": "junk"}
-    assert (data["rows"], data["kept"], data["new"]) == (4, 1, 1)
-
-
-def test_real_transcripts_are_all_accounted_for(data_folder: Path, store: Store) -> None:
-    path = data_folder / "hh-rlhf" / "harmless-base.test.jsonl.gz"
-    report = import_file(store, path)
-    assert (report.rows, report.kept, report.new) == (2312, 2303, 2303)
-    assert {reason: tally.count for reason, tally in report.skipped.items()} == {
-        Reason.DIVERGES: 5, Reason.EMPTY_ANSWER: 4,
-    }  # fmt: skip
-    assert {note: tally.count for note, tally in report.notes.items()} == {
-        Note.SPEAKER_INSIDE: 45, Note.SAME_SPEAKER: 4, Note.STRIPPED: 4,
-    }  # fmt: skip
-    train, heldout = store.judgements(split="train"), store.judgements(split="heldout")
-    assert len(train) + len(heldout) == 2303 and 0.08 < len(heldout) / 2303 < 0.12
-    assert not {item.prompt.id for item, _ in train} & {item.prompt.id for item, _ in heldout}
+def test_the_forms_are_one_list_everywhere() -> None:
+    option = next(parameter for parameter in cli.import_.params if parameter.name == "form")
+    assert list(option.type.choices) == list(Form) == list(READERS) == list(FIELDS)

@@ -12,7 +12,7 @@ from bridle.generation.engine import Answer, Engine, answer_prompts
 from bridle.generation.sampling import Sampling
 from bridle.models.batches import make_batch, sequence_logprobs
 from bridle.models.policy import Policy
-from tests.models.tiny import FAMILIES, SHAPES, one_sentence, policy, random_ids, template
+from tests.models.tiny import FALLBACK, FAMILIES, FOREIGN, SHAPES, one_sentence, policy, random_ids, template
 
 PROMPTS = random_ids(45, 1, 60, seed=9)
 
@@ -39,8 +39,11 @@ def sampled(answers: Sequence[Answer]) -> list[float]:
     return [logp for answer in answers for logp in answer.logprobs]
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.float64, 1e-9)])
+@pytest.mark.parametrize(
+    ("shape", "dtype", "tolerance"),
+    [(shape, torch.float32, 1e-4) for shape in [*SHAPES, *FOREIGN]]
+    + [(shape, torch.float64, 1e-9) for shape in SHAPES],  # some of transformers' modules hold float32 inside
+)
 def test_sampled_log_probs_equal_those_of_training(shape: str, dtype: torch.dtype, tolerance: float) -> None:
     ours = policy(shape, dtype=dtype)
     for temperature in (1.0, 0.8):
@@ -49,16 +52,17 @@ def test_sampled_log_probs_equal_those_of_training(shape: str, dtype: torch.dtyp
     assert len({tuple(a.token_ids) for a in answers}) > 40
 
 
-def test_bfloat16_stays_close() -> None:
+@pytest.mark.parametrize("shape", ["qwen3", *FALLBACK])
+def test_bfloat16_stays_close(shape: str) -> None:
     """A bfloat16 pack against a float32 forward: on average within .05 nats a token, no token off by more than 1."""
-    ours = policy("qwen3")
+    ours = policy(shape)
     answers = engine_with(ours, torch.bfloat16).generate(PROMPTS, Sampling(24), stamp=ours.stamp, seed=1)
     gaps = torch.tensor(sampled(answers)) - torch.tensor(recomputed(ours, PROMPTS, answers, 1.0))
     assert float(gaps.abs().mean()) < 0.05
     assert float(gaps.abs().max()) < 1.0
 
 
-@pytest.mark.parametrize("shape", FAMILIES)
+@pytest.mark.parametrize("shape", [*FAMILIES, *FALLBACK])
 def test_the_same_ids_alone_in_any_order_and_among_others(shape: str) -> None:
     ours = stopping(policy(shape), *range(3, 20))  # uneven answers: rows leave the batch
     settings = Sampling(24)
@@ -136,7 +140,7 @@ def test_log_probs_of_truncated_sampling_are_those_of_the_truncated_distribution
             assert logp == pytest.approx(float((probs[token] / best.values.sum()).log()), abs=1e-9)
 
 
-@pytest.mark.parametrize("shape", FAMILIES)
+@pytest.mark.parametrize("shape", [*FAMILIES, *FALLBACK])
 def test_temperature_nought_is_the_argmax(shape: str) -> None:
     ours = policy(shape)
     answers = engine_with(ours).generate(PROMPTS[:6], Sampling(16, temperature=0), stamp=ours.stamp, seed=0)
@@ -149,8 +153,9 @@ def test_temperature_nought_is_the_argmax(shape: str) -> None:
         assert answer.logprobs == [0.0] * len(answer.token_ids)
 
 
-def test_weights_other_than_expected_are_refused() -> None:
-    ours = policy()
+@pytest.mark.parametrize("shape", ["llama", *FALLBACK])
+def test_weights_other_than_expected_are_refused(shape: str) -> None:
+    ours = policy(shape)
     engine = Engine(torch.float32)
     with pytest.raises(StaleWeights, match="holds weights none") as caught:
         engine.generate(PROMPTS, Sampling(4), stamp=ours.stamp, seed=0)
@@ -160,8 +165,9 @@ def test_weights_other_than_expected_are_refused() -> None:
         engine.generate(PROMPTS, Sampling(4), stamp="another", seed=0)
 
 
-def test_after_an_optimiser_step_the_old_pack_is_refused_and_the_new_one_right() -> None:
-    ours = policy()
+@pytest.mark.parametrize("shape", ["llama", *FALLBACK])
+def test_after_an_optimiser_step_the_old_pack_is_refused_and_the_new_one_right(shape: str) -> None:
+    ours = policy(shape)
     engine = engine_with(ours)
     prompts = [Prompt.from_text("Hi"), Prompt.from_text("Tell me a joke.")]
     before = answer_prompts(engine, ours, prompts, Sampling(8), seed=0)
@@ -179,9 +185,10 @@ def test_after_an_optimiser_step_the_old_pack_is_refused_and_the_new_one_right()
     assert sampled(answers) == pytest.approx(recomputed(ours, ids, answers, 1.0), abs=1e-4)
 
 
-def test_a_pack_does_not_move_with_the_weights() -> None:
+@pytest.mark.parametrize("shape", ["llama", *FALLBACK])
+def test_a_pack_does_not_move_with_the_weights(shape: str) -> None:
     """Weights that change between loading and answering must not leak into answers under the old stamp."""
-    ours = policy()
+    ours = policy(shape)
     engine = engine_with(ours)
     before = engine.generate(PROMPTS[:4], Sampling(8), stamp=ours.stamp, seed=0)
     with torch.no_grad():

@@ -14,6 +14,7 @@ DOORS = {
     "datasets": ("bridle.feedback",),
     "sqlalchemy": ("bridle.feedback",),
     "alembic": ("bridle.feedback",),
+    "pyarrow": ("bridle.feedback",),
     "ray": ("bridle.launch",),
     "fastapi": ("bridle.site", "bridle.web", "bridle.serve"),
     "starlette": ("bridle.site", "bridle.web", "bridle.serve"),
@@ -27,6 +28,7 @@ WHEN_CALLED = (
     "huggingface_hub",
     "peft",
     "psycopg",
+    "pyarrow",
     "ray",
     "tensorboard",
 )  # httpx2, and the extras
@@ -64,6 +66,8 @@ def wrong_doors(source: Source) -> list[str]:
         ("bridle/models/policy.py", "from peft import LoraConfig"),
         ("bridle/feedback/formats.py", "def f():\n    import torch"),
         ("bridle/maths/statistics.py", "import torch"),
+        ("bridle/feedback/readers.py", "import pyarrow.parquet"),
+        ("bridle/sources.py", "def f():\n    import pyarrow.parquet"),
         ("bridle/cli.py", "import torch.nn as nn"),
     ],
 )

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bridle.maths.advantages import gae, place_at_end, whiten
+from bridle.maths.advantages import gae, group_relative, place_at_end, whiten
 
 
 def uneven_mask() -> Tensor:
@@ -102,3 +102,52 @@ def test_whitening_does_not_depend_on_padding() -> None:
 
 def test_equal_advantages_become_zero_and_not_nan() -> None:
     assert whiten(torch.full((2, 3), 4.0), torch.ones(2, 3, dtype=torch.bool)).tolist() == [[0.0] * 3] * 2
+
+
+def test_a_group_by_hand() -> None:
+    """Means 1/4 and 5; deviations, divided by three, 1/2 and √(20/3)."""
+    found = group_relative(torch.tensor([1.0, 0.0, 0.0, 0.0, 2.0, 4.0, 6.0, 8.0]), 4)
+    first = [reward / (0.5 + 1e-4) for reward in (0.75, -0.25, -0.25, -0.25)]
+    second = [reward / ((20 / 3) ** 0.5 + 1e-4) for reward in (-3, -1, 1, 3)]
+    assert found.tolist() == pytest.approx(first + second)
+
+
+def test_a_power_of_zero_leaves_the_rewards_their_scale() -> None:
+    found = group_relative(torch.tensor([1.0, 0.0, 0.0, 0.0, 2.0, 4.0, 6.0, 8.0]), 4, std_power=0.0)
+    assert found.tolist() == [0.75, -0.25, -0.25, -0.25, -3.0, -1.0, 1.0, 3.0]
+    halfway = group_relative(torch.tensor([2.0, 4.0, 6.0, 8.0]), 4, std_power=0.5)
+    assert halfway.tolist() == pytest.approx([x / ((20 / 3) ** 0.5 + 1e-4) ** 0.5 for x in (-3, -1, 1, 3)])
+
+
+def test_the_mean_of_the_others_is_the_same_up_to_a_factor() -> None:
+    """RLOO's baseline: r - mean of the K - 1 others = K/(K-1) (r - mean of all)."""
+    torch.manual_seed(4)
+    rewards = torch.randn(6, 5, dtype=torch.float64)
+    others = (rewards.sum(1, keepdim=True) - rewards) / 4
+    found = group_relative(rewards.flatten(), 5, std_power=0.0).view(6, 5)
+    torch.testing.assert_close(5 / 4 * found, rewards - others, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("power", [0.0, 1.0])
+@pytest.mark.parametrize("size", [2, 3, 7, 16])
+@pytest.mark.parametrize("reward", [0.0, 1.0, 0.1, 1 / 3, -2.3e5])
+def test_a_group_of_equal_rewards_is_exactly_zero(reward: float, size: int, power: float) -> None:
+    """Also where the mean of equal numbers is not that number: what is left of rounding is no signal."""
+    rewards = torch.cat([torch.full((size,), reward), torch.arange(size, dtype=torch.float32)])
+    found = group_relative(rewards, size, std_power=power)
+    assert not found[:size].any() and found[size:].any()
+
+
+def test_each_group_is_measured_by_itself() -> None:
+    torch.manual_seed(5)
+    rewards = torch.randn(4, 3)
+    whole = group_relative(rewards.flatten(), 3).view(4, 3)
+    assert torch.equal(torch.cat([group_relative(row, 3) for row in rewards]).view(4, 3), whole)
+    torch.testing.assert_close(group_relative(rewards.flatten() + 7, 3).view(4, 3), whole, rtol=0, atol=1e-4)
+    assert group_relative(rewards.flatten(), 6).view(2, 6)[0].tolist() != whole[:2].flatten().tolist()
+
+
+@pytest.mark.parametrize(("count", "size"), [(7, 4), (4, 1), (4, 0), (2, 4)])
+def test_rewards_that_make_no_groups_are_refused(count: int, size: int) -> None:
+    with pytest.raises(ValueError, match=f"{count} rewards do not make groups of {size}"):
+        group_relative(torch.zeros(count), size)

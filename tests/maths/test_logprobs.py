@@ -43,6 +43,31 @@ def test_values_and_gradients_equal_the_plain_ones(
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+@pytest.mark.parametrize("soft_cap", [0.0, 1.5])
+def test_a_bias_and_a_soft_cap_enter_values_and_gradients(
+    temperature: float, soft_cap: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logprobs, "SLICE", 3 * 13)
+    torch.manual_seed(2)
+    leaves = [torch.randn(shape, dtype=torch.float64) for shape in ((10, 6), (13, 6), (13,))]
+    targets, pull = torch.randint(13, (10,)), torch.randn(10, dtype=torch.float64)
+
+    def composed(h: Tensor, w: Tensor, targets: Tensor, temperature: float, b: Tensor, cap: float) -> Tensor:
+        logits = h @ w.T + b
+        capped = cap * (logits / cap).tanh() if cap else logits
+        return (capped / temperature).log_softmax(1).gather(1, targets[:, None])[:, 0]
+
+    results = []
+    for function in (linear_logprobs, composed):
+        h, w, b = (leaf.clone().requires_grad_() for leaf in leaves)
+        found = function(h, w, targets, temperature, b, soft_cap)
+        (found * pull).sum().backward()
+        results.append((found.detach(), h.grad, w.grad, b.grad))
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
+
+
 @pytest.mark.parametrize(
     ("given", "got", "tolerance"),
     [(torch.bfloat16, torch.float32, 0.1), (torch.float32, torch.float32, 1e-5), (torch.float64, torch.float64, 1e-12)],

@@ -8,9 +8,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bridle.maths.losses import bradley_terry, clipped_policy, clipped_value, next_token, score_size
+from bridle.maths.losses import (
+    bradley_terry,
+    clipped_policy,
+    clipped_value,
+    dpo,
+    grpo,
+    ipo,
+    next_token,
+    score_size,
+    token_weights,
+)
 
 Loss = Callable[[Tensor, Tensor, Tensor, Tensor, int], Tensor]
+Preference = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, float], Tensor]
 TRUE = torch.tensor([[True]])
 
 
@@ -114,6 +125,221 @@ def test_score_size() -> None:
     assert float(score_size(torch.tensor([3.0, -4.0]), count=2)) == 12.5
 
 
+# ------------------------------------------------------------------------------------------- DPO and IPO
+
+
+def sides(*gaps: float) -> list[Tensor]:
+    """Chosen, rejected and both references with these h: half of each is the chosen one's rise, half the rejected one's fall."""
+    h = torch.tensor(gaps, dtype=torch.float64)
+    chosen, rejected = torch.linspace(-5, -9, len(h), dtype=torch.float64), torch.full_like(h, -7.0)
+    return [chosen + h / 2, rejected - h / 2, chosen, rejected]
+
+
+def test_dpo_by_hand() -> None:
+    """h = 2 and -2, so βh = 1 and -1; the second pair weighs half."""
+    given = [torch.tensor(x) for x in ([-4.0, -10.0], [-6.0, -8.0], [-5.0, -9.0], [-5.0, -9.0], [1.0, 0.5])]
+    loss, stats = dpo(*given, beta=0.5, count=1.5)
+    right, wrong = math.log(1 + math.exp(-1)), math.log(1 + math.exp(1))
+    assert float(loss) == pytest.approx((right + 0.5 * wrong) / 1.5)
+    assert float(stats["loss"]) == float(loss)
+    assert float(stats["accuracy"]) == pytest.approx(1 / 1.5)
+    assert float(stats["margin"]) == pytest.approx(0.5 * (2 - 0.5 * 2) / 1.5)
+
+
+@pytest.mark.parametrize("beta", [0.05, 1.0])
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+def test_dpo_starts_at_log_two(beta: float, smoothing: float) -> None:
+    loss, stats = dpo(*sides(0, 0, 0), torch.full((3,), 0.7), beta=beta, smoothing=smoothing, count=2.1)
+    assert float(loss) == pytest.approx(math.log(2), rel=1e-6)
+    assert float(stats["accuracy"]) == pytest.approx(0.5), "a tie is half right"
+    assert float(stats["margin"]) == 0
+
+
+def test_dpo_is_bradley_terry_on_implicit_rewards() -> None:
+    given, weight = sides(1.5, -0.3, 4.0), torch.tensor([1.0, 0.5, 1 / 6], dtype=torch.float64)
+    chosen, rejected = 0.3 * (given[0] - given[2]), 0.3 * (given[1] - given[3])
+    expected, stats = bradley_terry(chosen, rejected, weight, count=2)
+    loss, found = dpo(*given, weight, beta=0.3, count=2)
+    torch.testing.assert_close(loss, expected, rtol=0, atol=1e-12)
+    assert float(found["accuracy"]) == pytest.approx(float(stats["accuracy"]))
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+@pytest.mark.parametrize("gap", [-3.0, 0.0, 0.5, 6.0])
+def test_dpo_pulls_by_the_share_that_it_still_gets_wrong(gap: float, smoothing: float) -> None:
+    """dL/dh = -β w (σ(-βh) - ε) / count; the chosen answer is pulled up as hard as the rejected one down."""
+    given = sides(gap)
+    given[0].requires_grad_()
+    given[1].requires_grad_()
+    dpo(*given, torch.tensor([0.5]), beta=0.4, smoothing=smoothing, count=2)[0].backward()
+    expected = -0.4 * 0.5 * (1 / (1 + math.exp(0.4 * gap)) - smoothing) / 2
+    assert given[0].grad is not None and given[1].grad is not None
+    assert float(given[0].grad) == pytest.approx(expected) and float(given[1].grad) == pytest.approx(-expected)
+
+
+def test_dpo_does_not_overflow() -> None:
+    loss, _ = dpo(*sides(-2000.0, 2000.0), torch.ones(2), beta=1.0, count=1)
+    assert float(loss) == 2000.0
+
+
+@pytest.mark.parametrize("beta", [0.1, 0.5])
+def test_ipo_has_its_minimum_at_a_finite_margin(beta: float) -> None:
+    best = 1 / (2 * beta)
+    for gap, loss in ((best, 0.0), (0.0, best**2), (best + 3, 9.0), (best - 3, 9.0)):
+        given = sides(gap)
+        given[0].requires_grad_()
+        found, stats = ipo(*given, torch.tensor([0.5]), beta=beta, count=0.5)
+        found.backward()
+        assert float(found.detach()) == pytest.approx(loss, abs=1e-12)
+        assert given[0].grad is not None
+        assert float(given[0].grad) == pytest.approx(2 * (gap - best), abs=1e-12)
+        assert float(stats["margin"]) == pytest.approx(beta * gap)
+
+
+def dpo_case(c: Tensor, r: Tensor, rc: Tensor, rr: Tensor, w: Tensor, count: float) -> Tensor:
+    return dpo(c, r, rc, rr, w, beta=0.3, smoothing=0.1, count=count)[0]
+
+
+def ipo_case(c: Tensor, r: Tensor, rc: Tensor, rr: Tensor, w: Tensor, count: float) -> Tensor:
+    return ipo(c, r, rc, rr, w, beta=0.3, count=count)[0]
+
+
+@pytest.mark.parametrize("loss", [dpo_case, ipo_case])
+@pytest.mark.parametrize("size", [1, 2, 7])
+def test_preferences_pull_the_same_however_they_are_cut_up(loss: Preference, size: int) -> None:
+    torch.manual_seed(4)
+    features, references = torch.randn(2, 7, 3, dtype=torch.float64), torch.randn(2, 7, dtype=torch.float64)
+    shares = torch.tensor([1, 0.5, 0.5, *[1 / 6] * 4], dtype=torch.float64)
+
+    def gradient(size: int) -> Tensor:
+        weight = torch.tensor([0.3, -0.2, 0.1], dtype=torch.float64, requires_grad=True)
+        for part in torch.arange(7).split(size):
+            chosen, rejected = (features[:, part] @ weight).unbind()
+            loss(chosen, rejected, references[0, part], references[1, part], shares[part], 3.0).backward()
+        assert weight.grad is not None
+        return weight.grad
+
+    torch.testing.assert_close(gradient(size), gradient(7), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("loss", [dpo_case, ipo_case])
+def test_a_preference_weighs_by_its_share(loss: Preference) -> None:
+    """Six equal pairs at a sixth each are one pair."""
+    once, six = sides(0.7), sides(*[0.7] * 6)
+    found = loss(*six, torch.full((6,), 1 / 6, dtype=torch.float64), 1)
+    assert float(found) == pytest.approx(float(loss(*once, torch.ones(1), 1)))
+
+
+# ------------------------------------------------------------------------------------------------- GRPO
+
+
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "loss", "gradient", "clipped"),
+    [
+        (1.0, 2.0, -2.0, -2.0, 0),
+        (1.25, 2.0, -2.5, -2.5, 0),  # above 1 + ε, below 1 + ε_high: a good answer may go on rising
+        (1.5, 2.0, -2.56, 0.0, 1),  # held at 1.28 × 2
+        (0.5, 2.0, -1.0, -1.0, 1),
+        (1.5, -2.0, 3.0, 3.0, 1),
+        (0.85, -2.0, 1.7, 1.7, 0),
+        (0.75, -2.0, 1.6, 0.0, 1),  # held at .8 × -2: the low bound is ε and not ε_high
+    ],
+)
+def test_grpo_in_each_regime(ratio: float, advantage: float, loss: float, gradient: float, clipped: int) -> None:
+    old = one(-1.3)[0]
+    logp = (old + math.log(ratio)).requires_grad_()
+    found, stats = grpo(
+        logp, old, old, torch.tensor([advantage]), torch.ones(1), TRUE, clip=0.2, clip_high=0.28, kl_coef=0.0, count=1
+    )
+    found.backward()
+    assert float(found.detach()) == pytest.approx(loss)
+    assert logp.grad is not None
+    assert float(logp.grad) == pytest.approx(gradient)
+    assert float(stats["clip_fraction"]) == clipped
+    assert float(stats["policy_loss"]) == pytest.approx(loss)
+
+
+def test_grpo_sums_what_each_answer_weighs() -> None:
+    """Two answers of two tokens and one; ρ against the reference is log 2 and 0 in the first, log ½ in the second."""
+    logp = torch.tensor([[-1.0, -2.0], [-3.0, 0.0]])
+    reference = logp - math.log(2) * torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
+    mask = torch.tensor([[True, True], [True, False]])
+    loss, stats = grpo(
+        logp, logp, reference, torch.tensor([1.5, -0.5]), torch.tensor([0.5, 2.0]), mask,
+        clip=0.2, clip_high=0.2, kl_coef=0.1, count=4,
+    )  # fmt: skip
+    policy = (0.5 * 2 * -1.5 + 2 * 0.5) / 4
+    kl = (0.5 * (0.5 - 1 + math.log(2)) + 2 * (2 - 1 - math.log(2))) / 4
+    assert float(stats["policy_loss"]) == pytest.approx(policy) and float(stats["kl_loss"]) == pytest.approx(kl)
+    assert float(loss) == pytest.approx(policy + 0.1 * kl)
+    assert float(stats["clip_fraction"]) == 0
+
+
+def test_the_kl_term_pulls_like_the_forward_kl() -> None:
+    """Every action of a policy over five, each with its probability: no sampling noise."""
+    torch.manual_seed(5)
+    start, reference = torch.randn(2, 5, dtype=torch.float64) * 1.5
+    reference_logp = reference.log_softmax(0)
+
+    def gradient(of: Callable[[Tensor], Tensor]) -> Tensor:
+        logits = start.clone().requires_grad_()
+        of(logits.log_softmax(0)).backward()
+        assert logits.grad is not None
+        return logits.grad
+
+    def penalty(logp: Tensor) -> Tensor:
+        actions = logp[:, None]
+        return grpo(
+            actions, actions.detach(), reference_logp[:, None], torch.zeros(5), logp.detach().exp(),
+            torch.ones(5, 1, dtype=torch.bool), clip=0.2, clip_high=0.2, kl_coef=1.0, count=1,
+        )[0]  # fmt: skip
+
+    forward = gradient(lambda logp: (reference_logp.exp() * (reference_logp - logp)).sum())
+    reverse = gradient(lambda logp: (logp.exp() * (logp - reference_logp)).sum())
+    torch.testing.assert_close(gradient(penalty), forward, rtol=0, atol=1e-12)
+    assert float((forward - reverse).abs().max()) > 0.1, "the test needs two that differ"
+
+
+def test_without_a_kl_term_the_first_step_climbs_the_expected_advantage() -> None:
+    torch.manual_seed(6)
+    start, adv = torch.randn(2, 5, dtype=torch.float64)
+    found, wanted = start.clone().requires_grad_(), start.clone().requires_grad_()
+    logp = found.log_softmax(0)[:, None]
+    grpo(
+        logp, logp.detach(), logp.detach(), adv, logp.detach().exp()[:, 0], torch.ones(5, 1, dtype=torch.bool),
+        clip=0.2, clip_high=0.2, kl_coef=0.0, count=1,
+    )[0].backward()  # fmt: skip
+    (-(wanted.softmax(0) * adv).sum()).backward()
+    assert found.grad is not None and wanted.grad is not None
+    torch.testing.assert_close(found.grad, wanted.grad, rtol=0, atol=1e-12)
+
+
+LENGTHS = torch.tensor([1, 4, 2, 7])
+
+
+@pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("rows", [[0, 1, 2, 3], [1, 3]])
+def test_answers_weigh_by_a_power_of_their_length(power: float, rows: list[int]) -> None:
+    weight, count = token_weights(LENGTHS, power, torch.tensor(rows))
+    assert weight.tolist() == pytest.approx([length**-power for length in (1, 4, 2, 7)])
+    assert float(count) == pytest.approx(sum(int(LENGTHS[row]) ** (1 - power) for row in rows))
+
+
+def test_the_power_goes_from_a_mean_over_tokens_to_a_mean_over_answers() -> None:
+    torch.manual_seed(7)
+    mask = torch.arange(7) < LENGTHS[:, None]
+    loss_BT = torch.where(mask, torch.randn(4, 7), 0.0)
+    means = {}
+    for power in (0.0, 1.0):
+        weight, count = token_weights(LENGTHS, power, torch.arange(4))
+        means[power] = float((weight[:, None] * loss_BT).sum() / count)
+    assert means[0.0] == pytest.approx(float(loss_BT[mask].mean()))
+    assert means[1.0] == pytest.approx(float((loss_BT.sum(1) / LENGTHS).mean()))
+
+
+# -------------------------------------------------------------------------- whatever is beside and however it is cut
+
+
 def policy_case(new: Tensor, old: Tensor, extra: Tensor, mask: Tensor, tokens: int) -> Tensor:
     return clipped_policy(new, old, extra, mask, clip=0.2, tokens=tokens)[0]
 
@@ -122,7 +348,13 @@ def value_case(new: Tensor, old: Tensor, extra: Tensor, mask: Tensor, tokens: in
     return clipped_value(new, old, extra, mask, clip=0.2, tokens=tokens)[0]
 
 
-@pytest.mark.parametrize("loss", [policy_case, value_case])
+def group_case(new: Tensor, old: Tensor, extra: Tensor, mask: Tensor, tokens: int) -> Tensor:
+    """`extra` are the reference's log-probs; an answer's advantage is the sum of them."""
+    adv, weight = torch.where(mask, extra, 0.0).sum(1), mask.sum(1) ** -0.5
+    return grpo(new, old, extra, adv, weight, mask, clip=0.2, clip_high=0.3, kl_coef=0.1, count=tokens)[0]
+
+
+@pytest.mark.parametrize("loss", [policy_case, value_case, group_case])
 @pytest.mark.parametrize("where", [0, 1, 2])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_what_lies_off_the_mask_does_not_leak(loss: Loss, where: int, bad: float) -> None:
@@ -144,7 +376,7 @@ def test_what_lies_off_the_mask_does_not_leak(loss: Loss, where: int, bad: float
     assert not dirty[0].grad[~mask].any()
 
 
-@pytest.mark.parametrize("loss", [policy_case, value_case])
+@pytest.mark.parametrize("loss", [policy_case, value_case, group_case])
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 12])
 @pytest.mark.parametrize("padding", [0, 5])
 def test_the_gradient_does_not_depend_on_how_the_step_was_cut_up(loss: Loss, size: int, padding: int) -> None:

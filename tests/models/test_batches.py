@@ -1,10 +1,29 @@
 """Batches: masks by hand and never from ids, and no figure that padding could change."""
 
+from copy import deepcopy
+from dataclasses import replace
+
 import pytest
 import torch
 
-from bridle.models.batches import Batch, by_length, make_batch, masked_logprobs, pad, sequence_logprobs, slices, spread
-from tests.models.tiny import policy, random_ids, template
+from bridle.models.batches import (
+    Batch,
+    Group,
+    by_length,
+    group_batch,
+    index_pairs,
+    length_batches,
+    make_batch,
+    masked_logprobs,
+    micro_batches,
+    pack,
+    pad,
+    sequence_logprobs,
+    slices,
+    spread,
+)
+from bridle.models.scorer import scorer_from
+from tests.models.tiny import CPU, policy, random_ids, template
 
 T, F = True, False
 
@@ -59,7 +78,7 @@ def test_log_probs_do_not_depend_on_padding_or_company() -> None:
     wide = torch.nn.functional.pad(batch.ids_BW, (0, 17), value=9)
     with torch.no_grad():
         found = sequence_logprobs(module, batch)
-        padded = sequence_logprobs(module, Batch(wide, batch.prompt_lengths_B, batch.lengths_B))
+        padded = sequence_logprobs(module, Batch(wide, batch.prompt_lengths_B, batch.lengths_B, batch.prompt_B))
         torch.testing.assert_close(padded[:, : found.shape[1]], found, rtol=0, atol=1e-5)
         assert not padded[:, found.shape[1] :].any()
         for i in range(6):
@@ -94,3 +113,96 @@ def test_slices_cover_all_once() -> None:
 def test_by_length_sorts_and_keeps_each_row_once() -> None:
     groups = by_length([5, 1, 5, 3, 2], 2)
     assert groups == [[1, 4], [3, 0], [2]]
+
+
+def test_every_pass_takes_each_index_once_in_batches_of_similar_length() -> None:
+    lengths = [int(n) for n in torch.randint(3, 60, (100,), generator=torch.Generator().manual_seed(0))]
+    plans = [length_batches(lengths, 8, 0, "test", epoch) for epoch in (0, 1)]
+    for plan in plans:
+        assert sorted(i for rows in plan for i in rows) == list(range(100))
+        assert all(len(rows) <= 8 for rows in plan)
+        spreads = [max(lengths[i] for i in rows) - min(lengths[i] for i in rows) for rows in plan]
+        assert sum(spreads) / len(spreads) < 8
+    assert plans[0] != plans[1] and plans[0] != length_batches(lengths, 8, 1, "test", 0)
+    assert plans[0] == length_batches(lengths, 8, 0, "test", 0)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 64])
+def test_a_step_is_cut_into_parts_of_similar_length(size: int) -> None:
+    """Each row once, shortest first, and of equal ones the earlier; rows that are not of the step stay out."""
+    rows, lengths = torch.tensor([5, 0, 3, 4, 6]), torch.tensor([7, 1, 1, 3, 3, 9, 2])
+    parts = micro_batches(rows, lengths, size)
+    assert torch.cat(parts).tolist() == [6, 3, 4, 0, 5]
+    assert [len(part) for part in parts[:-1]] == [size] * (len(parts) - 1) and 1 <= len(parts[-1]) <= size
+
+
+FIRST = Group([5], [[1], [2, 8], [3]], [(2, 0, 0.5), (2, 1, 0.5)])
+SECOND = Group([6, 7], [[4], [5]], [(0, 1, 1.0)])
+
+
+def test_pairs_index_into_the_answers_of_all_groups() -> None:
+    better, worse, weight = index_pairs([FIRST, SECOND], CPU)
+    assert better.tolist() == [2, 2, 3] and worse.tolist() == [0, 1, 4] and weight.tolist() == [0.5, 0.5, 1.0]
+
+
+def test_every_answer_is_read_once_where_its_pairs_look_for_it() -> None:
+    batch = group_batch([FIRST, SECOND], 0, CPU)
+    read = [row[:length].tolist() for row, length in zip(batch.ids_BW, batch.lengths_B, strict=True)]
+    assert read == [[5, 1], [5, 2, 8], [5, 3], [6, 7, 4], [6, 7, 5]]
+    assert batch.prompt_lengths_B.tolist() == [1, 1, 1, 2, 2]
+    assert [FIRST.length, SECOND.length] == [3, 3]
+
+
+# -------------------------------------------------------------------------------- a prompt read once for its answers
+
+
+def shared_batch(answers: int = 4, prompts: int = 3) -> Batch:
+    """Several answers to each prompt, of uneven length, the rows of a prompt not all beside each other."""
+    asked = [ids for ids in random_ids(prompts, 3, 9, 1) for _ in range(answers)]
+    order = torch.randperm(len(asked), generator=torch.Generator().manual_seed(0)).tolist()
+    return make_batch([asked[i] for i in order], random_ids(len(asked), 1, 12, 2), pad_id=0)
+
+
+def alone(batch: Batch) -> Batch:
+    """The same rows, each taken to have a prompt of its own: nothing is shared."""
+    return replace(batch, prompt_B=torch.arange(len(batch)))
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
+def test_a_shared_prompt_changes_neither_log_probs_nor_gradients(family: str) -> None:
+    batch = shared_batch()
+    packed = pack(batch)
+    assert packed is not None and packed.ids_RW.numel() < 0.8 * batch.ids_BW.numel() and pack(alone(batch)) is None
+    network = policy(family, dtype=torch.float64).module
+    found = []
+    for rows in (batch, alone(batch)):
+        module = deepcopy(network)
+        logp_BT = sequence_logprobs(module, rows)
+        (logp_BT * torch.arange(logp_BT.numel()).view_as(logp_BT)).sum().backward()
+        found.append((logp_BT.detach(), [p.grad for p in module.parameters()]))
+    (shared, shared_grads), (plain, plain_grads) = found
+    assert torch.allclose(shared, plain, atol=1e-10)
+    assert all(torch.allclose(a, b, atol=1e-7) for a, b in zip(shared_grads, plain_grads, strict=True))
+
+
+def test_an_answer_does_not_see_those_beside_it() -> None:
+    module, batch = policy(dtype=torch.float64).module, shared_batch()
+    changed = batch.ids_BW.clone()
+    inside = torch.arange(changed.shape[1]) >= batch.prompt_lengths_B[:, None]
+    changed[1:] = torch.where(inside[1:], (changed[1:] + 7) % 40, changed[1:])
+    before, after = (sequence_logprobs(module, replace(batch, ids_BW=ids)) for ids in (batch.ids_BW, changed))
+    assert torch.allclose(before[0], after[0], atol=1e-12) and not torch.allclose(before[1], after[1], atol=1e-3)
+
+
+def test_scores_of_answers_that_share_a_prompt_are_those_of_each_alone() -> None:
+    scorer = scorer_from(policy(dtype=torch.float64).module, torch.Generator().manual_seed(0)).double()
+    batch = shared_batch()
+    assert torch.allclose(scorer.batch_scores(batch), scorer.scores(batch.ids_BW, batch.lengths_B), atol=1e-10)
+
+
+def test_a_prompt_of_many_answers_takes_several_rows() -> None:
+    batch = shared_batch(answers=40, prompts=1)
+    packed = pack(batch)
+    assert packed is not None and 1 < len(packed.ids_RW) and packed.ids_RW.shape[1] <= 2 * int(batch.lengths_B.max())
+    module = policy(dtype=torch.float64).module
+    assert torch.allclose(sequence_logprobs(module, batch), sequence_logprobs(module, alone(batch)), atol=1e-10)

@@ -16,8 +16,8 @@ from bridle.models.optimizer import OPTIMIZERS
 from tests.models.tiny import one_sentence, policy, random_ids, write_safetensors
 
 
-def fresh(optimizer: str, seed: int = 0) -> TrainingState:
-    modules = {"policy": policy("qwen3", seed).module, "critic": policy("llama", seed + 1).module}
+def fresh(optimizer: str, seed: int = 0, shapes: tuple[str, str] = ("qwen3", "llama")) -> TrainingState:
+    modules = {"policy": policy(shapes[0], seed).module, "critic": policy(shapes[1], seed + 1).module}
     return TrainingState(modules, [o for module in modules.values() for o in OPTIMIZERS[optimizer](module, 0.01)])
 
 
@@ -43,15 +43,18 @@ def silent(text: str) -> None:
     pass
 
 
+@pytest.mark.parametrize("shapes", [("qwen3", "llama"), ("gpt2", "gemma"), ("gemma2", "mixtral")])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_a_resumed_run_equals_one_that_was_not_interrupted(optimizer: str, tmp_path: Path) -> None:
-    whole = fresh(optimizer)
+def test_a_resumed_run_equals_one_that_was_not_interrupted(
+    optimizer: str, shapes: tuple[str, str], tmp_path: Path
+) -> None:
+    whole = fresh(optimizer, shapes=shapes)
     work(whole, range(5))
 
-    state = fresh(optimizer)
+    state = fresh(optimizer, shapes=shapes)
     work(state, range(3))
     save_checkpoint(tmp_path, 3, state, {"beta": 0.1 + 0.2}, "key")
-    resumed = fresh(optimizer, seed=7)  # other weights, no moments
+    resumed = fresh(optimizer, 7, shapes)  # other weights, no moments
     said: list[str] = []
     step, values = restore_checkpoint(tmp_path, resumed, "key", said.append)
     assert (step, values) == (3, {"beta": 0.1 + 0.2})

@@ -5,10 +5,10 @@ import torch
 
 from bridle.models.batches import pad
 from bridle.models.scorer import critic_from, init_head, scorer_from
-from tests.models.tiny import policy, random_ids
+from tests.models.tiny import FALLBACK, policy, random_ids
 
 
-@pytest.mark.parametrize("shape", ["llama", "qwen2"])
+@pytest.mark.parametrize("shape", ["llama", "qwen2", *FALLBACK])
 def test_scores_do_not_depend_on_padding_or_company(shape: str) -> None:
     scorer = scorer_from(policy(shape).module, torch.Generator().manual_seed(0))
     rows = random_ids(8, 1, 40)
@@ -25,8 +25,9 @@ def test_scores_do_not_depend_on_padding_or_company(shape: str) -> None:
     assert float(found.std()) > 0.05
 
 
-def test_a_score_is_the_value_at_the_last_token() -> None:
-    scorer = scorer_from(policy().module, torch.Generator().manual_seed(0))
+@pytest.mark.parametrize("shape", ["llama", *FALLBACK])
+def test_a_score_is_the_value_at_the_last_token(shape: str) -> None:
+    scorer = scorer_from(policy(shape).module, torch.Generator().manual_seed(0))
     rows = random_ids(4, 2, 12)
     ids, lengths = pad(rows, 0), torch.tensor([len(row) for row in rows])
     with torch.no_grad():
@@ -48,12 +49,18 @@ def test_the_head_begins_small_and_the_trunk_is_a_copy() -> None:
     assert bool(base.model.embed_tokens.weight.any())
 
 
-def test_a_critic_begins_at_zero_with_the_reward_models_trunk() -> None:
-    scorer = scorer_from(policy().module, torch.Generator().manual_seed(0))
+@pytest.mark.parametrize("shape", ["llama", *FALLBACK])
+def test_a_critic_begins_at_zero_with_the_reward_models_trunk(shape: str) -> None:
+    scorer = scorer_from(policy(shape).module, torch.Generator().manual_seed(0))
     critic = critic_from(scorer)
     assert not critic.values(torch.tensor(random_ids(2, 7, 7))).any()
-    assert torch.equal(critic.model.norm.weight, scorer.model.norm.weight)
+    trunk = scorer.model.state_dict()
+    assert all(torch.equal(tensor, trunk[name]) for name, tensor in critic.model.state_dict().items())
     assert bool(scorer.score.weight.any())
+    with torch.no_grad():
+        for parameter in critic.parameters():
+            parameter.add_(1.0)
+    assert all(bool((tensor != trunk[name]).all()) for name, tensor in critic.model.state_dict().items())  # its own
 
 
 def test_a_head_stays_in_full_precision_under_autocast() -> None:

@@ -1,12 +1,17 @@
-"""Tiny random models for tests: two layers, 32 wide, lively logits, every family that the native decoder knows."""
+"""Tiny random models for tests: two layers, 32 wide, lively logits, every family that the native decoder knows, and some
+that transformers runs."""
 
+import tempfile
+from copy import deepcopy
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from bridle.models.decoder import Decoder, DecoderConfig, initialise
-from bridle.models.policy import Policy
+from bridle.models.foreign import LanguageModel
+from bridle.models.policy import Policy, load_policy
 from bridle.models.template import Template, train_tokenizer
 
 VOCABULARY = 300
@@ -32,6 +37,24 @@ SHAPES = {
 }
 FAMILIES = ["llama", "mistral", "qwen2", "qwen3"]
 
+LIVELY: dict[str, Any] = {"vocab_size": VOCABULARY, "initializer_range": 0.3, "bos_token_id": 2, "eos_token_id": 1}
+SMALL: dict[str, Any] = {
+    **LIVELY, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "max_position_embeddings": 96, "pad_token_id": 0,
+}  # fmt: skip
+SLIDING = {"sliding_window": 16, "layer_types": ["sliding_attention", "full_attention"]}
+FOREIGN: dict[str, dict[str, Any]] = {  # the settings of transformers' configurations
+    "gpt2": {**LIVELY, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 96},
+    "gemma": {**SMALL, "head_dim": 8},
+    "gemma2": {**SMALL, **SLIDING, "head_dim": 8, "final_logit_softcapping": 4.0, "attn_logit_softcapping": 2.0},
+    "granite": {**SMALL, "logits_scaling": 0.2},  # logits are divided by it
+    "phi": {**SMALL, "num_key_value_heads": 4},  # its head has a bias
+    "bloom": {**LIVELY, "hidden_size": 32, "n_layer": 2, "n_head": 4, "pad_token_id": 0},  # takes no positions
+    "mixtral": {**SMALL, "num_local_experts": 4},  # its files hold the experts apart, its module in one tensor
+    "mistral-window": {**SMALL, "sliding_window": 16},  # a native family, but for its window
+}
+FALLBACK = ["gpt2", "gemma", "gemma2"]
+
 
 @cache
 def template() -> Template:
@@ -40,6 +63,35 @@ def template() -> Template:
 
 def policy(shape: str = "llama", seed: int = 0, dtype: torch.dtype = torch.float32) -> Policy:
     """A random policy whose distributions are neither flat nor certain; norms and biases are random too."""
+    module = deepcopy(foreign(shape, seed)) if shape in FOREIGN else native(shape, seed)
+    return Policy(module.to(dtype), template(), f"tiny-{shape}-{seed}".ljust(20, "."))
+
+
+@cache  # a copy is quicker than a folder
+def foreign(shape: str, seed: int) -> LanguageModel:
+    with tempfile.TemporaryDirectory() as folder:
+        write_foreign(Path(folder), shape, seed)
+        return load_policy(Path(folder), CPU).module
+
+
+def write_foreign(folder: Path, shape: str, seed: int = 0, **changes: object) -> Any:
+    """A model as transformers saves it, with the tiny tokenizer beside it; transformers' network. `changes` of settings."""
+    from transformers import AutoConfig, AutoModelForCausalLM  # not at import: most tests do without it
+
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        config = AutoConfig.for_model(shape.removesuffix("-window"), **{**FOREIGN[shape], **changes})
+        network = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="eager").eval()
+        with torch.no_grad():
+            for parameter in network.parameters():
+                if parameter.dim() == 1:
+                    parameter.add_(torch.randn_like(parameter), alpha=0.2)
+    network.save_pretrained(folder)
+    template().save(folder, 96)
+    return network
+
+
+def native(shape: str, seed: int) -> Decoder:
     config = SHAPES[shape]
     generator = torch.Generator().manual_seed(seed)
     module = Decoder(config)
@@ -50,7 +102,7 @@ def policy(shape: str = "llama", seed: int = 0, dtype: torch.dtype = torch.float
                 parameter.mul_(15)
             elif parameter.dim() == 1:
                 parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.2)
-    return Policy(module.to(dtype), template(), f"tiny-{shape}-{seed}".ljust(20, "."))
+    return module
 
 
 def random_ids(count: int, shortest: int, longest: int, seed: int = 0) -> list[list[int]]:

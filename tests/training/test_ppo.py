@@ -16,7 +16,9 @@ from bridle.generation.engine import Engine, answer_prompts
 from bridle.generation.sampling import Sampling
 from bridle.models.policy import Policy, RewardModel
 from bridle.models.scorer import Scorer, critic_from, scorer_from
+from bridle.rewards import rollout
 from bridle.rewards.learned import LearnedReward
+from bridle.rewards.rollout import Rollout, roll_out, take_prompts
 from bridle.training import ppo
 from tests.models.tiny import policy as tiny_policy
 from tests.models.tiny import random_ids, template
@@ -36,9 +38,11 @@ class Cast:
     critic: Scorer
     engine: Engine
 
-    def roll_out(self, reward: Reward, config: PPOSection = CONFIG, prompts: Sequence[Prompt] = PROMPTS) -> ppo.Rollout:
-        sampling = Sampling(NEW_TOKENS, config.temperature)
-        return ppo.roll_out(self.policy, self.engine, reward, prompts, config, sampling, DEVICE, seed=1)
+    def roll_out(self, reward: Reward, config: PPOSection = CONFIG, prompts: Sequence[Prompt] = PROMPTS) -> Rollout:
+        return roll_out(
+            self.policy, self.engine, reward, prompts, Sampling(NEW_TOKENS, config.temperature), DEVICE, seed=1,
+            missing_stop_penalty=config.missing_stop_penalty,
+        )  # fmt: skip
 
 
 def cast(dtype: torch.dtype = torch.float32, seed: int = 0) -> Cast:
@@ -75,15 +79,15 @@ def train(
 
 @pytest.mark.parametrize("count", [1, 3, 8, 20, 33])
 def test_every_pass_covers_each_prompt_once(count: int) -> None:
-    taken = [p for step in range(60 // count + 1) for p in ppo.take_prompts(PROMPTS, step, count, seed=0)][:60]
+    taken = [p for step in range(60 // count + 1) for p in take_prompts(PROMPTS, step, count, 0, "ppo-prompts")][:60]
     passes = [[p.text for p in taken[start : start + 20]] for start in (0, 20, 40)]
     assert all(sorted(texts) == sorted(p.text for p in PROMPTS) for texts in passes)
     assert passes[0] != passes[1] != passes[2]
 
 
 def test_a_steps_prompts_are_known_from_seed_and_step_alone() -> None:
-    assert ppo.take_prompts(PROMPTS, 7, 8, seed=0) == ppo.take_prompts(PROMPTS, 7, 8, seed=0)
-    assert ppo.take_prompts(PROMPTS, 7, 8, seed=0) != ppo.take_prompts(PROMPTS, 7, 8, seed=1)
+    assert take_prompts(PROMPTS, 7, 8, 0, "ppo-prompts") == take_prompts(PROMPTS, 7, 8, 0, "ppo-prompts")
+    assert take_prompts(PROMPTS, 7, 8, 0, "ppo-prompts") != take_prompts(PROMPTS, 7, 8, 1, "ppo-prompts")
 
 
 def test_no_prompts_is_said(tmp_path: Path) -> None:
@@ -137,7 +141,7 @@ def test_weights_that_the_engine_does_not_hold_are_refused(monkeypatch: pytest.M
     def stale(*arguments: Any, **settings: Any) -> list[Completion]:
         return [replace(c, weight_stamp="others+3") for c in answer_prompts(*arguments, **settings)]
 
-    monkeypatch.setattr(ppo, "answer_prompts", stale)
+    monkeypatch.setattr(rollout, "answer_prompts", stale)
     with pytest.raises(TrainingStopped, match=r"others\+3"):
         who.roll_out(nothing)
 

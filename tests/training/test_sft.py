@@ -71,20 +71,6 @@ def test_what_follows_an_answer_in_its_batch_changes_nothing(tmp_path: Path) -> 
     assert read_metrics(tmp_path)[0]["loss"] == pytest.approx(-float(expected.mean()), rel=1e-5)
 
 
-def test_every_pass_takes_each_example_once_in_batches_of_similar_length() -> None:
-    shown = examples(100)
-    plans = [sft.batches_of(shown, 8, seed=0, epoch=epoch) for epoch in (0, 1)]
-    for plan in plans:
-        assert sorted(i for rows in plan for i in rows) == list(range(100))
-        assert all(len(rows) <= 8 for rows in plan)
-        spreads = [
-            max(lengths) - min(lengths) for rows in plan for lengths in [[sum(map(len, shown[i])) for i in rows]]
-        ]
-        assert sum(spreads) / len(spreads) < 5
-    assert plans[0] != plans[1]
-    assert plans[0] == sft.batches_of(shown, 8, seed=0, epoch=0)
-
-
 def test_nothing_to_imitate_is_said(tmp_path: Path) -> None:
     ours = policy()
     before = weights(ours.module)

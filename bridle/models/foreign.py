@@ -1,0 +1,334 @@
+"""Any other causal language model: transformers runs it, behind the native decoder's interface, for training and decoding.
+
+The trunk is transformers' own module. The product with the vocabulary is taken here, so that log-probs need not hold all
+logits; on loading, its logits are compared with those of transformers' own forward, and a model that answers otherwise
+is refused. Slower than the native decoder, most of all in decoding.
+
+Shapes: B sequences, T new tokens, S tokens seen so far, D hidden size, V vocabulary, N selected tokens.
+Left out on purpose: dropout (sampled and trained log-probs must agree), models of several parts (images, speech, an
+encoder beside the decoder), quantised weights, and code that comes with a model's folder.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bridle.core.errors import ModelError, UnsupportedModel
+from bridle.maths.logprobs import linear_logprobs
+from bridle.models.decoder import Decoder, check_width
+
+CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "n_ctx")
+TOLERANCE = 1e-3  # of the largest number: another order of sums moves float32 by some 1e-6
+
+
+@dataclass(frozen=True)
+class ForeignConfig:
+    """config.json as it lay in the folder, and what bridle needs to know of the network."""
+
+    raw: Mapping[str, Any]
+    trunk_name: str  # Hugging Face's names of the two parts: "transformer" and "lm_head" in GPT-2
+    head_name: str
+    vocab_size: int
+    hidden_size: int
+    max_positions: int
+    scale: float = 1.0  # logits are cap(scale · hidden · weightᵀ + bias)
+    soft_cap: float = 0.0
+
+    @property
+    def family(self) -> str:
+        return str(self.raw["model_type"])
+
+    def to_huggingface(self) -> dict[str, Any]:
+        return {key: value for key, value in self.raw.items() if key != "torch_dtype"}  # now called dtype
+
+
+class ForeignTrunk(nn.Module):
+    """transformers' network without its head, `inner`: hidden states of whole sequences, or of the next tokens."""
+
+    def __init__(self, config: ForeignConfig, inner: Any) -> None:
+        super().__init__()
+        self.config = config
+        self.inner = inner
+        self.takes_positions = "position_ids" in inspect.signature(inner.forward).parameters
+        self.eval()
+
+    def train(self, mode: bool = True) -> ForeignTrunk:
+        """Stays as it is for decoding: with dropout, PPO's first ratio would not be 1."""
+        return super().train(False)
+
+    def forward(self, ids_BT: Tensor) -> Tensor:
+        """ids [B, T], padded on the right → hidden states [B, T, D]. Causality alone hides padding that comes last."""
+        check_width(ids_BT.shape[1], self.config.max_positions)
+        return self._run(ids_BT, torch.ones_like(ids_BT, dtype=torch.bool), None)
+
+    def step(self, ids_BT: Tensor, seen_BS: Tensor, cache: Any) -> Tensor:
+        """Hidden states [B, T, D] of T new tokens after those in the cache; `seen` [B, S] is False on padding."""
+        return self._run(ids_BT, seen_BS, cache)
+
+    def _run(self, ids_BT: Tensor, seen_BS: Tensor, cache: Any) -> Tensor:
+        positions = {}
+        if self.takes_positions:  # those without read them off the mask, as BLOOM does
+            positions["position_ids"] = (seen_BS.long().cumsum(1) - 1).clamp(min=0)[:, -ids_BT.shape[1] :]
+        found = self.inner(
+            input_ids=ids_BT, attention_mask=seen_BS, past_key_values=cache, use_cache=cache is not None, **positions
+        )
+        return found.last_hidden_state
+
+    def new_cache(self) -> Any:
+        """Keys and values of no token yet."""
+        from transformers import DynamicCache
+
+        return DynamicCache(config=self.inner.config)
+
+
+class Foreign(nn.Module):
+    """A causal language model of transformers with the interface of `Decoder`; without `lm_head` where it is tied."""
+
+    def __init__(self, config: ForeignConfig, inner: Any, lm_head: nn.Linear | None) -> None:
+        super().__init__()
+        self.config = config
+        self.model = ForeignTrunk(config, inner)
+        self.lm_head = lm_head
+
+    def hidden(self, ids_BT: Tensor) -> Tensor:
+        return self.model(ids_BT)
+
+    def output_weight(self) -> Tensor:
+        return self.model.inner.get_input_embeddings().weight if self.lm_head is None else self.lm_head.weight
+
+    def output_bias(self) -> Tensor | None:
+        return None if self.lm_head is None else self.lm_head.bias
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        logits = F.linear(hidden * self.config.scale, self.output_weight(), self.output_bias())
+        cap = self.config.soft_cap
+        return cap * (logits / cap).tanh() if cap else logits
+
+    def logprobs(self, hidden_ND: Tensor, targets_N: Tensor, temperature: float = 1.0) -> Tensor:
+        """log π of the targets, [N], without the whole matrix of logits."""
+        hidden_ND = hidden_ND * self.config.scale
+        bias, cap = self.output_bias(), self.config.soft_cap
+        return linear_logprobs(hidden_ND, self.output_weight(), targets_N, temperature, bias, cap)
+
+    def forward(self, ids_BT: Tensor) -> Tensor:
+        return self.logits(self.hidden(ids_BT))
+
+
+LanguageModel = Decoder | Foreign
+
+
+# ------------------------------------------------------------------------------------------------------- loading
+
+
+def load_foreign(folder: Path, raw: Mapping[str, Any], device: torch.device) -> Foreign:
+    """A causal language model whose config.json is `raw`. Refused by name where it could not be trained and decoded right."""
+    from transformers import AutoModelForCausalLM, __version__
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    family = raw.get("model_type", "")
+    if family not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise UnsupportedModel(
+            f"{folder} is of model_type {family!r}, of which neither bridle nor transformers {__version__} has a causal "
+            "language model; take another model, or a newer transformers that has it"
+        )
+    network = from_folder(AutoModelForCausalLM, folder, raw, device, frozenset())
+    head = network.get_output_embeddings()
+    if not isinstance(head, nn.Linear):
+        raise UnsupportedModel(f"the head of a {family} model is no plain product, which bridle needs; take another")
+    tied = head.weight is network.get_input_embeddings().weight
+    settings = network.config.to_dict()
+    config = ForeignConfig(
+        raw=raw,
+        trunk_name=network.base_model_prefix,
+        head_name=next(name for name, part in network.named_modules() if part is head),
+        vocab_size=head.weight.shape[0],
+        hidden_size=head.weight.shape[1],
+        max_positions=context_of(settings),
+        soft_cap=float(settings.get("final_logit_softcapping") or 0.0),
+    )
+    module = Foreign(config, network.base_model, None if tied else head)
+    try:
+        with torch.no_grad():
+            fault = unlike(network, module, head_scales(settings))
+    except Exception as error:  # an interface of another kind may fail in any way
+        fault = f"it cannot be run as bridle needs it ({type(error).__name__}: {first_line(error)})"
+    if fault:
+        raise UnsupportedModel(f"{folder} is of model_type {family!r}, which bridle cannot use: {fault}")
+    return module
+
+
+def load_foreign_trunk(folder: Path, raw: Mapping[str, Any], device: torch.device, hidden_size: int) -> ForeignTrunk:
+    """What lies below a reward head that bridle saved; the head's `score.weight` is the caller's to read."""
+    from transformers import AutoModel
+
+    network = from_folder(AutoModel, folder, raw, device, frozenset({"score.weight"}))
+    config = ForeignConfig(
+        raw=raw,
+        trunk_name=network.base_model_prefix,
+        head_name="",
+        vocab_size=network.get_input_embeddings().weight.shape[0],
+        hidden_size=hidden_size,
+        max_positions=context_of(network.config.to_dict()),
+    )
+    return ForeignTrunk(config, network)
+
+
+def from_folder(loader: Any, folder: Path, raw: Mapping[str, Any], device: torch.device, extra: frozenset[str]) -> Any:
+    """transformers' network with the folder's weights in float32: every tensor, and none over but those in `extra`."""
+    from transformers import AutoConfig
+
+    family = raw.get("model_type", "")
+    if "quantization_config" in raw:
+        raise UnsupportedModel(f"the weights in {folder} are quantised, which cannot be trained; fetch the full ones")
+    try:
+        with quietly():
+            config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+            if config.get_text_config() is not config:
+                raise UnsupportedModel(
+                    f"{folder} is of model_type {family!r}, which is more than a language model; save its text part alone"
+                )
+            # Eager attention is every family's reference, and on a CPU as fast; the fused one knows no caps of scores.
+            eager = device.type == "cpu" or config.to_dict().get("attn_logit_softcapping")
+            network, found = loader.from_pretrained(
+                folder,
+                config=config,
+                local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=True,
+                ignore_mismatched_sizes=True,  # they are refused below, by name
+                output_loading_info=True,
+                dtype=torch.float32,
+                attn_implementation="eager" if eager else None,
+            )
+    except ModelError:
+        raise
+    except Exception as error:  # the library raises all kinds
+        raise ModelError(
+            f"transformers cannot read the {family} model in {folder} (truncated or corrupted?): {first_line(error)}"
+        ) from error
+    missing, unknown = sorted(found["missing_keys"]), sorted(set(found["unexpected_keys"]) - extra)
+    if missing or unknown:
+        raise ModelError(
+            f"the weights in {folder} do not fit its config.json of model_type {family!r}: {len(missing)} missing "
+            f"(such as {missing[:2]}), {len(unknown)} unknown (such as {unknown[:2]})"
+        )
+    for name, shape, asked in sorted(found["mismatched_keys"]):
+        raise ModelError(f"{name} in {folder} has shape {list(shape)} where config.json asks for {list(asked)}")
+    return network.to(device)
+
+
+def context_of(settings: Mapping[str, Any]) -> int:
+    """The longest sequence; 2048 where the family knows no limit."""
+    return next((int(settings[key]) for key in CONTEXT_KEYS if (settings.get(key) or 0) > 0), 2048)
+
+
+def head_scales(settings: Mapping[str, Any]) -> list[float]:
+    """What families multiply or divide their logits by, under the same names in different senses: `unlike` tries each."""
+    named = [float(settings.get(key) or 1.0) for key in ("logit_scale", "logits_scaling", "lm_head_multiplier")]
+    return list(dict.fromkeys([*named, *(1 / value for value in named)]))
+
+
+def unlike(network: Any, module: Foreign, scales: Sequence[float]) -> str:
+    """How the module differs from transformers' own model on a few tokens, as the end of a sentence; empty if in nothing.
+
+    Sets the scale of the logits to the one of `scales` that gives transformers' own.
+    """
+    config, device = module.config, module.output_weight().device
+    ids_1T = ((torch.arange(min(8, config.max_positions)) * 37 + 5) % config.vocab_size).to(device)[None]
+    other_1T = torch.cat((ids_1T[:, :-1], (ids_1T[:, -1:] + 1) % config.vocab_size), 1)
+    own_TV, other_TV = (network(input_ids=i, attention_mask=torch.ones_like(i)).logits[0] for i in (ids_1T, other_1T))
+    if not bool(torch.isfinite(own_TV).all()):
+        return "its logits are not finite; fetch its weights again"
+    if not alike(other_TV[:-1], own_TV[:-1]):
+        return "it is no causal language model, for what it says of a token depends on the tokens that follow"
+    ours = {id(parameter) for parameter in module.parameters()}
+    if left := [name for name, parameter in network.named_parameters() if id(parameter) not in ours]:
+        return f"it has weights beside its trunk and its head (such as {left[0]})"
+    tensors = [tensor.data_ptr() for tensor in module.state_dict().values()]
+    if len(set(tensors)) < len(tensors):
+        return "layers of it share their weights"
+    hidden_1TD = module.hidden(ids_1T)
+    for scale in scales:
+        module.config = replace(config, scale=scale)
+        if alike(module.logits(hidden_1TD)[0], own_TV):
+            return "" if decodes_alike(module, ids_1T) else "it decodes otherwise with a cache and padding than without"
+    return "its logits are not the product of its hidden states and its output weights"
+
+
+def decodes_alike(module: Foreign, ids_1T: Tensor) -> bool:
+    """Whether hidden states stay the same with padding on the left, a cache, and rows that leave the batch."""
+    trunk, T = module.model, ids_1T.shape[1]
+    short_1T = ids_1T[:, 2:]
+    ids_2T = torch.cat((ids_1T, F.pad(short_1T, (2, 0))))
+    seen_2T = torch.ones_like(ids_2T, dtype=torch.bool)
+    seen_2T[1, :2] = False
+    cache = trunk.new_cache()
+    first_2TD = trunk.step(ids_2T[:, : T - 1], seen_2T[:, : T - 1], cache)
+    cache.reorder_cache(torch.tensor([1], device=ids_1T.device))
+    next_11D = trunk.step(ids_2T[1:, T - 1 :], seen_2T[1:], cache)
+    long_TD, short_TD = trunk(ids_1T)[0], trunk(short_1T)[0]
+    return (
+        alike(first_2TD[0], long_TD[:-1])
+        and alike(first_2TD[1, 2:], short_TD[:-1])
+        and alike(next_11D[0], short_TD[-1:])
+    )
+
+
+def alike(found: Tensor, expected: Tensor) -> bool:
+    return bool((found - expected).abs().max() <= TOLERANCE * expected.abs().max())
+
+
+# -------------------------------------------------------------------------------------------------------- saving
+
+
+def huggingface_tensors(trunk: ForeignTrunk, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of a `Foreign` or of a scorer on a foreign trunk under the names that the family's files have."""
+    from transformers import AutoModelForCausalLM
+    from transformers.core_model_loading import revert_weight_conversion
+
+    outer = {"model.inner.": f"{trunk.config.trunk_name}.", "lm_head.": f"{trunk.config.head_name}."}
+    renamed = {}
+    for name, tensor in tensors.items():
+        ours = next((prefix for prefix in outer if name.startswith(prefix)), "")
+        renamed[outer.get(ours, "") + name.removeprefix(ours)] = tensor
+    with quietly(), torch.device("meta"):
+        network = AutoModelForCausalLM.from_config(trunk.inner.config)  # no weights: it knows the names alone
+    found: dict[str, Tensor] = revert_weight_conversion(network, renamed)
+    return found
+
+
+def scorer_architecture(family: str) -> str | None:
+    """The family's `…ForSequenceClassification`, or None where transformers has none."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
+
+    found = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES.get(family)
+    return None if found is None else str(found)
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """transformers without its bars and advice: what matters of it is told as errors."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]

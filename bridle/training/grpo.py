@@ -1,0 +1,163 @@
+"""Group-relative policy optimisation: many answers to a prompt, the better ones reinforced (Shao 2024, DeepSeekMath).
+
+Each step: 1. answer each prompt several times  2. score the answers  3. compare within groups  4. improve the policy
+5. share the new weights, log and save.
+There is no critic: an answer's advantage is its reward beside those of the same prompt. A group whose answers all got the same reward
+says nothing; it is left out of the update and counted. The KL term is a loss (k3), whose gradient is that of the
+forward KL(π_ref‖π): see `maths.losses.grpo`.
+Left out on purpose: asking on until enough groups differ (DAPO's dynamic sampling), a decaying rate (a run here is some twenty steps).
+Shapes: B answers of a step, T predictions, M answers of a minibatch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from bridle.core.errors import NoUsableRows
+from bridle.core.recipe import GRPOSection
+from bridle.core.records import Prompt, Reward
+from bridle.core.runlog import Run
+from bridle.generation.engine import Engine
+from bridle.generation.sampling import Sampling
+from bridle.maths.advantages import group_relative
+from bridle.maths.kl import k1
+from bridle.maths.losses import grpo, token_weights
+from bridle.maths.statistics import mean_and_se
+from bridle.models.batches import sequence_logprobs
+from bridle.models.checkpoint import TrainingState, restore_checkpoint, save_checkpoint
+from bridle.models.device import Device
+from bridle.models.optimizer import OPTIMIZERS
+from bridle.models.policy import Policy
+from bridle.models.randomness import derived_seed, shuffled
+from bridle.rewards.rollout import Observe, Rollout, answer_figures, gap_warning, roll_out, take_prompts
+
+
+def whole_groups(config: GRPOSection) -> int:
+    """Groups in one forward pass."""
+    return max(1, config.batch_size // config.group_size)
+
+
+def rows_of(groups_G: Tensor, size: int) -> Tensor:
+    return (groups_G[:, None] * size + torch.arange(size)).flatten()
+
+
+@torch.no_grad()
+def reference_logprobs(rollout: Rollout, reference: Policy, config: GRPOSection, device: Device) -> Tensor:
+    """log π_ref of the answers' tokens, [B, T], zero off the mask."""
+    found_BT = torch.zeros_like(rollout.old_logp_BT)
+    for part in torch.arange(len(rollout.batch)).split(whole_groups(config) * config.group_size):
+        rows = rollout.batch.rows(part.to(device.torch))
+        with device.autocast():
+            logp_MT = sequence_logprobs(reference.module, rows, config.temperature)
+        found_BT[part, : logp_MT.shape[1]] = logp_MT.to(found_BT)
+    return found_BT
+
+
+def improve(
+    policy: Policy,
+    optimizers: Sequence[torch.optim.Optimizer],
+    rollout: Rollout,
+    reference_BT: Tensor,
+    adv_B: Tensor,
+    config: GRPOSection,
+    device: Device,
+    seed: int,
+    step: int,
+) -> dict[str, float]:
+    """`epochs` passes over the groups that tell something, `minibatches` optimiser steps each. A group stays together:
+    its prompt is read once."""
+    useful_G = adv_B.view(-1, config.group_size).abs().amax(1).nonzero()[:, 0].cpu()
+    lengths_B = rollout.mask_BT.sum(1)
+    sums: dict[str, float] = {}
+    updates, first_gap = 0, 0.0
+    for epoch in range(config.epochs):
+        order_G = useful_G[shuffled(len(useful_G), seed, "grpo-minibatches", step * config.epochs + epoch)]
+        for mini_G in order_G.chunk(config.minibatches) if len(order_G) else []:
+            mini_M = rows_of(mini_G, config.group_size)
+            weight_B, count = token_weights(lengths_B, config.length_power, mini_M)
+            for part in mini_G.split(whole_groups(config)):
+                rows = rows_of(part, config.group_size)
+                micro = rollout.batch.rows(rows.to(device.torch))
+                width = micro.ids_BW.shape[1] - 1
+                mask_MT, old_MT = rollout.mask_BT[rows, :width], rollout.old_logp_BT[rows, :width]
+                with device.autocast():
+                    logp_MT = sequence_logprobs(policy.module, micro, config.temperature)
+                loss, stats = grpo(
+                    logp_MT, old_MT, reference_BT[rows, :width], adv_B[rows], weight_B[rows], mask_MT,
+                    clip=config.clip, clip_high=config.clip_high, kl_coef=config.kl_coef, count=count,
+                )  # fmt: skip
+                loss.backward()
+                if updates == 0:  # nothing has moved yet: what differs is precision alone
+                    gap_MT = torch.where(mask_MT, (logp_MT.detach() - old_MT).abs(), 0.0)
+                    first_gap += float(gap_MT.sum() / lengths_B[mini_M].sum())
+                for name, value in stats.items():  # already parts of the minibatch's mean
+                    sums[name] = sums.get(name, 0.0) + float(value)
+            norm = torch.nn.utils.clip_grad_norm_(policy.module.parameters(), config.clip_norm)
+            sums["grad_norm"] = sums.get("grad_norm", 0.0) + float(norm)
+            updates += 1
+            for optimizer in optimizers:
+                optimizer.step()
+                optimizer.zero_grad()
+    return {name: total / max(1, updates) for name, total in sums.items()} | {"logprob_gap": first_gap}
+
+
+def train(
+    policy: Policy,
+    reference: Policy,
+    reward: Reward,
+    prompts: Sequence[Prompt],
+    config: GRPOSection,
+    max_new_tokens: int,
+    engine: Engine,
+    device: Device,
+    run: Run,
+    seed: int,
+    observe: Observe | None = None,
+) -> dict[str, float]:
+    """Train `policy` in place. `observe` looks at each step's answers for the log and steers nothing."""
+    if not prompts:
+        raise NoUsableRows("GRPO needs prompts whose answers can be checked, got none; import or make some")
+    sampling = Sampling(max_new_tokens, config.temperature)
+    optimizers = OPTIMIZERS[config.optimizer](policy.module, config.learning_rate)
+    state = TrainingState({"policy": policy.module}, optimizers)
+    done, values = restore_checkpoint(run.checkpoints, state, run.key, run.progress.say)
+    policy.step += done
+    run.rewind(done)
+    figures: dict[str, float] = values.get("figures", {})  # a run with no step left returns those of its last
+    for step in range(done, config.steps):
+        engine.load(policy)
+        # 1. answer each prompt several times  2. score the answers
+        asked = take_prompts(prompts, step, config.prompts_per_step, seed, "grpo-prompts")
+        rollout = roll_out(
+            policy, engine, reward, asked, sampling, device, derived_seed(seed, "grpo-rollout", step),
+            group_size=config.group_size,
+        )  # fmt: skip
+        # 3. compare within groups
+        adv_B = group_relative(rollout.reward_B, config.group_size, std_power=config.std_power)
+        reference_BT = reference_logprobs(rollout, reference, config, device)
+        kl, kl_se = mean_and_se(k1(rollout.old_logp_BT, reference_BT, rollout.mask_BT).sum(1).cpu().numpy())
+        spread_G = adv_B.view(-1, config.group_size).abs().amax(1)
+        # 4. improve the policy
+        updates = improve(policy, optimizers, rollout, reference_BT, adv_B, config, device, seed, step)
+        # 5. share the new weights (a new stamp), log and save
+        policy.step += 1
+        figures = {
+            "reward": float(rollout.reward_B.mean()),
+            "without_variance": float((spread_G == 0).float().mean()),
+            "kl": kl,
+            "kl_se": kl_se,
+            "entropy": -float(rollout.old_logp_BT[rollout.mask_BT].mean()),  # nats a token, from the sampled ones
+            **updates,
+            **answer_figures(rollout),
+            **(observe(rollout.prompts, rollout.completions) if observe else {}),
+        }
+        if warning := gap_warning(updates["logprob_gap"]):
+            run.progress.say(warning)
+        run.log(step, config.steps, figures)
+        if run.due(step + 1, config.checkpoint_every, config.steps):
+            save_checkpoint(run.checkpoints, step + 1, state, {"figures": figures}, run.key)
+            run.saved(step + 1, config.steps)
+    return {"steps": config.steps, **figures}

@@ -1,0 +1,244 @@
+"""Floor 8: the stages that tune a policy without a reward model, or choose with one: DPO, GRPO, best of n."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from bridle.core.errors import NoUsableRows
+from bridle.core.records import Completion, Prompt, Reward, content_hash
+from bridle.evaluation.answers import answer_all, kl_of, proxy_scores
+from bridle.maths.statistics import best_of_n, best_of_n_kl, mean_and_se, wilson_interval
+from bridle.models.policy import Policy, load_policy, load_reward_model
+from bridle.models.randomness import derived_seed
+from bridle.rewards.learned import LearnedReward
+from bridle.rewards.rollout import Observe
+from bridle.rewards.verifiers import GSM8K, number_verifier, sentence_pattern, stated_number
+from bridle.sources import DEMONSTRATION
+from bridle.stages import (
+    Work,
+    done_before,
+    encode_groups,
+    gold_figures,
+    keep_policy,
+    parent_policy,
+    require_model,
+    stage_key,
+    training_snapshot,
+    within_context,
+)
+from bridle.training import dpo, grpo, sft
+
+OBSERVED = 128  # prompts that DPO's KL is measured on as it goes
+
+
+# ----------------------------------------------------------------------------------------------------- DPO
+
+
+def train_dpo(
+    work: Work, reuse: bool = False, name: str = "dpo", settings: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """From SFT's weights on the same comparisons as the reward model; `settings` replace some of the recipe's."""
+    recipe = work.recipe.with_settings({f"dpo.{k}": v for k, v in (settings or {}).items()})
+    snapshot = training_snapshot(work)
+    parents = {"sft": require_model(work.project, "sft", "train sft"), "snapshot": snapshot.id}
+    key = stage_key(recipe, ("model", "dpo", "data", "sampling"), parents)
+    if (before := done_before(work, name, key, reuse)) is not None:
+        return before
+    with work.start(name, "DPO: the same comparisons, and no reward model", key, parents, recipe) as run:
+        policy = load_policy(work.project.model("sft"), work.device.torch)
+        policy.origin = content_hash([policy.origin, key])  # two runs from the same weights must not share stamps
+        reference = parent_policy(work, "sft")
+        pairs = work.sources.store.snapshot_pairs(snapshot.id)
+        groups = encode_groups(work, policy, pairs, shuffle_labels=False)
+        result = dpo.train(
+            policy, reference, groups, recipe.dpo, work.device, run, recipe.seed,
+            cache=work.project.folder / "cache", observe=drift(work, policy, reference),
+        )  # fmt: skip
+        saved = keep_policy(work, name, "dpo", policy, reference.origin)
+        measured = {"snapshot": snapshot.id, **result, **drift(work, policy, reference)()}
+        return run.finish({**measured, "model": saved})
+
+
+def drift(work: Work, policy: Policy, reference: Policy) -> Callable[[], dict[str, float]]:
+    """KL of fresh answers to a few training prompts, in nats per answer: DPO itself never looks at one."""
+    tokens = work.recipe.sampling.max_new_tokens
+    prompts = within_context(work, policy, work.sources.train_prompts()[:OBSERVED], tokens)
+
+    def measure() -> dict[str, float]:
+        seed = derived_seed(work.recipe.seed, "dpo-observe", policy.step)
+        answered = answer_all(policy, work.engine, prompts, tokens, seed)
+        kl, error = kl_of(answered, policy, reference, work.device)
+        gold = gold_figures(work, answered, "log") if work.sources.playground else {}
+        return {"kl": kl, "kl_se": error, **gold}
+
+    return measure
+
+
+# ------------------------------------------------------------------------------------------ answers to be checked
+
+
+def train_arithmetic(work: Work, reuse: bool = False) -> dict[str, Any]:
+    """The playground's arithmetic branch: from the base model on worked problems, and on answers of uneven skill.
+
+    What a small model lacks at first is copying numbers from the question, and no reward teaches that; the branch does.
+    """
+    recipe = work.recipe
+    parents = {"base": require_model(work.project, "base", "train pretrain"), "world": work.sources.world_hash}
+    branch = [recipe.grpo.branch_problems, recipe.grpo.branch_demonstrations]
+    key = content_hash([stage_key(recipe, ("model", "sft"), parents), branch])
+    if (before := done_before(work, "arithmetic", key, reuse)) is not None:
+        return before
+    with work.start("arithmetic", "A branch that learns arithmetic from worked problems", key, parents) as run:
+        policy = parent_policy(work, "base")
+        shown = arithmetic_examples(work)
+        prompts = policy.template.prompt_ids([prompt for prompt, _ in shown])
+        answers = policy.template.completion_ids([prompt for prompt, _ in shown], [text for _, text in shown])
+        config = recipe.sft.model_copy(update={"epochs": 1})
+        result = sft.train(policy, list(zip(prompts, answers, strict=True)), config, work.device, run, recipe.seed)
+        saved = keep_policy(work, "arithmetic", "sft", policy, policy.origin)
+        return run.finish({**result, "demonstrations": len(shown), "model": saved})
+
+
+def arithmetic_examples(work: Work) -> list[tuple[Prompt, str]]:
+    section, world = work.recipe.grpo, work.sources.world
+    rng = random.Random(f"{work.recipe.seed}/arithmetic")
+    problems = [world.prompt(rng, "math") for _ in range(section.branch_problems)]
+    worked = [(prompt, world.worked_solution(rng, prompt)) for prompt in problems]
+    uneven = [world.demonstration(rng, "math") for _ in range(section.branch_demonstrations)]
+    if not worked + uneven:
+        raise NoUsableRows("the arithmetic branch needs examples; raise grpo.branch_problems")
+    return worked + uneven
+
+
+def train_grpo(
+    work: Work, reuse: bool = False, name: str = "grpo", reward_source: Reward | None = None
+) -> dict[str, Any]:
+    """Reinforce answers that are right, from the arithmetic branch on the playground, from SFT elsewhere."""
+    recipe = work.recipe
+    start, branch = ("arithmetic", train_arithmetic(work, True)) if work.sources.playground else ("sft", None)
+    with_branch = {} if branch is None else {"branch": branch}
+    parents = {
+        "start": require_model(work.project, start, "train sft"),
+        "source": "verifier" if reward_source is None else name,
+        "world": work.sources.world_hash,
+    }
+    key = stage_key(recipe, ("model", "grpo", "data", "sampling"), parents)
+    if (before := done_before(work, name, key, reuse)) is not None:
+        return {**before, **with_branch}
+    with work.start(name, "GRPO: many answers to a problem, the right ones reinforced", key, parents) as run:
+        policy = load_policy(work.project.model(start), work.device.torch)
+        reference = load_policy(work.project.model(start), work.device.torch)
+        before_it = policy.origin
+        policy.origin = content_hash([policy.origin, key])
+        tokens = recipe.sampling.max_new_tokens
+        prompts, heldout, verifier = checkable(work)
+        prompts = within_context(work, policy, prompts, tokens)
+        heldout = within_context(work, policy, heldout, tokens)
+        first = checked(work, reference, heldout, verifier, "grpo-before")
+        result = grpo.train(
+            policy, reference, reward_source or verifier, prompts, recipe.grpo, tokens,
+            work.engine, work.device, run, recipe.seed, observe=checks(work, verifier),
+        )  # fmt: skip
+        saved = keep_policy(work, name, "grpo", policy, before_it)
+        after = checked(work, policy, heldout, verifier, "grpo-after")
+        kept = {name: value for name, value in result.items() if name not in ("accuracy", "worked")}
+        both = {f"{n}_{when}": v for when, found in (("before", first), ("after", after)) for n, v in found.items()}
+        return {**run.finish({**kept, **both, "problems": len(heldout), "model": saved}), **with_branch}
+
+
+def checkable(work: Work) -> tuple[list[Prompt], list[Prompt], Reward]:
+    """Prompts to train on, held-out ones, and what checks an answer.
+
+    On the playground word problems of its own making; elsewhere imported prompts with a written answer that ends in
+    "#### number", as GSM8K's do.
+    """
+    data = work.recipe.data
+    if work.sources.playground:
+        world = work.sources.world
+        rng = random.Random(f"{work.recipe.seed}/grpo-prompts")
+        drawn = {p.id: p for p in (world.prompt(rng, "math") for _ in range(data.train_prompts))}
+        heldout = world.held_out_prompts(data.heldout_prompts, work.recipe.seed + 2, "math")
+        verifier = number_verifier(lambda prompt: prompt.meta["answer"], sentence_pattern(world.spec.math.answer))
+        return list(drawn.values()), heldout, verifier
+    solutions: dict[str, object] = {}
+    splits: dict[str, list[Prompt]] = {"train": [], "heldout": []}
+    for split, found in splits.items():
+        for prompt, completion in work.sources.store.completions(source=DEMONSTRATION, split=split):
+            number = stated_number(completion.text, GSM8K)
+            if number is not None and prompt.id not in solutions:
+                solutions[prompt.id] = number
+                found.append(prompt)
+    if not splits["train"] or not splits["heldout"]:
+        raise NoUsableRows(
+            f"{work.project.store} holds no prompts whose answers can be checked; import rows {{prompt, completion}} whose "
+            'completion ends in "#### number"'
+        )
+    verifier = number_verifier(lambda prompt: solutions[prompt.id], GSM8K)
+    return splits["train"][: data.train_prompts], splits["heldout"][: data.heldout_prompts], verifier
+
+
+def checks(work: Work, verifier: Reward) -> Observe:
+    """Share of right answers and, on the playground, of those that show their work."""
+
+    def observe(prompts: Sequence[Prompt], completions: Sequence[Completion]) -> dict[str, float]:
+        right = [score for score in verifier(prompts, completions) if score is not None]
+        figures = {"accuracy": float(np.mean(right))}
+        if work.sources.playground:
+            scores = work.sources.gold_scores(prompts, completions, "log")
+            figures["worked"] = float(np.mean([score.flags["worked"] > 0 for score in scores]))
+        return figures
+
+    return observe
+
+
+def checked(work: Work, policy: Policy, prompts: Sequence[Prompt], verifier: Reward, purpose: str) -> dict[str, float]:
+    """One sampled answer to each held-out problem: share right with its interval, and what `checks` tells besides."""
+    seed = derived_seed(work.recipe.seed, purpose, 0)
+    answered = answer_all(policy, work.engine, prompts, work.recipe.sampling.max_new_tokens, seed)
+    figures = dict(checks(work, verifier)(answered.prompts, answered.completions))
+    right = round(figures["accuracy"] * len(prompts))
+    low, high = wilson_interval(right, len(prompts))
+    return {**figures, "accuracy_low": low, "accuracy_high": high}
+
+
+# ------------------------------------------------------------------------------------------------ best of n
+
+
+def evaluate_best_of(work: Work, n: int = 4, reuse: bool = False) -> dict[str, Any]:
+    """What choosing the best of n answers by the reward model is worth, with nothing trained: by gold where it is known.
+
+    n answers of SFT to each held-out prompt; every smaller number of them follows from the same answers, without bias.
+    """
+    recipe, stage = work.recipe, f"best-of-{n}"
+    parents = {
+        "sft": require_model(work.project, "sft", "train sft"),
+        "reward": require_model(work.project, "reward", "train reward"),
+        "world": work.sources.world_hash,
+    }
+    key = stage_key(recipe, ("model", "data", "sampling"), parents)
+    if (before := done_before(work, stage, key, reuse)) is not None:
+        return before
+    with work.start(stage, f"Choosing the best of {n} answers by the reward model", key, parents) as run:
+        policy = load_policy(work.project.model("sft"), work.device.torch)
+        tokens = recipe.sampling.max_new_tokens
+        prompts = within_context(work, policy, work.sources.heldout_prompts(), tokens)
+        asked = [prompt for prompt in prompts for _ in range(n)]
+        answered = answer_all(policy, work.engine, asked, tokens, derived_seed(recipe.seed, stage, 0))
+        model = load_reward_model(work.project.model("reward"), work.device.torch)
+        learned = LearnedReward(model, work.device, model.template.hash == policy.template.hash)
+        proxy_PN = np.array(proxy_scores(answered, learned)).reshape(-1, n)
+        values = {"proxy": proxy_PN}
+        if work.sources.playground:
+            golds = work.sources.gold_scores(asked, answered.completions, "evaluation")
+            values["gold"] = np.array([score.points for score in golds]).reshape(-1, n)
+        frontier = []
+        for size in [2**i for i in range(n.bit_length()) if 2**i <= n]:
+            point: dict[str, float] = {"n": size, "kl": best_of_n_kl(size)}
+            for name, values_PN in values.items():
+                point[name], point[f"{name}_se"] = mean_and_se(best_of_n(proxy_PN, size, values_PN))
+            frontier.append(point)
+        return run.finish({**frontier[-1], "prompts": len(prompts), "frontier": frontier})

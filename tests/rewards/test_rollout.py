@@ -1,0 +1,115 @@
+"""Answers to a step's prompts by groups: what stands together, what is left out together, what a missing stop costs."""
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+
+from bridle.core.errors import TrainingStopped
+from bridle.core.records import Completion, FinishReason, Prompt, Reward
+from bridle.generation.engine import Engine
+from bridle.generation.sampling import Sampling
+from bridle.rewards.rollout import Rollout, answer_figures, gap_warning, roll_out, take_prompts
+from tests.models.tiny import policy as tiny_policy
+from tests.models.tiny import template
+from tests.training.runs import DEVICE
+
+PROMPTS = [Prompt.from_text(f"What is {i} + {i % 7}?") for i in range(4)]
+
+
+def answered(reward: Reward, group_size: int, penalty: float = 0.0, prompts: Sequence[Prompt] = PROMPTS) -> Rollout:
+    policy = tiny_policy()
+    with torch.no_grad():  # some answers end, others are cut off
+        policy.module.output_weight()[template().eos_id] *= 1.5
+    engine = Engine(torch.float32)
+    engine.load(policy)
+    return roll_out(
+        policy, engine, reward, prompts, Sampling(10, 1.0), DEVICE, seed=1,
+        missing_stop_penalty=penalty, group_size=group_size,
+    )  # fmt: skip
+
+
+def numbered(prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[float | None]:
+    return [float(i) for i in range(len(completions))]
+
+
+def test_the_answers_to_a_prompt_stand_together_and_differ() -> None:
+    rollout = answered(numbered, 3)
+    assert [p.text for p in rollout.prompts] == [p.text for p in PROMPTS for _ in range(3)]
+    assert [c.prompt_id for c in rollout.completions] == [p.id for p in rollout.prompts]
+    assert rollout.score_B.tolist() == list(range(12)) and rollout.unscored == 0
+    texts = [c.text for c in rollout.completions]
+    assert all(len(set(texts[start : start + 3])) > 1 for start in range(0, 12, 3)), "one answer, three times"
+
+
+def test_the_tensors_hold_each_answer_in_its_place() -> None:
+    rollout = answered(numbered, 3)
+    for row, (prompt, completion) in enumerate(zip(rollout.prompts, rollout.completions, strict=True)):
+        length = int(rollout.batch.lengths_B[row])
+        start = int(rollout.batch.prompt_lengths_B[row])
+        assert rollout.batch.ids_BW[row, start:length].tolist() == list(completion.token_ids)
+        assert rollout.batch.ids_BW[row, :start].tolist() == template().prompt_ids([prompt])[0]
+        assert rollout.old_logp_BT[row][rollout.mask_BT[row]].tolist() == pytest.approx(completion.sampled_logprobs)
+    assert not rollout.old_logp_BT[~rollout.mask_BT].any()
+
+
+@pytest.mark.parametrize("bad", [None, float("nan"), float("-inf")])
+def test_an_answer_without_a_score_takes_its_group_with_it(bad: float | None) -> None:
+    """Answers 4 of the groups 0-2, 3-5, 6-8, 9-11, then 9 and 11: groups 1 and 3 go, and no other."""
+    whole = answered(numbered, 3)
+    rollout = answered(lambda p, c: [bad if i in (4, 9, 11) else float(i) for i in range(len(c))], 3)
+    assert rollout.score_B.tolist() == [0, 1, 2, 6, 7, 8]
+    assert rollout.unscored == 6, "the whole groups are counted"
+    assert answer_figures(rollout)["unscored"] == 6
+    kept = [whole.completions[i] for i in (0, 1, 2, 6, 7, 8)]
+    assert rollout.completions == kept and [p.id for p in rollout.prompts] == [c.prompt_id for c in kept]
+    assert len(rollout.batch) == 6 and int(rollout.mask_BT.sum()) == sum(len(c.token_ids) for c in kept)
+
+
+def test_one_bad_answer_in_every_group_leaves_nothing_and_stops() -> None:
+    with pytest.raises(TrainingStopped, match="none of 8 answers got a finite reward"):
+        answered(lambda p, c: [None if i % 2 else 1.0 for i in range(len(c))], 2)
+
+
+def test_a_score_of_zero_is_a_score() -> None:
+    rollout = answered(lambda p, c: [0.0] * len(c), 2)
+    assert rollout.unscored == 0 and rollout.score_B.tolist() == [0.0] * 8
+
+
+def test_a_missing_stop_costs_the_penalty_in_groups_too() -> None:
+    rollout = answered(numbered, 3, penalty=0.75)
+    cut_off = [c.finish_reason is FinishReason.LENGTH for c in rollout.completions]
+    assert set(cut_off) == {True, False}, "the test needs both"
+    paid = [i - 0.75 * cut for i, cut in enumerate(cut_off)]
+    assert rollout.reward_B.tolist() == paid and rollout.score_B.tolist() == list(range(12))
+
+
+def test_the_reward_source_is_asked_once_for_each_answer_beside_its_prompt() -> None:
+    asked: list[tuple[str, str]] = []
+
+    def reward(prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[float | None]:
+        asked.extend((p.id, c.prompt_id) for p, c in zip(prompts, completions, strict=True))
+        return [1.0] * len(completions)
+
+    answered(reward, 2)
+    assert len(asked) == 8 and all(ours == theirs for ours, theirs in asked)
+
+
+def test_figures_tell_what_the_answers_look_like() -> None:
+    rollout = answered(numbered, 3)
+    found = answer_figures(rollout)
+    assert found["length"] == pytest.approx(float(rollout.mask_BT.sum()) / 12)
+    assert found["cut_off"] == sum(c.finish_reason is FinishReason.LENGTH for c in rollout.completions) / 12
+    assert found["distinct"] == len({c.text for c in rollout.completions}) / 12
+
+
+def test_two_trainers_take_their_prompts_in_orders_of_their_own() -> None:
+    prompts = PROMPTS * 5
+    orders = {purpose: take_prompts(prompts, 0, 20, 0, purpose) for purpose in ("ppo-prompts", "grpo-prompts")}
+    assert orders["ppo-prompts"] != orders["grpo-prompts"]
+
+
+def test_log_probs_that_differ_too_much_are_told() -> None:
+    assert gap_warning(0.05) is None
+    warning = gap_warning(0.06)
+    assert warning is not None and "0.060 nats" in warning and "model.precision" in warning

@@ -1,0 +1,248 @@
+"""DPO: where it begins, what it learns and what it cannot, the reference read once, and going on where it stopped."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from bridle.core.errors import NoUsableRows
+from bridle.core.recipe import DPOSection
+from bridle.core.runlog import Run
+from bridle.models.batches import Group
+from bridle.models.policy import Policy
+from bridle.training import dpo
+from tests.models.tiny import policy as tiny_policy
+from tests.training.runs import DEVICE, STOP, dying_at, groups, metrics, run_in, same, weights
+
+CONFIG = DPOSection(batch_size=4, checkpoint_every=2)
+
+
+def with_settings(**settings: Any) -> DPOSection:
+    return DPOSection.model_validate({**CONFIG.model_dump(), **settings})
+
+
+def train(
+    policy: Policy, given: Sequence[Group], run: Run, config: DPOSection = CONFIG, reference: Policy | None = None,
+    cache: Path | None = None,
+) -> dict[str, float]:  # fmt: skip
+    return dpo.train(
+        policy, reference or tiny_policy(), given, config, DEVICE, run, seed=0, cache=cache or run.folder / "cache"
+    )
+
+
+@torch.no_grad()
+def log_prob(policy: Policy, prompt: list[int], answer: list[int]) -> float:
+    """Of a whole answer, its stop token included: alone, from the logits, without any batch."""
+    logp_TV = policy.module(torch.tensor([[*prompt, *answer]])).log_softmax(-1)[0]
+    return sum(float(logp_TV[len(prompt) - 1 + i, token]) for i, token in enumerate(answer))
+
+
+def implicit_accuracy(policy: Policy, reference: Policy, held_out: Sequence[Group]) -> float:
+    """Share of pairs whose better answer became likelier beside the worse one."""
+    right = []
+    for group in held_out:
+        moved = [
+            log_prob(policy, group.prompt, answer) - log_prob(reference, group.prompt, answer)
+            for answer in group.answers
+        ]
+        right += [float(moved[better] > moved[worse]) for better, worse, _ in group.pairs]
+    return sum(right) / len(right)
+
+
+# ------------------------------------------------------------------------------------------------ 1. the first step
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_the_first_loss_is_log_two(smoothing: float, tmp_path: Path) -> None:
+    train(tiny_policy(), groups(10, seed=0), run_in(tmp_path), with_settings(label_smoothing=smoothing))
+    first = metrics(tmp_path)[0]
+    assert first["loss"] == pytest.approx(math.log(2), abs=1e-5)
+    assert abs(first["margin"]) < 1e-4
+    assert abs(first["chosen_moved"]) < 1e-4 and abs(first["rejected_moved"]) < 1e-4
+
+
+def test_ipo_begins_at_the_square_of_its_margin(tmp_path: Path) -> None:
+    train(tiny_policy(), groups(4, seed=0), run_in(tmp_path), with_settings(loss="ipo", beta=0.25))
+    assert metrics(tmp_path)[0]["loss"] == pytest.approx((1 / 0.5) ** 2, abs=1e-3)
+
+
+@pytest.mark.parametrize(("loss", "smoothing"), [("dpo", 0.0), ("dpo", 0.1), ("ipo", 0.0)])
+def test_the_first_line_by_hand(loss: str, smoothing: float, tmp_path: Path) -> None:
+    """Against a reference that is far away; a prompt of six pairs weighs as much as one of a single pair."""
+    given = [groups(1, seed=0)[0], Group([7, 8], [[20, 21, STOP], [30, STOP]], [(1, 0, 1.0)])]
+    ours, reference = tiny_policy(), tiny_policy(seed=5)
+    logp = [[log_prob(ours, group.prompt, answer) for answer in group.answers] for group in given]
+    referred = [[log_prob(reference, group.prompt, answer) for answer in group.answers] for group in given]
+    losses = []
+    chosen, rejected, chosen_moved, rejected_moved = [], [], [], []
+    for group, found, before in zip(given, logp, referred, strict=True):
+        for better, worse, weight in group.pairs:
+            h = (found[better] - before[better]) - (found[worse] - before[worse])
+            right, wrong = math.log1p(math.exp(-0.3 * h)), math.log1p(math.exp(0.3 * h))
+            part = (h - 1 / 0.6) ** 2 if loss == "ipo" else (1 - smoothing) * right + smoothing * wrong
+            losses.append(weight * part)
+            chosen.append(found[better])
+            rejected.append(found[worse])
+            chosen_moved.append(found[better] - before[better])
+            rejected_moved.append(found[worse] - before[worse])
+    config = with_settings(loss=loss, label_smoothing=smoothing, beta=0.3)
+    train(ours, given, run_in(tmp_path), config, reference)
+    line = metrics(tmp_path)[0]
+    assert line["loss"] == pytest.approx(sum(losses) / 2, rel=1e-4)
+    assert line["chosen_logp"] == pytest.approx(sum(chosen) / 7, rel=1e-4)
+    assert line["rejected_logp"] == pytest.approx(sum(rejected) / 7, rel=1e-4)
+    assert line["chosen_moved"] == pytest.approx(sum(chosen_moved) / 7, rel=1e-3)
+    assert line["rejected_moved"] == pytest.approx(sum(rejected_moved) / 7, rel=1e-3)
+
+
+def test_the_first_step_raises_the_better_answer_and_lowers_the_worse(tmp_path: Path) -> None:
+    one = Group([7, 8], [[20, 21, STOP], [30, STOP]], [(1, 0, 1.0)])
+    ours, before = tiny_policy(), tiny_policy()
+    train(ours, [one], run_in(tmp_path), with_settings(learning_rate=1e-3))
+    better, worse = (log_prob(ours, one.prompt, a) - log_prob(before, one.prompt, a) for a in reversed(one.answers))
+    assert better > 0.05 and worse < -0.05
+
+
+# ---------------------------------------------------------------------------------------------------- 2. learning
+
+
+def test_a_taste_is_learnt_and_a_coin_is_not(tmp_path: Path) -> None:
+    held_out, reference = groups(60, seed=50), tiny_policy()
+    found = {}
+    for name, coins in (("taste", None), ("coin", torch.Generator().manual_seed(1))):
+        ours = tiny_policy()
+        config = with_settings(epochs=2, learning_rate=0.01, batch_size=8)
+        result = train(ours, groups(200, seed=0, coins=coins), run_in(tmp_path / name), config)
+        found[name] = implicit_accuracy(ours, reference, held_out)
+        assert result["steps"] == 50 and result["prompts"] == 200 and result["pairs"] == 1200
+    assert found["taste"] > 0.7 and abs(found["coin"] - 0.5) < 0.13, found
+    last = metrics(tmp_path / "taste")[-1]
+    assert last["accuracy"] > 0.75 and last["margin"] > 0.1 and last["chosen_moved"] > last["rejected_moved"]
+
+
+def test_the_reference_is_left_alone_and_a_rate_of_zero_changes_nothing(tmp_path: Path) -> None:
+    ours, reference = tiny_policy(), tiny_policy(seed=5)
+    before, theirs = weights(ours.module), weights(reference.module)
+    train(ours, groups(8, seed=0), run_in(tmp_path / "still"), with_settings(learning_rate=0.0), reference)
+    assert same(before, ours.module)
+    train(ours, groups(8, seed=0), run_in(tmp_path / "moved"), CONFIG, reference)
+    assert not same(before, ours.module) and same(theirs, reference.module)
+    assert all(parameter.grad is None for parameter in reference.module.parameters())
+
+
+def test_a_larger_beta_holds_nearer_to_the_reference(tmp_path: Path) -> None:
+    moved = {}
+    for beta in (0.05, 2.0):
+        config = with_settings(beta=beta, epochs=8, learning_rate=5e-3)
+        train(tiny_policy(), groups(10, seed=0), run_in(tmp_path / str(beta)), config)
+        last = metrics(tmp_path / str(beta))[-1]
+        moved[beta] = last["chosen_moved"] - last["rejected_moved"]
+    assert moved[2.0] < 0.5 * moved[0.05], moved
+
+
+def test_nothing_to_compare_is_said(tmp_path: Path) -> None:
+    ours = tiny_policy()
+    before = weights(ours.module)
+    for given in ([], [Group([5], [[1], [2]], [])]):
+        with pytest.raises(NoUsableRows, match="needs pairs"):
+            train(ours, given, run_in(tmp_path))
+    assert same(before, ours.module)
+    assert train(ours, [Group([5], [[1], [2]], []), *groups(1, seed=0)], run_in(tmp_path / "one"))["prompts"] == 1
+
+
+# ------------------------------------------------------------------------------------------------- 3. the reference
+
+
+def read_reference(reference: Policy, given: Sequence[Group], cache: Path) -> tuple[list[Tensor], list[str]]:
+    said: list[str] = []
+    return dpo.reference_logprobs(reference, given, DEVICE, cache, said.append), said
+
+
+def test_the_references_log_probs_are_those_of_each_answer_alone(tmp_path: Path) -> None:
+    given, reference = groups(30, seed=0), tiny_policy()  # 120 answers: more than one batch
+    found, _ = read_reference(reference, given, tmp_path)
+    for group, logp in zip(given, found, strict=True):
+        expected = [log_prob(reference, group.prompt, answer) for answer in group.answers]
+        assert logp.tolist() == pytest.approx(expected, abs=1e-4)
+
+
+def test_the_reference_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given, reference = groups(6, seed=0), tiny_policy()
+    first, said = read_reference(reference, given, tmp_path)
+    assert not said
+    monkeypatch.setattr(dpo, "answer_logprobs", lambda *_: pytest.fail("the reference was read again"))
+    second, said = read_reference(reference, given, tmp_path)
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True)) and "known" in said[0]
+
+
+def test_another_reference_or_other_ids_are_read_anew(tmp_path: Path) -> None:
+    given, reference = groups(6, seed=0), tiny_policy()
+    first, _ = read_reference(reference, given, tmp_path)
+    others: list[tuple[Policy, Sequence[Group]]] = [
+        (tiny_policy(seed=5), given),
+        (replace(reference, step=1), given),  # as the same weights after a step of training
+        (reference, given[:-1]),
+        (reference, given[::-1]),
+        (reference, [replace(given[0], prompt=[9, *given[0].prompt]), *given[1:]]),
+        (reference, [replace(given[0], answers=[[9, STOP], *given[0].answers[1:]]), *given[1:]]),
+    ]
+    for policy, wanted in others:
+        found, said = read_reference(policy, wanted, tmp_path)
+        assert not said
+        expected = [log_prob(policy, group.prompt, answer) for group in wanted for answer in group.answers]
+        assert torch.cat(found).tolist() == pytest.approx(expected, abs=1e-4)
+    assert len(list(tmp_path.iterdir())) == 1 + len(others)
+    other_pairs = [replace(group, pairs=group.pairs[:1]) for group in given]
+    again, said = read_reference(reference, other_pairs, tmp_path)
+    assert said and all(torch.equal(a, b) for a, b in zip(first, again, strict=True)), "pairs are not part of it"
+
+
+def test_a_run_with_a_known_reference_is_the_same_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given, cache = groups(10, seed=0), tmp_path / "cache"
+    first, second = tiny_policy(), tiny_policy()
+    train(first, given, run_in(tmp_path / "first"), cache=cache)
+    train(second, given, run_in(tmp_path / "second"), cache=cache)
+    assert same(weights(first.module), second.module)
+    assert metrics(tmp_path / "first") == metrics(tmp_path / "second")
+
+
+# ------------------------------------------------------------------------------------------ 4. logging and going on
+
+
+def test_observations_stand_in_the_lines_where_they_were_made(tmp_path: Path) -> None:
+    ours, steps = tiny_policy(), []
+
+    def observe() -> dict[str, float]:
+        steps.append(ours.step)
+        return {"kl": float(ours.step)}
+
+    run = run_in(tmp_path)
+    config = with_settings(observe_every=3, epochs=2)
+    dpo.train(ours, tiny_policy(), groups(16, seed=0), config, DEVICE, run, 0, tmp_path / "cache", observe)
+    assert steps == [3, 6] and ours.step == 8
+    assert [line.get("kl") for line in metrics(tmp_path)] == [None, None, 3.0, None, None, 6.0, None, None]
+
+
+@pytest.mark.parametrize("line", [1, 3, 4, 5])
+def test_a_run_that_died_ends_as_one_that_was_left_alone(line: int, tmp_path: Path) -> None:
+    """Five steps in all, saved after the second, the fourth and the last; dying before, between and at a save."""
+    given, config = groups(10, seed=0), with_settings(epochs=2, batch_size=4)
+    whole, resumed = tiny_policy(), tiny_policy()
+    expected = train(whole, given, run_in(tmp_path / "whole"), config)
+    with dying_at(line):
+        train(tiny_policy(), given, run_in(tmp_path / "cut"), config)
+    assert train(resumed, given, run_in(tmp_path / "cut"), config) == expected
+    assert same(weights(whole.module), resumed.module) and resumed.stamp == whole.stamp
+    assert metrics(tmp_path / "cut") == metrics(tmp_path / "whole")
+
+
+def test_a_finished_run_returns_the_same_figures_again(tmp_path: Path) -> None:
+    run, given = run_in(tmp_path), groups(10, seed=0)
+    expected = train(tiny_policy(), given, run)
+    assert train(tiny_policy(), given, run) == expected
+    assert len(metrics(tmp_path)) == expected["steps"] == 3

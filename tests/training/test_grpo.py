@@ -1,0 +1,299 @@
+"""GRPO: groups that say nothing, the first ratio, the KL term, what a reward makes likelier, and going on where it stopped."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from bridle.core.errors import NoUsableRows
+from bridle.core.recipe import GRPOSection
+from bridle.core.records import Completion, Prompt, Reward
+from bridle.core.runlog import Run
+from bridle.generation.engine import Engine
+from bridle.generation.sampling import Sampling
+from bridle.maths.advantages import group_relative
+from bridle.models.batches import make_batch, spread
+from bridle.models.policy import Policy
+from bridle.rewards.rollout import Rollout, roll_out
+from bridle.training import grpo
+from tests.models.tiny import policy as tiny_policy
+from tests.models.tiny import template
+from tests.training.runs import DEVICE, dying_at, metrics, run_in, same, weights
+
+CONFIG = GRPOSection(steps=2, prompts_per_step=4, group_size=4, batch_size=64, kl_coef=0.0, checkpoint_every=2)
+PROMPTS = [Prompt.from_text(f"What is {i} + {i % 7}?") for i in range(12)]
+NEW_TOKENS = 10
+
+
+@dataclass
+class Cast:
+    """A policy that was loaded into the engine, and its frozen reference."""
+
+    policy: Policy
+    reference: Policy
+    engine: Engine
+
+    def roll_out(self, reward: Reward, prompts: Sequence[Prompt] = PROMPTS[:4]) -> Rollout:
+        sampling = Sampling(NEW_TOKENS, 1.0)
+        return roll_out(self.policy, self.engine, reward, prompts, sampling, DEVICE, seed=1, group_size=4)
+
+
+def cast(dtype: torch.dtype = torch.float32) -> Cast:
+    policy, reference = tiny_policy(dtype=dtype), tiny_policy(dtype=dtype)
+    with torch.no_grad():  # some answers end, others are cut off
+        for module in (policy.module, reference.module):
+            module.output_weight()[template().eos_id] *= 1.5
+    engine = Engine(dtype)
+    engine.load(policy)
+    return Cast(policy, reference, engine)
+
+
+def low_ids(prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[float | None]:
+    """Share of an answer's tokens in the lower third of the vocabulary, special ones apart."""
+    return [sum(3 <= t < 100 for t in c.token_ids) / len(c.token_ids) for c in completions]
+
+
+def constant(prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[float | None]:
+    return [0.3] * len(completions)
+
+
+def token_means(prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[float | None]:
+    """Something that differs between all answers: the mean of their token ids, in hundreds."""
+    return [sum(c.token_ids) / len(c.token_ids) / 100 for c in completions]
+
+
+def for_some(prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[float | None]:
+    """A reward that differs within a group for every other prompt of `PROMPTS`, and is 1 for the rest."""
+    odd = {prompt.id for prompt in PROMPTS[1::2]}
+    means = token_means(prompts, completions)
+    return [mean if prompt.id in odd else 1.0 for prompt, mean in zip(prompts, means, strict=True)]
+
+
+def with_settings(**settings: Any) -> GRPOSection:
+    return GRPOSection.model_validate({**CONFIG.model_dump(), **settings})
+
+
+def train(who: Cast, reward: Reward, config: GRPOSection, run: Run) -> dict[str, float]:
+    return grpo.train(who.policy, who.reference, reward, PROMPTS, config, NEW_TOKENS, who.engine, DEVICE, run, seed=0)
+
+
+def test_no_prompts_is_said(tmp_path: Path) -> None:
+    who = cast()
+    with pytest.raises(NoUsableRows, match="needs prompts whose answers can be checked"):
+        grpo.train(who.policy, who.reference, constant, [], CONFIG, NEW_TOKENS, who.engine, DEVICE, run_in(tmp_path), 0)
+
+
+# ------------------------------------------------------------------------------------ 1. groups that say nothing
+
+
+@pytest.mark.parametrize("kl_coef", [0.0, 0.5])
+def test_a_reward_that_never_differs_changes_no_weight(kl_coef: float, tmp_path: Path) -> None:
+    who = cast()
+    before = weights(who.policy.module)
+    figures = train(who, constant, with_settings(kl_coef=kl_coef), run_in(tmp_path))
+    assert same(before, who.policy.module)
+    assert [line["without_variance"] for line in metrics(tmp_path)] == [1.0, 1.0]
+    assert figures["reward"] == pytest.approx(0.3) and figures["logprob_gap"] == 0.0
+
+
+def test_groups_without_variance_are_counted_and_left_out_of_the_update(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Tensor] = []
+    plain = grpo.grpo
+
+    def watch(*tensors: Tensor, **settings: Any) -> Any:
+        seen.append(tensors[3])
+        return plain(*tensors, **settings)
+
+    monkeypatch.setattr(grpo, "grpo", watch)
+    train(cast(), for_some, with_settings(steps=3, minibatches=1), run_in(tmp_path))  # a pass: each prompt once
+    shares = [line["without_variance"] for line in metrics(tmp_path)]
+    assert sum(shares) / 3 == pytest.approx(0.5) and max(shares) < 1, "half of the prompts differ"
+    assert all(bool(adv.all()) for adv in seen)
+    assert [len(adv) for adv in seen] == [round(16 * (1 - share)) for share in shares]
+
+
+def test_what_says_nothing_does_not_thin_out_what_does() -> None:
+    """The mean is over the tokens of useful answers: groups without variance beside them change no weight."""
+    found = []
+    for beside in ([], [PROMPTS[0], PROMPTS[2]]):
+        who = cast(torch.float64)
+        rollout = who.roll_out(for_some, PROMPTS[1:2])
+        adv = torch.cat([group_relative(rollout.reward_B, 4), torch.zeros(4 * len(beside))])
+        if beside:
+            rollout = joined(rollout, who.roll_out(for_some, beside))
+        optimizers = [torch.optim.SGD(who.policy.module.parameters(), 0.05)]
+        config = with_settings(minibatches=1, clip_norm=1e6)
+        figures = grpo.improve(who.policy, optimizers, rollout, rollout.old_logp_BT, adv, config, DEVICE, 0, 0)
+        found.append((weights(who.policy.module), figures))
+    for name, tensor in found[0][0].items():
+        torch.testing.assert_close(found[1][0][name], tensor, rtol=1e-9, atol=1e-11)
+    assert found[1][1] == pytest.approx(found[0][1], rel=1e-6, abs=1e-9)
+
+
+def joined(first: Rollout, second: Rollout) -> Rollout:
+    """One step of the answers of two."""
+    completions, prompts = first.completions + second.completions, first.prompts + second.prompts
+    ids = template().prompt_ids(prompts)
+    batch = make_batch(ids, [c.token_ids for c in completions], template().pad_id, DEVICE.torch)
+    flat = torch.tensor([logp for c in completions for logp in c.sampled_logprobs])
+    return Rollout(
+        batch, batch.mask_BT, spread(flat, batch.mask_BT), torch.cat([first.score_B, second.score_B]),
+        torch.cat([first.reward_B, second.reward_B]), completions, prompts, 0,
+    )  # fmt: skip
+
+
+def test_a_group_with_an_answer_that_cannot_be_judged_is_left_out_whole(tmp_path: Path) -> None:
+    def reward(prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[float | None]:
+        return [None if i == 5 else score for i, score in enumerate(low_ids(prompts, completions))]
+
+    figures = train(cast(), reward, with_settings(steps=1), run_in(tmp_path))
+    assert figures["unscored"] == 4 and 0 <= figures["without_variance"] <= 1
+
+
+# ------------------------------------------------------------------------------------------------- 2. the update
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_the_first_ratio_is_one(temperature: float, tmp_path: Path) -> None:
+    config = with_settings(steps=1, minibatches=1, temperature=temperature, kl_coef=0.1)
+    figures = train(cast(), low_ids, config, run_in(tmp_path))
+    assert 0 < figures["logprob_gap"] < 1e-4
+    assert figures["clip_fraction"] == 0
+    assert abs(figures["kl"]) < 1e-4 and abs(figures["kl_loss"]) < 1e-6, "it has not left its reference yet"
+
+
+def test_the_kl_is_that_of_whole_answers_against_the_reference(tmp_path: Path) -> None:
+    who = cast()
+    who.reference = tiny_policy(seed=5)
+    rollout = who.roll_out(low_ids)
+    for batch_size in (1, 3, 64):
+        found_BT = grpo.reference_logprobs(rollout, who.reference, with_settings(batch_size=batch_size), DEVICE)
+        for row in range(len(rollout.batch)):
+            ids = rollout.batch.ids_BW[row, : int(rollout.batch.lengths_B[row])]
+            with torch.no_grad():
+                logp = who.reference.module(ids[None, :-1]).log_softmax(-1)[0].gather(1, ids[1:, None])[:, 0]
+            start = int(rollout.batch.prompt_lengths_B[row]) - 1
+            torch.testing.assert_close(found_BT[row][rollout.mask_BT[row]], logp[start:], rtol=0, atol=1e-4)
+        assert not found_BT[~rollout.mask_BT].any()
+    figures = train(who, low_ids, with_settings(steps=1), run_in(tmp_path))
+    assert figures["kl"] > 1.0 and figures["kl_se"] > 0
+
+
+@pytest.mark.parametrize("length_power", [0.0, 1.0])
+def test_micro_batches_change_nothing_but_the_memory(length_power: float) -> None:
+    """In float64, plain gradient steps: weights differ by what the gradients differ, and by nothing else."""
+    found = []
+    for batch_size in (1, 3, 64):
+        who = cast(torch.float64)
+        rollout = who.roll_out(low_ids)
+        away_BT = 0.5 * torch.randn(rollout.mask_BT.shape, generator=torch.Generator().manual_seed(0))
+        reference_BT = torch.where(rollout.mask_BT, rollout.old_logp_BT - away_BT, 0.0)
+        config = with_settings(
+            batch_size=batch_size, epochs=2, minibatches=2, clip_norm=1e6, kl_coef=0.1, length_power=length_power
+        )
+        optimizers = [torch.optim.SGD(who.policy.module.parameters(), 0.05)]
+        before = weights(who.policy.module)
+        adv = group_relative(rollout.reward_B, 4)
+        figures = grpo.improve(who.policy, optimizers, rollout, reference_BT, adv, config, DEVICE, 0, 0)
+        assert not same(before, who.policy.module)
+        found.append((weights(who.policy.module), figures))
+    for cut in found[:-1]:
+        for name, tensor in found[-1][0].items():
+            torch.testing.assert_close(cut[0][name], tensor, rtol=1e-9, atol=1e-11)
+        assert cut[1] == pytest.approx(found[-1][1], rel=1e-5, abs=1e-7)
+
+
+@pytest.mark.parametrize("length_power", [0.0, 1.0])
+def test_the_first_update_by_hand(length_power: float) -> None:
+    """On its own answers the ratio's gradient is that of log π: its mean over tokens, or over answers of their means."""
+    who = cast(torch.float64)
+    rollout = who.roll_out(token_means)
+    adv, lengths = group_relative(rollout.reward_B, 4), rollout.mask_BT.sum(1)
+    assert bool(adv.all()) and len(set(lengths.tolist())) > 1, "the test needs uneven answers, and all of them"
+    losses = []
+    for row, completion in enumerate(rollout.completions):
+        ids = rollout.batch.ids_BW[row, : int(rollout.batch.lengths_B[row])]
+        logp_TV = who.policy.module(ids[None, :-1])[0].log_softmax(-1)[-len(completion.token_ids) :]
+        taken = logp_TV[torch.arange(len(logp_TV)), torch.tensor(completion.token_ids)]
+        losses.append(-adv[row] * (taken.mean() if length_power else taken.sum()))
+    loss = torch.stack(losses).sum() / (len(losses) if length_power else int(lengths.sum()))
+    loss.backward()
+    module = who.policy.module
+    expected = {name: p.detach() - 0.05 * p.grad for name, p in module.named_parameters() if p.grad is not None}
+    module.zero_grad()
+    config = with_settings(length_power=length_power, minibatches=1, clip_norm=1e6)
+    optimizers = [torch.optim.SGD(module.parameters(), 0.05)]
+    grpo.improve(who.policy, optimizers, rollout, rollout.old_logp_BT, adv, config, DEVICE, 0, 0)
+    for name, parameter in module.named_parameters():
+        torch.testing.assert_close(parameter.detach(), expected[name], rtol=0, atol=1e-6)
+
+
+def test_a_rate_of_zero_changes_no_weight_and_the_reference_stays(tmp_path: Path) -> None:
+    who = cast()
+    before, theirs = weights(who.policy.module), weights(who.reference.module)
+    train(who, low_ids, with_settings(learning_rate=0.0), run_in(tmp_path / "still"))
+    assert same(before, who.policy.module)
+    train(who, low_ids, CONFIG, run_in(tmp_path / "moved"))
+    assert not same(before, who.policy.module) and same(theirs, who.reference.module)
+
+
+# ---------------------------------------------------------------------------------------------- 3. the whole loop
+
+
+def test_what_is_rewarded_becomes_likelier(tmp_path: Path) -> None:
+    config = GRPOSection(steps=12, prompts_per_step=6, group_size=6, learning_rate=3e-3, kl_coef=0.0)
+    figures = train(cast(), low_ids, config, run_in(tmp_path))
+    rewards = [line["reward"] for line in metrics(tmp_path)]
+    assert sum(rewards[-3:]) / 3 - rewards[0] > 0.25, rewards
+    assert figures["steps"] == 12 and figures["reward"] == rewards[-1]
+
+
+def test_the_kl_term_holds_the_policy_nearer_to_the_reference(tmp_path: Path) -> None:
+    kl = {}
+    for beta in (0.0, 1.0):
+        folder = tmp_path / str(beta)
+        train(cast(), low_ids, with_settings(steps=8, learning_rate=2e-3, kl_coef=beta), run_in(folder))
+        kl[beta] = sum(line["kl"] for line in metrics(folder)[-3:]) / 3
+    assert kl[1.0] < 0.75 * kl[0.0], kl
+
+
+def test_each_step_writes_under_a_new_stamp(tmp_path: Path) -> None:
+    stamps: list[str] = []
+    who = cast()
+
+    def observe(prompts: Sequence[Prompt], completions: Sequence[Completion]) -> dict[str, float]:
+        stamps.append(completions[0].weight_stamp)
+        return {"seen": len(completions)}
+
+    grpo.train(
+        who.policy, who.reference, low_ids, PROMPTS, with_settings(steps=3), NEW_TOKENS, who.engine, DEVICE,
+        run_in(tmp_path), seed=0, observe=observe,
+    )  # fmt: skip
+    assert len(set(stamps)) == 3
+    assert [line["seen"] for line in metrics(tmp_path)] == [16, 16, 16]
+
+
+@pytest.mark.parametrize("line", [1, 3, 4])
+def test_a_run_that_died_ends_as_one_that_was_left_alone(line: int, tmp_path: Path) -> None:
+    """Four steps, saved after the second and the last."""
+    config = with_settings(steps=4, kl_coef=0.1)
+    whole, resumed = cast(), cast()
+    expected = train(whole, low_ids, config, run_in(tmp_path / "whole"))
+    with dying_at(line):
+        train(cast(), low_ids, config, run_in(tmp_path / "cut"))
+    assert train(resumed, low_ids, config, run_in(tmp_path / "cut")) == expected
+    assert same(weights(whole.policy.module), resumed.policy.module) and resumed.policy.stamp == whole.policy.stamp
+    assert metrics(tmp_path / "cut") == metrics(tmp_path / "whole")
+
+
+def test_a_finished_run_returns_the_same_figures_again(tmp_path: Path) -> None:
+    run = run_in(tmp_path)
+    expected = train(cast(), low_ids, CONFIG, run)
+    assert train(cast(), low_ids, CONFIG, run) == expected
+    assert len(metrics(tmp_path)) == 2
