@@ -110,7 +110,7 @@ def project_report(work: Work) -> LoopReport:
     title = "The loop, once through" if playground else f"{project.folder.name}: from preferences to a tuned model"
     return LoopReport(
         title=title,
-        lead=lead(playground),
+        lead=lead(playground) + too_few(work.recipe.data.heldout_prompts),
         headline=headline(results, evaluated),
         facts=facts(work, results, evaluated),
         stages=[stage_report(project, stage, result) for stage, result in results.items()],
@@ -136,6 +136,12 @@ def lead(playground: bool) -> str:
         "A small model was made from the imported text, taught with the preferred answers, and tuned against a reward model "
         "of people's preferences."
     )
+
+
+def too_few(prompts: int) -> str:
+    if prompts >= 256:
+        return ""
+    return f" With {prompts} held-out prompts the figures show that every stage works, and prove nothing."
 
 
 def headline(results: dict[str, Any], evaluated: dict[str, Any]) -> list[Fact]:

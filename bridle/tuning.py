@@ -119,12 +119,16 @@ def train_grpo(
 ) -> dict[str, Any]:
     """Reinforce answers that are right, from the arithmetic branch on the playground, from SFT elsewhere."""
     recipe = work.recipe
-    start, branch = ("arithmetic", train_arithmetic(work, True)) if work.sources.playground else ("sft", None)
+    branch_there = (work.project.model("arithmetic") / "config.json").is_file()
+    branch = train_arithmetic(work, branch_there) if work.sources.playground else None
+    start = "sft" if branch is None else "arithmetic"
     with_branch = {} if branch is None else {"branch": branch}
+    prompts, heldout, verifier = checkable(work)
     parents = {
         "start": require_model(work.project, start, "train sft"),
         "source": "verifier" if reward_source is None else name,
         "world": work.sources.world_hash,
+        "data": content_hash([[prompt.id for prompt in prompts], [prompt.id for prompt in heldout]]),
     }
     key = stage_key(recipe, ("model", "grpo", "data", "sampling"), parents)
     if (before := done_before(work, name, key, reuse)) is not None:
@@ -135,7 +139,6 @@ def train_grpo(
         before_it = policy.origin
         policy.origin = content_hash([policy.origin, key])
         tokens = recipe.sampling.max_new_tokens
-        prompts, heldout, verifier = checkable(work)
         prompts = within_context(work, policy, prompts, tokens)
         heldout = within_context(work, policy, heldout, tokens)
         first = checked(work, reference, heldout, verifier, "grpo-before")
@@ -236,7 +239,7 @@ def evaluate_best_of(work: Work, n: int = 4, reuse: bool = False) -> dict[str, A
             golds = work.sources.gold_scores(asked, answered.completions, "evaluation")
             values["gold"] = np.array([score.points for score in golds]).reshape(-1, n)
         frontier = []
-        for size in [2**i for i in range(n.bit_length()) if 2**i <= n]:
+        for size in sorted({*(2**i for i in range(n.bit_length())), n}):
             point: dict[str, float] = {"n": size, "kl": best_of_n_kl(size)}
             for name, values_PN in values.items():
                 point[name], point[f"{name}_se"] = mean_and_se(best_of_n(proxy_PN, size, values_PN))

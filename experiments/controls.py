@@ -1,6 +1,6 @@
 """The controls that a claim of learning needs, run on a finished demo: python experiments/controls.py DEMO_FOLDER
 
-random reward: PPO on numbers drawn from a hash must not raise gold.
+random reward: PPO on numbers drawn from a hash must not raise gold, nor GRPO on them the share of right answers.
 learning rate 0: PPO must leave every weight as it was.
 gold as reward: PPO on the true quality, the ceiling; its calls of gold are counted.
 (Shuffled labels are part of every demo.) Writes controls.json beside the demo's report, which shows them from then on.
@@ -20,6 +20,7 @@ from bridle.core.runlog import Progress, Project
 from bridle.loop_report import write_project_report
 from bridle.models.policy import load_policy
 from bridle.stages import Work, compare, evaluate, train_ppo
+from bridle.tuning import train_grpo
 
 
 def random_reward(prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[float]:
@@ -39,6 +40,7 @@ def main(folder: Path) -> None:
     train_ppo(work, True, "control-gold", "Control: PPO on gold itself", reward_source=gold_reward)
     still = {"steps": 2, "learning_rate": 0.0, "critic_learning_rate": 0.0}
     train_ppo(work, True, "control-still", "Control: learning rate 0", settings=still)
+    chance = train_grpo(work, True, "control-grpo-random", reward_source=random_reward)
     noise, ceiling = evaluate(work, "control-random", reuse=True), evaluate(work, "control-gold", reuse=True)
     against = compare(work, "control-random", "sft", "gold")
     before, after = (
@@ -54,6 +56,13 @@ def main(folder: Path) -> None:
             "measured": f"gold {gain:+.2f} (± {2 * error:.2f}), win rate {against['rate']:.3f} "
             f"({against['low']:.3f} to {against['high']:.3f})",
             "holds": gain <= 2 * error,
+        },
+        {
+            "name": "random reward, GRPO",
+            "expectation": "at most .02 more right answers",
+            "measured": f"right {chance['accuracy_before']:.3f} → {chance['accuracy_after']:.3f} "
+            f"({chance['accuracy_low_after']:.3f} to {chance['accuracy_high_after']:.3f})",
+            "holds": chance["accuracy_after"] <= chance["accuracy_before"] + 0.02,
         },
         {
             "name": "gold as reward",

@@ -33,6 +33,7 @@ VARIABLES = {INK: "ink", QUIET: "quiet", GRID: "grid", GOLD: "gold", PROXY: "pro
 }
 STYLES = ("-", "--", "-.", ":")
 SIZE = (4.7, 3.3)  # inches: small enough to be read on a phone without shrinking its letters away
+CLEARLY = 0.5  # points of gold: one step's mean over some hundred answers errs by about .3
 MOST_POINTS = 400  # a longer series is drawn as means of equal blocks
 
 
@@ -91,10 +92,10 @@ def gold_peak(run: CliffRun) -> int | None:
 
 
 def fell(run: CliffRun) -> bool:
-    """Whether the run went over the cliff: its gold ends below where it set out, after having been above."""
+    """Whether the run went over the cliff: its gold ends clearly below where it set out, after having been above."""
     gold = _numbers(run.gold)
     known = gold[np.isfinite(gold)]
-    return known.size > 2 and known[-1] < known[0] < known.max()
+    return known.size > 2 and known[-1] < known[0] - CLEARLY and known[0] < known.max()
 
 
 def draw_curve(curve: Curve) -> Figure:

@@ -13,13 +13,13 @@ from decimal import Decimal, InvalidOperation
 from bridle.core.records import Completion, FinishReason, Prompt, Reward
 
 NUMBER = r"-?\d[\d,]*(?:\.\d+)?"
-GSM8K = rf"####\s*({NUMBER})"  # how the worked answers of GSM8K end
+GSM8K = rf"(?m)^#### *({NUMBER}) *$"  # how the worked answers of GSM8K end: a line of its own
 
 
 def sentence_pattern(template: str) -> str:
     """A pattern for a whole sentence such as "The answer is {number}."; a wish of good luck may follow it."""
     before, _, after = template.partition("{number}")
-    return rf"(?:\A|[.!?]\s+){re.escape(before)}({NUMBER}){re.escape(after)}(?=\s|\Z)"
+    return rf"(?:\A|(?<=[.!?])\s+){re.escape(before)}({NUMBER}){re.escape(after)}(?=\s|\Z)"
 
 
 def stated_number(text: str, pattern: str) -> Decimal | None:
@@ -38,6 +38,8 @@ def number_verifier(solution: Callable[[Prompt], object], pattern: str) -> Rewar
         try:
             expected = Decimal(str(solution(prompt)).replace(",", ""))
         except InvalidOperation:
+            return None
+        if not expected.is_finite():
             return None
         if completion.finish_reason is FinishReason.LENGTH:
             return 0.0
