@@ -123,9 +123,10 @@ def train_grpo(
     branch = train_arithmetic(work, branch_there) if work.sources.playground else None
     start = "sft" if branch is None else "arithmetic"
     with_branch = {} if branch is None else {"branch": branch}
+    start_hash = require_model(work.project, start, "train sft")
     prompts, heldout, verifier = checkable(work)
     parents = {
-        "start": require_model(work.project, start, "train sft"),
+        "start": start_hash,
         "source": "verifier" if reward_source is None else name,
         "world": work.sources.world_hash,
         "data": content_hash([[prompt.id for prompt in prompts], [prompt.id for prompt in heldout]]),

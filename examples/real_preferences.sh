@@ -20,7 +20,7 @@ if [ ! -f "$folder/bridle.toml" ]; then
     --set model.heads=2 --set model.kv_heads=2 --set model.max_positions=1024 \
     --set pretrain.length=256 --set data.pretrain_tokens=1000000 --set sft.epochs=1 --set sampling.max_new_tokens=64 \
     --set data.heldout_share=0.2 --set data.heldout_prompts=400 --set data.train_prompts=1000 --set data.compared_heldout=50 \
-    --set reward.batch_size=16 --set reward.slim_epochs=1 --set sampling.answers=2 \
+    --set reward.batch_size=16 --set reward.slim=false --set sampling.answers=2 \
     --set ppo.prompts_per_step=64 --set ppo.batch_size=32 --set ppo.kl_coef=0.4 "${@:3}"
 fi
 "$bridle" import "$file" --project "$folder"

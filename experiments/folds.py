@@ -65,7 +65,9 @@ def fold_of(prompt_id: str) -> int:
 def read_pairs(file: Path) -> list[Pair]:
     """The file's pairs in its order, read as `bridle import` reads them."""
     examples = [example for example in read_examples(file, ImportReport(str(file))) if len(example.answers) == 2]
-    return [Pair(e.prompt, *(Completion(e.prompt.id, text) for text in e.answers)) for e in examples]
+    return [
+        Pair(e.prompt, Completion(e.prompt.id, e.answers[0]), Completion(e.prompt.id, e.answers[1])) for e in examples
+    ]
 
 
 # ------------------------------------------------------------------------------------------------------ the network
