@@ -44,6 +44,7 @@ def save_checkpoint(folder: Path, step: int, state: TrainingState, values: Mappi
             "step": step,
             "values": dict(values),
             "recipe_hash": recipe_hash,
+            "stepped": [bool(optimizer.state) for optimizer in state.optimizers],
             "sha256": file_hash(new / "state.safetensors"),
         }
         write_json(new / "state.json", notes)
@@ -69,7 +70,7 @@ def restore_checkpoint(
             raise CheckpointError(
                 f"{path} was written under another recipe; restore that recipe, or remove {folder.parent} to start anew"
             )
-        scatter(tensors, state, path)
+        scatter(tensors, state, notes.get("stepped", [True] * len(state.optimizers)), path)
         names = ", ".join([*state.modules, f"{len(state.optimizers)} optimisers", *notes["values"]])
         say(f"resuming after step {notes['step']} (restored: {names})")
         return int(notes["step"]), notes["values"]
@@ -102,8 +103,11 @@ def gather(state: TrainingState) -> dict[str, Tensor]:
     return tensors
 
 
-def scatter(tensors: dict[str, Tensor], state: TrainingState, path: Path) -> None:
-    """Fill modules and optimisers, strictly: every weight, every trained weight's moments, and nothing over."""
+def scatter(tensors: dict[str, Tensor], state: TrainingState, stepped: Sequence[bool], path: Path) -> None:
+    """Fill modules and optimisers, strictly: every weight, every trained weight's moments, and nothing over.
+
+    An optimiser that had not stepped yet (GRPO while no group differs) has no moments to give back.
+    """
     left = set(tensors)
     for name, module in state.modules.items():
         expected = module.state_dict()
@@ -120,9 +124,10 @@ def scatter(tensors: dict[str, Tensor], state: TrainingState, path: Path) -> Non
         for number, parameter in enumerate(parameters):
             prefix = f"optimizer.{index}.{number}."
             entries[number] = {key.removeprefix(prefix): tensors[key] for key in left if key.startswith(prefix)}
-            if parameter.requires_grad and not entries[number]:
+            if parameter.requires_grad and stepped[index] and not entries[number]:
                 raise CheckpointError(f"{path} lacks the moments of parameter {number} of optimiser {index}")
             left -= {prefix + field for field in entries[number]}
+        entries = {number: found for number, found in entries.items() if found}
         optimizer.load_state_dict({"state": entries, "param_groups": optimizer.state_dict()["param_groups"]})
     if left:
         raise CheckpointError(f"{path} holds {len(left)} tensors that this run has no place for (such as {min(left)})")

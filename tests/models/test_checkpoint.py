@@ -213,3 +213,21 @@ def test_a_checkpoint_that_fails_half_way_leaves_the_one_before(
     state = fresh("adamw", seed=5)
     restore_checkpoint(tmp_path, state, "key", silent)
     assert equal(weights(state), kept[1])
+
+
+def test_a_run_that_had_not_stepped_yet_goes_on(tmp_path: Path) -> None:
+    """Moments that never were are not missed; those of an optimiser that had stepped are."""
+    save_checkpoint(tmp_path / "idle", 3, fresh("adamw"), {}, "recipe")
+    assert restore_checkpoint(tmp_path / "idle", fresh("adamw"), "recipe", silent) == (3, {})
+    moved = fresh("adamw")
+    work(moved, range(2))
+    save_checkpoint(tmp_path / "moved", 2, moved, {}, "recipe")
+    folder = tmp_path / "moved" / "step-000002"
+    tensors = load_file(folder / "state.safetensors")
+    write_safetensors(
+        folder / "state.safetensors", {n: t for n, t in tensors.items() if not n.startswith("optimizer.0.")}
+    )
+    notes = json.loads((folder / "state.json").read_text())
+    (folder / "state.json").write_text(json.dumps({**notes, "sha256": file_hash(folder / "state.safetensors")}))
+    with pytest.raises(CheckpointError, match="lacks the moments"):
+        restore_checkpoint(tmp_path / "moved", fresh("adamw"), "recipe", silent)
