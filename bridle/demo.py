@@ -1,13 +1,26 @@
-"""Floor 8: the demo, the whole loop once on the playground. Finished stages are not run twice."""
+"""Floor 8: the demo, the whole loop once on the playground. Finished stages are not run twice.
+
+With two threads or more, a second process does some stages while this one does others: two threads on one small model
+get half again as much done as one, two processes twice as much.
+"""
 
 from __future__ import annotations
 
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from bridle.core.errors import ProjectError
 from bridle.core.files import read_json, write_json
@@ -39,24 +52,35 @@ QUICK = {
 }  # fmt: skip
 SMOOTH = 3  # rollout steps in a running mean of gold: one step's prompts are few
 
-# Each stage with the share of the time that it takes, for the time left.
-STAGES: list[tuple[str, float, Callable[[Work], dict[str, Any]]]] = [
-    ("pretrain", 130, lambda work: train_pretrain(work, reuse=True)),
-    ("sft", 28, lambda work: train_sft(work, reuse=True)),
-    ("sample", 12, lambda work: sample(work, reuse=True)),
-    ("label", 2, lambda work: label_simulated(work, reuse=True)),
-    ("reward", 20, lambda work: train_reward(work, reuse=True)),
-    ("ppo", 25, lambda work: train_ppo(work, reuse=True)),
-    ("unbridled", 50, lambda work: train_unbridled(work)),
-    ("dpo", 20, lambda work: train_dpo(work, reuse=True)),
-    ("grpo", 40, lambda work: train_grpo(work, reuse=True)),
-    ("best-of-4", 8, lambda work: evaluate_best_of(work, 4, reuse=True)),
-    ("evaluate-base", 5, lambda work: evaluate(work, "base", reuse=True)),
-    ("evaluate-sft", 5, lambda work: evaluate(work, "sft", reuse=True)),
-    ("evaluate-ppo", 5, lambda work: evaluate(work, "ppo", reuse=True)),
-    ("evaluate-dpo", 5, lambda work: evaluate(work, "dpo", reuse=True)),
-    ("evaluate-unbridled", 5, lambda work: evaluate(work, "unbridled", reuse=True)),
-    ("reward-shuffled", 8, lambda work: train_shuffled(work, reuse=True)),
+
+@dataclass(frozen=True)
+class Stage:
+    """`seconds` weigh the time left. `after`: once that one is done, a second process may do this one, and no stage that
+    the first process does may need it."""
+
+    name: str
+    seconds: float
+    run: Callable[[Work], dict[str, Any]]
+    after: str = ""
+
+
+STAGES = [
+    Stage("pretrain", 140, lambda work: train_pretrain(work, reuse=True)),
+    Stage("sft", 40, lambda work: train_sft(work, reuse=True)),
+    Stage("sample", 24, lambda work: sample(work, reuse=True)),
+    Stage("label", 1, lambda work: label_simulated(work, reuse=True)),
+    Stage("reward", 45, lambda work: train_reward(work, reuse=True)),
+    Stage("ppo", 50, lambda work: train_ppo(work, reuse=True)),
+    Stage("unbridled", 72, lambda work: train_unbridled(work), after="reward"),
+    Stage("dpo", 28, lambda work: train_dpo(work, reuse=True), after="label"),
+    Stage("grpo", 50, lambda work: train_grpo(work, reuse=True), after="pretrain"),
+    Stage("best_of_4", 10, lambda work: evaluate_best_of(work, 4, reuse=True)),
+    Stage("evaluate-base", 7, lambda work: evaluate(work, "base", reuse=True)),
+    Stage("evaluate-sft", 5, lambda work: evaluate(work, "sft", reuse=True)),
+    Stage("evaluate-ppo", 8, lambda work: evaluate(work, "ppo", reuse=True)),
+    Stage("evaluate-dpo", 7, lambda work: evaluate(work, "dpo", reuse=True), after="reward"),
+    Stage("evaluate-unbridled", 9, lambda work: evaluate(work, "unbridled", reuse=True), after="reward"),
+    Stage("reward-shuffled", 10, lambda work: train_shuffled(work, reuse=True), after="label"),
 ]
 
 
@@ -72,35 +96,169 @@ def run_demo(out: Path, recipe: Recipe, progress: Progress | None = None) -> dic
     """Walk the loop in `out`, or go on with the demo there; writes report.html and summary.json, returns the summary."""
     progress = progress or Progress()
     project = open_demo(out, recipe)
-    note = project.folder / "demo.json"
-    work = Work(project, progress, threads=read_json(note)["threads"] if note.exists() else None)
+    sitting = Sitting.begin(project)
+    work = Work(project, progress, threads=sitting.threads)
+    beside = None
     try:
-        write_json(note, {"threads": work.device.threads})
-        stages = {}
-        expected_left = sum(share for _, share, _ in STAGES)
+        sitting.note(work.device.threads)
+        both = work.device.torch.type == "cpu" and work.device.threads > 1
+        here = [stage for stage in STAGES if not (both and stage.after)]
+        done: dict[str, dict[str, Any]] = {}
+        expected_left = sum(stage.seconds for stage in here)
         worked = spent = 0.0
-        for name, share, stage in STAGES:
-            expected_left -= share
+        for stage in here:
+            expected_left -= stage.seconds
             progress.later = expected_left * (spent / worked if worked else 1.0)
             began = time.monotonic()
-            stages[name] = stage(work)
-            for part in {"slim", "branch"} & set(stages[name]):  # one stage to the reader, two runs on disk
-                stages[name]["seconds"] += stages[name][part]["seconds"]
+            done[stage.name] = stage.run(work)
             took = time.monotonic() - began
             if took > 0.5:  # else it was done before
-                worked, spent = worked + share, spent + took
+                worked, spent = worked + stage.seconds, spent + took
+            if both and stage.name == "pretrain":
+                share_threads(work)
+            for other in STAGES:
+                if both and other.after == stage.name and project.finished_folder(other.name) is None:
+                    beside = beside or Beside(project.folder, work.device.threads)
+                    beside.give(other.name)
+        if beside:
+            beside.wait(progress)
         progress.later = 0.0
+        stages = {stage.name: done.get(stage.name) or stage.run(work) for stage in STAGES}
+        for result in stages.values():
+            for part in {"slim", "branch"} & set(result):  # one stage to the reader, two runs on disk
+                result["seconds"] += result[part]["seconds"]
         progress.begin("Writing the report")
         began = time.monotonic()
-        summary = summarise(work, stages)
-        write_json(project.folder / "summary.json", summary)
+        write_json(project.folder / "summary.json", summarise(work, stages, sitting))
         write_project_report(project, work)
         stages["report"] = {"seconds": round(time.monotonic() - began, 2)}
-        summary = summarise(work, stages)
+        summary = summarise(work, stages, sitting)
         write_json(project.folder / "summary.json", summary)
         return summary
     finally:
+        if beside:
+            beside.stop()
+        sitting.end()
         work.close()
+
+
+# ----------------------------------------------------------------------------------- sittings, and a second process
+
+
+@dataclass
+class Sitting:
+    """Seconds and threads of a demo that may be stopped and gone on with; kept in demo.json.
+
+    A sitting that was killed counts up to the last file that its runs wrote.
+    """
+
+    path: Path
+    threads: int | None
+    earlier: float
+    finished: bool
+    began: float
+
+    @classmethod
+    def begin(cls, project: Project) -> Sitting:
+        path = project.folder / "demo.json"
+        noted = read_json(path) if path.exists() else {}
+        earlier = float(noted.get("seconds", 0.0))
+        if killed := noted.get("began"):
+            written = [file.stat().st_mtime for file in project.folder.glob("runs/*/*")]
+            earlier += max(0.0, max(written, default=0.0) - killed)
+        finished = (project.folder / "summary.json").exists()
+        return cls(path, noted.get("threads"), earlier, finished, time.time())
+
+    @property
+    def seconds(self) -> float:
+        """Of all sittings; a look at a finished demo adds nothing."""
+        return self.earlier + (0.0 if self.finished else time.time() - self.began)
+
+    def note(self, threads: int) -> None:
+        self.threads = threads
+        write_json(self.path, {"threads": threads, "seconds": round(self.earlier, 1), "began": self.began})
+
+    def end(self) -> None:
+        if self.threads is not None:
+            write_json(self.path, {"threads": self.threads, "seconds": round(self.seconds, 1)})
+
+
+def share_threads(work: Work) -> None:
+    """From here on two stages at a time, each on half of the threads."""
+    half = work.device.threads // 2
+    work.device = replace(work.device, threads=half, why="a second process beside")
+    torch.set_num_threads(half)
+    work.progress.say(f"two stages at a time from here, {half} thread{'s' * (half > 1)} each")
+
+
+class Beside:
+    """A second process of the demo, given stages by name. It saves time and no more: what it leaves undone, for whatever
+    reason, the first one does, and tells the reason."""
+
+    def __init__(self, folder: Path, threads: int) -> None:
+        self.process = subprocess.Popen(
+            work_beside_command(folder, threads),
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+            start_new_session=True,  # Ctrl-C reaches this process, which passes it on once
+        )  # fmt: skip
+
+    def give(self, name: str) -> None:
+        assert self.process.stdin is not None
+        with suppress(BrokenPipeError):  # it ended; what it was given is done here
+            self.process.stdin.write(f"{name}\n")
+            self.process.stdin.flush()
+
+    def wait(self, progress: Progress) -> None:
+        """Until it has done all that it was given; shows what it shows."""
+        assert self.process.stdout is not None
+        self.give(END)
+        if self.process.poll() is None:
+            progress.begin("What the second process did, and is still at")
+            for line in self.process.stdout:
+                progress.say(line.strip())
+        self.process.wait()
+
+    def stop(self) -> None:
+        """As Ctrl-C would: what is unfinished is saved."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGINT)
+            self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout):
+            if pipe is not None:
+                with suppress(BrokenPipeError):
+                    pipe.close()
+
+
+END = "end"
+
+
+def work_beside_command(folder: Path, threads: int) -> list[str]:
+    return [sys.executable, "-m", "bridle.demo", str(folder), str(threads)]
+
+
+def work_beside(folder: Path, threads: int) -> None:
+    """What the second process does: the stages that it reads, one after another. It dies with the one that started it."""
+    given: queue.SimpleQueue[str] = queue.SimpleQueue()
+
+    def listen() -> None:
+        for line in sys.stdin:
+            given.put(line.strip())
+            if line.strip() == END:
+                return
+        os._exit(1)  # the pipe broke: the first process is gone
+
+    threading.Thread(target=listen, daemon=True).start()
+    progress = Progress(write=lambda text: print(text, end="", flush=True), live=False)
+    work = Work(Project.find(folder), progress, threads=threads)
+    by_name = {stage.name: stage for stage in STAGES}
+    try:
+        while (name := given.get()) != END:
+            by_name[name].run(work)
+    finally:
+        work.close()
+
+
+# -------------------------------------------------------------------------------------------------------- summary
 
 
 def open_demo(out: Path, recipe: Recipe) -> Project:
@@ -117,8 +275,8 @@ def open_demo(out: Path, recipe: Recipe) -> Project:
     return project
 
 
-def summarise(work: Work, stages: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """`summary.json`: seconds, seed, threads, and the figures of each stage by name."""
+def summarise(work: Work, stages: dict[str, dict[str, Any]], sitting: Sitting) -> dict[str, Any]:
+    """`summary.json`: seconds from begin to end, seed, threads, and the figures of each stage by name."""
     before, unbridled = stages["evaluate-sft"], stages["evaluate-unbridled"]
     curve = smoothed([line["gold"] for line in finished_metrics(work.project, "unbridled")])
     measured: dict[str, dict[str, Any]] = {
@@ -132,13 +290,11 @@ def summarise(work: Work, stages: dict[str, dict[str, Any]]) -> dict[str, Any]:
             "kl": unbridled["kl"],
         },
     }
-    whole = {
-        name.replace("best-of-", "best_of_"): {**result, **measured.get(name, {})} for name, result in stages.items()
-    }
+    whole = {name: {**result, **measured.get(name, {})} for name, result in stages.items()}
     return {
-        "seconds": round(sum(result["seconds"] for result in stages.values()), 1),
+        "seconds": round(sitting.seconds, 1),
         "seed": work.recipe.seed,
-        "threads": work.device.threads,
+        "threads": sitting.threads,
         "device": str(work.device),
         "stages": whole,
     }
@@ -184,3 +340,7 @@ def summary_lines(summary: dict[str, Any], out: Path) -> list[str]:
         f"  figures   {out / 'summary.json'}",
         f"  report    {out / 'report.html'}",
     ]
+
+
+if __name__ == "__main__":
+    work_beside(Path(sys.argv[1]), int(sys.argv[2]))

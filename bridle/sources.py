@@ -13,16 +13,18 @@ from pathlib import Path
 from typing import TypeVar
 
 from bridle.core.errors import NoUsableRows
-from bridle.core.records import Completion, Judgement, LabelerKind, Prompt, content_hash
+from bridle.core.records import Completion, Judgement, LabelerKind, Prompt, Reward, content_hash
 from bridle.core.runlog import Progress, Project
+from bridle.feedback.imports import DEMONSTRATION
 from bridle.feedback.store import Store
 from bridle.models.template import Template
 from bridle.playground.gold import Gold, GoldScore
 from bridle.playground.labelers import rank
 from bridle.playground.spec import Family
 from bridle.playground.world import World
+from bridle.rewards.verifiers import GSM8K, number_verifier, sentence_pattern, stated_number
 
-TRAIN, HELDOUT, PROBE, DEMONSTRATION, SAMPLE = "prompts", "heldout", "probe", "demonstration", "sample"
+TRAIN, HELDOUT, PROBE, SAMPLE = "prompts", "heldout", "probe", "sample"
 STUDY = "comparisons"
 SPEAKERS = {"system": "System", "user": "Human", "assistant": "Assistant"}  # as the plain template writes them
 SITTING = 40  # items that a simulated labeler judges before a rest
@@ -146,6 +148,47 @@ class Sources:
             best = item.completions[judgement.ranking[0][0]]
             chosen.setdefault(best.id, (item.prompt, best.text))
         return require(list(chosen.values())[:limit], "demonstrations or preferred answers", self.project)
+
+    def arithmetic_examples(self) -> list[tuple[Prompt, str]]:
+        """Playground: word problems with worked answers, then some with answers of uneven skill."""
+        recipe, world = self.project.recipe, self.world
+        rng = random.Random(f"{recipe.seed}/arithmetic")
+        problems = [world.prompt(rng, "math") for _ in range(recipe.grpo.branch_problems)]
+        worked = [(prompt, world.worked_solution(rng, prompt)) for prompt in problems]
+        uneven = [world.demonstration(rng, "math") for _ in range(recipe.grpo.branch_demonstrations)]
+        if not worked + uneven:
+            raise NoUsableRows("the arithmetic branch needs examples; raise grpo.branch_problems")
+        return worked + uneven
+
+    def checkable(self) -> tuple[list[Prompt], list[Prompt], Reward]:
+        """Prompts to train on, held-out ones, and what checks an answer.
+
+        On the playground word problems of its own making; elsewhere imported prompts with a written answer that ends in
+        "#### number", as GSM8K's do.
+        """
+        data = self.project.recipe.data
+        if self.playground:
+            world, seed = self.world, self.project.recipe.seed
+            rng = random.Random(f"{seed}/grpo-prompts")
+            drawn = {p.id: p for p in (world.prompt(rng, "math") for _ in range(data.train_prompts))}
+            heldout = world.held_out_prompts(data.heldout_prompts, seed + 2, "math")
+            verifier = number_verifier(lambda prompt: prompt.meta["answer"], sentence_pattern(world.spec.math.answer))
+            return list(drawn.values()), heldout, verifier
+        solutions: dict[str, object] = {}
+        splits: dict[str, list[Prompt]] = {"train": [], "heldout": []}
+        for split, found in splits.items():
+            for prompt, completion in self.store.completions(source=DEMONSTRATION, split=split):
+                number = stated_number(completion.text, GSM8K)
+                if number is not None and prompt.id not in solutions:
+                    solutions[prompt.id] = number
+                    found.append(prompt)
+        if not splits["train"] or not splits["heldout"]:
+            raise NoUsableRows(
+                f"{self.project.store} holds no prompts whose answers can be checked; import rows {{prompt, completion}} "
+                'whose completion ends in "#### number"'
+            )
+        verifier = number_verifier(lambda prompt: solutions[prompt.id], GSM8K)
+        return splits["train"][: data.train_prompts], splits["heldout"][: data.heldout_prompts], verifier
 
     # ------------------------------------------------------------------------------------------ gold and labelers
 

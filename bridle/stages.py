@@ -96,8 +96,10 @@ def stage_key(recipe: Recipe, sections: Sequence[str], parents: Mapping[str, Any
     return content_hash([recipe.hash_of(*sections), dict(parents)])
 
 
-def done_before(work: Work, stage: str, key: str, reuse: bool) -> dict[str, Any] | None:
-    return work.project.finished(stage, key) if reuse else None
+def done_before(work: Work, stage: str, key: str, reuse: bool, model: str | None = None) -> dict[str, Any] | None:
+    """The result of a finished run with this key, where it may be taken and `model`, which it left, is still there."""
+    there = model is None or (work.project.model(model) / "config.json").is_file()
+    return work.project.finished(stage, key) if reuse and there else None
 
 
 def require_model(project: Project, name: str, verb: str) -> str:
@@ -119,7 +121,7 @@ def train_pretrain(work: Work, reuse: bool = False) -> dict[str, Any]:
     if not work.sources.playground:
         parents["texts"] = content_hash(work.sources.dialogues(None))
     key = stage_key(recipe, ("world", "model", "data", "pretrain"), parents)
-    if (before := done_before(work, "pretrain", key, reuse)) is not None:
+    if (before := done_before(work, "pretrain", key, reuse, "base")) is not None:
         return before
     with work.start("pretrain", "Pretraining a small model on plain text", key, parents) as run:
         texts = work.sources.documents(None, recipe.data.pretrain_tokens)
@@ -197,11 +199,11 @@ def train_sft(work: Work, reuse: bool = False) -> dict[str, Any]:
         "data": content_hash(demonstration_ids(work)),
     }
     key = stage_key(recipe, ("model", "sft"), parents)
-    if (before := done_before(work, "sft", key, reuse)) is not None:
+    if (before := done_before(work, "sft", key, reuse, "sft")) is not None:
         return before
     with work.start("sft", "Teaching it to answer: imitating demonstrations", key, parents) as run:
         policy = parent_policy(work, "base")
-        examples = encode_demonstrations(work, policy)
+        examples = encode_demonstrations(work, policy, work.sources.demonstrations())
         result = sft.train(policy, examples, recipe.sft, work.device, run, recipe.seed)
         saved = keep_policy(work, "sft", "sft", policy, policy.origin)
         return run.finish({**result, "demonstrations": len(examples), "model": saved})
@@ -211,9 +213,9 @@ def demonstration_ids(work: Work) -> list[list[str]]:
     return [[prompt.id, text] for prompt, text in work.sources.demonstrations()]
 
 
-def encode_demonstrations(work: Work, policy: Policy) -> list[sft.Example]:
+def encode_demonstrations(work: Work, policy: Policy, shown: Sequence[tuple[Prompt, str]]) -> list[sft.Example]:
     """Token ids of what is to be imitated; examples beyond the context are left out and counted."""
-    shown, template = work.sources.demonstrations(), policy.template
+    template = policy.template
     prompts = template.prompt_ids([p for p, _ in shown])
     answers = template.completion_ids([p for p, _ in shown], [text for _, text in shown])
     limit = policy.module.config.max_positions
@@ -331,7 +333,7 @@ def train_scorer(work: Work, stage: str, reuse: bool) -> dict[str, Any]:
     snapshot = training_snapshot(work)
     parents = {"sft": sft_hash, "snapshot": snapshot.id, "stage": stage}
     key = stage_key(recipe, ("model", "reward", "data", "sampling"), parents)
-    if (before := done_before(work, stage, key, reuse)) is not None:
+    if (before := done_before(work, stage, key, reuse, stage)) is not None:
         return before
     with work.start(stage, SCORER_TITLES[stage], key, parents) as run:
         pairs = store.snapshot_pairs(snapshot.id)
@@ -541,21 +543,19 @@ def train_ppo(
         "source": "learned" if reward_source is None else name,
     }
     key = stage_key(recipe, ("model", "ppo", "data", "sampling"), parents)
-    if (before := done_before(work, name, key, reuse)) is not None:
+    if (before := done_before(work, name, key, reuse, name)) is not None:
         return before
     with work.start(name, title, key, parents, recipe) as run:
         policy = load_policy(work.project.model("sft"), work.device.torch)
         policy.origin = content_hash([policy.origin, key])  # two runs from the same weights must not share stamps
         reference = parent_policy(work, "sft")
-        model = load_reward_model(work.project.model("reward"), work.device.torch)
-        same = model.template.hash == policy.template.hash
-        learned = LearnedReward(model, work.device, same)
-        critic = (
-            critic_from(model.module)
-            if same
-            else critic_from(scorer_from(policy.module, generator(recipe.seed, "critic")))
-        )
-        examples = encode_demonstrations(work, policy) if config.pretrain_coef else []
+        learned = learned_reward(work, policy)
+        if learned.same_tokens:
+            critic = critic_from(learned.model.module)
+        else:
+            critic = critic_from(scorer_from(policy.module, generator(recipe.seed, "critic")))
+        shown = work.sources.demonstrations() if config.pretrain_coef else []
+        examples = encode_demonstrations(work, policy, shown) if shown else []
         prompts = within_context(work, policy, work.sources.train_prompts(), recipe.sampling.max_new_tokens)
         result = ppo.train(
             policy, reference, critic, reward_source or learned, prompts, examples, config, recipe.sampling.max_new_tokens,
@@ -563,6 +563,12 @@ def train_ppo(
         )  # fmt: skip
         saved = keep_policy(work, name, "ppo", policy, reference.origin)
         return run.finish({**result, "model": saved})
+
+
+def learned_reward(work: Work, policy: Policy) -> LearnedReward:
+    """The project's reward model, to score this policy's answers."""
+    model = load_reward_model(work.project.model("reward"), work.device.torch)
+    return LearnedReward(model, work.device, same_tokens=model.template.hash == policy.template.hash)
 
 
 def observer(work: Work) -> Observe | None:
@@ -646,10 +652,7 @@ def evaluate(work: Work, name: str, reuse: bool = False) -> dict[str, Any]:
                 (0.0, 0.0) if name == "sft" else kl_of(answered, policy, reference, work.device)
             )
         if "reward" in parents:
-            model = load_reward_model(work.project.model("reward"), work.device.torch)
-            scores = proxy_scores(
-                answered, LearnedReward(model, work.device, model.template.hash == policy.template.hash)
-            )
+            scores = proxy_scores(answered, learned_reward(work, policy))
             result["proxy"] = float(np.nanmean(scores))
             lines = [{**line, "proxy": score} for line, score in zip(lines, scores, strict=True)]
         write_text(run.folder / "answers.jsonl", "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))

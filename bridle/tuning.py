@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from bridle.core.errors import NoUsableRows
 from bridle.core.records import Completion, Prompt, Reward, content_hash
 from bridle.evaluation.answers import answer_all, kl_of, proxy_scores
 from bridle.maths.statistics import best_of_n, best_of_n_kl, mean_and_se, wilson_interval
-from bridle.models.policy import Policy, load_policy, load_reward_model
+from bridle.models.policy import Policy, load_policy
 from bridle.models.randomness import derived_seed
-from bridle.rewards.learned import LearnedReward
 from bridle.rewards.rollout import Observe
-from bridle.rewards.verifiers import GSM8K, number_verifier, sentence_pattern, stated_number
-from bridle.sources import DEMONSTRATION
 from bridle.stages import (
     Work,
     done_before,
+    encode_demonstrations,
     encode_groups,
     gold_figures,
     keep_policy,
+    learned_reward,
     parent_policy,
     require_model,
     stage_key,
@@ -46,7 +43,7 @@ def train_dpo(
     snapshot = training_snapshot(work)
     parents = {"sft": require_model(work.project, "sft", "train sft"), "snapshot": snapshot.id}
     key = stage_key(recipe, ("model", "dpo", "data", "sampling"), parents)
-    if (before := done_before(work, name, key, reuse)) is not None:
+    if (before := done_before(work, name, key, reuse, name)) is not None:
         return before
     with work.start(name, "DPO: the same comparisons, and no reward model", key, parents, recipe) as run:
         policy = load_policy(work.project.model("sft"), work.device.torch)
@@ -90,28 +87,15 @@ def train_arithmetic(work: Work, reuse: bool = False) -> dict[str, Any]:
     parents = {"base": require_model(work.project, "base", "train pretrain"), "world": work.sources.world_hash}
     branch = [recipe.grpo.branch_problems, recipe.grpo.branch_demonstrations]
     key = content_hash([stage_key(recipe, ("model", "sft"), parents), branch])
-    if (before := done_before(work, "arithmetic", key, reuse)) is not None:
+    if (before := done_before(work, "arithmetic", key, reuse, "arithmetic")) is not None:
         return before
     with work.start("arithmetic", "A branch that learns arithmetic from worked problems", key, parents) as run:
         policy = parent_policy(work, "base")
-        shown = arithmetic_examples(work)
-        prompts = policy.template.prompt_ids([prompt for prompt, _ in shown])
-        answers = policy.template.completion_ids([prompt for prompt, _ in shown], [text for _, text in shown])
+        examples = encode_demonstrations(work, policy, work.sources.arithmetic_examples())
         config = recipe.sft.model_copy(update={"epochs": 1})
-        result = sft.train(policy, list(zip(prompts, answers, strict=True)), config, work.device, run, recipe.seed)
+        result = sft.train(policy, examples, config, work.device, run, recipe.seed)
         saved = keep_policy(work, "arithmetic", "sft", policy, policy.origin)
-        return run.finish({**result, "demonstrations": len(shown), "model": saved})
-
-
-def arithmetic_examples(work: Work) -> list[tuple[Prompt, str]]:
-    section, world = work.recipe.grpo, work.sources.world
-    rng = random.Random(f"{work.recipe.seed}/arithmetic")
-    problems = [world.prompt(rng, "math") for _ in range(section.branch_problems)]
-    worked = [(prompt, world.worked_solution(rng, prompt)) for prompt in problems]
-    uneven = [world.demonstration(rng, "math") for _ in range(section.branch_demonstrations)]
-    if not worked + uneven:
-        raise NoUsableRows("the arithmetic branch needs examples; raise grpo.branch_problems")
-    return worked + uneven
+        return run.finish({**result, "demonstrations": len(examples), "model": saved})
 
 
 def train_grpo(
@@ -119,12 +103,11 @@ def train_grpo(
 ) -> dict[str, Any]:
     """Reinforce answers that are right, from the arithmetic branch on the playground, from SFT elsewhere."""
     recipe = work.recipe
-    branch_there = (work.project.model("arithmetic") / "config.json").is_file()
-    branch = train_arithmetic(work, branch_there) if work.sources.playground else None
+    branch = train_arithmetic(work, reuse=True) if work.sources.playground else None
     start = "sft" if branch is None else "arithmetic"
     with_branch = {} if branch is None else {"branch": branch}
     start_hash = require_model(work.project, start, "train sft")
-    prompts, heldout, verifier = checkable(work)
+    prompts, heldout, verifier = work.sources.checkable()
     parents = {
         "start": start_hash,
         "source": "verifier" if reward_source is None else name,
@@ -132,7 +115,7 @@ def train_grpo(
         "data": content_hash([[prompt.id for prompt in prompts], [prompt.id for prompt in heldout]]),
     }
     key = stage_key(recipe, ("model", "grpo", "data", "sampling"), parents)
-    if (before := done_before(work, name, key, reuse)) is not None:
+    if (before := done_before(work, name, key, reuse, name)) is not None:
         return {**before, **with_branch}
     with work.start(name, "GRPO: many answers to a problem, the right ones reinforced", key, parents) as run:
         policy = load_policy(work.project.model(start), work.device.torch)
@@ -152,37 +135,6 @@ def train_grpo(
         kept = {name: value for name, value in result.items() if name not in ("accuracy", "worked")}
         both = {f"{n}_{when}": v for when, found in (("before", first), ("after", after)) for n, v in found.items()}
         return {**run.finish({**kept, **both, "problems": len(heldout), "model": saved}), **with_branch}
-
-
-def checkable(work: Work) -> tuple[list[Prompt], list[Prompt], Reward]:
-    """Prompts to train on, held-out ones, and what checks an answer.
-
-    On the playground word problems of its own making; elsewhere imported prompts with a written answer that ends in
-    "#### number", as GSM8K's do.
-    """
-    data = work.recipe.data
-    if work.sources.playground:
-        world = work.sources.world
-        rng = random.Random(f"{work.recipe.seed}/grpo-prompts")
-        drawn = {p.id: p for p in (world.prompt(rng, "math") for _ in range(data.train_prompts))}
-        heldout = world.held_out_prompts(data.heldout_prompts, work.recipe.seed + 2, "math")
-        verifier = number_verifier(lambda prompt: prompt.meta["answer"], sentence_pattern(world.spec.math.answer))
-        return list(drawn.values()), heldout, verifier
-    solutions: dict[str, object] = {}
-    splits: dict[str, list[Prompt]] = {"train": [], "heldout": []}
-    for split, found in splits.items():
-        for prompt, completion in work.sources.store.completions(source=DEMONSTRATION, split=split):
-            number = stated_number(completion.text, GSM8K)
-            if number is not None and prompt.id not in solutions:
-                solutions[prompt.id] = number
-                found.append(prompt)
-    if not splits["train"] or not splits["heldout"]:
-        raise NoUsableRows(
-            f"{work.project.store} holds no prompts whose answers can be checked; import rows {{prompt, completion}} whose "
-            'completion ends in "#### number"'
-        )
-    verifier = number_verifier(lambda prompt: solutions[prompt.id], GSM8K)
-    return splits["train"][: data.train_prompts], splits["heldout"][: data.heldout_prompts], verifier
 
 
 def checks(work: Work, verifier: Reward) -> Observe:
@@ -232,9 +184,7 @@ def evaluate_best_of(work: Work, n: int = 4, reuse: bool = False) -> dict[str, A
         prompts = within_context(work, policy, work.sources.heldout_prompts(), tokens)
         asked = [prompt for prompt in prompts for _ in range(n)]
         answered = answer_all(policy, work.engine, asked, tokens, derived_seed(recipe.seed, stage, 0))
-        model = load_reward_model(work.project.model("reward"), work.device.torch)
-        learned = LearnedReward(model, work.device, model.template.hash == policy.template.hash)
-        proxy_PN = np.array(proxy_scores(answered, learned)).reshape(-1, n)
+        proxy_PN = np.array(proxy_scores(answered, learned_reward(work, policy))).reshape(-1, n)
         values = {"proxy": proxy_PN}
         if work.sources.playground:
             golds = work.sources.gold_scores(asked, answered.completions, "evaluation")

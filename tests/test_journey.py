@@ -14,7 +14,6 @@ from bridle.core.runlog import Progress, Project
 from bridle.models.policy import load_policy
 from bridle.models.template import train_tokenizer
 from bridle.stages import Work
-from bridle.tuning import checkable
 from tests.project import (
     PLAYGROUND,
     SHAPE,
@@ -45,7 +44,8 @@ def test_a_demo_leaves_a_report_and_a_summary(finished_demo: Path) -> None:
     assert summary["seed"] == 0 and summary["threads"] == 1
     stages = summary["stages"]
     assert all(is_number(stage["seconds"]) for stage in stages.values())
-    assert summary["seconds"] == pytest.approx(sum(stage["seconds"] for stage in stages.values()), abs=0.2)
+    at_work = sum(stage["seconds"] for stage in stages.values())  # on one thread, so one after another
+    assert at_work <= summary["seconds"] <= at_work + 30
     tuned = [
         "gold_before",
         "gold_after",
@@ -280,7 +280,7 @@ def test_grpo_starts_from_sft_where_answers_can_be_checked(problems: Path) -> No
 def test_written_answers_are_right_by_their_own_numbers_and_the_splits_are_kept_apart(problems: Path) -> None:
     work = Work(Project.find(problems), Progress(write=lambda text: None, live=False))
     try:
-        train, heldout, verify = checkable(work)
+        train, heldout, verify = work.sources.checkable()
         texts = {prompt.id: completion.text for prompt, completion in work.sources.store.completions()}
     finally:
         work.close()

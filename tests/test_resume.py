@@ -5,14 +5,17 @@ import os
 import random
 import shutil
 import signal
+import sys
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from bridle import stages, tuning
+from bridle import demo, stages, tuning
 from bridle.core.runlog import Run
 from bridle.evaluation.answers import Answered
 from bridle.feedback.store import Store
@@ -275,6 +278,66 @@ def test_a_demo_killed_three_times_ends_as_if_left_alone(finished_demo: Path, tm
     assert summary(project) == summary(finished_demo)
     for run, model in (("sft", "sft"), ("ppo", "ppo"), ("unbridled", "unbridled"), ("dpo", "dpo"), ("grpo", "grpo")):
         equal(project, finished_demo, f"{run}-0001", model)
+
+
+def second_process(project: Path) -> bool:
+    """Whether one is at work on a demo, as Linux tells."""
+    lines = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            lines.append((process / "cmdline").read_bytes().decode().split("\0"))
+    return any("bridle.demo" in words and str(project) in words for words in lines)
+
+
+def ends(project: Path, seconds: float = 10) -> bool:
+    end = time.monotonic() + seconds
+    while second_process(project) and time.monotonic() < end:
+        time.sleep(0.05)
+    return not second_process(project)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for the second process in /proc")
+def test_a_demo_in_two_processes_killed_and_stopped_ends_as_one_alone(finished_demo: Path, tmp_path: Path) -> None:
+    project = tmp_path / "demo"
+    for kept in ("models/base", "runs/pretrain-0001"):  # two threads sum in another order: begin after it
+        shutil.copytree(finished_demo / kept, project / kept)
+    shutil.copy(finished_demo / "bridle.toml", project)
+    (project / "demo.json").write_text(json.dumps({"threads": 2, "seconds": 100.0}))
+    command = ["demo", "--out", project, *settings(PLAYGROUND)]
+    runs = project / "runs"
+
+    process = started(*command)  # killed while both processes are at work
+    wait_for_lines(process, runs / "grpo-0001/metrics.jsonl", 1)
+    assert second_process(project)
+    process.kill()
+    process.communicate()
+    assert ends(project), "the second process outlived the first"
+
+    process = started(*command)  # stopped by Ctrl-C, which reaches the first process alone
+    wait_for_lines(process, runs / "unbridled-0001/metrics.jsonl", 1)
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 130 and told.splitlines()[-1].startswith("bridle:") and "Traceback" not in told, told
+    assert not second_process(project)
+
+    done(*command)
+    torch.set_num_threads(1)
+    assert {**summary(project), "threads": 1} == summary(finished_demo)
+    for stage in ("sft", "reward", "ppo", "unbridled", "dpo", "grpo", "reward-shuffled"):
+        equal(project, finished_demo, f"{stage}-0001", stage)
+    seconds = json.loads((project / "summary.json").read_text())["seconds"]
+    assert 100 < seconds == pytest.approx(json.loads((project / "demo.json").read_text())["seconds"], abs=1)
+
+
+def test_what_the_second_process_leaves_undone_the_first_one_does(
+    finished_demo: Path, without: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = without("dpo")
+    (project / "demo.json").write_text(json.dumps({"threads": 2, "seconds": 0.0}))
+    monkeypatch.setattr(demo, "work_beside_command", lambda *_: [sys.executable, "-c", "raise SystemExit(1)"])
+    done("demo", "--out", project, *settings(PLAYGROUND))
+    torch.set_num_threads(1)
+    equal(project, finished_demo, "dpo-0001", "dpo")
 
 
 def test_seconds_of_a_killed_sitting_count(finished_demo: Path, without: Callable[..., Path]) -> None:

@@ -31,14 +31,19 @@ def clipped_policy(
     Stats: `clip_fraction` of tokens whose ratio left the interval, `approx_kl` = Σ ½ (log r)² / tokens (Schulman's k2).
     """
     log_ratio_BT = torch.where(mask_BT, logp_BT - old_logp_BT, 0.0)  # where, not a product: 0 times nan is nan
-    ratio_BT = log_ratio_BT.exp()
-    kept_BT = ratio_BT.clamp(1 - clip, 1 + clip)
-    loss_BT = -torch.minimum(ratio_BT * adv_BT, kept_BT * adv_BT)
+    loss_BT, clipped_BT = _surrogate(log_ratio_BT, adv_BT, clip, clip)
     loss = torch.where(mask_BT, loss_BT, 0.0).sum() / tokens
     with torch.no_grad():
-        clipped = ((kept_BT != ratio_BT) & mask_BT).sum() / tokens
+        clipped = (clipped_BT & mask_BT).sum() / tokens
         approx_kl = 0.5 * log_ratio_BT.square().sum() / tokens
     return loss, {"policy_loss": loss.detach(), "clip_fraction": clipped, "approx_kl": approx_kl}
+
+
+def _surrogate(log_ratio_BT: Tensor, adv_BT: Tensor, low: float, high: float) -> tuple[Tensor, Tensor]:
+    """-min(r A, clip(r, 1-low, 1+high) A) of each token, and whether its ratio was clipped; adv [B, T] or [B, 1]."""
+    ratio_BT = log_ratio_BT.exp()
+    kept_BT = ratio_BT.clamp(1 - low, 1 + high)
+    return -torch.minimum(ratio_BT * adv_BT, kept_BT * adv_BT), kept_BT != ratio_BT
 
 
 def clipped_value(
@@ -147,15 +152,13 @@ def grpo(
     averaged (`token_weights`); ε_high above ε is DAPO's clip-higher (arxiv.org/abs/2503.14476).
     """
     log_ratio_BT = torch.where(mask_BT, logp_BT - old_logp_BT, 0.0)
-    ratio_BT = log_ratio_BT.exp()
-    kept_BT = ratio_BT.clamp(1 - clip, 1 + clip_high)
-    adv_B1, weight_B1 = adv_B[:, None], weight_B[:, None]
-    policy_BT = -torch.minimum(ratio_BT * adv_B1, kept_BT * adv_B1)
+    policy_BT, clipped_BT = _surrogate(log_ratio_BT, adv_B[:, None], clip, clip_high)
+    weight_B1 = weight_B[:, None]
     k3_BT = k3(logp_BT, reference_logp_BT, mask_BT)
     policy_loss = torch.where(mask_BT, weight_B1 * policy_BT, 0.0).sum() / count
     kl_loss = torch.where(mask_BT, weight_B1 * k3_BT, 0.0).sum() / count
     with torch.no_grad():
-        clipped = torch.where(mask_BT, weight_B1 * (kept_BT != ratio_BT), 0.0).sum() / count
+        clipped = torch.where(mask_BT, weight_B1 * clipped_BT, 0.0).sum() / count
     stats = {"policy_loss": policy_loss.detach(), "kl_loss": kl_loss.detach(), "clip_fraction": clipped}
     return policy_loss + kl_coef * kl_loss, stats
 

@@ -192,6 +192,11 @@ def length_batches(lengths: Sequence[int], size: int, seed: int, purpose: str, e
     return [batches[i] for i in shuffled(len(batches), seed, f"{purpose}-batches", epoch).tolist()]
 
 
+def length_plan(lengths: Sequence[int], size: int, epochs: int, seed: int, purpose: str) -> list[list[int]]:
+    """The batches of a whole run, one pass after another."""
+    return [rows for epoch in range(epochs) for rows in length_batches(lengths, size, seed, purpose, epoch)]
+
+
 @dataclass(frozen=True)
 class Group:
     """A prompt's ids, its answers' ids, and pairs (better, worse, weight) of indices into the answers."""

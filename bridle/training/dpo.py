@@ -29,7 +29,7 @@ from bridle.models.batches import (
     by_length,
     group_batch,
     index_pairs,
-    length_batches,
+    length_plan,
     sequence_logprobs,
 )
 from bridle.models.checkpoint import TrainingState, load_tensors, restore_checkpoint, save_checkpoint, save_tensors
@@ -103,12 +103,7 @@ def train(
     policy.step += done
     run.rewind(done)
     reference_of = reference_logprobs(reference, usable, device, cache, run.progress.say)
-    lengths = [group.length for group in usable]
-    plan = [
-        rows
-        for epoch in range(config.epochs)
-        for rows in length_batches(lengths, config.batch_size, seed, "dpo", epoch)
-    ]
+    plan = length_plan([group.length for group in usable], config.batch_size, config.epochs, seed, "dpo")
     last: dict[str, float] = values.get("last", {})
     for step in range(done, len(plan)):
         # 1. prompts with all their answers

@@ -29,7 +29,7 @@ from bridle.maths.statistics import mean_and_se
 from bridle.models.batches import sequence_logprobs
 from bridle.models.checkpoint import TrainingState, restore_checkpoint, save_checkpoint
 from bridle.models.device import Device
-from bridle.models.optimizer import OPTIMIZERS
+from bridle.models.optimizer import OPTIMIZERS, clipped_step
 from bridle.models.policy import Policy
 from bridle.models.randomness import derived_seed, shuffled
 from bridle.rewards.rollout import Observe, Rollout, answer_figures, gap_warning, roll_out, take_prompts
@@ -95,12 +95,9 @@ def improve(
                     first_gap += float(gap_MT.sum() / lengths_B[mini_M].sum())
                 for name, value in stats.items():  # already parts of the minibatch's mean
                     sums[name] = sums.get(name, 0.0) + float(value)
-            norm = torch.nn.utils.clip_grad_norm_(policy.module.parameters(), config.clip_norm)
-            sums["grad_norm"] = sums.get("grad_norm", 0.0) + float(norm)
+            norm = clipped_step([policy.module], optimizers, config.clip_norm)
+            sums["grad_norm"] = sums.get("grad_norm", 0.0) + norm
             updates += 1
-            for optimizer in optimizers:
-                optimizer.step()
-                optimizer.zero_grad()
     return {name: total / max(1, updates) for name, total in sums.items()} | {"logprob_gap": first_gap}
 
 

@@ -30,7 +30,7 @@ from bridle.maths.statistics import mean_and_se
 from bridle.models.batches import make_batch, masked_logprobs, micro_batches, sequence_logprobs
 from bridle.models.checkpoint import TrainingState, restore_checkpoint, save_checkpoint
 from bridle.models.device import Device
-from bridle.models.optimizer import OPTIMIZERS
+from bridle.models.optimizer import OPTIMIZERS, clipped_step
 from bridle.models.policy import Policy
 from bridle.models.randomness import derived_seed, shuffled
 from bridle.models.scorer import Scorer
@@ -121,13 +121,9 @@ def improve(
                     sums[name] = sums.get(name, 0.0) + float(value)
             if config.pretrain_coef and demonstrations:
                 imitate(policy, demonstrations, config, device, seed, number * config.minibatches + index)
-            norm = torch.nn.utils.clip_grad_norm_(policy.module.parameters(), config.clip_norm)
-            torch.nn.utils.clip_grad_norm_(critic.parameters(), config.clip_norm)
-            sums["grad_norm"] = sums.get("grad_norm", 0.0) + float(norm)
+            norm = clipped_step([policy.module, critic], optimizers, config.clip_norm)
+            sums["grad_norm"] = sums.get("grad_norm", 0.0) + norm
             updates += 1
-            for optimizer in optimizers:
-                optimizer.step()
-                optimizer.zero_grad()
     return {name: total / updates for name, total in sums.items()} | {"logprob_gap": first_gap}
 
 

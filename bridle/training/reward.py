@@ -18,7 +18,7 @@ from bridle.core.errors import NoUsableRows
 from bridle.core.recipe import RewardSection
 from bridle.core.runlog import Run
 from bridle.maths.losses import bradley_terry, score_size
-from bridle.models.batches import Group, group_batch, index_pairs, length_batches
+from bridle.models.batches import Group, group_batch, index_pairs, length_plan
 from bridle.models.checkpoint import TrainingState, restore_checkpoint, save_checkpoint
 from bridle.models.device import Device
 from bridle.models.optimizer import OPTIMIZERS, peak_rates, take_step, warm_then_linear
@@ -47,10 +47,7 @@ def train(
     done, _ = restore_checkpoint(run.checkpoints, state, run.key, run.progress.say)
     run.rewind(done)
     usable = [group for group in groups if group.pairs]
-    lengths = [group.length for group in usable]
-    plan = [
-        rows for epoch in range(epochs) for rows in length_batches(lengths, config.batch_size, seed, "reward", epoch)
-    ]
+    plan = length_plan([group.length for group in usable], config.batch_size, epochs, seed, "reward")
     for step in range(done, len(plan)):
         # 1. prompts with all their answers
         chosen = [usable[i] for i in plan[step]]

@@ -12,7 +12,7 @@ from bridle.core.errors import NoUsableRows
 from bridle.core.recipe import SFTSection
 from bridle.core.runlog import Run
 from bridle.maths.losses import next_token
-from bridle.models.batches import length_batches, make_batch, masked_logprobs
+from bridle.models.batches import length_plan, make_batch, masked_logprobs
 from bridle.models.checkpoint import TrainingState, restore_checkpoint, save_checkpoint
 from bridle.models.device import Device
 from bridle.models.optimizer import OPTIMIZERS, peak_rates, take_step, warm_then_linear
@@ -34,11 +34,7 @@ def train(
     done, values = restore_checkpoint(run.checkpoints, state, run.key, run.progress.say)
     run.rewind(done)
     lengths = [len(prompt) + len(answer) for prompt, answer in examples]
-    plan = [
-        rows
-        for epoch in range(config.epochs)
-        for rows in length_batches(lengths, config.batch_size, seed, "sft", epoch)
-    ]
+    plan = length_plan(lengths, config.batch_size, config.epochs, seed, "sft")
     last_losses: list[float] = values.get("last_losses", [])
     for step in range(done, len(plan)):
         # 1. a batch of demonstrations
