@@ -54,3 +54,10 @@ def group_relative(rewards_B: Tensor, group_size: int, *, std_power: float = 1.0
     centred_GK = rewards_GK - rewards_GK.mean(1, keepdim=True)
     spread_G1 = rewards_GK.std(1, keepdim=True)
     return torch.where(spread_G1 > 0, centred_GK / (spread_G1 + eps) ** std_power, 0.0).flatten()
+
+
+def leave_one_out(rewards_B: Tensor, group_size: int) -> Tensor:
+    """r_i less the mean of the *other* answers to the same prompt, [B], groups one after another (RLOO: Ahmadian 2024,
+    arxiv.org/abs/2402.14740; Kool 2019). The baseline does not depend on the answer, so the gradient has no bias.
+    """
+    return group_relative(rewards_B, group_size, std_power=0.0) * (group_size / (group_size - 1))

@@ -61,17 +61,44 @@ def clipped_value(
 
 
 def bradley_terry(
-    chosen_P: Tensor, rejected_P: Tensor, weight_P: Tensor, *, count: Tensor | float
+    chosen_P: Tensor,
+    rejected_P: Tensor,
+    weight_P: Tensor,
+    *,
+    count: Tensor | float,
+    target_P: Tensor | float = 1.0,
+    margin_P: Tensor | float = 0.0,
 ) -> tuple[Tensor, Stats]:
-    """-Σ w log σ(s_chosen - s_rejected) / count (Ouyang 2022, eq. 1, arxiv.org/abs/2203.02155).
+    """-Σ w [p log σ(g - m) + (1 - p) log σ(m - g)] / count with g = s_chosen - s_rejected (Ouyang 2022, eq. 1,
+    arxiv.org/abs/2203.02155).
 
     With w = 1 / pairs of the prompt's ranking and `count` the prompts of the step, every prompt weighs the same however
-    many of its answers were ranked. Stats: `accuracy`, weighted like the loss.
+    many of its answers were ranked. p is how sure it is that the first is better: 1 for a plain choice, ½ for a tie. m is the
+    margin by which it should win (Touvron 2023, eq. 2, arxiv.org/abs/2307.09288). Stats: `accuracy`, weighted like the loss.
     """
     gap_P = chosen_P - rejected_P
-    loss = (weight_P * F.softplus(-gap_P)).sum() / count
+    loss_P = target_P * F.softplus(margin_P - gap_P) + (1 - target_P) * F.softplus(gap_P - margin_P)
+    loss = (weight_P * loss_P).sum() / count
     accuracy = (weight_P * (gap_P > 0)).sum() / count
     return loss, {"loss": loss.detach(), "accuracy": accuracy.detach()}
+
+
+def plackett_luce(
+    scores_RK: Tensor, rank_RK: Tensor, weight_R: Tensor, *, count: Tensor | float
+) -> tuple[Tensor, Stats]:
+    """-Σ w Σ_k log (exp s_k / Σ_{j not above k} exp s_j) / count: whole rankings at once (Plackett 1975; Luce 1959).
+
+    Rows are rankings, `rank` 0 for the best, equal for ties, -1 where a row has fewer answers. Two answers: Bradley-Terry.
+    Of a tied group each is chosen from all that are not above it (Breslow 1974); a last tied group says nothing.
+    """
+    there_RK = rank_RK >= 0
+    not_above_RKK = there_RK[:, None, :] & (rank_RK[:, None, :] >= rank_RK[:, :, None])
+    above_some_RK = there_RK & (rank_RK < rank_RK.amax(1, keepdim=True))
+    others_RKK = torch.where(not_above_RKK, scores_RK[:, None, :], float("-inf"))
+    others_RKK = torch.where(above_some_RK[:, :, None], others_RKK, 0.0)  # a row of -inf alone has a gradient of nan
+    loss_RK = torch.where(above_some_RK, others_RKK.logsumexp(2) - scores_RK, 0.0)
+    loss = (weight_R * loss_RK.sum(1)).sum() / count
+    return loss, {"loss": loss.detach()}
 
 
 def score_size(scores_B: Tensor, *, count: Tensor | float) -> Tensor:
@@ -121,6 +148,66 @@ def ipo(
     gap_P = (chosen_P - reference_chosen_P) - (rejected_P - reference_rejected_P)
     loss = (weight_P * (gap_P - 1 / (2 * beta)).square()).sum() / count
     return loss, {"loss": loss.detach(), **_preferred(gap_P, weight_P, beta, count)}
+
+
+def simpo(
+    chosen_mean_P: Tensor,
+    rejected_mean_P: Tensor,
+    weight_P: Tensor,
+    *,
+    beta: float,
+    margin: float,
+    count: Tensor | float,
+) -> tuple[Tensor, Stats]:
+    """-Σ w log σ(β (m_c - m_r) - γ) / count, eq. 6 of Meng 2024 (arxiv.org/abs/2405.14734).
+
+    m is the *mean* log-prob of an answer's tokens, the stop token included; there is no reference. γ is `margin`.
+    """
+    gap_P = chosen_mean_P - rejected_mean_P
+    loss = (weight_P * F.softplus(margin - beta * gap_P)).sum() / count
+    return loss, {"loss": loss.detach(), **_preferred(gap_P, weight_P, beta, count)}
+
+
+def kto(
+    logp_B: Tensor,
+    reference_logp_B: Tensor,
+    wanted_B: Tensor,
+    baseline: Tensor | float,
+    *,
+    beta: float,
+    wanted_weight: float = 1.0,
+    unwanted_weight: float = 1.0,
+    count: Tensor | float,
+) -> tuple[Tensor, Stats]:
+    """Σ λ (1 - σ(±(βh - z))) / count, eq. 8 of Ethayarajh 2024 (arxiv.org/abs/2402.01306): no pairs, answers that are good or not.
+
+    h = log π - log π_ref of an answer, + and λ = `wanted_weight` where `wanted` (bool), else - and `unwanted_weight`. z is β times an
+    estimate of KL(π‖π_ref), at least 0 and without a gradient: `kto_baseline`.
+    """
+    reward_B = beta * (logp_B - reference_logp_B)
+    side_B = torch.where(wanted_B, reward_B - baseline, baseline - reward_B)
+    weight_B = torch.where(wanted_B, wanted_weight, unwanted_weight)
+    loss = (weight_B * torch.sigmoid(-side_B)).sum() / count
+    return loss, {"loss": loss.detach(), "margin": (weight_B * side_B).sum().detach() / count}
+
+
+def kto_baseline(mismatched_B: Tensor, reference_mismatched_B: Tensor, *, beta: float) -> Tensor:
+    """z of `kto`: β max(0, mean(log π - log π_ref)) over answers paired with *other* prompts (Ethayarajh 2024, §4.1)."""
+    return beta * (mismatched_B - reference_mismatched_B).mean().clamp(min=0).detach()
+
+
+def rebel(
+    logp_P2: Tensor, old_logp_P2: Tensor, reward_P2: Tensor, *, eta: float, count: Tensor | float
+) -> tuple[Tensor, Stats]:
+    """Σ [((log π - log π_old)(y) - (log π - log π_old)(y')) / η - (r(y) - r(y'))]² / count: two answers to a prompt, and the
+    change of their log-odds is regressed on the difference of their rewards (Gao 2024, eq. 9, arxiv.org/abs/2404.16767).
+
+    log π of whole answers (sums), [P, 2]. Solved exactly, each step multiplies π by exp(η r): it has no clip and no critic.
+    """
+    moved_P2 = logp_P2 - old_logp_P2
+    error_P = (moved_P2[:, 0] - moved_P2[:, 1]) / eta - (reward_P2[:, 0] - reward_P2[:, 1])
+    loss = error_P.square().sum() / count
+    return loss, {"loss": loss.detach()}
 
 
 def _preferred(gap_P: Tensor, weight_P: Tensor, beta: float, count: Tensor | float) -> Stats:
