@@ -27,6 +27,7 @@ from bridle.core.files import read_json, write_json
 from bridle.core.recipe import Recipe
 from bridle.core.runlog import RECIPE_FILE, Progress, Project, clock
 from bridle.loop_report import finished_metrics, write_project_report
+from bridle.models.device import Device
 from bridle.stages import (
     Work,
     compare,
@@ -100,7 +101,7 @@ def run_demo(out: Path, recipe: Recipe, progress: Progress | None = None) -> dic
     work = Work(project, progress, threads=sitting.threads)
     beside = None
     try:
-        sitting.note(work.device.threads)
+        sitting.note(work.device)
         both = work.device.torch.type == "cpu" and work.device.threads > 1
         here = [stage for stage in STAGES if not (both and stage.after)]
         done: dict[str, dict[str, Any]] = {}
@@ -157,6 +158,7 @@ class Sitting:
     earlier: float
     finished: bool
     began: float
+    device: str = ""
 
     @classmethod
     def begin(cls, project: Project) -> Sitting:
@@ -174,9 +176,9 @@ class Sitting:
         """Of all sittings; a look at a finished demo adds nothing."""
         return self.earlier + (0.0 if self.finished else time.time() - self.began)
 
-    def note(self, threads: int) -> None:
-        self.threads = threads
-        write_json(self.path, {"threads": threads, "seconds": round(self.earlier, 1), "began": self.began})
+    def note(self, device: Device) -> None:
+        self.threads, self.device = device.threads, str(device)
+        write_json(self.path, {"threads": device.threads, "seconds": round(self.earlier, 1), "began": self.began})
 
     def end(self) -> None:
         if self.threads is not None:
@@ -186,7 +188,7 @@ class Sitting:
 def share_threads(work: Work) -> None:
     """From here on two stages at a time, each on half of the threads."""
     half = work.device.threads // 2
-    work.device = replace(work.device, threads=half, why="a second process beside")
+    work.device = replace(work.device, threads=half, why="and a second process")
     torch.set_num_threads(half)
     work.progress.say(f"two stages at a time from here, {half} thread{'s' * (half > 1)} each")
 
@@ -295,7 +297,7 @@ def summarise(work: Work, stages: dict[str, dict[str, Any]], sitting: Sitting) -
         "seconds": round(sitting.seconds, 1),
         "seed": work.recipe.seed,
         "threads": sitting.threads,
-        "device": str(work.device),
+        "device": sitting.device,
         "stages": whole,
     }
 
