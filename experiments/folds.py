@@ -10,12 +10,14 @@ and together by the mean of their scores.
 
 The network reads the last `--prompt-tokens` of a prompt and the whole answer. A pair that the context does not hold
 counts one half. What is finished is not run again; an unfinished fold is gone on with. Writes FOLDER/folds.json.
+With `--base MODEL` the network starts from that model's weights, in place of nothing; the model must never have read the file.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import math
 import re
 import time
 from collections import Counter
@@ -32,7 +34,7 @@ from bridle.core.records import Completion, Pair, Prompt, content_hash
 from bridle.core.runlog import Progress, Project, clock
 from bridle.feedback.imports import ImportReport, read_examples
 from bridle.models.batches import Group
-from bridle.models.policy import RewardModel
+from bridle.models.policy import RewardModel, folder_hash, load_policy
 from bridle.models.randomness import generator
 from bridle.models.scorer import scorer_from
 from bridle.models.template import Template, train_tokenizer
@@ -88,24 +90,31 @@ def encode(template: Template, pairs: Sequence[Pair], prompt_tokens: int, limit:
     return [group if group.length <= limit else None for group in groups]
 
 
-def score_fold(work: Work, pairs: Sequence[Pair], fold: int, seed: int, prompt_tokens: int) -> list[float | None]:
+def score_fold(
+    work: Work, pairs: Sequence[Pair], fold: int, seed: int, prompt_tokens: int, base: Path | None = None
+) -> list[float | None]:
     """How far the network puts chosen above rejected in each pair of a fold; None where the context does not hold it."""
     recipe = work.recipe.with_settings({"seed": seed})
     ids = content_hash([[pair.chosen.id, pair.rejected.id] for pair in pairs])
-    parents = {"pairs": ids, "fold": fold, "prompt_tokens": prompt_tokens}
+    parents = {"pairs": ids, "fold": fold, "prompt_tokens": prompt_tokens} | (
+        {"base": folder_hash(base)} if base else {}
+    )
     stage, key = f"fold-{fold}-seed-{seed}", stage_key(recipe, ("model", "reward"), parents)
     if (before := work.project.finished(stage, key)) is not None:
         return list(before["margins"])
     learnt = [pair for pair in pairs if fold_of(pair.group) != fold]
     held_out = [pair for pair in pairs if fold_of(pair.group) == fold]
     with work.start(stage, f"Seed {seed}, fold {fold}: {len(learnt)} pairs to learn from", key, parents, recipe) as run:
-        texts = [dialogue(p.prompt, answer) for p in learnt for answer in (p.chosen, p.rejected)]
-        template = train_tokenizer(texts, recipe.model.vocab_size)
-        network = new_policy(recipe, template, work.device).module
-        scorer = scorer_from(network, generator(seed, "head"))
+        if base is None:
+            texts = [dialogue(p.prompt, answer) for p in learnt for answer in (p.chosen, p.rejected)]
+            start = new_policy(recipe, train_tokenizer(texts, recipe.model.vocab_size), work.device)
+        else:
+            start = load_policy(base, work.device.torch)
+        template = start.template
+        scorer = scorer_from(start.module, generator(seed, "head"))
         torch.nn.init.zeros_(scorer.score.weight)  # a random head on new layers is noise, and unlearning it takes pairs
         model = RewardModel(scorer, template, "new")
-        limit = recipe.model.max_positions
+        limit = start.module.config.max_positions
         groups = [group for group in encode(template, learnt, prompt_tokens, limit) if group is not None]
         config = recipe.reward
         reward.train(model, groups, config, config.epochs, config.learning_rate, work.device, run, seed)
@@ -176,6 +185,13 @@ def share(values: np.ndarray, prompts: Sequence[str]) -> dict[str, float]:
     return {"mean": float(values.mean()), "low": low, "high": high}
 
 
+def mcnemar(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """McNemar's exact test, two-sided: how often a fair coin would split the pairs on which the two differ as unevenly."""
+    better, worse = int((ours > theirs).sum()), int((ours < theirs).sum())
+    rarer = sum(math.comb(better + worse, k) for k in range(min(better, worse) + 1))
+    return min(1.0, 2 * rarer / 2 ** (better + worse))
+
+
 def compare(outcomes: dict[str, np.ndarray], prompts: Sequence[str], folds: Sequence[int]) -> list[dict[str, Any]]:
     """Every row's accuracy, whole and by fold, and its paired differences to "shortest wins" and the bag of words."""
     rows = []
@@ -184,6 +200,7 @@ def compare(outcomes: dict[str, np.ndarray], prompts: Sequence[str], folds: Sequ
         row["folds"] = [float(values[np.array(folds) == fold].mean()) for fold in range(FOLDS)]
         for rival in ("shortest wins", "bag of words"):
             row[f"over {rival}"] = None if name == rival else share(values - outcomes[rival], prompts)
+        row["mcnemar"] = mcnemar(values, outcomes["bag of words"])
         rows.append(row)
     return rows
 
@@ -193,17 +210,21 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         return "" if figure is None else "{mean:{s}.3f} ({low:{s}.3f} to {high:{s}.3f})".format(**figure, s=sign)
 
     lines = [
-        "| scored by | accuracy (95%) | by fold | over shortest, paired | over bag of words, paired |",
-        "|---|---|---|---|---|",
+        "| scored by | accuracy (95%) | by fold | over shortest, paired | over bag of words, paired | McNemar |",
+        "|---|---|---|---|---|---|",
     ]
     for row in rows:
         by_fold = " ".join(f"{value:.3f}".lstrip("0") for value in row["folds"])
         over = [shown(row[f"over {rival}"], "+") for rival in ("shortest wins", "bag of words")]
-        lines.append(f"| {row['name']} | {shown(row['accuracy'])} | {by_fold} | {over[0]} | {over[1]} |")
+        lines.append(
+            f"| {row['name']} | {shown(row['accuracy'])} | {by_fold} | {over[0]} | {over[1]} | {row['mcnemar']:.3g} |"
+        )
     return "\n".join(lines)
 
 
-def main(file: Path, folder: Path, seeds: list[int], prompt_tokens: int, settings: dict[str, Any]) -> None:
+def main(
+    file: Path, folder: Path, seeds: list[int], prompt_tokens: int, settings: dict[str, Any], base: Path | None = None
+) -> None:
     pairs = read_pairs(file)
     folds, prompts = [fold_of(p.prompt.id) for p in pairs], [p.prompt.id for p in pairs]
     places = [np.flatnonzero(np.array(folds) == fold) for fold in range(FOLDS)]
@@ -219,7 +240,7 @@ def main(file: Path, folder: Path, seeds: list[int], prompt_tokens: int, setting
     began, ran = time.monotonic(), 0
     for s, seed in enumerate(seeds):
         for fold, place in enumerate(places):
-            scored = score_fold(work, pairs, fold, seed, prompt_tokens)
+            scored = score_fold(work, pairs, fold, seed, prompt_tokens, base)
             margins[s, place] = [np.nan if margin is None else margin for margin in scored]
             ran += 1
             left = (time.monotonic() - began) / ran * (len(seeds) * FOLDS - ran)
@@ -253,6 +274,8 @@ if __name__ == "__main__":
     parser.add_argument("folder", type=Path, nargs="?", default=Path("folds"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--prompt-tokens", type=int, default=2, help="2: the cue for the assistant's turn alone")
+    parser.add_argument("--base", type=Path, help="a model folder to start from, in place of nothing")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of the recipe")
     given = parser.parse_args()
-    main(given.file, given.folder, given.seeds, given.prompt_tokens, dict(parse_setting(text) for text in given.set))
+    settings = dict(parse_setting(text) for text in given.set)
+    main(given.file, given.folder, given.seeds, given.prompt_tokens, settings, given.base)

@@ -143,3 +143,9 @@ def test_a_folder_keeps_the_settings_it_began_with(folds: ModuleType, tmp_path: 
     assert folds.open_project(tmp_path / "project", recipe).recipe == recipe
     with pytest.raises(SystemExit, match="other settings"):
         folds.open_project(tmp_path / "project", Recipe())
+
+
+def test_mcnemar_counts_only_where_two_differ(folds: ModuleType) -> None:
+    ours, theirs = np.array([1.0] * 10 + [0.0] * 2 + [1.0] * 5), np.array([0.0] * 10 + [1.0] * 2 + [1.0] * 5)
+    assert folds.mcnemar(ours, theirs) == pytest.approx(2 * (1 + 12 + 66) / 4096) == folds.mcnemar(theirs, ours)
+    assert folds.mcnemar(ours, ours) == 1
