@@ -1,35 +1,35 @@
-"""bridle's losses, advantages and gradients beside TRL's, on tensors that TRL's own code was given (see `make_trl.py`).
+"""bridle's losses, advantages and gradients beside TRL's, on tensors that TRL's own code was given (by `make_trl.py`).
 
 Equal means to 1e-5 of each number. dpo.py:1387 is a line of `trl/trainer/dpo_trainer.py` in TRL 1.16.0, and so on; cpo.py
-is `trl/experimental/cpo/cpo_trainer.py`, ppo.py `trl/experimental/ppo/ppo_trainer.py` in TRL 1.12.0, the last that had PPO.
+is `trl/experimental/cpo/cpo_trainer.py`; ppo.py is `trl/experimental/ppo/ppo_trainer.py` in 1.12.0, the last with PPO.
 
 | TRL                        | bridle                   | what differs, and why
-| -------------------------- | ------------------------ | ---------
+| -------------------------- | ------------------------ | ---------------------
 | sigmoid, dpo.py:1387       | dpo                      | nothing
-| aot, a pair, dpo.py:1447   | dpo, smoothing ε         | nothing: cDPO. TRL's sigmoid smooths no labels; one pair sorts nothing
-| robust, dpo.py:1428        | dpo, smoothing -ε/(1-2ε) | the same line in ε, drawn on below 0: flips leave no bias, nor a bound
-| ipo, dpo.py:1393           | ipo of means             | eq. 17 has sums, and so ours; TRL divides by each answer's length
-| sigmoid_norm, dpo.py:1504  | dpo of means             | the same division
+| aot of a pair, dpo.py:1447 | dpo, smoothing ε         | nothing; TRL has no other cDPO, and one pair sorts nothing
+| robust, dpo.py:1428        | dpo, smoothing -ε/(1-2ε) | the same line in ε, drawn on below 0: no bias, no bound
+| ipo, dpo.py:1393           | ipo of means             | TRL divides by the answer's length, eq. 17 and ours do not
+| sigmoid_norm, dpo.py:1504  | dpo of means             | TRL divides by the answer's length
 | sft, dpo.py:1495           | next_token               | nothing
-| simpo, cpo.py:716          | simpo                    | TRL adds next_token of the chosen answer (cpo_alpha, 1); the paper has none
+| simpo, cpo.py:716          | simpo                    | TRL adds next_token of the chosen (cpo_alpha), Meng 2024 not
 | kto, kto.py:1443           | kto, kto_baseline        | nothing
-| reward, reward.py:792      | bradley_terry            | nothing, margin (790) included
-| centre, reward.py:795      | score_size               | TRL pulls a pair's sum to 0, ours each score: some of ours have no pair
+| reward, reward.py:792      | bradley_terry            | nothing; nor with a margin (790)
+| centre, reward.py:795      | score_size               | TRL squares a pair's sum, ours each score: not all have pairs
 | grpo, grpo.py:3153         | grpo, length_power 1     | nothing
 | dapo, grpo.py:3168         | grpo, length_power 0     | nothing
-| bnpo, grpo.py:3158         | grpo, length_power 0     | bnpo means micro-batches' means; ours is one mean over the step's tokens
-| dr_grpo, grpo.py:3163      | grpo, length_power 0     | TRL divides by answers × longest allowed, ours by tokens: a factor a step
-| KL, grpo.py:3105           | grpo, kl_coef            | by default TRL's k3 is weighed by the ratio, ours is as published
+| bnpo, grpo.py:3158         | grpo, length_power 0     | TRL means micro-batches' means, ours is one of the whole step
+| dr_grpo, grpo.py:3163      | grpo, length_power 0     | TRL divides by answers × longest, ours by tokens: a factor
+| KL, grpo.py:3105           | grpo, kl_coef            | TRL weighs k3 by the ratio by default, ours is as published
 | advantage, grpo.py:2787    | group_relative           | nothing
-| advantage, rloo.py:1688    | leave_one_out, k1        | nothing: both take β Σ k1 off the reward before
-| loss, rloo.py:1824         | clipped_policy of sums   | TRL clips an answer's ratio; by tokens the first step is the same
-| reward, ppo.py:778         | place_at_end, k1         | TRL's score comes one token after the stop token, ours at it
+| advantage, rloo.py:1688    | leave_one_out, k1        | nothing; β Σ k1 is off the reward before
+| loss, rloo.py:1824         | clipped_policy of sums   | TRL clips a whole answer; the first step is the same by tokens
+| reward, ppo.py:778         | place_at_end, k1         | TRL's score comes a token after the stop token, ours at it
 | GAE, ppo.py:793            | gae                      | nothing
-| whitening, ppo.py:264      | whiten                   | TRL's variance divides by n - 1, ours by n as Ziegler 2019's code does
-| policy, ppo.py:846         | clipped_policy           | TRL means micro-batches' means; ours is one mean over the step's tokens
+| whitening, ppo.py:264      | whiten                   | TRL's variance is by n - 1, ours by n as in Ziegler 2019's code
+| policy, ppo.py:846         | clipped_policy           | TRL means micro-batches' means, ours is one of the whole step
 | value, ppo.py:837          | clipped_value            | the same, and TRL weighs it by vf_coef, .1
-| approximate KL, ppo.py:857 | clipped_policy's figure  | TRL divides by all places, padding too, ours by the answers' tokens
-| clip fraction, ppo.py:852  | clipped_policy's figure  | TRL counts tokens held by the clip, ours every ratio outside it
+| approximate KL, ppo.py:857 | clipped_policy's figure  | TRL divides by all places, padding too, ours by tokens
+| clip fraction, ppo.py:852  | clipped_policy's figure  | TRL counts tokens held by the clip, ours all ratios outside
 """
 
 import json
