@@ -332,19 +332,23 @@ def grpo_family() -> Found:
         "dapo": {**plain, "loss_type": "dapo", "epsilon_high": 0.28},
         "dapo, no KL": {**plain, "loss_type": "dapo", "beta": 0.0},
         "dr_grpo": {**plain, "loss_type": "dr_grpo"},
+        "bnpo, in halves": {**plain, "loss_type": "bnpo"},
+        "dapo, in halves": {**plain, "loss_type": "dapo"},
         "dapo, corrected KL": {**plain, "loss_type": "dapo", "use_bias_correction_kl": True},
     }
     for name, chosen in cases.items():
-        batch = {"per_device_train_batch_size": 8, "num_generations": 4, "steps_per_generation": 1}
-        arguments = trl.GRPOConfig(**settings(**batch, **chosen))
+        cuts = 2 if "in halves" in name else 1
+        batch = {"per_device_train_batch_size": 8 // cuts, "num_generations": 4, "steps_per_generation": cuts}
+        arguments = trl.GRPOConfig(**settings(**batch, gradient_accumulation_steps=cuts, **chosen))
         trainer = online(trl.GRPOTrainer, arguments, REWARDS[:8])
-        policy = leaf(logp)
-        told(trainer, {id(trainer.model): policy})
+        trainer.current_gradient_accumulation_steps = cuts
+        policy, loss = leaf(logp), torch.tensor(0.0)
+        for part in torch.arange(8).chunk(cuts):
+            told(trainer, {id(trainer.model): policy[part]})
+            micro = {key: value[part] if value.dim() else value for key, value in inputs.items()}
+            loss = loss + trainer.compute_loss(trainer.model, {**micro, "advantages": adv[part]})
         used = {"clip": trainer.epsilon_low, "clip_high": trainer.epsilon_high, "beta": chosen["beta"], "longest": 10}
-        made["cases"][name] = {
-            **used,
-            **backward(trainer.compute_loss(trainer.model, {**inputs, "advantages": adv}), policy),
-        }
+        made["cases"][name] = {**used, **backward(loss, policy)}
     for scale in ("group", "none"):
         batch = {"per_device_train_batch_size": 12, "num_generations": 4, "scale_rewards": scale}
         trainer = online(trl.GRPOTrainer, trl.GRPOConfig(**settings(**batch)), REWARDS)

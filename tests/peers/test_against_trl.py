@@ -207,7 +207,10 @@ def test_reward_model(name: str) -> None:
 
 # ------------------------------------------------------------------------------------------------------------- groups
 
-LENGTH_POWER = {"grpo": 1.0, "bnpo": 0.0, "dapo": 0.0, "dapo, no KL": 0.0, "dr_grpo": 0.0, "dapo, corrected KL": 0.0}
+LENGTH_POWER = {
+    "grpo": 1.0, "bnpo": 0.0, "bnpo, in halves": 0.0, "dapo": 0.0, "dapo, no KL": 0.0, "dapo, in halves": 0.0,
+    "dapo, corrected KL": 0.0, "dr_grpo": 0.0,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", LENGTH_POWER)
@@ -215,16 +218,22 @@ def test_grpo_and_its_variants(name: str) -> None:
     family = peer("1.16")["grpo"]
     case, logp_BT, mask_BT = family["cases"][name], leaf(family["logp"]), family["mask"]
     corrected = name == "dapo, corrected KL"
-    weight_B, count = token_weights(mask_BT.sum(1), LENGTH_POWER[name], torch.arange(len(mask_BT)))
-    if name == "dr_grpo":
-        count = torch.tensor(len(mask_BT) * case["longest"])
-    loss, _ = grpo(
-        logp_BT, family["old"], family["reference"], family["adv"], weight_B, mask_BT, clip=case["clip"],
-        clip_high=case["clip_high"], kl_coef=0.0 if corrected else case["beta"], count=count,
-    )  # fmt: skip
-    if corrected:
-        ratio_BT = torch.where(mask_BT, logp_BT - family["old"], 0.0).exp()
-        loss = loss + case["beta"] * (ratio_BT * k3(logp_BT, family["reference"], mask_BT)).sum() / count
+    loss = torch.tensor(0.0)
+    for rows in torch.arange(8).chunk(2 if "in halves" in name else 1):
+        weight_B, count = token_weights(mask_BT.sum(1), LENGTH_POWER[name], torch.arange(8))  # of the whole step
+        if name == "bnpo, in halves":
+            count = 2 * mask_BT[rows].sum()
+        if name == "dr_grpo":
+            count = torch.tensor(8 * case["longest"])
+        part, _ = grpo(
+            logp_BT[rows], family["old"][rows], family["reference"][rows], family["adv"][rows], weight_B[rows],
+            mask_BT[rows], clip=case["clip"], clip_high=case["clip_high"], kl_coef=0.0 if corrected else case["beta"],
+            count=count,
+        )  # fmt: skip
+        loss = loss + part
+        if corrected:
+            ratio_BT = torch.where(mask_BT, logp_BT - family["old"], 0.0).exp()
+            loss = loss + case["beta"] * (ratio_BT * k3(logp_BT, family["reference"], mask_BT)).sum() / count
     same_loss_and_gradient(loss, logp_BT, case)
 
 
