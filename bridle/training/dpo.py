@@ -30,11 +30,14 @@ from bridle.models.batches import (
     group_batch,
     index_pairs,
     length_plan,
+    pair_weight,
+    parts,
     sequence_logprobs,
 )
 from bridle.models.checkpoint import TrainingState, load_tensors, restore_checkpoint, save_checkpoint, save_tensors
 from bridle.models.device import Device
 from bridle.models.optimizer import OPTIMIZERS, peak_rates, take_step, warm_then_linear
+from bridle.models.parallel import all_ranks_figures, all_ranks_sum, my_share
 from bridle.models.policy import Policy
 
 CACHE_FILE = "logprobs.safetensors"
@@ -70,11 +73,11 @@ def reference_logprobs(
 
 
 def preference_loss(
-    logp_B: Tensor, reference_B: Tensor, pairs: tuple[Tensor, Tensor, Tensor], config: DPOSection
+    logp_B: Tensor, reference_B: Tensor, pairs: tuple[Tensor, Tensor, Tensor], config: DPOSection, count: Tensor
 ) -> tuple[Tensor, Stats]:
+    """`count` is the weight of the whole step's pairs on all ranks."""
     better_P, worse_P, weight_P = pairs
     sides = logp_B[better_P], logp_B[worse_P], reference_B[better_P], reference_B[worse_P]
-    count = weight_P.sum()
     if config.loss == "ipo":
         return ipo(*sides, weight_P, beta=config.beta, count=count)
     return dpo(*sides, weight_P, beta=config.beta, smoothing=config.label_smoothing, count=count)
@@ -107,28 +110,27 @@ def train(
     last: dict[str, float] = values.get("last", {})
     for step in range(done, len(plan)):
         # 1. prompts with all their answers
-        chosen = [usable[i] for i in plan[step]]
-        batch = group_batch(chosen, pad_id, device.torch)
-        pairs = index_pairs(chosen, device.torch)
-        reference_B = torch.cat([reference_of[i] for i in plan[step]])
-        # 2. log-probs of every answer, read once
-        logp_B = answer_logprobs(policy, batch, device)
-        # 3. compare, improve
-        loss, stats = preference_loss(logp_B, reference_B, pairs, config)
-        loss.backward()
+        mine = my_share(plan[step])
+        weight = pair_weight([usable[i] for i in mine])
+        count = all_ranks_sum(torch.tensor(weight, dtype=torch.float64, device=device.torch))
+        pair_count = sum(len(usable[i].pairs) for i in plan[step])
+        sums: dict[str, float] = {}
+        for part in parts(mine, config.micro_batch):
+            # 2. log-probs of every answer, read once
+            chosen = [usable[i] for i in part]
+            pairs = index_pairs(chosen, device.torch)
+            reference_B = torch.cat([reference_of[i] for i in part])
+            logp_B = answer_logprobs(policy, group_batch(chosen, pad_id, device.torch), device)
+            # 3. compare, improve
+            loss, stats = preference_loss(logp_B, reference_B, pairs, config, count)
+            loss.backward()
+            for name, value in {**stats, **likelihoods(logp_B.detach(), reference_B, pairs, pair_count)}.items():
+                sums[name] = sums.get(name, 0.0) + float(value)
         share = warm_then_linear(step, len(plan))
         norm = take_step(module, optimizers, peaks, share, config.clip_norm)
         policy.step += 1
         # 4. log and save
-        better_P, worse_P, _ = pairs
-        figures = {name: float(value) for name, value in stats.items()}
-        figures |= {
-            "chosen_logp": float(logp_B[better_P].detach().mean()),
-            "rejected_logp": float(logp_B[worse_P].detach().mean()),
-            "chosen_moved": float((logp_B - reference_B)[better_P].detach().mean()),
-            "rejected_moved": float((logp_B - reference_B)[worse_P].detach().mean()),
-            "grad_norm": norm,
-        }
+        figures = {**all_ranks_figures(sums), "grad_norm": norm}
         last = smoothed(last, figures)
         if observe is not None and (step + 1) % config.observe_every == 0:
             figures |= observe()
@@ -137,6 +139,18 @@ def train(
             save_checkpoint(run.checkpoints, step + 1, state, {"last": last}, run.key)
             run.saved(step + 1, len(plan))
     return {"steps": len(plan), "prompts": len(usable), "pairs": sum(len(g.pairs) for g in usable), **last}
+
+
+def likelihoods(logp_B: Tensor, reference_B: Tensor, pairs: tuple[Tensor, Tensor, Tensor], count: int) -> Stats:
+    """How likely chosen and rejected answers are and how far they moved, each a sum over these pairs / count."""
+    better_P, worse_P, _ = pairs
+    moved_B = logp_B - reference_B
+    return {
+        "chosen_logp": logp_B[better_P].sum() / count,
+        "rejected_logp": logp_B[worse_P].sum() / count,
+        "chosen_moved": moved_B[better_P].sum() / count,
+        "rejected_moved": moved_B[worse_P].sum() / count,
+    }
 
 
 def smoothed(before: Mapping[str, float], now: Mapping[str, float]) -> dict[str, float]:

@@ -30,6 +30,7 @@ from bridle.models.batches import sequence_logprobs
 from bridle.models.checkpoint import TrainingState, restore_checkpoint, save_checkpoint
 from bridle.models.device import Device
 from bridle.models.optimizer import OPTIMIZERS, clipped_step
+from bridle.models.parallel import all_ranks_figures, all_ranks_sum, my_share
 from bridle.models.policy import Policy
 from bridle.models.randomness import derived_seed, shuffled
 from bridle.rewards.rollout import Observe, Rollout, answer_figures, gap_warning, roll_out, take_prompts
@@ -68,17 +69,19 @@ def improve(
     step: int,
 ) -> dict[str, float]:
     """`epochs` passes over the groups that tell something, `minibatches` optimiser steps each. A group stays together:
-    its prompt is read once."""
+    its prompt is read once, and by one rank: each takes its share of a minibatch's groups, and tokens are counted on all."""
     useful_G = adv_B.view(-1, config.group_size).abs().amax(1).nonzero()[:, 0].cpu()
     lengths_B = rollout.mask_BT.sum(1)
-    sums: dict[str, float] = {}
-    updates, first_gap = 0, 0.0
+    sums: dict[str, float] = {"logprob_gap": 0.0}
+    updates, norms = 0, 0.0
     for epoch in range(config.epochs):
         order_G = useful_G[shuffled(len(useful_G), seed, "grpo-minibatches", step * config.epochs + epoch)]
         for mini_G in order_G.chunk(config.minibatches) if len(order_G) else []:
-            mini_M = rows_of(mini_G, config.group_size)
-            weight_B, count = token_weights(lengths_B, config.length_power, mini_M)
-            for part in mini_G.split(whole_groups(config)):
+            mine_G = my_share(mini_G)
+            weight_B, count = token_weights(lengths_B, config.length_power, rows_of(mine_G, config.group_size))
+            count = all_ranks_sum(count)
+            tokens = lengths_B[rows_of(mini_G, config.group_size)].sum()
+            for part in mine_G.split(whole_groups(config)) if len(mine_G) else []:
                 rows = rows_of(part, config.group_size)
                 micro = rollout.batch.rows(rows.to(device.torch))
                 width = micro.ids_BW.shape[1] - 1
@@ -92,13 +95,15 @@ def improve(
                 loss.backward()
                 if updates == 0:  # nothing has moved yet: what differs is precision alone
                     gap_MT = torch.where(mask_MT, (logp_MT.detach() - old_MT).abs(), 0.0)
-                    first_gap += float(gap_MT.sum() / lengths_B[mini_M].sum())
+                    sums["logprob_gap"] += float(gap_MT.sum() / tokens)
                 for name, value in stats.items():  # already parts of the minibatch's mean
                     sums[name] = sums.get(name, 0.0) + float(value)
-            norm = clipped_step([policy.module], optimizers, config.clip_norm)
-            sums["grad_norm"] = sums.get("grad_norm", 0.0) + norm
+            norms += clipped_step([policy.module], optimizers, config.clip_norm)
             updates += 1
-    return {name: total / max(1, updates) for name, total in sums.items()} | {"logprob_gap": first_gap}
+    sums = all_ranks_figures(sums)
+    first_gap = sums.pop("logprob_gap")
+    means = {name: total / max(1, updates) for name, total in sums.items()}
+    return means | {"grad_norm": norms / max(1, updates), "logprob_gap": first_gap}
 
 
 def train(

@@ -31,6 +31,7 @@ from bridle.models.batches import make_batch, masked_logprobs, micro_batches, se
 from bridle.models.checkpoint import TrainingState, restore_checkpoint, save_checkpoint
 from bridle.models.device import Device
 from bridle.models.optimizer import OPTIMIZERS, clipped_step
+from bridle.models.parallel import all_ranks_figures, all_ranks_sum, my_share
 from bridle.models.policy import Policy
 from bridle.models.randomness import derived_seed, shuffled
 from bridle.models.scorer import Scorer
@@ -89,16 +90,18 @@ def improve(
     seed: int,
     step: int,
 ) -> dict[str, float]:
-    """`epochs` passes of `minibatches` optimiser steps each, cut into micro-batches that change nothing but the memory."""
-    sums: dict[str, float] = {}
-    updates, first_gap = 0, 0.0
+    """`epochs` passes of `minibatches` optimiser steps each, cut into micro-batches that change nothing but the memory.
+    Each rank takes its share of a minibatch's rows; tokens are counted on all ranks."""
+    sums: dict[str, float] = {"logprob_gap": 0.0}
+    updates, norms = 0, 0.0
     for epoch in range(config.epochs):
         number = step * config.epochs + epoch
         for index, mini_M in enumerate(
             shuffled(len(rollout.batch), seed, "ppo-minibatches", number).chunk(config.minibatches)
         ):
-            tokens = rollout.mask_BT[mini_M].sum()
-            for rows in micro_batches(mini_M, rollout.batch.lengths_B, config.batch_size):
+            mine_M = my_share(mini_M)
+            tokens = all_ranks_sum(rollout.mask_BT[mine_M].sum())
+            for rows in micro_batches(mine_M, rollout.batch.lengths_B, config.batch_size):
                 micro = rollout.batch.rows(rows.to(device.torch))
                 width = micro.ids_BW.shape[1] - 1
                 mask_MT = rollout.mask_BT[rows, :width]
@@ -116,15 +119,17 @@ def improve(
                 (policy_loss + value_loss).backward()  # the two networks share no weight
                 if epoch == 0 and index == 0:  # nothing has moved yet: what differs is precision alone
                     gap = torch.where(mask_MT, (logp_MT.detach() - old_MT).abs(), 0.0).sum() / tokens
-                    first_gap += float(gap)
+                    sums["logprob_gap"] += float(gap)
                 for name, value in {**policy_stats, **value_stats}.items():  # already parts of the minibatch's mean
                     sums[name] = sums.get(name, 0.0) + float(value)
             if config.pretrain_coef and demonstrations:
                 imitate(policy, demonstrations, config, device, seed, number * config.minibatches + index)
-            norm = clipped_step([policy.module, critic], optimizers, config.clip_norm)
-            sums["grad_norm"] = sums.get("grad_norm", 0.0) + norm
+            norms += clipped_step([policy.module, critic], optimizers, config.clip_norm)
             updates += 1
-    return {name: total / updates for name, total in sums.items()} | {"logprob_gap": first_gap}
+    sums = all_ranks_figures(sums)
+    first_gap = sums.pop("logprob_gap")
+    means = {name: total / updates for name, total in sums.items()}
+    return means | {"grad_norm": norms / updates, "logprob_gap": first_gap}
 
 
 def imitate(
@@ -136,7 +141,10 @@ def imitate(
     number: int,
 ) -> None:
     """Add the gradient of a next-token loss on demonstrations (Ouyang 2022, eq. 2, with SFT's data in place of pretraining's)."""
-    picked = shuffled(len(demonstrations), seed, "ppo-demonstrations", number)[:16].tolist()
+    picked = my_share(shuffled(len(demonstrations), seed, "ppo-demonstrations", number)[:16]).tolist()
+    tokens = all_ranks_sum(torch.tensor(sum(len(demonstrations[i][1]) for i in picked), device=device.torch))
+    if not picked:
+        return
     batch = make_batch(
         [demonstrations[i][0] for i in picked],
         [demonstrations[i][1] for i in picked],
@@ -145,7 +153,7 @@ def imitate(
     )
     with device.autocast():
         logp_N = masked_logprobs(policy.module, batch)
-    loss, _ = next_token(logp_N, tokens=len(logp_N))
+    loss, _ = next_token(logp_N, tokens=tokens)
     (config.pretrain_coef * loss).backward()
 
 
