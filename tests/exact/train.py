@@ -1,0 +1,45 @@
+"""Each trainer of bridle's on the world of tables, by the settings with which it should reach π*."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from bridle.core.recipe import DPOSection, PPOSection
+from bridle.models.policy import Policy
+from bridle.training import dpo, ppo
+from tests.exact.world import CUT_OFF_COSTS, LONGEST, PROMPTS, TableEngine, World, critic
+from tests.training.runs import DEVICE, run_in
+
+# Rates that fall: a leg of steps at each. Whitened advantages have one size however near the optimum is, so a
+# constant rate would go on jumping round it.
+LEGS = ((0.1, 24), (0.03, 20), (0.01, 12))
+
+
+def by_ppo(
+    world: World, beta: float, folder: Path, legs: Sequence[tuple[float, int]] = LEGS, **settings: Any
+) -> Policy:
+    policy, reference, values = world.policy(), world.policy("reference"), critic()
+    for number, (rate, steps) in enumerate(legs):
+        config = PPOSection.model_validate(
+            {
+                "steps": steps, "prompts_per_step": 512, "epochs": 2, "minibatches": 2, "batch_size": 512,
+                "learning_rate": rate, "critic_learning_rate": 0.05, "kl_coef": beta, "kl_target": 0.0, "clip_norm": 100.0,
+                "value_clip": 10.0, "missing_stop_penalty": CUT_OFF_COSTS, "checkpoint_every": steps, **settings,
+            }
+        )  # fmt: skip
+        ppo.train(
+            policy, reference, values, world.reward(), PROMPTS, [], config, LONGEST, TableEngine(), DEVICE,  # type: ignore[arg-type]
+            run_in(folder / str(number)), seed=number,
+        )  # fmt: skip
+    return policy
+
+
+def by_dpo(world: World, beta: float, folder: Path, steps: int = 100, rate: float = 0.2) -> Policy:
+    policy = world.policy()
+    config = DPOSection(
+        beta=beta, epochs=steps, batch_size=len(PROMPTS), learning_rate=rate, clip_norm=100.0, checkpoint_every=steps
+    )
+    dpo.train(policy, world.policy("reference"), world.groups(), config, DEVICE, run_in(folder), 0, folder / "cache")
+    return policy
