@@ -94,6 +94,13 @@ class SamplingSection(Section):
     max_new_tokens: int = Field(default=72, ge=1, description="longest answer, in all stages")
 
 
+# Whose reward a policy practises for.
+ScoredBy = Literal["reward", "verifier"]
+SCORED_BY = (
+    "reward: the reward model, from SFT's weights; verifier: whether the answer is right, on prompts that have one"
+)
+
+
 class TrainerSection(BaseModel):
     """What every trainer has. Not a `Section`, so that inheritance of ours stays one deep."""
 
@@ -226,6 +233,7 @@ class DPOSection(TrainerSection):
 class GRPOSection(TrainerSection):
     """Reinforcement learning on answers that can be checked: many answers to a prompt, the better ones reinforced."""
 
+    scored_by: ScoredBy = Field(default="verifier", description=SCORED_BY)
     steps: int = Field(default=16, ge=1, description="rollout steps")
     prompts_per_step: int = Field(default=16, ge=1, description="prompts in a step")
     group_size: int = Field(default=8, ge=2, description="answers to each prompt")
@@ -245,6 +253,9 @@ class GRPOSection(TrainerSection):
         default=1.0, ge=0, le=1, description="1: advantages in deviations of the group (GRPO); 0: in rewards (Dr. GRPO)"
     )
     temperature: float = Field(default=1.0, gt=0, description="of the rollouts")
+    missing_stop_penalty: float = Field(
+        default=0.0, ge=0, description="taken from the reward of an answer that was cut off; a verifier's is 0 already"
+    )
     checkpoint_every: int = Field(default=5, ge=1, description="rollout steps between checkpoints")
     branch_problems: int = Field(
         default=1600, ge=0, description="playground: worked problems that the arithmetic branch learns from before"
@@ -252,6 +263,55 @@ class GRPOSection(TrainerSection):
     branch_demonstrations: int = Field(
         default=800, ge=0, description="playground: answers to problems by people of uneven skill, learnt with them"
     )
+
+
+class RLOOSection(TrainerSection):
+    """Reinforcement learning with several answers to a prompt, each measured against the mean of the others."""
+
+    scored_by: ScoredBy = Field(default="reward", description=SCORED_BY)
+    steps: int = Field(default=16, ge=1, description="rollout steps")
+    prompts_per_step: int = Field(default=24, ge=1, description="prompts in a step")
+    group_size: int = Field(default=4, ge=2, description="answers to each prompt")
+    epochs: int = Field(default=1, ge=1, description="passes over a step's answers")
+    minibatches: int = Field(default=1, ge=1, description="optimiser steps in a pass")
+    batch_size: int = Field(
+        default=32, ge=1, description="sequences in one forward and backward; it changes memory and speed alone"
+    )
+    learning_rate: float = Field(default=5e-4, ge=0, description="a billion parameters: about 1e-6")
+    kl_coef: float = Field(default=0.1, ge=0, description="β, the weight of an answer's KL in its reward")
+    clip: float = Field(
+        default=0.2, gt=0, description="ε: how far an answer's ratio may move; with one optimiser step a pass it is 1"
+    )
+    temperature: float = Field(default=1.0, gt=0, description="of the rollouts")
+    missing_stop_penalty: float = Field(
+        default=1.0, ge=0, description="taken from the reward of an answer that was cut off"
+    )
+    checkpoint_every: int = Field(default=5, ge=1, description="rollout steps between checkpoints")
+
+
+class REBELSection(TrainerSection):
+    """Reinforcement learning as regression: two answers to a prompt, log-odds that follow the difference of their rewards."""
+
+    scored_by: ScoredBy = Field(default="reward", description=SCORED_BY)
+    steps: int = Field(default=12, ge=1, description="rollout steps")
+    prompts_per_step: int = Field(default=48, ge=1, description="prompts in a step, two answers each")
+    epochs: int = Field(default=2, ge=1, description="passes over a step's pairs")
+    minibatches: int = Field(default=2, ge=1, description="optimiser steps in a pass")
+    batch_size: int = Field(
+        default=32, ge=1, description="sequences in one forward and backward; it changes memory and speed alone"
+    )
+    learning_rate: float = Field(default=5e-4, ge=0, description="a billion parameters: about 1e-6")
+    eta: float = Field(
+        default=1.0, gt=0, description="η: a step solved exactly multiplies the policy by exp(η × reward)"
+    )
+    kl_coef: float = Field(
+        default=0.1, ge=0, description="β, the weight of an answer's KL in its reward; 0: η alone holds"
+    )
+    temperature: float = Field(default=1.0, gt=0, description="of the rollouts")
+    missing_stop_penalty: float = Field(
+        default=1.0, ge=0, description="taken from the reward of an answer that was cut off"
+    )
+    checkpoint_every: int = Field(default=5, ge=1, description="rollout steps between checkpoints")
 
 
 class Recipe(Section):
@@ -268,6 +328,8 @@ class Recipe(Section):
     ppo: PPOSection = Field(default_factory=PPOSection)
     dpo: DPOSection = Field(default_factory=DPOSection)
     grpo: GRPOSection = Field(default_factory=GRPOSection)
+    rloo: RLOOSection = Field(default_factory=RLOOSection)
+    rebel: REBELSection = Field(default_factory=REBELSection)
 
     def hash_of(self, *sections: str) -> str:
         """Content hash of the seed and some sections: what a stage depends on, and no more."""

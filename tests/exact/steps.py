@@ -15,12 +15,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bridle.core.recipe import DPOSection, GRPOSection, PPOSection, PretrainSection, RewardSection, SFTSection
+from bridle.core.recipe import (
+    DPOSection,
+    GRPOSection,
+    PPOSection,
+    PretrainSection,
+    REBELSection,
+    RewardSection,
+    RLOOSection,
+    SFTSection,
+)
 from bridle.core.records import Completion, Prompt
 from bridle.generation.engine import Engine
 from bridle.models.policy import Policy, RewardModel
 from bridle.models.scorer import scorer_from
-from bridle.training import dpo, grpo, ppo, pretrain, reward, sft
+from bridle.training import dpo, grpo, ppo, pretrain, rebel, reward, sft
 from tests.exact.checks import caught_gradients
 from tests.models.tiny import policy as tiny_policy
 from tests.models.tiny import random_ids, template
@@ -96,6 +105,29 @@ def grpo_step(size: int, length_power: float = 0.0, prompts: int = 5) -> Step:
     )  # fmt: skip
 
 
+def rloo_step(size: int, prompts: int = 5) -> Step:
+    config = RLOOSection(
+        steps=1, prompts_per_step=prompts, group_size=4, batch_size=4 * size or 64, learning_rate=0.0, clip_norm=NO_CLIP
+    )
+    return caught(
+        lambda f: grpo.train(
+            tiny(), tiny(5), token_points, PROMPTS, config, NEW_TOKENS, Engine(torch.float64), DEVICE, run_in(f / "run"), 0
+        )
+    )  # fmt: skip
+
+
+def rebel_step(size: int, prompts: int = 6) -> Step:
+    config = REBELSection(
+        steps=1, prompts_per_step=prompts, epochs=1, minibatches=1, batch_size=2 * size or 64, learning_rate=0.0,
+        clip_norm=NO_CLIP,
+    )  # fmt: skip
+    return caught(
+        lambda f: rebel.train(
+            tiny(), tiny(5), token_points, PROMPTS, config, NEW_TOKENS, Engine(torch.float64), DEVICE, run_in(f / "run"), 0
+        )
+    )  # fmt: skip
+
+
 def ppo_step(size: int, answers: int = 12) -> Step:
     """Two optimiser steps of policy and critic, at the same weights, with demonstrations mixed in."""
     config = PPOSection(
@@ -119,6 +151,8 @@ STEPS: dict[str, Callable[[int], Step]] = {  # by the sequences (prompts, groups
     "grpo by tokens": partial(grpo_step, length_power=0.0),
     "grpo between": partial(grpo_step, length_power=0.5),
     "grpo by answers": partial(grpo_step, length_power=1.0),
+    "rloo": rloo_step,
+    "rebel": rebel_step,
     "ppo": ppo_step,
 }
 FEW: dict[str, Callable[[int], Step]] = {  # fewer rows than ranks
@@ -126,5 +160,7 @@ FEW: dict[str, Callable[[int], Step]] = {  # fewer rows than ranks
     "pretrain few": partial(pretrain_step, rows=2),
     "sft few": partial(sft_step, count=2),
     "grpo few": partial(grpo_step, prompts=2),
+    "rloo few": partial(rloo_step, prompts=2),
+    "rebel few": partial(rebel_step, prompts=2),
     "ppo few": partial(ppo_step, answers=3),
 }

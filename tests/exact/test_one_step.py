@@ -23,7 +23,7 @@ from torch import Tensor
 from bridle.models import batches, parallel
 from bridle.models.batches import Batch, Packed
 from bridle.rewards import rollout
-from bridle.training import dpo, grpo, ppo, reward, sft
+from bridle.training import dpo, grpo, ppo, rebel, reward, sft
 from tests.exact.steps import FEW, STEPS, Step
 
 ROOT = Path(__file__).parents[2]
@@ -60,7 +60,8 @@ def test_order(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for trainer in (sft, reward, dpo):
         monkeypatch.setattr(trainer, "length_plan", lambda *given: [rows[::-1] for rows in plan(*given)])
     monkeypatch.setattr(ppo, "micro_batches", lambda *given: [part.flip(0) for part in cut(*given)][::-1])
-    monkeypatch.setattr(grpo, "shuffled", lambda *given: shuffled(*given).flip(0))
+    for trainer in (grpo, rebel):
+        monkeypatch.setattr(trainer, "shuffled", lambda *given: shuffled(*given).flip(0))
     alike(STEPS[name](2), name)
 
 

@@ -14,11 +14,11 @@ import torch
 
 from bridle.models.policy import Policy
 from tests.exact.checks import KL, REWARD_ERROR
-from tests.exact.train import by_dpo, by_ppo
+from tests.exact.train import by_dpo, by_ppo, by_rebel, by_rloo
 from tests.exact.world import ANSWERS, PROMPT_IDS, STATES, World, answer_logp_A, distance
 
 Trainer = Callable[[World, float, Path], Policy]
-TRAINERS: list[Trainer] = [by_ppo, by_dpo]
+TRAINERS: list[Trainer] = [by_ppo, by_rloo, by_rebel, by_dpo]
 
 
 def reaches(train: Trainer, seed: int, beta: float, folder: Path) -> None:

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bridle.core.recipe import DPOSection, PPOSection
+from bridle.core.recipe import DPOSection, PPOSection, REBELSection, RLOOSection
 from bridle.models.policy import Policy
-from bridle.training import dpo, ppo
+from bridle.training import dpo, grpo, ppo, rebel
 from tests.exact.world import CUT_OFF_COSTS, LONGEST, PROMPTS, TableEngine, World, critic
 from tests.training.runs import DEVICE, run_in
 
@@ -42,4 +42,34 @@ def by_dpo(world: World, beta: float, folder: Path, steps: int = 100, rate: floa
         beta=beta, epochs=steps, batch_size=len(PROMPTS), learning_rate=rate, clip_norm=100.0, checkpoint_every=steps
     )
     dpo.train(policy, world.policy("reference"), world.groups(), config, DEVICE, run_in(folder), 0, folder / "cache")
+    return policy
+
+
+def by_rloo(world: World, beta: float, folder: Path, legs: Sequence[tuple[float, int]] = LEGS) -> Policy:
+    """The reward has the cost of being cut off in it, as for PPO."""
+    policy, reference = world.policy(), world.policy("reference")
+    for number, (rate, steps) in enumerate(legs):
+        config = RLOOSection(
+            steps=steps, prompts_per_step=192, group_size=4, minibatches=2, batch_size=768, learning_rate=rate,
+            kl_coef=beta, clip_norm=100.0, missing_stop_penalty=CUT_OFF_COSTS, checkpoint_every=steps,
+        )  # fmt: skip
+        grpo.train(
+            policy, reference, world.reward(), PROMPTS, config, LONGEST, TableEngine(), DEVICE,  # type: ignore[arg-type]
+            run_in(folder / str(number)), seed=number,
+        )  # fmt: skip
+    return policy
+
+
+def by_rebel(world: World, beta: float, folder: Path, legs: Sequence[tuple[float, int]] = LEGS) -> Policy:
+    """With the KL in the reward. η is free: it says how far a step goes and not where the steps end."""
+    policy, reference = world.policy(), world.policy("reference")
+    for number, (rate, steps) in enumerate(legs):
+        config = REBELSection(
+            steps=steps, prompts_per_step=384, epochs=2, minibatches=2, batch_size=768, learning_rate=rate, eta=1.0,
+            kl_coef=beta, clip_norm=100.0, missing_stop_penalty=CUT_OFF_COSTS, checkpoint_every=steps,
+        )  # fmt: skip
+        rebel.train(
+            policy, reference, world.reward(), PROMPTS, config, LONGEST, TableEngine(), DEVICE,  # type: ignore[arg-type]
+            run_in(folder / str(number)), seed=number,
+        )  # fmt: skip
     return policy
