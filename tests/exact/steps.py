@@ -164,3 +164,4 @@ FEW: dict[str, Callable[[int], Step]] = {  # fewer rows than ranks
     "rebel few": partial(rebel_step, prompts=2),
     "ppo few": partial(ppo_step, answers=3),
 }
+SHARED: dict[int, list[str]] = {2: ["sft", "reward", "dpo", "grpo by tokens", "ppo"], 3: [*STEPS, *FEW]}  # by ranks

@@ -17,22 +17,22 @@ from tests.exact.checks import KL, REWARD_ERROR
 from tests.exact.train import by_dpo, by_ppo, by_rebel, by_rloo
 from tests.exact.world import ANSWERS, PROMPT_IDS, STATES, World, answer_logp_A, distance
 
-Trainer = Callable[[World, float, Path], Policy]
+Trainer = Callable[[World, float, Path, int], Policy]
 TRAINERS: list[Trainer] = [by_ppo, by_rloo, by_rebel, by_dpo]
 
 
-def reaches(train: Trainer, seed: int, beta: float, folder: Path) -> None:
+def reaches(train: Trainer, seed: int, beta: float, folder: Path, patience: int) -> None:
     world = World.made(seed)
     before = distance(world, world.policy(), beta)
     assert before.kl > 5 * KL and before.reward_error > 5 * REWARD_ERROR, "the test needs something to learn"
-    after = distance(world, train(world, beta, folder), beta)
+    after = distance(world, train(world, beta, folder, patience), beta)
     assert after.reward_error <= REWARD_ERROR and after.kl <= KL, after
 
 
 @pytest.mark.parametrize("beta", [0.3, 1.0])
 @pytest.mark.parametrize("train", TRAINERS)
 def test_the_optimum_is_reached(train: Trainer, beta: float, tmp_path: Path) -> None:
-    reaches(train, 0, beta, tmp_path)
+    reaches(train, 0, beta, tmp_path, 1)
 
 
 @pytest.mark.slow
@@ -40,7 +40,7 @@ def test_the_optimum_is_reached(train: Trainer, beta: float, tmp_path: Path) -> 
 @pytest.mark.parametrize("beta", [0.3, 1.0])
 @pytest.mark.parametrize("train", TRAINERS)
 def test_in_other_worlds_too(train: Trainer, beta: float, seed: int, tmp_path: Path) -> None:
-    reaches(train, seed, beta, tmp_path)
+    reaches(train, seed, beta, tmp_path, 3)
 
 
 # ------------------------------------------------------------------------------------------ the yardstick itself
