@@ -138,6 +138,11 @@ class SFTSection(TrainerSection):
     )
     optimizer: Literal["adamw", "muon"] = Field(default="muon", description="adamw for models of a billion parameters")
     epochs: int = Field(default=2, ge=1, description="passes over the demonstrations")
+    micro_batch: int = Field(
+        default=0,
+        ge=0,
+        description="demonstrations in one forward and backward (0: all of a step); it changes memory and speed alone",
+    )
 
 
 class RewardSection(TrainerSection):
@@ -147,6 +152,11 @@ class RewardSection(TrainerSection):
         default=8, ge=1, description="prompts in one optimiser step, each with all its answers and pairs"
     )
     learning_rate: float = Field(default=5e-4, gt=0, description="peak rate")
+    micro_batch: int = Field(
+        default=0,
+        ge=0,
+        description="prompts in one forward and backward (0: all of a step); it changes memory and speed alone",
+    )
     epochs: int = Field(default=1, ge=1, description="passes over the comparisons; more than one overfits them")
     score_size: float = Field(default=0.001, ge=0, description="weight of the pull of scores towards zero")
     slim: bool = Field(default=True, description="train a small one from nothing beside the full one")
@@ -213,6 +223,11 @@ class DPOSection(TrainerSection):
         default=16, ge=1, description="prompts in one optimiser step, each with all its answers and pairs"
     )
     learning_rate: float = Field(default=5e-4, ge=0, description="peak rate; a billion parameters: about 5e-7")
+    micro_batch: int = Field(
+        default=0,
+        ge=0,
+        description="prompts in one forward and backward (0: all of a step); it changes memory and speed alone",
+    )
     epochs: int = Field(default=1, ge=1, description="passes over the comparisons")
     beta: float = Field(default=0.3, gt=0, description="β: how tightly the reference holds; larger is tighter")
     loss: Literal["dpo", "ipo"] = Field(default="dpo", description="ipo pulls to a finite margin of 1/(2β) nats")

@@ -35,7 +35,11 @@ def gae(rewards_BT: Tensor, values_BT: Tensor, mask_BT: Tensor, *, gamma: float,
 
 
 def whiten(x_BT: Tensor, mask_BT: Tensor, *, eps: float = 1e-8) -> Tensor:
-    """(x - mean) / √(var + eps) over the masked tokens alone, biased variance, zero elsewhere (Ziegler 2019's code)."""
+    """(x - mean) / √(var + eps) over the masked tokens alone, biased variance, zero elsewhere (Ziegler 2019's code).
+
+    `x` is of a whole rollout step: taken before the step is cut into minibatches, micro-batches and ranks' shares, so none of
+    them changes it.
+    """
     inside_N = x_BT[mask_BT]
     mean, var = inside_N.mean(), inside_N.var(unbiased=False)
     return torch.where(mask_BT, (x_BT - mean) * (var + eps).rsqrt(), 0.0)
@@ -46,7 +50,7 @@ def group_relative(rewards_B: Tensor, group_size: int, *, std_power: float = 1.0
 
     p = 1 is GRPO (Shao 2024, §4.1.2, arxiv.org/abs/2402.03300), p = 0 Dr. GRPO, which leaves prompts of little variance their
     little weight (Liu 2025, arxiv.org/abs/2503.20783). The deviation divides by n - 1, as in the authors' code. A group
-    whose rewards are all equal says nothing: zero.
+    whose rewards are all equal says nothing: zero. Groups are whole: no minibatch and no rank holds a part of one.
     """
     if group_size < 2 or len(rewards_B) % group_size:
         raise ValueError(f"{len(rewards_B)} rewards do not make groups of {group_size}; a group needs at least two")

@@ -267,7 +267,8 @@ def token_weights(lengths_B: Tensor, length_power: float, rows: Tensor) -> tuple
     """(w_B, count) for a mean over the tokens of some rows: w_i = L_i^-p and count = Σ w_i L_i over those rows.
 
     p = 0 is the mean over all tokens of the step (DAPO: a long answer weighs more), p = 1 the mean over answers of each
-    answer's mean (GRPO as published: a long wrong answer's tokens are punished less).
+    answer's mean (GRPO as published: a long wrong answer's tokens are punished less). The count is in float64: those of several
+    parts of a step add up to the step's own.
     """
     weight_B = lengths_B.float() ** -length_power
-    return weight_B, (weight_B * lengths_B)[rows].sum()
+    return weight_B, (weight_B * lengths_B)[rows].sum(dtype=torch.float64)

@@ -175,9 +175,16 @@ def by_length(lengths: Sequence[int], size: int) -> list[list[int]]:
     return [order[s] for s in slices(len(order), size)]
 
 
+def parts(rows: Sequence[int], size: int) -> list[Sequence[int]]:
+    """A step's rows in parts of `size`, one forward and backward each; 0: all at once."""
+    return [rows[s] for s in slices(len(rows), size or len(rows))] if rows else []
+
+
 def micro_batches(rows: Tensor, lengths_B: Tensor, size: int) -> list[Tensor]:
     """Some rows of a step cut into parts of similar length. A loss that divides by the step's own count is the same
-    however it is cut, and less of each part is padding."""
+    however it is cut, and less of each part is padding. No rows, no parts."""
+    if not len(rows):
+        return []
     return list(rows[lengths_B[rows.to(lengths_B.device)].argsort(stable=True).to(rows.device)].split(size))
 
 
@@ -214,6 +221,11 @@ def group_batch(groups: Sequence[Group], pad_id: int, device: torch.device) -> B
     """Every answer of every group once, group after group."""
     prompts = [group.prompt for group in groups for _ in group.answers]
     return make_batch(prompts, [answer for group in groups for answer in group.answers], pad_id, device)
+
+
+def pair_weight(groups: Sequence[Group]) -> float:
+    """The weight of all pairs together, which a mean over them divides by."""
+    return sum((pair[2] for group in groups for pair in group.pairs), start=0.0)
 
 
 def index_pairs(groups: Sequence[Group], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:

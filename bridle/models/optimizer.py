@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from bridle.models.device import multiplies_bfloat16
+from bridle.models.parallel import sum_gradients
 
 # Polynomials a x + b x³ + c x⁵ that carry singular values towards 1 fastest when only three are applied
 # (Polar Express, Amsel 2025, arxiv.org/abs/2505.16932). Five rounds of the usual one cost more and learn slower here.
@@ -117,7 +118,8 @@ def take_step(
 
 
 def clipped_step(modules: Sequence[nn.Module], optimizers: Sequence[torch.optim.Optimizer], clip_norm: float) -> float:
-    """Shorten each module's gradient to `clip_norm`, step, clear; the length of the first one's gradient before."""
+    """Add up the ranks' gradients, shorten each module's to `clip_norm`, step, clear; the length of the first one's before."""
+    sum_gradients(modules)
     norms = [torch.nn.utils.clip_grad_norm_(module.parameters(), clip_norm) for module in modules]
     for optimizer in optimizers:
         optimizer.step()

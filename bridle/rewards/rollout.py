@@ -88,7 +88,8 @@ def roll_out(
     )
     mask_BT = batch.mask_BT
     flat = [logp for c in completions for logp in c.sampled_logprobs]
-    old_logp_BT = spread(torch.tensor(flat, dtype=torch.float32, device=device.torch), mask_BT)
+    precision = policy.module.output_weight().dtype  # float32, but for tests that need more digits
+    old_logp_BT = spread(torch.tensor(flat, dtype=precision, device=device.torch), mask_BT)
     reward_B = score_B - missing_stop_penalty * cut_off_B
     return Rollout(batch, mask_BT, old_logp_BT, score_B, reward_B, completions, asked, len(scores) - len(kept))
 

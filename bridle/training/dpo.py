@@ -35,11 +35,14 @@ from bridle.models.batches import (
     index_pairs,
     length_batches,
     length_plan,
+    pair_weight,
+    parts,
     sequence_logprobs,
 )
 from bridle.models.checkpoint import TrainingState, load_tensors, restore_checkpoint, save_checkpoint, save_tensors
 from bridle.models.device import Device
 from bridle.models.optimizer import OPTIMIZERS, clipped_step, peak_rates, take_step, warm_then_linear
+from bridle.models.parallel import all_ranks_figures, all_ranks_sum, my_share
 from bridle.models.policy import Policy
 from bridle.models.randomness import derived_seed
 from bridle.rewards.rollout import Observe, Rollout, answer_figures, roll_out, take_prompts
@@ -83,13 +86,17 @@ def reference_logprobs(
 
 
 def preference_loss(
-    logp_B: Tensor, reference_B: Tensor, length_B: Tensor, pairs: tuple[Tensor, Tensor, Tensor], config: DPOSection
+    logp_B: Tensor,
+    reference_B: Tensor,
+    length_B: Tensor,
+    pairs: tuple[Tensor, Tensor, Tensor],
+    config: DPOSection,
+    count: Tensor,
 ) -> tuple[Tensor, Stats]:
     """DPO or IPO, and `config.sft` times the chosen answers' -log π for each of their tokens (Pang 2024, eq. 1,
-    arxiv.org/abs/2404.19733), weighted like the pairs."""
+    arxiv.org/abs/2404.19733), weighted like the pairs. `count` is the weight of the whole step's pairs on all ranks."""
     better_P, worse_P, weight_P = pairs
     sides = logp_B[better_P], logp_B[worse_P], reference_B[better_P], reference_B[worse_P]
-    count = weight_P.sum()
     if config.loss == "ipo":
         loss, stats = ipo(*sides, weight_P, beta=config.beta, count=count)
     else:
@@ -101,21 +108,42 @@ def preference_loss(
 
 
 def compare(
-    policy: Policy, groups: Sequence[Group], reference_B: Tensor, config: DPOSection, device: Device
+    policy: Policy,
+    groups: Sequence[Group],
+    reference_of: Sequence[Tensor],
+    rows: list[int],
+    config: DPOSection,
+    device: Device,
 ) -> dict[str, float]:
-    """Add the gradient of the loss on some groups, every answer read once; the figures of the batch."""
-    batch = group_batch(groups, policy.template.pad_id, device.torch)
-    pairs = index_pairs(groups, device.torch)
-    logp_B = answer_logprobs(policy, batch, device)
-    length_B = batch.lengths_B - batch.prompt_lengths_B
-    loss, stats = preference_loss(logp_B, reference_B, length_B, pairs, config)
-    loss.backward()
+    """Add the gradient of the loss on a step's groups, cut into micro-batches; each rank takes its share. The step's figures."""
+    mine = my_share(rows)
+    weight = pair_weight([groups[i] for i in mine])
+    count = all_ranks_sum(torch.tensor(weight, dtype=torch.float64, device=device.torch))
+    pair_count = sum(len(groups[i].pairs) for i in rows)
+    sums: dict[str, float] = {}
+    for part in parts(mine, config.micro_batch):
+        chosen = [groups[i] for i in part]
+        batch = group_batch(chosen, policy.template.pad_id, device.torch)
+        pairs = index_pairs(chosen, device.torch)
+        reference_B = torch.cat([reference_of[i] for i in part]).to(device.torch)
+        logp_B = answer_logprobs(policy, batch, device)
+        length_B = batch.lengths_B - batch.prompt_lengths_B
+        loss, stats = preference_loss(logp_B, reference_B, length_B, pairs, config, count)
+        loss.backward()
+        for name, value in {**stats, **likelihoods(logp_B.detach(), reference_B, pairs, pair_count)}.items():
+            sums[name] = sums.get(name, 0.0) + float(value)
+    return all_ranks_figures(sums)
+
+
+def likelihoods(logp_B: Tensor, reference_B: Tensor, pairs: tuple[Tensor, Tensor, Tensor], count: int) -> Stats:
+    """How likely chosen and rejected answers are and how far they moved, each a sum over these pairs / count."""
     better_P, worse_P, _ = pairs
-    return {name: float(value) for name, value in stats.items()} | {
-        "chosen_logp": float(logp_B[better_P].detach().mean()),
-        "rejected_logp": float(logp_B[worse_P].detach().mean()),
-        "chosen_moved": float((logp_B - reference_B)[better_P].detach().mean()),
-        "rejected_moved": float((logp_B - reference_B)[worse_P].detach().mean()),
+    moved_B = logp_B - reference_B
+    return {
+        "chosen_logp": logp_B[better_P].sum() / count,
+        "rejected_logp": logp_B[worse_P].sum() / count,
+        "chosen_moved": moved_B[better_P].sum() / count,
+        "rejected_moved": moved_B[worse_P].sum() / count,
     }
 
 
@@ -145,11 +173,8 @@ def train(
     plan = length_plan([group.length for group in usable], config.batch_size, config.epochs, seed, "dpo")
     last: dict[str, float] = values.get("last", {})
     for step in range(done, len(plan)):
-        # 1. prompts with all their answers
-        chosen = [usable[i] for i in plan[step]]
-        reference_B = torch.cat([reference_of[i] for i in plan[step]])
-        # 2. log-probs of every answer, read once  3. compare, improve
-        figures = compare(policy, chosen, reference_B, config, device)
+        # 1. prompts with all their answers  2. log-probs of every answer, read once  3. compare, improve
+        figures = compare(policy, usable, reference_of, plan[step], config, device)
         share = warm_then_linear(step, len(plan))
         figures["grad_norm"] = take_step(module, optimizers, peaks, share, config.clip_norm)
         policy.step += 1
@@ -198,8 +223,7 @@ def improve(
     steps, lengths = 0, [group.length for group in groups]
     for epoch in range(config.epochs if groups else 0):
         for rows in length_batches(lengths, config.batch_size, seed, "dpo-online", number * config.epochs + epoch):
-            reference_B = torch.cat([reference_of[i] for i in rows]).to(device.torch)
-            figures = compare(policy, [groups[i] for i in rows], reference_B, config, device)
+            figures = compare(policy, groups, reference_of, rows, config, device)
             figures["grad_norm"] = clipped_step([policy.module], optimizers, config.clip_norm)
             sums = {name: sums.get(name, 0.0) + value for name, value in figures.items()}
             steps += 1

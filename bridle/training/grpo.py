@@ -32,6 +32,7 @@ from bridle.models.batches import sequence_logprobs
 from bridle.models.checkpoint import TrainingState, restore_checkpoint, save_checkpoint
 from bridle.models.device import Device
 from bridle.models.optimizer import OPTIMIZERS, clipped_step
+from bridle.models.parallel import all_ranks_figures, all_ranks_sum, my_share
 from bridle.models.policy import Policy
 from bridle.models.randomness import derived_seed, shuffled
 from bridle.rewards.rollout import (
@@ -73,26 +74,31 @@ def improve(
     step: int,
 ) -> dict[str, float]:
     """`epochs` passes over the groups that tell something, `minibatches` optimiser steps each. A group stays together:
-    its prompt is read once."""
+    its prompt is read once, and by one rank: each takes its share of a minibatch's groups, and tokens are counted on all."""
     useful_G = adv_B.view(-1, config.group_size).abs().amax(1).nonzero()[:, 0].cpu()
     lengths_B = rollout.mask_BT.sum(1)
-    sums: dict[str, float] = {}
-    updates, first_gap = 0, 0.0
+    sums: dict[str, float] = {"logprob_gap": 0.0}
+    updates, norms = 0, 0.0
     for epoch in range(config.epochs):
         order_G = useful_G[shuffled(len(useful_G), seed, "grpo-minibatches", step * config.epochs + epoch)]
         for mini_G in order_G.chunk(config.minibatches) if len(order_G) else []:
-            mini_M = rows_of(mini_G, config.group_size)
-            for part in mini_G.split(whole_groups(config)):
+            mine_G = my_share(mini_G)
+            mine_M = rows_of(mine_G, config.group_size)
+            if isinstance(config, RLOOSection):  # a whole answer is one action
+                weight_B, count = torch.ones_like(lengths_B), torch.tensor(len(mine_M), device=lengths_B.device)
+            else:  # every token is one
+                weight_B, count = token_weights(lengths_B, config.length_power, mine_M)
+            count, tokens = all_ranks_sum(count), all_ranks_sum(lengths_B[mine_M].sum())
+            for part in mine_G.split(whole_groups(config)) if len(mine_G) else []:
                 rows = rows_of(part, config.group_size)
                 micro = rollout.batch.rows(rows.to(device.torch))
                 width = micro.ids_BW.shape[1] - 1
                 mask_MT, old_MT = rollout.mask_BT[rows, :width], rollout.old_logp_BT[rows, :width]
                 with device.autocast():
                     logp_MT = sequence_logprobs(policy.module, micro, config.temperature)
-                if isinstance(config, RLOOSection):  # a whole answer is one action
-                    loss, stats = rloo(logp_MT.sum(1), old_MT.sum(1), adv_B[rows], clip=config.clip, count=len(mini_M))
-                else:  # every token is one
-                    weight_B, count = token_weights(lengths_B, config.length_power, mini_M)
+                if isinstance(config, RLOOSection):
+                    loss, stats = rloo(logp_MT.sum(1), old_MT.sum(1), adv_B[rows], clip=config.clip, count=count)
+                else:
                     loss, stats = grpo(
                         logp_MT, old_MT, reference_BT[rows, :width], adv_B[rows], weight_B[rows], mask_MT,
                         clip=config.clip, clip_high=config.clip_high, kl_coef=config.kl_coef, count=count,
@@ -100,13 +106,15 @@ def improve(
                 loss.backward()
                 if updates == 0:  # nothing has moved yet: what differs is precision alone
                     gap_MT = torch.where(mask_MT, (logp_MT.detach() - old_MT).abs(), 0.0)
-                    first_gap += float(gap_MT.sum() / lengths_B[mini_M].sum())
+                    sums["logprob_gap"] += float(gap_MT.sum() / tokens)
                 for name, value in stats.items():  # already parts of the minibatch's mean
                     sums[name] = sums.get(name, 0.0) + float(value)
-            norm = clipped_step([policy.module], optimizers, config.clip_norm)
-            sums["grad_norm"] = sums.get("grad_norm", 0.0) + norm
+            norms += clipped_step([policy.module], optimizers, config.clip_norm)
             updates += 1
-    return {name: total / max(1, updates) for name, total in sums.items()} | {"logprob_gap": first_gap}
+    sums = all_ranks_figures(sums)
+    first_gap = sums.pop("logprob_gap")
+    means = {name: total / max(1, updates) for name, total in sums.items()}
+    return means | {"grad_norm": norms / max(1, updates), "logprob_gap": first_gap}
 
 
 def train(

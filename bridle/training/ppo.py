@@ -31,6 +31,7 @@ from bridle.models.batches import Batch, make_batch, masked_logprobs, micro_batc
 from bridle.models.checkpoint import TrainingState, restore_checkpoint, save_checkpoint
 from bridle.models.device import Device
 from bridle.models.optimizer import OPTIMIZERS, clipped_step
+from bridle.models.parallel import all_ranks_figures, all_ranks_sum, my_share
 from bridle.models.policy import Policy
 from bridle.models.randomness import derived_seed, shuffled
 from bridle.models.scorer import Scorer
@@ -105,18 +106,20 @@ def improve(
 ) -> dict[str, float]:
     """`epochs` passes of `minibatches` optimiser steps each, cut into micro-batches that change nothing but the memory.
 
-    A minibatch that finds the policy further than `early_stop_kl` from the one that answered takes no step, and is the last.
+    Each rank takes its share of a minibatch's rows; tokens are counted on all ranks. A minibatch that finds the policy further
+    than `early_stop_kl` from the one that answered takes no step, and is the last.
     """
-    sums: dict[str, float] = {}
-    updates, read, first_gap = 0, 0, 0.0
+    sums: dict[str, float] = {"logprob_gap": 0.0}
+    updates, read, norms = 0, 0, 0.0
     warming = step < config.critic_warmup
     for epoch in range(config.epochs):
         number = step * config.epochs + epoch
         for index, mini_M in enumerate(
             shuffled(len(rollout.batch), seed, "ppo-minibatches", number).chunk(config.minibatches)
         ):
-            tokens, approx_kl = rollout.mask_BT[mini_M].sum(), 0.0
-            for rows in micro_batches(mini_M, rollout.batch.lengths_B, config.batch_size):
+            mine_M = my_share(mini_M)
+            tokens, approx_kl = all_ranks_sum(rollout.mask_BT[mine_M].sum()), 0.0
+            for rows in micro_batches(mine_M, rollout.batch.lengths_B, config.batch_size):
                 micro = rollout.batch.rows(rows.to(device.torch))
                 width = micro.ids_BW.shape[1] - 1
                 mask_MT = rollout.mask_BT[rows, :width]
@@ -134,29 +137,33 @@ def improve(
                 (value_loss if warming else policy_loss + value_loss).backward()
                 if epoch == 0 and index == 0:  # nothing has moved yet: what differs is precision alone
                     gap = torch.where(mask_MT, (logp_MT.detach() - old_MT).abs(), 0.0).sum() / tokens
-                    first_gap += float(gap)
+                    sums["logprob_gap"] += float(gap)
                 approx_kl += float(policy_stats["approx_kl"])
                 for name, value in {**policy_stats, **value_stats}.items():  # already parts of the minibatch's mean
                     sums[name] = sums.get(name, 0.0) + float(value)
             read += 1
-            if config.early_stop_kl and approx_kl > config.early_stop_kl:
+            if config.early_stop_kl and float(all_ranks_sum(torch.tensor(approx_kl))) > config.early_stop_kl:
                 for optimizer in optimizers:
                     optimizer.zero_grad()  # this minibatch's gradient is not taken
-                return means(sums, updates, read) | {"logprob_gap": first_gap, "updates": updates}
+                return update_figures(sums, norms, updates, read, config)
             if warming:
                 policy.module.zero_grad()  # a shared trunk has the critic's gradient; without any its optimiser does nothing
             elif config.pretrain_coef and demonstrations:
                 imitate(policy, demonstrations, config, device, seed, number * config.minibatches + index)
-            norm = clipped_step([policy.module, own_part(policy, critic)], optimizers, config.clip_norm)
-            sums["grad_norm"] = sums.get("grad_norm", 0.0) + norm
+            norms += clipped_step([policy.module, own_part(policy, critic)], optimizers, config.clip_norm)
             updates += 1
-    told = {"updates": updates} if config.early_stop_kl else {}
-    return means(sums, updates, read) | {"logprob_gap": first_gap} | told
+    return update_figures(sums, norms, updates, read, config)
 
 
-def means(sums: Mapping[str, float], updates: int, read: int) -> dict[str, float]:
-    """Over the minibatches that were read; the gradient's norm over those that took a step."""
-    return {name: total / (updates if name == "grad_norm" else read) for name, total in sums.items()}
+def update_figures(
+    sums: Mapping[str, float], norms: float, updates: int, read: int, config: PPOSection
+) -> dict[str, float]:
+    """Means over the minibatches that were read, of all ranks; the gradient's norm over those that took a step."""
+    whole = all_ranks_figures(sums)
+    first_gap = whole.pop("logprob_gap")
+    figures = {name: total / read for name, total in whole.items()}
+    figures |= {"grad_norm": norms / max(1, updates), "logprob_gap": first_gap}
+    return figures | ({"updates": updates} if config.early_stop_kl else {})
 
 
 def imitate(
@@ -168,7 +175,10 @@ def imitate(
     number: int,
 ) -> None:
     """Add the gradient of a next-token loss on demonstrations (Ouyang 2022, eq. 2, with SFT's data in place of pretraining's)."""
-    picked = shuffled(len(demonstrations), seed, "ppo-demonstrations", number)[:16].tolist()
+    picked = my_share(shuffled(len(demonstrations), seed, "ppo-demonstrations", number)[:16]).tolist()
+    tokens = all_ranks_sum(torch.tensor(sum(len(demonstrations[i][1]) for i in picked), device=device.torch))
+    if not picked:
+        return
     batch = make_batch(
         [demonstrations[i][0] for i in picked],
         [demonstrations[i][1] for i in picked],
@@ -177,7 +187,7 @@ def imitate(
     )
     with device.autocast():
         logp_N = masked_logprobs(policy.module, batch)
-    loss, _ = next_token(logp_N, tokens=len(logp_N))
+    loss, _ = next_token(logp_N, tokens=tokens)
     (config.pretrain_coef * loss).backward()
 
 

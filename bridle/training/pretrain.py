@@ -19,6 +19,7 @@ from bridle.maths.losses import next_token
 from bridle.models.checkpoint import TrainingState, restore_checkpoint, save_checkpoint
 from bridle.models.device import Device
 from bridle.models.optimizer import OPTIMIZERS, peak_rates, take_step, warm_then_linear
+from bridle.models.parallel import all_ranks_figures, all_ranks_sum, my_share
 from bridle.models.policy import Policy
 from bridle.models.randomness import shuffled
 
@@ -52,19 +53,22 @@ def train(
         epoch, position = divmod(step, per_epoch)
         if order_R is None or epoch != order_epoch:
             order_R, order_epoch = shuffled(len(rows_RT), seed, "pretrain", epoch), epoch
-        batch_RT = rows_RT[order_R[position * batch_size : (position + 1) * batch_size]].to(device.torch)
+        batch_RT = rows_RT[my_share(order_R[position * batch_size : (position + 1) * batch_size])].to(device.torch)
         # 2. predict
-        targets_N = batch_RT[:, 1:].flatten()
-        with device.autocast():
-            hidden_ND = module.hidden(batch_RT[:, :-1]).flatten(0, 1)
-            logp_N = linear_logprobs(hidden_ND, module.output_weight(), targets_N)
-        loss, _ = next_token(logp_N, tokens=len(targets_N))
+        targets_N, value = batch_RT[:, 1:].flatten(), 0.0
+        tokens = all_ranks_sum(torch.tensor(len(targets_N), device=device.torch))
+        if len(batch_RT):  # where ranks share a step of few rows, one may have none
+            with device.autocast():
+                hidden_ND = module.hidden(batch_RT[:, :-1]).flatten(0, 1)
+                logp_N = linear_logprobs(hidden_ND, module.output_weight(), targets_N)
+            loss, _ = next_token(logp_N, tokens=tokens)
+            loss.backward()
+            value = float(loss.detach())
         # 3. improve
-        loss.backward()
         share = warm_then_linear(step, steps)
         norm = take_step(module, optimizers, peaks, share, config.clip_norm)
         # 4. log and save
-        value = float(loss.detach())
+        value = all_ranks_figures({"loss": value})["loss"]
         loss_average = value if loss_average != loss_average else 0.98 * loss_average + 0.02 * value
         if step % 10 == 0 or step == steps - 1:
             run.log(step, steps, {"loss": value, "loss_average": loss_average, "grad_norm": norm})

@@ -30,6 +30,7 @@ from bridle.models.batches import sequence_logprobs
 from bridle.models.checkpoint import TrainingState, restore_checkpoint, save_checkpoint
 from bridle.models.device import Device
 from bridle.models.optimizer import OPTIMIZERS, clipped_step
+from bridle.models.parallel import all_ranks_figures, all_ranks_sum, my_share
 from bridle.models.policy import Policy
 from bridle.models.randomness import derived_seed, shuffled
 from bridle.rewards.rollout import (
@@ -55,13 +56,16 @@ def improve(
     seed: int,
     step: int,
 ) -> dict[str, float]:
-    """`epochs` passes over the pairs, `minibatches` optimiser steps each, cut into micro-batches that change nothing."""
-    sums: dict[str, float] = {}
-    updates, first_gap = 0, 0.0
+    """`epochs` passes over the pairs, `minibatches` optimiser steps each, cut into micro-batches that change nothing.
+    Each rank takes its share of a minibatch's pairs."""
+    sums: dict[str, float] = {"logprob_gap": 0.0}
+    updates, norms = 0, 0.0
     for epoch in range(config.epochs):
         order_P = shuffled(len(rollout.batch) // PAIR, seed, "rebel-minibatches", step * config.epochs + epoch)
         for mini_P in order_P.chunk(config.minibatches):
-            for part in mini_P.split(max(1, config.batch_size // PAIR)):
+            mine_P = my_share(mini_P)
+            count = all_ranks_sum(torch.tensor(len(mine_P), device=device.torch))
+            for part in mine_P.split(max(1, config.batch_size // PAIR)) if len(mine_P) else []:
                 rows = (part[:, None] * PAIR + torch.arange(PAIR)).flatten()
                 micro = rollout.batch.rows(rows.to(device.torch))
                 old_MT = rollout.old_logp_BT[rows, : micro.ids_BW.shape[1] - 1]
@@ -69,18 +73,22 @@ def improve(
                     logp_MT = sequence_logprobs(policy.module, micro, config.temperature)
                 loss, stats = rebel(
                     logp_MT.sum(1).view(-1, PAIR), old_MT.sum(1).view(-1, PAIR), reward_B[rows].view(-1, PAIR),
-                    eta=config.eta, count=len(mini_P),
+                    eta=config.eta, count=count,
                 )  # fmt: skip
                 loss.backward()
                 if updates == 0:  # nothing has moved yet: what differs is precision alone
                     tokens = rollout.mask_BT.view(-1, PAIR, rollout.mask_BT.shape[1])[mini_P].sum()
-                    first_gap += float((logp_MT.detach() - old_MT).abs().sum() / tokens)  # both are 0 off the mask
+                    sums["logprob_gap"] += float(
+                        (logp_MT.detach() - old_MT).abs().sum() / tokens
+                    )  # both are 0 off the mask
                 for name, value in stats.items():  # already parts of the minibatch's mean
                     sums[name] = sums.get(name, 0.0) + float(value)
-            norm = clipped_step([policy.module], optimizers, config.clip_norm)
-            sums["grad_norm"] = sums.get("grad_norm", 0.0) + norm
+            norms += clipped_step([policy.module], optimizers, config.clip_norm)
             updates += 1
-    return {name: total / updates for name, total in sums.items()} | {"logprob_gap": first_gap}
+    sums = all_ranks_figures(sums)
+    first_gap = sums.pop("logprob_gap")
+    means = {name: total / updates for name, total in sums.items()}
+    return means | {"grad_norm": norms / updates, "logprob_gap": first_gap}
 
 
 def train(

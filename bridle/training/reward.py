@@ -18,10 +18,11 @@ from bridle.core.errors import NoUsableRows
 from bridle.core.recipe import RewardSection
 from bridle.core.runlog import Run
 from bridle.maths.losses import bradley_terry, score_size
-from bridle.models.batches import Group, group_batch, index_pairs, length_plan
+from bridle.models.batches import Group, group_batch, index_pairs, length_plan, pair_weight, parts
 from bridle.models.checkpoint import TrainingState, restore_checkpoint, save_checkpoint
 from bridle.models.device import Device
 from bridle.models.optimizer import OPTIMIZERS, peak_rates, take_step, warm_then_linear
+from bridle.models.parallel import all_ranks_figures, all_ranks_sum, my_share
 from bridle.models.policy import RewardModel
 
 
@@ -50,24 +51,26 @@ def train(
     plan = length_plan([group.length for group in usable], config.batch_size, epochs, seed, "reward")
     for step in range(done, len(plan)):
         # 1. prompts with all their answers
-        chosen = [usable[i] for i in plan[step]]
-        better_P, worse_P, weight_P = index_pairs(chosen, device.torch)
-        batch = group_batch(chosen, pad_id, device.torch)
+        mine = my_share(plan[step])
+        weight = pair_weight([usable[i] for i in mine])
+        count = all_ranks_sum(torch.tensor(weight, dtype=torch.float64, device=device.torch))
+        answers = all_ranks_sum(torch.tensor(sum(len(usable[i].answers) for i in mine), device=device.torch))
         # 2. score every answer once, compare within prompts
-        with device.autocast():
-            scores_B = module.batch_scores(batch)
-        loss, stats = bradley_terry(scores_B[better_P], scores_B[worse_P], weight_P, count=weight_P.sum())
-        total = loss + config.score_size * score_size(scores_B, count=len(scores_B))
+        sums: dict[str, float] = {}
+        for part in parts(mine, config.micro_batch):
+            chosen = [usable[i] for i in part]
+            better_P, worse_P, weight_P = index_pairs(chosen, device.torch)
+            with device.autocast():
+                scores_B = module.batch_scores(group_batch(chosen, pad_id, device.torch))
+            loss, stats = bradley_terry(scores_B[better_P], scores_B[worse_P], weight_P, count=count)
+            (loss + config.score_size * score_size(scores_B, count=answers)).backward()
+            for name, value in stats.items():  # already parts of the step's mean
+                sums[name] = sums.get(name, 0.0) + float(value)
         # 3. improve
-        total.backward()
         share = warm_then_linear(step, len(plan))
         norm = take_step(module, optimizers, peaks, share, config.clip_norm)
         # 4. log and save
-        run.log(
-            step,
-            len(plan),
-            {"loss": float(stats["loss"]), "accuracy": float(stats["accuracy"]), "grad_norm": norm},
-        )
+        run.log(step, len(plan), {**all_ranks_figures(sums), "grad_norm": norm})
         if run.due(step + 1, config.checkpoint_every, len(plan)):
             save_checkpoint(run.checkpoints, step + 1, state, {}, run.key)
             run.saved(step + 1, len(plan))

@@ -1,0 +1,42 @@
+"""Every trainer's step in two processes and in three that share it: `python -m tests.exact.ranks FOLDER`.
+
+Started as a program of its own, which forks: torch is then imported once, and no thread of a test runner is forked along.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from tests.exact.steps import FEW, SHARED, STEPS
+
+
+def work(folder: Path, rank: int, ranks: int) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting-{ranks}", rank=rank, world_size=ranks)
+    found = {name: vars({**STEPS, **FEW}[name](2)) for name in SHARED[ranks]}
+    torch.save(found, folder / f"rank-{rank}-of-{ranks}.pt")
+    dist.destroy_process_group()
+
+
+def main(folder: Path) -> None:
+    if sys.platform == "linux":
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # a machine's own name may lead nowhere
+    torch.set_num_threads(1)
+    context = multiprocessing.get_context("fork")
+    for ranks in SHARED:
+        started = [context.Process(target=work, args=(folder, rank, ranks)) for rank in range(ranks)]
+        for process in started:
+            process.start()
+        for process in started:
+            process.join()
+        if failed := [process.exitcode for process in started if process.exitcode]:
+            sys.exit(f"of {ranks} ranks {len(failed)} failed")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

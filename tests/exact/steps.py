@@ -1,0 +1,167 @@
+"""One optimiser step of every trainer on a tiny model in float64, for the gradient that its optimisers find.
+
+Answers, prompts and rows are uneven; several answers share a prompt, so that the packed path is taken.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bridle.core.recipe import (
+    DPOSection,
+    GRPOSection,
+    PPOSection,
+    PretrainSection,
+    REBELSection,
+    RewardSection,
+    RLOOSection,
+    SFTSection,
+)
+from bridle.core.records import Completion, Prompt
+from bridle.generation.engine import Engine
+from bridle.models.policy import Policy, RewardModel
+from bridle.models.scorer import scorer_from
+from bridle.training import dpo, grpo, ppo, pretrain, rebel, reward, sft
+from tests.exact.checks import caught_gradients
+from tests.models.tiny import policy as tiny_policy
+from tests.models.tiny import random_ids, template
+from tests.training.runs import DEVICE, groups, metrics, run_in
+
+NO_CLIP, NEW_TOKENS = 1e9, 7
+EXAMPLES = [(p, a) for i, p in enumerate(random_ids(4, 2, 6)) for a in random_ids(3, 1, 8, seed=10 + i)]
+PROMPTS = [
+    Prompt.from_text(text) for text in ("Hi", "What is 2 + 3?", "And the rain?", "Tell me a joke about cats.", "Why")
+]
+
+
+@dataclass(frozen=True)
+class Step:
+    """Gradients by optimiser step, optimiser and parameter, and what was logged."""
+
+    gradients: list[list[Tensor]]
+    figures: list[dict[str, Any]]
+
+
+def tiny(seed: int = 0) -> Policy:
+    policy = tiny_policy("llama", seed, torch.float64)
+    with torch.no_grad():  # some answers end, others are cut off
+        policy.module.output_weight()[template().eos_id] *= 1.5
+    return policy
+
+
+def token_points(prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[float | None]:
+    return [sum(c.token_ids) / len(c.token_ids) / 100 for c in completions]
+
+
+def caught(train: Callable[[Path], object]) -> Step:
+    with tempfile.TemporaryDirectory() as folder, caught_gradients() as found:
+        train(Path(folder))
+        return Step(found, metrics(Path(folder) / "run"))
+
+
+def pretrain_step(size: int, rows: int = 6) -> Step:
+    ids_RT = torch.tensor([row[:9] for row in random_ids(rows, 9, 9)])
+    config = PretrainSection(batch_size=rows, length=8, optimizer="adamw", clip_norm=NO_CLIP)
+    return caught(lambda f: pretrain.train(tiny(), ids_RT, rows * 8, config, DEVICE, run_in(f / "run"), 0))
+
+
+def sft_step(size: int, count: int = 12) -> Step:
+    config = SFTSection(batch_size=count, micro_batch=size, epochs=1, optimizer="adamw", clip_norm=NO_CLIP)
+    return caught(lambda f: sft.train(tiny(), EXAMPLES[:count], config, DEVICE, run_in(f / "run"), 0))
+
+
+def reward_step(size: int) -> Step:
+    model = RewardModel(scorer_from(tiny().module, torch.Generator().manual_seed(0)).double(), template(), "made")
+    config = RewardSection(batch_size=5, micro_batch=size, clip_norm=NO_CLIP, score_size=0.1)
+    return caught(
+        lambda f: reward.train(model, groups(5, seed=0), config, 1, 1e-3, DEVICE, run_in(f / "run"), 0)
+    )  # fmt: skip
+
+
+def dpo_step(size: int, loss: str = "dpo") -> Step:
+    config = DPOSection.model_validate({"batch_size": 5, "micro_batch": size, "clip_norm": NO_CLIP, "loss": loss})
+    return caught(
+        lambda f: dpo.train(tiny(), tiny(5), groups(5, seed=0), config, DEVICE, run_in(f / "run"), 0, f / "cache")
+    )  # fmt: skip
+
+
+def grpo_step(size: int, length_power: float = 0.0, prompts: int = 5) -> Step:
+    config = GRPOSection(
+        steps=1, prompts_per_step=prompts, group_size=4, minibatches=1, batch_size=4 * size or 64, learning_rate=0.0,
+        kl_coef=0.1, clip_norm=NO_CLIP, length_power=length_power,
+    )  # fmt: skip
+    return caught(
+        lambda f: grpo.train(
+            tiny(), tiny(5), token_points, PROMPTS, config, NEW_TOKENS, Engine(torch.float64), DEVICE, run_in(f / "run"), 0
+        )
+    )  # fmt: skip
+
+
+def rloo_step(size: int, prompts: int = 5) -> Step:
+    config = RLOOSection(
+        steps=1, prompts_per_step=prompts, group_size=4, batch_size=4 * size or 64, learning_rate=0.0, clip_norm=NO_CLIP
+    )
+    return caught(
+        lambda f: grpo.train(
+            tiny(), tiny(5), token_points, PROMPTS, config, NEW_TOKENS, Engine(torch.float64), DEVICE, run_in(f / "run"), 0
+        )
+    )  # fmt: skip
+
+
+def rebel_step(size: int, prompts: int = 6) -> Step:
+    config = REBELSection(
+        steps=1, prompts_per_step=prompts, epochs=1, minibatches=1, batch_size=2 * size or 64, learning_rate=0.0,
+        clip_norm=NO_CLIP,
+    )  # fmt: skip
+    return caught(
+        lambda f: rebel.train(
+            tiny(), tiny(5), token_points, PROMPTS, config, NEW_TOKENS, Engine(torch.float64), DEVICE, run_in(f / "run"), 0
+        )
+    )  # fmt: skip
+
+
+def ppo_step(size: int, answers: int = 12) -> Step:
+    """Two optimiser steps of policy and critic, at the same weights, with demonstrations mixed in."""
+    config = PPOSection(
+        steps=1, prompts_per_step=answers, epochs=1, minibatches=2, batch_size=size or 64, learning_rate=0.0,
+        critic_learning_rate=0.0, kl_target=0.0, clip_norm=NO_CLIP, pretrain_coef=0.1,
+    )  # fmt: skip
+    critic = scorer_from(tiny().module, torch.Generator().manual_seed(0)).double()
+    return caught(
+        lambda f: ppo.train(
+            tiny(), tiny(5), critic, token_points, PROMPTS, EXAMPLES, config, NEW_TOKENS, Engine(torch.float64), DEVICE,
+            run_in(f / "run"), 0,
+        )
+    )  # fmt: skip
+
+
+STEPS: dict[str, Callable[[int], Step]] = {  # by the sequences (prompts, groups) of a micro-batch; 0: all at once
+    "sft": sft_step,
+    "reward": reward_step,
+    "dpo": dpo_step,
+    "ipo": partial(dpo_step, loss="ipo"),
+    "grpo by tokens": partial(grpo_step, length_power=0.0),
+    "grpo between": partial(grpo_step, length_power=0.5),
+    "grpo by answers": partial(grpo_step, length_power=1.0),
+    "rloo": rloo_step,
+    "rebel": rebel_step,
+    "ppo": ppo_step,
+}
+FEW: dict[str, Callable[[int], Step]] = {  # fewer rows than ranks
+    "pretrain": pretrain_step,
+    "pretrain few": partial(pretrain_step, rows=2),
+    "sft few": partial(sft_step, count=2),
+    "grpo few": partial(grpo_step, prompts=2),
+    "rloo few": partial(rloo_step, prompts=2),
+    "rebel few": partial(rebel_step, prompts=2),
+    "ppo few": partial(ppo_step, answers=3),
+}
+SHARED: dict[int, list[str]] = {2: ["sft", "reward", "dpo", "grpo by tokens", "ppo"], 3: [*STEPS, *FEW]}  # by ranks

@@ -1,0 +1,152 @@
+"""The gradient of an optimiser step does not depend on how the step was cut up: into micro-batches, in which order, with how much
+padding, packed or not, on one rank or on three. In float64, to 1e-9.
+
+Padding is on the right alone in training; the engine, which pads on the left, is held to the training pass in
+tests/generation/test_engine.py, and by PPO's first ratio in `checks.py`.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bridle.models import batches, parallel
+from bridle.models.batches import Batch, Packed
+from bridle.rewards import rollout
+from bridle.training import dpo, grpo, ppo, rebel, reward, sft
+from tests.exact.steps import FEW, SHARED, STEPS, Step
+
+ROOT = Path(__file__).parents[2]
+
+
+@cache
+def whole(name: str) -> Step:
+    """The step with all rows in one forward and backward, by one process."""
+    return {**STEPS, **FEW}[name](0)
+
+
+def alike(found: Step, name: str) -> None:
+    expected = whole(name)
+    assert len(found.gradients) == len(expected.gradients) > 0
+    for ours, theirs in zip(found.gradients, expected.gradients, strict=True):
+        assert any(float(gradient.abs().max()) > 1e-3 for gradient in theirs), "the test needs a gradient"
+        for a, b in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(a, b, rtol=0, atol=1e-9)
+    assert len(found.figures) == len(expected.figures)
+    for line, other in zip(found.figures, expected.figures, strict=True):
+        assert line == pytest.approx(other, rel=1e-5, abs=1e-6)
+
+
+@pytest.mark.parametrize("size", [1, 3])
+@pytest.mark.parametrize("name", STEPS)
+def test_micro_batches(name: str, size: int) -> None:
+    alike(STEPS[name](size), name)
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_order(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same rows from the last to the first, in micro-batches of two; which rows are of one step stays."""
+    plan, shuffled, cut = batches.length_plan, ppo.shuffled, batches.micro_batches
+    for trainer in (sft, reward, dpo):
+        monkeypatch.setattr(trainer, "length_plan", lambda *given: [rows[::-1] for rows in plan(*given)])
+    monkeypatch.setattr(ppo, "micro_batches", lambda *given: [part.flip(0) for part in cut(*given)][::-1])
+    for trainer in (grpo, rebel):
+        monkeypatch.setattr(trainer, "shuffled", lambda *given: shuffled(*given).flip(0))
+    alike(STEPS[name](2), name)
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_padding(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More columns on the right, full of a token that means something, in every batch and every part of one."""
+    make = batches.make_batch
+
+    def wide(*given: Any) -> Batch:
+        batch = make(*given)
+        return replace(batch, ids_BW=F.pad(batch.ids_BW, (0, 5), value=7))
+
+    for module in (batches, sft, rollout, ppo):
+        monkeypatch.setattr(module, "make_batch", wide)
+    monkeypatch.setattr(
+        Batch, "rows",
+        lambda batch, i: Batch(batch.ids_BW[i], batch.prompt_lengths_B[i], batch.lengths_B[i], batch.prompt_B[i]),
+    )  # fmt: skip
+    alike(STEPS[name](2), name)
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_packing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A prompt read once for all its answers, or once for each."""
+    used = []
+    pack = batches.pack
+
+    def watched(batch: Batch) -> Packed | None:
+        packed = pack(batch)
+        used.append(packed is not None)
+        return packed
+
+    monkeypatch.setattr(batches, "pack", watched)
+    alike(STEPS[name](0), name)
+    assert any(used), "the packed path was not taken"
+    monkeypatch.setattr(batches, "pack", lambda batch: None)
+    alike(STEPS[name](0), name)
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("ranks")
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.exact.ranks", str(folder)], cwd=ROOT, capture_output=True, text=True, timeout=200
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+@pytest.mark.parametrize(("ranks", "name"), [(ranks, name) for ranks, names in SHARED.items() for name in names])
+def test_ranks(name: str, ranks: int, shared: Path) -> None:
+    """Real processes with gloo. Each finds the gradient of one process, and logs its figures."""
+    for rank in range(ranks):
+        found = torch.load(shared / f"rank-{rank}-of-{ranks}.pt", weights_only=False)
+        alike(Step(**found[name]), name)
+
+
+# ------------------------------------------------------------------------------------------------- small parts
+
+
+def test_one_process_needs_no_group() -> None:
+    given, module = torch.tensor([3, 4]), torch.nn.Linear(2, 1)
+    assert parallel.all_ranks_sum(given) is given and (parallel.rank(), parallel.world_size()) == (0, 1)
+    assert parallel.my_share([5, 6, 7]) == [5, 6, 7] and parallel.all_ranks_figures({"a": 1.0}) == {"a": 1.0}
+    parallel.sum_gradients([module])
+    assert module.weight.grad is None
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 7])
+def test_shares_cover_all_rows_once(ranks: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parallel, "world_size", lambda: ranks)
+    lists: list[Sequence[int]] = []
+    tensors: list[Tensor] = []
+    for rank in range(ranks):
+        monkeypatch.setattr(parallel, "rank", lambda rank=rank: rank)
+        lists.append(parallel.my_share(list(range(5))))
+        tensors.append(parallel.my_share(torch.arange(5)))
+    assert sorted(i for rows in lists for i in rows) == list(range(5))
+    assert [rows.tolist() for rows in tensors] == lists
+
+
+def parts_of(count: int) -> Callable[[int], list[Sequence[int]]]:
+    return lambda size: batches.parts(list(range(count)), size)
+
+
+def test_parts() -> None:
+    assert parts_of(5)(2) == [[0, 1], [2, 3], [4]] and parts_of(5)(0) == [[0, 1, 2, 3, 4]]
+    assert parts_of(0)(0) == parts_of(0)(3) == [] and batches.micro_batches(torch.arange(0), torch.arange(3), 2) == []
