@@ -116,8 +116,10 @@ def test_the_chosen_answers_are_imitated_by_the_mean_over_their_tokens(loss: str
     """Pairs of weight 1 and a half; answers of two, three and one tokens: -log π / length, weighted like the pairs."""
     logp, length = torch.tensor([-2.0, -6.0, -1.5]).requires_grad_(), torch.tensor([2, 3, 1])
     pairs = torch.tensor([0, 1]), torch.tensor([2, 2]), torch.tensor([1.0, 0.5])
-    plain, told = dpo.preference_loss(logp, torch.zeros(3), length, pairs, with_settings(loss=loss))
-    mixed, stats = dpo.preference_loss(logp, torch.zeros(3), length, pairs, with_settings(loss=loss, sft=0.3))
+    plain, told = dpo.preference_loss(logp, torch.zeros(3), length, pairs, with_settings(loss=loss), torch.tensor(1.5))
+    mixed, stats = dpo.preference_loss(
+        logp, torch.zeros(3), length, pairs, with_settings(loss=loss, sft=0.3), torch.tensor(1.5)
+    )
     imitation = (2 / 2 + 0.5 * 6 / 3) / 1.5
     assert float(stats["sft_loss"]) == pytest.approx(imitation) and "sft_loss" not in told
     assert float(mixed.detach()) == pytest.approx(float(plain.detach()) + 0.3 * imitation)
