@@ -34,7 +34,7 @@ from bridle.models.batches import (
 )
 from bridle.models.checkpoint import TrainingState, load_tensors, restore_checkpoint, save_checkpoint, save_tensors
 from bridle.models.device import Device
-from bridle.models.optimizer import OPTIMIZERS, peak_rates, take_step, warm_then_linear
+from bridle.models.optimizer import OPTIMIZERS, finite, peak_rates, take_step, warm_then_linear
 from bridle.models.policy import Policy
 
 CACHE_FILE = "logprobs.safetensors"
@@ -98,7 +98,7 @@ def train(
     module, pad_id = policy.module, policy.template.pad_id
     optimizers = OPTIMIZERS[config.optimizer](module, config.learning_rate)
     peaks = peak_rates(optimizers)
-    state = TrainingState({"policy": module}, optimizers)
+    state = TrainingState({"policy": module}, optimizers, run.health.state)
     done, values = restore_checkpoint(run.checkpoints, state, run.key, run.progress.say)
     policy.step += done
     run.rewind(done)
@@ -115,7 +115,7 @@ def train(
         logp_B = answer_logprobs(policy, batch, device)
         # 3. compare, improve
         loss, stats = preference_loss(logp_B, reference_B, pairs, config)
-        loss.backward()
+        finite(loss).backward()
         share = warm_then_linear(step, len(plan))
         norm = take_step(module, optimizers, peaks, share, config.clip_norm)
         policy.step += 1
@@ -134,7 +134,9 @@ def train(
             figures |= observe()
         run.log(step, len(plan), figures)
         if run.due(step + 1, config.checkpoint_every, len(plan)):
-            save_checkpoint(run.checkpoints, step + 1, state, {"last": last}, run.key)
+            save_checkpoint(
+                run.checkpoints, step + 1, state, {"last": last}, run.key, keep=run.keep, merit=-last["loss"]
+            )
             run.saved(step + 1, len(plan))
     return {"steps": len(plan), "prompts": len(usable), "pairs": sum(len(g.pairs) for g in usable), **last}
 

@@ -21,7 +21,7 @@ from bridle.maths.losses import bradley_terry, score_size
 from bridle.models.batches import Group, group_batch, index_pairs, length_plan
 from bridle.models.checkpoint import TrainingState, restore_checkpoint, save_checkpoint
 from bridle.models.device import Device
-from bridle.models.optimizer import OPTIMIZERS, peak_rates, take_step, warm_then_linear
+from bridle.models.optimizer import OPTIMIZERS, finite, peak_rates, take_step, warm_then_linear
 from bridle.models.policy import RewardModel
 
 
@@ -43,9 +43,10 @@ def train(
     module, pad_id = model.module, model.template.pad_id
     optimizers = OPTIMIZERS[config.optimizer](module, learning_rate)
     peaks = peak_rates(optimizers)
-    state = TrainingState({"scorer": module}, optimizers)
-    done, _ = restore_checkpoint(run.checkpoints, state, run.key, run.progress.say)
+    state = TrainingState({"scorer": module}, optimizers, run.health.state)
+    done, values = restore_checkpoint(run.checkpoints, state, run.key, run.progress.say)
     run.rewind(done)
+    loss_average: float | None = values.get("loss_average")
     usable = [group for group in groups if group.pairs]
     plan = length_plan([group.length for group in usable], config.batch_size, epochs, seed, "reward")
     for step in range(done, len(plan)):
@@ -59,17 +60,27 @@ def train(
         loss, stats = bradley_terry(scores_B[better_P], scores_B[worse_P], weight_P, count=weight_P.sum())
         total = loss + config.score_size * score_size(scores_B, count=len(scores_B))
         # 3. improve
-        total.backward()
+        finite(total).backward()
         share = warm_then_linear(step, len(plan))
         norm = take_step(module, optimizers, peaks, share, config.clip_norm)
         # 4. log and save
+        value = float(stats["loss"])
+        loss_average = value if loss_average is None else 0.95 * loss_average + 0.05 * value
         run.log(
             step,
             len(plan),
-            {"loss": float(stats["loss"]), "accuracy": float(stats["accuracy"]), "grad_norm": norm},
+            {"loss": value, "accuracy": float(stats["accuracy"]), "grad_norm": norm},
         )
         if run.due(step + 1, config.checkpoint_every, len(plan)):
-            save_checkpoint(run.checkpoints, step + 1, state, {}, run.key)
+            save_checkpoint(
+                run.checkpoints,
+                step + 1,
+                state,
+                {"loss_average": loss_average},
+                run.key,
+                keep=run.keep,
+                merit=-loss_average,
+            )
             run.saved(step + 1, len(plan))
     return {"steps": len(plan), "prompts": len(usable), "pairs": sum(len(g.pairs) for g in usable)}
 
