@@ -124,7 +124,7 @@ def train_grpo(
         policy.origin = content_hash([policy.origin, key])
         tokens = recipe.sampling.max_new_tokens
         prompts = within_context(work, policy, prompts, tokens)
-        heldout = within_context(work, policy, heldout, tokens)
+        heldout = within_context(work, policy, heldout, tokens, "held-out prompts")
         first = checked(work, reference, heldout, verifier, "grpo-before")
         result = grpo.train(
             policy, reference, reward_source or verifier, prompts, recipe.grpo, tokens,

@@ -123,7 +123,7 @@ def finite(loss: Tensor) -> Tensor:
     """The loss as it is. One that is no finite number ends the run before anything is learnt from it."""
     if not bool(torch.isfinite(loss)):
         raise TrainingStopped(
-            f"the loss is {float(loss)}, and no step was taken; lower the learning rate, or look for broken numbers in what was learnt from"
+            f"the loss is {float(loss.detach())}, and no step was taken; lower the learning rate, or look at what was learnt from"
         )
     return loss
 

@@ -147,7 +147,7 @@ def imitate(
     with device.autocast():
         logp_N = masked_logprobs(policy.module, batch)
     loss, _ = next_token(logp_N, tokens=len(logp_N))
-    (config.pretrain_coef * loss).backward()
+    finite(config.pretrain_coef * loss).backward()
 
 
 def train(
