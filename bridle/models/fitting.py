@@ -102,16 +102,21 @@ def beginning(text: str, width: int = 60) -> str:
 # ------------------------------------------------------------------------------------------------- what is wrong
 
 
-def control_tokens(template: Template) -> list[str]:
-    """The special tokens that open a page or end an answer, as text."""
+def stop_tokens(template: Template) -> set[str]:
+    """The special tokens that end an answer, as text."""
     special = special_ids(template.tokenizer)
-    ids = {*template.stop_ids, *template.bos_ids} & special
-    return sorted(token for i in ids if (token := template.tokenizer.id_to_token(i)))
+    return {token for i in template.stop_ids & special if (token := template.tokenizer.id_to_token(i))}
+
+
+def control_tokens(template: Template) -> set[str]:
+    """Those, and the one that opens a page."""
+    return stop_tokens(template) | ({template.bos_token} - {""})
 
 
 def prompt_fault(template: Template, prompt: Prompt) -> str | None:
     """Why nothing can be learnt from answers to this prompt; None where all is well."""
-    if any(token in message.content for message in prompt.messages for token in control_tokens(template)):
+    control = control_tokens(template)
+    if any(token in message.content for message in prompt.messages for token in control):
         return CONTROL
     try:
         template.render(prompt.messages, answer_next=True)
@@ -122,12 +127,12 @@ def prompt_fault(template: Template, prompt: Prompt) -> str | None:
 
 def answer_fault(template: Template, prompt: Prompt, text: str) -> str | None:
     """Why this text, written elsewhere, is no answer to learn from. One stop token at its end is as good as none."""
-    body, control = text.strip(), control_tokens(template)
-    for token in control:
+    body = text.strip()
+    for token in sorted(stop_tokens(template)):
         body = body.removesuffix(token).strip()
     if not body:
         return EMPTY
-    if any(token in body for token in control):
+    if any(token in body for token in control_tokens(template)):
         return CONTROL
     try:
         template.answer_text(prompt, text)
