@@ -91,6 +91,14 @@ SIGNS = (
             "collapse); lower the learning rate, or hold it tighter to the reference (a larger KL weight)"
         ),
     ),
+    Sign(
+        "displacement",
+        lambda f, limits: f.get("chosen_moved", 0.0) < -limits.max_chosen_fall,
+        lambda f: (
+            f"the chosen answers have become less likely by {-f['chosen_moved']:.1f} nats each, and the rejected ones by more; "
+            "look at fresh answers, and raise dpo.beta or lower dpo.learning_rate"
+        ),
+    ),
 )
 
 

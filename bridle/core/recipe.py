@@ -262,6 +262,9 @@ class GuardSection(Section):
         default=0.05, ge=0, description="warn where engine and training pass differ by more nats a token"
     )
     min_entropy: float = Field(default=0.01, ge=0, description="warn where the policy has fewer nats a token left")
+    max_chosen_fall: float = Field(
+        default=10.0, ge=0, description="warn where DPO makes chosen answers less likely by more nats each"
+    )
     keep_checkpoints: int = Field(
         default=2, ge=1, description="newest checkpoints of a run that stay; the best one stays besides"
     )

@@ -15,7 +15,7 @@ from tests.models.tiny import one_sentence
 
 GOOD = {
     "reward": 0.2, "score_sd": 1.0, "without_variance": 0.3, "cut_off": 0.1, "entropy": 0.4, "grad_norm": 0.7,
-    "logprob_gap": 0.003, "unscored": 0,
+    "logprob_gap": 0.003, "unscored": 0, "chosen_moved": -1.5,
 }  # fmt: skip
 BAD: dict[str, dict[str, Any]] = {
     "first ratio": {"logprob_gap": 0.06},
@@ -25,6 +25,7 @@ BAD: dict[str, dict[str, Any]] = {
     "dead reward": {"score_sd": 0.0},
     "no gradient": {"grad_norm": 0.0},
     "entropy collapse": {"entropy": 0.001},
+    "displacement": {"chosen_moved": -12.0},
 }
 AT_ONCE = {"first ratio", "unscored"}
 
@@ -94,7 +95,7 @@ def test_groups_that_are_all_flat_are_a_dead_reward_and_not_two_warnings() -> No
     ("name", "setting", "value"),
     [
         ("first ratio", "max_logprob_gap", 0.06), ("cut off", "max_cut_off", 0.97), ("flat groups", "max_flat_groups", 0.95),
-        ("entropy collapse", "min_entropy", 0.001),
+        ("entropy collapse", "min_entropy", 0.001), ("displacement", "max_chosen_fall", 12.0),
     ],
 )  # fmt: skip
 def test_the_thresholds_are_the_recipes(name: str, setting: str, value: float) -> None:
