@@ -165,6 +165,10 @@ def init(options: Options, folder: Path, model: str | None) -> None:
 
     settings = dict(parse_setting(text) for text in options.settings)
     if model is not None:
+        if (Path(model) / "adapter_config.json").is_file() and not (Path(model) / "config.json").is_file():
+            raise UsageError(
+                f"{model} is a LoRA adapter and no whole model; merge it into its base and name that folder"
+            )
         if not (Path(model) / "config.json").is_file():
             raise UsageError(
                 f"there is no model at {model}; --model takes a folder with config.json and model.safetensors"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,8 +95,22 @@ def write_run_report(project: Project, folder: Path) -> Path:
     curves = [Curve("step", n, [Series(n, [m["step"] for m in metrics], [m.get(n) for m in metrics])]) for n in names]
     lead = f"Run {path.name} of project {project.folder.name}" + ("" if result else ", not finished yet") + "."
     facts = [Fact(n, v) for n, v in result.items() if isinstance(v, int | float | str) and not is_hash(v)]
-    write(LoopReport(TITLES.get(stage, stage), lead, facts=facts, curves=curves), path / "report.html")
+    tables = [data_table(read_json(path / "data.json"))] if (path / "data.json").exists() else []
+    write(LoopReport(TITLES.get(stage, stage), lead, facts=facts, curves=curves, tables=tables), path / "report.html")
     return path / "report.html"
+
+
+def data_table(told: Mapping[str, Any]) -> Table:
+    """What of a run's data was used, from its data.json."""
+    rows: list[list[Cell]] = []
+    for what, report in told.items():
+        rows.append([what, "kept", report["kept"], ""])
+        for done in ("cut", "dropped"):
+            rows += [[what, f"{done}: {why}", n, report["examples"][why]] for why, n in report[done].items()]
+    columns = [Column("data"), Column("what became of it"), Column("rows"), Column("the first one")]
+    return Table(
+        "The data", columns, rows, words="What is cut has lost the beginning of its prompt, and is among those kept."
+    )
 
 
 def project_report(work: Work) -> LoopReport:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from bridle.core.errors import DataError, ModelError, NoUsableRows
-from bridle.core.files import write_text
+from bridle.core.files import read_json, write_json, write_text
 from bridle.core.recipe import Recipe
 from bridle.core.records import Completion, Pair, Prompt, content_hash
 from bridle.core.runlog import Progress, Project, Run, count_through
@@ -29,6 +29,7 @@ from bridle.maths.statistics import mean_and_se, win_rate
 from bridle.models.batches import Group
 from bridle.models.decoder import Decoder, DecoderConfig, Trunk, initialise
 from bridle.models.device import Device, choose_device
+from bridle.models.fitting import DataReport, answer_ids, encode_compared, encode_shown, roomy
 from bridle.models.policy import (
     Policy,
     RewardModel,
@@ -59,6 +60,7 @@ class Work:
     progress: Progress
     threads: int | None = None
     sources: Sources = field(init=False)
+    run: Run | None = field(default=None, init=False)  # the last one that was begun
 
     def __post_init__(self) -> None:
         self.sources = Sources(self.project, self.progress)
@@ -86,7 +88,20 @@ class Work:
             self.progress.say(f"keeping {run.threads} thread(s), as this run began")
         else:
             run.record_device(self.device.threads, str(self.device))
+        self.run = run
         return run
+
+    def tell(self, report: DataReport, enforce: bool = True) -> None:
+        """Say what of the data can be used, keep it in the run's data.json, and refuse data of which too little can."""
+        path = None if self.run is None else self.run.folder / "data.json"
+        told = read_json(path) if path is not None and path.exists() else {}
+        if told.get(report.what) != report.as_dict() or (self.run is not None and self.run.resumed):
+            for line in report.lines():
+                self.progress.say(line)
+        if path is not None:
+            write_json(path, {**told, report.what: report.as_dict()})
+        if enforce:
+            report.check(self.recipe.data.drop_limit)
 
     def close(self) -> None:
         self.sources.close()
@@ -214,17 +229,10 @@ def demonstration_ids(work: Work) -> list[list[str]]:
 
 
 def encode_demonstrations(work: Work, policy: Policy, shown: Sequence[tuple[Prompt, str]]) -> list[sft.Example]:
-    """Token ids of what is to be imitated; examples beyond the context are left out and counted."""
-    template = policy.template
-    prompts = template.prompt_ids([p for p, _ in shown])
-    answers = template.completion_ids([p for p, _ in shown], [text for _, text in shown])
-    limit = policy.module.config.max_positions
-    kept = [(p, a) for p, a in zip(prompts, answers, strict=True) if len(p) + len(a) <= limit]
-    if len(kept) < len(shown):
-        work.progress.say(
-            f"{len(shown) - len(kept)} of {len(shown)} demonstrations are longer than {limit} tokens and left out"
-        )
-    return kept
+    """Token ids of what is to be imitated; what cannot be used is left out, counted and told."""
+    examples, report = encode_shown(policy.template, shown, policy.module.config.max_positions)
+    work.tell(report)
+    return examples
 
 
 # ------------------------------------------------------------------------------------------ 3. sample and label
@@ -256,17 +264,24 @@ def sample(work: Work, reuse: bool = False) -> dict[str, Any]:
         return run.finish({"prompts": len(prompts), "answers": len(completions), "items": len(items)})
 
 
-def within_context(work: Work, policy: Policy, prompts: Sequence[Prompt], new_tokens: int) -> list[Prompt]:
-    """Prompts that leave room for an answer; the others are counted and said."""
-    limit = policy.module.config.max_positions - new_tokens
-    fits = [len(ids) <= limit for ids in policy.template.prompt_ids(prompts)]
-    if not all(fits):
-        work.progress.say(f"{fits.count(False)} of {len(fits)} prompts are longer than {limit} tokens and left out")
-    kept = [prompt for prompt, fit in zip(prompts, fits, strict=True) if fit]
+def within_context(
+    work: Work,
+    policy: Policy,
+    prompts: Sequence[Prompt],
+    new_tokens: int,
+    what: str = "prompts",
+    *,
+    enforce: bool = True,
+) -> list[Prompt]:
+    """Prompts that leave room for an answer; the others are counted and told. Over `data.drop_limit` of them it is an error,
+    unless `enforce` is False: after training it would cost the model that was just trained."""
+    kept, report = roomy(policy.template, prompts, new_tokens, policy.module.config.max_positions, what)
     if not kept:
+        work.tell(report, enforce=False)
         raise NoUsableRows(
             f"none of {len(prompts)} prompts leaves room for {new_tokens} new tokens in the model's context; lower sampling.max_new_tokens"
         )
+    work.tell(report, enforce)
     return kept
 
 
@@ -393,39 +408,31 @@ def slim_scorer(recipe: Recipe, policy: Policy, device: Device) -> Scorer:
 
 
 def encode_groups(work: Work, policy: Policy, pairs: Sequence[Pair], shuffle_labels: bool) -> list[Group]:
-    """Pairs by prompt, with their answers' ids; prompts beyond the context are left out and counted."""
-    template, by_prompt = policy.template, dict[str, list[Pair]]()
+    """Pairs by prompt, with their answers' ids; what cannot be used is left out, counted and told."""
+    by_prompt: dict[str, list[Pair]] = {}
     for pair in pairs:
         by_prompt.setdefault(pair.group, []).append(pair)
-    prompts = template.prompt_ids([members[0].prompt for members in by_prompt.values()])
-    groups, too_long = [], 0
-    for prompt, members in zip(prompts, by_prompt.values(), strict=True):
-        answers = {c.id: c for pair in members for c in (pair.chosen, pair.rejected)}
-        ids = answer_ids(template, members[0].prompt, list(answers.values()))
-        if len(prompt) + max(map(len, ids)) > policy.module.config.max_positions:
-            too_long += 1
+    groups, report = [], DataReport("comparisons", len(pairs))
+    for members in by_prompt.values():
+        found = encode_compared(policy.template, members, policy.module.config.max_positions, report)
+        if found is None:
             continue
-        index = {name: i for i, name in enumerate(answers)}
+        prompt, ids, kept = found
+        index = {name: i for i, name in enumerate(ids)}
         turned = shuffle_labels and coin(work.recipe.seed, members[0].prompt)
         scale = len({j for pair in members for j in pair.judgement_ids}) or 1
-        numbered = [(index[p.chosen.id], index[p.rejected.id], p.weight / scale) for p in members]
-        groups.append(Group(prompt, ids, [(w, b, s) if turned else (b, w, s) for b, w, s in numbered]))
-    if too_long:
-        work.progress.say(f"{too_long} of {len(by_prompt)} compared prompts are longer than the context and left out")
+        numbered = [(index[p.chosen.id], index[p.rejected.id], p.weight / scale) for p in kept]
+        groups.append(Group(prompt, list(ids.values()), [(w, b, s) if turned else (b, w, s) for b, w, s in numbered]))
+    work.tell(report)
     return groups
-
-
-def answer_ids(template: Template, prompt: Prompt, completions: Sequence[Completion]) -> list[list[int]]:
-    """Ids as they were sampled; text written elsewhere is encoded as the template would."""
-    written = [c for c in completions if not c.token_ids]
-    encoded = iter(template.completion_ids([prompt] * len(written), [c.text for c in written]))
-    return [list(c.token_ids) if c.token_ids else next(encoded) for c in completions]
 
 
 def finish_reward(work: Work, model: RewardModel, policy: Policy, name: str) -> dict[str, Any]:
     """Centre and scale on fresh answers of the reference policy, save, and test on held-out comparisons."""
     recipe = work.recipe
-    prompts = within_context(work, policy, work.sources.train_prompts()[:256], recipe.sampling.max_new_tokens)
+    prompts = within_context(
+        work, policy, work.sources.train_prompts()[:256], recipe.sampling.max_new_tokens, enforce=False
+    )
     answered = answer_all(
         policy, work.engine, prompts, recipe.sampling.max_new_tokens, derived_seed(recipe.seed, "centre", 0)
     )
@@ -479,6 +486,10 @@ def pair_accuracy(
 ) -> dict[str, Any]:
     """Share of pairs whose better answer scores higher, interval by bootstrap over prompts, with two rules of thumb beside it."""
     fits = within(model, pairs)
+    if len(fits) < len(pairs):
+        work.progress.say(
+            f"{len(pairs) - len(fits)} of {len(pairs)} held-out pairs are longer than the context and left out"
+        )
     if not fits:
         work.progress.say("there is no held-out pair to test the reward model on; import more comparisons")
         return dict.fromkeys(PAIR_FIGURES) | {"heldout_pairs": 0}

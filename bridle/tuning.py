@@ -162,7 +162,7 @@ def by_verifier(
         policy.origin = content_hash([policy.origin, key])
         tokens = recipe.sampling.max_new_tokens
         prompts = within_context(work, policy, prompts, tokens)
-        heldout = within_context(work, policy, heldout, tokens)
+        heldout = within_context(work, policy, heldout, tokens, "held-out prompts")
         first = checked(work, reference, heldout, verifier, f"{method.section}-before")
         result = method.train(
             policy, reference, reward_source or verifier, prompts, method.config, tokens,

@@ -11,8 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from click.testing import Result
+from safetensors.torch import load_file
+from tokenizers import Tokenizer
 
+from bridle.core.errors import TrainingStopped
+from bridle.core.runlog import Progress, Project
+from bridle.stages import Work, train_ppo
 from tests.project import PLAYGROUND, SHAPE, bridle, complaint, done, preferences, settings, weights
 
 
@@ -63,6 +69,8 @@ def refused(bad: Bad, folder: Path) -> None:
         Bad("report --project {}/nowhere", 2, "nowhere"),
         Bad("init {}/p --set ppo.kl_ceof=0.2", 2, "did you mean 'kl_coef'?"),
         Bad("init {}/p --set pppo.steps=3", 2, "did you mean 'ppo'?"),
+        Bad("init {}/p --set guard.dead_stpes=0", 2, "did you mean 'dead_steps'?"),
+        Bad("init {}/p --set data.drop_limit=1.5", 2, "data.drop_limit = 1.5 will not do"),
         Bad("init {}/p --set ppo.steps=many", 2, "ppo.steps = 'many' will not do"),
         Bad("init {}/p --set ppo.steps=2.5", 2, "ppo.steps = 2.5 will not do"),
         Bad("init {}/p --set ppo.steps=0", 2, "ppo.steps = 0 will not do"),
@@ -252,6 +260,207 @@ def test_a_model_that_cannot_be_used_is_told(
     done("import", preferences(empty / "pairs.jsonl"), "--project", empty)
     refused(Bad(f"train pretrain --project {{}} --set model.path={mine}", 1, told), empty)
     assert not (empty / "models/base").exists()
+
+
+def change_json(path: Path, **changed: Any) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changed}))
+
+
+FORGETFUL = "{% for m in messages %}{% if loop.last %}{{ m.content }}{% endif %}{% endfor %}"
+CHATML = (
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+def forgetful_template(folder: Path) -> None:
+    (folder / "chat_template.jinja").write_text(FORGETFUL)
+
+
+def template_of_another(folder: Path) -> None:
+    (folder / "chat_template.jinja").write_text(CHATML)
+
+
+def broken_template(folder: Path) -> None:
+    (folder / "chat_template.jinja").write_text("{% for m in messages %}")
+
+
+def start_token_twice(folder: Path) -> None:
+    path = folder / "chat_template.jinja"
+    path.write_text("{{ bos_token }}" + path.read_text())
+
+
+def no_stop_token(folder: Path) -> None:
+    change_json(folder / "tokenizer_config.json", eos_token=None)
+    change_json(folder / "generation_config.json", eos_token_id=None)
+    change_json(folder / "config.json", eos_token_id=None)
+
+
+def unknown_stop_token(folder: Path) -> None:
+    change_json(folder / "tokenizer_config.json", eos_token="</s>")
+
+
+def tokenizer_of_another(folder: Path) -> None:
+    path = folder / "tokenizer.json"
+    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.add_tokens([f"word{i}" for i in range(100)])
+    tokenizer.save(str(path))
+
+
+def adapter(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "some/base", "peft_type": "LORA"}')
+    (folder / "adapter_model.safetensors").write_bytes(b"")
+
+
+def reward_head(folder: Path) -> None:
+    change_json(folder / "config.json", architectures=["Qwen3ForSequenceClassification"], num_labels=1)
+
+
+def no_head(folder: Path) -> None:
+    """As `AutoModel.from_pretrained(…).save_pretrained(…)` leaves it."""
+    change_json(folder / "config.json", architectures=["Qwen3Model"], tie_word_embeddings=False)
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (forgetful_template, "not prefix-preserving"), (broken_template, "the chat template could not render"),
+        (template_of_another, "closes an answer with '<|im_end|>'"), (no_stop_token, "names no stop token; set eos_token"),
+        (unknown_stop_token, "names the stop token '</s>', which its tokenizer does not have"),
+        (tokenizer_of_another, "they are not of one model"),
+        (adapter, "is a LoRA adapter of 'some/base' and no whole model; merge"),
+        (reward_head, "which scores text and writes none"), (no_head, "a trunk without a language model's head"),
+    ],
+)  # fmt: skip
+def test_a_model_with_a_mistake_of_its_maker_is_told(
+    damage: Callable[[Path], None], told: str, empty: Path, finished_demo: Path, tmp_path: Path
+) -> None:
+    mine = Path(shutil.copytree(finished_demo / "models/base", tmp_path / "mine"))
+    damage(mine)
+    refused(Bad(f"train pretrain --project {{}} --set model.path={mine}", 1, told), empty)
+    assert not (empty / "models/base").exists()
+
+
+def test_an_adapter_is_no_model_to_begin_with(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    adapter(tmp_path / "mine")
+    refused(Bad("init {0}/p --model {0}/mine", 2, "is a LoRA adapter and no whole model"), tmp_path)
+
+
+def test_a_template_that_writes_the_start_token_twice_is_told_before_training(project: Path) -> None:
+    start_token_twice(project / "models/sft")
+    shutil.rmtree(project / "models/ppo")
+    refused(Bad("train ppo --project {}", 1, "writes '<|doc|>' twice"), project)
+    assert not (project / "models/ppo").exists()
+
+
+def test_a_pad_token_that_is_the_stop_token_changes_nothing(project: Path, finished_demo: Path) -> None:
+    """As in many a base model. Masks come from lengths, so the stop token is learnt all the same, to the last bit."""
+    config = json.loads((project / "models/base/tokenizer_config.json").read_text())
+    change_json(project / "models/base/tokenizer_config.json", pad_token=config["eos_token"])
+    done("train", "sft", "--project", project)
+    ours, theirs = (load_file(path / "models/sft/model.safetensors") for path in (project, finished_demo))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_a_language_model_in_the_reward_models_place_is_told(project: Path) -> None:
+    shutil.rmtree(project / "models/reward")
+    shutil.copytree(project / "models/sft", project / "models/reward")
+    refused(Bad("train ppo --project {}", 1, "has no bridle_reward.json"), project)
+
+
+# ---------------------------------------------------------------------------------------------- rows that cannot be used
+
+
+def taught(project: Path, finished_demo: Path, rows: list[dict[str, Any]]) -> Path:
+    """A project with a base, an SFT model and imported rows."""
+    for name in ("base", "sft"):
+        shutil.copytree(finished_demo / "models" / name, project / "models" / name)
+    (project / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done("import", project / "rows.jsonl", "--project", project)
+    return project
+
+
+def talk(i: int) -> str:
+    return f"Tell me about the moon, please. This is question {i}."
+
+
+GOOD = [{"prompt": talk(i), "chosen": f"Gladly, {i} times.", "rejected": "No."} for i in range(20)]
+WRITTEN_OUT = [{"prompt": f"<|doc|>{talk(i)}", "chosen": "Gladly.", "rejected": "No."} for i in range(20, 50)]
+LONG = [{"prompt": talk(i), "chosen": "Gladly. " * 400, "rejected": "No."} for i in range(20, 50)]
+ALIKE = [{"prompt": talk(i), "chosen": f"Gladly, {i}.", "rejected": f"Gladly, {i}.<|end|>"} for i in range(20, 50)]
+
+
+@pytest.mark.parametrize(
+    ("method", "rows", "told"),
+    [
+        ("sft", WRITTEN_OUT, "for a start or stop token written in the text"),
+        ("dpo", WRITTEN_OUT, "for a start or stop token written in the text"),
+        ("sft", LONG, "for an answer longer than the context"),
+        ("reward", LONG, "for an answer longer than the context"),
+        ("dpo", ALIKE, "for answers of the same tokens"),
+    ],
+    ids=["start token-sft", "start token-dpo", "long-sft", "long-reward", "alike-dpo"],
+)
+def test_data_of_which_most_cannot_be_used_ends_before_training(
+    method: str, rows: list[dict[str, Any]], told: str, empty: Path, finished_demo: Path
+) -> None:
+    project = taught(empty, finished_demo, [*GOOD, *rows])
+    refused(Bad(f"train {method} --project {{}}", 1, told), project)
+    assert "data.drop_limit = 0.5 allows" in bridle("train", method, "--project", project).stderr
+    run = project / f"runs/{method}-0001"
+    assert not (run / "metrics.jsonl").exists() and not (run / "checkpoints").exists()
+    [counted] = json.loads((run / "data.json").read_text()).values()
+    assert sum(counted["dropped"].values()) > 0.5 * counted["rows"] and counted["examples"]
+
+
+def test_what_is_left_out_is_said_kept_and_reported(empty: Path, finished_demo: Path) -> None:
+    long_talk = [{"prompt": "And then? " * 300, "chosen": "Gladly.", "rejected": "No."}]
+    project = taught(empty, finished_demo, [*GOOD, *LONG, *long_talk])
+    found = bridle(
+        "train", "reward", "--project", project, "--set", "data.drop_limit=0.9", "--set", "reward.slim=false"
+    )
+    assert found.exit_code == 0, found.stderr
+    counted = json.loads((project / "runs/reward-0001/data.json").read_text())["comparisons"]
+    assert counted["rows"] == counted["kept"] + counted["dropped"]["an answer longer than the context"]
+    assert counted["cut"] == {"the prompt cut from the left": 1}
+    assert set(counted["examples"]) == {*counted["cut"], *counted["dropped"]}
+    assert "dropped: an answer longer than the context, such as “Tell me about the moon" in found.stderr
+    done("report", project / "runs/reward-0001", "--project", project)
+    page = (project / "runs/reward-0001/report.html").read_text()
+    assert "an answer longer than the context" in page and "the prompt cut from the left" in page
+
+
+def test_prompts_beyond_the_context_end_before_training(project: Path) -> None:
+    for method in ("ppo", "grpo"):
+        shutil.rmtree(project / f"runs/{method}-0001")
+        more = ["--set", "sampling.max_new_tokens=511"]
+        found = bridle("train", method, "--project", project, *more)
+        assert found.exit_code == 1 and "none of 24 prompts leaves room for 511 new tokens" in complaint(found)
+        assert not list((project / "runs").glob(f"{method}-*/metrics.jsonl"))
+
+
+@pytest.mark.parametrize(
+    ("rewards", "told"),
+    [
+        (lambda p, c: torch.zeros(len(c), 1), "8 misshapen: a tensor of shape [1]"),
+        (lambda p, c: 1.0, "gave a float for 8 answers; it must give a list with a number for each"),
+        (lambda p, c: [1.0], "gave 1 scores for 8 answers"),
+        (lambda p, c: [float("nan")] * len(c), "none of 8 answers got a finite reward to learn from (8 nan)"),
+    ],
+)
+def test_a_reward_function_of_the_wrong_shape_ends_before_training(rewards: Any, told: str, project: Path) -> None:
+    shutil.rmtree(project / "models/ppo")
+    work = Work(Project.find(project), Progress(write=lambda text: None, live=False))
+    try:
+        with pytest.raises(TrainingStopped) as caught:
+            train_ppo(work, name="mine", reward_source=rewards)
+    finally:
+        work.close()
+    assert told in str(caught.value) and "\n" not in str(caught.value)
+    assert not (project / "runs/mine-0001/metrics.jsonl").exists() and not (project / "models/mine").exists()
 
 
 @pytest.mark.parametrize(

@@ -80,6 +80,12 @@ class DataSection(Section):
     heldout_share: float = Field(
         default=0.1, gt=0, lt=1, description="share of imported prompts that is held out, by hash"
     )
+    drop_limit: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="training does not begin where a larger share of its rows cannot be used; 1: it always does",
+    )
 
 
 class SamplingSection(Section):
@@ -380,6 +386,31 @@ class RejectionSection(TrainerSection):
         return self
 
 
+class GuardSection(Section):
+    """What watches over a run: when it warns, when it stops, which checkpoints stay. No part of a run's identity."""
+
+    dead_steps: int = Field(
+        default=10, ge=0, description="stop after so many logged steps in a row that can teach nothing; 0: never"
+    )
+    max_unscored: float = Field(
+        default=0.5, ge=0, le=1, description="stop where a larger share of a step's answers has no usable reward"
+    )
+    max_cut_off: float = Field(default=0.5, ge=0, le=1, description="warn where a larger share of answers is cut off")
+    max_flat_groups: float = Field(
+        default=0.9, ge=0, le=1, description="warn where the rewards are all equal in a larger share of the groups"
+    )
+    max_logprob_gap: float = Field(
+        default=0.05, ge=0, description="warn where engine and training pass differ by more nats a token"
+    )
+    min_entropy: float = Field(default=0.01, ge=0, description="warn where the policy has fewer nats a token left")
+    max_chosen_fall: float = Field(
+        default=10.0, ge=0, description="warn where DPO makes chosen answers less likely by more nats each"
+    )
+    keep_checkpoints: int = Field(
+        default=2, ge=1, description="newest checkpoints of a run that stay; the best one stays besides"
+    )
+
+
 class Recipe(Section):
     """All sections; each default is the playground's."""
 
@@ -397,6 +428,7 @@ class Recipe(Section):
     rloo: RLOOSection = Field(default_factory=RLOOSection)
     rebel: REBELSection = Field(default_factory=REBELSection)
     rejection: RejectionSection = Field(default_factory=RejectionSection)
+    guard: GuardSection = Field(default_factory=GuardSection)
 
     def hash_of(self, *sections: str) -> str:
         """Content hash of the seed and some sections: what a stage depends on, and no more."""

@@ -17,13 +17,15 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
-from bridle.core.errors import Interrupted, ProjectError
+from bridle.core.errors import Interrupted, ProjectError, TrainingStopped
 from bridle.core.files import read_json, saving, write_json, write_text
+from bridle.core.health import Health
 from bridle.core.recipe import Recipe, load_recipe, starter, to_toml
 
 RECIPE_FILE = "bridle.toml"
@@ -97,6 +99,8 @@ class Run:
     started: float = field(default_factory=time.monotonic)
     stop_asked: bool = False
     last_save: int = 0
+    health: Health = field(default_factory=Health)
+    cannot_learn: str | None = None
 
     @classmethod
     def begin(
@@ -109,12 +113,13 @@ class Run:
         recipe: Recipe | None = None,
     ) -> Run:
         """A new folder, or the last one where it was begun with the same key and not finished."""
+        health = Health((recipe or project.recipe).guard)
         folders = project.runs(stage)
         if folders and not (folders[-1] / "result.json").exists() and (folders[-1] / "parents.json").exists():
             last = folders[-1]
             noted = read_json(last / "parents.json")
             if noted["key"] == key:
-                return cls(stage, last, key, noted.get("threads"), True, progress, sitting_seconds(last))
+                return cls(stage, last, key, noted.get("threads"), True, progress, sitting_seconds(last), health=health)
             if (last / "checkpoints").exists():
                 raise ProjectError(
                     f"{last} is unfinished and was begun with another recipe or other parents; "
@@ -129,7 +134,7 @@ class Run:
             folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / "recipe.toml", to_toml(recipe or project.recipe))
         write_json(folder / "parents.json", {"stage": stage, "key": key, **parents})
-        return cls(stage, folder, key, None, False, progress)
+        return cls(stage, folder, key, None, False, progress, health=health)
 
     def __enter__(self) -> Run:
         self._lock = open(self.folder / "lock", "w")
@@ -151,12 +156,19 @@ class Run:
             signal.signal(number, handler)
         self._lock.close()
         self.progress.clear()
+        if isinstance(error, TrainingStopped) and self.last_save:
+            self.progress.say(f"the state after step {self.last_save} is kept in {self.checkpoints}")
 
     def _asked(self, number: int, frame: FrameType | None) -> None:
         if self.stop_asked:
             raise KeyboardInterrupt
         self.stop_asked = True
         self.progress.say("stopping at the next safe point (once more to stop at once) …")
+
+    @property
+    def keep(self) -> int:
+        """Newest checkpoints that stay."""
+        return self.health.limits.keep_checkpoints
 
     @property
     def checkpoints(self) -> Path:
@@ -182,30 +194,51 @@ class Run:
             write_text(path, "".join(f"{line}\n" for line in kept))
 
     def log(self, step: int, total: int, figures: Mapping[str, float | int | str]) -> None:
-        """Append a line to metrics.jsonl (non-finite numbers as null) and move the progress line."""
+        """Append a line to metrics.jsonl (non-finite numbers as null), look after the run's health, move the progress line."""
         clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in figures.items()}
         line = json.dumps({"step": step, **clean, "seconds": round(self.seconds, 3)})
         with saving(self.folder / "metrics.jsonl"), open(self.folder / "metrics.jsonl", "a", encoding="utf-8") as file:
             file.write(line + "\n")
+        warnings, self.cannot_learn = self.health.look(figures)
+        for sentence in warnings:
+            self.progress.say(sentence)
         self.progress.update(step + 1, total, clean)
 
     def due(self, done: int, every: int, total: int) -> bool:
-        """Whether to save after `done` steps: when the time has come, at the end, and when a stop was asked for."""
-        return self.stop_asked or done - self.last_save >= every or done == total
+        """Whether to save after `done` steps: when the time has come, at the end, when a stop was asked for or is needed."""
+        stops = self.stop_asked or self.cannot_learn is not None
+        return stops or done - self.last_save >= every or done == total
 
     def saved(self, done: int, total: int) -> None:
-        """Tell that the state after `done` steps is on disk; stops here when the user asked for it."""
+        """Tell that the state after `done` steps is on disk; stops here when the user asked for it, or nothing can be learnt."""
         self.last_save = done
         write_json(self.folder / "sitting.json", {"seconds": round(self.seconds, 3)})
+        if self.cannot_learn is not None and done < total:
+            raise TrainingStopped(
+                f"{self.stage} stopped after step {done} of {total}: {self.cannot_learn} (guard.dead_steps = 0 goes on all the same)"
+            )
         if done < total:
             self.stop_if_asked(f"{self.stage} stopped after step {done} of {total}")
+
+    @contextmanager
+    def keeping(self, done: int, save: Callable[[], None]) -> Iterator[None]:
+        """Save the state after `done` steps before an error inside comes through (a reward of the user's, say): what was
+        learnt until then is not lost. Nothing inside may change that state."""
+        try:
+            yield
+        except Exception:
+            if done > self.last_save:
+                save()
+                self.last_save = done
+            raise
 
     def stop_if_asked(self, words: str) -> None:
         if self.stop_asked:
             raise Interrupted(f"{words}; everything is saved in {self.folder}, run the same command again to go on")
 
     def finish(self, result: Mapping[str, Any]) -> dict[str, Any]:
-        whole = {**result, "seconds": round(self.seconds, 2)}
+        said = self.health.state["said"]
+        whole = {**result, **({"warnings": dict(said)} if said else {}), "seconds": round(self.seconds, 2)}
         write_json(self.folder / "result.json", whole)
         if self.stop_asked:
             raise Interrupted(f"{self.stage} is finished and saved in {self.folder}; nothing after it was begun")

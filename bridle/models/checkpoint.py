@@ -2,18 +2,22 @@
 
     runs/ppo-0001/checkpoints/step-000012/
         state.safetensors    policy.…, critic.…, optimizer.0.…   all tensors of modules and optimisers
-        state.json           step, named values (β, …), the recipe's hash, the tensors' hash
+        state.json           step, named values (β, …), the recipe's hash, versions, and the manifest: every tensor's
+                             shape, dtype and hash; last a hash of all these
 
-A checkpoint is whole or absent, loading is strict, and the last good one is taken when the newest is damaged.
+A checkpoint is whole or absent, loading is strict, and the last good one is taken when the newest is damaged. The newest few
+stay and, besides, the best by a figure that the trainer names (never gold, which no real run has).
 Random numbers are not state: each step draws from a generator seeded by (seed, stage, step).
 """
 
 from __future__ import annotations
 
 import errno
+import hashlib
+import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,47 +26,119 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from bridle.core.errors import BridleError, CheckpointError
-from bridle.core.files import file_hash, read_json, whole_folder, write_json
+from bridle import __version__
+from bridle.core.errors import BridleError, CheckpointError, TrainingStopped
+from bridle.core.files import read_json, whole_folder, write_json
+from bridle.core.records import content_hash
 
 KEEP = 2
+FORM = 2  # of state.json: a checkpoint of another form is refused by name
 
 
 @dataclass
 class TrainingState:
-    """Named modules and optimisers, by reference: saving reads them, restoring writes into them."""
+    """Named modules and optimisers, and the run's health, by reference: saving reads them, restoring writes into them."""
 
     modules: Mapping[str, nn.Module]
     optimizers: Sequence[torch.optim.Optimizer]
+    health: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
-def save_checkpoint(folder: Path, step: int, state: TrainingState, values: Mapping[str, Any], recipe_hash: str) -> None:
-    """Save the state after `step` steps; the newest `KEEP` checkpoints stay."""
+def save_checkpoint(
+    folder: Path,
+    step: int,
+    state: TrainingState,
+    values: Mapping[str, Any],
+    recipe_hash: str,
+    *,
+    keep: int = KEEP,
+    merit: float | None = None,
+) -> None:
+    """Save the state after `step` steps; the newest `keep` checkpoints stay, and the one of the greatest `merit`.
+
+    Weights that are not finite are not saved: TrainingStopped, and the checkpoints before stay as they are.
+    """
+    tensors = gather(state)
+    if broken := [name for name, t in tensors.items() if t.is_floating_point() and not bool(torch.isfinite(t).all())]:
+        raise TrainingStopped(
+            f"{broken[0]} is not finite after step {step}, which was not saved; lower the learning rate, and go on from the "
+            f"checkpoint before or begin anew without {folder.parent}"
+        )
     with whole_folder(folder / f"step-{step:06d}") as new:
-        save_tensors(gather(state), new / "state.safetensors")
+        save_tensors(tensors, new / "state.safetensors")
         notes = {
+            "form": FORM,
             "step": step,
+            "merit": merit if merit is not None and math.isfinite(merit) else None,
             "values": dict(values),
+            "health": state.health,
             "recipe_hash": recipe_hash,
+            "versions": {"bridle": __version__, "torch": torch.__version__},
             "stepped": [bool(optimizer.state) for optimizer in state.optimizers],
-            "sha256": file_hash(new / "state.safetensors"),
+            "tensors": {name: described(tensor) for name, tensor in tensors.items()},
         }
-        write_json(new / "state.json", notes)
-    for old in sorted(folder.glob("step-*"))[:-KEEP]:
-        shutil.rmtree(old)
+        write_json(new / "state.json", {**notes, "sha256": content_hash(notes)})
+    found = steps_of(folder)
+    merits = {path: merit_of(path) for path in found}
+    best = max(found, key=lambda path: (merits[path], found.index(path)))
+    for old in found[:-keep]:
+        if old != best:
+            shutil.rmtree(old)
+
+
+def steps_of(folder: Path) -> list[Path]:
+    """A run's checkpoints, oldest first."""
+    return sorted(folder.glob("step-*"), key=lambda path: (len(path.name), path.name))
+
+
+def merit_of(path: Path) -> float:
+    """What a checkpoint was worth by its trainer's own figure; -inf where it cannot be told."""
+    try:
+        merit = read_json(path / "state.json")["merit"]
+    except (BridleError, KeyError, TypeError):
+        merit = None
+    return -math.inf if merit is None else float(merit)
+
+
+def described(tensor: Tensor) -> dict[str, Any]:
+    """A tensor's line of the manifest. Its bytes are hashed here once, and once when they are read again."""
+    data = tensor.cpu().reshape(-1).contiguous().view(torch.uint8).numpy()
+    return {
+        "shape": list(tensor.shape),
+        "dtype": str(tensor.dtype).removeprefix("torch."),
+        "sha256": hashlib.sha256(data.data).hexdigest(),
+    }
+
+
+def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Notes and tensors of one checkpoint, all that its manifest names and nothing else, or CheckpointError with what is wrong."""
+    notes = read_json(path / "state.json")
+    if not isinstance(notes, dict) or "form" not in notes or "sha256" not in notes:
+        raise CheckpointError("its state.json is no checkpoint's")
+    if content_hash({name: value for name, value in notes.items() if name != "sha256"}) != notes["sha256"]:
+        raise CheckpointError("its state.json was changed after it was saved")
+    if notes["form"] != FORM:
+        return notes, {}
+    if path.name != f"step-{notes['step']:06d}":
+        raise CheckpointError(f"it holds step {notes['step']}")
+    tensors, manifest = load_file(path / "state.safetensors"), notes["tensors"]
+    if set(tensors) != set(manifest):
+        odd = min(set(tensors) ^ set(manifest))
+        raise CheckpointError(f"its manifest and its tensors differ ({odd} is in one alone)")
+    for name, tensor in tensors.items():
+        if described(tensor) != manifest[name]:
+            raise CheckpointError(f"its tensor {name} is not the one that was saved")
+    return notes, tensors
 
 
 def restore_checkpoint(
     folder: Path, state: TrainingState, recipe_hash: str, say: Callable[[str], None]
 ) -> tuple[int, dict[str, Any]]:
     """Fill `state` from the newest good checkpoint; (steps done, values), or (0, {}) where there is none."""
-    found = sorted(folder.glob("step-*"), reverse=True)
+    found = steps_of(folder)[::-1]
     for path in found:
         try:
-            notes = read_json(path / "state.json")
-            if notes["sha256"] != file_hash(path / "state.safetensors"):
-                raise CheckpointError("its tensors do not have the hash that was saved with them")
-            tensors = load_file(path / "state.safetensors")
+            notes, tensors = read_checkpoint(path)
         except (BridleError, KeyError, TypeError, OSError, SafetensorError) as error:
             say(f"checkpoint {path.name} is damaged ({error}); trying the one before it")
             continue
@@ -70,7 +146,14 @@ def restore_checkpoint(
             raise CheckpointError(
                 f"{path} was written under another recipe; restore that recipe, or remove {folder.parent} to start anew"
             )
-        scatter(tensors, state, notes.get("stepped", [True] * len(state.optimizers)), path)
+        if notes["form"] != FORM:
+            raise CheckpointError(
+                f"{path} was written by bridle {notes['versions']['bridle']} in another form; go on with that version, or "
+                f"remove {folder.parent} to start anew"
+            )
+        scatter(tensors, state, notes["stepped"], path)
+        state.health.clear()
+        state.health.update(notes["health"])
         names = ", ".join([*state.modules, f"{len(state.optimizers)} optimisers", *notes["values"]])
         say(f"resuming after step {notes['step']} (restored: {names})")
         return int(notes["step"]), notes["values"]

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
+from bridle.core.errors import TrainingStopped
 from bridle.models.device import multiplies_bfloat16
 from bridle.models.parallel import sum_gradients
 
@@ -117,10 +118,29 @@ def take_step(
     return clipped_step([module], optimizers, clip_norm)
 
 
+def finite(loss: Tensor) -> Tensor:
+    """The loss as it is. One that is no finite number ends the run before anything is learnt from it."""
+    if not bool(torch.isfinite(loss)):
+        raise TrainingStopped(
+            f"the loss is {float(loss.detach())}, and no step was taken; lower the learning rate, or look at what was learnt from"
+        )
+    return loss
+
+
 def clipped_step(modules: Sequence[nn.Module], optimizers: Sequence[torch.optim.Optimizer], clip_norm: float) -> float:
-    """Add up the ranks' gradients, shorten each module's to `clip_norm`, step, clear; the length of the first one's before."""
+    """Add up the ranks' gradients, shorten each module's to `clip_norm`, step, clear; the length of the first one's before.
+
+    Raises TrainingStopped, with every weight as it was, where a gradient is not finite.
+    """
     sum_gradients(modules)
     norms = [torch.nn.utils.clip_grad_norm_(module.parameters(), clip_norm) for module in modules]
+    if not all(bool(torch.isfinite(norm)) for norm in norms):
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        raise TrainingStopped(
+            f"the gradient's length is {[float(norm) for norm in norms]}, and no step was taken; lower the learning rate, or set "
+            "model.precision to float32"
+        )
     for optimizer in optimizers:
         optimizer.step()
         optimizer.zero_grad()

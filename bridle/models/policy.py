@@ -66,6 +66,7 @@ class RewardModel:
 
 def load_policy(folder: Path, device: torch.device) -> Policy:
     raw = read_config(folder)
+    require_head(folder, raw)
     config = native_config(folder, raw)
     module: LanguageModel
     if config is None:
@@ -174,9 +175,26 @@ def read_config(folder: Path) -> dict[str, Any]:
             f"no model folder at {folder}; name one with config.json, model.safetensors and tokenizer.json"
         )
     raw = read_json(folder / "config.json")
+    if not raw and (adapter := read_json(folder / "adapter_config.json")):
+        raise ModelError(
+            f"{folder} is a LoRA adapter of {adapter.get('base_model_name_or_path')!r} and no whole model; merge the two "
+            "(peft: merge_and_unload, then save_pretrained with the tokenizer) and name that folder"
+        )
     if not raw:
         raise ModelError(f"{folder} has no config.json, so it is no Hugging Face model folder")
     return raw
+
+
+def require_head(folder: Path, raw: Mapping[str, Any]) -> None:
+    """Refuse what was saved as another kind of model: a reward model, or a trunk without its language model's head."""
+    name = str((raw.get("architectures") or [""])[0])
+    if "ForSequenceClassification" in name or "ForTokenClassification" in name:
+        raise ModelError(f"{folder} holds a {name}, which scores text and writes none; name a causal language model")
+    if name.endswith("Model") and not name.endswith("LMHeadModel") and not raw.get("tie_word_embeddings"):
+        raise ModelError(
+            f"{folder} holds a {name}, a trunk without a language model's head; save the model whole, with transformers' "
+            "AutoModelForCausalLM"
+        )
 
 
 def native_config(folder: Path, raw: Mapping[str, Any]) -> DecoderConfig | None:

@@ -8,6 +8,7 @@ model wrote is never encoded again: its ids were kept.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -182,7 +183,11 @@ def load_template(folder: Path) -> Template:
     stop_ids = set(as_ids(generation.get("eos_token_id"))) or set(as_ids(model.get("eos_token_id")))
     if not eos and stop_ids:
         eos = tokenizer.id_to_token(min(stop_ids)) or ""
-    if not eos or tokenizer.token_to_id(eos) is None:
+    if eos and tokenizer.token_to_id(eos) is None:
+        raise ModelError(
+            f"{folder} names the stop token {eos!r}, which its tokenizer does not have; correct eos_token in tokenizer_config.json"
+        )
+    if not eos:
         raise ModelError(f"{folder} names no stop token; set eos_token in tokenizer_config.json")
     stop_ids.add(id_of(tokenizer, eos))
     source_file = folder / "chat_template.jinja"
@@ -204,8 +209,21 @@ def with_turn_end(template: Template) -> Template:
     """Add the special token that closes an assistant's turn (Qwen's <|im_end|>, say) to the stop tokens."""
     ids = template.tokenizer.encode(template.answer_text(Prompt.from_text("?"), "!"), add_special_tokens=False).ids
     special = special_ids(template.tokenizer)
-    closing = next((i for i in ids if i in special), template.eos_id)
+    closing = next((i for i in ids if i in special), None)
+    if closing is None:
+        refuse_spelt_marker(template)
+        closing = template.eos_id
     return replace(template, stop_ids=template.stop_ids | {closing})
+
+
+def refuse_spelt_marker(template: Template) -> None:
+    """A template of another tokenizer closes a turn with a marker that this one only spells: nothing would end an answer."""
+    tail = template.answer_text(Prompt.from_text("?"), "!").rpartition("!")[2].strip()
+    if re.fullmatch(r"<[^<>\s]+>", tail) and template.tokenizer.token_to_id(tail) is None:
+        raise ModelError(
+            f"the chat template closes an answer with {tail!r}, which the tokenizer beside it does not have as a token; "
+            "take the template and the tokenizer of one model"
+        )
 
 
 def special_ids(tokenizer: Tokenizer) -> set[int]:

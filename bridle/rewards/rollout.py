@@ -6,8 +6,11 @@ Shapes: B answers, T predictions (see models/batches.py).
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from numbers import Real
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,8 +23,6 @@ from bridle.models.batches import Batch, make_batch, sequence_logprobs, spread
 from bridle.models.device import Device
 from bridle.models.policy import Policy
 from bridle.models.randomness import shuffled
-
-GAP_ALARM = 0.05  # nats a token; bfloat16 stays near .01
 
 # Looks at a step's answers for the log, and steers nothing.
 Observe = Callable[[Sequence[Prompt], Sequence[Completion]], Mapping[str, float]]
@@ -39,6 +40,7 @@ class Rollout:
     completions: list[Completion]
     prompts: list[Prompt]
     unscored: int
+    faults: dict[str, int] = field(default_factory=dict)  # why: None, nan, infinite, misshapen
 
 
 def take_prompts(prompts: Sequence[Prompt], step: int, count: int, seed: int, purpose: str) -> list[Prompt]:
@@ -59,29 +61,32 @@ def roll_out(
     *,
     missing_stop_penalty: float = 0.0,
     group_size: int = 1,
+    max_unscored: float = 1.0,
 ) -> Rollout:
     """Answer each prompt `group_size` times and score; the answers to a prompt stand together.
 
-    An answer whose reward is None or not finite is left out and counted, never taken for 0, and its whole group with it.
+    An answer whose reward is None, not finite or no number is left out and counted by its fault, never taken for 0, and its
+    whole group with it. Raises TrainingStopped where a larger share than `max_unscored` is left out, or all of them.
     """
     asked = [prompt for prompt in prompts for _ in range(group_size)]
     completions = answer_prompts(engine, policy, asked, sampling, seed=seed)
     stale = {c.weight_stamp for c in completions} - {policy.stamp}
     if stale:
         raise TrainingStopped(f"answers come from weights {sorted(stale)} where {policy.stamp} was expected")
-    scores = reward(asked, completions)
-    if len(scores) != len(completions):
-        raise TrainingStopped(
-            f"the reward source gave {len(scores)} scores for {len(completions)} answers; it must give one for each"
-        )
-    broken = {i // group_size for i, score in enumerate(scores) if score is None or not math.isfinite(score)}
+    scores = one_each(reward(asked, completions), len(completions))
+    faults = Counter(fault for score in scores if (fault := fault_of(score)) is not None)
+    broken = {i // group_size for i, score in enumerate(scores) if fault_of(score) is not None}
     kept = [i for i in range(len(scores)) if i // group_size not in broken]
-    if not kept:
+    left_out = len(scores) - len(kept)
+    if not kept or left_out > max_unscored * len(scores):
+        why = ", ".join(f"{count} {fault}" for fault, count in faults.items())
+        few = f"none of {len(scores)} answers" if not kept else f"only {len(kept)} of {len(scores)} answers"
         raise TrainingStopped(
-            f"none of {len(scores)} answers got a finite reward; look at the reward source before going on"
+            f"{few} got a finite reward to learn from ({why}); look at the reward source before going on, "
+            "which must give a number for each answer, or None where it cannot judge"
         )
     asked, completions = [asked[i] for i in kept], [completions[i] for i in kept]
-    score_B = torch.tensor([float(scores[i] or 0.0) for i in kept], device=device.torch)
+    score_B = torch.tensor([float(scores[i]) for i in kept], device=device.torch)
     cut_off_B = torch.tensor([c.finish_reason is FinishReason.LENGTH for c in completions], device=device.torch)
     batch = make_batch(
         policy.template.prompt_ids(asked), [c.token_ids for c in completions], policy.template.pad_id, device.torch
@@ -91,7 +96,40 @@ def roll_out(
     precision = policy.module.output_weight().dtype  # float32, but for tests that need more digits
     old_logp_BT = spread(torch.tensor(flat, dtype=precision, device=device.torch), mask_BT)
     reward_B = score_B - missing_stop_penalty * cut_off_B
-    return Rollout(batch, mask_BT, old_logp_BT, score_B, reward_B, completions, asked, len(scores) - len(kept))
+    return Rollout(batch, mask_BT, old_logp_BT, score_B, reward_B, completions, asked, left_out, dict(faults))
+
+
+def one_each(scores: Any, answers: int) -> list[Any]:
+    """What a reward source gave, as a list with an entry for each answer; TrainingStopped where it is none."""
+    try:
+        listed = list(scores)
+    except TypeError:
+        raise TrainingStopped(
+            f"the reward source gave {described(scores)} for {answers} answers; it must give a list with a number for each"
+        ) from None
+    if len(listed) != answers:
+        raise TrainingStopped(
+            f"the reward source gave {len(listed)} scores for {answers} answers; it must give one for each"
+        )
+    return listed
+
+
+def fault_of(score: Any) -> str | None:
+    """Why this reward cannot be used; None where it is a finite number."""
+    if score is None:
+        return "None"
+    if not isinstance(score, Real) and not (isinstance(score, Tensor) and score.ndim == 0):
+        return f"misshapen: {described(score)}"
+    number = float(score)
+    return None if math.isfinite(number) else "nan" if math.isnan(number) else "infinite"
+
+
+def described(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {list(value.shape)}"
+    return (
+        f"a {type(value).__name__} of {len(value)}" if isinstance(value, list | tuple) else f"a {type(value).__name__}"
+    )
 
 
 @torch.no_grad()
@@ -109,21 +147,17 @@ def reference_logprobs(
 
 
 def answer_figures(rollout: Rollout) -> dict[str, float]:
-    """What the answers look like: length in tokens, share cut off, share of distinct texts, answers without a reward."""
-    completions = rollout.completions
+    """What the answers look like: length in tokens, share cut off, share of distinct texts; the spread of their scores, and
+    the answers without one, by fault where there are any."""
+    completions, score_B = rollout.completions, rollout.score_B
+    flat = bool(
+        (score_B == score_B[0]).all()
+    )  # a mean of equal numbers may be off by a last digit, and so the deviation
     return {
+        **({"score_sd": 0.0 if flat else float(score_B.std(correction=0))} if len(completions) > 1 else {}),
         "length": sum(len(c.token_ids) for c in completions) / len(completions),
         "cut_off": sum(c.finish_reason is FinishReason.LENGTH for c in completions) / len(completions),
         "distinct": len({c.text for c in completions}) / len(completions),
         "unscored": rollout.unscored,
+        **{f"unscored_{fault}": count for fault, count in rollout.faults.items()},
     }
-
-
-def gap_warning(gap: float) -> str | None:
-    """A sentence where the engine's log-probs differ too much from those of the training pass."""
-    if gap <= GAP_ALARM:
-        return None
-    return (
-        f"the engine's log-probs differ from the training pass by {gap:.3f} nats a token on average; "
-        "set model.precision to float32 if this stays"
-    )

@@ -13,6 +13,7 @@ Shapes: B answers of a batch, P pairs.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -41,7 +42,7 @@ from bridle.models.batches import (
 )
 from bridle.models.checkpoint import TrainingState, load_tensors, restore_checkpoint, save_checkpoint, save_tensors
 from bridle.models.device import Device
-from bridle.models.optimizer import OPTIMIZERS, clipped_step, peak_rates, take_step, warm_then_linear
+from bridle.models.optimizer import OPTIMIZERS, clipped_step, finite, peak_rates, take_step, warm_then_linear
 from bridle.models.parallel import all_ranks_figures, all_ranks_sum, my_share
 from bridle.models.policy import Policy
 from bridle.models.randomness import derived_seed
@@ -129,7 +130,7 @@ def compare(
         logp_B = answer_logprobs(policy, batch, device)
         length_B = batch.lengths_B - batch.prompt_lengths_B
         loss, stats = preference_loss(logp_B, reference_B, length_B, pairs, config, count)
-        loss.backward()
+        finite(loss).backward()
         for name, value in {**stats, **likelihoods(logp_B.detach(), reference_B, pairs, pair_count)}.items():
             sums[name] = sums.get(name, 0.0) + float(value)
     return all_ranks_figures(sums)
@@ -165,7 +166,7 @@ def train(
     module = policy.module
     optimizers = OPTIMIZERS[config.optimizer](module, config.learning_rate)
     peaks = peak_rates(optimizers)
-    state = TrainingState({"policy": module}, optimizers)
+    state = TrainingState({"policy": module}, optimizers, run.health.state)
     done, values = restore_checkpoint(run.checkpoints, state, run.key, run.progress.say)
     policy.step += done
     run.rewind(done)
@@ -184,7 +185,9 @@ def train(
             figures |= observe()
         run.log(step, len(plan), figures)
         if run.due(step + 1, config.checkpoint_every, len(plan)):
-            save_checkpoint(run.checkpoints, step + 1, state, {"last": last}, run.key)
+            save_checkpoint(
+                run.checkpoints, step + 1, state, {"last": last}, run.key, keep=run.keep, merit=-last["loss"]
+            )
             run.saved(step + 1, len(plan))
     return {"steps": len(plan), "prompts": len(usable), "pairs": sum(len(g.pairs) for g in usable), **last}
 
@@ -254,19 +257,26 @@ def train_online(
         raise NoUsableRows("online DPO needs prompts to answer, got none; import or make some")
     sampling = Sampling(max_new_tokens, 1.0)
     optimizers = OPTIMIZERS[config.optimizer](policy.module, config.learning_rate)
-    state = TrainingState({"policy": policy.module}, optimizers)
+    state = TrainingState({"policy": policy.module}, optimizers, run.health.state)
     done, values = restore_checkpoint(run.checkpoints, state, run.key, run.progress.say)
     policy.step += done
     run.rewind(done)
     figures: dict[str, float] = values.get("figures", {})  # a run with no round left returns those of its last
+
+    def save(done: int) -> None:
+        values = {"figures": figures}
+        save_checkpoint(run.checkpoints, done, state, values, run.key, keep=run.keep, merit=figures["reward"])
+
     for number in range(done, config.online_rounds):
         engine.load(policy)
         # 1. answer prompts  2. a reward ranks the answers
         asked = take_prompts(prompts, number, config.online_prompts, seed, "dpo-prompts")
-        rollout = roll_out(
-            policy, engine, reward, asked, sampling, device, derived_seed(seed, "dpo-rollout", number),
-            missing_stop_penalty=config.missing_stop_penalty, group_size=config.online_answers,
-        )  # fmt: skip
+        with run.keeping(number, partial(save, number)):
+            rollout = roll_out(
+                policy, engine, reward, asked, sampling, device, derived_seed(seed, "dpo-rollout", number),
+                missing_stop_penalty=config.missing_stop_penalty, group_size=config.online_answers,
+                max_unscored=run.health.limits.max_unscored,
+            )  # fmt: skip
         groups = ranked(rollout, policy.template.prompt_ids(rollout.prompts), config.online_answers)
         # 3. the reference's log-probs
         started_from = read_logprobs(reference, groups, device)
@@ -290,6 +300,6 @@ def train_online(
         }
         run.log(number, config.online_rounds, figures)
         if run.due(number + 1, 1, config.online_rounds):
-            save_checkpoint(run.checkpoints, number + 1, state, {"figures": figures}, run.key)
+            save(number + 1)
             run.saved(number + 1, config.online_rounds)
     return {"rounds": config.online_rounds, **figures}

@@ -14,6 +14,7 @@ Shapes: B answers of a step, T predictions, M answers of a minibatch.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -31,7 +32,7 @@ from bridle.maths.statistics import mean_and_se
 from bridle.models.batches import sequence_logprobs
 from bridle.models.checkpoint import TrainingState, restore_checkpoint, save_checkpoint
 from bridle.models.device import Device
-from bridle.models.optimizer import OPTIMIZERS, clipped_step
+from bridle.models.optimizer import OPTIMIZERS, clipped_step, finite
 from bridle.models.parallel import all_ranks_figures, all_ranks_sum, my_share
 from bridle.models.policy import Policy
 from bridle.models.randomness import derived_seed, shuffled
@@ -39,7 +40,6 @@ from bridle.rewards.rollout import (
     Observe,
     Rollout,
     answer_figures,
-    gap_warning,
     reference_logprobs,
     roll_out,
     take_prompts,
@@ -103,7 +103,7 @@ def improve(
                         logp_MT, old_MT, reference_BT[rows, :width], adv_B[rows], weight_B[rows], mask_MT,
                         clip=config.clip, clip_high=config.clip_high, kl_coef=config.kl_coef, count=count,
                     )  # fmt: skip
-                loss.backward()
+                finite(loss).backward()
                 if updates == 0:  # nothing has moved yet: what differs is precision alone
                     gap_MT = torch.where(mask_MT, (logp_MT.detach() - old_MT).abs(), 0.0)
                     sums["logprob_gap"] += float(gap_MT.sum() / tokens)
@@ -137,19 +137,26 @@ def train(
         raise NoUsableRows(f"{name.upper()} needs prompts to answer, got none; import or make some")
     sampling = Sampling(max_new_tokens, config.temperature)
     optimizers = OPTIMIZERS[config.optimizer](policy.module, config.learning_rate)
-    state = TrainingState({"policy": policy.module}, optimizers)
+    state = TrainingState({"policy": policy.module}, optimizers, run.health.state)
     done, values = restore_checkpoint(run.checkpoints, state, run.key, run.progress.say)
     policy.step += done
     run.rewind(done)
     figures: dict[str, float] = values.get("figures", {})  # a run with no step left returns those of its last
+
+    def save(done: int) -> None:
+        merit = figures["reward"] - config.kl_coef * figures["kl"]
+        save_checkpoint(run.checkpoints, done, state, {"figures": figures}, run.key, keep=run.keep, merit=merit)
+
     for step in range(done, config.steps):
         engine.load(policy)
         # 1. answer each prompt several times  2. score the answers
         asked = take_prompts(prompts, step, config.prompts_per_step, seed, f"{name}-prompts")
-        rollout = roll_out(
-            policy, engine, reward, asked, sampling, device, derived_seed(seed, f"{name}-rollout", step),
-            missing_stop_penalty=config.missing_stop_penalty, group_size=config.group_size,
-        )  # fmt: skip
+        with run.keeping(step, partial(save, step)):
+            rollout = roll_out(
+                policy, engine, reward, asked, sampling, device, derived_seed(seed, f"{name}-rollout", step),
+                missing_stop_penalty=config.missing_stop_penalty, group_size=config.group_size,
+                max_unscored=run.health.limits.max_unscored,
+            )  # fmt: skip
         # 3. compare within groups
         together = whole_groups(config) * config.group_size
         reference_BT = reference_logprobs(rollout, reference, config.temperature, together, device)
@@ -171,10 +178,8 @@ def train(
             **answer_figures(rollout),
             **(observe(rollout.prompts, rollout.completions) if observe else {}),
         }
-        if warning := gap_warning(updates["logprob_gap"]):
-            run.progress.say(warning)
         run.log(step, config.steps, figures)
         if run.due(step + 1, config.checkpoint_every, config.steps):
-            save_checkpoint(run.checkpoints, step + 1, state, {"figures": figures}, run.key)
+            save(step + 1)
             run.saved(step + 1, config.steps)
     return {"steps": config.steps, **figures}

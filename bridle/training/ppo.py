@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -30,12 +31,12 @@ from bridle.maths.statistics import mean_and_se
 from bridle.models.batches import Batch, make_batch, masked_logprobs, micro_batches, sequence_logprobs, spread
 from bridle.models.checkpoint import TrainingState, restore_checkpoint, save_checkpoint
 from bridle.models.device import Device
-from bridle.models.optimizer import OPTIMIZERS, clipped_step
+from bridle.models.optimizer import OPTIMIZERS, clipped_step, finite
 from bridle.models.parallel import all_ranks_figures, all_ranks_sum, my_share
 from bridle.models.policy import Policy
 from bridle.models.randomness import derived_seed, shuffled
 from bridle.models.scorer import Scorer
-from bridle.rewards.rollout import Observe, Rollout, answer_figures, gap_warning, roll_out, take_prompts
+from bridle.rewards.rollout import Observe, Rollout, answer_figures, roll_out, take_prompts
 
 
 def own_part(policy: Policy, critic: Scorer) -> nn.Module:
@@ -134,7 +135,7 @@ def improve(
                     clip=config.value_clip, tokens=tokens,
                 )  # fmt: skip
                 value_loss = config.value_coef * value_loss
-                (value_loss if warming else policy_loss + value_loss).backward()
+                finite(value_loss if warming else policy_loss + value_loss).backward()
                 if epoch == 0 and index == 0:  # nothing has moved yet: what differs is precision alone
                     gap = torch.where(mask_MT, (logp_MT.detach() - old_MT).abs(), 0.0).sum() / tokens
                     sums["logprob_gap"] += float(gap)
@@ -188,7 +189,7 @@ def imitate(
     with device.autocast():
         logp_N = masked_logprobs(policy.module, batch)
     loss, _ = next_token(logp_N, tokens=tokens)
-    (config.pretrain_coef * loss).backward()
+    finite(config.pretrain_coef * loss).backward()
 
 
 def train(
@@ -213,20 +214,26 @@ def train(
     optimizers = OPTIMIZERS[config.optimizer](policy.module, config.learning_rate)
     optimizers += OPTIMIZERS[config.optimizer](own_part(policy, critic), config.critic_learning_rate)
     control = KLControl(config.kl_coef, config.kl_target or None, config.kl_gain)
-    state = TrainingState({"policy": policy.module, "critic": own_part(policy, critic)}, optimizers)
+    state = TrainingState({"policy": policy.module, "critic": own_part(policy, critic)}, optimizers, run.health.state)
     done, values = restore_checkpoint(run.checkpoints, state, run.key, run.progress.say)
     control = KLControl(values.get("beta", control.beta), control.target, control.gain)
     policy.step += done
     run.rewind(done)
     figures: dict[str, float] = values.get("figures", {})  # a run with no step left returns those of its last
+
+    def save(done: int) -> None:
+        values, merit = {"beta": control.beta, "figures": figures}, figures["reward"] - config.kl_coef * figures["kl"]
+        save_checkpoint(run.checkpoints, done, state, values, run.key, keep=run.keep, merit=merit)
+
     for step in range(done, config.steps):
         engine.load(policy)
         # 1. answer prompts  2. score the answers
         asked = take_prompts(prompts, step, config.prompts_per_step, seed, "ppo-prompts")
-        rollout = roll_out(
-            policy, engine, reward, asked, sampling, device, derived_seed(seed, "ppo-rollout", step),
-            missing_stop_penalty=config.missing_stop_penalty,
-        )  # fmt: skip
+        with run.keeping(step, partial(save, step)):
+            rollout = roll_out(
+                policy, engine, reward, asked, sampling, device, derived_seed(seed, "ppo-rollout", step),
+                missing_stop_penalty=config.missing_stop_penalty, max_unscored=run.health.limits.max_unscored,
+            )  # fmt: skip
         # 3. estimate advantages
         estimates = estimate(rollout, reference, critic, control.beta, config, device)
         # 4. improve policy and critic a little
@@ -240,11 +247,9 @@ def train(
             **answer_figures(rollout),
             **(observe(rollout.prompts, rollout.completions) if observe else {}),
         }
-        if warning := gap_warning(updates["logprob_gap"]):
-            run.progress.say(warning)
         control = control.after(estimates.figures["kl"])
         run.log(step, config.steps, figures)
         if run.due(step + 1, config.checkpoint_every, config.steps):
-            save_checkpoint(run.checkpoints, step + 1, state, {"beta": control.beta, "figures": figures}, run.key)
+            save(step + 1)
             run.saved(step + 1, config.steps)
     return {"steps": config.steps, **figures}

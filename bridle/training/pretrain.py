@@ -18,7 +18,7 @@ from bridle.maths.logprobs import linear_logprobs
 from bridle.maths.losses import next_token
 from bridle.models.checkpoint import TrainingState, restore_checkpoint, save_checkpoint
 from bridle.models.device import Device
-from bridle.models.optimizer import OPTIMIZERS, peak_rates, take_step, warm_then_linear
+from bridle.models.optimizer import OPTIMIZERS, finite, peak_rates, take_step, warm_then_linear
 from bridle.models.parallel import all_ranks_figures, all_ranks_sum, my_share
 from bridle.models.policy import Policy
 from bridle.models.randomness import shuffled
@@ -40,7 +40,7 @@ def train(
     module = policy.module
     optimizers = OPTIMIZERS[config.optimizer](module, config.learning_rate)
     peaks = peak_rates(optimizers)
-    state = TrainingState({"policy": module}, optimizers)
+    state = TrainingState({"policy": module}, optimizers, run.health.state)
     done, values = restore_checkpoint(run.checkpoints, state, run.key, run.progress.say)
     run.rewind(done)
     loss_average = values.get("loss_average", float("nan"))
@@ -62,7 +62,7 @@ def train(
                 hidden_ND = module.hidden(batch_RT[:, :-1]).flatten(0, 1)
                 logp_N = linear_logprobs(hidden_ND, module.output_weight(), targets_N)
             loss, _ = next_token(logp_N, tokens=tokens)
-            loss.backward()
+            finite(loss).backward()
             value = float(loss.detach())
         # 3. improve
         share = warm_then_linear(step, steps)
@@ -73,7 +73,15 @@ def train(
         if step % 10 == 0 or step == steps - 1:
             run.log(step, steps, {"loss": value, "loss_average": loss_average, "grad_norm": norm})
         if run.due(step + 1, config.checkpoint_every, steps):
-            save_checkpoint(run.checkpoints, step + 1, state, {"loss_average": loss_average}, run.key)
+            save_checkpoint(
+                run.checkpoints,
+                step + 1,
+                state,
+                {"loss_average": loss_average},
+                run.key,
+                keep=run.keep,
+                merit=-loss_average,
+            )
             run.saved(step + 1, steps)
     policy.step += steps
     return {"steps": steps, "tokens": steps * batch_size * config.length, "loss": loss_average}

@@ -13,6 +13,7 @@ Shapes: B answers of a step (two to each of P prompts), T predictions, M answers
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -29,7 +30,7 @@ from bridle.maths.statistics import mean_and_se
 from bridle.models.batches import sequence_logprobs
 from bridle.models.checkpoint import TrainingState, restore_checkpoint, save_checkpoint
 from bridle.models.device import Device
-from bridle.models.optimizer import OPTIMIZERS, clipped_step
+from bridle.models.optimizer import OPTIMIZERS, clipped_step, finite
 from bridle.models.parallel import all_ranks_figures, all_ranks_sum, my_share
 from bridle.models.policy import Policy
 from bridle.models.randomness import derived_seed, shuffled
@@ -37,7 +38,6 @@ from bridle.rewards.rollout import (
     Observe,
     Rollout,
     answer_figures,
-    gap_warning,
     reference_logprobs,
     roll_out,
     take_prompts,
@@ -75,7 +75,7 @@ def improve(
                     logp_MT.sum(1).view(-1, PAIR), old_MT.sum(1).view(-1, PAIR), reward_B[rows].view(-1, PAIR),
                     eta=config.eta, count=count,
                 )  # fmt: skip
-                loss.backward()
+                finite(loss).backward()
                 if updates == 0:  # nothing has moved yet: what differs is precision alone
                     tokens = rollout.mask_BT.view(-1, PAIR, rollout.mask_BT.shape[1])[mini_P].sum()
                     sums["logprob_gap"] += float(
@@ -109,19 +109,26 @@ def train(
         raise NoUsableRows("REBEL needs prompts to answer, got none; import or make some")
     sampling = Sampling(max_new_tokens, config.temperature)
     optimizers = OPTIMIZERS[config.optimizer](policy.module, config.learning_rate)
-    state = TrainingState({"policy": policy.module}, optimizers)
+    state = TrainingState({"policy": policy.module}, optimizers, run.health.state)
     done, values = restore_checkpoint(run.checkpoints, state, run.key, run.progress.say)
     policy.step += done
     run.rewind(done)
     figures: dict[str, float] = values.get("figures", {})  # a run with no step left returns those of its last
+
+    def save(done: int) -> None:
+        merit = figures["reward"] - config.kl_coef * figures["kl"]
+        save_checkpoint(run.checkpoints, done, state, {"figures": figures}, run.key, keep=run.keep, merit=merit)
+
     for step in range(done, config.steps):
         engine.load(policy)
         # 1. answer each prompt twice  2. score the answers
         asked = take_prompts(prompts, step, config.prompts_per_step, seed, "rebel-prompts")
-        rollout = roll_out(
-            policy, engine, reward, asked, sampling, device, derived_seed(seed, "rebel-rollout", step),
-            missing_stop_penalty=config.missing_stop_penalty, group_size=PAIR,
-        )  # fmt: skip
+        with run.keeping(step, partial(save, step)):
+            rollout = roll_out(
+                policy, engine, reward, asked, sampling, device, derived_seed(seed, "rebel-rollout", step),
+                missing_stop_penalty=config.missing_stop_penalty, group_size=PAIR,
+                max_unscored=run.health.limits.max_unscored,
+            )  # fmt: skip
         # 3. differences of reward, the KL in it
         reference_BT = reference_logprobs(rollout, reference, config.temperature, config.batch_size, device)
         kl_B = k1(rollout.old_logp_BT, reference_BT, rollout.mask_BT).sum(1)
@@ -143,10 +150,8 @@ def train(
             **answer_figures(rollout),
             **(observe(rollout.prompts, rollout.completions) if observe else {}),
         }
-        if warning := gap_warning(updates["logprob_gap"]):
-            run.progress.say(warning)
         run.log(step, config.steps, figures)
         if run.due(step + 1, config.checkpoint_every, config.steps):
-            save_checkpoint(run.checkpoints, step + 1, state, {"figures": figures}, run.key)
+            save(step + 1)
             run.saved(step + 1, config.steps)
     return {"steps": config.steps, **figures}

@@ -12,6 +12,7 @@ Shapes: B answers of a round, T predictions, N answer tokens of a batch.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 
@@ -27,7 +28,7 @@ from bridle.maths.statistics import mean_and_se
 from bridle.models.batches import length_batches, make_batch, masked_logprobs
 from bridle.models.checkpoint import TrainingState, restore_checkpoint, save_checkpoint
 from bridle.models.device import Device
-from bridle.models.optimizer import OPTIMIZERS, clipped_step
+from bridle.models.optimizer import OPTIMIZERS, clipped_step, finite
 from bridle.models.policy import Policy
 from bridle.models.randomness import derived_seed
 from bridle.rewards.rollout import Observe, Rollout, answer_figures, reference_logprobs, roll_out, take_prompts
@@ -72,7 +73,7 @@ def imitate(
             with device.autocast():
                 logp_N = masked_logprobs(policy.module, batch)
             loss, _ = next_token(logp_N, tokens=len(logp_N))
-            loss.backward()
+            finite(loss).backward()
             norms.append(clipped_step([policy.module], optimizers, config.clip_norm))
             losses.append(float(loss.detach()))
     return {"loss": sum(losses) / len(losses), "grad_norm": sum(norms) / len(norms)}
@@ -97,19 +98,25 @@ def train(
         raise NoUsableRows("best-of-n needs prompts to answer, got none; import or make some")
     sampling = Sampling(max_new_tokens, config.temperature)
     optimizers = OPTIMIZERS[config.optimizer](policy.module, config.learning_rate)
-    state = TrainingState({"policy": policy.module}, optimizers)
+    state = TrainingState({"policy": policy.module}, optimizers, run.health.state)
     done, values = restore_checkpoint(run.checkpoints, state, run.key, run.progress.say)
     policy.step += done
     run.rewind(done)
     figures: dict[str, float] = values.get("figures", {})  # a run with no round left returns those of its last
+
+    def save(done: int) -> None:
+        values = {"figures": figures}
+        save_checkpoint(run.checkpoints, done, state, values, run.key, keep=run.keep, merit=figures["reward"])
+
     for number in range(done, config.rounds):
         engine.load(policy)
         # 1. answer each prompt n times  2. score the answers
         asked = take_prompts(prompts, number, config.prompts_per_round, seed, "rejection-prompts")
-        rollout = roll_out(
-            policy, engine, reward, asked, sampling, device, derived_seed(seed, "rejection-rollout", number),
-            group_size=config.answers,
-        )  # fmt: skip
+        with run.keeping(number, partial(save, number)):
+            rollout = roll_out(
+                policy, engine, reward, asked, sampling, device, derived_seed(seed, "rejection-rollout", number),
+                group_size=config.answers, max_unscored=run.health.limits.max_unscored,
+            )  # fmt: skip
         reference_BT = reference_logprobs(rollout, reference, config.temperature, config.batch_size, device)
         # 3. keep the best
         kept = choose(rollout, config)
@@ -141,6 +148,6 @@ def train(
         }
         run.log(number, config.rounds, figures)
         if run.due(number + 1, config.checkpoint_every, config.rounds):
-            save_checkpoint(run.checkpoints, number + 1, state, {"figures": figures}, run.key)
+            save(number + 1)
             run.saved(number + 1, config.rounds)
     return {"rounds": config.rounds, **figures}

@@ -21,7 +21,7 @@ from bridle.maths.losses import bradley_terry, score_size
 from bridle.models.batches import Group, group_batch, index_pairs, length_plan, pair_weight, parts
 from bridle.models.checkpoint import TrainingState, restore_checkpoint, save_checkpoint
 from bridle.models.device import Device
-from bridle.models.optimizer import OPTIMIZERS, peak_rates, take_step, warm_then_linear
+from bridle.models.optimizer import OPTIMIZERS, finite, peak_rates, take_step, warm_then_linear
 from bridle.models.parallel import all_ranks_figures, all_ranks_sum, my_share
 from bridle.models.policy import RewardModel
 
@@ -44,9 +44,10 @@ def train(
     module, pad_id = model.module, model.template.pad_id
     optimizers = OPTIMIZERS[config.optimizer](module, learning_rate)
     peaks = peak_rates(optimizers)
-    state = TrainingState({"scorer": module}, optimizers)
-    done, _ = restore_checkpoint(run.checkpoints, state, run.key, run.progress.say)
+    state = TrainingState({"scorer": module}, optimizers, run.health.state)
+    done, values = restore_checkpoint(run.checkpoints, state, run.key, run.progress.say)
     run.rewind(done)
+    loss_average: float | None = values.get("loss_average")
     usable = [group for group in groups if group.pairs]
     plan = length_plan([group.length for group in usable], config.batch_size, epochs, seed, "reward")
     for step in range(done, len(plan)):
@@ -63,16 +64,26 @@ def train(
             with device.autocast():
                 scores_B = module.batch_scores(group_batch(chosen, pad_id, device.torch))
             loss, stats = bradley_terry(scores_B[better_P], scores_B[worse_P], weight_P, count=count)
-            (loss + config.score_size * score_size(scores_B, count=answers)).backward()
+            finite(loss + config.score_size * score_size(scores_B, count=answers)).backward()
             for name, value in stats.items():  # already parts of the step's mean
                 sums[name] = sums.get(name, 0.0) + float(value)
         # 3. improve
         share = warm_then_linear(step, len(plan))
         norm = take_step(module, optimizers, peaks, share, config.clip_norm)
         # 4. log and save
-        run.log(step, len(plan), {**all_ranks_figures(sums), "grad_norm": norm})
+        figures = all_ranks_figures(sums)
+        loss_average = figures["loss"] if loss_average is None else 0.95 * loss_average + 0.05 * figures["loss"]
+        run.log(step, len(plan), {**figures, "grad_norm": norm})
         if run.due(step + 1, config.checkpoint_every, len(plan)):
-            save_checkpoint(run.checkpoints, step + 1, state, {}, run.key)
+            save_checkpoint(
+                run.checkpoints,
+                step + 1,
+                state,
+                {"loss_average": loss_average},
+                run.key,
+                keep=run.keep,
+                merit=-loss_average,
+            )
             run.saved(step + 1, len(plan))
     return {"steps": len(plan), "prompts": len(usable), "pairs": sum(len(g.pairs) for g in usable)}
 

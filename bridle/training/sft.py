@@ -17,7 +17,7 @@ from bridle.maths.losses import next_token
 from bridle.models.batches import length_plan, make_batch, masked_logprobs, parts
 from bridle.models.checkpoint import TrainingState, restore_checkpoint, save_checkpoint
 from bridle.models.device import Device
-from bridle.models.optimizer import OPTIMIZERS, peak_rates, take_step, warm_then_linear
+from bridle.models.optimizer import OPTIMIZERS, finite, peak_rates, take_step, warm_then_linear
 from bridle.models.parallel import all_ranks_figures, all_ranks_sum, my_share
 from bridle.models.policy import Policy
 
@@ -33,7 +33,7 @@ def train(
     module, pad_id = policy.module, policy.template.pad_id
     optimizers = OPTIMIZERS[config.optimizer](module, config.learning_rate)
     peaks = peak_rates(optimizers)
-    state = TrainingState({"policy": module}, optimizers)
+    state = TrainingState({"policy": module}, optimizers, run.health.state)
     done, values = restore_checkpoint(run.checkpoints, state, run.key, run.progress.say)
     run.rewind(done)
     lengths = [len(prompt) + len(answer) for prompt, answer in examples]
@@ -50,7 +50,7 @@ def train(
             with device.autocast():
                 logp_N = masked_logprobs(module, batch)
             loss, _ = next_token(logp_N, tokens=count)
-            loss.backward()
+            finite(loss).backward()
             sums["loss"] += float(loss.detach())
         # 3. improve
         share = warm_then_linear(step, len(plan))
@@ -60,7 +60,8 @@ def train(
         if step % 5 == 0 or step == len(plan) - 1:
             run.log(step, len(plan), {"loss": last_losses[-1], "grad_norm": norm})
         if run.due(step + 1, config.checkpoint_every, len(plan)):
-            save_checkpoint(run.checkpoints, step + 1, state, {"last_losses": last_losses}, run.key)
+            values, merit = {"last_losses": last_losses}, -sum(last_losses) / len(last_losses)
+            save_checkpoint(run.checkpoints, step + 1, state, values, run.key, keep=run.keep, merit=merit)
             run.saved(step + 1, len(plan))
     policy.step += len(plan)
     tokens = config.epochs * sum(len(c) for _, c in examples)

@@ -1,17 +1,19 @@
 """Checkpoints: exact, strict, and the one before where the newest is damaged."""
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from bridle.core.errors import BridleError, CheckpointError
-from bridle.core.files import file_hash
-from bridle.models.checkpoint import KEEP, TrainingState, restore_checkpoint, save_checkpoint
+from bridle.core.errors import BridleError, CheckpointError, TrainingStopped
+from bridle.core.records import content_hash
+from bridle.models.checkpoint import KEEP, TrainingState, described, restore_checkpoint, save_checkpoint
 from bridle.models.optimizer import OPTIMIZERS
 from tests.models.tiny import one_sentence, policy, random_ids, write_safetensors
 
@@ -125,7 +127,32 @@ def empty_notes(path: Path) -> None:
     (path / "state.json").write_text("{}")
 
 
-@pytest.mark.parametrize("damage", [cut_tensors, flip_a_bit, drop_tensors, cut_notes, other_notes, empty_notes])
+def edited_notes(path: Path) -> None:
+    file = path / "state.json"
+    file.write_text(file.read_text().replace('"beta": 2.0', '"beta": 3.0'))
+
+
+def other_step(path: Path) -> None:
+    note(path, step=7)
+
+
+def without_a_tensor(path: Path) -> None:
+    tensors = load_file(path / "state.safetensors")
+    write_safetensors(path / "state.safetensors", dict(list(tensors.items())[1:]))
+
+
+def another_dtype(path: Path) -> None:
+    tensors = load_file(path / "state.safetensors")
+    write_safetensors(path / "state.safetensors", {n: t.view(torch.int32) for n, t in tensors.items()})
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        cut_tensors, flip_a_bit, drop_tensors, cut_notes, other_notes, empty_notes, edited_notes, other_step,
+        without_a_tensor, another_dtype,
+    ],
+)  # fmt: skip
 def test_a_damaged_newest_falls_back_to_the_one_before_with_a_word(
     damage: Callable[[Path], None], tmp_path: Path
 ) -> None:
@@ -155,10 +182,15 @@ def test_a_checkpoint_of_another_recipe_is_refused(tmp_path: Path) -> None:
 
 
 def change(folder: Path, tensors: dict[str, torch.Tensor]) -> None:
-    """Tensors of one's own with their right hash, as another version of the code might have left them."""
+    """Tensors of one's own with their right manifest, as another version of the code might have left them."""
     write_safetensors(folder / "state.safetensors", tensors)
-    notes = json.loads((folder / "state.json").read_text())
-    notes["sha256"] = file_hash(folder / "state.safetensors")
+    note(folder, tensors={name: described(tensor) for name, tensor in tensors.items()})
+
+
+def note(folder: Path, **changed: Any) -> None:
+    """Change state.json as someone would who knows how its hash is made."""
+    notes = {**json.loads((folder / "state.json").read_text()), **changed}
+    notes["sha256"] = content_hash({name: value for name, value in notes.items() if name != "sha256"})
     (folder / "state.json").write_text(json.dumps(notes))
 
 
@@ -224,10 +256,105 @@ def test_a_run_that_had_not_stepped_yet_goes_on(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "moved", 2, moved, {}, "recipe")
     folder = tmp_path / "moved" / "step-000002"
     tensors = load_file(folder / "state.safetensors")
-    write_safetensors(
-        folder / "state.safetensors", {n: t for n, t in tensors.items() if not n.startswith("optimizer.0.")}
-    )
-    notes = json.loads((folder / "state.json").read_text())
-    (folder / "state.json").write_text(json.dumps({**notes, "sha256": file_hash(folder / "state.safetensors")}))
+    change(folder, {n: t for n, t in tensors.items() if not n.startswith("optimizer.0.")})
     with pytest.raises(CheckpointError, match="lacks the moments"):
         restore_checkpoint(tmp_path / "moved", fresh("adamw"), "recipe", silent)
+
+
+# ---------------------------------------------------------------------------------------- which stay, and the manifest
+
+
+@pytest.mark.parametrize(
+    ("merits", "keep", "left"),
+    [
+        ([1.0, 3.0, 2.0, 2.5, 0.0], 2, [2, 4, 5]),  # the second is the best
+        ([1.0, 1.5, 2.0, 2.5, 3.0], 2, [4, 5]),  # the best is among the newest
+        ([5.0, 5.0, 1.0, 1.0, 1.0], 1, [2, 5]),  # of equals the newer
+        ([5.0, 1.0, 1.0, 1.0, 1.0], 4, [1, 2, 3, 4, 5]),
+        ([None, float("nan"), float("-inf"), None, None], 2, [4, 5]),  # nothing to choose by
+        ([None, -2.0, None, None, -3.0], 1, [2, 5]),
+    ],
+)
+def test_the_newest_few_and_the_best_stay(
+    merits: list[float | None], keep: int, left: list[int], tmp_path: Path
+) -> None:
+    state = fresh("adamw")
+    for step, merit in enumerate(merits, 1):
+        save_checkpoint(tmp_path, step, state, {}, "key", keep=keep, merit=merit)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [f"step-{step:06d}" for step in left]
+
+
+def test_the_best_is_the_last_way_back(tmp_path: Path) -> None:
+    state, kept = fresh("adamw"), {}
+    for step, merit in enumerate([9.0, 1.0, 2.0, 3.0], 1):
+        work(state, range(step, step + 1))
+        save_checkpoint(tmp_path, step, state, {}, "key", merit=merit)
+        kept[step] = weights(state)
+    for step in (3, 4):
+        flip_a_bit(tmp_path / f"step-{step:06d}")
+    other, said = fresh("adamw", seed=5), list[str]()
+    assert restore_checkpoint(tmp_path, other, "key", said.append)[0] == 1
+    assert equal(weights(other), kept[1]) and len(said) == 3
+
+
+def test_a_millionth_step_is_newer_than_the_one_before(tmp_path: Path) -> None:
+    for step in (999_998, 999_999, 1_000_000):
+        save_checkpoint(tmp_path, step, fresh("adamw"), {}, "key", keep=1)
+    assert [p.name for p in tmp_path.iterdir()] == ["step-1000000"]
+
+
+def test_the_manifest_names_every_tensor(tmp_path: Path) -> None:
+    save_steps(tmp_path, 1)
+    notes = json.loads((tmp_path / "step-000001" / "state.json").read_text())
+    tensors = load_file(tmp_path / "step-000001" / "state.safetensors")
+    assert notes["tensors"].keys() == tensors.keys() and notes["step"] == 1 and notes["recipe_hash"] == "key"
+    assert {"bridle", "torch"} <= notes["versions"].keys()
+    line = notes["tensors"]["policy.model.norm.weight"]
+    data = tensors["policy.model.norm.weight"].numpy().tobytes()
+    assert line == {"shape": [32], "dtype": "float32", "sha256": hashlib.sha256(data).hexdigest()}
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64, torch.bool, torch.int64])
+def test_tensors_of_every_kind_have_a_hash_of_their_own(dtype: torch.dtype) -> None:
+    some = [torch.zeros(3, 2), torch.ones(3, 2), torch.ones(2, 3), torch.ones(()), torch.ones(6)[::2], torch.ones(0)]
+    assert len({json.dumps(described(t.to(dtype))) for t in some}) == len(some)
+
+
+def test_a_damaged_tensor_is_named(tmp_path: Path) -> None:
+    save_steps(tmp_path, 1)
+    path = tmp_path / "step-000001" / "state.safetensors"
+    tensors = load_file(path)
+    tensors["critic.model.norm.weight"][3] += 1
+    write_safetensors(path, tensors)
+    said: list[str] = []
+    restore_checkpoint(tmp_path, fresh("adamw"), "key", said.append)
+    assert "its tensor critic.model.norm.weight is not the one that was saved" in said[0]
+
+
+def test_a_checkpoint_of_another_form_is_refused_by_name(tmp_path: Path) -> None:
+    save_steps(tmp_path, 1)
+    note(tmp_path / "step-000001", form=99, versions={"bridle": "9.1"})
+    with pytest.raises(CheckpointError, match=r"step-000001 was written by bridle 9\.1 in another form") as caught:
+        restore_checkpoint(tmp_path, fresh("adamw"), "key", silent)
+    assert one_sentence(str(caught.value))
+
+
+def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
+    save_steps(tmp_path, 1)
+    state = fresh("adamw")
+    with torch.no_grad():
+        state.modules["critic"].model.norm.weight[0] = torch.inf
+    with pytest.raises(TrainingStopped, match=r"critic\.model\.norm\.weight is not finite after step 2") as caught:
+        save_checkpoint(tmp_path, 2, state, {}, "key")
+    assert one_sentence(str(caught.value))
+    assert [p.name for p in tmp_path.iterdir()] == ["step-000001"]
+
+
+def test_health_is_part_of_the_state(tmp_path: Path) -> None:
+    state = fresh("adamw")
+    state.health = {"held": {"dead reward": 4}, "said": {"dead reward": "…"}}
+    save_checkpoint(tmp_path, 1, state, {}, "key")
+    other = fresh("adamw")
+    other.health = mine = {"held": {}, "said": {}}
+    restore_checkpoint(tmp_path, other, "key", silent)
+    assert mine == state.health, "written into the run's own"

@@ -1,11 +1,24 @@
 """Muon's orthogonal updates, the groups it is given, and the ends of the schedules."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
 
-from bridle.models.optimizer import OPTIMIZERS, Muon, muon, orthogonalise, peak_rates, set_rate, warm_then_linear
-from tests.models.tiny import policy
+from bridle.core.errors import TrainingStopped
+from bridle.models.optimizer import (
+    OPTIMIZERS,
+    Muon,
+    clipped_step,
+    finite,
+    muon,
+    orthogonalise,
+    peak_rates,
+    set_rate,
+    warm_then_linear,
+)
+from tests.models.tiny import one_sentence, policy
 
 
 @pytest.mark.parametrize("shape", [(2, 8, 40), (2, 40, 8), (1, 64, 32), (1, 160, 448)])
@@ -115,3 +128,27 @@ def test_rates_are_shares_of_the_peaks() -> None:
     for share in (0.5, 0.25):
         set_rate(optimizers, peaks, share)
     assert peak_rates(optimizers) == pytest.approx([0.005, 0.001])
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_gradient_that_is_not_finite_changes_nothing(bad: float) -> None:
+    one, two = nn.Linear(3, 2), nn.Linear(3, 2)
+    before = [p.clone() for m in (one, two) for p in m.parameters()]
+    optimizers = [torch.optim.AdamW(m.parameters(), 0.1) for m in (one, two)]
+    (one(torch.ones(3)).sum() + two(torch.ones(3)).sum()).backward()
+    two.bias.grad = torch.tensor([1.0, bad])
+    with pytest.raises(TrainingStopped, match="no step was taken; lower the learning rate") as caught:
+        clipped_step([one, two], optimizers, 1.0)
+    assert one_sentence(str(caught.value))
+    assert all(torch.equal(a, b) for a, b in zip(before, [*one.parameters(), *two.parameters()], strict=True))
+    assert all(p.grad is None for p in [*one.parameters(), *two.parameters()]), "nothing of it is added to the next one"
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_is_refused(bad: float) -> None:
+    weight = torch.ones(1, requires_grad=True)
+    with pytest.raises(TrainingStopped, match="the loss is (nan|inf), and no step was taken") as caught:
+        finite((weight * bad).sum())
+    assert one_sentence(str(caught.value))
+    loss = (weight * 2).sum()
+    assert finite(loss) is loss

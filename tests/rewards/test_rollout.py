@@ -1,7 +1,10 @@
 """Answers to a step's prompts by groups: what stands together, what is left out together, what a missing stop costs."""
 
+import math
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -9,15 +12,21 @@ from bridle.core.errors import TrainingStopped
 from bridle.core.records import Completion, FinishReason, Prompt, Reward
 from bridle.generation.engine import Engine
 from bridle.generation.sampling import Sampling
-from bridle.rewards.rollout import Rollout, answer_figures, gap_warning, roll_out, take_prompts
+from bridle.rewards.rollout import Rollout, answer_figures, roll_out, take_prompts
+from tests.models.tiny import one_sentence, template
 from tests.models.tiny import policy as tiny_policy
-from tests.models.tiny import template
 from tests.training.runs import DEVICE
 
 PROMPTS = [Prompt.from_text(f"What is {i} + {i % 7}?") for i in range(4)]
 
 
-def answered(reward: Reward, group_size: int, penalty: float = 0.0, prompts: Sequence[Prompt] = PROMPTS) -> Rollout:
+def answered(
+    reward: Reward,
+    group_size: int,
+    penalty: float = 0.0,
+    prompts: Sequence[Prompt] = PROMPTS,
+    max_unscored: float = 1.0,
+) -> Rollout:
     policy = tiny_policy()
     with torch.no_grad():  # some answers end, others are cut off
         policy.module.output_weight()[template().eos_id] *= 1.5
@@ -25,7 +34,7 @@ def answered(reward: Reward, group_size: int, penalty: float = 0.0, prompts: Seq
     engine.load(policy)
     return roll_out(
         policy, engine, reward, prompts, Sampling(10, 1.0), DEVICE, seed=1,
-        missing_stop_penalty=penalty, group_size=group_size,
+        missing_stop_penalty=penalty, group_size=group_size, max_unscored=max_unscored,
     )  # fmt: skip
 
 
@@ -109,7 +118,63 @@ def test_two_trainers_take_their_prompts_in_orders_of_their_own() -> None:
     assert orders["ppo-prompts"] != orders["grpo-prompts"]
 
 
-def test_log_probs_that_differ_too_much_are_told() -> None:
-    assert gap_warning(0.05) is None
-    warning = gap_warning(0.06)
-    assert warning is not None and "0.060 nats" in warning and "model.precision" in warning
+# --------------------------------------------------------------------------------------------- rewards that are none
+
+
+@pytest.mark.parametrize(
+    ("score", "fault"),
+    [
+        (None, "None"), (math.nan, "nan"), (-math.inf, "infinite"), ("1.0", "misshapen: a str"),
+        ([1.0], "misshapen: a list of 1"), (torch.zeros(1), "misshapen: a tensor of shape [1]"),
+        (torch.tensor(math.nan), "nan"), (np.float32("inf"), "infinite"), (np.zeros(3), "misshapen: a ndarray"),
+    ],
+)  # fmt: skip
+def test_a_reward_that_is_no_number_is_named_masked_and_counted(score: Any, fault: str) -> None:
+    rollout = answered(lambda p, c: [score if i == 5 else float(i) for i in range(len(c))], 2)
+    assert rollout.score_B.tolist() == [0, 1, 2, 3, 6, 7], "its group goes with it"
+    assert rollout.unscored == 2 and rollout.faults == {fault: 1}
+    figures = answer_figures(rollout)
+    assert figures["unscored"] == 2 and figures[f"unscored_{fault}"] == 1
+
+
+@pytest.mark.parametrize("number", [1, True, 0.5, np.float32(0.5), np.int64(3), torch.tensor(0.25)])
+def test_every_kind_of_number_is_a_reward(number: Any) -> None:
+    rollout = answered(lambda p, c: [number] * len(c), 2)
+    assert rollout.score_B.tolist() == [float(number)] * 8 and rollout.faults == {}
+
+
+def test_a_tensor_of_rewards_is_one_number_each() -> None:
+    assert answered(lambda p, c: torch.arange(8.0), 2).score_B.tolist() == list(range(8))  # type: ignore[arg-type, return-value]
+
+
+@pytest.mark.parametrize(
+    ("scores", "told"),
+    [
+        (None, "gave a NoneType for 8 answers"), (1.0, "gave a float for 8 answers"),
+        (torch.tensor(1.0), r"gave a tensor of shape \[\] for 8 answers"), ([1.0] * 9, "9 scores for 8 answers"),
+        (torch.zeros(8, 1), r"8 misshapen: a tensor of shape \[1\]"), ([[1.0]] * 8, "8 misshapen: a list of 1"),
+    ],
+)  # fmt: skip
+def test_rewards_of_the_wrong_shape_end_before_anything_is_learnt(scores: Any, told: str) -> None:
+    with pytest.raises(TrainingStopped, match=told) as caught:
+        answered(lambda p, c: scores, 2)
+    assert one_sentence(str(caught.value))
+
+
+def test_over_a_share_without_reward_the_run_stops() -> None:
+    def some(prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[float | None]:
+        return [None, math.nan, *([1.0] * 6)]
+
+    assert answered(some, 1, max_unscored=0.25, prompts=PROMPTS * 2).unscored == 2
+    with pytest.raises(TrainingStopped, match=r"only 6 of 8 answers got a finite reward .*\(1 None, 1 nan\)"):
+        answered(some, 1, max_unscored=0.24, prompts=PROMPTS * 2)
+
+
+@pytest.mark.parametrize("equal", [0.0, 0.1, -1e9])
+def test_rewards_that_are_all_equal_have_no_spread_at_all(equal: float) -> None:
+    assert answer_figures(answered(lambda p, c: [equal] * len(c), 3))["score_sd"] == 0.0
+
+
+def test_the_spread_of_rewards_is_told() -> None:
+    assert answer_figures(answered(numbered, 3))["score_sd"] == pytest.approx(np.std(np.arange(12.0)))
+    assert "score_sd" not in answer_figures(answered(numbered, 1, prompts=PROMPTS[:1])), "one answer has none"

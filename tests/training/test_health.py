@@ -1,0 +1,212 @@
+"""Every trainer watches its health: broken numbers stop it before the step, dead runs stop with a checkpoint."""
+
+import ast
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from bridle.core.errors import TrainingStopped
+from bridle.core.recipe import (
+    DPOSection,
+    GRPOSection,
+    GuardSection,
+    PPOSection,
+    PretrainSection,
+    RewardSection,
+    SFTSection,
+)
+from bridle.core.records import Completion, Prompt, Reward
+from bridle.core.runlog import Run
+from bridle.generation.engine import Engine
+from bridle.models.policy import RewardModel
+from bridle.models.scorer import critic_from, scorer_from
+from bridle.training import dpo, grpo, ppo, pretrain, reward, sft
+from tests.house.source import ROOT
+from tests.models.tiny import one_sentence, random_ids, template
+from tests.models.tiny import policy as tiny_policy
+from tests.training.runs import DEVICE, groups, metrics, run_in, same, weights
+
+PROMPTS = [Prompt.from_text(f"What is {i} + {i % 7}?") for i in range(12)]
+
+
+def varied(prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[float | None]:
+    return [sum(c.token_ids) / 100 / len(c.token_ids) for c in completions]
+
+
+def equal(prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[float | None]:
+    return [1.0] * len(completions)
+
+
+def run_sft(run: Run) -> torch.nn.Module:
+    policy = tiny_policy()
+    ids = random_ids(24, 3, 8, seed=1)
+    sft.train(policy, list(zip(ids, ids, strict=True)), SFTSection(batch_size=4, checkpoint_every=2), DEVICE, run, 0)
+    return policy.module
+
+
+def run_pretrain(run: Run) -> torch.nn.Module:
+    policy, rows = tiny_policy(), torch.tensor(random_ids(64, 9, 9))
+    config = PretrainSection(batch_size=4, length=8, checkpoint_every=2)
+    pretrain.train(policy, rows, 4 * 8 * 8, config, DEVICE, run, 0)
+    return policy.module
+
+
+def run_reward(run: Run) -> torch.nn.Module:
+    scorer = scorer_from(tiny_policy().module, torch.Generator().manual_seed(0))
+    config = RewardSection(batch_size=4, checkpoint_every=2)
+    reward.train(RewardModel(scorer, template(), "made"), groups(24, 0), config, 1, 1e-3, DEVICE, run, 0)
+    return scorer
+
+
+def run_dpo(run: Run) -> torch.nn.Module:
+    policy = tiny_policy()
+    config = DPOSection(batch_size=4, checkpoint_every=2)
+    dpo.train(policy, tiny_policy(), groups(24, 0), config, DEVICE, run, 0, run.folder / "cache")
+    return policy.module
+
+
+def run_ppo(run: Run, source: Reward = varied, **settings: Any) -> torch.nn.Module:
+    policy = tiny_policy()
+    critic = critic_from(scorer_from(policy.module, torch.Generator().manual_seed(0)))
+    config = PPOSection(**{"steps": 6, "prompts_per_step": 4, "checkpoint_every": 2, "minibatches": 1, **settings})
+    ppo.train(policy, tiny_policy(), critic, source, PROMPTS, [], config, 8, Engine(torch.float32), DEVICE, run, seed=0)
+    return policy.module
+
+
+def run_grpo(run: Run, source: Reward = varied, **settings: Any) -> torch.nn.Module:
+    policy = tiny_policy()
+    config = GRPOSection(
+        **{"steps": 6, "prompts_per_step": 2, "group_size": 3, "checkpoint_every": 2, "minibatches": 1, **settings}
+    )
+    grpo.train(policy, tiny_policy(), source, PROMPTS, config, 8, Engine(torch.float32), DEVICE, run, seed=0)
+    return policy.module
+
+
+TRAINERS = {
+    "sft": run_sft, "pretrain": run_pretrain, "reward": run_reward, "dpo": run_dpo, "ppo": run_ppo, "grpo": run_grpo,
+}  # fmt: skip
+MODULES = {"sft": sft, "pretrain": pretrain, "reward": reward, "dpo": dpo, "ppo": ppo, "grpo": grpo}
+LOSSES = {
+    "sft": "next_token", "pretrain": "next_token", "reward": "bradley_terry", "dpo": "dpo", "ppo": "clipped_policy",
+    "grpo": "grpo",
+}  # fmt: skip
+
+
+def spoil(patch: pytest.MonkeyPatch, trainer: str, call: int, spoiled: Callable[[Tensor], Tensor]) -> None:
+    """From the so-manieth call on, the trainer's loss is spoilt."""
+    plain, count = MODULES[trainer].__dict__[LOSSES[trainer]], [0]
+
+    def loss(*arguments: Any, **named: Any) -> Any:
+        count[0] += 1
+        value, stats = plain(*arguments, **named)
+        return (spoiled(value) if count[0] >= call else value), stats
+
+    patch.setattr(MODULES[trainer], LOSSES[trainer], loss)
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_broken_numbers_stop_before_the_step_and_the_last_good_checkpoint_stays(
+    trainer: str, what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(loss: Tensor) -> Tensor:
+        if what == "loss":
+            return loss * math.nan
+        return loss + 0 * (loss - loss.detach()).abs().sqrt()  # finite, and its slope is 0 · inf
+
+    spoil(monkeypatch, trainer, 7 if trainer == "ppo" else 4, broken)  # PPO takes two optimiser steps in a step here
+    with pytest.raises(TrainingStopped, match="no step was taken") as caught:
+        TRAINERS[trainer](run_in(tmp_path))
+    assert one_sentence(str(caught.value))
+    left = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert "step-000002" in left, "of the last step before that was saved"
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_a_gradient_of_zero_stops_with_a_checkpoint_and_goes_on_as_asked(
+    trainer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is learnt from a loss of slope zero. A run that is gone on with stops again, unless the recipe says otherwise."""
+    spoil(monkeypatch, trainer, 1, lambda loss: loss * 0)
+    if trainer in ("reward",):
+        monkeypatch.setattr(reward, "score_size", lambda scores, count: scores.sum() * 0)
+    run = run_in(tmp_path)
+    run.health.limits = GuardSection(dead_steps=1)
+    if trainer == "ppo":  # the critic learns on
+        monkeypatch.setattr(ppo, "clipped_value", lambda values, *a, **k: (values.sum() * 0, {}))
+    with pytest.raises(TrainingStopped, match="for 1 logged steps in a row the gradient is zero"):
+        TRAINERS[trainer](run)
+    assert (tmp_path / "checkpoints" / "step-000001").is_dir()
+    again = run_in(tmp_path)
+    again.health.limits = GuardSection(dead_steps=0)
+    TRAINERS[trainer](again)
+    assert again.health.state["held"]["no gradient"] == len(metrics(tmp_path)) >= 2, "counted on from the checkpoint"
+
+
+@pytest.mark.parametrize("trainer", ["ppo", "grpo"])
+def test_a_dead_reward_stops_the_run(trainer: str, tmp_path: Path) -> None:
+    run = run_in(tmp_path)
+    run.health.limits = GuardSection(dead_steps=3)
+    with pytest.raises(TrainingStopped, match="all answers that were compared got the same reward") as caught:
+        {"ppo": run_ppo, "grpo": run_grpo}[trainer](run, equal)
+    assert one_sentence(str(caught.value)) and (tmp_path / "checkpoints" / "step-000003").is_dir()
+
+
+@pytest.mark.parametrize("trainer", ["ppo", "grpo"])
+def test_a_reward_source_that_breaks_later_costs_no_step(trainer: str, tmp_path: Path) -> None:
+    """It breaks in the fourth step, where the next checkpoint is due after the sixth: three steps are kept, and gone on from."""
+    calls = [0]
+
+    def breaking(prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[float | None]:
+        calls[0] += 1
+        return [None] * len(completions) if calls[0] == 4 else varied(prompts, completions)
+
+    train = {"ppo": run_ppo, "grpo": run_grpo}[trainer]
+    with pytest.raises(TrainingStopped, match="none of .* got a finite reward"):
+        train(run_in(tmp_path / "cut"), breaking, checkpoint_every=6)
+    assert (tmp_path / "cut" / "checkpoints" / "step-000003").is_dir()
+    resumed = train(run_in(tmp_path / "cut"), varied, checkpoint_every=6)
+    whole = train(run_in(tmp_path / "whole"), varied, checkpoint_every=6)
+    assert same(weights(whole), resumed) and metrics(tmp_path / "cut") == metrics(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("trainer", ["ppo", "grpo"])
+def test_more_unscored_answers_than_allowed_stop_it(trainer: str, tmp_path: Path) -> None:
+    def some(prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[float | None]:
+        return [None, *varied(prompts, completions)[1:]]
+
+    run = run_in(tmp_path)
+    run.health.limits = GuardSection(max_unscored=0.2)
+    with pytest.raises(TrainingStopped, match="only .* answers got a finite reward"):
+        {"ppo": run_ppo, "grpo": run_grpo}[trainer](run, some)
+    assert not (tmp_path / "metrics.jsonl").exists(), "before any step"
+
+
+def arguments(name: str) -> list[tuple[str, ast.Call]]:
+    """Every call of a function in the trainers."""
+    found = []
+    for path in sorted((ROOT / "bridle/training").glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == name:
+                found.append((path.name, node))
+    return found
+
+
+def test_no_trainer_leaves_a_part_out() -> None:
+    """The run's health is in the state, the recipe says how many checkpoints stay and how many rewards may lack, no loss is
+    taken unseen, and each trainer names its figure of merit."""
+    states, saves, rollouts = arguments("TrainingState"), arguments("save_checkpoint"), arguments("roll_out")
+    assert len(states) >= 6 and len(saves) >= 6 and len(rollouts) >= 2
+    assert all(ast.unparse(call.args[-1]) == "run.health.state" for _, call in states), states
+    for path, call in saves:
+        assert {"keep", "merit"} <= {keyword.arg for keyword in call.keywords}, path
+        assert "gold" not in ast.unparse(call), path
+    assert all("max_unscored" in {keyword.arg for keyword in call.keywords} for _, call in rollouts)
+    for path in (ROOT / "bridle/training").glob("*.py"):
+        lines = [line for line in path.read_text().splitlines() if ".backward()" in line]
+        assert all("finite(" in line for line in lines), (path.name, lines)
