@@ -263,6 +263,7 @@ def train(options: Options, method: str) -> None:
         "rloo": tuning.train_rloo,
         "rebel": tuning.train_rebel,
         "dpo": tuning.train_dpo,
+        "best-of-n": tuning.train_rejection,
     }
     with_work(options, methods[method])
 

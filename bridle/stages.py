@@ -29,6 +29,7 @@ from bridle.maths.statistics import mean_and_se, win_rate
 from bridle.models.batches import Group
 from bridle.models.decoder import Decoder, DecoderConfig, Trunk, initialise
 from bridle.models.device import Device, choose_device
+from bridle.models.imitation import Example
 from bridle.models.policy import (
     Policy,
     RewardModel,
@@ -39,7 +40,7 @@ from bridle.models.policy import (
     save_reward_model,
 )
 from bridle.models.randomness import derived_seed, generator
-from bridle.models.scorer import Scorer, critic_from, init_head, scorer_from
+from bridle.models.scorer import Scorer, critic_from, init_head, scorer_from, shared_critic
 from bridle.models.template import Template, train_tokenizer
 from bridle.rewards.learned import LearnedReward, raw_scores
 from bridle.rewards.rollout import Observe
@@ -213,7 +214,7 @@ def demonstration_ids(work: Work) -> list[list[str]]:
     return [[prompt.id, text] for prompt, text in work.sources.demonstrations()]
 
 
-def encode_demonstrations(work: Work, policy: Policy, shown: Sequence[tuple[Prompt, str]]) -> list[sft.Example]:
+def encode_demonstrations(work: Work, policy: Policy, shown: Sequence[tuple[Prompt, str]]) -> list[Example]:
     """Token ids of what is to be imitated; examples beyond the context are left out and counted."""
     template = policy.template
     prompts = template.prompt_ids([p for p, _ in shown])
@@ -550,7 +551,9 @@ def train_ppo(
         policy.origin = content_hash([policy.origin, key])  # two runs from the same weights must not share stamps
         reference = parent_policy(work, "sft")
         learned = learned_reward(work, policy)
-        if learned.same_tokens:
+        if config.shared_trunk:
+            critic = shared_critic(policy.module)
+        elif learned.same_tokens:
             critic = critic_from(learned.model.module)
         else:
             critic = critic_from(scorer_from(policy.module, generator(recipe.seed, "critic")))

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from bridle.core.recipe import GRPOSection, REBELSection, Recipe, RLOOSection
+from bridle.core.recipe import DPOSection, GRPOSection, REBELSection, Recipe, RejectionSection, RLOOSection
 from bridle.core.records import Completion, Prompt, Reward, content_hash
 from bridle.evaluation.answers import answer_all, kl_of, proxy_scores
 from bridle.maths.statistics import best_of_n, best_of_n_kl, mean_and_se, wilson_interval
@@ -30,7 +30,7 @@ from bridle.stages import (
     training_snapshot,
     within_context,
 )
-from bridle.training import dpo, grpo, rebel, sft
+from bridle.training import dpo, grpo, rebel, rejection, sft
 
 OBSERVED = 128  # prompts that DPO's KL is measured on as it goes
 
@@ -45,10 +45,17 @@ def with_settings(work: Work, section: str, settings: Settings | None) -> Recipe
 
 
 def train_dpo(
-    work: Work, reuse: bool = False, name: str = "dpo", settings: dict[str, Any] | None = None
+    work: Work,
+    reuse: bool = False,
+    name: str = "dpo",
+    settings: Settings | None = None,
+    reward_source: Reward | None = None,
 ) -> dict[str, Any]:
-    """From SFT's weights on the same comparisons as the reward model; `settings` replace some of the recipe's."""
+    """From SFT's weights on the same comparisons as the reward model, or online on fresh answers that a reward ranks."""
     recipe = with_settings(work, "dpo", settings)
+    if recipe.dpo.online_rounds:
+        method = Method("dpo", "Online DPO: its own answers, ranked by a reward", recipe.dpo, dpo.train_online)
+        return practised(work, recipe, method, name, reuse, reward_source)
     snapshot = training_snapshot(work)
     parents = {"sft": require_model(work.project, "sft", "train sft"), "snapshot": snapshot.id}
     key = stage_key(recipe, ("model", "dpo", "data", "sampling"), parents)
@@ -93,7 +100,7 @@ class Method:
 
     section: str
     title: str
-    config: GRPOSection | RLOOSection | REBELSection
+    config: GRPOSection | RLOOSection | REBELSection | RejectionSection | DPOSection
     train: Callable[..., dict[str, float]]
 
 
@@ -228,6 +235,19 @@ def train_rebel(
     method = Method(
         "rebel", "REBEL: two answers to a prompt, log-odds that follow their rewards", recipe.rebel, rebel.train
     )
+    return practised(work, recipe, method, name, reuse, reward_source)
+
+
+def train_rejection(
+    work: Work,
+    reuse: bool = False,
+    name: str = "best-of-n",
+    reward_source: Reward | None = None,
+    settings: Settings | None = None,
+) -> dict[str, Any]:
+    """Answer, keep the best, imitate it, and again; by the reward model, from SFT's weights."""
+    recipe = with_settings(work, "rejection", settings)
+    method = Method("rejection", "Best of n: imitating its own best answers", recipe.rejection, rejection.train)
     return practised(work, recipe, method, name, reuse, reward_source)
 
 

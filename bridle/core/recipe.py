@@ -193,6 +193,21 @@ class PPOSection(TrainerSection):
     missing_stop_penalty: float = Field(
         default=1.0, ge=0, description="taken from the reward of an answer that was cut off"
     )
+    shared_trunk: bool = Field(
+        default=False,
+        description="policy and critic are two heads of one network: less memory, and each moves the other",
+    )
+    value_coef: float = Field(
+        default=1.0,
+        gt=0,
+        description="weight of the critic's loss; it matters where the trunk is shared (0.1 is usual there)",
+    )
+    critic_warmup: int = Field(default=0, ge=0, description="first rollout steps in which the critic alone learns")
+    early_stop_kl: float = Field(
+        default=0.0,
+        ge=0,
+        description="a minibatch whose approx_kl is above it ends the updates of its rollout step; 0: never",
+    )
     pretrain_coef: float = Field(
         default=0.0,
         ge=0,
@@ -221,6 +236,27 @@ class DPOSection(TrainerSection):
     )
     observe_every: int = Field(
         default=15, ge=1, description="optimiser steps between measurements of the KL on answers of its own"
+    )
+    sft: float = Field(
+        default=0.0,
+        ge=0,
+        description="weight of a next-token loss on the chosen answers, against their becoming unlikely",
+    )
+    online_rounds: int = Field(
+        default=0,
+        ge=0,
+        description="0: on the comparisons of the store; n: so many times on fresh answers that a reward ranks",
+    )
+    online_prompts: int = Field(default=96, ge=1, description="online: prompts answered in a round")
+    online_answers: int = Field(
+        default=2, ge=2, description="online: answers to each prompt; every two that differ are a pair"
+    )
+    online_reference: Literal["start", "round"] = Field(
+        default="start", description="online: the reference is SFT, or the policy as each round began"
+    )
+    scored_by: ScoredBy = Field(default="reward", description=f"online: {SCORED_BY}")
+    missing_stop_penalty: float = Field(
+        default=1.0, ge=0, description="online: taken from the reward of an answer that was cut off"
     )
 
     @model_validator(mode="after")
@@ -314,6 +350,36 @@ class REBELSection(TrainerSection):
     checkpoint_every: int = Field(default=5, ge=1, description="rollout steps between checkpoints")
 
 
+class RejectionSection(TrainerSection):
+    """Expert iteration: answer each prompt several times, keep the best, imitate it, and again."""
+
+    scored_by: ScoredBy = Field(default="reward", description=SCORED_BY)
+    rounds: int = Field(default=3, ge=1, description="times to answer afresh and imitate")
+    prompts_per_round: int = Field(default=320, ge=1, description="prompts answered in a round")
+    answers: int = Field(default=4, ge=1, description="n: answers to each prompt")
+    keep: Literal["best", "threshold", "shortest"] = Field(
+        default="best",
+        description="of each prompt: best: the best answer; threshold: all that reach it; shortest: the shortest that does",
+    )
+    threshold: float = Field(
+        default=0.5, description="the least reward that is kept (a right answer has 1, a wrong one 0)"
+    )
+    batch_size: int = Field(default=16, ge=1, description="kept answers in one optimiser step")
+    epochs: int = Field(default=1, ge=1, description="passes over the kept answers of a round")
+    learning_rate: float = Field(default=1e-3, ge=0, description="a billion parameters: about 1e-5")
+    temperature: float = Field(default=1.0, gt=0, description="of the answers to choose from")
+    checkpoint_every: int = Field(default=1, ge=1, description="rounds between checkpoints")
+
+    @model_validator(mode="after")
+    def a_wrong_answer_is_no_example(self) -> RejectionSection:
+        if self.scored_by == "verifier" and self.keep == "best":
+            raise ValueError(
+                "keep = 'best' would imitate a wrong answer where none is right; with scored_by = 'verifier' set it to "
+                "'shortest' or 'threshold'"
+            )
+        return self
+
+
 class Recipe(Section):
     """All sections; each default is the playground's."""
 
@@ -330,6 +396,7 @@ class Recipe(Section):
     grpo: GRPOSection = Field(default_factory=GRPOSection)
     rloo: RLOOSection = Field(default_factory=RLOOSection)
     rebel: REBELSection = Field(default_factory=REBELSection)
+    rejection: RejectionSection = Field(default_factory=RejectionSection)
 
     def hash_of(self, *sections: str) -> str:
         """Content hash of the seed and some sections: what a stage depends on, and no more."""

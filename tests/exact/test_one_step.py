@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bridle.models import batches, parallel
+from bridle.models import batches, imitation, parallel
 from bridle.models.batches import Batch, Packed
 from bridle.rewards import rollout
 from bridle.training import dpo, grpo, ppo, rebel, reward, sft
@@ -74,7 +74,7 @@ def test_padding(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         batch = make(*given)
         return replace(batch, ids_BW=F.pad(batch.ids_BW, (0, 5), value=7))
 
-    for module in (batches, sft, rollout, ppo):
+    for module in (batches, imitation, rollout):
         monkeypatch.setattr(module, "make_batch", wide)
     monkeypatch.setattr(
         Batch, "rows",

@@ -99,7 +99,7 @@ def joined(first: Rollout, second: Rollout) -> Rollout:
     completions, prompts = first.completions + second.completions, first.prompts + second.prompts
     ids = template().prompt_ids(prompts)
     batch = make_batch(ids, [c.token_ids for c in completions], template().pad_id, DEVICE.torch)
-    flat = torch.tensor([logp for c in completions for logp in c.sampled_logprobs])
+    flat = torch.tensor([logp for c in completions for logp in c.sampled_logprobs], dtype=first.old_logp_BT.dtype)
     return Rollout(
         batch, batch.mask_BT, spread(flat, batch.mask_BT), torch.cat([first.score_B, second.score_B]),
         torch.cat([first.reward_B, second.reward_B]), completions, prompts, 0,
