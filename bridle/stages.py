@@ -30,6 +30,7 @@ from bridle.models.batches import Group
 from bridle.models.decoder import Decoder, DecoderConfig, Trunk, initialise
 from bridle.models.device import Device, choose_device
 from bridle.models.fitting import DataReport, answer_ids, encode_compared, encode_shown, roomy
+from bridle.models.imitation import Example
 from bridle.models.policy import (
     Policy,
     RewardModel,
@@ -228,7 +229,7 @@ def demonstration_ids(work: Work) -> list[list[str]]:
     return [[prompt.id, text] for prompt, text in work.sources.demonstrations()]
 
 
-def encode_demonstrations(work: Work, policy: Policy, shown: Sequence[tuple[Prompt, str]]) -> list[sft.Example]:
+def encode_demonstrations(work: Work, policy: Policy, shown: Sequence[tuple[Prompt, str]]) -> list[Example]:
     """Token ids of what is to be imitated; what cannot be used is left out, counted and told."""
     examples, report = encode_shown(policy.template, shown, policy.module.config.max_positions)
     work.tell(report)

@@ -109,27 +109,25 @@ def preference_loss(
 
 
 def compare(
-    policy: Policy,
-    groups: Sequence[Group],
-    reference_of: Sequence[Tensor],
-    rows: list[int],
-    config: DPOSection,
-    device: Device,
+    policy: Policy, groups: Sequence[Group], reference_of: Sequence[Tensor], config: DPOSection, device: Device
 ) -> dict[str, float]:
-    """Add the gradient of the loss on a step's groups, cut into micro-batches; each rank takes its share. The step's figures."""
-    mine = my_share(rows)
+    """Add the gradient of the loss on a step's groups, every answer read once; the figures of the step.
+
+    Each rank takes its share of the groups, `micro_batch` at once; the pairs' weight is counted on all ranks.
+    """
+    mine = my_share(list(range(len(groups))))
     weight = pair_weight([groups[i] for i in mine])
     count = all_ranks_sum(torch.tensor(weight, dtype=torch.float64, device=device.torch))
-    pair_count = sum(len(groups[i].pairs) for i in rows)
+    pair_count = sum(len(group.pairs) for group in groups)
     sums: dict[str, float] = {}
     for part in parts(mine, config.micro_batch):
         chosen = [groups[i] for i in part]
-        batch = group_batch(chosen, policy.template.pad_id, device.torch)
-        pairs = index_pairs(chosen, device.torch)
+        batch, pairs = group_batch(chosen, policy.template.pad_id, device.torch), index_pairs(chosen, device.torch)
         reference_B = torch.cat([reference_of[i] for i in part]).to(device.torch)
         logp_B = answer_logprobs(policy, batch, device)
-        length_B = batch.lengths_B - batch.prompt_lengths_B
-        loss, stats = preference_loss(logp_B, reference_B, length_B, pairs, config, count)
+        loss, stats = preference_loss(
+            logp_B, reference_B, batch.lengths_B - batch.prompt_lengths_B, pairs, config, count
+        )
         finite(loss).backward()
         for name, value in {**stats, **likelihoods(logp_B.detach(), reference_B, pairs, pair_count)}.items():
             sums[name] = sums.get(name, 0.0) + float(value)
@@ -174,8 +172,10 @@ def train(
     plan = length_plan([group.length for group in usable], config.batch_size, config.epochs, seed, "dpo")
     last: dict[str, float] = values.get("last", {})
     for step in range(done, len(plan)):
-        # 1. prompts with all their answers  2. log-probs of every answer, read once  3. compare, improve
-        figures = compare(policy, usable, reference_of, plan[step], config, device)
+        # 1. prompts with all their answers
+        chosen = [usable[i] for i in plan[step]]
+        # 2. log-probs of every answer, read once  3. compare, improve
+        figures = compare(policy, chosen, [reference_of[i] for i in plan[step]], config, device)
         share = warm_then_linear(step, len(plan))
         figures["grad_norm"] = take_step(module, optimizers, peaks, share, config.clip_norm)
         policy.step += 1
@@ -226,7 +226,7 @@ def improve(
     steps, lengths = 0, [group.length for group in groups]
     for epoch in range(config.epochs if groups else 0):
         for rows in length_batches(lengths, config.batch_size, seed, "dpo-online", number * config.epochs + epoch):
-            figures = compare(policy, groups, reference_of, rows, config, device)
+            figures = compare(policy, [groups[i] for i in rows], [reference_of[i] for i in rows], config, device)
             figures["grad_norm"] = clipped_step([policy.module], optimizers, config.clip_norm)
             sums = {name: sums.get(name, 0.0) + value for name, value in figures.items()}
             steps += 1

@@ -26,17 +26,21 @@ from bridle.generation.engine import Engine
 from bridle.generation.sampling import Sampling
 from bridle.maths.advantages import gae, place_at_end, whiten
 from bridle.maths.kl import KLControl, k1, k3
-from bridle.maths.losses import clipped_policy, clipped_value, next_token
+from bridle.maths.losses import clipped_policy, clipped_value
 from bridle.maths.statistics import mean_and_se
-from bridle.models.batches import Batch, make_batch, masked_logprobs, micro_batches, sequence_logprobs, spread
+from bridle.models.batches import Batch, micro_batches, sequence_logprobs, spread
 from bridle.models.checkpoint import TrainingState, restore_checkpoint, save_checkpoint
 from bridle.models.device import Device
+from bridle.models.imitation import imitate
 from bridle.models.optimizer import OPTIMIZERS, clipped_step, finite
 from bridle.models.parallel import all_ranks_figures, all_ranks_sum, my_share
 from bridle.models.policy import Policy
 from bridle.models.randomness import derived_seed, shuffled
 from bridle.models.scorer import Scorer
 from bridle.rewards.rollout import Observe, Rollout, answer_figures, roll_out, take_prompts
+
+# Demonstrations in a policy step with `pretrain_coef` (Ouyang 2022, eq. 2, with SFT's data in place of pretraining's).
+DEMONSTRATIONS = 16
 
 
 def own_part(policy: Policy, critic: Scorer) -> nn.Module:
@@ -118,7 +122,7 @@ def improve(
             shuffled(len(rollout.batch), seed, "ppo-minibatches", number).chunk(config.minibatches)
         ):
             mine_M = my_share(mini_M)
-            tokens, approx_kl = all_ranks_sum(rollout.mask_BT[mine_M].sum()), 0.0
+            tokens, approx_kl = all_ranks_sum(rollout.mask_BT[mine_M].sum()), torch.zeros((), device=device.torch)
             for rows in micro_batches(mine_M, rollout.batch.lengths_B, config.batch_size):
                 micro = rollout.batch.rows(rows.to(device.torch))
                 width = micro.ids_BW.shape[1] - 1
@@ -137,57 +141,32 @@ def improve(
                 if epoch == 0 and index == 0:  # nothing has moved yet: what differs is precision alone
                     gap = torch.where(mask_MT, (logp_MT.detach() - old_MT).abs(), 0.0).sum() / tokens
                     sums["logprob_gap"] += float(gap)
-                approx_kl += float(policy_stats["approx_kl"])
+                approx_kl += policy_stats["approx_kl"]
                 for name, value in {**policy_stats, **value_stats}.items():  # already parts of the minibatch's mean
                     sums[name] = sums.get(name, 0.0) + float(value)
             read += 1
-            if config.early_stop_kl and float(all_ranks_sum(torch.tensor(approx_kl))) > config.early_stop_kl:
+            if config.early_stop_kl and float(all_ranks_sum(approx_kl)) > config.early_stop_kl:
                 for optimizer in optimizers:
                     optimizer.zero_grad()  # this minibatch's gradient is not taken
-                return update_figures(sums, norms, updates, read, config)
+                return means(sums, norms, updates, read) | {"updates": updates}
             if step < config.critic_warmup:
                 policy.module.zero_grad()  # without a gradient its optimiser does nothing, not even count
             elif config.pretrain_coef and demonstrations:
-                imitate(policy, demonstrations, config, device, seed, number * config.minibatches + index)
+                update = number * config.minibatches + index
+                picked = shuffled(len(demonstrations), seed, "ppo-demonstrations", update)[:DEMONSTRATIONS].tolist()
+                imitate(policy, [demonstrations[i] for i in picked], device, weight=config.pretrain_coef)
             norms += clipped_step([policy.module, own_part(policy, critic)], optimizers, config.clip_norm)
             updates += 1
-    return update_figures(sums, norms, updates, read, config)
+    told = {"updates": updates} if config.early_stop_kl else {}
+    return means(sums, norms, updates, read) | told
 
 
-def update_figures(
-    sums: Mapping[str, float], norms: float, updates: int, read: int, config: PPOSection
-) -> dict[str, float]:
-    """Means over the minibatches that were read, of all ranks; the gradient's norm over those that took a step."""
+def means(sums: Mapping[str, float], norms: float, updates: int, read: int) -> dict[str, float]:
+    """Over the minibatches that were read, by all ranks; the gradient's norm over those that took a step, the gap of the first."""
     whole = all_ranks_figures(sums)
-    first_gap = whole.pop("logprob_gap")
-    figures = {name: total / read for name, total in whole.items()}
-    figures |= {"grad_norm": norms / max(1, updates), "logprob_gap": first_gap}
-    return figures | ({"updates": updates} if config.early_stop_kl else {})
-
-
-def imitate(
-    policy: Policy,
-    demonstrations: Sequence[tuple[list[int], list[int]]],
-    config: PPOSection,
-    device: Device,
-    seed: int,
-    number: int,
-) -> None:
-    """Add the gradient of a next-token loss on demonstrations (Ouyang 2022, eq. 2, with SFT's data in place of pretraining's)."""
-    picked = my_share(shuffled(len(demonstrations), seed, "ppo-demonstrations", number)[:16]).tolist()
-    tokens = all_ranks_sum(torch.tensor(sum(len(demonstrations[i][1]) for i in picked), device=device.torch))
-    if not picked:
-        return
-    batch = make_batch(
-        [demonstrations[i][0] for i in picked],
-        [demonstrations[i][1] for i in picked],
-        policy.template.pad_id,
-        device.torch,
-    )
-    with device.autocast():
-        logp_N = masked_logprobs(policy.module, batch)
-    loss, _ = next_token(logp_N, tokens=tokens)
-    finite(config.pretrain_coef * loss).backward()
+    gap = whole.pop("logprob_gap")
+    norm = {"grad_norm": norms / updates} if updates else {}
+    return {name: total / read for name, total in whole.items()} | norm | {"logprob_gap": gap}
 
 
 def train(

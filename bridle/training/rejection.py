@@ -23,12 +23,12 @@ from bridle.core.runlog import Run
 from bridle.generation.engine import Engine
 from bridle.generation.sampling import Sampling
 from bridle.maths.kl import k1
-from bridle.maths.losses import next_token
 from bridle.maths.statistics import mean_and_se
-from bridle.models.batches import length_batches, make_batch, masked_logprobs
+from bridle.models.batches import length_batches
 from bridle.models.checkpoint import TrainingState, restore_checkpoint, save_checkpoint
 from bridle.models.device import Device
-from bridle.models.optimizer import OPTIMIZERS, clipped_step, finite
+from bridle.models.imitation import Example, imitate
+from bridle.models.optimizer import OPTIMIZERS, clipped_step
 from bridle.models.policy import Policy
 from bridle.models.randomness import derived_seed
 from bridle.rewards.rollout import Observe, Rollout, answer_figures, reference_logprobs, roll_out, take_prompts
@@ -53,10 +53,10 @@ def choose(rollout: Rollout, config: RejectionSection) -> list[int]:
     return chosen
 
 
-def imitate(
+def learn(
     policy: Policy,
     optimizers: Sequence[torch.optim.Optimizer],
-    examples: Sequence[tuple[list[int], list[int]]],
+    examples: Sequence[Example],
     config: RejectionSection,
     device: Device,
     seed: int,
@@ -67,15 +67,8 @@ def imitate(
     lengths = [len(prompt) + len(answer) for prompt, answer in examples]
     for epoch in range(config.epochs):
         for rows in length_batches(lengths, config.batch_size, seed, "rejection", number * config.epochs + epoch):
-            batch = make_batch(
-                [examples[i][0] for i in rows], [examples[i][1] for i in rows], policy.template.pad_id, device.torch
-            )
-            with device.autocast():
-                logp_N = masked_logprobs(policy.module, batch)
-            loss, _ = next_token(logp_N, tokens=len(logp_N))
-            finite(loss).backward()
+            losses.append(imitate(policy, [examples[i] for i in rows], device))
             norms.append(clipped_step([policy.module], optimizers, config.clip_norm))
-            losses.append(float(loss.detach()))
     return {"loss": sum(losses) / len(losses), "grad_norm": sum(norms) / len(norms)}
 
 
@@ -129,7 +122,7 @@ def train(
         prompt_ids = policy.template.prompt_ids([rollout.prompts[i] for i in kept])
         examples = [(ids, list(rollout.completions[i].token_ids)) for ids, i in zip(prompt_ids, kept, strict=True)]
         # 4. imitate them
-        updates = imitate(policy, optimizers, examples, config, device, seed, number)
+        updates = learn(policy, optimizers, examples, config, device, seed, number)
         # 5. share the new weights (a new stamp), log and save
         policy.step += 1
         kl, kl_se = mean_and_se(k1(rollout.old_logp_BT, reference_BT, rollout.mask_BT).sum(1).cpu().numpy())

@@ -1,27 +1,22 @@
 """Supervised fine-tuning: imitate demonstrations, next-token prediction on the answers alone (Ouyang 2022, §3.5).
 
 The prompt is read but not learnt; the stop token is part of the answer and is learnt.
-Shapes: N answer tokens of a micro-batch.
+The step itself, one forward and backward, is `models.imitation.imitate`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-
 from bridle.core.errors import NoUsableRows
 from bridle.core.recipe import SFTSection
 from bridle.core.runlog import Run
-from bridle.maths.losses import next_token
-from bridle.models.batches import length_plan, make_batch, masked_logprobs, parts
+from bridle.models.batches import length_plan
 from bridle.models.checkpoint import TrainingState, restore_checkpoint, save_checkpoint
 from bridle.models.device import Device
-from bridle.models.optimizer import OPTIMIZERS, finite, peak_rates, take_step, warm_then_linear
-from bridle.models.parallel import all_ranks_figures, all_ranks_sum, my_share
+from bridle.models.imitation import Example, imitate
+from bridle.models.optimizer import OPTIMIZERS, peak_rates, take_step, warm_then_linear
 from bridle.models.policy import Policy
-
-Example = tuple[list[int], list[int]]  # prompt ids, answer ids with the stop token
 
 
 def train(
@@ -30,7 +25,7 @@ def train(
     """Train `policy` in place."""
     if not examples:
         raise NoUsableRows("SFT needs demonstrations, got none; import answers or lower the filters")
-    module, pad_id = policy.module, policy.template.pad_id
+    module = policy.module
     optimizers = OPTIMIZERS[config.optimizer](module, config.learning_rate)
     peaks = peak_rates(optimizers)
     state = TrainingState({"policy": module}, optimizers, run.health.state)
@@ -41,22 +36,14 @@ def train(
     last_losses: list[float] = values.get("last_losses", [])
     for step in range(done, len(plan)):
         # 1. a batch of demonstrations
-        mine = my_share(plan[step])
-        count = all_ranks_sum(torch.tensor(sum(len(examples[i][1]) for i in mine), device=device.torch))
+        chosen = [examples[i] for i in plan[step]]
         # 2. predict the answers' tokens
-        sums = {"loss": 0.0}
-        for part in parts(mine, config.micro_batch):
-            batch = make_batch([examples[i][0] for i in part], [examples[i][1] for i in part], pad_id, device.torch)
-            with device.autocast():
-                logp_N = masked_logprobs(module, batch)
-            loss, _ = next_token(logp_N, tokens=count)
-            finite(loss).backward()
-            sums["loss"] += float(loss.detach())
+        loss = imitate(policy, chosen, device, config.micro_batch)
         # 3. improve
         share = warm_then_linear(step, len(plan))
         norm = take_step(module, optimizers, peaks, share, config.clip_norm)
         # 4. log and save
-        last_losses = [*last_losses[-49:], all_ranks_figures(sums)["loss"]]
+        last_losses = [*last_losses[-49:], loss]
         if step % 5 == 0 or step == len(plan) - 1:
             run.log(step, len(plan), {"loss": last_losses[-1], "grad_norm": norm})
         if run.due(step + 1, config.checkpoint_every, len(plan)):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -15,9 +16,13 @@ import torch.distributed as dist
 
 from tests.exact.steps import FEW, SHARED, STEPS
 
+PATIENCE = timedelta(seconds=60)  # of a rank that waits for another which died
+
 
 def work(folder: Path, rank: int, ranks: int) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting-{ranks}", rank=rank, world_size=ranks)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/meeting-{ranks}", rank=rank, world_size=ranks, timeout=PATIENCE
+    )
     found = {name: vars({**STEPS, **FEW}[name](2)) for name in SHARED[ranks]}
     torch.save(found, folder / f"rank-{rank}-of-{ranks}.pt")
     dist.destroy_process_group()

@@ -21,6 +21,7 @@ from bridle.core.recipe import (
     PPOSection,
     PretrainSection,
     REBELSection,
+    RejectionSection,
     RewardSection,
     RLOOSection,
     SFTSection,
@@ -29,7 +30,7 @@ from bridle.core.records import Completion, Prompt
 from bridle.generation.engine import Engine
 from bridle.models.policy import Policy, RewardModel
 from bridle.models.scorer import scorer_from
-from bridle.training import dpo, grpo, ppo, pretrain, rebel, reward, sft
+from bridle.training import dpo, grpo, ppo, pretrain, rebel, rejection, reward, sft
 from tests.exact.checks import caught_gradients
 from tests.models.tiny import policy as tiny_policy
 from tests.models.tiny import random_ids, template
@@ -93,6 +94,27 @@ def dpo_step(size: int, loss: str = "dpo") -> Step:
     )  # fmt: skip
 
 
+def online_dpo_step(size: int) -> Step:
+    config = DPOSection(
+        online_rounds=1, online_prompts=5, online_answers=4, batch_size=5, micro_batch=size, learning_rate=0.0,
+        clip_norm=NO_CLIP, sft=0.2,
+    )  # fmt: skip
+    return caught(
+        lambda f: dpo.train_online(
+            tiny(), tiny(5), token_points, PROMPTS, config, NEW_TOKENS, Engine(torch.float64), DEVICE, run_in(f / "run"), 0
+        )
+    )  # fmt: skip
+
+
+def rejection_step(size: int) -> Step:
+    config = RejectionSection(rounds=1, prompts_per_round=5, answers=4, learning_rate=0.0, clip_norm=NO_CLIP)
+    return caught(
+        lambda f: rejection.train(
+            tiny(), tiny(5), token_points, PROMPTS, config, NEW_TOKENS, Engine(torch.float64), DEVICE, run_in(f / "run"), 0
+        )
+    )  # fmt: skip
+
+
 def grpo_step(size: int, length_power: float = 0.0, prompts: int = 5) -> Step:
     config = GRPOSection(
         steps=1, prompts_per_step=prompts, group_size=4, minibatches=1, batch_size=4 * size or 64, learning_rate=0.0,
@@ -128,16 +150,19 @@ def rebel_step(size: int, prompts: int = 6) -> Step:
     )  # fmt: skip
 
 
-def ppo_step(size: int, answers: int = 12) -> Step:
+def ppo_step(size: int, answers: int = 12, shared_trunk: bool = False) -> Step:
     """Two optimiser steps of policy and critic, at the same weights, with demonstrations mixed in."""
     config = PPOSection(
         steps=1, prompts_per_step=answers, epochs=1, minibatches=2, batch_size=size or 64, learning_rate=0.0,
         critic_learning_rate=0.0, kl_target=0.0, clip_norm=NO_CLIP, pretrain_coef=0.1,
     )  # fmt: skip
-    critic = scorer_from(tiny().module, torch.Generator().manual_seed(0)).double()
+    policy = tiny()
+    critic = scorer_from(policy.module, torch.Generator().manual_seed(0)).double()
+    if shared_trunk:
+        critic.model = policy.module.model
     return caught(
         lambda f: ppo.train(
-            tiny(), tiny(5), critic, token_points, PROMPTS, EXAMPLES, config, NEW_TOKENS, Engine(torch.float64), DEVICE,
+            policy, tiny(5), critic, token_points, PROMPTS, EXAMPLES, config, NEW_TOKENS, Engine(torch.float64), DEVICE,
             run_in(f / "run"), 0,
         )
     )  # fmt: skip
@@ -151,12 +176,15 @@ STEPS: dict[str, Callable[[int], Step]] = {  # by the sequences (prompts, groups
     "grpo by tokens": partial(grpo_step, length_power=0.0),
     "grpo between": partial(grpo_step, length_power=0.5),
     "grpo by answers": partial(grpo_step, length_power=1.0),
+    "dpo online": online_dpo_step,
     "rloo": rloo_step,
     "rebel": rebel_step,
     "ppo": ppo_step,
+    "ppo, one trunk": partial(ppo_step, shared_trunk=True),
 }
-FEW: dict[str, Callable[[int], Step]] = {  # fewer rows than ranks
+FEW: dict[str, Callable[[int], Step]] = {  # those without micro-batches, and fewer rows than ranks
     "pretrain": pretrain_step,
+    "best of n": rejection_step,
     "pretrain few": partial(pretrain_step, rows=2),
     "sft few": partial(sft_step, count=2),
     "grpo few": partial(grpo_step, prompts=2),
@@ -164,4 +192,7 @@ FEW: dict[str, Callable[[int], Step]] = {  # fewer rows than ranks
     "rebel few": partial(rebel_step, prompts=2),
     "ppo few": partial(ppo_step, answers=3),
 }
-SHARED: dict[int, list[str]] = {2: ["sft", "reward", "dpo", "grpo by tokens", "ppo"], 3: [*STEPS, *FEW]}  # by ranks
+SHARED: dict[int, list[str]] = {  # by ranks
+    2: ["sft", "reward", "dpo", "grpo by tokens", "ppo"],
+    3: [name for name in (*STEPS, *FEW) if name not in ("ipo", "grpo between")],
+}

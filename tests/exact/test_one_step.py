@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bridle.models import batches, parallel
+from bridle.models import batches, imitation, parallel
 from bridle.models.batches import Batch, Packed
 from bridle.rewards import rollout
 from bridle.training import dpo, grpo, ppo, rebel, reward, sft
@@ -57,6 +57,8 @@ def test_micro_batches(name: str, size: int) -> None:
 def test_order(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same rows from the last to the first, in micro-batches of two; which rows are of one step stays."""
     plan, shuffled, cut = batches.length_plan, ppo.shuffled, batches.micro_batches
+    fresh = batches.length_batches
+    monkeypatch.setattr(dpo, "length_batches", lambda *given: [rows[::-1] for rows in fresh(*given)])
     for trainer in (sft, reward, dpo):
         monkeypatch.setattr(trainer, "length_plan", lambda *given: [rows[::-1] for rows in plan(*given)])
     monkeypatch.setattr(ppo, "micro_batches", lambda *given: [part.flip(0) for part in cut(*given)][::-1])
@@ -74,7 +76,7 @@ def test_padding(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         batch = make(*given)
         return replace(batch, ids_BW=F.pad(batch.ids_BW, (0, 5), value=7))
 
-    for module in (batches, sft, rollout, ppo):
+    for module in (batches, imitation, rollout):
         monkeypatch.setattr(module, "make_batch", wide)
     monkeypatch.setattr(
         Batch, "rows",
@@ -99,6 +101,14 @@ def test_packing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert any(used), "the packed path was not taken"
     monkeypatch.setattr(batches, "pack", lambda batch: None)
     alike(STEPS[name](0), name)
+
+
+def test_a_mean_of_means_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where each micro-batch divides by its own tokens."""
+    plain = imitation.next_token
+    monkeypatch.setattr(imitation, "next_token", lambda logp_N, tokens: plain(logp_N, tokens=3 * len(logp_N)))
+    with pytest.raises(AssertionError):
+        alike(STEPS["sft"](4), "sft")
 
 
 @pytest.fixture(scope="module")

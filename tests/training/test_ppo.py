@@ -15,6 +15,7 @@ from bridle.core.runlog import Run, read_metrics
 from bridle.generation.engine import Engine, answer_prompts
 from bridle.generation.sampling import Sampling
 from bridle.models.batches import sequence_logprobs
+from bridle.models.imitation import imitate
 from bridle.models.policy import Policy, RewardModel
 from bridle.models.scorer import Scorer, critic_from, init_head, scorer_from, shared_critic
 from bridle.rewards import rollout
@@ -257,8 +258,7 @@ def test_policy_and_critic_learn_while_reference_and_reward_model_stay(tmp_path:
 def test_demonstrations_become_likelier_where_they_are_mixed_in() -> None:
     who = cast()
     shown = [([40, 41, 42], [50, 60, template().eos_id])]
-    adding = replace_config(pretrain_coef=2.0)
-    ppo.imitate(who.policy, shown, adding, DEVICE, seed=0, number=0)
+    imitate(who.policy, shown, DEVICE, weight=2.0)
     gradient = torch.cat([p.grad.flatten() for p in who.policy.module.parameters() if p.grad is not None])
     ids = torch.tensor([[40, 41, 42, 50, 60, template().eos_id]])
     who.policy.module.zero_grad()

@@ -113,7 +113,7 @@ def test_what_is_kept_becomes_likelier_stop_token_and_all() -> None:
     prompts = who.policy.template.prompt_ids([rollout.prompts[i] for i in kept])
     examples = [(ids, list(rollout.completions[i].token_ids)) for ids, i in zip(prompts, kept, strict=True)]
     optimizers = [torch.optim.AdamW(who.policy.module.parameters(), 1e-3)]
-    rejection.imitate(who.policy, optimizers, examples, with_settings(epochs=3), DEVICE, 0, 0)
+    rejection.learn(who.policy, optimizers, examples, with_settings(epochs=3), DEVICE, 0, 0)
     after = [answer_logprob(who.policy, rollout, row).detach() for row in kept]
     assert all(float(new.sum()) > float(old.sum()) for new, old in zip(after, before, strict=True))
     assert sum(float(new[-1]) for new in after) > sum(float(old[-1]) for old in before), "the stop token"

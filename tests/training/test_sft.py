@@ -8,6 +8,7 @@ import torch
 from bridle.core.errors import NoUsableRows
 from bridle.core.recipe import SFTSection
 from bridle.core.runlog import read_metrics
+from bridle.models.imitation import Example
 from bridle.models.policy import Policy
 from bridle.training import sft
 from tests.models.tiny import policy, random_ids, template
@@ -17,12 +18,12 @@ CONFIG = SFTSection(batch_size=8, learning_rate=3e-3, optimizer="adamw", epochs=
 STOP = template().eos_id
 
 
-def examples(count: int, seed: int = 0) -> list[sft.Example]:
+def examples(count: int, seed: int = 0) -> list[Example]:
     prompts, answers = random_ids(count, 2, 12, seed), random_ids(count, 1, 9, seed + 1)
     return [(prompt, [*answer, STOP]) for prompt, answer in zip(prompts, answers, strict=True)]
 
 
-def answer_logprobs(ours: Policy, shown: list[sft.Example]) -> list[torch.Tensor]:
+def answer_logprobs(ours: Policy, shown: list[Example]) -> list[torch.Tensor]:
     """By the plainest way: one example at a time, the whole distribution at every place."""
     found = []
     for prompt, answer in shown:

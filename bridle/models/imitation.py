@@ -1,0 +1,37 @@
+"""The gradient of imitating some answers: what SFT does, rejection sampling with its best answers, and PPO beside its own loss."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from bridle.maths.losses import next_token
+from bridle.models.batches import make_batch, masked_logprobs, parts
+from bridle.models.device import Device
+from bridle.models.optimizer import finite
+from bridle.models.parallel import all_ranks_figures, all_ranks_sum, my_share
+from bridle.models.policy import Policy
+
+Example = tuple[list[int], list[int]]  # prompt ids, answer ids with the stop token
+
+
+def imitate(
+    policy: Policy, examples: Sequence[Example], device: Device, micro_batch: int = 0, weight: float = 1.0
+) -> float:
+    """Add `weight` times the gradient of the mean next-token loss over the answers' tokens; that mean, in nats.
+
+    Each rank reads its share of the examples, `micro_batch` at once (0: all); tokens are counted on all ranks.
+    """
+    mine = my_share(list(range(len(examples))))
+    tokens = all_ranks_sum(torch.tensor(sum(len(examples[i][1]) for i in mine), device=device.torch))
+    total = 0.0
+    for part in parts(mine, micro_batch):
+        chosen = [examples[i] for i in part]
+        batch = make_batch([p for p, _ in chosen], [a for _, a in chosen], policy.template.pad_id, device.torch)
+        with device.autocast():
+            logp_N = masked_logprobs(policy.module, batch)
+        loss, _ = next_token(logp_N, tokens=tokens)
+        finite(weight * loss).backward()
+        total += float(loss.detach())
+    return all_ranks_figures({"loss": total})["loss"]
