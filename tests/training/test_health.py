@@ -181,7 +181,7 @@ def test_more_unscored_answers_than_allowed_stop_it(trainer: str, tmp_path: Path
         return [None, *varied(prompts, completions)[1:]]
 
     run = run_in(tmp_path)
-    run.health.limits = GuardSection(max_unscored=0.2)
+    run.health.limits = GuardSection(max_unscored=0.1)
     with pytest.raises(TrainingStopped, match="only .* answers got a finite reward"):
         {"ppo": run_ppo, "grpo": run_grpo}[trainer](run, some)
     assert not (tmp_path / "metrics.jsonl").exists(), "before any step"
