@@ -355,6 +355,7 @@ def train_scorer(work: Work, stage: str, reuse: bool) -> dict[str, Any]:
         pairs = store.snapshot_pairs(snapshot.id)
         policy = parent_policy(work, "sft")
         groups = encode_groups(work, policy, pairs, stage == "reward-shuffled")
+        reference_prompts(work, policy, enforce=True)  # what the scores will be centred on is looked at before training
         if stage == "reward":
             scorer, epochs, rate = (
                 scorer_from(policy.module, generator(recipe.seed, "head")),
@@ -428,12 +429,16 @@ def encode_groups(work: Work, policy: Policy, pairs: Sequence[Pair], shuffle_lab
     return groups
 
 
+def reference_prompts(work: Work, policy: Policy, enforce: bool) -> list[Prompt]:
+    """Training prompts whose fresh answers give the scores their centre and scale."""
+    prompts, tokens = work.sources.train_prompts()[:256], work.recipe.sampling.max_new_tokens
+    return within_context(work, policy, prompts, tokens, enforce=enforce)
+
+
 def finish_reward(work: Work, model: RewardModel, policy: Policy, name: str) -> dict[str, Any]:
     """Centre and scale on fresh answers of the reference policy, save, and test on held-out comparisons."""
     recipe = work.recipe
-    prompts = within_context(
-        work, policy, work.sources.train_prompts()[:256], recipe.sampling.max_new_tokens, enforce=False
-    )
+    prompts = reference_prompts(work, policy, enforce=False)
     answered = answer_all(
         policy, work.engine, prompts, recipe.sampling.max_new_tokens, derived_seed(recipe.seed, "centre", 0)
     )

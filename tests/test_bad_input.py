@@ -566,3 +566,10 @@ def test_answers_may_hold_any_character(project: Path) -> None:
     path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
     assert "n                        24" in done("evaluate", "ppo", "sft", "--project", project)
     done("report", "--project", project)
+
+
+def test_prompts_without_room_end_reward_training_before_it_began(project: Path) -> None:
+    shutil.rmtree(project / "runs/reward-0001")
+    found = bridle("train", "reward", "--project", project, "--set", "sampling.max_new_tokens=511")
+    assert found.exit_code == 1 and "none of 24 prompts leaves room" in complaint(found)
+    assert not (project / "runs/reward-0001/metrics.jsonl").exists()

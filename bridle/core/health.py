@@ -67,7 +67,7 @@ SIGNS = (
     ),
     Sign(
         "dead reward",
-        lambda f, limits: f.get("without_variance") == 1.0 or f.get("score_sd") == 0.0,
+        lambda f, limits: 1.0 in (f.get("without_variance"), f.get("without_pairs")) or f.get("score_sd") == 0.0,
         lambda f: (
             "all answers that were compared got the same reward, so there is nothing to learn; read some answers, then "
             "look at the reward source, take easier or harder prompts, or raise sampling.max_new_tokens"
@@ -76,7 +76,7 @@ SIGNS = (
     ),
     Sign(
         "no gradient",
-        lambda f, limits: f.get("grad_norm") == 0.0,
+        lambda f, limits: f.get("grad_norm") == 0.0 and "warming" not in f,
         lambda f: (
             "the gradient is zero, so nothing is learnt; look at data.json in the run's folder for what the rows have in "
             "common, or at the reward source"

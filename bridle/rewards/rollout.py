@@ -66,7 +66,7 @@ def roll_out(
     """Answer each prompt `group_size` times and score; the answers to a prompt stand together.
 
     An answer whose reward is None, not finite or no number is left out and counted by its fault, never taken for 0, and its
-    whole group with it. Raises TrainingStopped where a larger share than `max_unscored` is left out, or all of them.
+    whole group with it. Raises TrainingStopped where more than the share `max_unscored` has such a reward, or none is left.
     """
     asked = [prompt for prompt in prompts for _ in range(group_size)]
     completions = answer_prompts(engine, policy, asked, sampling, seed=seed)
@@ -77,10 +77,12 @@ def roll_out(
     faults = Counter(fault for score in scores if (fault := fault_of(score)) is not None)
     broken = {i // group_size for i, score in enumerate(scores) if fault_of(score) is not None}
     kept = [i for i in range(len(scores)) if i // group_size not in broken]
-    left_out = len(scores) - len(kept)
-    if not kept or left_out > max_unscored * len(scores):
+    left_out, unusable = len(scores) - len(kept), faults.total()
+    if not kept or unusable > max_unscored * len(scores):
         why = ", ".join(f"{count} {fault}" for fault, count in faults.items())
-        few = f"none of {len(scores)} answers" if not kept else f"only {len(kept)} of {len(scores)} answers"
+        few = (
+            f"none of {len(scores)} answers" if not kept else f"only {len(scores) - unusable} of {len(scores)} answers"
+        )
         raise TrainingStopped(
             f"{few} got a finite reward to learn from ({why}); look at the reward source before going on, "
             "which must give a number for each answer, or None where it cannot judge"

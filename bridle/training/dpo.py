@@ -264,8 +264,8 @@ def train_online(
     figures: dict[str, float] = values.get("figures", {})  # a run with no round left returns those of its last
 
     def save(done: int) -> None:
-        values = {"figures": figures}
-        save_checkpoint(run.checkpoints, done, state, values, run.key, keep=run.keep, merit=figures["reward"])
+        merit = figures["reward"] - config.beta * figures["kl"]
+        save_checkpoint(run.checkpoints, done, state, {"figures": figures}, run.key, keep=run.keep, merit=merit)
 
     for number in range(done, config.online_rounds):
         engine.load(policy)

@@ -219,6 +219,9 @@ def train(
         policy.step += 1
         figures = {
             **estimates.figures,
+            **(
+                {"warming": 1.0} if step < config.critic_warmup else {}
+            ),  # a policy without a gradient is none the worse
             "beta": control.beta,
             **updates,
             **answer_figures(rollout),

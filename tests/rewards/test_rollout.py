@@ -170,6 +170,11 @@ def test_over_a_share_without_reward_the_run_stops() -> None:
         answered(some, 1, max_unscored=0.24, prompts=PROMPTS * 2)
 
 
+def test_what_is_left_out_with_its_group_does_not_count_against_the_source() -> None:
+    rollout = answered(lambda p, c: [None if i in (0, 3, 6) else 1.0 for i in range(len(c))], 3, max_unscored=0.25)
+    assert rollout.unscored == 9 and rollout.faults == {"None": 3}, "three of twelve had none, nine are left out"
+
+
 @pytest.mark.parametrize("equal", [0.0, 0.1, -1e9])
 def test_rewards_that_are_all_equal_have_no_spread_at_all(equal: float) -> None:
     assert answer_figures(answered(lambda p, c: [equal] * len(c), 3))["score_sd"] == 0.0

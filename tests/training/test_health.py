@@ -17,7 +17,10 @@ from bridle.core.recipe import (
     GuardSection,
     PPOSection,
     PretrainSection,
+    REBELSection,
+    RejectionSection,
     RewardSection,
+    RLOOSection,
     SFTSection,
 )
 from bridle.core.records import Completion, Prompt, Reward
@@ -25,7 +28,7 @@ from bridle.core.runlog import Run
 from bridle.generation.engine import Engine
 from bridle.models.policy import RewardModel
 from bridle.models.scorer import critic_from, scorer_from
-from bridle.training import dpo, grpo, ppo, pretrain, reward, sft
+from bridle.training import dpo, grpo, ppo, pretrain, rebel, rejection, reward, sft
 from tests.house.source import ROOT
 from tests.models.tiny import one_sentence, random_ids, template
 from tests.models.tiny import policy as tiny_policy
@@ -78,13 +81,46 @@ def run_ppo(run: Run, source: Reward = varied, **settings: Any) -> torch.nn.Modu
     return policy.module
 
 
-def run_grpo(run: Run, source: Reward = varied, **settings: Any) -> torch.nn.Module:
+def run_grpo(run: Run, source: Reward = varied, section: Any = GRPOSection, **settings: Any) -> torch.nn.Module:
     policy = tiny_policy()
-    config = GRPOSection(
+    config = section(
         **{"steps": 6, "prompts_per_step": 2, "group_size": 3, "checkpoint_every": 2, "minibatches": 1, **settings}
     )
     grpo.train(policy, tiny_policy(), source, PROMPTS, config, 8, Engine(torch.float32), DEVICE, run, seed=0)
     return policy.module
+
+
+def run_rloo(run: Run, source: Reward = varied, **settings: Any) -> torch.nn.Module:
+    return run_grpo(run, source, RLOOSection, **settings)
+
+
+def run_rebel(run: Run, source: Reward = varied, **settings: Any) -> torch.nn.Module:
+    policy = tiny_policy()
+    config = REBELSection(**{"steps": 6, "prompts_per_step": 2, "checkpoint_every": 2, "minibatches": 1, **settings})
+    rebel.train(policy, tiny_policy(), source, PROMPTS, config, 8, Engine(torch.float32), DEVICE, run, seed=0)
+    return policy.module
+
+
+def run_rejection(run: Run, source: Reward = varied, **settings: Any) -> torch.nn.Module:
+    policy = tiny_policy()
+    with torch.no_grad():  # it keeps answers that ended alone
+        policy.module.output_weight()[template().eos_id] *= 1.5
+    config = RejectionSection(**{"rounds": 6, "prompts_per_round": 6, "answers": 3, "checkpoint_every": 2, **settings})
+    rejection.train(policy, tiny_policy(), source, PROMPTS, config, 8, Engine(torch.float32), DEVICE, run, seed=0)
+    return policy.module
+
+
+def run_online(run: Run, source: Reward = varied, **settings: Any) -> torch.nn.Module:
+    policy = tiny_policy()
+    config = DPOSection(online_rounds=6, online_prompts=2, online_answers=3)
+    dpo.train_online(policy, tiny_policy(), source, PROMPTS, config, 8, Engine(torch.float32), DEVICE, run, seed=0)
+    return policy.module
+
+
+PRACTISING = {
+    "ppo": run_ppo, "grpo": run_grpo, "rloo": run_rloo, "rebel": run_rebel, "rejection": run_rejection,
+    "online": run_online,
+}  # fmt: skip
 
 
 TRAINERS = {
@@ -148,16 +184,16 @@ def test_a_gradient_of_zero_stops_with_a_checkpoint_and_goes_on_as_asked(
     assert again.health.state["held"]["no gradient"] == len(metrics(tmp_path)) >= 2, "counted on from the checkpoint"
 
 
-@pytest.mark.parametrize("trainer", ["ppo", "grpo"])
+@pytest.mark.parametrize("trainer", PRACTISING)
 def test_a_dead_reward_stops_the_run(trainer: str, tmp_path: Path) -> None:
     run = run_in(tmp_path)
     run.health.limits = GuardSection(dead_steps=3)
     with pytest.raises(TrainingStopped, match="all answers that were compared got the same reward") as caught:
-        {"ppo": run_ppo, "grpo": run_grpo}[trainer](run, equal)
+        PRACTISING[trainer](run, equal)
     assert one_sentence(str(caught.value)) and (tmp_path / "checkpoints" / "step-000003").is_dir()
 
 
-@pytest.mark.parametrize("trainer", ["ppo", "grpo"])
+@pytest.mark.parametrize("trainer", PRACTISING)
 def test_a_reward_source_that_breaks_later_costs_no_step(trainer: str, tmp_path: Path) -> None:
     """It breaks in the fourth step, where the next checkpoint is due after the sixth: three steps are kept, and gone on from."""
     calls = [0]
@@ -166,7 +202,7 @@ def test_a_reward_source_that_breaks_later_costs_no_step(trainer: str, tmp_path:
         calls[0] += 1
         return [None] * len(completions) if calls[0] == 4 else varied(prompts, completions)
 
-    train = {"ppo": run_ppo, "grpo": run_grpo}[trainer]
+    train = PRACTISING[trainer]
     with pytest.raises(TrainingStopped, match="none of .* got a finite reward"):
         train(run_in(tmp_path / "cut"), breaking, checkpoint_every=6)
     assert (tmp_path / "cut" / "checkpoints" / "step-000003").is_dir()
@@ -175,16 +211,25 @@ def test_a_reward_source_that_breaks_later_costs_no_step(trainer: str, tmp_path:
     assert same(weights(whole), resumed) and metrics(tmp_path / "cut") == metrics(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("trainer", ["ppo", "grpo"])
+@pytest.mark.parametrize("trainer", PRACTISING)
 def test_more_unscored_answers_than_allowed_stop_it(trainer: str, tmp_path: Path) -> None:
     def some(prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[float | None]:
         return [None, *varied(prompts, completions)[1:]]
 
     run = run_in(tmp_path)
-    run.health.limits = GuardSection(max_unscored=0.2)
+    run.health.limits = GuardSection(max_unscored=0.05)
     with pytest.raises(TrainingStopped, match="only .* answers got a finite reward"):
-        {"ppo": run_ppo, "grpo": run_grpo}[trainer](run, some)
+        PRACTISING[trainer](run, some)
     assert not (tmp_path / "metrics.jsonl").exists(), "before any step"
+
+
+def test_a_critic_that_warms_up_is_no_dead_run(tmp_path: Path) -> None:
+    run = run_in(tmp_path)
+    run.health.limits = GuardSection(dead_steps=2)
+    run_ppo(run, critic_warmup=4)
+    lines = metrics(tmp_path)
+    assert [line["grad_norm"] == 0 for line in lines] == [True] * 4 + [False] * 2
+    assert "no gradient" not in run.health.state["said"]
 
 
 def arguments(name: str) -> list[tuple[str, ast.Call]]:
@@ -201,7 +246,7 @@ def test_no_trainer_leaves_a_part_out() -> None:
     """The run's health is in the state, the recipe says how many checkpoints stay and how many rewards may lack, no loss is
     taken unseen, and each trainer names its figure of merit."""
     states, saves, rollouts = arguments("TrainingState"), arguments("save_checkpoint"), arguments("roll_out")
-    assert len(states) >= 6 and len(saves) >= 6 and len(rollouts) >= 2
+    assert len(states) >= 9 and len(saves) >= 9 and len(rollouts) >= 5
     assert all(ast.unparse(call.args[-1]) == "run.health.state" for _, call in states), states
     for path, call in saves:
         assert {"keep", "merit"} <= {keyword.arg for keyword in call.keywords}, path
