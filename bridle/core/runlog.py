@@ -83,6 +83,10 @@ class Project:
         return found
 
 
+# A logged line's step, the number of steps, its figures; what it returns is not looked at.
+OnLog = Callable[[int, int, Mapping[str, float | int | str | None]], object]
+
+
 @dataclass
 class Run:
     """One run of one stage. Used as a context: Ctrl-C inside it asks for a stop at the next safe point."""
@@ -97,6 +101,9 @@ class Run:
     started: float = field(default_factory=time.monotonic)
     stop_asked: bool = False
     last_save: int = 0
+    on_log: OnLog | None = None  # of whoever calls from Python
+    failure: Exception | None = None  # what it raised; comes through once the step is saved
+    kept: bool = True  # False: a folder that goes when the run ends, in which nothing need be saved
 
     @classmethod
     def begin(
@@ -182,27 +189,41 @@ class Run:
             write_text(path, "".join(f"{line}\n" for line in kept))
 
     def log(self, step: int, total: int, figures: Mapping[str, float | int | str]) -> None:
-        """Append a line to metrics.jsonl (non-finite numbers as null) and move the progress line."""
+        """Append a line to metrics.jsonl (non-finite numbers as null), move the progress line, call `on_log`."""
         clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in figures.items()}
         line = json.dumps({"step": step, **clean, "seconds": round(self.seconds, 3)})
         with saving(self.folder / "metrics.jsonl"), open(self.folder / "metrics.jsonl", "a", encoding="utf-8") as file:
             file.write(line + "\n")
         self.progress.update(step + 1, total, clean)
+        try:
+            if self.on_log is not None:
+                self.on_log(step, total, clean)
+        except Exception as error:
+            if not self.kept:
+                raise
+            self.failure = error  # `due` has the step saved first
 
     def due(self, done: int, every: int, total: int) -> bool:
-        """Whether to save after `done` steps: when the time has come, at the end, and when a stop was asked for."""
-        return self.stop_asked or done - self.last_save >= every or done == total
+        """Whether to save after `done` steps: when the time has come, at the end, when a stop was asked for or `on_log` failed."""
+        if not self.kept:
+            self.stop_if_asked(f"{self.stage} stopped after step {done} of {total}")
+            return False
+        stopping = self.stop_asked or self.failure is not None
+        return stopping or done - self.last_save >= every or done == total
 
     def saved(self, done: int, total: int) -> None:
         """Tell that the state after `done` steps is on disk; stops here when the user asked for it."""
         self.last_save = done
         write_json(self.folder / "sitting.json", {"seconds": round(self.seconds, 3)})
+        if self.failure is not None:
+            raise self.failure
         if done < total:
             self.stop_if_asked(f"{self.stage} stopped after step {done} of {total}")
 
     def stop_if_asked(self, words: str) -> None:
         if self.stop_asked:
-            raise Interrupted(f"{words}; everything is saved in {self.folder}, run the same command again to go on")
+            saved = f"everything is saved in {self.folder}, run the same command again to go on"
+            raise Interrupted(f"{words}; {saved if self.kept else 'nothing is kept, for it was given no folder'}")
 
     def finish(self, result: Mapping[str, Any]) -> dict[str, Any]:
         whole = {**result, "seconds": round(self.seconds, 2)}
