@@ -6,10 +6,34 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bridle.api import Model, ScoreModel, dpo, grpo, load, load_reward, ppo, pretrain, reward_model, sft
+    from bridle.api import (
+        Model,
+        ScoreModel,
+        dpo,
+        grpo,
+        load,
+        load_reward,
+        ppo,
+        pretrain,
+        reward_model,
+        sft,
+        tensorboard,
+    )
 
 __version__ = "0.1.0"
-__all__ = ["Model", "ScoreModel", "dpo", "grpo", "load", "load_reward", "ppo", "pretrain", "reward_model", "sft"]
+__all__ = [
+    "Model",
+    "ScoreModel",
+    "dpo",
+    "grpo",
+    "load",
+    "load_reward",
+    "ppo",
+    "pretrain",
+    "reward_model",
+    "sft",
+    "tensorboard",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -31,7 +31,7 @@ from typing import Any, get_args
 
 import torch
 
-from bridle.core.errors import DataError, ProjectError, RecipeError
+from bridle.core.errors import DataError, ProjectError, RecipeError, UsageError
 from bridle.core.files import read_json, write_json, write_text
 from bridle.core.recipe import Recipe, SamplingSection, sections, to_toml
 from bridle.core.records import Completion, Message, Pair, Prompt, Reward, Role, content_hash
@@ -249,6 +249,26 @@ def grpo(
         return finish(run, grpo_loop.train(
             policy, held_to, source, asked, recipe.grpo, max_new_tokens, work.engine, model.device, run, seed
         ))  # fmt: skip
+
+
+def tensorboard(folder: str | Path) -> OnLog:
+    """An `on_log` that writes every number for TensorBoard, under its name in metrics.jsonl. Needs the extra `track`.
+
+    A folder holds one training: `on_log=bridle.tensorboard("tb/ppo")`, then `tensorboard --logdir tb`.
+    """
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise UsageError("TensorBoard is not installed; install it by `pip install 'bridle[track]'`") from error
+    writer = SummaryWriter(str(folder))
+
+    def log(step: int, total: int, figures: Mapping[str, float | int | str | None]) -> None:
+        for name, value in figures.items():
+            if isinstance(value, int | float):
+                writer.add_scalar(name, value, step)
+        writer.flush()
+
+    return log
 
 
 # ------------------------------------------------------------------------------------------------------ settings

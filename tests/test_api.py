@@ -1,6 +1,9 @@
 """bridle from Python: every trainer as a function, a reward of one's own, and a call that goes on where it stopped."""
 
+import re
 import signal
+import sys
+import types
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,12 +12,13 @@ import pytest
 import torch
 
 import bridle
-from bridle.core.errors import BridleError, DataError, Interrupted, NoUsableRows, ProjectError, RecipeError
+from bridle.core.errors import BridleError, DataError, Interrupted, NoUsableRows, ProjectError, RecipeError, UsageError
 from bridle.core.recipe import SFTSection
 from bridle.core.records import Prompt
 from bridle.core.runlog import read_metrics
 from bridle.models.policy import save_policy
 from bridle.training import sft as sft_loop
+from tests.house.source import ROOT
 from tests.models.tiny import TEXTS, one_sentence
 from tests.models.tiny import policy as tiny_policy
 from tests.training.runs import DEVICE, run_in, same, weights
@@ -259,3 +263,71 @@ def test_scores_may_be_tensors_and_none(model: bridle.Model) -> None:
     bridle.ppo(model, PROMPTS, lambda prompts, answers: torch.arange(8.0), **PPO)  # type: ignore[arg-type,return-value]
     figures = bridle.ppo(model, PROMPTS, lambda prompts, answers: [None, *map(float, range(7))], **PPO)
     assert figures["unscored"] == 1
+
+
+# ------------------------------------------------------------------------------------------------------ TensorBoard
+
+
+def test_without_tensorboard_one_is_told_how_to_get_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(UsageError, match="not installed; install it by `pip install 'bridle.track.'`"):
+        bridle.tensorboard(tmp_path)
+
+
+def test_every_number_is_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """With a stand-in, so that this is tested where TensorBoard is missing too."""
+    written: list[tuple[str, str, float, int]] = []
+
+    class Writer:
+        def __init__(self, folder: str) -> None:
+            self.folder = folder
+
+        def add_scalar(self, name: str, value: float, step: int) -> None:
+            written.append((self.folder, name, value, step))
+
+        def flush(self) -> None:
+            written.append((self.folder, "flushed", 0.0, 0))
+
+    stand_in = types.ModuleType("torch.utils.tensorboard")
+    monkeypatch.setitem(stand_in.__dict__, "SummaryWriter", Writer)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", stand_in)
+    bridle.tensorboard(tmp_path)(3, 9, {"loss": 0.5, "pairs": 2, "note": "text", "kl": None})
+    place = str(tmp_path)
+    assert written == [(place, "loss", 0.5, 3), (place, "pairs", 2, 3), (place, "flushed", 0.0, 0)]
+
+
+def test_tensorboard_reads_what_was_written(model: bridle.Model, tmp_path: Path) -> None:
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    bridle.sft(model, EXAMPLES, epochs=2, batch_size=4, on_log=bridle.tensorboard(tmp_path / "tb"), **FAST)
+    found = events.EventAccumulator(str(tmp_path / "tb"))
+    found.Reload()
+    assert set(found.Tags()["scalars"]) == {"loss", "grad_norm"}
+    assert [event.step for event in found.Scalars("loss")] == [0, 5, 7]
+
+
+# -------------------------------------------------------------------------------------------------- its page in docs
+
+PAGE = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
+
+
+def test_the_page_names_what_there_is_and_nothing_else() -> None:
+    named = set(re.findall(r"bridle\.([a-z_]+)\(", PAGE))
+    classes = {"Model", "ScoreModel"}
+    assert named == set(bridle.__all__) - classes
+    assert all(f"`{name}`" in PAGE for name in classes)
+
+
+def test_the_first_example_runs(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As it stands, with fewer and shorter answers."""
+    (folder.parent / "path" / "to").mkdir(parents=True)
+    folder.rename(folder.parent / "path" / "to" / "model")
+    monkeypatch.chdir(folder.parent)
+    text = PAGE.split("```python\n")[1].split("```")[0]
+    short = text.replace("kl_coef=0.1", "kl_coef=0.1, steps=1, prompts_per_step=8, max_new_tokens=8")
+    short = short.replace('bored."]))', 'bored."], max_new_tokens=8))')
+    assert short.count("max_new_tokens") == 2
+    exec(compile(short, "docs/python.md", "exec"), {})
+    assert capsys.readouterr().out.startswith("[")
+    assert (folder.parent / "tuned" / "model.safetensors").is_file()

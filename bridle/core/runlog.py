@@ -255,7 +255,8 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
 
 
 class Progress:
-    """One line on standard error that is written over at a terminal, and a line now and then elsewhere."""
+    """One line on standard error that is written over at a terminal, and a line now and then elsewhere, or never (`every` is
+    infinite): then nothing is written but what is said."""
 
     def __init__(
         self, write: Callable[[str], Any] | None = None, live: bool | None = None, every: float = 15.0
@@ -280,7 +281,7 @@ class Progress:
         now = time.monotonic()
         if self.first_done is None:
             self.first_done = (done, now)  # what a first step costs more than others is left out of the rate
-        if now - self.last < (0.2 if self.live else self.every) and done < total:
+        if now - self.last < (0.2 if self.live else self.every) and (done < total or self.every == math.inf):
             return
         self.last = now
         known = [f"{k} {v:.3g}" for k, v in (figures or {}).items() if isinstance(v, float)]
