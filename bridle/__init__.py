@@ -1,3 +1,57 @@
-"""bridle: the whole RLHF loop in one readable package. `docs/map.md` shows where everything is."""
+"""bridle: the whole RLHF loop in one readable package. `docs/map.md` shows where everything is, `docs/python.md` how to call
+it from Python."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bridle.api import (
+        Model,
+        ScoreModel,
+        best_of_n,
+        dpo,
+        grpo,
+        load,
+        load_reward,
+        online_dpo,
+        ppo,
+        pretrain,
+        rebel,
+        reward_model,
+        rloo,
+        sft,
+        tensorboard,
+    )
 
 __version__ = "0.1.0"
+__all__ = [
+    "Model",
+    "ScoreModel",
+    "best_of_n",
+    "dpo",
+    "grpo",
+    "load",
+    "load_reward",
+    "online_dpo",
+    "ppo",
+    "pretrain",
+    "rebel",
+    "reward_model",
+    "rloo",
+    "sft",
+    "tensorboard",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """The Python API, which loads PyTorch: read when a name of it is first asked for."""
+    if name not in __all__:
+        raise AttributeError(f"module 'bridle' has no attribute {name!r}")
+    from bridle import api
+
+    return api.__dict__[name]
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

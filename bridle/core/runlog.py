@@ -85,6 +85,10 @@ class Project:
         return found
 
 
+# A logged line's step, the number of steps, its figures; what it returns is not looked at.
+OnLog = Callable[[int, int, Mapping[str, float | int | str | None]], object]
+
+
 @dataclass
 class Run:
     """One run of one stage. Used as a context: Ctrl-C inside it asks for a stop at the next safe point."""
@@ -101,6 +105,9 @@ class Run:
     last_save: int = 0
     health: Health = field(default_factory=Health)
     cannot_learn: str | None = None
+    on_log: OnLog | None = None  # of whoever calls from Python
+    failure: Exception | None = None  # what it raised
+    kept: bool = True  # False: a folder that goes when the run ends, in which nothing need be saved
 
     @classmethod
     def begin(
@@ -194,7 +201,8 @@ class Run:
             write_text(path, "".join(f"{line}\n" for line in kept))
 
     def log(self, step: int, total: int, figures: Mapping[str, float | int | str]) -> None:
-        """Append a line to metrics.jsonl (non-finite numbers as null), look after the run's health, move the progress line."""
+        """Append a line to metrics.jsonl (non-finite numbers as null), look after the run's health, move the progress line,
+        call `on_log`."""
         clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in figures.items()}
         line = json.dumps({"step": step, **clean, "seconds": round(self.seconds, 3)})
         with saving(self.folder / "metrics.jsonl"), open(self.folder / "metrics.jsonl", "a", encoding="utf-8") as file:
@@ -203,16 +211,29 @@ class Run:
         for sentence in warnings:
             self.progress.say(sentence)
         self.progress.update(step + 1, total, clean)
+        try:
+            if self.on_log is not None:
+                self.on_log(step, total, clean)
+        except Exception as error:
+            self.failure = error  # the step is saved first
 
     def due(self, done: int, every: int, total: int) -> bool:
         """Whether to save after `done` steps: when the time has come, at the end, when a stop was asked for or is needed."""
-        stops = self.stop_asked or self.cannot_learn is not None
-        return stops or done - self.last_save >= every or done == total
+        if not self.kept:
+            self.stop_if_needed(done, total)
+            return False
+        stopping = self.stop_asked or self.failure is not None or self.cannot_learn is not None
+        return stopping or done - self.last_save >= every or done == total
 
     def saved(self, done: int, total: int) -> None:
         """Tell that the state after `done` steps is on disk; stops here when the user asked for it, or nothing can be learnt."""
         self.last_save = done
         write_json(self.folder / "sitting.json", {"seconds": round(self.seconds, 3)})
+        self.stop_if_needed(done, total)
+
+    def stop_if_needed(self, done: int, total: int) -> None:
+        if self.failure is not None:
+            raise self.failure
         if self.cannot_learn is not None and done < total:
             raise TrainingStopped(
                 f"{self.stage} stopped after step {done} of {total}: {self.cannot_learn} (guard.dead_steps = 0 goes on all the same)"
@@ -227,14 +248,15 @@ class Run:
         try:
             yield
         except Exception:
-            if done > self.last_save:
+            if done > self.last_save and self.kept:
                 save()
                 self.last_save = done
             raise
 
     def stop_if_asked(self, words: str) -> None:
         if self.stop_asked:
-            raise Interrupted(f"{words}; everything is saved in {self.folder}, run the same command again to go on")
+            saved = f"everything is saved in {self.folder}, run the same command again to go on"
+            raise Interrupted(f"{words}; {saved if self.kept else 'nothing is kept, for it was given no folder'}")
 
     def finish(self, result: Mapping[str, Any]) -> dict[str, Any]:
         said = self.health.state["said"]
@@ -267,7 +289,8 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
 
 
 class Progress:
-    """One line on standard error that is written over at a terminal, and a line now and then elsewhere."""
+    """One line on standard error that is written over at a terminal, and a line now and then elsewhere, or never (`every` is
+    infinite): then nothing is written but what is said."""
 
     def __init__(
         self, write: Callable[[str], Any] | None = None, live: bool | None = None, every: float = 15.0
@@ -292,7 +315,7 @@ class Progress:
         now = time.monotonic()
         if self.first_done is None:
             self.first_done = (done, now)  # what a first step costs more than others is left out of the rate
-        if now - self.last < (0.2 if self.live else self.every) and done < total:
+        if now - self.last < (0.2 if self.live else self.every) and (done < total or self.every == math.inf):
             return
         self.last = now
         known = [f"{k} {v:.3g}" for k, v in (figures or {}).items() if isinstance(v, float)]

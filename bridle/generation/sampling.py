@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from bridle.core.errors import RecipeError
+from bridle.maths.logprobs import row_slices
 
 FEW = 16  # likeliest tokens that are looked at first
 GOLDEN = -7046029254386353131  # 2⁶⁴/φ as a signed 64-bit number
@@ -106,7 +107,20 @@ def draw_truncated(probs_BV: Tensor, u_B: Tensor, top_p: float, top_k: int) -> t
 def draw(
     logits_BV: Tensor, settings: Sampling, seed: int, samples_B: Tensor, position_B: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """One token a row and its log-prob under the distribution that was sampled from: (tokens [B], logprobs [B])."""
+    """One token a row and its log-prob under the distribution that was sampled from: (tokens [B], logprobs [B]).
+
+    A slice of rows at a time: what is made of logits on the way is several times their size.
+    """
+    parts = [
+        draw_slice(logits_BV[rows], settings, seed, samples_B[rows], position_B[rows])
+        for rows in row_slices(*logits_BV.shape)
+    ]
+    return torch.cat([tokens for tokens, _ in parts]), torch.cat([logprobs for _, logprobs in parts])
+
+
+def draw_slice(
+    logits_BV: Tensor, settings: Sampling, seed: int, samples_B: Tensor, position_B: Tensor
+) -> tuple[Tensor, Tensor]:
     wide_BV = logits_BV if logits_BV.dtype == torch.float64 else logits_BV.float()
     if settings.temperature == 0:
         best_B = wide_BV.argmax(1)

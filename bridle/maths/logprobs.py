@@ -1,7 +1,7 @@
 """Log-probs of taken tokens straight from hidden states, a slice of rows at a time.
 
-The whole [N, V] matrix of logits is never held in float32: each slice's logits are made, read and dropped, and made
-again for the gradient. That saves most of the memory of a step, and time too, for a slice stays in the processor's cache.
+The whole [N, V] matrix of logits is never held: each slice's logits are made, read and dropped, and made again for the
+gradient. That saves most of the memory of a step, and time too where a slice stays in the processor's cache.
 Shapes: N selected tokens, D hidden size, V vocabulary.
 """
 
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 SLICE = 2**19  # numbers of one slice of logits: 2 MiB in float32
+LEAST_ROWS = 64  # of a slice: each slice reads the whole weight, and three rows at a time take ten times as long
 
 
 def linear_logprobs(
@@ -50,7 +51,7 @@ class _LinearLogprobs(torch.autograd.Function):
         hidden, weight = hidden_ND.to(dtype), weight_VD.to(dtype)
         wide = torch.float64 if dtype == torch.float64 else torch.float32
         logp_N = torch.empty(len(hidden), dtype=wide, device=hidden.device)
-        for rows in row_slices(hidden, weight):
+        for rows in row_slices(len(hidden), len(weight)):
             logits_NV = scaled(hidden[rows] @ weight.T, wide, temperature, bias_V, soft_cap)
             logp_N[rows] = logits_NV.log_softmax(1).gather(1, targets_N[rows, None])[:, 0]
         ctx.save_for_backward(hidden, weight, targets_N, bias_V)
@@ -64,7 +65,7 @@ class _LinearLogprobs(torch.autograd.Function):
         grad_hidden = torch.empty_like(hidden)
         grad_weight = torch.zeros(weight.shape, dtype=grad_N.dtype, device=weight.device)
         grad_bias = None if bias_V is None else torch.zeros_like(bias_V)
-        for rows in row_slices(hidden, weight):
+        for rows in row_slices(len(hidden), len(weight)):
             scaled_grad_N1 = grad_N[rows, None] / ctx.temperature
             logits_NV = scaled(hidden[rows] @ weight.T, grad_N.dtype, ctx.temperature, bias_V, ctx.soft_cap)
             probs_NV = logits_NV.softmax(1)
@@ -90,6 +91,7 @@ def scaled(
     return logits_NV if temperature == 1.0 else logits_NV / temperature
 
 
-def row_slices(hidden_ND: Tensor, weight_VD: Tensor) -> list[slice]:
-    size = max(1, SLICE // len(weight_VD))
-    return [slice(start, start + size) for start in range(0, len(hidden_ND), size)]
+def row_slices(rows: int, vocabulary: int) -> list[slice]:
+    """Slices of so many rows of logits that are small enough to be held at once."""
+    size = max(LEAST_ROWS, SLICE // vocabulary)
+    return [slice(start, start + size) for start in range(0, rows, size)]

@@ -120,6 +120,7 @@ class Foreign(nn.Module):
         return linear_logprobs(hidden_ND, self.output_weight(), targets_N, temperature, bias, cap)
 
     def forward(self, ids_BT: Tensor) -> Tensor:
+        """All logits, [B, T, V], to look at: at a large vocabulary more than a machine holds. Trainers take `logprobs`."""
         return self.logits(self.hidden(ids_BT))
 
 

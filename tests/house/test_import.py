@@ -36,7 +36,7 @@ for module in sys.argv[1:]:
 
 
 def is_light(module: str) -> bool:
-    return any(f"{module}.".startswith(f"bridle.{name}.") for name in LIGHT)
+    return module == "bridle" or any(f"{module}.".startswith(f"bridle.{name}.") for name in LIGHT)
 
 
 def python(program: str, *arguments: str, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:

@@ -9,7 +9,7 @@ import pytest
 from tests.house.source import Source, calls, dotted, imports, listed, package
 
 FLOORS = {
-    "": -1,  # bridle/__init__.py: everyone may ask for the version, and it asks for nothing
+    "": -1,  # bridle/__init__.py: everyone may ask for the version, and it asks for nothing but the Python API, when called
     "core": 0,
     "maths": 1,
     "feedback": 2,
@@ -24,6 +24,7 @@ FLOORS = {
     "web": 7,
     "serve": 7,
     "sources": 8,
+    "api": 8,
     "tuning": 8,
     "loop_report": 8,
     "stages": 8,
@@ -32,6 +33,10 @@ FLOORS = {
     "launch": 8,
     "cli": 9,
 }
+PYTHON_API = (
+    "bridle",
+    "bridle.api",
+)  # `bridle.load` must have a name; that importing bridle loads no torch is a test of its own
 FILES_TOGETHER = 8  # files, not folders, share this floor, and may import one another without circles
 
 
@@ -60,7 +65,7 @@ def upward_imports(sources: Sequence[Source]) -> list[str]:
     ]
     for source, line, target in edges(sources):
         here, there = source.part, part_of(target)
-        if here == there or here not in FLOORS:
+        if here == there or here not in FLOORS or (source.module, target) == PYTHON_API:
             continue
         below, level = FLOORS.get(there, 99), FLOORS[here]
         if below > level or (below == level and level != FILES_TOGETHER):
@@ -120,7 +125,14 @@ def hidden_imports(source: Source) -> list[str]:
 
 def snippet(path: str, text: str) -> list[Source]:
     """The snippet among a few modules that it may import."""
-    others = ["bridle", "bridle.core.errors", "bridle.maths.kl", "bridle.training.sft", "bridle.evaluation.report"]
+    others = [
+        "bridle",
+        "bridle.api",
+        "bridle.core.errors",
+        "bridle.maths.kl",
+        "bridle.training.sft",
+        "bridle.evaluation.report",
+    ]
     files = [f"{name.replace('.', '/')}{'/__init__' if name == 'bridle' else ''}.py" for name in others]
     return [Source(file, "") for file in files] + [Source(path, text)]
 
@@ -149,6 +161,7 @@ def test_an_upward_import_is_found(path: str, text: str) -> None:
         ("bridle/training/ppo.py", "from bridle.core.errors import DataError\nfrom bridle import __version__"),
         ("bridle/demo.py", "from bridle.stages import run\nimport torch"),
         ("bridle/cli.py", "def f():\n    from bridle.demo import demo"),
+        ("bridle/__init__.py", "def __getattr__(name):\n    from bridle import api"),
     ],
 )
 def test_a_downward_import_is_not(path: str, text: str) -> None:

@@ -30,6 +30,7 @@ def test_values_and_gradients_equal_the_plain_ones(
 ) -> None:
     """However few rows a slice holds."""
     monkeypatch.setattr(logprobs, "SLICE", rows * 13)
+    monkeypatch.setattr(logprobs, "LEAST_ROWS", 1)
     torch.manual_seed(0)
     hidden, weight = torch.randn(10, 6, dtype=torch.float64), torch.randn(13, 6, dtype=torch.float64)
     targets, pull = torch.randint(13, (10,)), torch.randn(10, dtype=torch.float64)
@@ -49,6 +50,7 @@ def test_a_bias_and_a_soft_cap_enter_values_and_gradients(
     temperature: float, soft_cap: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logprobs, "SLICE", 3 * 13)
+    monkeypatch.setattr(logprobs, "LEAST_ROWS", 1)
     torch.manual_seed(2)
     leaves = [torch.randn(shape, dtype=torch.float64) for shape in ((10, 6), (13, 6), (13,))]
     targets, pull = torch.randint(13, (10,)), torch.randn(10, dtype=torch.float64)
