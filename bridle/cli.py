@@ -239,14 +239,19 @@ def label(options: Options, simulate: bool) -> None:
 
 
 @main.command()
-@click.argument("method", type=click.Choice(["pretrain", "sft", "reward", "ppo", "dpo", "grpo"]))
+@click.argument(
+    "method", type=click.Choice(["pretrain", "sft", "reward", "ppo", "grpo", "rloo", "rebel", "dpo", "best-of-n"])
+)
 @project_option
 @set_option
 @json_option
 @debug_option
 @click.pass_obj
 def train(options: Options, method: str) -> None:
-    """Train a model: pretrain | sft | reward | ppo | dpo | grpo. An unfinished run of the same recipe is gone on with."""
+    """Train a model: pretrain | sft | reward | ppo | grpo | rloo | rebel | dpo | best-of-n.
+
+    An unfinished run of the same recipe is gone on with.
+    """
     from bridle import stages, tuning
 
     methods = {
@@ -254,8 +259,11 @@ def train(options: Options, method: str) -> None:
         "sft": stages.train_sft,
         "reward": stages.train_reward,
         "ppo": stages.train_ppo,
-        "dpo": tuning.train_dpo,
         "grpo": tuning.train_grpo,
+        "rloo": tuning.train_rloo,
+        "rebel": tuning.train_rebel,
+        "dpo": tuning.train_dpo,
+        "best-of-n": tuning.train_rejection,
     }
     with_work(options, methods[method])
 

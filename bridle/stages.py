@@ -39,7 +39,7 @@ from bridle.models.policy import (
     save_reward_model,
 )
 from bridle.models.randomness import derived_seed, generator
-from bridle.models.scorer import Scorer, critic_from, init_head, scorer_from
+from bridle.models.scorer import Scorer, critic_from, init_head, scorer_from, shared_critic
 from bridle.models.template import Template, train_tokenizer
 from bridle.rewards.learned import LearnedReward, raw_scores
 from bridle.rewards.rollout import Observe
@@ -550,7 +550,9 @@ def train_ppo(
         policy.origin = content_hash([policy.origin, key])  # two runs from the same weights must not share stamps
         reference = parent_policy(work, "sft")
         learned = learned_reward(work, policy)
-        if learned.same_tokens:
+        if config.shared_trunk:
+            critic = shared_critic(policy.module)
+        elif learned.same_tokens:
             critic = critic_from(learned.model.module)
         else:
             critic = critic_from(scorer_from(policy.module, generator(recipe.seed, "critic")))

@@ -1,12 +1,14 @@
-"""Floor 8: the stages that tune a policy without a reward model, or choose with one: DPO, GRPO, best of n."""
+"""Floor 8: the stages that tune a policy by other ways than PPO: DPO, GRPO, RLOO, REBEL, best of n."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from bridle.core.recipe import DPOSection, GRPOSection, REBELSection, Recipe, RejectionSection, RLOOSection
 from bridle.core.records import Completion, Prompt, Reward, content_hash
 from bridle.evaluation.answers import answer_all, kl_of, proxy_scores
 from bridle.maths.statistics import best_of_n, best_of_n_kl, mean_and_se, wilson_interval
@@ -21,25 +23,39 @@ from bridle.stages import (
     gold_figures,
     keep_policy,
     learned_reward,
+    observer,
     parent_policy,
     require_model,
     stage_key,
     training_snapshot,
     within_context,
 )
-from bridle.training import dpo, grpo, sft
+from bridle.training import dpo, grpo, rebel, rejection, sft
 
 OBSERVED = 128  # prompts that DPO's KL is measured on as it goes
+
+Settings = Mapping[str, Any]  # that replace some of a section's for one run
+
+
+def with_settings(work: Work, section: str, settings: Settings | None) -> Recipe:
+    return work.recipe.with_settings({f"{section}.{key}": value for key, value in (settings or {}).items()})
 
 
 # ----------------------------------------------------------------------------------------------------- DPO
 
 
 def train_dpo(
-    work: Work, reuse: bool = False, name: str = "dpo", settings: dict[str, Any] | None = None
+    work: Work,
+    reuse: bool = False,
+    name: str = "dpo",
+    settings: Settings | None = None,
+    reward_source: Reward | None = None,
 ) -> dict[str, Any]:
-    """From SFT's weights on the same comparisons as the reward model; `settings` replace some of the recipe's."""
-    recipe = work.recipe.with_settings({f"dpo.{k}": v for k, v in (settings or {}).items()})
+    """From SFT's weights on the same comparisons as the reward model, or online on fresh answers that a reward ranks."""
+    recipe = with_settings(work, "dpo", settings)
+    if recipe.dpo.online_rounds:
+        method = Method("dpo", "Online DPO: its own answers, ranked by a reward", recipe.dpo, dpo.train_online)
+        return practised(work, recipe, method, name, reuse, reward_source)
     snapshot = training_snapshot(work)
     parents = {"sft": require_model(work.project, "sft", "train sft"), "snapshot": snapshot.id}
     key = stage_key(recipe, ("model", "dpo", "data", "sampling"), parents)
@@ -75,7 +91,88 @@ def drift(work: Work, policy: Policy, reference: Policy) -> Callable[[], dict[st
     return measure
 
 
-# ------------------------------------------------------------------------------------------ answers to be checked
+# ------------------------------------------------------------------------------------- practice on answers of its own
+
+
+@dataclass(frozen=True)
+class Method:
+    """A trainer that learns from its own answers: its section of the recipe, what to call it, the function."""
+
+    section: str
+    title: str
+    config: GRPOSection | RLOOSection | REBELSection | RejectionSection | DPOSection
+    train: Callable[..., dict[str, float]]
+
+
+def practised(
+    work: Work, recipe: Recipe, method: Method, name: str, reuse: bool, reward_source: Reward | None
+) -> dict[str, Any]:
+    """Practise for the reward model or for a verifier, as the recipe says; `reward_source`, a control's or the caller's own,
+    scores in their place."""
+    how = by_verifier if method.config.scored_by == "verifier" else by_reward
+    return how(work, recipe, method, name, reuse, reward_source)
+
+
+def by_reward(
+    work: Work, recipe: Recipe, method: Method, name: str, reuse: bool, reward_source: Reward | None
+) -> dict[str, Any]:
+    """From SFT's weights on the training prompts, scored by the reward model."""
+    parents = {"sft": require_model(work.project, "sft", "train sft"), "source": name}
+    if reward_source is None:
+        parents |= {"reward": require_model(work.project, "reward", "train reward"), "source": "learned"}
+    key = stage_key(recipe, ("model", method.section, "data", "sampling"), parents)
+    if (before := done_before(work, name, key, reuse, name)) is not None:
+        return before
+    with work.start(name, method.title, key, parents, recipe) as run:
+        policy = load_policy(work.project.model("sft"), work.device.torch)
+        policy.origin = content_hash([policy.origin, key])  # two runs from the same weights must not share stamps
+        reference = parent_policy(work, "sft")
+        prompts = within_context(work, policy, work.sources.train_prompts(), recipe.sampling.max_new_tokens)
+        reward = reward_source or learned_reward(work, policy)
+        result = method.train(
+            policy, reference, reward, prompts, method.config, recipe.sampling.max_new_tokens,
+            work.engine, work.device, run, recipe.seed, observe=observer(work),
+        )  # fmt: skip
+        saved = keep_policy(work, name, method.section, policy, reference.origin)
+        return run.finish({**result, "model": saved})
+
+
+def by_verifier(
+    work: Work, recipe: Recipe, method: Method, name: str, reuse: bool, reward_source: Reward | None
+) -> dict[str, Any]:
+    """From the arithmetic branch on the playground, from SFT elsewhere, on prompts whose answers can be checked."""
+    branch = train_arithmetic(work, reuse=True) if work.sources.playground else None
+    start = "sft" if branch is None else "arithmetic"
+    with_branch = {} if branch is None else {"branch": branch}
+    start_hash = require_model(work.project, start, "train sft")
+    prompts, heldout, verifier = work.sources.checkable()
+    parents = {
+        "start": start_hash,
+        "source": "verifier" if reward_source is None else name,
+        "world": work.sources.world_hash,
+        "data": content_hash([[prompt.id for prompt in prompts], [prompt.id for prompt in heldout]]),
+    }
+    key = stage_key(recipe, ("model", method.section, "data", "sampling"), parents)
+    if (before := done_before(work, name, key, reuse, name)) is not None:
+        return {**before, **with_branch}
+    with work.start(name, method.title, key, parents, recipe) as run:
+        policy = load_policy(work.project.model(start), work.device.torch)
+        reference = load_policy(work.project.model(start), work.device.torch)
+        before_it = policy.origin
+        policy.origin = content_hash([policy.origin, key])
+        tokens = recipe.sampling.max_new_tokens
+        prompts = within_context(work, policy, prompts, tokens)
+        heldout = within_context(work, policy, heldout, tokens)
+        first = checked(work, reference, heldout, verifier, f"{method.section}-before")
+        result = method.train(
+            policy, reference, reward_source or verifier, prompts, method.config, tokens,
+            work.engine, work.device, run, recipe.seed, observe=checks(work, verifier),
+        )  # fmt: skip
+        saved = keep_policy(work, name, method.section, policy, before_it)
+        after = checked(work, policy, heldout, verifier, f"{method.section}-after")
+        kept = {figure: value for figure, value in result.items() if figure not in ("accuracy", "worked")}
+        both = {f"{n}_{when}": v for when, found in (("before", first), ("after", after)) for n, v in found.items()}
+        return {**run.finish({**kept, **both, "problems": len(heldout), "model": saved}), **with_branch}
 
 
 def train_arithmetic(work: Work, reuse: bool = False) -> dict[str, Any]:
@@ -99,42 +196,59 @@ def train_arithmetic(work: Work, reuse: bool = False) -> dict[str, Any]:
 
 
 def train_grpo(
-    work: Work, reuse: bool = False, name: str = "grpo", reward_source: Reward | None = None
+    work: Work,
+    reuse: bool = False,
+    name: str = "grpo",
+    reward_source: Reward | None = None,
+    settings: Settings | None = None,
 ) -> dict[str, Any]:
     """Reinforce answers that are right, from the arithmetic branch on the playground, from SFT elsewhere."""
-    recipe = work.recipe
-    branch = train_arithmetic(work, reuse=True) if work.sources.playground else None
-    start = "sft" if branch is None else "arithmetic"
-    with_branch = {} if branch is None else {"branch": branch}
-    start_hash = require_model(work.project, start, "train sft")
-    prompts, heldout, verifier = work.sources.checkable()
-    parents = {
-        "start": start_hash,
-        "source": "verifier" if reward_source is None else name,
-        "world": work.sources.world_hash,
-        "data": content_hash([[prompt.id for prompt in prompts], [prompt.id for prompt in heldout]]),
-    }
-    key = stage_key(recipe, ("model", "grpo", "data", "sampling"), parents)
-    if (before := done_before(work, name, key, reuse, name)) is not None:
-        return {**before, **with_branch}
-    with work.start(name, "GRPO: many answers to a problem, the right ones reinforced", key, parents) as run:
-        policy = load_policy(work.project.model(start), work.device.torch)
-        reference = load_policy(work.project.model(start), work.device.torch)
-        before_it = policy.origin
-        policy.origin = content_hash([policy.origin, key])
-        tokens = recipe.sampling.max_new_tokens
-        prompts = within_context(work, policy, prompts, tokens)
-        heldout = within_context(work, policy, heldout, tokens)
-        first = checked(work, reference, heldout, verifier, "grpo-before")
-        result = grpo.train(
-            policy, reference, reward_source or verifier, prompts, recipe.grpo, tokens,
-            work.engine, work.device, run, recipe.seed, observe=checks(work, verifier),
-        )  # fmt: skip
-        saved = keep_policy(work, name, "grpo", policy, before_it)
-        after = checked(work, policy, heldout, verifier, "grpo-after")
-        kept = {name: value for name, value in result.items() if name not in ("accuracy", "worked")}
-        both = {f"{n}_{when}": v for when, found in (("before", first), ("after", after)) for n, v in found.items()}
-        return {**run.finish({**kept, **both, "problems": len(heldout), "model": saved}), **with_branch}
+    recipe = with_settings(work, "grpo", settings)
+    method = Method("grpo", "GRPO: many answers to a problem, the right ones reinforced", recipe.grpo, grpo.train)
+    return practised(work, recipe, method, name, reuse, reward_source)
+
+
+def train_rloo(
+    work: Work,
+    reuse: bool = False,
+    name: str = "rloo",
+    reward_source: Reward | None = None,
+    settings: Settings | None = None,
+) -> dict[str, Any]:
+    """Several answers to a prompt, each against the mean of the others; by the reward model, from SFT's weights."""
+    recipe = with_settings(work, "rloo", settings)
+    method = Method(
+        "rloo", "RLOO: several answers to a prompt, each against the mean of the others", recipe.rloo, grpo.train
+    )
+    return practised(work, recipe, method, name, reuse, reward_source)
+
+
+def train_rebel(
+    work: Work,
+    reuse: bool = False,
+    name: str = "rebel",
+    reward_source: Reward | None = None,
+    settings: Settings | None = None,
+) -> dict[str, Any]:
+    """Two answers to a prompt, log-odds that follow their rewards; by the reward model, from SFT's weights."""
+    recipe = with_settings(work, "rebel", settings)
+    method = Method(
+        "rebel", "REBEL: two answers to a prompt, log-odds that follow their rewards", recipe.rebel, rebel.train
+    )
+    return practised(work, recipe, method, name, reuse, reward_source)
+
+
+def train_rejection(
+    work: Work,
+    reuse: bool = False,
+    name: str = "best-of-n",
+    reward_source: Reward | None = None,
+    settings: Settings | None = None,
+) -> dict[str, Any]:
+    """Answer, keep the best, imitate it, and again; by the reward model, from SFT's weights."""
+    recipe = with_settings(work, "rejection", settings)
+    method = Method("rejection", "Best of n: imitating its own best answers", recipe.rejection, rejection.train)
+    return practised(work, recipe, method, name, reuse, reward_source)
 
 
 def checks(work: Work, verifier: Reward) -> Observe:

@@ -94,6 +94,13 @@ class SamplingSection(Section):
     max_new_tokens: int = Field(default=72, ge=1, description="longest answer, in all stages")
 
 
+# Whose reward a policy practises for.
+ScoredBy = Literal["reward", "verifier"]
+SCORED_BY = (
+    "reward: the reward model, from SFT's weights; verifier: whether the answer is right, on prompts that have one"
+)
+
+
 class TrainerSection(BaseModel):
     """What every trainer has. Not a `Section`, so that inheritance of ours stays one deep."""
 
@@ -176,6 +183,21 @@ class PPOSection(TrainerSection):
     missing_stop_penalty: float = Field(
         default=1.0, ge=0, description="taken from the reward of an answer that was cut off"
     )
+    shared_trunk: bool = Field(
+        default=False,
+        description="policy and critic are two heads of one network: less memory, and each moves the other",
+    )
+    value_coef: float = Field(
+        default=1.0,
+        gt=0,
+        description="weight of the critic's loss; it matters where the trunk is shared (0.1 is usual there)",
+    )
+    critic_warmup: int = Field(default=0, ge=0, description="first rollout steps in which the critic alone learns")
+    early_stop_kl: float = Field(
+        default=0.0,
+        ge=0,
+        description="a minibatch whose approx_kl is above it ends the updates of its rollout step; 0: never",
+    )
     pretrain_coef: float = Field(
         default=0.0,
         ge=0,
@@ -200,6 +222,27 @@ class DPOSection(TrainerSection):
     observe_every: int = Field(
         default=15, ge=1, description="optimiser steps between measurements of the KL on answers of its own"
     )
+    sft: float = Field(
+        default=0.0,
+        ge=0,
+        description="weight of a next-token loss on the chosen answers, against their becoming unlikely",
+    )
+    online_rounds: int = Field(
+        default=0,
+        ge=0,
+        description="0: on the comparisons of the store; n: so many times on fresh answers that a reward ranks",
+    )
+    online_prompts: int = Field(default=96, ge=1, description="online: prompts answered in a round")
+    online_answers: int = Field(
+        default=2, ge=2, description="online: answers to each prompt; every two that differ are a pair"
+    )
+    online_reference: Literal["start", "round"] = Field(
+        default="start", description="online: the reference is SFT, or the policy as each round began"
+    )
+    scored_by: ScoredBy = Field(default="reward", description=f"online: {SCORED_BY}")
+    missing_stop_penalty: float = Field(
+        default=1.0, ge=0, description="online: taken from the reward of an answer that was cut off"
+    )
 
     @model_validator(mode="after")
     def smoothing_is_for_dpo(self) -> DPOSection:
@@ -211,6 +254,7 @@ class DPOSection(TrainerSection):
 class GRPOSection(TrainerSection):
     """Reinforcement learning on answers that can be checked: many answers to a prompt, the better ones reinforced."""
 
+    scored_by: ScoredBy = Field(default="verifier", description=SCORED_BY)
     steps: int = Field(default=16, ge=1, description="rollout steps")
     prompts_per_step: int = Field(default=16, ge=1, description="prompts in a step")
     group_size: int = Field(default=8, ge=2, description="answers to each prompt")
@@ -230,6 +274,9 @@ class GRPOSection(TrainerSection):
         default=1.0, ge=0, le=1, description="1: advantages in deviations of the group (GRPO); 0: in rewards (Dr. GRPO)"
     )
     temperature: float = Field(default=1.0, gt=0, description="of the rollouts")
+    missing_stop_penalty: float = Field(
+        default=0.0, ge=0, description="taken from the reward of an answer that was cut off; a verifier's is 0 already"
+    )
     checkpoint_every: int = Field(default=5, ge=1, description="rollout steps between checkpoints")
     branch_problems: int = Field(
         default=1600, ge=0, description="playground: worked problems that the arithmetic branch learns from before"
@@ -237,6 +284,85 @@ class GRPOSection(TrainerSection):
     branch_demonstrations: int = Field(
         default=800, ge=0, description="playground: answers to problems by people of uneven skill, learnt with them"
     )
+
+
+class RLOOSection(TrainerSection):
+    """Reinforcement learning with several answers to a prompt, each measured against the mean of the others."""
+
+    scored_by: ScoredBy = Field(default="reward", description=SCORED_BY)
+    steps: int = Field(default=16, ge=1, description="rollout steps")
+    prompts_per_step: int = Field(default=24, ge=1, description="prompts in a step")
+    group_size: int = Field(default=4, ge=2, description="answers to each prompt")
+    epochs: int = Field(default=1, ge=1, description="passes over a step's answers")
+    minibatches: int = Field(default=1, ge=1, description="optimiser steps in a pass")
+    batch_size: int = Field(
+        default=32, ge=1, description="sequences in one forward and backward; it changes memory and speed alone"
+    )
+    learning_rate: float = Field(default=5e-4, ge=0, description="a billion parameters: about 1e-6")
+    kl_coef: float = Field(default=0.1, ge=0, description="β, the weight of an answer's KL in its reward")
+    clip: float = Field(
+        default=0.2, gt=0, description="ε: how far an answer's ratio may move; with one optimiser step a pass it is 1"
+    )
+    temperature: float = Field(default=1.0, gt=0, description="of the rollouts")
+    missing_stop_penalty: float = Field(
+        default=1.0, ge=0, description="taken from the reward of an answer that was cut off"
+    )
+    checkpoint_every: int = Field(default=5, ge=1, description="rollout steps between checkpoints")
+
+
+class REBELSection(TrainerSection):
+    """Reinforcement learning as regression: two answers to a prompt, log-odds that follow the difference of their rewards."""
+
+    scored_by: ScoredBy = Field(default="reward", description=SCORED_BY)
+    steps: int = Field(default=12, ge=1, description="rollout steps")
+    prompts_per_step: int = Field(default=48, ge=1, description="prompts in a step, two answers each")
+    epochs: int = Field(default=2, ge=1, description="passes over a step's pairs")
+    minibatches: int = Field(default=2, ge=1, description="optimiser steps in a pass")
+    batch_size: int = Field(
+        default=32, ge=1, description="sequences in one forward and backward; it changes memory and speed alone"
+    )
+    learning_rate: float = Field(default=5e-4, ge=0, description="a billion parameters: about 1e-6")
+    eta: float = Field(
+        default=1.0, gt=0, description="η: a step solved exactly multiplies the policy by exp(η × reward)"
+    )
+    kl_coef: float = Field(
+        default=0.1, ge=0, description="β, the weight of an answer's KL in its reward; 0: η alone holds"
+    )
+    temperature: float = Field(default=1.0, gt=0, description="of the rollouts")
+    missing_stop_penalty: float = Field(
+        default=1.0, ge=0, description="taken from the reward of an answer that was cut off"
+    )
+    checkpoint_every: int = Field(default=5, ge=1, description="rollout steps between checkpoints")
+
+
+class RejectionSection(TrainerSection):
+    """Expert iteration: answer each prompt several times, keep the best, imitate it, and again."""
+
+    scored_by: ScoredBy = Field(default="reward", description=SCORED_BY)
+    rounds: int = Field(default=3, ge=1, description="times to answer afresh and imitate")
+    prompts_per_round: int = Field(default=320, ge=1, description="prompts answered in a round")
+    answers: int = Field(default=4, ge=1, description="n: answers to each prompt")
+    keep: Literal["best", "threshold", "shortest"] = Field(
+        default="best",
+        description="of each prompt: best: the best answer; threshold: all that reach it; shortest: the shortest that does",
+    )
+    threshold: float = Field(
+        default=0.5, description="the least reward that is kept (a right answer has 1, a wrong one 0)"
+    )
+    batch_size: int = Field(default=16, ge=1, description="kept answers in one optimiser step")
+    epochs: int = Field(default=1, ge=1, description="passes over the kept answers of a round")
+    learning_rate: float = Field(default=1e-3, ge=0, description="a billion parameters: about 1e-5")
+    temperature: float = Field(default=1.0, gt=0, description="of the answers to choose from")
+    checkpoint_every: int = Field(default=1, ge=1, description="rounds between checkpoints")
+
+    @model_validator(mode="after")
+    def a_wrong_answer_is_no_example(self) -> RejectionSection:
+        if self.scored_by == "verifier" and self.keep == "best":
+            raise ValueError(
+                "keep = 'best' would imitate a wrong answer where none is right; with scored_by = 'verifier' set it to "
+                "'shortest' or 'threshold'"
+            )
+        return self
 
 
 class Recipe(Section):
@@ -253,6 +379,9 @@ class Recipe(Section):
     ppo: PPOSection = Field(default_factory=PPOSection)
     dpo: DPOSection = Field(default_factory=DPOSection)
     grpo: GRPOSection = Field(default_factory=GRPOSection)
+    rloo: RLOOSection = Field(default_factory=RLOOSection)
+    rebel: REBELSection = Field(default_factory=REBELSection)
+    rejection: RejectionSection = Field(default_factory=RejectionSection)
 
     def hash_of(self, *sections: str) -> str:
         """Content hash of the seed and some sections: what a stage depends on, and no more."""

@@ -250,6 +250,19 @@ def grpo(
     return policy_loss + kl_coef * kl_loss, stats
 
 
+def rloo(
+    logp_B: Tensor, old_logp_B: Tensor, adv_B: Tensor, *, clip: float, count: Tensor | int
+) -> tuple[Tensor, Stats]:
+    """-Σ min(r A, clip(r, 1-ε, 1+ε) A) / count with r of whole answers: an answer is one action (Ahmadian 2024, eq. 6,
+    arxiv.org/abs/2402.14740).
+
+    log π is the *sum* over an answer's tokens. On the policy's own fresh answers r is 1 and this is REINFORCE; the clip
+    matters from the second optimiser step on the same answers. Stats as `clipped_policy`'s, of answers in place of tokens.
+    """
+    whole_B1 = torch.ones_like(logp_B, dtype=torch.bool)[:, None]
+    return clipped_policy(logp_B[:, None], old_logp_B[:, None], adv_B[:, None], whole_B1, clip=clip, tokens=count)
+
+
 def token_weights(lengths_B: Tensor, length_power: float, rows: Tensor) -> tuple[Tensor, Tensor]:
     """(w_B, count) for a mean over the tokens of some rows: w_i = L_i^-p and count = Σ w_i L_i over those rows.
 

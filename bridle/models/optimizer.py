@@ -86,10 +86,8 @@ def muon(module: nn.Module, lr: float, weight_decay: float = 0.01) -> list[torch
     rest: list[nn.Parameter] = []
     for name, parameter in module.named_parameters():
         (matrices if parameter.dim() == 2 and re.search(r"\.\d+\.", name) else rest).append(parameter)
-    return [
-        Muon(matrices, lr, weight_decay=weight_decay),
-        torch.optim.AdamW(rest, lr / 5, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.0),
-    ]
+    adam = torch.optim.AdamW(rest, lr / 5, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.0)
+    return [Muon(matrices, lr, weight_decay=weight_decay), adam] if matrices else [adam]  # a lone head has no layers
 
 
 OPTIMIZERS: dict[str, Callable[[nn.Module, float], list[torch.optim.Optimizer]]] = {"adamw": adamw, "muon": muon}

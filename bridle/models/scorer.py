@@ -39,6 +39,10 @@ class Scorer(nn.Module):
         """The same of a batch, in which a prompt that several answers share is read once."""
         return self._head(last_states(self.model, batch))
 
+    def of_states(self, hidden: Tensor) -> Tensor:
+        """The number at each of the trunk's hidden states [..., D], for a critic whose trunk is the policy's own."""
+        return self._head(hidden)
+
     def _head(self, hidden: Tensor) -> Tensor:
         # The head is one row: full precision costs nothing there, and a score's last digits matter to whoever compares.
         weight = self.score.weight
@@ -64,3 +68,10 @@ def critic_from(scorer: Scorer) -> Scorer:
     critic = deepcopy(scorer)
     nn.init.zeros_(critic.score.weight)
     return critic
+
+
+def shared_critic(policy: LanguageModel) -> Scorer:
+    """A critic on the policy's own trunk, not a copy: a zero head, beside the one that predicts tokens."""
+    critic = Scorer(policy.model)
+    nn.init.zeros_(critic.score.weight)
+    return critic.to(policy.output_weight().device)

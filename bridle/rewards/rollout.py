@@ -16,7 +16,7 @@ from bridle.core.errors import TrainingStopped
 from bridle.core.records import Completion, FinishReason, Prompt, Reward
 from bridle.generation.engine import Engine, answer_prompts
 from bridle.generation.sampling import Sampling
-from bridle.models.batches import Batch, make_batch, spread
+from bridle.models.batches import Batch, make_batch, sequence_logprobs, spread
 from bridle.models.device import Device
 from bridle.models.policy import Policy
 from bridle.models.randomness import shuffled
@@ -91,6 +91,20 @@ def roll_out(
     old_logp_BT = spread(torch.tensor(flat, dtype=torch.float32, device=device.torch), mask_BT)
     reward_B = score_B - missing_stop_penalty * cut_off_B
     return Rollout(batch, mask_BT, old_logp_BT, score_B, reward_B, completions, asked, len(scores) - len(kept))
+
+
+@torch.no_grad()
+def reference_logprobs(
+    rollout: Rollout, reference: Policy, temperature: float, batch_size: int, device: Device
+) -> Tensor:
+    """log π_ref of the answers' tokens, [B, T], zero off the mask. Answers to a prompt that share a batch read it once."""
+    found_BT = torch.zeros_like(rollout.old_logp_BT)
+    for part in torch.arange(len(rollout.batch)).split(batch_size):
+        rows = rollout.batch.rows(part.to(device.torch))
+        with device.autocast():
+            logp_MT = sequence_logprobs(reference.module, rows, temperature)
+        found_BT[part, : logp_MT.shape[1]] = logp_MT.to(found_BT)
+    return found_BT
 
 
 def answer_figures(rollout: Rollout) -> dict[str, float]:

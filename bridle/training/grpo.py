@@ -1,10 +1,12 @@
-"""Group-relative policy optimisation: many answers to a prompt, the better ones reinforced (Shao 2024, DeepSeekMath).
+"""Many answers to a prompt, the better ones reinforced: GRPO (Shao 2024, DeepSeekMath) and RLOO (Ahmadian 2024).
 
 Each step: 1. answer each prompt several times  2. score the answers  3. compare within groups  4. improve the policy
 5. share the new weights, log and save.
 There is no critic: an answer's advantage is its reward beside those of the same prompt. A group whose answers all got the same reward
-says nothing; it is left out of the update and counted. The KL term is a loss (k3), whose gradient is that of the
-forward KL(π_ref‖π): see `maths.losses.grpo`.
+says nothing; it is left out of the update and counted.
+GRPO measures in deviations of the group, weighs tokens, and its KL term is a loss (k3), whose gradient is that of the forward
+KL(π_ref‖π): see `maths.losses.grpo`. RLOO measures against the mean of the other answers, takes a whole answer for one action,
+and has the KL (k1) in the reward, so its optimum is π_ref exp(r/β) / Z.
 Left out on purpose: asking on until enough groups differ (DAPO's dynamic sampling), a decaying rate (a run here is some twenty steps).
 Shapes: B answers of a step, T predictions, M answers of a minibatch.
 """
@@ -17,14 +19,14 @@ import torch
 from torch import Tensor
 
 from bridle.core.errors import NoUsableRows
-from bridle.core.recipe import GRPOSection
+from bridle.core.recipe import GRPOSection, RLOOSection
 from bridle.core.records import Prompt, Reward
 from bridle.core.runlog import Run
 from bridle.generation.engine import Engine
 from bridle.generation.sampling import Sampling
-from bridle.maths.advantages import group_relative
+from bridle.maths.advantages import group_relative, leave_one_out
 from bridle.maths.kl import k1
-from bridle.maths.losses import grpo, token_weights
+from bridle.maths.losses import grpo, rloo, token_weights
 from bridle.maths.statistics import mean_and_se
 from bridle.models.batches import sequence_logprobs
 from bridle.models.checkpoint import TrainingState, restore_checkpoint, save_checkpoint
@@ -32,10 +34,18 @@ from bridle.models.device import Device
 from bridle.models.optimizer import OPTIMIZERS, clipped_step
 from bridle.models.policy import Policy
 from bridle.models.randomness import derived_seed, shuffled
-from bridle.rewards.rollout import Observe, Rollout, answer_figures, gap_warning, roll_out, take_prompts
+from bridle.rewards.rollout import (
+    Observe,
+    Rollout,
+    answer_figures,
+    gap_warning,
+    reference_logprobs,
+    roll_out,
+    take_prompts,
+)
 
 
-def whole_groups(config: GRPOSection) -> int:
+def whole_groups(config: GRPOSection | RLOOSection) -> int:
     """Groups in one forward pass."""
     return max(1, config.batch_size // config.group_size)
 
@@ -44,16 +54,11 @@ def rows_of(groups_G: Tensor, size: int) -> Tensor:
     return (groups_G[:, None] * size + torch.arange(size)).flatten()
 
 
-@torch.no_grad()
-def reference_logprobs(rollout: Rollout, reference: Policy, config: GRPOSection, device: Device) -> Tensor:
-    """log π_ref of the answers' tokens, [B, T], zero off the mask."""
-    found_BT = torch.zeros_like(rollout.old_logp_BT)
-    for part in torch.arange(len(rollout.batch)).split(whole_groups(config) * config.group_size):
-        rows = rollout.batch.rows(part.to(device.torch))
-        with device.autocast():
-            logp_MT = sequence_logprobs(reference.module, rows, config.temperature)
-        found_BT[part, : logp_MT.shape[1]] = logp_MT.to(found_BT)
-    return found_BT
+def compare(rollout: Rollout, kl_B: Tensor, config: GRPOSection | RLOOSection) -> Tensor:
+    """Each answer's advantage beside the others to its prompt, [B]. RLOO's reward has the KL in it; GRPO's loss does."""
+    if isinstance(config, RLOOSection):
+        return leave_one_out(rollout.reward_B - config.kl_coef * kl_B, config.group_size)
+    return group_relative(rollout.reward_B, config.group_size, std_power=config.std_power)
 
 
 def improve(
@@ -62,7 +67,7 @@ def improve(
     rollout: Rollout,
     reference_BT: Tensor,
     adv_B: Tensor,
-    config: GRPOSection,
+    config: GRPOSection | RLOOSection,
     device: Device,
     seed: int,
     step: int,
@@ -77,7 +82,6 @@ def improve(
         order_G = useful_G[shuffled(len(useful_G), seed, "grpo-minibatches", step * config.epochs + epoch)]
         for mini_G in order_G.chunk(config.minibatches) if len(order_G) else []:
             mini_M = rows_of(mini_G, config.group_size)
-            weight_B, count = token_weights(lengths_B, config.length_power, mini_M)
             for part in mini_G.split(whole_groups(config)):
                 rows = rows_of(part, config.group_size)
                 micro = rollout.batch.rows(rows.to(device.torch))
@@ -85,10 +89,14 @@ def improve(
                 mask_MT, old_MT = rollout.mask_BT[rows, :width], rollout.old_logp_BT[rows, :width]
                 with device.autocast():
                     logp_MT = sequence_logprobs(policy.module, micro, config.temperature)
-                loss, stats = grpo(
-                    logp_MT, old_MT, reference_BT[rows, :width], adv_B[rows], weight_B[rows], mask_MT,
-                    clip=config.clip, clip_high=config.clip_high, kl_coef=config.kl_coef, count=count,
-                )  # fmt: skip
+                if isinstance(config, RLOOSection):  # a whole answer is one action
+                    loss, stats = rloo(logp_MT.sum(1), old_MT.sum(1), adv_B[rows], clip=config.clip, count=len(mini_M))
+                else:  # every token is one
+                    weight_B, count = token_weights(lengths_B, config.length_power, mini_M)
+                    loss, stats = grpo(
+                        logp_MT, old_MT, reference_BT[rows, :width], adv_B[rows], weight_B[rows], mask_MT,
+                        clip=config.clip, clip_high=config.clip_high, kl_coef=config.kl_coef, count=count,
+                    )  # fmt: skip
                 loss.backward()
                 if updates == 0:  # nothing has moved yet: what differs is precision alone
                     gap_MT = torch.where(mask_MT, (logp_MT.detach() - old_MT).abs(), 0.0)
@@ -106,7 +114,7 @@ def train(
     reference: Policy,
     reward: Reward,
     prompts: Sequence[Prompt],
-    config: GRPOSection,
+    config: GRPOSection | RLOOSection,
     max_new_tokens: int,
     engine: Engine,
     device: Device,
@@ -114,9 +122,11 @@ def train(
     seed: int,
     observe: Observe | None = None,
 ) -> dict[str, float]:
-    """Train `policy` in place. `observe` looks at each step's answers for the log and steers nothing."""
+    """Train `policy` in place, by GRPO or by RLOO as `config` is of the one or the other. `observe` looks at each step's
+    answers for the log and steers nothing."""
+    name = "rloo" if isinstance(config, RLOOSection) else "grpo"
     if not prompts:
-        raise NoUsableRows("GRPO needs prompts whose answers can be checked, got none; import or make some")
+        raise NoUsableRows(f"{name.upper()} needs prompts to answer, got none; import or make some")
     sampling = Sampling(max_new_tokens, config.temperature)
     optimizers = OPTIMIZERS[config.optimizer](policy.module, config.learning_rate)
     state = TrainingState({"policy": policy.module}, optimizers)
@@ -127,15 +137,17 @@ def train(
     for step in range(done, config.steps):
         engine.load(policy)
         # 1. answer each prompt several times  2. score the answers
-        asked = take_prompts(prompts, step, config.prompts_per_step, seed, "grpo-prompts")
+        asked = take_prompts(prompts, step, config.prompts_per_step, seed, f"{name}-prompts")
         rollout = roll_out(
-            policy, engine, reward, asked, sampling, device, derived_seed(seed, "grpo-rollout", step),
-            group_size=config.group_size,
+            policy, engine, reward, asked, sampling, device, derived_seed(seed, f"{name}-rollout", step),
+            missing_stop_penalty=config.missing_stop_penalty, group_size=config.group_size,
         )  # fmt: skip
         # 3. compare within groups
-        adv_B = group_relative(rollout.reward_B, config.group_size, std_power=config.std_power)
-        reference_BT = reference_logprobs(rollout, reference, config, device)
-        kl, kl_se = mean_and_se(k1(rollout.old_logp_BT, reference_BT, rollout.mask_BT).sum(1).cpu().numpy())
+        together = whole_groups(config) * config.group_size
+        reference_BT = reference_logprobs(rollout, reference, config.temperature, together, device)
+        kl_B = k1(rollout.old_logp_BT, reference_BT, rollout.mask_BT).sum(1)
+        kl, kl_se = mean_and_se(kl_B.cpu().numpy())
+        adv_B = compare(rollout, kl_B, config)
         spread_G = adv_B.view(-1, config.group_size).abs().amax(1)
         # 4. improve the policy
         updates = improve(policy, optimizers, rollout, reference_BT, adv_B, config, device, seed, step)

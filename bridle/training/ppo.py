@@ -2,8 +2,8 @@
 
 Each step: 1. answer prompts  2. score the answers  3. estimate advantages  4. improve policy and critic a little  5. share the
 new weights with the engine, steer β, log and save.
-The critic is a network of its own that begins as the reward model. The KL penalty is part of the reward of every token and uses
-the log-probs of the distribution that was sampled from; so does the first ratio.
+The critic is a network of its own that begins as the reward model, or a second head on the policy's trunk. The KL penalty is
+part of the reward of every token and uses the log-probs of the distribution that was sampled from; so does the first ratio.
 Left out on purpose: whitening of rewards (it moves the KL penalty's meaning), an entropy bonus (the KL penalty keeps variety),
 a decaying learning rate (a run here is a few dozen steps). docs/ppo.md lists every detail with its source.
 Shapes: B answers of a step, T predictions (see models/batches.py), M answers of a minibatch.
@@ -11,11 +11,11 @@ Shapes: B answers of a step, T predictions (see models/batches.py), M answers of
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bridle.core.errors import NoUsableRows
 from bridle.core.recipe import PPOSection
@@ -27,7 +27,7 @@ from bridle.maths.advantages import gae, place_at_end, whiten
 from bridle.maths.kl import KLControl, k1, k3
 from bridle.maths.losses import clipped_policy, clipped_value, next_token
 from bridle.maths.statistics import mean_and_se
-from bridle.models.batches import make_batch, masked_logprobs, micro_batches, sequence_logprobs
+from bridle.models.batches import Batch, make_batch, masked_logprobs, micro_batches, sequence_logprobs, spread
 from bridle.models.checkpoint import TrainingState, restore_checkpoint, save_checkpoint
 from bridle.models.device import Device
 from bridle.models.optimizer import OPTIMIZERS, clipped_step
@@ -35,6 +35,20 @@ from bridle.models.policy import Policy
 from bridle.models.randomness import derived_seed, shuffled
 from bridle.models.scorer import Scorer
 from bridle.rewards.rollout import Observe, Rollout, answer_figures, gap_warning, roll_out, take_prompts
+
+
+def own_part(policy: Policy, critic: Scorer) -> nn.Module:
+    """What is the critic's alone: all of it, or the head where its trunk is the policy's."""
+    return critic.score if critic.model is policy.module.model else critic
+
+
+def logprobs_and_values(policy: Policy, critic: Scorer, batch: Batch, temperature: float) -> tuple[Tensor, Tensor]:
+    """log π of the answers' tokens and V before each, both [B, T]. A shared trunk is run once."""
+    if critic.model is not policy.module.model:
+        return sequence_logprobs(policy.module, batch, temperature), critic.values(batch.ids_BW)[:, :-1]
+    hidden_BTD, mask_BT = policy.module.model(batch.ids_BW)[:, :-1], batch.mask_BT
+    logp_N = policy.module.logprobs(hidden_BTD[mask_BT], batch.ids_BW[:, 1:][mask_BT], temperature)
+    return spread(logp_N, mask_BT), critic.of_states(hidden_BTD)
 
 
 @dataclass(frozen=True)
@@ -89,23 +103,26 @@ def improve(
     seed: int,
     step: int,
 ) -> dict[str, float]:
-    """`epochs` passes of `minibatches` optimiser steps each, cut into micro-batches that change nothing but the memory."""
+    """`epochs` passes of `minibatches` optimiser steps each, cut into micro-batches that change nothing but the memory.
+
+    A minibatch that finds the policy further than `early_stop_kl` from the one that answered takes no step, and is the last.
+    """
     sums: dict[str, float] = {}
-    updates, first_gap = 0, 0.0
+    updates, read, first_gap = 0, 0, 0.0
+    warming = step < config.critic_warmup
     for epoch in range(config.epochs):
         number = step * config.epochs + epoch
         for index, mini_M in enumerate(
             shuffled(len(rollout.batch), seed, "ppo-minibatches", number).chunk(config.minibatches)
         ):
-            tokens = rollout.mask_BT[mini_M].sum()
+            tokens, approx_kl = rollout.mask_BT[mini_M].sum(), 0.0
             for rows in micro_batches(mini_M, rollout.batch.lengths_B, config.batch_size):
                 micro = rollout.batch.rows(rows.to(device.torch))
                 width = micro.ids_BW.shape[1] - 1
                 mask_MT = rollout.mask_BT[rows, :width]
                 old_MT = rollout.old_logp_BT[rows, :width]
                 with device.autocast():
-                    logp_MT = sequence_logprobs(policy.module, micro, config.temperature)
-                    values_MT = critic.values(micro.ids_BW)[:, :-1]
+                    logp_MT, values_MT = logprobs_and_values(policy, critic, micro, config.temperature)
                 policy_loss, policy_stats = clipped_policy(
                     logp_MT, old_MT, estimates.adv_BT[rows, :width], mask_MT, clip=config.clip, tokens=tokens
                 )
@@ -113,18 +130,33 @@ def improve(
                     values_MT, estimates.values_BT[rows, :width], estimates.returns_BT[rows, :width], mask_MT,
                     clip=config.value_clip, tokens=tokens,
                 )  # fmt: skip
-                (policy_loss + value_loss).backward()  # the two networks share no weight
+                value_loss = config.value_coef * value_loss
+                (value_loss if warming else policy_loss + value_loss).backward()
                 if epoch == 0 and index == 0:  # nothing has moved yet: what differs is precision alone
                     gap = torch.where(mask_MT, (logp_MT.detach() - old_MT).abs(), 0.0).sum() / tokens
                     first_gap += float(gap)
+                approx_kl += float(policy_stats["approx_kl"])
                 for name, value in {**policy_stats, **value_stats}.items():  # already parts of the minibatch's mean
                     sums[name] = sums.get(name, 0.0) + float(value)
-            if config.pretrain_coef and demonstrations:
+            read += 1
+            if config.early_stop_kl and approx_kl > config.early_stop_kl:
+                for optimizer in optimizers:
+                    optimizer.zero_grad()  # this minibatch's gradient is not taken
+                return means(sums, updates, read) | {"logprob_gap": first_gap, "updates": updates}
+            if warming:
+                policy.module.zero_grad()  # a shared trunk has the critic's gradient; without any its optimiser does nothing
+            elif config.pretrain_coef and demonstrations:
                 imitate(policy, demonstrations, config, device, seed, number * config.minibatches + index)
-            norm = clipped_step([policy.module, critic], optimizers, config.clip_norm)
+            norm = clipped_step([policy.module, own_part(policy, critic)], optimizers, config.clip_norm)
             sums["grad_norm"] = sums.get("grad_norm", 0.0) + norm
             updates += 1
-    return {name: total / updates for name, total in sums.items()} | {"logprob_gap": first_gap}
+    told = {"updates": updates} if config.early_stop_kl else {}
+    return means(sums, updates, read) | {"logprob_gap": first_gap} | told
+
+
+def means(sums: Mapping[str, float], updates: int, read: int) -> dict[str, float]:
+    """Over the minibatches that were read; the gradient's norm over those that took a step."""
+    return {name: total / (updates if name == "grad_norm" else read) for name, total in sums.items()}
 
 
 def imitate(
@@ -169,9 +201,9 @@ def train(
         raise NoUsableRows("PPO needs prompts to answer, got none; import some or sample them")
     sampling = Sampling(max_new_tokens, config.temperature)
     optimizers = OPTIMIZERS[config.optimizer](policy.module, config.learning_rate)
-    optimizers += OPTIMIZERS[config.optimizer](critic, config.critic_learning_rate)
+    optimizers += OPTIMIZERS[config.optimizer](own_part(policy, critic), config.critic_learning_rate)
     control = KLControl(config.kl_coef, config.kl_target or None, config.kl_gain)
-    state = TrainingState({"policy": policy.module, "critic": critic}, optimizers)
+    state = TrainingState({"policy": policy.module, "critic": own_part(policy, critic)}, optimizers)
     done, values = restore_checkpoint(run.checkpoints, state, run.key, run.progress.say)
     control = KLControl(values.get("beta", control.beta), control.target, control.gain)
     policy.step += done

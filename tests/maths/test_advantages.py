@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bridle.maths.advantages import gae, group_relative, place_at_end, whiten
+from bridle.maths.advantages import gae, group_relative, leave_one_out, place_at_end, whiten
 
 
 def uneven_mask() -> Tensor:
@@ -119,13 +119,28 @@ def test_a_power_of_zero_leaves_the_rewards_their_scale() -> None:
     assert halfway.tolist() == pytest.approx([x / ((20 / 3) ** 0.5 + 1e-4) ** 0.5 for x in (-3, -1, 1, 3)])
 
 
-def test_the_mean_of_the_others_is_the_same_up_to_a_factor() -> None:
-    """RLOO's baseline: r - mean of the K - 1 others = K/(K-1) (r - mean of all)."""
+def test_leaving_one_out_measures_each_reward_against_the_others() -> None:
     torch.manual_seed(4)
     rewards = torch.randn(6, 5, dtype=torch.float64)
     others = (rewards.sum(1, keepdim=True) - rewards) / 4
-    found = group_relative(rewards.flatten(), 5, std_power=0.0).view(6, 5)
-    torch.testing.assert_close(5 / 4 * found, rewards - others, rtol=0, atol=1e-12)
+    torch.testing.assert_close(leave_one_out(rewards.flatten(), 5).view(6, 5), rewards - others, rtol=0, atol=1e-12)
+    assert leave_one_out(torch.tensor([3.0, 1.0, 0.0, 0.0]), 2).tolist() == [2.0, -2.0, 0.0, 0.0]
+
+
+def test_leaving_one_out_has_no_bias_where_dr_grpos_mean_shrinks_the_gradient() -> None:
+    """Every group of three draws from a policy over three actions, with its probability: E[Σ A ∇ log π] is the gradient."""
+    torch.manual_seed(6)
+    logits, rewards = torch.randn(2, 3, dtype=torch.float64)
+    chances = logits.softmax(0)
+    wanted = chances * (rewards - (chances * rewards).sum())
+    found = {"others": torch.zeros(3, dtype=torch.float64), "all": torch.zeros(3, dtype=torch.float64)}
+    for group in torch.cartesian_prod(*[torch.arange(3)] * 3):
+        scores = torch.eye(3, dtype=torch.float64)[group] - chances  # of each draw: d log π / d logits
+        chance = chances[group].prod()
+        found["others"] += chance * (leave_one_out(rewards[group], 3)[:, None] * scores).mean(0)
+        found["all"] += chance * (group_relative(rewards[group], 3, std_power=0.0)[:, None] * scores).mean(0)
+    torch.testing.assert_close(found["others"], wanted, rtol=0, atol=1e-12)
+    torch.testing.assert_close(found["all"], 2 / 3 * wanted, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("power", [0.0, 1.0])

@@ -1,7 +1,6 @@
 """GRPO: groups that say nothing, the first ratio, the KL term, what a reward makes likelier, and going on where it stopped."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,57 +12,16 @@ from bridle.core.errors import NoUsableRows
 from bridle.core.recipe import GRPOSection
 from bridle.core.records import Completion, Prompt, Reward
 from bridle.core.runlog import Run
-from bridle.generation.engine import Engine
-from bridle.generation.sampling import Sampling
 from bridle.maths.advantages import group_relative
 from bridle.models.batches import make_batch, spread
-from bridle.models.policy import Policy
-from bridle.rewards.rollout import Rollout, roll_out
+from bridle.rewards.rollout import Rollout, reference_logprobs
 from bridle.training import grpo
 from tests.models.tiny import policy as tiny_policy
 from tests.models.tiny import template
+from tests.training.practice import NEW_TOKENS, PROMPTS, Cast, cast, constant, low_ids, token_means
 from tests.training.runs import DEVICE, dying_at, metrics, run_in, same, weights
 
 CONFIG = GRPOSection(steps=2, prompts_per_step=4, group_size=4, batch_size=64, kl_coef=0.0, checkpoint_every=2)
-PROMPTS = [Prompt.from_text(f"What is {i} + {i % 7}?") for i in range(12)]
-NEW_TOKENS = 10
-
-
-@dataclass
-class Cast:
-    """A policy that was loaded into the engine, and its frozen reference."""
-
-    policy: Policy
-    reference: Policy
-    engine: Engine
-
-    def roll_out(self, reward: Reward, prompts: Sequence[Prompt] = PROMPTS[:4]) -> Rollout:
-        sampling = Sampling(NEW_TOKENS, 1.0)
-        return roll_out(self.policy, self.engine, reward, prompts, sampling, DEVICE, seed=1, group_size=4)
-
-
-def cast(dtype: torch.dtype = torch.float32) -> Cast:
-    policy, reference = tiny_policy(dtype=dtype), tiny_policy(dtype=dtype)
-    with torch.no_grad():  # some answers end, others are cut off
-        for module in (policy.module, reference.module):
-            module.output_weight()[template().eos_id] *= 1.5
-    engine = Engine(dtype)
-    engine.load(policy)
-    return Cast(policy, reference, engine)
-
-
-def low_ids(prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[float | None]:
-    """Share of an answer's tokens in the lower third of the vocabulary, special ones apart."""
-    return [sum(3 <= t < 100 for t in c.token_ids) / len(c.token_ids) for c in completions]
-
-
-def constant(prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[float | None]:
-    return [0.3] * len(completions)
-
-
-def token_means(prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[float | None]:
-    """Something that differs between all answers: the mean of their token ids, in hundreds."""
-    return [sum(c.token_ids) / len(c.token_ids) / 100 for c in completions]
 
 
 def for_some(prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[float | None]:
@@ -83,7 +41,7 @@ def train(who: Cast, reward: Reward, config: GRPOSection, run: Run) -> dict[str,
 
 def test_no_prompts_is_said(tmp_path: Path) -> None:
     who = cast()
-    with pytest.raises(NoUsableRows, match="needs prompts whose answers can be checked"):
+    with pytest.raises(NoUsableRows, match="GRPO needs prompts to answer"):
         grpo.train(who.policy, who.reference, constant, [], CONFIG, NEW_TOKENS, who.engine, DEVICE, run_in(tmp_path), 0)
 
 
@@ -172,8 +130,8 @@ def test_the_kl_is_that_of_whole_answers_against_the_reference(tmp_path: Path) -
     who = cast()
     who.reference = tiny_policy(seed=5)
     rollout = who.roll_out(low_ids)
-    for batch_size in (1, 3, 64):
-        found_BT = grpo.reference_logprobs(rollout, who.reference, with_settings(batch_size=batch_size), DEVICE)
+    for batch_size in (1, 4, 64):
+        found_BT = reference_logprobs(rollout, who.reference, 1.0, batch_size, DEVICE)
         for row in range(len(rollout.batch)):
             ids = rollout.batch.ids_BW[row, : int(rollout.batch.lengths_B[row])]
             with torch.no_grad():

@@ -14,15 +14,16 @@ from bridle.core.records import Completion, FinishReason, Prompt, Reward
 from bridle.core.runlog import Run, read_metrics
 from bridle.generation.engine import Engine, answer_prompts
 from bridle.generation.sampling import Sampling
+from bridle.models.batches import sequence_logprobs
 from bridle.models.policy import Policy, RewardModel
-from bridle.models.scorer import Scorer, critic_from, scorer_from
+from bridle.models.scorer import Scorer, critic_from, init_head, scorer_from, shared_critic
 from bridle.rewards import rollout
 from bridle.rewards.learned import LearnedReward
 from bridle.rewards.rollout import Rollout, roll_out, take_prompts
 from bridle.training import ppo
 from tests.models.tiny import policy as tiny_policy
 from tests.models.tiny import random_ids, template
-from tests.training.runs import DEVICE, run_in, same, weights
+from tests.training.runs import DEVICE, dying_at, run_in, same, weights
 
 CONFIG = PPOSection(prompts_per_step=8, steps=2, batch_size=64, kl_target=0.0, missing_stop_penalty=0.0)
 PROMPTS = [Prompt.from_text(f"What is {i} + {i % 7}?") for i in range(20)]
@@ -336,3 +337,113 @@ def test_a_resumed_run_counts_its_steps_on(tmp_path: Path) -> None:
 
 def replace_config(base: PPOSection = CONFIG, **settings: Any) -> PPOSection:
     return PPOSection.model_validate({**base.model_dump(), **settings})
+
+
+# ------------------------------------------------------------------------- 6. one trunk, warm-up, stopping early
+
+
+def sharing(dtype: torch.dtype = torch.float32) -> Cast:
+    """A policy whose trunk the critic shares; its head is not zero, so that it pulls at the trunk from the start."""
+    who = cast(dtype)
+    who.critic = shared_critic(who.policy.module).to(dtype)
+    init_head(who.critic, torch.Generator().manual_seed(0))
+    return who
+
+
+def one_update(who: Cast, rollout: Rollout, config: PPOSection, rates: tuple[float, float] = (0.05, 0.05)) -> Any:
+    """Plain gradient steps of the policy and of what is the critic's alone; the figures."""
+    estimates = ppo.estimate(rollout, who.reference, who.critic, 0.1, config, DEVICE)
+    modules = (who.policy.module, ppo.own_part(who.policy, who.critic))
+    optimizers = [torch.optim.SGD(module.parameters(), rate) for module, rate in zip(modules, rates, strict=True)]
+    return ppo.improve(who.policy, who.critic, optimizers, rollout, estimates, [], config, DEVICE, seed=0, step=0)
+
+
+def test_a_shared_trunk_is_run_once_and_tells_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    who = sharing(torch.float64)
+    batch = who.roll_out(tokens_reward).batch
+    logp_BT = sequence_logprobs(who.policy.module, batch, 0.7)
+    values_BT = who.critic.values(batch.ids_BW)[:, :-1]
+    runs: list[int] = []
+    who.critic.model.register_forward_hook(lambda *_: runs.append(1))
+    found = ppo.logprobs_and_values(who.policy, who.critic, batch, 0.7)
+    assert len(runs) == 1
+    torch.testing.assert_close(found[0], logp_BT, rtol=0, atol=1e-12)
+    torch.testing.assert_close(found[1], values_BT, rtol=0, atol=1e-12)
+
+
+def test_on_a_shared_trunk_the_critics_pull_is_weighed() -> None:
+    """The trunk moves by the policy's gradient plus `value_coef` times the critic's: a straight line in it."""
+    moved = {}
+    for coef in (0.5, 1.0, 2.0):
+        who = sharing(torch.float64)
+        rollout = who.roll_out(tokens_reward)
+        before = weights(who.policy.module)
+        one_update(who, rollout, replace_config(epochs=1, minibatches=1, clip_norm=1e9, value_coef=coef))
+        moved[coef] = {name: tensor - before[name] for name, tensor in weights(who.policy.module).items()}
+    for name, step in moved[1.0].items():
+        torch.testing.assert_close(moved[2.0][name] - step, 2 * (step - moved[0.5][name]), rtol=1e-6, atol=1e-12)
+    assert any(float((moved[2.0][name] - moved[1.0][name]).abs().max()) > 1e-4 for name in moved[1.0])
+
+
+def test_two_networks_do_not_pull_at_each_other() -> None:
+    found = []
+    for coef in (0.5, 2.0):
+        who = cast(torch.float64)
+        rollout = who.roll_out(tokens_reward)
+        one_update(who, rollout, replace_config(epochs=1, minibatches=1, clip_norm=1e9, value_coef=coef))
+        found.append((weights(who.policy.module), weights(who.critic)))
+    assert all(torch.equal(found[0][0][name], tensor) for name, tensor in found[1][0].items())
+    assert not all(torch.equal(found[0][1][name], tensor) for name, tensor in found[1][1].items())
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_policy_and_critic_learn_on_one_trunk(optimizer: str, tmp_path: Path) -> None:
+    who = sharing()
+    before, head = weights(who.policy.module), weights(who.critic.score)
+    config = replace_config(optimizer=optimizer, critic_learning_rate=0.01)
+    train(who, tokens_reward, config, run_in(tmp_path))
+    assert not same(before, who.policy.module) and not same(head, who.critic.score)
+    assert who.critic.model is who.policy.module.model
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_in_the_warm_up_the_critic_alone_learns(shared: bool, tmp_path: Path) -> None:
+    who = sharing() if shared else cast()
+    before, head = weights(who.policy.module), weights(who.critic.score)
+    run = run_in(tmp_path)
+    train(who, tokens_reward, replace_config(steps=2, critic_warmup=2), run)
+    assert same(before, who.policy.module) and not same(head, who.critic.score)
+    errors = [line["value_loss"] for line in read_metrics(tmp_path)]
+    assert errors[1] < errors[0] and [line["grad_norm"] for line in read_metrics(tmp_path)] == [0, 0]
+    train(who, tokens_reward, replace_config(steps=3, critic_warmup=2), run)
+    assert not same(before, who.policy.module)
+
+
+def test_a_minibatch_that_finds_the_policy_too_far_takes_no_step() -> None:
+    """Four minibatches: the second one measures what the first one did, and its own gradient is left."""
+    found = {}
+    for name, limit, epochs in (("one", 0.0, 1), ("stopped", 1e-7, 4), ("far", 1e9, 4), ("never", 0.0, 4)):
+        who = cast(torch.float64)
+        rollout = who.roll_out(tokens_reward)
+        config = replace_config(epochs=epochs, minibatches=1, clip_norm=1e9, early_stop_kl=limit)
+        figures = one_update(who, rollout, config)
+        found[name] = (weights(who.policy.module), weights(who.critic), figures)
+    for part in (0, 1):
+        for name, other in (("stopped", "one"), ("far", "never")):
+            assert all(torch.equal(tensor, found[other][part][key]) for key, tensor in found[name][part].items())
+    assert found["stopped"][2]["updates"] == 1 and found["far"][2]["updates"] == 4
+    assert found["stopped"][2]["grad_norm"] == found["one"][2]["grad_norm"]
+    assert found["stopped"][2]["approx_kl"] > 1e-7 / 2, "the mean over the two that were read"
+    assert "updates" not in found["never"][2]
+
+
+@pytest.mark.parametrize("line", [1, 2, 3])
+def test_a_run_on_one_trunk_that_died_in_or_after_its_warm_up_ends_as_one_alone(line: int, tmp_path: Path) -> None:
+    config = replace_config(steps=3, critic_warmup=1, early_stop_kl=0.01, checkpoint_every=1)
+    whole, resumed = sharing(), sharing()
+    expected = train(whole, tokens_reward, config, run_in(tmp_path / "whole"))
+    with dying_at(line):
+        train(sharing(), tokens_reward, config, run_in(tmp_path / "cut"))
+    assert train(resumed, tokens_reward, config, run_in(tmp_path / "cut")) == expected
+    assert same(weights(whole.policy.module), resumed.policy.module)
+    assert same(weights(whole.critic.score), resumed.critic.score)
