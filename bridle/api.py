@@ -33,7 +33,7 @@ import torch
 
 from bridle.core.errors import DataError, ProjectError, RecipeError, UsageError
 from bridle.core.files import read_json, write_json, write_text
-from bridle.core.recipe import Recipe, SamplingSection, sections, to_toml
+from bridle.core.recipe import Recipe, SamplingSection, TrainerSection, sections, to_toml
 from bridle.core.records import Completion, Message, Pair, Prompt, Reward, Role, content_hash
 from bridle.core.runlog import OnLog, Progress, Project, Run, sitting_seconds
 from bridle.evaluation.answers import answer_all
@@ -42,7 +42,7 @@ from bridle.generation.sampling import Sampling
 from bridle.models.device import Device, choose_device
 from bridle.models.policy import Policy, RewardModel, load_policy, load_reward_model, save_policy, save_reward_model
 from bridle.models.randomness import derived_seed, generator
-from bridle.models.scorer import critic_from, scorer_from
+from bridle.models.scorer import critic_from, scorer_from, shared_critic
 from bridle.models.template import train_tokenizer
 from bridle.rewards.learned import LearnedReward, raw_scores
 from bridle.stages import TOKENIZER_TEXTS, Work, encode_demonstrations, encode_groups, new_policy, within_context
@@ -50,6 +50,8 @@ from bridle.training import dpo as dpo_loop
 from bridle.training import grpo as grpo_loop
 from bridle.training import ppo as ppo_loop
 from bridle.training import pretrain as pretrain_loop
+from bridle.training import rebel as rebel_loop
+from bridle.training import rejection as rejection_loop
 from bridle.training import reward as reward_loop
 from bridle.training import sft as sft_loop
 
@@ -58,6 +60,14 @@ Score = Callable[[Sequence[Any], Sequence[str]], Sequence[float | None]]  # prom
 Figures = dict[str, Any]
 
 NEW_TOKENS = SamplingSection().max_new_tokens
+# Settings that mean something to the stages of a project and nothing here, and those of dpo that `online_dpo` has alone.
+STAGES_ONLY = frozenset(
+    """
+    path scored_by observe_every branch_problems branch_demonstrations
+    slim slim_hidden_size slim_layers slim_epochs slim_learning_rate
+    """.split()
+)
+ONLINE = frozenset("online_rounds online_prompts online_answers online_reference missing_stop_penalty".split())
 CENTRED_ON = 256  # prompts whose answers a reward model is centred and scaled on
 
 
@@ -190,7 +200,7 @@ def dpo(
 
     `reference` holds the model; None: the model as it is when the call begins.
     """
-    recipe = recipe_of(("dpo",), settings, seed)
+    recipe = recipe_of(("dpo",), settings, seed, without=ONLINE)
     groups = encode_groups(workplace(model, recipe), model.policy, pairs_of(pairs), shuffle_labels=False)
     data = [[g.prompt, g.answers, g.pairs] for g in groups]
     key = run_key("dpo", recipe, ("dpo",), model, data, reference)
@@ -219,7 +229,9 @@ def ppo(
     asked = within_context(work, policy, as_prompts(prompts), max_new_tokens)
     shown = encode_demonstrations(work, policy, demonstrations_of(demonstrations)) if demonstrations else []
     source = reward_source(reward, policy)
-    if isinstance(source, LearnedReward) and source.same_tokens:
+    if recipe.ppo.shared_trunk:
+        critic = shared_critic(policy.module)
+    elif isinstance(source, LearnedReward) and source.same_tokens:
         critic = critic_from(source.model.module)
     else:
         critic = critic_from(scorer_from(policy.module, generator(seed, "critic")))
@@ -239,15 +251,85 @@ def grpo(
 ) -> Figures:  # fmt: skip
     """Several answers to each prompt, the better ones reinforced; no critic. Settings of [grpo]; `reward` as in `ppo`."""
     recipe = recipe_of(("grpo",), settings, seed)
-    work, policy = workplace(model, recipe), model.policy
-    asked = within_context(work, policy, as_prompts(prompts), max_new_tokens)
-    source = reward_source(reward, policy)
-    data = [[prompt.id for prompt in asked], max_new_tokens]
-    key = run_key("grpo", recipe, ("grpo",), model, data, reference, reward)
-    with training(model, "grpo", key, recipe, folder, on_log) as (run, before):
-        held_to = reference_of(model, reference, before)
-        return finish(run, grpo_loop.train(
-            policy, held_to, source, asked, recipe.grpo, max_new_tokens, work.engine, model.device, run, seed
+    given = Given(model, prompts, reward, reference, max_new_tokens, folder, on_log)
+    return practise("grpo", grpo_loop.train, recipe.grpo, recipe, given)
+
+
+def rloo(
+    model: Model, prompts: Sequence[Text], reward: Score | ScoreModel, *, reference: Model | None = None,
+    max_new_tokens: int = NEW_TOKENS, seed: int = 0, folder: str | Path | None = None, on_log: OnLog | None = None,
+    **settings: object,
+) -> Figures:  # fmt: skip
+    """As `grpo`, each answer measured against the mean of the others, the KL in the reward. Settings of [rloo]."""
+    recipe = recipe_of(("rloo",), settings, seed)
+    given = Given(model, prompts, reward, reference, max_new_tokens, folder, on_log)
+    return practise("rloo", grpo_loop.train, recipe.rloo, recipe, given)
+
+
+def rebel(
+    model: Model, prompts: Sequence[Text], reward: Score | ScoreModel, *, reference: Model | None = None,
+    max_new_tokens: int = NEW_TOKENS, seed: int = 0, folder: str | Path | None = None, on_log: OnLog | None = None,
+    **settings: object,
+) -> Figures:  # fmt: skip
+    """Two answers to each prompt; their log-odds follow the difference of their rewards. Settings of [rebel]."""
+    recipe = recipe_of(("rebel",), settings, seed)
+    given = Given(model, prompts, reward, reference, max_new_tokens, folder, on_log)
+    return practise("rebel", rebel_loop.train, recipe.rebel, recipe, given)
+
+
+def best_of_n(
+    model: Model, prompts: Sequence[Text], reward: Score | ScoreModel, *, reference: Model | None = None,
+    max_new_tokens: int = NEW_TOKENS, seed: int = 0, folder: str | Path | None = None, on_log: OnLog | None = None,
+    **settings: object,
+) -> Figures:  # fmt: skip
+    """Answer each prompt several times, imitate the best, and again. Settings of [rejection]; `reference` for the log alone."""
+    recipe = recipe_of(("rejection",), settings, seed)
+    given = Given(model, prompts, reward, reference, max_new_tokens, folder, on_log)
+    return practise("rejection", rejection_loop.train, recipe.rejection, recipe, given)
+
+
+def online_dpo(
+    model: Model, prompts: Sequence[Text], reward: Score | ScoreModel, *, online_rounds: int = 3,
+    reference: Model | None = None, max_new_tokens: int = NEW_TOKENS, seed: int = 0, folder: str | Path | None = None,
+    on_log: OnLog | None = None, **settings: object,
+) -> Figures:  # fmt: skip
+    """DPO on the model's own fresh answers, ranked by a reward, in rounds. Settings of [dpo]."""
+    if online_rounds < 1:
+        raise RecipeError(
+            f"online_dpo needs online_rounds of at least 1, got {online_rounds}; for comparisons call `dpo`"
+        )
+    recipe = recipe_of(("dpo",), {**settings, "online_rounds": online_rounds}, seed)
+    given = Given(model, prompts, reward, reference, max_new_tokens, folder, on_log)
+    return practise("dpo", dpo_loop.train_online, recipe.dpo, recipe, given)
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a call that practises was given, besides its settings."""
+
+    model: Model
+    prompts: Sequence[Text]
+    reward: Score | ScoreModel
+    reference: Model | None
+    max_new_tokens: int
+    folder: str | Path | None
+    on_log: OnLog | None
+
+
+def practise(
+    stage: str, train: Callable[..., dict[str, float]], config: TrainerSection, recipe: Recipe, given: Given
+) -> Figures:
+    """Any trainer that needs no more than prompts and a reward."""
+    model, policy, tokens = given.model, given.model.policy, given.max_new_tokens
+    work = workplace(model, recipe)
+    asked = within_context(work, policy, as_prompts(given.prompts), tokens)
+    source = reward_source(given.reward, policy)
+    data = [[prompt.id for prompt in asked], tokens]
+    key = run_key(stage, recipe, (stage,), model, data, given.reference, given.reward)
+    with training(model, stage, key, recipe, given.folder, given.on_log) as (run, before):
+        held_to = reference_of(model, given.reference, before)
+        return finish(run, train(
+            policy, held_to, source, asked, config, tokens, work.engine, model.device, run, recipe.seed
         ))  # fmt: skip
 
 
@@ -274,9 +356,12 @@ def tensorboard(folder: str | Path) -> OnLog:
 # ------------------------------------------------------------------------------------------------------ settings
 
 
-def recipe_of(names: Sequence[str], settings: Mapping[str, object], seed: int) -> Recipe:
+def recipe_of(
+    names: Sequence[str], settings: Mapping[str, object], seed: int, without: frozenset[str] = frozenset()
+) -> Recipe:
     """The recipe with these settings of these sections; an unknown one is an error that names the nearest."""
-    known = {key: name for name in names for key in sections()[name].model_fields if (name, key) != ("model", "path")}
+    absent = STAGES_ONLY | without
+    known = {key: name for name in names for key in sections()[name].model_fields if key not in absent}
     for key in settings:
         if key not in known:
             near = difflib.get_close_matches(key, known, 1)

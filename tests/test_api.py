@@ -144,13 +144,30 @@ def test_another_reference_is_held_to(model: bridle.Model) -> None:
     assert again.lines[0][2]["loss"] == pytest.approx(0.6931, abs=1e-4)
 
 
-def test_grpo_reinforces_the_better_answers(model: bridle.Model) -> None:
-    log = Log()
-    bridle.grpo(
-        model, PROMPTS, length, steps=8, prompts_per_step=8, group_size=4, learning_rate=3e-3, max_new_tokens=8, on_log=log
-    )  # fmt: skip
-    rewards = [line["reward"] for _, _, line in log.lines]
-    assert sum(rewards[-2:]) > sum(rewards[:2]) + 0.2
+PRACTICE: list[tuple[Callable[..., Any], dict[str, Any], str]] = [
+    (bridle.grpo, {"steps": 8, "prompts_per_step": 8, "group_size": 4}, "reward"),
+    (bridle.rloo, {"steps": 8, "prompts_per_step": 8, "group_size": 4}, "reward"),
+    (bridle.rebel, {"steps": 8, "prompts_per_step": 16, "eta": 10.0, "kl_coef": 0.0}, "reward"),
+    (bridle.online_dpo, {"online_rounds": 6, "online_prompts": 16}, "reward"),
+    (bridle.best_of_n, {"rounds": 4, "prompts_per_round": 16, "epochs": 2}, "ended"),  # it imitates answers that ended
+]
+
+
+@pytest.mark.parametrize(("train", "settings", "better"), PRACTICE, ids=[train.__name__ for train, _, _ in PRACTICE])
+def test_every_way_to_practise_needs_prompts_and_a_function(
+    train: Callable[..., Any], settings: dict[str, Any], better: str, model: bridle.Model
+) -> None:
+    """The share of answers with a letter in them."""
+    log, start = Log(), model.policy.stamp
+    reward = lambda _, answers: ["e" in answer for answer in answers]  # noqa: E731
+    train(model, PROMPTS, reward, max_new_tokens=8, learning_rate=3e-3, on_log=log, **settings)
+    found = [1 - line["cut_off"] if better == "ended" else line["reward"] for _, _, line in log.lines]
+    assert found[-1] > found[0] + 0.15
+    assert model.policy.stamp != start
+
+
+def test_ppo_may_share_its_trunk(model: bridle.Model) -> None:
+    assert bridle.ppo(model, PROMPTS, length, shared_trunk=True, **PPO)["steps"] == 3
 
 
 def test_a_reward_model_scores_texts_and_trains_a_policy(model: bridle.Model, tmp_path: Path) -> None:
@@ -230,6 +247,9 @@ def test_a_folder_belongs_to_one_call(model: bridle.Model, tmp_path: Path) -> No
 BAD: list[tuple[Callable[[bridle.Model], object], type[BridleError], str]] = [
     (lambda m: bridle.ppo(m, PROMPTS, length, kl_coeff=1.0), RecipeError, "'kl_coeff' is no setting of .ppo.; did you mean 'kl_coef'"),
     (lambda m: bridle.ppo(m, PROMPTS, length, kl_coef=-1.0), RecipeError, "ppo.kl_coef = -1.0 will not do"),
+    (lambda m: bridle.grpo(m, PROMPTS, length, scored_by="verifier"), RecipeError, "'scored_by' is no setting of .grpo."),
+    (lambda m: bridle.dpo(m, PAIRS, online_rounds=3), RecipeError, "'online_rounds' is no setting of .dpo."),
+    (lambda m: bridle.online_dpo(m, PROMPTS, length, online_rounds=0), RecipeError, "online_dpo needs online_rounds of at"),
     (lambda m: bridle.ppo(m, [], length), NoUsableRows, "none of 0 prompts"),
     (lambda m: bridle.sft(m, []), NoUsableRows, "SFT needs demonstrations"),
     (lambda m: bridle.dpo(m, []), NoUsableRows, "DPO needs pairs"),

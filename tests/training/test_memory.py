@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,17 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bridle.core.recipe import DPOSection, GRPOSection, PPOSection, PretrainSection, RewardSection, SFTSection
+from bridle.core.recipe import (
+    DPOSection,
+    GRPOSection,
+    PPOSection,
+    PretrainSection,
+    REBELSection,
+    RejectionSection,
+    RewardSection,
+    RLOOSection,
+    SFTSection,
+)
 from bridle.core.records import Prompt
 from bridle.evaluation.answers import answer_all, kl_of
 from bridle.generation.engine import Engine
@@ -19,8 +30,8 @@ from bridle.maths.logprobs import LEAST_ROWS, SLICE
 from bridle.models.batches import make_batch, masked_logprobs
 from bridle.models.decoder import Decoder, DecoderConfig, initialise
 from bridle.models.policy import Policy, RewardModel, load_policy
-from bridle.models.scorer import critic_from, scorer_from
-from bridle.training import dpo, grpo, ppo, pretrain, reward, sft
+from bridle.models.scorer import critic_from, scorer_from, shared_critic
+from bridle.training import dpo, grpo, ppo, pretrain, rebel, rejection, reward, sft
 from tests.house.source import Source, calls, dotted, listed, package
 from tests.models.tiny import CPU, random_ids, template, write_foreign
 from tests.training.runs import DEVICE, groups, run_in
@@ -96,12 +107,49 @@ def run_grpo(policy: Policy, folder: Path) -> None:
     grpo.train(policy, policy, lengths, PROMPTS, config, 20, engine, DEVICE, run_in(folder), seed=0)
 
 
+def run_shared_ppo(policy: Policy, folder: Path) -> None:
+    config = PPOSection(steps=1, prompts_per_step=16, epochs=1, minibatches=1, shared_trunk=True, **ADAMW)
+    reference, critic, engine = deepcopy(policy), shared_critic(policy.module), Engine(torch.float32)
+    run = run_in(folder)
+    ppo.train(policy, reference, critic, lengths, PROMPTS, [], config, 20, engine, DEVICE, run, seed=0)
+
+
+def run_rloo(policy: Policy, folder: Path) -> None:
+    config = RLOOSection(steps=1, prompts_per_step=8, group_size=2, **ADAMW)
+    engine = Engine(torch.float32)
+    grpo.train(policy, policy, lengths, PROMPTS, config, 20, engine, DEVICE, run_in(folder), seed=0)
+
+
+def run_rebel(policy: Policy, folder: Path) -> None:
+    config = REBELSection(steps=1, prompts_per_step=8, epochs=1, minibatches=1, **ADAMW)
+    engine = Engine(torch.float32)
+    rebel.train(policy, policy, lengths, PROMPTS, config, 20, engine, DEVICE, run_in(folder), seed=0)
+
+
+def run_best_of_n(policy: Policy, folder: Path) -> None:
+    config = RejectionSection(rounds=1, prompts_per_round=16, keep="threshold", threshold=-1.0, **ADAMW)
+    engine = Engine(torch.float32)
+    with torch.no_grad():  # many answers end, after a few tokens: only those that end are imitated
+        state = policy.module.hidden(torch.tensor(template().prompt_ids(PROMPTS[:1])))[0, -1]
+        policy.module.output_weight()[template().eos_id] = 9 * state / state.square().sum()
+    rejection.train(policy, policy, lengths, PROMPTS, config, 20, engine, DEVICE, run_in(folder), seed=0)
+
+
+def run_online_dpo(policy: Policy, folder: Path) -> None:
+    config = DPOSection(online_rounds=1, online_prompts=16, **ADAMW)
+    engine = Engine(torch.float32)
+    dpo.train_online(policy, policy, lengths, PROMPTS, config, 20, engine, DEVICE, run_in(folder), seed=0)
+
+
 def run_evaluation(policy: Policy, folder: Path) -> None:
     answered = answer_all(policy, Engine(torch.float32), PROMPTS * 4, 4, seed=0)
     kl_of(answered, policy, policy, DEVICE)
 
 
-PATHS = [run_pretrain, run_sft, run_reward, run_dpo, run_ppo, run_grpo, run_evaluation]
+PATHS = [
+    run_pretrain, run_sft, run_reward, run_dpo, run_online_dpo, run_ppo, run_shared_ppo, run_grpo, run_rloo, run_rebel,
+    run_best_of_n, run_evaluation,
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("family", ["native", "foreign"])
