@@ -13,9 +13,7 @@ import torch
 from torch import Tensor
 
 SLICE = 2**19  # numbers of one slice of logits: 2 MiB in float32
-LEAST_ROWS = (
-    64  # of a slice, for each slice reads the whole weight: with 3 rows a vocabulary of 150,000 takes ten times as long
-)
+LEAST_ROWS = 64  # of a slice: each slice reads the whole weight, and three rows at a time take ten times as long
 
 
 def linear_logprobs(
