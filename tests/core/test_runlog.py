@@ -253,6 +253,15 @@ def test_progress_without_a_terminal_is_plain_lines(monkeypatch: pytest.MonkeyPa
     assert lines[-2].startswith("  100/100  0:00 left") and lines[-1] == "  done"
 
 
+def test_progress_that_never_draws_says_what_must_be_said() -> None:
+    screen = Screen()
+    progress = Progress(screen.write, live=False, every=float("inf"))
+    for done in range(1, 4):
+        progress.update(done, 3, {"loss": 1.0})
+    progress.say("2 of 7 prompts are left out")
+    assert screen.text == "  2 of 7 prompts are left out\n"
+
+
 def test_progress_at_a_terminal_is_one_line_written_over() -> None:
     screen = Screen()
     progress = Progress(screen.write, live=True)

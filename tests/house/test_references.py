@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ LISTED = re.compile(r"`([\w/]+\.py)`: ((?:`[\w.]+`(?:, | and )?)+)")  # `core/ru
 FILE = re.compile(r"`([\w/]+\.py)`")
 
 
+@cache
 def names_of() -> dict[str, set[str]]:
     """What each file of the package defines at its top, and the methods and fields of its classes as `Class.name`."""
     found: dict[str, set[str]] = {}
