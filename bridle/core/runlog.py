@@ -102,7 +102,7 @@ class Run:
     stop_asked: bool = False
     last_save: int = 0
     on_log: OnLog | None = None  # of whoever calls from Python
-    failure: Exception | None = None  # what it raised; comes through once the step is saved
+    failure: Exception | None = None  # what it raised
     kept: bool = True  # False: a folder that goes when the run ends, in which nothing need be saved
 
     @classmethod
@@ -199,14 +199,12 @@ class Run:
             if self.on_log is not None:
                 self.on_log(step, total, clean)
         except Exception as error:
-            if not self.kept:
-                raise
-            self.failure = error  # `due` has the step saved first
+            self.failure = error  # the step is saved first
 
     def due(self, done: int, every: int, total: int) -> bool:
         """Whether to save after `done` steps: when the time has come, at the end, when a stop was asked for or `on_log` failed."""
         if not self.kept:
-            self.stop_if_asked(f"{self.stage} stopped after step {done} of {total}")
+            self.stop_if_needed(done, total)
             return False
         stopping = self.stop_asked or self.failure is not None
         return stopping or done - self.last_save >= every or done == total
@@ -215,6 +213,9 @@ class Run:
         """Tell that the state after `done` steps is on disk; stops here when the user asked for it."""
         self.last_save = done
         write_json(self.folder / "sitting.json", {"seconds": round(self.seconds, 3)})
+        self.stop_if_needed(done, total)
+
+    def stop_if_needed(self, done: int, total: int) -> None:
         if self.failure is not None:
             raise self.failure
         if done < total:
