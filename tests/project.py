@@ -23,7 +23,9 @@ SHAPE = {
     "sft.checkpoint_every": 2, "pretrain.checkpoint_every": 5, "ppo.steps": 5, "ppo.prompts_per_step": 8,
     "ppo.minibatches": 2, "ppo.epochs": 1, "ppo.checkpoint_every": 1, "dpo.batch_size": 8, "dpo.observe_every": 2,
     "dpo.checkpoint_every": 1, "grpo.steps": 2, "grpo.prompts_per_step": 2, "grpo.group_size": 2,
-    "grpo.checkpoint_every": 1,
+    "grpo.checkpoint_every": 1, "rloo.steps": 2, "rloo.prompts_per_step": 2, "rloo.checkpoint_every": 1,
+    "rebel.steps": 2, "rebel.prompts_per_step": 4, "rebel.checkpoint_every": 1, "rejection.rounds": 2,
+    "rejection.prompts_per_round": 8, "dpo.online_prompts": 4,
 }  # fmt: skip
 PLAYGROUND = {
     **SHAPE, "data.source": "playground", "data.pretrain_tokens": 40_000, "data.train_prompts": 24,

@@ -172,6 +172,46 @@ def test_a_run_killed_after_its_last_step_tells_the_same_result(
     equal(project, finished_demo, f"{stage}-0001", {"pretrain": "base"}.get(stage, stage))
 
 
+@pytest.mark.parametrize(
+    ("method", "extra"),
+    [
+        ("rloo", {}),
+        pytest.param("rloo", {"rloo.scored_by": "verifier"}, marks=pytest.mark.slow),
+        ("rebel", {}),
+        ("best-of-n", {}),
+        ("dpo", {"dpo.online_rounds": 2}),
+        pytest.param("grpo", {"grpo.scored_by": "reward"}, marks=pytest.mark.slow),
+        pytest.param(
+            "best-of-n",
+            {"rejection.scored_by": "verifier", "rejection.keep": "threshold", "rejection.threshold": 0.0},
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            "ppo",
+            {"ppo.shared_trunk": True, "ppo.critic_warmup": 1, "ppo.early_stop_kl": 0.05, "ppo.steps": 2},
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_what_the_demo_does_not_do_goes_on_from_its_checkpoint_too(
+    method: str, extra: dict[str, Any], without: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed after its last line but one step short of saved, then after all is trained and nothing kept."""
+    project = without(*([method] if method in ("dpo", "grpo", "ppo") else []))
+    whole = Path(shutil.copytree(project, tmp_path / "whole"))
+    command = ["train", method, *settings(extra), "--project"]
+    done(*command, whole)
+    dies(monkeypatch, Run, "log", 2, *command, project)
+    again = bridle(*command, project)
+    assert again.exit_code == 0 and "resuming after step 1" in again.stderr, again.stderr
+    equal(project, whole, f"{method}-0001", method)
+    shutil.rmtree(project / "models" / method)
+    (project / f"runs/{method}-0001/result.json").unlink()
+    done(*command, project)
+    equal(project, whole, f"{method}-0001", method)
+    assert json.loads(done("evaluate", method, "sft", "--json", "--project", project))["win_rate"]["n"] == 24
+
+
 def test_a_half_written_and_a_damaged_checkpoint_are_passed_over(
     finished_demo: Path, without: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -109,7 +109,6 @@ def improve(
     """
     sums: dict[str, float] = {}
     updates, read, first_gap = 0, 0, 0.0
-    warming = step < config.critic_warmup
     for epoch in range(config.epochs):
         number = step * config.epochs + epoch
         for index, mini_M in enumerate(
@@ -130,8 +129,7 @@ def improve(
                     values_MT, estimates.values_BT[rows, :width], estimates.returns_BT[rows, :width], mask_MT,
                     clip=config.value_clip, tokens=tokens,
                 )  # fmt: skip
-                value_loss = config.value_coef * value_loss
-                (value_loss if warming else policy_loss + value_loss).backward()
+                (policy_loss + config.value_coef * value_loss).backward()
                 if epoch == 0 and index == 0:  # nothing has moved yet: what differs is precision alone
                     gap = torch.where(mask_MT, (logp_MT.detach() - old_MT).abs(), 0.0).sum() / tokens
                     first_gap += float(gap)
@@ -143,8 +141,8 @@ def improve(
                 for optimizer in optimizers:
                     optimizer.zero_grad()  # this minibatch's gradient is not taken
                 return means(sums, updates, read) | {"logprob_gap": first_gap, "updates": updates}
-            if warming:
-                policy.module.zero_grad()  # a shared trunk has the critic's gradient; without any its optimiser does nothing
+            if step < config.critic_warmup:
+                policy.module.zero_grad()  # without a gradient its optimiser does nothing, not even count
             elif config.pretrain_coef and demonstrations:
                 imitate(policy, demonstrations, config, device, seed, number * config.minibatches + index)
             norm = clipped_step([policy.module, own_part(policy, critic)], optimizers, config.clip_norm)

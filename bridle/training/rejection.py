@@ -48,7 +48,7 @@ def choose(rollout: Rollout, config: RejectionSection) -> list[int]:
         elif config.keep == "shortest":
             chosen.append(min(good, key=lambda i: len(completions[i].token_ids)))
         else:  # every one above the threshold, each text once
-            chosen += {completions[i].token_ids: i for i in reversed(good)}.values()
+            chosen += sorted({completions[i].token_ids: i for i in reversed(good)}.values())
     return chosen
 
 

@@ -1,0 +1,170 @@
+"""Expert iteration: what is kept, what imitating it does, when it cannot go on, and going on where it stopped."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from bridle.core.errors import NoUsableRows, RecipeError, TrainingStopped
+from bridle.core.recipe import Recipe, RejectionSection
+from bridle.core.records import Completion, FinishReason, Prompt, Reward
+from bridle.core.runlog import Run
+from bridle.rewards.rollout import Rollout
+from bridle.training import rejection
+from tests.training.practice import PROMPTS, Cast, answer_logprob, cast, constant, low_ids
+from tests.training.runs import DEVICE, dying_at, metrics, run_in, same, weights
+
+CONFIG = RejectionSection(rounds=2, prompts_per_round=8, answers=4, batch_size=4)
+NEW_TOKENS = 24  # most answers end by themselves: what is cut off is never kept, and a low limit teaches brevity
+STOP, LENGTH = FinishReason.STOP, FinishReason.LENGTH
+
+
+def with_settings(**settings: Any) -> RejectionSection:
+    return RejectionSection.model_validate({**CONFIG.model_dump(), **settings})
+
+
+def train(who: Cast, reward: Reward, config: RejectionSection, run: Run) -> dict[str, float]:
+    return rejection.train(
+        who.policy, who.reference, reward, PROMPTS, config, NEW_TOKENS, who.engine, DEVICE, run, seed=0
+    )
+
+
+def low_start(prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[float | None]:
+    """1 for an answer whose first token is in the lower third of the vocabulary, whatever its length."""
+    return [float(3 <= c.token_ids[0] < 100) for c in completions]
+
+
+def answered(*answers: tuple[float, int, FinishReason]) -> Rollout:
+    """A rollout of answers by reward, length and how each ended; of it `choose` reads no more."""
+    completions = [
+        Completion("p", "", token_ids=tuple(range(i, i + length)), finish_reason=end)
+        for i, (_, length, end) in enumerate(answers)
+    ]
+    return with_scores(completions, [reward for reward, _, _ in answers])
+
+
+def with_scores(completions: list[Completion], scores: list[float]) -> Rollout:
+    nothing = torch.zeros(0)
+    return Rollout(None, nothing, nothing, torch.tensor(scores), nothing, completions, [], 0)  # type: ignore[arg-type]
+
+
+# ---------------------------------------------------------------------------------------------------- 1. choosing
+
+
+def test_the_best_answer_of_each_prompt_is_kept() -> None:
+    rollout = answered(
+        (0.1, 5, STOP), (0.9, 5, STOP), (0.3, 5, STOP), (0.2, 5, STOP),
+        (-3.0, 5, STOP), (-1.0, 5, LENGTH), (-2.0, 5, STOP), (-2.0, 4, STOP),
+        (9.0, 5, LENGTH), (9.0, 5, LENGTH), (9.0, 5, LENGTH), (9.0, 5, LENGTH),
+    )  # fmt: skip
+    assert rejection.choose(rollout, CONFIG) == [1, 6], "what was cut off is never kept, and of equals the first is"
+
+
+def test_above_a_threshold_all_are_kept_and_each_text_once() -> None:
+    rollout = answered(*[(reward, 3, STOP) for reward in (0.5, 0.49, 0.7, 0.5, 0.1, 0.2, 0.3, 0.4)])
+    assert rejection.choose(rollout, with_settings(keep="threshold")) == [0, 2, 3]
+    again = with_scores([rollout.completions[0]] * 4, [0.6] * 4)
+    assert rejection.choose(again, with_settings(keep="threshold")) == [0]
+
+
+def test_the_shortest_right_answer_is_kept() -> None:
+    rollout = answered(
+        (1.0, 7, STOP), (0.0, 2, STOP), (1.0, 4, STOP), (1.0, 3, LENGTH), (0.0, 2, STOP), (0.0, 1, STOP), (0.0, 3, STOP),
+        (0.0, 3, STOP),
+    )  # fmt: skip
+    assert rejection.choose(rollout, with_settings(keep="shortest")) == [2]
+
+
+def test_a_wrong_answer_is_no_example() -> None:
+    wrong = {"rejection.scored_by": "verifier", "rejection.keep": "best"}
+    with pytest.raises(RecipeError, match="would imitate a wrong answer.*'shortest' or 'threshold'"):
+        Recipe().with_settings(wrong)
+    assert Recipe().with_settings({**wrong, "rejection.keep": "shortest"}).rejection.scored_by == "verifier"
+
+
+# ---------------------------------------------------------------------------------------------------- 2. rounds
+
+
+def test_no_prompts_is_said(tmp_path: Path) -> None:
+    who = cast()
+    with pytest.raises(NoUsableRows, match="best-of-n needs prompts"):
+        rejection.train(
+            who.policy, who.reference, constant, [], CONFIG, NEW_TOKENS, who.engine, DEVICE, run_in(tmp_path), seed=0
+        )
+
+
+def test_a_round_in_which_nothing_is_worth_keeping_ends_the_run_before_any_step(tmp_path: Path) -> None:
+    who = cast()
+    before = weights(who.policy.module)
+    with pytest.raises(TrainingStopped, match=r"none of 32 answers .*best reward 0\.3.*lower rejection\.threshold"):
+        train(who, constant, with_settings(keep="threshold"), run_in(tmp_path))
+    assert same(before, who.policy.module)
+
+
+def test_what_is_kept_becomes_likelier_stop_token_and_all() -> None:
+    who = cast()
+    rollout = who.roll_out(low_ids)
+    kept = rejection.choose(rollout, CONFIG)
+    assert len(kept) >= 2
+    before = [answer_logprob(who.policy, rollout, row).detach() for row in kept]
+    prompts = who.policy.template.prompt_ids([rollout.prompts[i] for i in kept])
+    examples = [(ids, list(rollout.completions[i].token_ids)) for ids, i in zip(prompts, kept, strict=True)]
+    optimizers = [torch.optim.AdamW(who.policy.module.parameters(), 1e-3)]
+    rejection.imitate(who.policy, optimizers, examples, with_settings(epochs=3), DEVICE, 0, 0)
+    after = [answer_logprob(who.policy, rollout, row).detach() for row in kept]
+    assert all(float(new.sum()) > float(old.sum()) for new, old in zip(after, before, strict=True))
+    assert sum(float(new[-1]) for new in after) > sum(float(old[-1]) for old in before), "the stop token"
+
+
+def test_what_is_rewarded_becomes_likelier_and_the_log_adds_up(tmp_path: Path) -> None:
+    config = RejectionSection(rounds=4, prompts_per_round=24, answers=6, learning_rate=3e-3)
+    train(cast(), low_start, config, run_in(tmp_path))
+    lines = metrics(tmp_path)
+    assert lines[-1]["reward"] - lines[0]["reward"] > 0.3, [line["reward"] for line in lines]
+    assert all(line["kept_reward"] > line["reward"] and 0 < line["taught"] <= 1 for line in lines)
+    assert all(line["kept"] == round(24 * line["taught"]) for line in lines)
+    assert lines[0]["kl"] == pytest.approx(0, abs=1e-3) and lines[-1]["kl"] > 0.1
+
+
+def test_a_reward_that_is_alike_for_all_teaches_nothing(tmp_path: Path) -> None:
+    shares: list[float] = []
+
+    def alike(prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[float | None]:
+        shares.append(sum(float(score or 0) for score in low_start(prompts, completions)) / len(completions))
+        return [0.3] * len(completions)
+
+    config = RejectionSection(rounds=4, prompts_per_round=24, answers=4, learning_rate=1e-3)
+    train(cast(), alike, config, run_in(tmp_path))
+    assert abs(shares[-1] - shares[0]) < 0.12, shares
+
+
+def test_a_rate_of_zero_changes_no_weight_and_the_reference_stays(tmp_path: Path) -> None:
+    who = cast()
+    before, theirs = weights(who.policy.module), weights(who.reference.module)
+    train(who, low_ids, with_settings(learning_rate=0.0), run_in(tmp_path / "still"))
+    assert same(before, who.policy.module)
+    train(who, low_ids, CONFIG, run_in(tmp_path / "moved"))
+    assert not same(before, who.policy.module) and same(theirs, who.reference.module)
+
+
+def test_answers_that_cannot_be_judged_are_left_out_with_their_prompt(tmp_path: Path) -> None:
+    def reward(prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[float | None]:
+        return [math.nan if i == 5 else score for i, score in enumerate(low_ids(prompts, completions))]
+
+    figures = train(cast(), reward, with_settings(rounds=1), run_in(tmp_path))
+    assert figures["unscored"] == 4 and figures["kept"] <= 7
+
+
+@pytest.mark.parametrize("line", [1, 2, 3])
+def test_a_run_that_died_ends_as_one_that_was_left_alone(line: int, tmp_path: Path) -> None:
+    config = with_settings(rounds=3, checkpoint_every=2)
+    whole, resumed = cast(), cast()
+    expected = train(whole, low_ids, config, run_in(tmp_path / "whole"))
+    with dying_at(line):
+        train(cast(), low_ids, config, run_in(tmp_path / "cut"))
+    assert train(resumed, low_ids, config, run_in(tmp_path / "cut")) == expected
+    assert same(weights(whole.policy.module), resumed.policy.module) and resumed.policy.stamp == whole.policy.stamp
+    assert metrics(tmp_path / "cut") == metrics(tmp_path / "whole")
