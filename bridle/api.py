@@ -513,20 +513,20 @@ def training(
 
 def open_run(folder: Path, stage: str, key: str, recipe: Recipe, device: Device) -> Run:
     """A new run in an empty folder, or the one that was begun there with the same key, and its thread count."""
-    if not (folder / "parents.json").exists():
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    begun = (folder / "parents.json").exists()
+    if not begun:
+        if folder.exists() and (not folder.is_dir() or any(not f.name.startswith(".") for f in folder.iterdir())):
             raise ProjectError(f"{folder} exists and holds no run; name a new folder for this one")
-        write_text(folder / "recipe.toml", to_toml(recipe))
         write_json(folder / "parents.json", {"stage": stage, "key": key, "threads": device.threads})
-        return Run(stage, folder, key, device.threads, False, quiet())
     noted = read_json(folder / "parents.json")
     if noted["key"] != key:
         raise ProjectError(
             f"{folder} holds a run of {noted['stage']} that was begun with other settings, other data or another model; "
             "name another folder, or remove it to begin anew"
         )
+    write_text(folder / "recipe.toml", to_toml(recipe))
     torch.set_num_threads(noted["threads"])
-    return Run(stage, folder, key, noted["threads"], True, quiet(), sitting_seconds(folder))
+    return Run(stage, folder, key, noted["threads"], begun, quiet(), sitting_seconds(folder))
 
 
 def finish(run: Run, figures: Mapping[str, Any]) -> Figures:

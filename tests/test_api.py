@@ -240,6 +240,9 @@ def test_a_folder_belongs_to_one_call(model: bridle.Model, tmp_path: Path) -> No
     (tmp_path / "full" / "thesis.txt").write_text("mine")
     with pytest.raises(ProjectError, match="exists and holds no run"):
         bridle.sft(model, EXAMPLES, folder=tmp_path / "full")
+    (tmp_path / "killed").mkdir()
+    (tmp_path / "killed" / ".parents.json.7.new").write_text("{")  # it was killed while it wrote its first file
+    bridle.sft(model, EXAMPLES, batch_size=4, folder=tmp_path / "killed", **FAST)
 
 
 # ------------------------------------------------------------------------------------------------------- bad input
