@@ -33,6 +33,7 @@ import torch
 
 from bridle.core.errors import DataError, ProjectError, RecipeError, UsageError
 from bridle.core.files import read_json, write_json, write_text
+from bridle.core.health import Health
 from bridle.core.recipe import Recipe, SamplingSection, TrainerSection, sections, to_toml
 from bridle.core.records import Completion, Message, Pair, Prompt, Reward, Role, content_hash
 from bridle.core.runlog import OnLog, Progress, Project, Run, sitting_seconds
@@ -526,8 +527,10 @@ def open_run(folder: Path, stage: str, key: str, recipe: Recipe, device: Device)
         )
     write_text(folder / "recipe.toml", to_toml(recipe))
     torch.set_num_threads(noted["threads"])
-    return Run(stage, folder, key, noted["threads"], begun, quiet(), sitting_seconds(folder))
+    return Run(
+        stage, folder, key, noted["threads"], begun, quiet(), sitting_seconds(folder), health=Health(recipe.guard)
+    )
 
 
 def finish(run: Run, figures: Mapping[str, Any]) -> Figures:
-    return run.finish(figures) if run.kept else dict(figures)
+    return run.finish(figures) if run.kept else run.whole(figures)

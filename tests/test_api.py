@@ -99,7 +99,9 @@ def test_sft_is_the_loop_of_the_command_line(model: bridle.Model, tmp_path: Path
     answers = ours.template.completion_ids(asked, [answer for _, answer in EXAMPLES])
     encoded = list(zip(ours.template.prompt_ids(asked), answers, strict=True))
     config = SFTSection.model_validate({"epochs": 2, "batch_size": 4, **FAST})
-    assert figures == sft_loop.train(ours, encoded, config, DEVICE, run_in(tmp_path / "run"), seed=0)
+    assert figures.pop("seconds") >= 0 and figures == sft_loop.train(
+        ours, encoded, config, DEVICE, run_in(tmp_path / "run"), seed=0
+    )
     assert same(weights(ours.module), model.policy.module)
     assert [(step, total) for step, total, _ in log.lines] == [(0, 8), (5, 8), (7, 8)]
     assert log.lines[-1][2]["loss"] < log.lines[0][2]["loss"]

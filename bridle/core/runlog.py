@@ -258,9 +258,13 @@ class Run:
             saved = f"everything is saved in {self.folder}, run the same command again to go on"
             raise Interrupted(f"{words}; {saved if self.kept else 'nothing is kept, for it was given no folder'}")
 
-    def finish(self, result: Mapping[str, Any]) -> dict[str, Any]:
+    def whole(self, result: Mapping[str, Any]) -> dict[str, Any]:
+        """A run's figures with what was warned of and the seconds."""
         said = self.health.state["said"]
-        whole = {**result, **({"warnings": dict(said)} if said else {}), "seconds": round(self.seconds, 2)}
+        return {**result, **({"warnings": dict(said)} if said else {}), "seconds": round(self.seconds, 2)}
+
+    def finish(self, result: Mapping[str, Any]) -> dict[str, Any]:
+        whole = self.whole(result)
         write_json(self.folder / "result.json", whole)
         if self.stop_asked:
             raise Interrupted(f"{self.stage} is finished and saved in {self.folder}; nothing after it was begun")

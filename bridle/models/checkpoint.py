@@ -18,6 +18,7 @@ import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from bridle import __version__
 from bridle.core.errors import BridleError, CheckpointError, TrainingStopped
 from bridle.core.files import read_json, whole_folder, write_json
 from bridle.core.records import content_hash
@@ -73,7 +73,7 @@ def save_checkpoint(
             "values": dict(values),
             "health": state.health,
             "recipe_hash": recipe_hash,
-            "versions": {"bridle": __version__, "torch": torch.__version__},
+            "versions": {"bridle": version("bridle"), "torch": torch.__version__},
             "stepped": [bool(optimizer.state) for optimizer in state.optimizers],
             "tensors": {name: described(tensor) for name, tensor in tensors.items()},
         }

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from bridle.core.errors import TrainingStopped
 from bridle.models.device import multiplies_bfloat16
-from bridle.models.parallel import sum_gradients
+from bridle.models.parallel import sum_gradients, world_size
 
 # Polynomials a x + b x³ + c x⁵ that carry singular values towards 1 fastest when only three are applied
 # (Polar Express, Amsel 2025, arxiv.org/abs/2505.16932). Five rounds of the usual one cost more and learn slower here.
@@ -119,8 +119,10 @@ def take_step(
 
 
 def finite(loss: Tensor) -> Tensor:
-    """The loss as it is. One that is no finite number ends the run before anything is learnt from it."""
-    if not bool(torch.isfinite(loss)):
+    """The loss as it is. One that is no finite number ends the run before anything is learnt from it.
+
+    Where ranks share the step, `clipped_step` sees it instead, in the sum of their gradients: all of them stop, and none waits."""
+    if world_size() == 1 and not bool(torch.isfinite(loss)):
         raise TrainingStopped(
             f"the loss is {float(loss.detach())}, and no step was taken; lower the learning rate, or look at what was learnt from"
         )
