@@ -180,6 +180,12 @@ def test_a_run_killed_after_its_last_step_tells_the_same_result(
         ("rebel", {}),
         ("best-of-n", {}),
         ("dpo", {"dpo.online_rounds": 2}),
+        pytest.param("grpo", {"grpo.scored_by": "reward"}, marks=pytest.mark.slow),
+        pytest.param(
+            "best-of-n",
+            {"rejection.scored_by": "verifier", "rejection.keep": "threshold", "rejection.threshold": 0.0},
+            marks=pytest.mark.slow,
+        ),
         pytest.param(
             "ppo",
             {"ppo.shared_trunk": True, "ppo.critic_warmup": 1, "ppo.early_stop_kl": 0.05, "ppo.steps": 2},
@@ -191,7 +197,7 @@ def test_what_the_demo_does_not_do_goes_on_from_its_checkpoint_too(
     method: str, extra: dict[str, Any], without: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed after its last line but one step short of saved, then after all is trained and nothing kept."""
-    project = without(*([method] if method in ("dpo", "ppo") else []))
+    project = without(*([method] if method in ("dpo", "grpo", "ppo") else []))
     whole = Path(shutil.copytree(project, tmp_path / "whole"))
     command = ["train", method, *settings(extra), "--project"]
     done(*command, whole)

@@ -313,7 +313,7 @@ class RLOOSection(TrainerSection):
     batch_size: int = Field(
         default=32, ge=1, description="sequences in one forward and backward; it changes memory and speed alone"
     )
-    learning_rate: float = Field(default=5e-4, ge=0, description="a billion parameters: about 1e-6")
+    learning_rate: float = Field(default=1e-3, ge=0, description="a billion parameters: about 1e-6")
     kl_coef: float = Field(default=0.1, ge=0, description="β, the weight of an answer's KL in its reward")
     clip: float = Field(
         default=0.2, gt=0, description="ε: how far an answer's ratio may move; with one optimiser step a pass it is 1"
@@ -366,7 +366,7 @@ class RejectionSection(TrainerSection):
     )
     batch_size: int = Field(default=16, ge=1, description="kept answers in one optimiser step")
     epochs: int = Field(default=1, ge=1, description="passes over the kept answers of a round")
-    learning_rate: float = Field(default=1e-3, ge=0, description="a billion parameters: about 1e-5")
+    learning_rate: float = Field(default=4e-4, ge=0, description="a billion parameters: about 1e-5")
     temperature: float = Field(default=1.0, gt=0, description="of the answers to choose from")
     checkpoint_every: int = Field(default=1, ge=1, description="rounds between checkpoints")
 

@@ -115,7 +115,6 @@ def improve(
     """
     sums: dict[str, float] = {"logprob_gap": 0.0}
     updates, read, norms = 0, 0, 0.0
-    warming = step < config.critic_warmup
     for epoch in range(config.epochs):
         number = step * config.epochs + epoch
         for index, mini_M in enumerate(
@@ -137,8 +136,7 @@ def improve(
                     values_MT, estimates.values_BT[rows, :width], estimates.returns_BT[rows, :width], mask_MT,
                     clip=config.value_clip, tokens=tokens,
                 )  # fmt: skip
-                value_loss = config.value_coef * value_loss
-                (value_loss if warming else policy_loss + value_loss).backward()
+                (policy_loss + config.value_coef * value_loss).backward()
                 if epoch == 0 and index == 0:  # nothing has moved yet: what differs is precision alone
                     gap = torch.where(mask_MT, (logp_MT.detach() - old_MT).abs(), 0.0).sum() / tokens
                     sums["logprob_gap"] += float(gap)
@@ -150,8 +148,8 @@ def improve(
                 for optimizer in optimizers:
                     optimizer.zero_grad()  # this minibatch's gradient is not taken
                 return means(sums, norms, updates, read) | {"updates": updates}
-            if warming:
-                policy.module.zero_grad()  # a shared trunk has the critic's gradient; without any its optimiser does nothing
+            if step < config.critic_warmup:
+                policy.module.zero_grad()  # without a gradient its optimiser does nothing, not even count
             elif config.pretrain_coef and demonstrations:
                 update = number * config.minibatches + index
                 picked = shuffled(len(demonstrations), seed, "ppo-demonstrations", update)[:DEMONSTRATIONS].tolist()
