@@ -247,12 +247,12 @@ def label(options: Options, simulate: bool) -> None:
 @click.pass_obj
 def train(options: Options, method: str) -> None:
     """Train a model: pretrain | sft | reward | ppo | dpo | grpo. An unfinished run of the same recipe is gone on with."""
-    from bridle import stages, tuning
+    from bridle import scoring, stages, tuning
 
     methods = {
         "pretrain": stages.train_pretrain,
         "sft": stages.train_sft,
-        "reward": stages.train_reward,
+        "reward": scoring.train_reward,
         "ppo": stages.train_ppo,
         "dpo": tuning.train_dpo,
         "grpo": tuning.train_grpo,

@@ -14,6 +14,7 @@ from bridle.models.policy import Policy, load_policy
 from bridle.models.randomness import derived_seed
 from bridle.rewards.rollout import Observe
 from bridle.stages import (
+    Tell,
     Work,
     done_before,
     encode_demonstrations,
@@ -21,9 +22,12 @@ from bridle.stages import (
     gold_figures,
     keep_policy,
     learned_reward,
+    member_parents,
     parent_policy,
     require_model,
+    reward_parents,
     stage_key,
+    training_reward,
     training_snapshot,
     within_context,
 )
@@ -111,6 +115,7 @@ def train_grpo(
     parents = {
         "start": start_hash,
         "source": "verifier" if reward_source is None else name,
+        **(reward_parents(work) if recipe.reward_source and reward_source is None else {}),
         "world": work.sources.world_hash,
         "data": content_hash([[prompt.id for prompt in prompts], [prompt.id for prompt in heldout]]),
     }
@@ -125,10 +130,14 @@ def train_grpo(
         tokens = recipe.sampling.max_new_tokens
         prompts = within_context(work, policy, prompts, tokens)
         heldout = within_context(work, policy, heldout, tokens)
+        source: Reward = reward_source or verifier
+        tell: Tell = dict
+        if recipe.reward_source and reward_source is None:
+            source, tell = training_reward(work, policy)
         first = checked(work, reference, heldout, verifier, "grpo-before")
         result = grpo.train(
-            policy, reference, reward_source or verifier, prompts, recipe.grpo, tokens,
-            work.engine, work.device, run, recipe.seed, observe=checks(work, verifier),
+            policy, reference, source, prompts, recipe.grpo, tokens,
+            work.engine, work.device, run, recipe.seed, observe=checks(work, verifier, tell),
         )  # fmt: skip
         saved = keep_policy(work, name, "grpo", policy, before_it)
         after = checked(work, policy, heldout, verifier, "grpo-after")
@@ -137,12 +146,12 @@ def train_grpo(
         return {**run.finish({**kept, **both, "problems": len(heldout), "model": saved}), **with_branch}
 
 
-def checks(work: Work, verifier: Reward) -> Observe:
-    """Share of right answers and, on the playground, of those that show their work."""
+def checks(work: Work, verifier: Reward, tell: Tell = dict) -> Observe:
+    """Share of right answers, what the reward itself tells and, on the playground, the share of those that show their work."""
 
     def observe(prompts: Sequence[Prompt], completions: Sequence[Completion]) -> dict[str, float]:
         right = [score for score in verifier(prompts, completions) if score is not None]
-        figures = {"accuracy": float(np.mean(right))}
+        figures = {**tell(), "accuracy": float(np.mean(right))}
         if work.sources.playground:
             scores = work.sources.gold_scores(prompts, completions, "log")
             figures["worked"] = float(np.mean([score.flags["worked"] > 0 for score in scores]))
@@ -172,7 +181,7 @@ def evaluate_best_of(work: Work, n: int = 4, reuse: bool = False) -> dict[str, A
     recipe, stage = work.recipe, f"best-of-{n}"
     parents = {
         "sft": require_model(work.project, "sft", "train sft"),
-        "reward": require_model(work.project, "reward", "train reward"),
+        **member_parents(work),
         "world": work.sources.world_hash,
     }
     key = stage_key(recipe, ("model", "data", "sampling"), parents)

@@ -24,6 +24,7 @@ FLOORS = {
     "web": 7,
     "serve": 7,
     "sources": 8,
+    "scoring": 8,
     "tuning": 8,
     "loop_report": 8,
     "stages": 8,

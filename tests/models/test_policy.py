@@ -17,6 +17,7 @@ from bridle.generation.sampling import Sampling
 from bridle.models.batches import pad
 from bridle.models.policy import (
     RewardModel,
+    Task,
     check_probes,
     folder_hash,
     load_policy,
@@ -50,7 +51,8 @@ def reward_model(shape: str = "llama") -> RewardModel:
     ids = random_ids(1, 9, 9)[0]
     with torch.no_grad():
         score = float(scorer.scores(torch.tensor([ids]), torch.tensor([9])))
-    return RewardModel(scorer, template(), "made", 0.25, 2.0, [{"ids": ids, "score": score}])
+    tasks = [Task(centre=0.25, scale=2.0, temperature=1.5)]
+    return RewardModel(scorer, template(), "made", tasks, [{"ids": ids, "scores": [score]}])
 
 
 @pytest.mark.parametrize("shape", [*SHAPES, *FOREIGN])
@@ -117,7 +119,7 @@ def test_a_reward_model_survives_saving_and_loading(shape: str, tmp_path: Path) 
     ours = reward_model(shape)
     save_reward_model(tmp_path / "model", ours)
     again = load_reward_model(tmp_path / "model", CPU)
-    assert (again.centre, again.scale, again.probes) == (0.25, 2.0, ours.probes)
+    assert (again.tasks, again.probes) == (ours.tasks, ours.probes) and again.tasks[0].centre == 0.25
     weights = again.module.state_dict()
     assert all(torch.equal(tensor, weights[name]) for name, tensor in ours.module.state_dict().items())
     assert save_reward_model(tmp_path / "copy", again) == again.origin
@@ -275,7 +277,7 @@ def test_a_tokenizer_larger_than_the_model_is_refused(tmp_path: Path) -> None:
         (change_tensors(**{"score.weight": torch.ones(2, 32)}), "has shape [2, 32]"),
         (remove("bridle_reward.json"), "no bridle_reward.json"),
         (overwrite("bridle_reward.json", "{}"), "no bridle_reward.json"),
-        (overwrite("bridle_reward.json", '{"centre": 0.0}'), "no bridle_reward.json"),
+        (overwrite("bridle_reward.json", '{"tasks": [{"middle": 0.0}], "probes": []}'), "no bridle_reward.json"),
     ],
 )
 def test_a_reward_model_without_its_head_or_scale_is_refused(
@@ -291,7 +293,7 @@ def test_a_reward_model_without_its_head_or_scale_is_refused(
 def test_probes_are_scored_again() -> None:
     model = reward_model()
     check_probes(model, Path("here"))
-    model.probes[0]["score"] += 0.1
+    model.probes[0]["scores"][0] += 0.1
     with pytest.raises(ModelError, match="scores a saved probe"):
         check_probes(model, Path("here"))
 

@@ -5,7 +5,7 @@ import torch
 
 from bridle.core.records import Completion, Prompt
 from bridle.models.device import Device
-from bridle.models.policy import RewardModel
+from bridle.models.policy import RewardModel, Task
 from bridle.models.scorer import scorer_from
 from bridle.rewards.learned import LearnedReward, raw_scores
 from tests.models.tiny import CPU, policy, random_ids, template
@@ -15,7 +15,7 @@ DEVICE = Device(CPU, torch.float32, 1, "test")
 
 def model(centre: float = 0.0, scale: float = 1.0) -> RewardModel:
     scorer = scorer_from(policy().module, torch.Generator().manual_seed(0))
-    return RewardModel(scorer, template(), "made", centre, scale)
+    return RewardModel(scorer, template(), "made", [Task(centre=centre, scale=scale)])
 
 
 def test_scores_come_back_in_order_and_do_not_depend_on_company() -> None:
