@@ -75,8 +75,8 @@ def train(
         if run.due(step + 1, config.checkpoint_every, len(plan)):
             save_checkpoint(run.checkpoints, step + 1, state, {}, run.key)
             run.saved(step + 1, len(plan))
-    pairs, rankings, ratings = map(len, placed(usable))
-    counts = {"pairs": pairs, "rankings": rankings, "ratings": ratings}
+    pairs, rankings, ratings = placed(usable)
+    counts = {"pairs": len(pairs), "rankings": len(rankings), "ratings": len(ratings)}
     return {"steps": len(plan), "prompts": len(usable), **{name: n for name, n in counts.items() if n}}
 
 
@@ -127,11 +127,12 @@ def pair_loss(
     scores_BC: Tensor, pairs: Sequence[tuple[int, Compared]], row_of: Mapping[str, int], count: Tensor | float
 ) -> tuple[Tensor, Stats]:
     device = scores_BC.device
-    place_P2 = torch.tensor([[start + p.better, start + p.worse] for start, p in pairs], device=device)
-    row_P1 = torch.tensor([[row_of[p.task]] for _, p in pairs], device=device)
+    better_P, worse_P, row_P = torch.tensor(
+        [[start + p.better, start + p.worse, row_of[p.task]] for start, p in pairs], device=device
+    ).unbind(1)
     numbers = [[p.weight, p.target, p.margin] for _, p in pairs]
     weight_P, target_P, margin_P = torch.tensor(numbers, dtype=scores_BC.dtype, device=device).unbind(1)
-    chosen_P, rejected_P = scores_BC[place_P2, row_P1].unbind(1)
+    chosen_P, rejected_P = scores_BC[better_P, row_P], scores_BC[worse_P, row_P]
     return bradley_terry(chosen_P, rejected_P, weight_P, count=count, target_P=target_P, margin_P=margin_P)
 
 
@@ -225,7 +226,7 @@ def measure_ratings(model: RewardModel, groups: Sequence[Group]) -> None:
 def calibrate(model: RewardModel, reference_scores: Tensor, probes: Sequence[list[int]]) -> None:
     """Centre and scale on the reference's answers ([N], or [N, C] for several tasks), and keep a few sequences with
     their scores to check on loading."""
-    scores_NC = reference_scores.reshape(len(reference_scores), -1)
+    scores_NC = reference_scores.reshape(-1, len(model.tasks))
     if len(scores_NC) < 2 or not bool(torch.isfinite(scores_NC).all()):
         raise NoUsableRows(
             f"centring a reward model needs at least two finite scores, got {reference_scores[:5].tolist()}"

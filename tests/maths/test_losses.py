@@ -128,7 +128,9 @@ def test_a_soft_label_pulls_to_its_own_log_odds() -> None:
     """-[p log σ(g) + (1 - p) log σ(-g)] has the gradient σ(g) - p: none where the scores say p already."""
     for p, gap in ((0.8, math.log(4)), (0.5, 0.0), (0.2, -math.log(4))):
         scores = torch.tensor([gap, 0.0], dtype=torch.float64, requires_grad=True)
-        loss, _ = bradley_terry(scores[:1], scores[1:], torch.ones(1), count=1, target_P=torch.tensor([p]).double())
+        loss, _ = bradley_terry(
+            scores[:1], scores[1:], torch.ones(1), count=1, target_P=torch.tensor([p], dtype=torch.float64)
+        )
         loss.backward()
         assert float(loss.detach()) == pytest.approx(-(p * math.log(p) + (1 - p) * math.log(1 - p)))
         assert scores.grad is not None

@@ -147,7 +147,7 @@ def test_bad_input_is_refused_in_one_sentence(call, words: str) -> None:  # type
 @pytest.mark.parametrize("true", [0.3, 1.0, 4.0])
 def test_the_temperature_that_made_the_outcomes_is_found(true: float) -> None:
     rng = np.random.default_rng(0)
-    gap = rng.normal(0, 3, 20_000)
+    gap = rng.normal(0, 2 * true, 20_000)
     won = rng.random(20_000) < 1 / (1 + np.exp(-gap / true))
     assert fit_temperature(np.where(won, gap, -gap)) == pytest.approx(true, rel=0.05)
 
