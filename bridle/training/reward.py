@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from itertools import accumulate
+from itertools import accumulate, combinations
 
 import numpy as np
 import torch
@@ -167,6 +167,15 @@ def rating_loss(
         value_N, weight_N = torch.tensor(numbers, dtype=scores_BC.dtype, device=device).view(-1, 2).unbind(1)
         losses.append(loss_of(scores_BC[place_N, row_N], value_N, weight_N, count=count)[0])
     return torch.stack(losses).sum()
+
+
+def pairs_of_ratings(ratings: Sequence[Rated], margin: float = 0.0) -> list[Compared]:
+    """The comparisons that one prompt's ratings by one task imply, each to be won by `margin` times the gap; they weigh 1 together."""
+    ordered = sorted(ratings, key=lambda rated: -rated.value)
+    told = [(a, b) for a, b in combinations(ordered, 2) if a.value > b.value]
+    return [
+        Compared(a.answer, b.answer, 1 / len(told), margin=margin * (a.value - b.value), task=a.task) for a, b in told
+    ]
 
 
 # -------------------------------------------------------------------------------------- what is wrong before it starts

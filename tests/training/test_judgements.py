@@ -171,6 +171,25 @@ def test_judgements_pull_the_same_however_a_step_is_cut_up() -> None:
     torch.testing.assert_close(halves, whole, rtol=0, atol=1e-12)
 
 
+def test_ratings_imply_pairs_with_a_margin_by_their_gap() -> None:
+    rated = [
+        Rated(0, 2.0, task="good"),
+        Rated(1, 5.0, task="good"),
+        Rated(2, 2.0, task="good"),
+        Rated(3, 4.0, task="good"),
+    ]
+    found = reward.pairs_of_ratings(rated, margin=0.5)
+    assert {(p.better, p.worse, p.margin) for p in found} == {
+        (1, 3, 0.5),
+        (1, 0, 1.5),
+        (1, 2, 1.5),
+        (3, 0, 1.0),
+        (3, 2, 1.0),
+    }
+    assert {(p.weight, p.target, p.task) for p in found} == {(0.2, 1.0, "good")}
+    assert reward.pairs_of_ratings(rated[:1]) == reward.pairs_of_ratings([rated[0], rated[2]]) == []
+
+
 # ------------------------------------------------------------------------------------------------------- bad judgements
 
 
