@@ -73,7 +73,9 @@ def train_scorer(work: Work, stage: str, reuse: bool) -> dict[str, Any]:
     member = stage in member_names(recipe)
     if member and section.path:
         parents["base"] = load_policy(work.project.folder / section.path, work.device.torch).origin
-    key = stage_key(recipe, ("model", "reward", "data", "sampling"), parents)
+    # How many members there are, and how RL combines them, changes none of them.
+    alone = recipe.with_settings({"reward.members": 1, "reward.combine": "mean", "reward.uncertainty": 0.0})
+    key = stage_key(alone, ("model", "reward", "data", "sampling"), parents)
     if (before := done_before(work, stage, key, reuse, stage)) is not None:
         return before
     with work.start(stage, TITLES.get(stage, f"Another for the ensemble: {stage}"), key, parents) as run:

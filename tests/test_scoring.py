@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from bridle import stages
+from bridle import scoring, stages
 from bridle.core.recipe import Recipe
 from bridle.core.records import Completion, Pair, Prompt
 from bridle.core.runlog import Progress, Project, Run
+from bridle.feedback.store import Store
 from bridle.models.batches import Group, Ranked
 from bridle.models.policy import load_reward_model
 from bridle.models.template import train_tokenizer
@@ -116,12 +118,22 @@ def test_chances_are_fitted_and_kept(project: Path) -> None:
 # ---------------------------------------------------------------------------------------------------- any base model
 
 
-def test_a_reward_model_may_begin_from_any_model_with_a_tokenizer_of_its_own(project: Path) -> None:
+def test_a_reward_model_may_begin_from_any_model_with_a_tokenizer_of_its_own(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Answers that another tokenizer wrote reach it as text: their ids would mean something else."""
+    plain, seen = Store.snapshot_pairs, watch(monkeypatch)
+
+    def sampled(store: Store, *words: Any, **named: Any) -> list[Pair]:
+        pairs = plain(store, *words, **named)
+        return [replace(pair, chosen=replace(pair.chosen, token_ids=(7, 8, 9))) for pair in pairs]
+
+    monkeypatch.setattr(Store, "snapshot_pairs", sampled)
     write_foreign(project / "mine", "gpt2", n_positions=400)
     other = train_tokenizer([text.upper() for text in TEXTS], 290)
     other.save(project / "mine", 400)
     figures = trained(project, path="mine")
-    assert figures["heldout_pairs"] > 0
+    assert figures["heldout_pairs"] > 0 and seen and not any([7, 8, 9] in group.answers for group in seen)
     ours = load_reward_model(project / "models/reward", torch.device("cpu"))
     assert ours.template.hash == other.hash and ours.module.config.family == "gpt2"
     done("train", "ppo", "--project", project, *settings({"reward.path": "mine"}))
@@ -129,6 +141,17 @@ def test_a_reward_model_may_begin_from_any_model_with_a_tokenizer_of_its_own(pro
 
 
 # ------------------------------------------------------------------------------------------------------- ensembles
+
+
+def test_members_begin_with_heads_and_orders_of_their_own(project: Path) -> None:
+    recipe = Project.find(project).recipe.with_settings({"reward.members": 3})
+    work = Work(Project(project, recipe), Progress(write=lambda text: None, live=False))
+    policy = stages.load_policy(project / "models/sft", torch.device("cpu"))
+    made = [scoring.new_scorer(work, name, policy) for name in stages.member_names(work.recipe)]
+    assert len({tuple(model.module.score.weight.flatten().tolist()) for model, *_ in made}) == 3
+    assert len({seed for *_, seed in made}) == 3
+    assert len({(epochs, rate) for _, epochs, rate, _ in made}) == 1
+    work.close()
 
 
 def test_an_ensemble_is_trained_goes_on_where_it_died_and_is_one_reward(
@@ -167,6 +190,12 @@ def test_an_ensemble_is_trained_goes_on_where_it_died_and_is_one_reward(
     done("train", "ppo", "--project", project, *settings({**many, "reward.combine": "min"}))
     first, second = (metrics(project / f"runs/ppo-000{n}") for n in (1, 2))
     assert second[0]["proxy"] < first[0]["proxy"], "the least of three is below their mean"
+
+    recipe = Project.find(project).recipe.with_settings({"reward.members": 2, "reward.combine": "min"})
+    work = Work(Project(project, recipe), Progress(write=lambda text: None, live=False))
+    scoring.train_reward(work, reuse=True)
+    work.close()
+    assert not (project / "runs/reward-0002").exists(), "how members are combined changes none of them"
 
 
 # ------------------------------------------------------------------------------------------------- several sources

@@ -169,6 +169,10 @@ def test_judgements_pull_the_same_however_a_step_is_cut_up() -> None:
 
     whole, halves = gradient([(0, 2, slice(0, 5))]), gradient([(0, 1, slice(0, 2)), (1, 2, slice(2, 5))])
     torch.testing.assert_close(halves, whole, rtol=0, atol=1e-12)
+    head = row.clone().requires_grad_()
+    turned = torch.cat((features[2:], features[:2]))  # a short ranking stands last: nothing beyond the answers is read
+    reward.judged_loss(turned @ head, MIXED[::-1], TWO, count=7.75)[0].backward()
+    torch.testing.assert_close(head.grad, whole, rtol=0, atol=1e-12)
 
 
 def test_ratings_imply_pairs_with_a_margin_by_their_gap() -> None:
