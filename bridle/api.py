@@ -45,7 +45,7 @@ from bridle.models.policy import Policy, RewardModel, load_policy, load_reward_m
 from bridle.models.randomness import derived_seed, generator
 from bridle.models.scorer import critic_from, scorer_from, shared_critic
 from bridle.models.template import train_tokenizer
-from bridle.rewards.learned import LearnedReward, raw_scores
+from bridle.rewards.learned import LearnedReward, task_scores
 from bridle.stages import TOKENIZER_TEXTS, Work, encode_demonstrations, encode_groups, new_policy, within_context
 from bridle.training import dpo as dpo_loop
 from bridle.training import grpo as grpo_loop
@@ -65,6 +65,7 @@ NEW_TOKENS = SamplingSection().max_new_tokens
 STAGES_ONLY = frozenset(
     """
     path scored_by observe_every branch_problems branch_demonstrations
+    members combine uncertainty ties loss
     slim slim_hidden_size slim_layers slim_epochs slim_learning_rate
     """.split()
 )
@@ -189,8 +190,10 @@ def reward_model(
         answered = answer_all(policy, work.engine, prompts[:CENTRED_ON], max_new_tokens, centre_seed)
         prompt_ids, answer_ids = LearnedReward(scorer, device, True).ids(answered.prompts, answered.completions)
         probes = [p + a for p, a in zip(prompt_ids[:4], answer_ids[:4], strict=True)]
-        reward_loop.calibrate(scorer, raw_scores(scorer, prompt_ids, answer_ids, device), probes)
-        return ScoreModel(scorer, device, finish(run, {**figures, "centre": scorer.centre, "scale": scorer.scale}))
+        reward_loop.calibrate(scorer, task_scores(scorer, prompt_ids, answer_ids, device), probes)
+        return ScoreModel(
+            scorer, device, finish(run, {**figures, "centre": scorer.tasks[0].centre, "scale": scorer.tasks[0].scale})
+        )
 
 
 def dpo(

@@ -256,12 +256,12 @@ def train(options: Options, method: str) -> None:
 
     An unfinished run of the same recipe is gone on with.
     """
-    from bridle import stages, tuning
+    from bridle import scoring, stages, tuning
 
     methods = {
         "pretrain": stages.train_pretrain,
         "sft": stages.train_sft,
-        "reward": stages.train_reward,
+        "reward": scoring.train_reward,
         "ppo": stages.train_ppo,
         "grpo": tuning.train_grpo,
         "rloo": tuning.train_rloo,

@@ -28,18 +28,8 @@ from bridle.core.recipe import Recipe
 from bridle.core.runlog import RECIPE_FILE, Progress, Project, clock
 from bridle.loop_report import finished_metrics, write_project_report
 from bridle.models.device import Device
-from bridle.stages import (
-    Work,
-    compare,
-    evaluate,
-    label_simulated,
-    sample,
-    train_ppo,
-    train_pretrain,
-    train_reward,
-    train_sft,
-    train_shuffled,
-)
+from bridle.scoring import train_reward, train_shuffled
+from bridle.stages import Work, compare, evaluate, label_simulated, sample, train_ppo, train_pretrain, train_sft
 from bridle.tuning import evaluate_best_of, train_dpo, train_grpo
 
 # PPO as it should not be done: no KL penalty, a higher rate, more and smaller steps.

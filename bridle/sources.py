@@ -172,7 +172,9 @@ class Sources:
             rng = random.Random(f"{seed}/grpo-prompts")
             drawn = {p.id: p for p in (world.prompt(rng, "math") for _ in range(data.train_prompts))}
             heldout = world.held_out_prompts(data.heldout_prompts, seed + 2, "math")
-            verifier = number_verifier(lambda prompt: prompt.meta["answer"], sentence_pattern(world.spec.math.answer))
+            verifier = number_verifier(
+                lambda prompt: prompt.meta.get("answer"), sentence_pattern(world.spec.math.answer)
+            )
             return list(drawn.values()), heldout, verifier
         solutions: dict[str, object] = {}
         splits: dict[str, list[Prompt]] = {"train": [], "heldout": []}
@@ -187,7 +189,7 @@ class Sources:
                 f"{self.project.store} holds no prompts whose answers can be checked; import rows {{prompt, completion}} "
                 'whose completion ends in "#### number"'
             )
-        verifier = number_verifier(lambda prompt: solutions[prompt.id], GSM8K)
+        verifier = number_verifier(lambda prompt: solutions.get(prompt.id), GSM8K)
         return splits["train"][: data.train_prompts], splits["heldout"][: data.heldout_prompts], verifier
 
     # ------------------------------------------------------------------------------------------ gold and labelers

@@ -19,17 +19,17 @@ import torch
 from bridle.core.errors import DataError, ModelError, NoUsableRows
 from bridle.core.files import read_json, write_json, write_text
 from bridle.core.recipe import Recipe
-from bridle.core.records import Completion, Pair, Prompt, content_hash
+from bridle.core.records import Pair, Prompt, Reward, content_hash
 from bridle.core.runlog import Progress, Project, Run, count_through
 from bridle.evaluation.answers import Answered, answer_all, kl_of, proxy_scores, text_figures
 from bridle.feedback.store import Snapshot
 from bridle.generation.engine import Engine, answer_prompts
 from bridle.generation.sampling import Sampling
 from bridle.maths.statistics import mean_and_se, win_rate
-from bridle.models.batches import Group
-from bridle.models.decoder import Decoder, DecoderConfig, Trunk, initialise
+from bridle.models.batches import Compared, Group, Ranked
+from bridle.models.decoder import Decoder, DecoderConfig, initialise
 from bridle.models.device import Device, choose_device
-from bridle.models.fitting import DataReport, answer_ids, encode_compared, encode_shown, roomy
+from bridle.models.fitting import DataReport, encode_compared, encode_shown, roomy
 from bridle.models.imitation import Example
 from bridle.models.policy import (
     Policy,
@@ -38,19 +38,20 @@ from bridle.models.policy import (
     load_policy,
     load_reward_model,
     save_policy,
-    save_reward_model,
 )
 from bridle.models.randomness import derived_seed, generator
-from bridle.models.scorer import Scorer, critic_from, init_head, scorer_from, shared_critic
+from bridle.models.scorer import Scorer, critic_from, scorer_from, shared_critic
 from bridle.models.template import Template, train_tokenizer
-from bridle.rewards.learned import LearnedReward, raw_scores
+from bridle.rewards.learned import Ensemble, LearnedReward
 from bridle.rewards.rollout import Observe
+from bridle.rewards.weighted import Source, WeightedSum
 from bridle.sources import SAMPLE, STUDY, Sources
-from bridle.training import ppo, pretrain, reward, sft
+from bridle.training import ppo, pretrain, sft
 
 PAIR_FIGURES = ("pair_accuracy", "pair_accuracy_low", "pair_accuracy_high", "longest", "shortest")
 CLEAR_GAP = 0.25  # gold points: closer answers are no fair test of a reward model
 TOKENIZER_TEXTS = 8000
+Tell = Callable[[], Mapping[str, float]]
 
 
 @dataclass
@@ -316,65 +317,6 @@ def label_simulated(work: Work, reuse: bool = False) -> dict[str, Any]:
 # -------------------------------------------------------------------------------------------- 4. reward model
 
 
-def train_reward(work: Work, reuse: bool = False) -> dict[str, Any]:
-    """The full reward model from SFT's weights and, where the recipe wants it, a slim one from nothing beside it."""
-    slim = work.project.runs("reward-slim")
-    going_on = bool(slim) and not (slim[-1] / "result.json").exists()  # stopped in the second half: the first is done
-    result = train_scorer(work, "reward", reuse or going_on)
-    if work.recipe.reward.slim:
-        result["slim"] = train_scorer(work, "reward-slim", reuse)
-    return result
-
-
-def train_shuffled(work: Work, reuse: bool = False) -> dict[str, Any]:
-    """The control: the slim one again, each prompt's rankings turned round or not by a coin, so nothing can be learnt.
-
-    The held-out pairs are turned round by coins too: whatever direction the noise taught it, it must be right on half of
-    them, unless the order of a pair betrays which answer was chosen.
-    """
-    return train_scorer(work, "reward-shuffled", reuse)
-
-
-SCORER_TITLES = {
-    "reward": "Training the reward model on the comparisons",
-    "reward-slim": "Training a slim reward model beside it",
-    "reward-shuffled": "Control: a slim reward model on shuffled labels",
-}
-
-
-def train_scorer(work: Work, stage: str, reuse: bool) -> dict[str, Any]:
-    """One reward model: "reward" from SFT's weights, "reward-slim" and "reward-shuffled" small and from nothing."""
-    recipe, store, section = work.recipe, work.sources.store, work.recipe.reward
-    sft_hash = require_model(work.project, "sft", "train sft")
-    snapshot = training_snapshot(work)
-    parents = {"sft": sft_hash, "snapshot": snapshot.id, "stage": stage}
-    key = stage_key(recipe, ("model", "reward", "data", "sampling"), parents)
-    if (before := done_before(work, stage, key, reuse, stage)) is not None:
-        return before
-    with work.start(stage, SCORER_TITLES[stage], key, parents) as run:
-        pairs = store.snapshot_pairs(snapshot.id)
-        policy = parent_policy(work, "sft")
-        groups = encode_groups(work, policy, pairs, stage == "reward-shuffled")
-        reference_prompts(work, policy, enforce=True)  # what the scores will be centred on is looked at before training
-        if stage == "reward":
-            scorer, epochs, rate = (
-                scorer_from(policy.module, generator(recipe.seed, "head")),
-                section.epochs,
-                section.learning_rate,
-            )
-        else:
-            scorer, rate = slim_scorer(recipe, policy, work.device), section.slim_learning_rate
-            epochs = section.slim_epochs if stage == "reward-slim" else 1
-        model = RewardModel(scorer, policy.template, "new")
-        result: dict[str, Any] = {
-            "snapshot": snapshot.id,
-            "judgements": len(snapshot.judgement_ids),
-            "pairs": len(pairs),
-        }
-        result |= reward.train(model, groups, section, epochs, rate, work.device, run, recipe.seed)
-        return run.finish({**result, **finish_reward(work, model, policy, stage)})
-
-
 def training_snapshot(work: Work) -> Snapshot:
     """The comparisons of training prompts that are in force now, kept under a hash."""
     try:
@@ -386,31 +328,20 @@ def training_snapshot(work: Work) -> Snapshot:
         ) from error
 
 
-def slim_scorer(recipe: Recipe, policy: Policy, device: Device) -> Scorer:
-    """A narrower, shallower native scorer with new weights, its heads as wide as the policy's if that is native too."""
-    full, width = policy.module.config, recipe.reward.slim_hidden_size
-    head_size, rope_theta = (full.head_size, full.rope_theta) if isinstance(full, DecoderConfig) else (32, 10_000.0)
-    heads = max(1, width // head_size)
-    config = DecoderConfig(
-        family="qwen3",
-        vocab_size=full.vocab_size,
-        hidden_size=width,
-        intermediate_size=round(width * 8 / 3 / 32) * 32,
-        layers=recipe.reward.slim_layers,
-        heads=heads,
-        kv_heads=heads,
-        head_size=head_size,
-        max_positions=full.max_positions,
-        rope_theta=rope_theta,
-    )
-    scorer, draws = Scorer(Trunk(config)), generator(recipe.seed, "slim-weights")
-    initialise(scorer, config.layers, draws)
-    init_head(scorer, draws)
-    return scorer.to(device.torch)
+def encode_groups(
+    work: Work,
+    policy: Policy | RewardModel,
+    pairs: Sequence[Pair],
+    shuffle_labels: bool,
+    margin: float = 0.0,
+    rankings: bool = False,
+    enforce: bool = True,
+) -> list[Group]:
+    """Pairs by prompt, with their answers' ids; what cannot be used is left out, counted and told.
 
-
-def encode_groups(work: Work, policy: Policy, pairs: Sequence[Pair], shuffle_labels: bool) -> list[Group]:
-    """Pairs by prompt, with their answers' ids; what cannot be used is left out, counted and told."""
+    Each pair should be won by `margin` times its strength, 1 where none was told. With `rankings` each judgement's pairs
+    are put together again as the ranking that they came from. Without `enforce` however many may be left out.
+    """
     by_prompt: dict[str, list[Pair]] = {}
     for pair in pairs:
         by_prompt.setdefault(pair.group, []).append(pair)
@@ -423,121 +354,33 @@ def encode_groups(work: Work, policy: Policy, pairs: Sequence[Pair], shuffle_lab
         index = {name: i for i, name in enumerate(ids)}
         turned = shuffle_labels and coin(work.recipe.seed, members[0].prompt)
         scale = len({j for pair in members for j in pair.judgement_ids}) or 1
-        numbered = [(index[p.chosen.id], index[p.rejected.id], p.weight / scale) for p in kept]
-        groups.append(Group(prompt, list(ids.values()), [(w, b, s) if turned else (b, w, s) for b, w, s in numbered]))
-    work.tell(report)
+        answers = list(ids.values())
+        said: dict[tuple[str, ...], list[Compared]] = {}
+        for p in kept:
+            better, worse = (p.rejected, p.chosen) if turned else (p.chosen, p.rejected)
+            gap = margin * (1.0 if p.strength is None else p.strength) if p.target != 0.5 else 0.0
+            told = Compared(index[better.id], index[worse.id], p.weight / scale, p.target, gap)
+            said.setdefault(p.judgement_ids, []).append(told)
+        if rankings:
+            groups.append(
+                Group(prompt, answers, rankings=[ranking_of(together, len(answers)) for together in said.values()])
+            )
+        else:
+            groups.append(Group(prompt, answers, [told for together in said.values() for told in together]))
+    work.tell(report, enforce)
     return groups
 
 
-def reference_prompts(work: Work, policy: Policy, enforce: bool) -> list[Prompt]:
-    """Training prompts whose fresh answers give the scores their centre and scale."""
-    prompts, tokens = work.sources.train_prompts()[:256], work.recipe.sampling.max_new_tokens
-    return within_context(work, policy, prompts, tokens, enforce=enforce)
-
-
-def finish_reward(work: Work, model: RewardModel, policy: Policy, name: str) -> dict[str, Any]:
-    """Centre and scale on fresh answers of the reference policy, save, and test on held-out comparisons."""
-    recipe = work.recipe
-    prompts = reference_prompts(work, policy, enforce=False)
-    answered = answer_all(
-        policy, work.engine, prompts, recipe.sampling.max_new_tokens, derived_seed(recipe.seed, "centre", 0)
-    )
-    ids = LearnedReward(model, work.device, same_tokens=True).ids(answered.prompts, answered.completions)
-    reward.calibrate(
-        model, raw_scores(model, *ids, work.device), [p + a for p, a in zip(ids[0][:4], ids[1][:4], strict=True)]
-    )
-    saved = save_reward_model(work.project.model(name), model)
-    work.sources.store.add_model_version(name, kind="reward", weights_sha256=saved, parent=policy.origin)
-    parameters = sum(p.numel() for p in model.module.parameters())
-    return {
-        **pair_figures(work, model, name == "reward-shuffled"),
-        "parameters": parameters,
-        "centre": model.centre,
-        "scale": model.scale,
-        "model": saved,
-    }
+def ranking_of(pairs: Sequence[Compared], answers: int) -> Ranked:
+    """The ranking that gave all these pairs: an answer's place is the number of those that beat it."""
+    there = {i for pair in pairs for i in pair[:2]}
+    beaten = [sum(pair.worse == i for pair in pairs) if i in there else -1 for i in range(answers)]
+    return Ranked(tuple(beaten), sum(pair.weight for pair in pairs))
 
 
 def coin(seed: int, prompt: Prompt) -> bool:
     """Heads or tails for a prompt, always the same."""
     return derived_seed(seed, f"coin/{prompt.id}", 0) % 2 == 1
-
-
-def pair_figures(work: Work, model: RewardModel, shuffle_labels: bool) -> dict[str, Any]:
-    """Accuracy on held-out pairs: against gold (clear pairs) on the playground, against people everywhere."""
-    pairs: list[tuple[Prompt, Completion, Completion]] = []
-    by_gold: list[tuple[Prompt, Completion, Completion]] = []
-    study = STUDY if work.sources.playground else None
-    for item, judgement in work.sources.store.judgements(study=study, split="heldout"):
-        (best, *_), *others = judgement.ranking  # what tied with the best was not beaten by it
-        pairs += [(item.prompt, item.completions[best], item.completions[slot]) for group in others for slot in group]
-        order = range(len(item.completions))
-        if work.sources.playground:
-            scores = work.sources.gold_scores([item.prompt] * len(order), item.completions, "evaluation")
-            for a in range(len(order)):
-                for b in range(len(order)):
-                    if scores[a].points - scores[b].points > CLEAR_GAP:
-                        by_gold.append((item.prompt, item.completions[a], item.completions[b]))
-    if shuffle_labels:
-        pairs, by_gold = (
-            [(p, b, a) if coin(work.recipe.seed, p) else (p, a, b) for p, a, b in some] for some in (pairs, by_gold)
-        )
-    people = pair_accuracy(work, model, pairs)
-    figures = {"people_" + name: value for name, value in people.items()}
-    return {**figures, **(pair_accuracy(work, model, by_gold) if work.sources.playground else people)}
-
-
-def pair_accuracy(
-    work: Work, model: RewardModel, pairs: Sequence[tuple[Prompt, Completion, Completion]]
-) -> dict[str, Any]:
-    """Share of pairs whose better answer scores higher, interval by bootstrap over prompts, with two rules of thumb beside it."""
-    fits = within(model, pairs)
-    if len(fits) < len(pairs):
-        work.progress.say(
-            f"{len(pairs) - len(fits)} of {len(pairs)} held-out pairs are longer than the context and left out"
-        )
-    if not fits:
-        work.progress.say("there is no held-out pair to test the reward model on; import more comparisons")
-        return dict.fromkeys(PAIR_FIGURES) | {"heldout_pairs": 0}
-    asked = {answer.id: (p, answer) for p, c, r in fits for answer in (c, r)}  # an answer is in several pairs
-    reward_of = LearnedReward(model, work.device, same_tokens=True)
-    found = reward_of([p for p, _ in asked.values()], [answer for _, answer in asked.values()])
-    score = dict(zip(asked, (float(s or 0) for s in found), strict=True))
-    right = np.array([score[c.id] > score[r.id] for _, c, r in fits], dtype=float)
-    longer = np.sign([len(c.text) - len(r.text) for _, c, r in fits])
-    low, high = cluster_interval(right, [p.id for p, _, _ in fits])
-    return {
-        "pair_accuracy": float(right.mean()),
-        "pair_accuracy_low": low,
-        "pair_accuracy_high": high,
-        "heldout_pairs": len(fits),
-        "longest": float((longer > 0).mean() + (longer == 0).mean() / 2),
-        "shortest": float((longer < 0).mean() + (longer == 0).mean() / 2),
-    }
-
-
-def within(
-    model: RewardModel, pairs: Sequence[tuple[Prompt, Completion, Completion]]
-) -> list[tuple[Prompt, Completion, Completion]]:
-    """Pairs that the context holds."""
-    template, limit = model.template, model.module.config.max_positions
-    kept = []
-    prompts = template.prompt_ids([p for p, _, _ in pairs])
-    for ids, (prompt, better, worse) in zip(prompts, pairs, strict=True):
-        longest = max(len(a) for a in answer_ids(template, prompt, [better, worse]))
-        if len(ids) + longest <= limit:
-            kept.append((prompt, better, worse))
-    return kept
-
-
-def cluster_interval(right: np.ndarray, groups: Sequence[str], resamples: int = 1000) -> tuple[float, float]:
-    """95% percentile bootstrap of a share whose outcomes come in groups: whole prompts are drawn, not pairs."""
-    names, index = np.unique(np.array(groups), return_inverse=True)
-    hits, sizes = np.bincount(index, right), np.bincount(index)
-    draws = np.random.default_rng(0).integers(0, len(names), (resamples, len(names)))
-    shares = hits[draws].sum(1) / sizes[draws].sum(1)
-    low, high = np.percentile(shares, [2.5, 97.5])
-    return float(low), float(high)
 
 
 # ----------------------------------------------------------------------------------------------------- 5. PPO
@@ -556,7 +399,7 @@ def train_ppo(
     config = recipe.ppo
     parents = {
         "sft": require_model(work.project, "sft", "train sft"),
-        "reward": require_model(work.project, "reward", "train reward"),
+        **reward_parents(work),
         "source": "learned" if reward_source is None else name,
     }
     key = stage_key(recipe, ("model", "ppo", "data", "sampling"), parents)
@@ -566,35 +409,99 @@ def train_ppo(
         policy = load_policy(work.project.model("sft"), work.device.torch)
         policy.origin = content_hash([policy.origin, key])  # two runs from the same weights must not share stamps
         reference = parent_policy(work, "sft")
-        learned = learned_reward(work, policy)
-        if config.shared_trunk:
-            critic = shared_critic(policy.module)
-        elif learned.same_tokens:
-            critic = critic_from(learned.model.module)
-        else:
-            critic = critic_from(scorer_from(policy.module, generator(recipe.seed, "critic")))
+        source, tell = training_reward(work, policy) if reward_source is None else (reward_source, dict)
+        critic = shared_critic(policy.module) if config.shared_trunk else first_critic(work, policy)
         shown = work.sources.demonstrations() if config.pretrain_coef else []
         examples = encode_demonstrations(work, policy, shown) if shown else []
         prompts = within_context(work, policy, work.sources.train_prompts(), recipe.sampling.max_new_tokens)
         result = ppo.train(
-            policy, reference, critic, reward_source or learned, prompts, examples, config, recipe.sampling.max_new_tokens,
-            work.engine, work.device, run, recipe.seed, observe=observer(work),
+            policy, reference, critic, source, prompts, examples, config, recipe.sampling.max_new_tokens,
+            work.engine, work.device, run, recipe.seed, observe=observer(work, tell),
         )  # fmt: skip
         saved = keep_policy(work, name, "ppo", policy, reference.origin)
         return run.finish({**result, "model": saved})
 
 
-def learned_reward(work: Work, policy: Policy) -> LearnedReward:
-    """The project's reward model, to score this policy's answers."""
-    model = load_reward_model(work.project.model("reward"), work.device.torch)
-    return LearnedReward(model, work.device, same_tokens=model.template.hash == policy.template.hash)
+def member_names(recipe: Recipe) -> list[str]:
+    """The models that are the project's reward: one, or the members of an ensemble."""
+    return ["reward", *(f"reward-member-{number}" for number in range(2, recipe.reward.members + 1))]
 
 
-def observer(work: Work) -> Observe | None:
-    """What the log tells of a step's answers beyond the reward: gold and its flags, on the playground. Steers nothing."""
+def learned_reward(work: Work, policy: Policy) -> LearnedReward | Ensemble:
+    """The project's reward model, or its ensemble, to score this policy's answers."""
+    members = [load_scores(work, work.project.model(name), policy) for name in member_names(work.recipe)]
+    section = work.recipe.reward
+    return members[0] if len(members) == 1 else Ensemble(members, section.combine, section.uncertainty)
+
+
+def load_scores(work: Work, folder: Path, policy: Policy, task: str = "") -> LearnedReward:
+    """A reward model; answers of a policy whose tokens are not its own are read as text."""
+    model = load_reward_model(folder, work.device.torch)
+    return LearnedReward(model, work.device, model.template.hash == policy.template.hash, task)
+
+
+def training_reward(work: Work, policy: Policy) -> tuple[Reward, Tell]:
+    """What RL learns from: the weighted sum of the recipe's sources, or the project's reward model alone; and what it
+    has to tell, for the log, of the answers that it scored last."""
+    if not work.recipe.reward_source:
+        learned = learned_reward(work, policy)
+        return learned, lambda: learned.figures if isinstance(learned, Ensemble) else {}
+    sources, ensembles = [], []
+    for source in work.recipe.reward_source:
+        if source.kind == "verifier":
+            found: Reward = work.sources.checkable()[2]
+        elif source.path:
+            found = load_scores(work, work.project.folder / source.path, policy, source.task)
+        else:
+            found = learned_reward(work, policy)
+        ensembles += [found] if isinstance(found, Ensemble) else []
+        sources.append(Source(source.name, source.weight, found))
+    whole = WeightedSum(sources)
+    return whole, lambda: {**whole.figures, **{k: v for each in ensembles for k, v in each.figures.items()}}
+
+
+def reward_parents(work: Work) -> dict[str, Any]:
+    """The models that the reward of RL is made of, by content hash; one that is missing is told before anything starts."""
+    recipe, parents = work.recipe, dict[str, Any]()
+    if recipe.reward_source:
+        parents["reward_source"] = [source.model_dump(mode="json") for source in recipe.reward_source]
+    for source in recipe.reward_source:
+        folder = work.project.folder / source.path
+        if source.path and not (folder / "bridle_reward.json").is_file():
+            raise ModelError(
+                f"reward source {source.name!r} names {folder}, where there is no reward model; give the folder of one, "
+                "or leave its path out for the project's own"
+            )
+        parents |= {source.name: folder_hash(folder)} if source.path else {}
+    if not recipe.reward_source or any(source.kind == "learned" and not source.path for source in recipe.reward_source):
+        parents |= member_parents(work)
+    return parents
+
+
+def member_parents(work: Work) -> dict[str, Any]:
+    """The project's reward model, or the members of its ensemble and how they are combined."""
+    section, names = work.recipe.reward, member_names(work.recipe)
+    parents: dict[str, Any] = {name: require_model(work.project, name, "train reward") for name in names}
+    return parents | ({"ensemble": [section.combine, section.uncertainty]} if len(names) > 1 else {})
+
+
+def first_critic(work: Work, policy: Policy) -> Scorer:
+    """The project's reward model with a head of zeros, or SFT's trunk where there is none, or one of other tokens."""
+    folder = work.project.model("reward")
+    if (folder / "config.json").is_file() and (own := load_scores(work, folder, policy)).same_tokens:
+        return critic_from(own.model.module)
+    return critic_from(scorer_from(policy.module, generator(work.recipe.seed, "critic")))
+
+
+def observer(work: Work, tell: Tell = dict) -> Observe | None:
+    """What the log tells of a step's answers beyond the reward: what the reward itself tells, and on the playground gold
+    and its flags. Steers nothing."""
     if not work.sources.playground:
-        return None
-    return lambda prompts, completions: gold_figures(work, Answered(list(prompts), list(completions)), "log")
+        return lambda prompts, completions: tell()
+    return lambda prompts, completions: {
+        **tell(),
+        **gold_figures(work, Answered(list(prompts), list(completions)), "log"),
+    }
 
 
 def gold_figures(work: Work, answered: Answered, purpose: str) -> dict[str, float]:
@@ -636,9 +543,10 @@ def evaluate(work: Work, name: str, reuse: bool = False) -> dict[str, Any]:
         "name": name,
         "world": work.sources.world_hash,
     }
-    for other in ("sft", "reward"):
-        if (work.project.model(other) / "config.json").is_file():
-            parents[other] = folder_hash(work.project.model(other))
+    if (work.project.model("sft") / "config.json").is_file():
+        parents["sft"] = folder_hash(work.project.model("sft"))
+    if (work.project.model("reward") / "config.json").is_file():
+        parents |= member_parents(work)
     key = stage_key(recipe, ("model", "data", "sampling", "world"), parents)
     stage = f"evaluate-{name}"
     if (before := done_before(work, stage, key, reuse)) is not None:

@@ -16,6 +16,7 @@ from bridle.models.policy import Policy, load_policy
 from bridle.models.randomness import derived_seed
 from bridle.rewards.rollout import Observe
 from bridle.stages import (
+    Tell,
     Work,
     done_before,
     encode_demonstrations,
@@ -23,10 +24,13 @@ from bridle.stages import (
     gold_figures,
     keep_policy,
     learned_reward,
+    member_parents,
     observer,
     parent_policy,
     require_model,
+    reward_parents,
     stage_key,
+    training_reward,
     training_snapshot,
     within_context,
 )
@@ -119,7 +123,7 @@ def by_reward(
     """From SFT's weights on the training prompts, scored by the reward model."""
     parents = {"sft": require_model(work.project, "sft", "train sft"), "source": name}
     if reward_source is None:
-        parents |= {"reward": require_model(work.project, "reward", "train reward"), "source": "learned"}
+        parents |= {**reward_parents(work), "source": "learned"}
     key = stage_key(recipe, ("model", method.section, "data", "sampling"), parents)
     if (before := done_before(work, name, key, reuse, name)) is not None:
         return before
@@ -128,10 +132,10 @@ def by_reward(
         policy.origin = content_hash([policy.origin, key])  # two runs from the same weights must not share stamps
         reference = parent_policy(work, "sft")
         prompts = within_context(work, policy, work.sources.train_prompts(), recipe.sampling.max_new_tokens)
-        reward = reward_source or learned_reward(work, policy)
+        source, tell = training_reward(work, policy) if reward_source is None else (reward_source, dict)
         result = method.train(
-            policy, reference, reward, prompts, method.config, recipe.sampling.max_new_tokens,
-            work.engine, work.device, run, recipe.seed, observe=observer(work),
+            policy, reference, source, prompts, method.config, recipe.sampling.max_new_tokens,
+            work.engine, work.device, run, recipe.seed, observe=observer(work, tell),
         )  # fmt: skip
         saved = keep_policy(work, name, method.section, policy, reference.origin)
         return run.finish({**result, "model": saved})
@@ -146,9 +150,11 @@ def by_verifier(
     with_branch = {} if branch is None else {"branch": branch}
     start_hash = require_model(work.project, start, "train sft")
     prompts, heldout, verifier = work.sources.checkable()
+    several = bool(recipe.reward_source) and reward_source is None
     parents = {
         "start": start_hash,
         "source": "verifier" if reward_source is None else name,
+        **(reward_parents(work) if several else {}),
         "world": work.sources.world_hash,
         "data": content_hash([[prompt.id for prompt in prompts], [prompt.id for prompt in heldout]]),
     }
@@ -164,9 +170,13 @@ def by_verifier(
         prompts = within_context(work, policy, prompts, tokens)
         heldout = within_context(work, policy, heldout, tokens, "held-out prompts")
         first = checked(work, reference, heldout, verifier, f"{method.section}-before")
+        source: Reward = reward_source or verifier
+        tell: Tell = dict
+        if several:
+            source, tell = training_reward(work, policy)
         result = method.train(
-            policy, reference, reward_source or verifier, prompts, method.config, tokens,
-            work.engine, work.device, run, recipe.seed, observe=checks(work, verifier),
+            policy, reference, source, prompts, method.config, tokens,
+            work.engine, work.device, run, recipe.seed, observe=checks(work, verifier, tell),
         )  # fmt: skip
         saved = keep_policy(work, name, method.section, policy, before_it)
         after = checked(work, policy, heldout, verifier, f"{method.section}-after")
@@ -251,12 +261,12 @@ def train_rejection(
     return practised(work, recipe, method, name, reuse, reward_source)
 
 
-def checks(work: Work, verifier: Reward) -> Observe:
-    """Share of right answers and, on the playground, of those that show their work."""
+def checks(work: Work, verifier: Reward, tell: Tell = dict) -> Observe:
+    """Share of right answers, what the reward itself tells and, on the playground, the share of those that show their work."""
 
     def observe(prompts: Sequence[Prompt], completions: Sequence[Completion]) -> dict[str, float]:
         right = [score for score in verifier(prompts, completions) if score is not None]
-        figures = {"accuracy": float(np.mean(right))}
+        figures = {**tell(), "accuracy": float(np.mean(right))}
         if work.sources.playground:
             scores = work.sources.gold_scores(prompts, completions, "log")
             figures["worked"] = float(np.mean([score.flags["worked"] > 0 for score in scores]))
@@ -286,7 +296,7 @@ def evaluate_best_of(work: Work, n: int = 4, reuse: bool = False) -> dict[str, A
     recipe, stage = work.recipe, f"best-of-{n}"
     parents = {
         "sft": require_model(work.project, "sft", "train sft"),
-        "reward": require_model(work.project, "reward", "train reward"),
+        **member_parents(work),
         "world": work.sources.world_hash,
     }
     key = stage_key(recipe, ("model", "data", "sampling"), parents)

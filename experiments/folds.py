@@ -33,14 +33,15 @@ from bridle.core.recipe import Recipe, parse_setting
 from bridle.core.records import Completion, Pair, Prompt, content_hash
 from bridle.core.runlog import Progress, Project, clock
 from bridle.feedback.imports import ImportReport, read_examples
-from bridle.models.batches import Group
+from bridle.models.batches import Compared, Group
 from bridle.models.policy import RewardModel, folder_hash, load_policy
 from bridle.models.randomness import generator
 from bridle.models.scorer import scorer_from
 from bridle.models.template import Template, train_tokenizer
 from bridle.rewards.learned import raw_scores
+from bridle.scoring import cluster_interval
 from bridle.sources import SPEAKERS
-from bridle.stages import Work, cluster_interval, new_policy, stage_key
+from bridle.stages import Work, new_policy, stage_key
 from bridle.training import reward
 
 FOLDS = 5
@@ -86,7 +87,7 @@ def encode(template: Template, pairs: Sequence[Pair], prompt_tokens: int, limit:
     prompts = [ids[-prompt_tokens:] for ids in template.prompt_ids(asked)]
     chosen = template.completion_ids(asked, [pair.chosen.text for pair in pairs])
     rejected = template.completion_ids(asked, [pair.rejected.text for pair in pairs])
-    groups = [Group(p, [c, r], [(0, 1, 1.0)]) for p, c, r in zip(prompts, chosen, rejected, strict=True)]
+    groups = [Group(p, [c, r], [Compared(0, 1)]) for p, c, r in zip(prompts, chosen, rejected, strict=True)]
     return [group if group.length <= limit else None for group in groups]
 
 

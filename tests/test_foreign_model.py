@@ -70,7 +70,7 @@ def test_transformers_reads_every_model(tuned: tuple[str, Path]) -> None:
         for name in ("reward", "reward-slim"):
             scorer = AutoModelForSequenceClassification.from_pretrained(project / "models" / name).eval()
             for probe in json.loads((project / "models" / name / "bridle_reward.json").read_text())["probes"]:
-                assert float(scorer(torch.tensor([probe["ids"]])).logits) == pytest.approx(probe["score"], abs=1e-3)
+                assert float(scorer(torch.tensor([probe["ids"]])).logits) == pytest.approx(probe["scores"][0], abs=1e-3)
 
 
 def test_what_was_trained_is_evaluated_and_sampled(tuned: tuple[str, Path]) -> None:

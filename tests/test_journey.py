@@ -154,7 +154,7 @@ def test_transformers_reads_what_was_trained(finished_demo: Path) -> None:
     notes = json.loads((finished_demo / "models/reward/bridle_reward.json").read_text())
     for probe in notes["probes"]:
         with torch.no_grad():
-            assert float(scorer(torch.tensor([probe["ids"]])).logits) == pytest.approx(probe["score"], abs=1e-3)
+            assert float(scorer(torch.tensor([probe["ids"]])).logits) == pytest.approx(probe["scores"][0], abs=1e-3)
 
 
 @pytest.mark.parametrize("method", ["dpo", "grpo"])

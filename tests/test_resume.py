@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from bridle import demo, stages, tuning
+from bridle import demo, scoring, stages, tuning
 from bridle.core.runlog import Run
 from bridle.evaluation.answers import Answered
 from bridle.feedback.store import Store
@@ -166,7 +166,7 @@ def test_a_run_killed_after_its_last_step_tells_the_same_result(
     stage: str, saving: str, finished_demo: Path, without: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project = without(stage, *(["reward-slim"] if stage == "reward" else []))
-    owner = tuning if stage in ("dpo", "grpo") else stages
+    owner = {"dpo": tuning, "grpo": tuning, "reward": scoring}.get(stage, stages)
     dies(monkeypatch, owner, saving, 1, "train", stage, "--project", project)
     done("train", stage, "--project", project)
     equal(project, finished_demo, f"{stage}-0001", {"pretrain": "base"}.get(stage, stage))
@@ -271,7 +271,7 @@ def test_the_full_reward_model_is_not_trained_again_when_the_slim_one_was_cut_of
     finished_demo: Path, without: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project = without("reward", "reward-slim")
-    dies(monkeypatch, stages, "save_reward_model", 2, "train", "reward", "--project", project)
+    dies(monkeypatch, scoring, "save_reward_model", 2, "train", "reward", "--project", project)
     done("train", "reward", "--project", project)
     assert not (project / "runs/reward-0002").exists()
     equal(project, finished_demo, "reward-0001", "reward")

@@ -164,12 +164,42 @@ class RewardSection(TrainerSection):
         description="prompts in one forward and backward (0: all of a step); it changes memory and speed alone",
     )
     epochs: int = Field(default=1, ge=1, description="passes over the comparisons; more than one overfits them")
+    path: str = Field(
+        default="", description="folder of a language model to begin from, of any family and tokenizer; empty: SFT's"
+    )
+    loss: Literal["pairs", "ranking"] = Field(
+        default="pairs", description="pairs: Bradley-Terry; ranking: Plackett-Luce on whole rankings"
+    )
+    ties: Literal["drop", "half"] = Field(
+        default="drop",
+        description="answers ranked as equal: left out, or a pair that is to come out even (pairs alone)",
+    )
+    margin: float = Field(
+        default=0.0,
+        ge=0,
+        description="by how much the better answer should win, times the strength of the preference where it has one (pairs alone)",
+    )
+    members: int = Field(
+        default=1, ge=1, description="reward models trained, one after another; more than one: an ensemble"
+    )
+    combine: Literal["mean", "min", "uwo"] = Field(
+        default="mean", description="what an ensemble says: its mean, its least, or mean - uncertainty × variance"
+    )
+    uncertainty: float = Field(
+        default=0.1, ge=0, description="λ of uwo: what disagreement costs (Coste 2023: .1 in PPO)"
+    )
     score_size: float = Field(default=0.001, ge=0, description="weight of the pull of scores towards zero")
     slim: bool = Field(default=True, description="train a small one from nothing beside the full one")
     slim_hidden_size: int = Field(default=96, ge=16, description="width of the slim one")
     slim_layers: int = Field(default=2, ge=1, description="depth of the slim one")
     slim_epochs: int = Field(default=2, ge=1, description="passes for the slim one, which starts from nothing")
     slim_learning_rate: float = Field(default=1.5e-3, gt=0, description="peak rate of the slim one")
+
+    @model_validator(mode="after")
+    def ties_and_margins_are_for_pairs(self) -> RewardSection:
+        if self.loss == "ranking" and (self.margin or self.ties == "half"):
+            raise ValueError("loss = 'ranking' takes ties as they are and no margin; set ties = 'drop' and margin = 0")
+        return self
 
 
 class PPOSection(TrainerSection):
@@ -411,6 +441,24 @@ class GuardSection(Section):
     )
 
 
+class RewardSource(Section):
+    """One of several sources of reward, of which RL gets the weighted sum; none: the project's reward model alone."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_-]+$", description="what it is called in the log")
+    kind: Literal["learned", "verifier"] = Field(
+        description="learned: a reward model; verifier: 1 for an answer that is checked and right, else 0"
+    )
+    path: str = Field(default="", description="learned: the reward model's folder; empty: the project's own")
+    task: str = Field(default="", description="learned: which of its tasks; empty: its first")
+    weight: float = Field(default=1.0, description="of its score in the sum; below 0: a cost")
+
+    @model_validator(mode="after")
+    def verifiers_have_no_model(self) -> RewardSource:
+        if self.kind == "verifier" and (self.path or self.task):
+            raise ValueError("kind = 'verifier' has neither path nor task; leave them out, or set kind = 'learned'")
+        return self
+
+
 class Recipe(Section):
     """All sections; each default is the playground's."""
 
@@ -429,6 +477,14 @@ class Recipe(Section):
     rebel: REBELSection = Field(default_factory=REBELSection)
     rejection: RejectionSection = Field(default_factory=RejectionSection)
     guard: GuardSection = Field(default_factory=GuardSection)
+    reward_source: list[RewardSource] = Field(default_factory=list)
+
+    @model_validator(mode="after")
+    def sources_have_names_of_their_own(self) -> Recipe:
+        names = [source.name for source in self.reward_source]
+        if len(set(names)) < len(names):
+            raise ValueError(f"reward sources are called {', '.join(names)}; give each a name of its own")
+        return self
 
     def hash_of(self, *sections: str) -> str:
         """Content hash of the seed and some sections: what a stage depends on, and no more."""
@@ -470,14 +526,17 @@ def explain(problem: Mapping[str, Any], source: str) -> str:
         hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
         return f"{source}: unknown setting {dotted!r}; {hint}"
     if isinstance(problem["input"], dict):  # settings that do not go together
-        return f"{source}: [{dotted}] will not do: {problem['msg'].removeprefix('Value error, ')}"
+        place = f"[{dotted}]" if dotted else "the recipe"
+        return f"{source}: {place} will not do: {problem['msg'].removeprefix('Value error, ')}"
     return f"{source}: {dotted} = {problem['input']!r} will not do: {problem['msg'].lower()}"
 
 
 def known_keys(where: Sequence[Any]) -> list[str]:
     fields = Recipe.model_fields
     for part in where:
-        section = fields[str(part)].annotation
+        if isinstance(part, int):  # a place in the list of reward sources
+            continue
+        section = RewardSource if part == "reward_source" else fields[str(part)].annotation
         assert isinstance(section, type) and issubclass(section, BaseModel)
         fields = section.model_fields
     return list(fields)
@@ -487,6 +546,8 @@ def put(raw: dict[str, Any], dotted: str, value: Any) -> None:
     *path, last = dotted.split(".")
     for part in path:
         found = raw.get(part)
+        if isinstance(found, list):
+            raise RecipeError(f"--set: {part} is a list; give all of it, as in {part}='[{{name = \"a\", …}}]'")
         if not isinstance(found, dict):
             near = difflib.get_close_matches(part, list(raw), 1)
             hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(raw)}"
@@ -519,6 +580,9 @@ def starter(recipe: Recipe) -> str:
         for key, field in section.model_fields.items():
             lines.append(f"{tomli_w.dumps({key: values[name][key]}).strip()}  # {field.description}")
         lines.append("")
+    lines.append(f"# [[reward_source]], as many as there are: {first_line(RewardSource)}")
+    lines += [f"#   {key}: {field.description}" for key, field in RewardSource.model_fields.items()]
+    lines += [f"\n[[reward_source]]\n{tomli_w.dumps(source).strip()}" for source in values["reward_source"]] + [""]
     return "\n".join(lines)
 
 
@@ -550,6 +614,8 @@ def reference() -> str:
         lines += ["", f"## [{name}]", "", first_line(section), "", "| setting | default | meaning |", "|---|---|---|"]
         for key, field in section.model_fields.items():
             lines.append(f"| `{name}.{key}` | `{defaults[name][key]!r}` | {field.description} |")
+    lines += ["", "## [[reward_source]]", "", first_line(RewardSource), "", "| setting | meaning |", "|---|---|"]
+    lines += [f"| `{key}` | {field.description} |" for key, field in RewardSource.model_fields.items()]
     return "\n".join(lines) + "\n"
 
 

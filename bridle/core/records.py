@@ -119,7 +119,8 @@ class Pair:
     """`chosen` was preferred to `rejected` for the same prompt.
 
     `group` is the prompt's id: all pairs of a group stay in one batch and one split. `weight` is 1/pairs of the judgement,
-    so a ranking of four counts as one judgement and not as six.
+    so a ranking of four counts as one judgement and not as six. `target` is how sure the preference is: ½ for a tie, which
+    has no better side. `strength` is how much better the chosen answer is where that was told, in the teller's units.
     """
 
     prompt: Prompt
@@ -127,6 +128,8 @@ class Pair:
     rejected: Completion
     weight: float = 1.0
     judgement_ids: tuple[str, ...] = ()
+    target: float = 1.0
+    strength: float | None = None
 
     @property
     def group(self) -> str:

@@ -42,11 +42,11 @@ def check_judgement(judgement: Judgement, slots: int) -> None:
         )
 
 
-def pairs_of(item: Item, judgement: Judgement) -> list[Pair]:
+def pairs_of(item: Item, judgement: Judgement, ties: bool = False) -> list[Pair]:
     """The pairs that one judgement gives, best first; each weighs 1 / their number.
 
-    Ties give no pair, nor do answers with the same text. Raises DataError if the judgement is of another item, or an
-    answer of another prompt.
+    Ties give no pair, or with `ties` one of target ½; answers with the same text never do. Raises DataError if the
+    judgement is of another item, or an answer of another prompt.
     """
     if judgement.item_id != item.id:
         raise DataError(f"the judgement is of item {judgement.item_id[:12]}, but the item given is {item.id[:12]}")
@@ -55,14 +55,17 @@ def pairs_of(item: Item, judgement: Judgement) -> list[Pair]:
             f"item {item.id[:12]} holds an answer to another prompt, but only answers to one can be compared"
         )
     check_judgement(judgement, len(item.completions))
-    ordered = [
-        (item.completions[better], item.completions[worse])
+    slots = [
+        (better, worse, 1.0)
         for upper, lower in combinations(judgement.ranking, 2)
         for better in upper
         for worse in lower
-        if item.completions[better].text != item.completions[worse].text
     ]
+    if ties:
+        slots += [(a, b, 0.5) for group in judgement.ranking for a, b in combinations(group, 2)]
+    compared = [(item.completions[a], item.completions[b], target) for a, b, target in slots]
+    told = [(a, b, target) for a, b, target in compared if a.text != b.text]
     return [
-        Pair(item.prompt, chosen, rejected, weight=1 / len(ordered), judgement_ids=(judgement.id,))
-        for chosen, rejected in ordered
+        Pair(item.prompt, a, b, weight=1 / len(told), judgement_ids=(judgement.id,), target=target)
+        for a, b, target in told
     ]

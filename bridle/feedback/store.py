@@ -285,15 +285,15 @@ class Store:
         with reading(self._engine) as connection:
             return _snapshot(connection, snapshot_id)
 
-    def snapshot_pairs(self, snapshot_id: str) -> list[Pair]:
-        """The pairs of a snapshot's judgements, ordered by judgement id: always the same from one snapshot."""
+    def snapshot_pairs(self, snapshot_id: str, ties: bool = False) -> list[Pair]:
+        """The pairs of a snapshot's judgements (see `pairs_of`), ordered by judgement id: always the same from one snapshot."""
         with reading(self._engine) as connection:
             _snapshot(connection, snapshot_id)
             rows = tables.snapshot_row.c
             members = select(rows.judgement_sha256).where(rows.snapshot_sha256 == snapshot_id)
             judged = _judged(connection, [tables.judgement.c.sha256.in_(members)])
         judged.sort(key=lambda pair: pair[1].id)
-        return [pair for item, judgement in judged for pair in pairs_of(item, judgement)]
+        return [pair for item, judgement in judged for pair in pairs_of(item, judgement, ties)]
 
     # ------------------------------------------------------------------------------------------ models, figures
 

@@ -74,12 +74,15 @@ def bradley_terry(
 
     With w = 1 / pairs of the prompt's ranking and `count` the prompts of the step, every prompt weighs the same however
     many of its answers were ranked. p is how sure it is that the first is better: 1 for a plain choice, ½ for a tie. m is the
-    margin by which it should win (Touvron 2023, eq. 2, arxiv.org/abs/2307.09288). Stats: `accuracy`, weighted like the loss.
+    margin by which it should win (Touvron 2023, eq. 2, arxiv.org/abs/2307.09288). Stats: `accuracy`, weighted like the loss,
+    the likelier answer being the right one; a tie has none and counts half.
     """
     gap_P = chosen_P - rejected_P
     loss_P = target_P * F.softplus(margin_P - gap_P) + (1 - target_P) * F.softplus(gap_P - margin_P)
     loss = (weight_P * loss_P).sum() / count
-    accuracy = (weight_P * (gap_P > 0)).sum() / count
+    likelier_P = torch.as_tensor(target_P, device=gap_P.device) - 0.5
+    right_P = torch.where(likelier_P == 0, 0.5, (gap_P * likelier_P > 0).to(weight_P.dtype))
+    accuracy = (weight_P * right_P).sum() / count
     return loss, {"loss": loss.detach(), "accuracy": accuracy.detach()}
 
 
@@ -98,6 +101,21 @@ def plackett_luce(
     others_RKK = torch.where(above_some_RK[:, :, None], others_RKK, 0.0)  # a row of -inf alone has a gradient of nan
     loss_RK = torch.where(above_some_RK, others_RKK.logsumexp(2) - scores_RK, 0.0)
     loss = (weight_R * loss_RK.sum(1)).sum() / count
+    return loss, {"loss": loss.detach()}
+
+
+def rating(scores_N: Tensor, values_N: Tensor, weight_N: Tensor, *, count: Tensor | float) -> tuple[Tensor, Stats]:
+    """Σ w (s - v)² / count: a score that is to be the number that people gave."""
+    loss = (weight_N * (scores_N - values_N).square()).sum() / count
+    return loss, {"loss": loss.detach()}
+
+
+def classification(
+    logits_N: Tensor, classes_N: Tensor, weight_N: Tensor, *, count: Tensor | float
+) -> tuple[Tensor, Stats]:
+    """-Σ w [y log σ(z) + (1 - y) log σ(-z)] / count, y in [0, 1]: two classes, such as toxic or not (a y between is unsure)."""
+    loss_N = classes_N * F.softplus(-logits_N) + (1 - classes_N) * F.softplus(logits_N)
+    loss = (weight_N * loss_N).sum() / count
     return loss, {"loss": loss.detach()}
 
 

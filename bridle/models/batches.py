@@ -7,7 +7,8 @@ its mask, the value of the state just before it. So every [B, T] tensor of a bat
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,6 +16,8 @@ from torch import Tensor
 from bridle.models.decoder import Trunk
 from bridle.models.foreign import ForeignTrunk, LanguageModel
 from bridle.models.randomness import shuffled
+
+REWARD = "reward"  # the task of a reward model that has one
 
 
 @dataclass(frozen=True)
@@ -204,13 +207,47 @@ def length_plan(lengths: Sequence[int], size: int, epochs: int, seed: int, purpo
     return [rows for epoch in range(epochs) for rows in length_batches(lengths, size, seed, purpose, epoch)]
 
 
+class Compared(NamedTuple):
+    """Of two answers, by index, `better` was preferred: with sureness `target` (½: a tie), and it should win by `margin`.
+
+    The target and the margin are the reward model's to learn; DPO reads the weight alone. A plain tuple of the first
+    three does as well. Several judgements of the same two answers are several of these: together they are a soft label.
+    """
+
+    better: int
+    worse: int
+    weight: float = 1.0
+    target: float = 1.0
+    margin: float = 0.0
+    task: str = REWARD
+
+
+class Ranked(NamedTuple):
+    """A whole ranking: `ranks[i]` is answer i's place, 0 for the best, equal for ties, -1 where it was not ranked."""
+
+    ranks: tuple[int, ...]
+    weight: float = 1.0
+    task: str = REWARD
+
+
+class Rated(NamedTuple):
+    """A number that one answer, by index, was given: a rating, or its class (0 or 1) where the task is binary."""
+
+    answer: int
+    value: float
+    weight: float = 1.0
+    task: str = REWARD
+
+
 @dataclass(frozen=True)
 class Group:
-    """A prompt's ids, its answers' ids, and pairs (better, worse, weight) of indices into the answers."""
+    """A prompt's ids, its answers' ids, and what was said of the answers. Each judgement names its task."""
 
     prompt: list[int]
     answers: list[list[int]]
-    pairs: list[tuple[int, int, float]]
+    pairs: list[Compared] = field(default_factory=list)
+    rankings: list[Ranked] = field(default_factory=list)
+    ratings: list[Rated] = field(default_factory=list)
 
     @property
     def length(self) -> int:
@@ -232,10 +269,10 @@ def index_pairs(groups: Sequence[Group], device: torch.device) -> tuple[Tensor, 
     """Pairs of all groups as indices into the flat list of answers, with their weights."""
     better, worse, weight, offset = [], [], [], 0
     for group in groups:
-        for b, w, share in group.pairs:
-            better.append(offset + b)
-            worse.append(offset + w)
-            weight.append(share)
+        for pair in group.pairs:
+            better.append(offset + pair[0])
+            worse.append(offset + pair[1])
+            weight.append(pair[2])
         offset += len(group.answers)
     return (
         torch.tensor(better, device=device),

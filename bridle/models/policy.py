@@ -6,10 +6,10 @@ The native decoder takes the shapes that it knows; transformers runs every other
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from bridle.core.errors import ModelError, UnsupportedModel
 from bridle.core.files import file_hash, whole_folder
 from bridle.core.records import content_hash
+from bridle.models.batches import REWARD
 from bridle.models.checkpoint import save_tensors
 from bridle.models.decoder import Decoder, DecoderConfig, Trunk
 from bridle.models.foreign import (
@@ -49,19 +50,53 @@ class Policy:
 
 
 @dataclass
-class RewardModel:
-    """A scorer, its template, and how its raw score becomes a number with a meaning: (raw - centre) / scale.
+class Task:
+    """One row of a reward model's head: what it judges, and how its raw number s becomes one with a meaning.
 
     Centre and scale are the mean and deviation over answers of the reference policy, measured once and frozen, so that
-    a KL weight means the same whatever the head's level. `probes` are token ids with raw scores, checked on loading.
+    a KL weight means the same whatever the head's level. The temperature is fitted on held-out judgements.
+    """
+
+    name: str = REWARD
+    kind: Literal["score", "binary"] = "score"
+    centre: float = 0.0
+    scale: float = 1.0
+    temperature: float = 1.0
+    rating_mean: float = 0.0  # of the ratings that it was trained on, if there were any
+    rating_sd: float = 1.0
+
+    def reward(self, raw: Tensor) -> Tensor:
+        """In deviations of the reference's answers: (s - centre) / scale."""
+        return (raw - self.centre) / self.scale
+
+    def probability(self, raw: Tensor) -> Tensor:
+        """P(it beats the reference's typical answer) = σ((s - centre) / T); of a binary task P(class 1) = σ(s / T)."""
+        return ((raw if self.kind == "binary" else raw - self.centre) / self.temperature).sigmoid()
+
+    def rating(self, raw: Tensor) -> Tensor:
+        """In the units of the ratings that it was trained on."""
+        return self.rating_mean + self.rating_sd * raw
+
+
+@dataclass
+class RewardModel:
+    """A scorer, its template, and a task for each row of its head, which names it and gives its numbers a meaning.
+
+    `probes` are token ids with the raw scores of every row, checked on loading.
     """
 
     module: Scorer
     template: Template
     origin: str
-    centre: float = 0.0
-    scale: float = 1.0
+    tasks: list[Task] = field(default_factory=lambda: [Task()])
     probes: list[dict[str, Any]] = field(default_factory=list)
+
+    def row(self, task: str) -> int:
+        """The head's row of a task; the first where none is named."""
+        names = [known.name for known in self.tasks]
+        if task and task not in names:
+            raise ModelError(f"this reward model has no task {task!r}; it judges by {', '.join(names)}")
+        return names.index(task) if task else 0
 
 
 def load_policy(folder: Path, device: torch.device) -> Policy:
@@ -84,27 +119,39 @@ def load_policy(folder: Path, device: torch.device) -> Policy:
 def load_reward_model(folder: Path, device: torch.device) -> RewardModel:
     """Strict: a missing head or a probe that scores otherwise than when saved is refused."""
     raw = read_config(folder)
-    notes = read_json(folder / "bridle_reward.json")
-    if not {"centre", "scale", "probes"} <= set(notes):
-        raise ModelError(
-            f"{folder} has no bridle_reward.json with centre, scale and probes, so its scores have no meaning; "
-            "train it with `bridle train reward`"
-        )
+    tasks, probes = read_tasks(folder)
     config, tensors = native_config(folder, raw), read_tensors(folder)
     if config is None:
         head = tensors.get("score.weight")
-        if head is None or len(head) != 1:
-            raise ModelError(f"{folder} has no score.weight of one row, so it is no reward model")
-        module = Scorer(load_foreign_trunk(folder, raw, device, head.shape[1]))
+        if head is None or len(head) != len(tasks):
+            raise ModelError(
+                f"{folder} has no score.weight with a row for each of {len(tasks)} tasks, so it is no reward model"
+            )
+        module = Scorer(load_foreign_trunk(folder, raw, device, head.shape[1]), len(tasks))
         module.score.load_state_dict({"weight": head})
     else:
-        module = Scorer(Trunk(config))
+        module = Scorer(Trunk(config), len(tasks))
         fill(module, tensors, folder)
     module.to(device)
-    template = fitting_template(folder, module.config)
-    model = RewardModel(module, template, folder_hash(folder), notes["centre"], notes["scale"], notes["probes"])
+    model = RewardModel(module, fitting_template(folder, module.config), folder_hash(folder), tasks, probes)
     check_probes(model, folder)
     return model
+
+
+def read_tasks(folder: Path) -> tuple[list[Task], list[dict[str, Any]]]:
+    """The tasks and the probes of `bridle_reward.json`."""
+    notes = read_json(folder / "bridle_reward.json")
+    try:
+        tasks = [Task(**task) for task in notes["tasks"]]
+        probes = [{"ids": list(probe["ids"]), "scores": list(probe["scores"])} for probe in notes["probes"]]
+    except (KeyError, TypeError):
+        tasks, probes = [], []
+    if not tasks or any(len(probe["scores"]) != len(tasks) for probe in probes):
+        raise ModelError(
+            f"{folder} has no bridle_reward.json with tasks (centre, scale, temperature) and probes, so its scores have no "
+            "meaning; train it with `bridle train reward`"
+        )
+    return tasks, probes
 
 
 def fitting_template(folder: Path, config: DecoderConfig | ForeignConfig) -> Template:
@@ -122,14 +169,22 @@ def fitting_template(folder: Path, config: DecoderConfig | ForeignConfig) -> Tem
 def check_probes(model: RewardModel, folder: Path) -> None:
     device = model.module.score.weight.device
     for probe in model.probes:
-        with torch.no_grad():
-            ids = torch.tensor([probe["ids"]], device=device)
-            score = float(model.module.scores(ids, torch.tensor([ids.shape[1]], device=device)))
-        if abs(score - probe["score"]) > 1e-3 * max(1.0, abs(probe["score"])):
-            raise ModelError(
-                f"the reward model in {folder} scores a saved probe {score:.4f} where {probe['score']:.4f} was saved; "
-                "its weights or head are not the ones that were trained"
-            )
+        for task, found, saved in zip(
+            model.tasks, probe_scores(model.module, probe["ids"], device), probe["scores"], strict=True
+        ):
+            if abs(found - saved) > 1e-3 * max(1.0, abs(saved)):
+                raise ModelError(
+                    f"the reward model in {folder} scores a saved probe {found:.4f} where {saved:.4f} was saved (task "
+                    f"{task.name!r}); its weights or head are not the ones that were trained"
+                )
+
+
+@torch.no_grad()
+def probe_scores(module: Scorer, ids: Sequence[int], device: torch.device) -> list[float]:
+    """Every row's raw score of one sequence."""
+    ids_1T = torch.tensor([ids], device=device)
+    found: list[float] = module.task_scores(ids_1T, torch.tensor([len(ids)], device=device))[0].tolist()
+    return found
 
 
 def save_policy(folder: Path, policy: Policy) -> str:
@@ -147,8 +202,14 @@ def save_reward_model(folder: Path, model: RewardModel) -> str:
     else:
         name = raw["architectures"][0].replace("ForCausalLM", "ForSequenceClassification")
     raw |= {"architectures": [name]} if name else {}
-    raw |= {"num_labels": 1, "id2label": {"0": "reward"}, "label2id": {"reward": 0}, "problem_type": "regression"}
-    notes = {"centre": model.centre, "scale": model.scale, "temperature": 1.0, "probes": model.probes}
+    binary = all(task.kind == "binary" for task in model.tasks)
+    raw |= {
+        "num_labels": len(model.tasks),
+        "id2label": {str(row): task.name for row, task in enumerate(model.tasks)},
+        "label2id": {task.name: row for row, task in enumerate(model.tasks)},
+        "problem_type": "multi_label_classification" if binary else "regression",
+    }
+    notes = {"tasks": [asdict(task) for task in model.tasks], "probes": model.probes}
     with whole_folder(folder) as new:
         write_model(new, model.module, raw, model.template)
         (new / "bridle_reward.json").write_text(json.dumps(notes, indent=2), "utf-8")

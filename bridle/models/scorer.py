@@ -1,6 +1,7 @@
 """A language model's trunk with a linear head: a reward model reads the last token, a critic every token.
 
-Saved as Hugging Face's `…ForSequenceClassification` (one logit) with `bridle_reward.json` beside it.
+A reward model has a row of the head, a number, for each task C that it judges by; the critic uses the first row alone.
+Saved as Hugging Face's `…ForSequenceClassification` (one logit a task) with `bridle_reward.json` beside it.
 """
 
 from __future__ import annotations
@@ -16,43 +17,50 @@ from bridle.models.foreign import ForeignTrunk, LanguageModel
 
 
 class Scorer(nn.Module):
-    """`model` is the trunk, native or of transformers, `score.weight` [1, D] the head."""
+    """`model` is the trunk, native or of transformers, `score.weight` [C, D] the head."""
 
-    def __init__(self, trunk: Trunk | ForeignTrunk) -> None:
+    def __init__(self, trunk: Trunk | ForeignTrunk, tasks: int = 1) -> None:
         super().__init__()
         self.config = trunk.config
         self.model = trunk
-        self.score = nn.Linear(trunk.config.hidden_size, 1, bias=False)
+        self.score = nn.Linear(trunk.config.hidden_size, tasks, bias=False)
 
     def values(self, ids_BT: Tensor) -> Tensor:
-        """A number at every position, [B, T], in float32 or wider."""
+        """A number at every position by the first row, [B, T], in float32 or wider."""
         hidden = self.model(ids_BT)
-        return self._head(hidden)
+        return self._row(hidden, 0)
 
     def scores(self, ids_BT: Tensor, lengths_B: Tensor) -> Tensor:
-        """The number at each sequence's last real token, [B]. Lengths say where that is; ids are not looked at."""
+        """The first row's number at each sequence's last real token, [B]."""
+        return self.task_scores(ids_BT, lengths_B)[:, 0]
+
+    def task_scores(self, ids_BT: Tensor, lengths_B: Tensor) -> Tensor:
+        """Every row's number at each sequence's last real token, [B, C]. Lengths say where that is; ids are not looked at."""
         hidden_BTD = self.model(ids_BT)
         last_BD = hidden_BTD[torch.arange(len(lengths_B), device=ids_BT.device), lengths_B - 1]
-        return self._head(last_BD)
+        return self._rows(last_BD)
 
     def batch_scores(self, batch: Batch) -> Tensor:
-        """The same of a batch, in which a prompt that several answers share is read once."""
-        return self._head(last_states(self.model, batch))
+        """The same of a batch, [B, C], in which a prompt that several answers share is read once."""
+        return self._rows(last_states(self.model, batch))
 
     def of_states(self, hidden: Tensor) -> Tensor:
-        """The number at each of the trunk's hidden states [..., D], for a critic whose trunk is the policy's own."""
-        return self._head(hidden)
+        """The first row's number at each of the trunk's hidden states [..., D], for a critic whose trunk is the policy's own."""
+        return self._row(hidden, 0)
 
-    def _head(self, hidden: Tensor) -> Tensor:
-        # The head is one row: full precision costs nothing there, and a score's last digits matter to whoever compares.
+    def _rows(self, hidden: Tensor) -> Tensor:
+        return torch.stack([self._row(hidden, row) for row in range(len(self.score.weight))], -1)
+
+    def _row(self, hidden: Tensor, row: int) -> Tensor:
+        # The head is a few rows: full precision costs nothing there, and a score's last digits matter to whoever compares.
         weight = self.score.weight
         with torch.autocast(hidden.device.type, enabled=False):
-            return (hidden.to(weight.dtype) * weight[0]).sum(-1)
+            return (hidden.to(weight.dtype) * weight[row]).sum(-1)
 
 
-def scorer_from(policy: LanguageModel, generator: torch.Generator) -> Scorer:
+def scorer_from(policy: LanguageModel, generator: torch.Generator, tasks: int = 1) -> Scorer:
     """A scorer on a copy of a language model's trunk; head normal with std 1/√(D+1) (Ouyang 2022's released code)."""
-    scorer = Scorer(deepcopy(policy.model))
+    scorer = Scorer(deepcopy(policy.model), tasks)
     init_head(scorer, generator)
     return scorer.to(policy.output_weight().device)
 
@@ -64,8 +72,9 @@ def init_head(scorer: Scorer, generator: torch.Generator) -> None:
 
 
 def critic_from(scorer: Scorer) -> Scorer:
-    """The reward model's trunk with a zero head: a critic that first predicts 0, the mean of a centred reward."""
-    critic = deepcopy(scorer)
+    """The reward model's trunk with a zero head of one row: a critic that first predicts 0, the mean of a centred reward."""
+    critic = Scorer(deepcopy(scorer.model))
+    critic.score.to(scorer.score.weight)
     nn.init.zeros_(critic.score.weight)
     return critic
 

@@ -1,36 +1,48 @@
-"""A trained reward model as a reward: (prompts, completions) → scores in deviations of the reference's answers."""
+"""Trained reward models as a reward: (prompts, completions) → scores in deviations of the reference's answers."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
+from torch import Tensor
 
 from bridle.core.records import Completion, Prompt
 from bridle.models.batches import by_length, make_batch
 from bridle.models.device import Device
 from bridle.models.policy import RewardModel
 
+Combine = Literal["mean", "min", "uwo"]
+
 
 @torch.no_grad()
-def raw_scores(
+def task_scores(
     model: RewardModel, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], device: Device
-) -> torch.Tensor:
-    """Raw scores [B] of answers given as ids, batched by length."""
-    out = torch.zeros(len(prompts))
+) -> Tensor:
+    """Raw scores [B, C] by every task of answers given as ids, batched by length."""
+    out = torch.zeros(len(prompts), len(model.tasks))
     lengths = [len(p) + len(a) for p, a in zip(prompts, answers, strict=True)]
     for rows in by_length(lengths, 128):
         batch = make_batch([prompts[i] for i in rows], [answers[i] for i in rows], model.template.pad_id, device.torch)
         with device.autocast():
-            out[rows] = model.module.scores(batch.ids_BW, batch.lengths_B).float().cpu()
+            out[rows] = model.module.task_scores(batch.ids_BW, batch.lengths_B).float().cpu()
     return out
 
 
-class LearnedReward:
-    """Scores by one reward model. Ids are read as they are where its tokenizer wrote them, else made from text."""
+def raw_scores(
+    model: RewardModel, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], device: Device
+) -> Tensor:
+    """Raw scores [B] by the first task."""
+    return task_scores(model, prompts, answers, device)[:, 0]
 
-    def __init__(self, model: RewardModel, device: Device, same_tokens: bool) -> None:
+
+class LearnedReward:
+    """Scores by one task of a reward model. Ids are read as they are where its tokenizer wrote them, else made from text."""
+
+    def __init__(self, model: RewardModel, device: Device, same_tokens: bool, task: str = "") -> None:
         self.model, self.device, self.same_tokens = model, device, same_tokens
+        self.row = model.row(task)
 
     def ids(
         self, prompts: Sequence[Prompt], completions: Sequence[Completion]
@@ -41,6 +53,39 @@ class LearnedReward:
             return prompt_ids, [list(c.token_ids) for c in completions]
         return prompt_ids, template.completion_ids(prompts, [c.text for c in completions])
 
+    def raw(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> Tensor:
+        """The head's own numbers, [B]; of a binary task the logits."""
+        return task_scores(self.model, *self.ids(prompts, completions), self.device)[:, self.row]
+
+    def probabilities(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[float]:
+        """P(the answer beats the reference's typical one), or of a binary task P(class 1)."""
+        found: list[float] = self.model.tasks[self.row].probability(self.raw(prompts, completions)).tolist()
+        return found
+
     def __call__(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[float | None]:
-        raw = raw_scores(self.model, *self.ids(prompts, completions), self.device)
-        return [float(score) for score in (raw - self.model.centre) / self.model.scale]
+        return list(self.model.tasks[self.row].reward(self.raw(prompts, completions)).tolist())
+
+
+class Ensemble:
+    """Several reward models that learnt the same, as one: where they disagree nobody knows, and a policy would go there.
+
+    `mean`; `min`: worst-case optimisation; `uwo`: mean - λ variance over the members (Coste 2023, §3, arxiv.org/abs/2310.02743).
+    After each call `figures` holds the members' disagreement, the deviation over them, mean over answers, for the log.
+    """
+
+    def __init__(self, members: Sequence[LearnedReward], combine: Combine, uncertainty: float) -> None:
+        self.members, self.combine, self.uncertainty = members, combine, uncertainty
+        self.figures: dict[str, float] = {}
+
+    def __call__(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[float | None]:
+        scores_MB = torch.tensor([member(prompts, completions) for member in self.members], dtype=torch.float64)
+        self.figures = {"disagreement": float(scores_MB.std(0, correction=0).mean())}
+        return list(combined(scores_MB, self.combine, self.uncertainty).tolist())
+
+
+def combined(scores_MB: Tensor, combine: Combine, uncertainty: float) -> Tensor:
+    """One score for each answer, [B], from those of M members; see `Ensemble`."""
+    if combine == "min":
+        return scores_MB.amin(0)
+    spread_B = scores_MB.var(0, correction=0) if combine == "uwo" else 0.0
+    return scores_MB.mean(0) - uncertainty * spread_B

@@ -30,6 +30,7 @@ from bridle.maths.losses import Stats, dpo, ipo
 from bridle.maths.statistics import mean_and_se
 from bridle.models.batches import (
     Batch,
+    Compared,
     Group,
     by_length,
     group_batch,
@@ -207,7 +208,7 @@ def ranked(rollout: Rollout, prompt_ids: Sequence[list[int]], size: int) -> list
         own = rewards[first : first + size]
         won = [(a, b) for a in range(size) for b in range(size) if own[a] > own[b]]
         answers = [list(c.token_ids) for c in rollout.completions[first : first + size]]
-        groups.append(Group(prompt_ids[first], answers, [(a, b, 1 / len(won)) for a, b in won]))
+        groups.append(Group(prompt_ids[first], answers, [Compared(a, b, 1 / len(won)) for a, b in won]))
     return groups
 
 

@@ -12,7 +12,7 @@ import pytest
 from bridle.core.recipe import Recipe
 from bridle.core.records import Completion, Pair, Prompt
 from bridle.core.runlog import Progress
-from bridle.models.batches import Group
+from bridle.models.batches import Compared, Group
 from bridle.models.policy import RewardModel
 from bridle.stages import Work
 from bridle.training import reward
@@ -133,7 +133,7 @@ def test_a_prompt_keeps_its_end(folds: ModuleType) -> None:
     made = template()
     (group,) = folds.encode(made, [pair("a long question with an end", "yes", "no")], 5, 1000)
     whole = made.prompt_ids([Prompt.from_text("a long question with an end")])[0]
-    assert group.prompt == whole[-5:] and group.pairs == [(0, 1, 1.0)]
+    assert group.prompt == whole[-5:] and group.pairs == [Compared(0, 1)]
     assert [made.decode(ids) for ids in group.answers] == ["yes", "no"]
 
 

@@ -33,6 +33,16 @@ def test_the_worked_example() -> None:
     assert {p.group for p in pairs} == {PROMPT.id}
 
 
+def test_a_tie_is_a_pair_without_a_better_side_where_that_is_asked_for() -> None:
+    item = an_item(list("abcb"))
+    pairs = pairs_of(item, a_judgement(item, (2,), (0, 1, 3)), ties=True)
+    assert [(p.chosen.text, p.rejected.text, p.target) for p in pairs] == [
+        ("c", "a", 1.0), ("c", "b", 1.0), ("c", "b", 1.0), ("a", "b", 0.5), ("a", "b", 0.5),
+    ]  # fmt: skip
+    assert {p.weight for p in pairs} == {1 / 5}, "two answers with the same text are no tie"
+    assert not pairs_of(item, a_judgement(item, (0, 1, 2, 3))) and pairs_of(item, a_judgement(item, (0, 1, 2, 3)), True)
+
+
 @given(st.lists(st.integers(0, 3), min_size=2, max_size=6), st.lists(st.sampled_from("xyz"), min_size=6, max_size=6))
 def test_pairs_follow_the_ranks(ranks: list[int], letters: list[str]) -> None:
     item = an_item(letters[: len(ranks)])

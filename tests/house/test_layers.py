@@ -25,6 +25,7 @@ FLOORS = {
     "serve": 7,
     "sources": 8,
     "api": 8,
+    "scoring": 8,
     "tuning": 8,
     "loop_report": 8,
     "stages": 8,

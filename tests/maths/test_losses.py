@@ -10,12 +10,15 @@ from torch import Tensor
 
 from bridle.maths.losses import (
     bradley_terry,
+    classification,
     clipped_policy,
     clipped_value,
     dpo,
     grpo,
     ipo,
     next_token,
+    plackett_luce,
+    rating,
     score_size,
     token_weights,
 )
@@ -119,6 +122,130 @@ def test_a_ranking_of_four_weighs_as_much_as_one_pair() -> None:
     """Six pairs at 1/6 each: with all scores equal both prompts give log 2."""
     loss, _ = bradley_terry(torch.zeros(7), torch.zeros(7), torch.tensor([1.0, *[1 / 6] * 6]), count=2)
     assert float(loss) == pytest.approx(math.log(2))
+
+
+def test_a_soft_label_pulls_to_its_own_log_odds() -> None:
+    """-[p log σ(g) + (1 - p) log σ(-g)] has the gradient σ(g) - p: none where the scores say p already."""
+    for p, gap in ((0.8, math.log(4)), (0.5, 0.0), (0.2, -math.log(4))):
+        scores = torch.tensor([gap, 0.0], dtype=torch.float64, requires_grad=True)
+        loss, _ = bradley_terry(
+            scores[:1], scores[1:], torch.ones(1), count=1, target_P=torch.tensor([p], dtype=torch.float64)
+        )
+        loss.backward()
+        assert float(loss.detach()) == pytest.approx(-(p * math.log(p) + (1 - p) * math.log(1 - p)))
+        assert scores.grad is not None
+        assert scores.grad.tolist() == pytest.approx([0.0, 0.0], abs=1e-12)
+
+
+def test_a_tie_draws_scores_together_and_counts_half() -> None:
+    scores = torch.tensor([2.0, -1.0], requires_grad=True)
+    loss, stats = bradley_terry(scores[:1], scores[1:], torch.ones(1), count=1, target_P=torch.tensor([0.5]))
+    loss.backward()
+    assert scores.grad is not None
+    assert scores.grad[0] > 0 > scores.grad[1], "the better one falls, the worse one rises"
+    assert float(stats["accuracy"]) == 0.5
+
+
+def test_the_likelier_answer_is_the_right_one() -> None:
+    """A target of .9 is right where the gap is above 0, one of .3 where it is below."""
+    gaps, targets = torch.tensor([1.0, 1.0, -1.0, -1.0]), torch.tensor([0.9, 0.3, 0.9, 0.3])
+    _, stats = bradley_terry(gaps, torch.zeros(4), torch.tensor([1.0, 2.0, 4.0, 8.0]), count=15, target_P=targets)
+    assert float(stats["accuracy"]) == pytest.approx((1 + 8) / 15)
+
+
+def test_a_margin_asks_for_more_by_so_much() -> None:
+    """log(1 + e^{m - g}): a gap of the margin costs what no gap costs without one."""
+    gap, margin = torch.tensor([0.3, 1.5]), torch.tensor([0.5, 1.5])
+    loss, stats = bradley_terry(gap, torch.zeros(2), torch.tensor([1.0, 2.0]), count=3, margin_P=margin)
+    assert float(loss) == pytest.approx((math.log(1 + math.exp(0.2)) + 2 * math.log(2)) / 3)
+    assert float(stats["accuracy"]) == 1.0, "the right one is above, if not by enough"
+
+
+# ------------------------------------------------------------------------------------------------ whole rankings
+
+
+def test_plackett_luce_by_hand() -> None:
+    """Answers 2, 0, 1 in that order: 2 is chosen of all three, then 0 of the two that are left."""
+    scores = torch.tensor([[0.5, -1.0, 2.0]], dtype=torch.float64)
+    loss, _ = plackett_luce(scores, torch.tensor([[1, 2, 0]]), torch.tensor([0.5]), count=2)
+    e = [math.exp(s) for s in (0.5, -1.0, 2.0)]
+    by_hand = -math.log(e[2] / sum(e)) - math.log(e[0] / (e[0] + e[1]))
+    assert float(loss) == pytest.approx(0.5 * by_hand / 2)
+
+
+@pytest.mark.parametrize("order", [[0, 1], [1, 0]])
+def test_a_ranking_of_two_is_bradley_terry(order: list[int]) -> None:
+    torch.manual_seed(8)
+    scores, weight = torch.randn(6, 2, dtype=torch.float64), torch.rand(6, dtype=torch.float64)
+    found, expected = scores.clone().requires_grad_(), scores.clone().requires_grad_()
+    loss, _ = plackett_luce(found, torch.tensor([order] * 6), weight, count=3)
+    chosen, rejected = (expected[:, order.index(rank)] for rank in (0, 1))
+    pairs, _ = bradley_terry(chosen, rejected, weight, count=3)
+    (loss + 0).backward()
+    pairs.backward()
+    torch.testing.assert_close(loss, pairs, rtol=0, atol=1e-12)
+    torch.testing.assert_close(found.grad, expected.grad, rtol=0, atol=1e-12)
+
+
+def test_a_ranking_of_ties_by_hand() -> None:
+    """0 and 1 share the first place (each chosen of all), 2 and 3 the last, which says nothing of them."""
+    scores = torch.tensor([[0.3, -0.2, 1.0, 0.0]], dtype=torch.float64, requires_grad=True)
+    loss, _ = plackett_luce(scores, torch.tensor([[0, 0, 1, 1]]), torch.ones(1), count=1)
+    total = math.log(sum(math.exp(s) for s in (0.3, -0.2, 1.0, 0.0)))
+    assert float(loss.detach()) == pytest.approx((total - 0.3) + (total + 0.2))
+    loss.backward()
+    assert scores.grad is not None
+    assert scores.grad[0, 0] < 0 and scores.grad[0, 2] > 0
+    every = plackett_luce(scores.detach(), torch.zeros(1, 4, dtype=torch.long), torch.ones(1), count=1)[0]
+    assert float(every) == 0.0, "all equal: nothing was said"
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+def test_answers_that_are_not_there_leak_into_neither_loss_nor_gradient(bad: float) -> None:
+    torch.manual_seed(9)
+    scores, weight = torch.randn(4, 4, dtype=torch.float64), torch.rand(4, dtype=torch.float64)
+    ranks = torch.tensor([[2, 0, 1, -1], [1, -1, 0, -1], [-1, -1, 0, -1], [-1, -1, -1, -1]])
+    narrow = sum(
+        plackett_luce(scores[i : i + 1, there], ranks[i : i + 1, there], weight[i : i + 1], count=1)[0]
+        for i, there in ((0, [0, 1, 2]), (1, [0, 2]))
+    )
+    dirty = torch.where(ranks >= 0, scores, bad).requires_grad_()
+    loss, _ = plackett_luce(dirty, ranks, weight, count=1)
+    loss.backward()
+    assert float(loss.detach()) == pytest.approx(float(narrow), abs=1e-12)
+    assert dirty.grad is not None
+    assert bool(torch.isfinite(dirty.grad).all()) and not dirty.grad[ranks < 0].any() and not dirty.grad[2:].any()
+
+
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_rankings_ratings_and_classes_pull_the_same_however_they_are_cut_up(size: int) -> None:
+    torch.manual_seed(10)
+    features, weight = torch.randn(5, 4, 3, dtype=torch.float64), torch.rand(5, dtype=torch.float64)
+    ranks = torch.tensor([[0, 1, 2, 3], [3, 2, 1, 0], [0, 0, 1, -1], [1, 0, -1, -1], [2, 0, 1, 1]])
+    values = torch.tensor([0.0, 1.0, 1.0, 0.0, 1.0], dtype=torch.float64)
+
+    def gradient(size: int) -> Tensor:
+        w = torch.tensor([0.3, -0.2, 0.1], dtype=torch.float64, requires_grad=True)
+        for part in torch.arange(5).split(size):
+            scores = features[part] @ w
+            loss = plackett_luce(scores, ranks[part], weight[part], count=3)[0]
+            loss = loss + rating(scores[:, 0], values[part], weight[part], count=3)[0]
+            (loss + classification(scores[:, 1], values[part], weight[part], count=3)[0]).backward()
+        assert w.grad is not None
+        return w.grad
+
+    torch.testing.assert_close(gradient(size), gradient(5), rtol=0, atol=1e-12)
+
+
+def test_a_rating_is_a_square_and_a_class_a_cross_entropy() -> None:
+    scores, weight = torch.tensor([1.0, -2.0], dtype=torch.float64), torch.tensor([1.0, 3.0], dtype=torch.float64)
+    loss, _ = rating(scores, torch.tensor([0.5, 0.0]).double(), weight, count=4)
+    assert float(loss) == pytest.approx((0.25 + 3 * 4) / 4)
+    loss, stats = classification(scores, torch.tensor([1.0, 0.0]).double(), weight, count=4)
+    assert float(loss) == pytest.approx((math.log(1 + math.exp(-1)) + 3 * math.log(1 + math.exp(-2))) / 4)
+    assert float(stats["loss"]) == float(loss)
+    certain, _ = classification(torch.tensor([800.0, -800.0]), torch.tensor([0.0, 1.0]), torch.ones(2), count=2)
+    assert float(certain) == 800.0, "no overflow"
 
 
 def test_score_size() -> None:

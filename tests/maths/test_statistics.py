@@ -13,6 +13,7 @@ from bridle.maths.statistics import (
     best_of_n_kl,
     bootstrap_interval,
     ece,
+    fit_temperature,
     mean_and_se,
     wilson_interval,
     win_rate,
@@ -138,3 +139,33 @@ def test_best_of_n_kl_is_exact_for_many_equally_likely_answers_without_ties() ->
 def test_bad_input_is_refused_in_one_sentence(call, words: str) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(DataError, match=words):
         call()
+
+
+# ------------------------------------------------------------------------------------------------ temperature
+
+
+@pytest.mark.parametrize("true", [0.3, 1.0, 4.0])
+def test_the_temperature_that_made_the_outcomes_is_found(true: float) -> None:
+    rng = np.random.default_rng(0)
+    gap = rng.normal(0, 2 * true, 20_000)
+    won = rng.random(20_000) < 1 / (1 + np.exp(-gap / true))
+    assert fit_temperature(np.where(won, gap, -gap)) == pytest.approx(true, rel=0.05)
+
+
+def test_a_temperature_is_the_minimum_and_weights_count_as_repeats() -> None:
+    gaps, weights = np.array([2.0, 1.0, -1.5, 0.3]), np.array([3.0, 1.0, 2.0, 1.0])
+    found = fit_temperature(gaps, weights)
+    assert found == pytest.approx(fit_temperature(np.repeat(gaps, weights.astype(int))), rel=1e-5)
+
+    def loss(t: float) -> float:
+        return float((weights * np.log1p(np.exp(-gaps / t))).sum())
+
+    assert loss(found) < min(loss(found * 1.01), loss(found / 1.01))
+
+
+def test_a_temperature_stays_within_bounds_where_there_is_no_best() -> None:
+    assert fit_temperature([1.0, 1.0]) == pytest.approx(0.01, rel=1e-3), "all right"
+    assert fit_temperature([-1.0, -1.0]) == pytest.approx(100.0, rel=1e-3), "all wrong"
+    assert fit_temperature([0.0, 0.0]) == 1.0
+    with pytest.raises(DataError, match="finite"):
+        fit_temperature([1.0, float("nan")])

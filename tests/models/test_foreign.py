@@ -266,11 +266,15 @@ def test_a_reward_model_of_a_family_without_a_classifier_is_ours_alone(tmp_path:
 
 @pytest.mark.parametrize(
     ("head", "words"),
-    [(None, "no score.weight of one row"), (torch.ones(2, 32), "no score.weight of one row"), (torch.ones(1, 32), "scores a saved probe")],
-)  # fmt: skip
+    [
+        (None, "no score.weight with a row for each of 1 tasks"),
+        (torch.ones(2, 32), "no score.weight with a row for each of 1 tasks"),
+        (torch.ones(1, 32), "scores a saved probe"),
+    ],
+)
 def test_a_reward_model_without_its_head_is_refused(head: torch.Tensor | None, words: str, tmp_path: Path) -> None:
     scorer = scorer_from(policy("gpt2").module, torch.Generator().manual_seed(0))
-    save_reward_model(tmp_path, RewardModel(scorer, template(), "made", probes=[{"ids": [5, 6, 7], "score": 0.123}]))
+    save_reward_model(tmp_path, RewardModel(scorer, template(), "made", probes=[{"ids": [5, 6, 7], "scores": [0.123]}]))
     tensors = load_file(tmp_path / "model.safetensors")
     tensors.pop("score.weight")
     write_safetensors(tmp_path / "model.safetensors", tensors | ({} if head is None else {"score.weight": head}))

@@ -17,6 +17,7 @@ from bridle.generation.sampling import Sampling
 from bridle.models.batches import pad
 from bridle.models.policy import (
     RewardModel,
+    Task,
     check_probes,
     folder_hash,
     load_policy,
@@ -50,7 +51,8 @@ def reward_model(shape: str = "llama") -> RewardModel:
     ids = random_ids(1, 9, 9)[0]
     with torch.no_grad():
         score = float(scorer.scores(torch.tensor([ids]), torch.tensor([9])))
-    return RewardModel(scorer, template(), "made", 0.25, 2.0, [{"ids": ids, "score": score}])
+    tasks = [Task(centre=0.25, scale=2.0, temperature=1.5)]
+    return RewardModel(scorer, template(), "made", tasks, [{"ids": ids, "scores": [score]}])
 
 
 @pytest.mark.parametrize("shape", [*SHAPES, *FOREIGN])
@@ -96,6 +98,35 @@ def test_transformers_reads_a_saved_reward_model(shape: str, tmp_path: Path) -> 
         torch.testing.assert_close(theirs(ids, attention_mask=masked).logits[:, 0], found, rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("shape", ["llama", "qwen3", *FALLBACK])
+def test_a_reward_model_of_several_tasks_is_a_classifier_of_as_many_labels(shape: str, tmp_path: Path) -> None:
+    """transformers reads the names and the same logits; loaded again it is the same; each row has its probe."""
+    scorer = scorer_from(policy(shape).module, torch.Generator().manual_seed(3), 3)
+    tasks = [Task("helpful", centre=0.5), Task("harmless", scale=3.0), Task("toxic", "binary", temperature=2.0)]
+    ours = RewardModel(scorer, template(), "made", tasks)
+    ids = torch.tensor([[*random_ids(1, 9, 9)[0], template().eos_id]])
+    with torch.no_grad():
+        raw = scorer.task_scores(ids, torch.tensor([10]))
+    ours.probes = [{"ids": ids[0].tolist(), "scores": raw[0].tolist()}]
+    save_reward_model(tmp_path / "model", ours)
+    theirs = AutoModelForSequenceClassification.from_pretrained(tmp_path / "model", dtype=torch.float32).eval()
+    assert theirs.config.num_labels == 3 and theirs.config.id2label == {0: "helpful", 1: "harmless", 2: "toxic"}
+    with torch.no_grad():
+        torch.testing.assert_close(theirs(ids).logits, raw, rtol=0, atol=1e-4)
+    again = load_reward_model(tmp_path / "model", CPU)
+    assert again.tasks == tasks and again.probes == ours.probes
+    assert save_reward_model(tmp_path / "copy", again) == again.origin
+
+    head = scorer.score.weight.detach().clone()
+    head[1] += 1
+    change_tensors(**{"score.weight": head})(tmp_path / "model")
+    with pytest.raises(ModelError, match="scores a saved probe .*task 'harmless'"):
+        load_reward_model(tmp_path / "model", CPU)
+    change_tensors(**{"score.weight": head[:2]})(tmp_path / "model")
+    with pytest.raises(ModelError, match=r"score.weight"):
+        load_reward_model(tmp_path / "model", CPU)
+
+
 @pytest.mark.parametrize("shape", ["qwen2", *FALLBACK, "mixtral"])
 def test_a_policy_survives_saving_and_loading(shape: str, tmp_path: Path) -> None:
     ours = policy(shape)
@@ -117,7 +148,7 @@ def test_a_reward_model_survives_saving_and_loading(shape: str, tmp_path: Path) 
     ours = reward_model(shape)
     save_reward_model(tmp_path / "model", ours)
     again = load_reward_model(tmp_path / "model", CPU)
-    assert (again.centre, again.scale, again.probes) == (0.25, 2.0, ours.probes)
+    assert (again.tasks, again.probes) == (ours.tasks, ours.probes) and again.tasks[0].centre == 0.25
     weights = again.module.state_dict()
     assert all(torch.equal(tensor, weights[name]) for name, tensor in ours.module.state_dict().items())
     assert save_reward_model(tmp_path / "copy", again) == again.origin
@@ -275,7 +306,7 @@ def test_a_tokenizer_larger_than_the_model_is_refused(tmp_path: Path) -> None:
         (change_tensors(**{"score.weight": torch.ones(2, 32)}), "has shape [2, 32]"),
         (remove("bridle_reward.json"), "no bridle_reward.json"),
         (overwrite("bridle_reward.json", "{}"), "no bridle_reward.json"),
-        (overwrite("bridle_reward.json", '{"centre": 0.0}'), "no bridle_reward.json"),
+        (overwrite("bridle_reward.json", '{"tasks": [{"middle": 0.0}], "probes": []}'), "no bridle_reward.json"),
     ],
 )
 def test_a_reward_model_without_its_head_or_scale_is_refused(
@@ -291,7 +322,7 @@ def test_a_reward_model_without_its_head_or_scale_is_refused(
 def test_probes_are_scored_again() -> None:
     model = reward_model()
     check_probes(model, Path("here"))
-    model.probes[0]["score"] += 0.1
+    model.probes[0]["scores"][0] += 0.1
     with pytest.raises(ModelError, match="scores a saved probe"):
         check_probes(model, Path("here"))
 

@@ -69,3 +69,17 @@ def test_a_head_stays_in_full_precision_under_autocast() -> None:
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         assert scorer.values(ids).dtype == torch.float32
         assert scorer.scores(ids, torch.tensor([9, 9])).dtype == torch.float32
+
+
+@pytest.mark.parametrize("shape", ["llama", *FALLBACK])
+def test_each_task_is_a_row_and_a_critic_has_one(shape: str) -> None:
+    scorer = scorer_from(policy(shape).module, torch.Generator().manual_seed(0), 3)
+    ids, lengths = torch.tensor(random_ids(2, 7, 7)), torch.tensor([7, 5])
+    with torch.no_grad():
+        found = scorer.task_scores(ids, lengths)
+        assert found.shape == (2, 3) and torch.equal(found[:, 0], scorer.scores(ids, lengths))
+        scorer.score.weight[0] = 0
+        changed = scorer.task_scores(ids, lengths)
+    assert not changed[:, 0].any() and torch.equal(changed[:, 1:], found[:, 1:])
+    critic = critic_from(scorer)
+    assert critic.score.weight.shape == (1, 32) and critic.values(ids).shape == ids.shape

@@ -1,21 +1,25 @@
-"""A reward model as a reward: centred, scaled, and the same in any batch."""
+"""A reward model as a reward: centred, scaled, and the same in any batch; another tokenizer's, by text; several, as one."""
+
+import math
 
 import pytest
 import torch
 
+from bridle.core.errors import ModelError
 from bridle.core.records import Completion, Prompt
 from bridle.models.device import Device
-from bridle.models.policy import RewardModel
+from bridle.models.policy import RewardModel, Task
 from bridle.models.scorer import scorer_from
-from bridle.rewards.learned import LearnedReward, raw_scores
-from tests.models.tiny import CPU, policy, random_ids, template
+from bridle.models.template import train_tokenizer
+from bridle.rewards.learned import Combine, Ensemble, LearnedReward, combined, raw_scores
+from tests.models.tiny import CPU, TEXTS, one_sentence, policy, random_ids, template
 
 DEVICE = Device(CPU, torch.float32, 1, "test")
 
 
 def model(centre: float = 0.0, scale: float = 1.0) -> RewardModel:
     scorer = scorer_from(policy().module, torch.Generator().manual_seed(0))
-    return RewardModel(scorer, template(), "made", centre, scale)
+    return RewardModel(scorer, template(), "made", [Task(centre=centre, scale=scale)])
 
 
 def test_scores_come_back_in_order_and_do_not_depend_on_company() -> None:
@@ -45,3 +49,56 @@ def test_ids_are_read_as_they_are_where_they_are_of_this_tokenizer() -> None:
     assert reward.ids([prompt, prompt], [cut, written])[1] == template().completion_ids([prompt] * 2, ["Play"] * 2)
     other = LearnedReward(model(), DEVICE, same_tokens=False)
     assert other.ids([prompt], [cut])[1] == template().completion_ids([prompt], ["Play"])
+
+
+def test_a_reward_model_of_another_tokenizer_reads_the_text() -> None:
+    """The ids of the policy mean nothing to it: what it scores is what its own ids of the text score."""
+    other = train_tokenizer([text.upper() for text in TEXTS], 280)
+    ours = RewardModel(scorer_from(policy("gpt2").module, torch.Generator().manual_seed(0)), other, "made")
+    prompt = Prompt.from_text("My cat is bored.")
+    written = Completion(prompt.id, "Play.", token_ids=tuple(template().completion_ids([prompt], ["Play."])[0]))
+    own = other.completion_ids([prompt], ["Play."])[0]
+    assert list(written.token_ids) != own
+    (found,) = LearnedReward(ours, DEVICE, same_tokens=False)([prompt], [written])
+    expected = raw_scores(ours, other.prompt_ids([prompt]), [own], DEVICE)
+    assert found == pytest.approx(float(expected[0]), abs=1e-5)
+
+
+def test_a_task_is_scored_by_its_own_row_and_centre() -> None:
+    scorer = scorer_from(policy().module, torch.Generator().manual_seed(0), 2)
+    tasks = [Task("good", centre=1.0, scale=2.0), Task("toxic", "binary", centre=-1.0, scale=4.0, temperature=3.0)]
+    ours, prompt = RewardModel(scorer, template(), "made", tasks), Prompt.from_text("Hi")
+    completions = [Completion(prompt.id, text) for text in ("Play with it.", "No.")]
+    good, toxic = (LearnedReward(ours, DEVICE, False, task) for task in ("good", "toxic"))
+    assert LearnedReward(ours, DEVICE, False)([prompt] * 2, completions) == good([prompt] * 2, completions)
+    raw = toxic.raw([prompt] * 2, completions)
+    assert raw.tolist() != good.raw([prompt] * 2, completions).tolist()
+    assert toxic([prompt] * 2, completions) == pytest.approx([(float(x) + 1) / 4 for x in raw])
+    chances = toxic.probabilities([prompt] * 2, completions)
+    assert chances == pytest.approx([1 / (1 + math.exp(-float(x) / 3)) for x in raw])
+    with pytest.raises(ModelError, match="no task 'kind'; it judges by good, toxic") as caught:
+        LearnedReward(ours, DEVICE, False, "kind")
+    assert one_sentence(str(caught.value))
+
+
+@pytest.mark.parametrize(
+    ("combine", "expected"), [("mean", [2.0, 1.0]), ("min", [1.0, 1.0]), ("uwo", [2.0 - 0.5 * 2 / 3, 1.0])]
+)
+def test_an_ensemble_by_hand(combine: Combine, expected: list[float]) -> None:
+    """The variance is over the members, divided by their number."""
+    scores = torch.tensor([[1.0, 1.0], [2.0, 1.0], [3.0, 1.0]], dtype=torch.float64)
+    assert combined(scores, combine, 0.5).tolist() == pytest.approx(expected)
+
+
+def test_an_ensemble_tells_how_far_its_members_disagree() -> None:
+    members = []
+    for seed in range(3):
+        scorer = scorer_from(policy().module, torch.Generator().manual_seed(seed))
+        members.append(LearnedReward(RewardModel(scorer, template(), "made"), DEVICE, False))
+    prompt = Prompt.from_text("Hi")
+    completions = [Completion(prompt.id, text) for text in ("Play with it.", "No.", "The rain.")]
+    each = torch.tensor([member([prompt] * 3, completions) for member in members])
+    ensemble = Ensemble(members, "uwo", 0.1)
+    found = ensemble([prompt] * 3, completions)
+    assert found == pytest.approx((each.mean(0) - 0.1 * each.var(0, correction=0)).tolist(), abs=1e-5)
+    assert ensemble.figures == {"disagreement": pytest.approx(float(each.std(0, correction=0).mean()), abs=1e-5)}

@@ -9,7 +9,7 @@ import torch
 from bridle.core.errors import NoUsableRows
 from bridle.core.recipe import RewardSection
 from bridle.core.runlog import read_metrics
-from bridle.models.batches import Group, index_pairs
+from bridle.models.batches import Batch, Group, group_batch
 from bridle.models.policy import RewardModel
 from bridle.models.scorer import scorer_from
 from bridle.rewards.learned import raw_scores
@@ -34,13 +34,13 @@ def accuracy(model: RewardModel, held_out: Sequence[Group]) -> float:
 
 def test_all_pairs_of_a_prompt_are_in_one_batch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     batches: list[list[Group]] = []
-    plain = index_pairs
+    plain = group_batch
 
-    def watch(chosen: Sequence[Group], device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def watch(chosen: Sequence[Group], pad_id: int, device: torch.device) -> Batch:
         batches.append(list(chosen))
-        return plain(chosen, device)
+        return plain(chosen, pad_id, device)
 
-    monkeypatch.setattr(reward, "index_pairs", watch)
+    monkeypatch.setattr(reward, "group_batch", watch)
     given = groups(10, seed=0)
     result = reward.train(fresh(), given, CONFIG, 2, 1e-3, DEVICE, run_in(tmp_path), seed=0)
     assert [sorted(map(len, batches[n : n + 3])) for n in (0, 3)] == [[2, 4, 4]] * 2
@@ -87,10 +87,10 @@ def test_groups_without_a_pair_are_not_read_and_none_at_all_is_said(tmp_path: Pa
 def test_scores_are_centred_and_scaled_once_and_probed() -> None:
     model = fresh()
     reward.calibrate(model, torch.tensor([1.0, 3.0, 5.0]), [[5, 6, STOP], [7, STOP]])
-    assert model.centre == 3.0 and model.scale == 2.0
+    assert model.tasks[0].centre == 3.0 and model.tasks[0].scale == 2.0
     expected = raw_scores(model, [[5], [7]], [[6, STOP], [STOP]], DEVICE)
     assert [probe["ids"] for probe in model.probes] == [[5, 6, STOP], [7, STOP]]
-    assert [probe["score"] for probe in model.probes] == pytest.approx(expected.tolist(), abs=1e-5)
+    assert [probe["scores"][0] for probe in model.probes] == pytest.approx(expected.tolist(), abs=1e-5)
 
 
 @pytest.mark.parametrize("scores", [[], [1.0], [1.0, float("nan")], [1.0, float("inf")]])
@@ -102,4 +102,4 @@ def test_a_scale_cannot_come_from_too_few_or_from_broken_scores(scores: list[flo
 def test_equal_scores_do_not_divide_by_zero() -> None:
     model = fresh()
     reward.calibrate(model, torch.tensor([2.0, 2.0]), [])
-    assert model.scale > 0
+    assert model.tasks[0].scale > 0
