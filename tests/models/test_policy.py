@@ -273,7 +273,7 @@ def overwrite(name: str, text: str) -> Callable[[Path], None]:
         (change_config(model_type="gone"), "model_type ''"),
         (change_tensors(drop="lm_head.weight"), "lm_head.weight"),
         (change_tensors(odd=torch.zeros(2)), "odd"),
-        (overwrite("tokenizer_config.json", '{"eos_token": "<nope>"}'), "names no stop token"),
+        (overwrite("tokenizer_config.json", '{"eos_token": "<nope>"}'), "which its tokenizer does not have"),
         (overwrite("tokenizer_config.json", '{"eos_token": "<|end|>", "bos_token": "<nope>"}'), "'<nope>'"),
     ],
 )

@@ -26,6 +26,7 @@ from bridle.core.recipe import (
 from bridle.core.records import Completion, Prompt, Reward
 from bridle.core.runlog import Run
 from bridle.generation.engine import Engine
+from bridle.models import imitation
 from bridle.models.policy import RewardModel
 from bridle.models.scorer import critic_from, scorer_from
 from bridle.training import dpo, grpo, ppo, pretrain, rebel, rejection, reward, sft
@@ -126,7 +127,7 @@ PRACTISING = {
 TRAINERS = {
     "sft": run_sft, "pretrain": run_pretrain, "reward": run_reward, "dpo": run_dpo, "ppo": run_ppo, "grpo": run_grpo,
 }  # fmt: skip
-MODULES = {"sft": sft, "pretrain": pretrain, "reward": reward, "dpo": dpo, "ppo": ppo, "grpo": grpo}
+MODULES = {"sft": imitation, "pretrain": pretrain, "reward": reward, "dpo": dpo, "ppo": ppo, "grpo": grpo}
 LOSSES = {
     "sft": "next_token", "pretrain": "next_token", "reward": "bradley_terry", "dpo": "dpo", "ppo": "clipped_policy",
     "grpo": "grpo",

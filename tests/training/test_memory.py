@@ -27,6 +27,7 @@ from bridle.core.records import Prompt
 from bridle.evaluation.answers import answer_all, kl_of
 from bridle.generation.engine import Engine
 from bridle.maths.logprobs import LEAST_ROWS, SLICE
+from bridle.models import imitation
 from bridle.models.batches import make_batch, masked_logprobs
 from bridle.models.decoder import Decoder, DecoderConfig, initialise
 from bridle.models.policy import Policy, RewardModel, load_policy
@@ -164,7 +165,7 @@ def test_no_tensor_is_larger_than_a_slice(path: Callable[[Policy, Path], None], 
 
 
 def test_the_logits_of_a_whole_batch_would_be_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(sft, "masked_logprobs", whole)
+    monkeypatch.setattr(imitation, "masked_logprobs", whole)
     with Largest() as largest:
         run_sft(native(VOCABULARY), tmp_path)
     assert largest.numbers > LARGEST
