@@ -247,7 +247,7 @@ class DPOSection(TrainerSection):
         ge=0,
         description="0: on the comparisons of the store; n: so many times on fresh answers that a reward ranks",
     )
-    online_prompts: int = Field(default=96, ge=1, description="online: prompts answered in a round")
+    online_prompts: int = Field(default=48, ge=1, description="online: prompts answered in a round")
     online_answers: int = Field(
         default=2, ge=2, description="online: answers to each prompt; every two that differ are a pair"
     )
