@@ -118,7 +118,7 @@ def compare(
     """
     mine = my_share(list(range(len(groups))))
     weight = pair_weight([groups[i] for i in mine])
-    count = all_ranks_sum(torch.tensor(weight, dtype=torch.float64, device=device.torch))
+    count = all_ranks_sum(torch.tensor(weight, dtype=torch.float64, device=device.torch)).float()
     pair_count = sum(len(group.pairs) for group in groups)
     sums: dict[str, float] = {}
     for part in parts(mine, config.micro_batch):

@@ -88,7 +88,7 @@ def improve(
                 weight_B, count = torch.ones_like(lengths_B), torch.tensor(len(mine_M), device=lengths_B.device)
             else:  # every token is one
                 weight_B, count = token_weights(lengths_B, config.length_power, mine_M)
-            count, tokens = all_ranks_sum(count), all_ranks_sum(lengths_B[mine_M].sum())
+            count, tokens = all_ranks_sum(count).to(adv_B.dtype), all_ranks_sum(lengths_B[mine_M].sum())
             for part in mine_G.split(whole_groups(config)) if len(mine_G) else []:
                 rows = rows_of(part, config.group_size)
                 micro = rollout.batch.rows(rows.to(device.torch))

@@ -62,7 +62,7 @@ def train(
         # 1. prompts with all their answers
         mine = my_share(plan[step])
         weight = judged_weight([usable[i] for i in mine])
-        count = all_ranks_sum(torch.tensor(weight, dtype=torch.float64, device=device.torch))
+        count = all_ranks_sum(torch.tensor(weight, dtype=torch.float64, device=device.torch)).float()
         answers = all_ranks_sum(torch.tensor(sum(len(usable[i].answers) for i in mine), device=device.torch))
         # 2. score every answer once, compare within prompts
         sums: dict[str, float] = {}

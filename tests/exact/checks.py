@@ -17,11 +17,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from bridle.core.recipe import GRPOSection, PPOSection, SFTSection
+from bridle.core.recipe import GRPOSection, PPOSection, REBELSection, RLOOSection, SFTSection
 from bridle.core.records import Completion, FinishReason, Prompt
 from bridle.models.batches import make_batch, sequence_logprobs
 from bridle.models.policy import Policy
-from bridle.training import grpo, ppo, sft
+from bridle.training import grpo, ppo, rebel, sft
 from tests.exact.train import by_ppo
 from tests.exact.world import (
     ANSWERS,
@@ -215,6 +215,65 @@ def check_the_first_grpo_gradient() -> None:
     near(found[0][0], table.grad, "the policy's gradient")
 
 
+def whole_answers(reward: Listener, table: Tensor, beta: float, cost: float) -> tuple[list[Tensor], list[float]]:
+    """Of every answer that was heard: log π at temperature .7, and its reward with β times its KL (k1) taken off."""
+    logp_VS, reference_VS = (table / 0.7).log_softmax(0), (WORLD.reference_VS / 0.7).log_softmax(0)
+    logps, rewards = [], []
+    for prompt, completion, score in reward.heard:
+        taken = list(zip(completion.token_ids, states_of(prompt, completion), strict=True))
+        logps.append(torch.stack([logp_VS[token, state] for token, state in taken]).sum())
+        told = sum(float(reference_VS[token, state]) for token, state in taken)
+        cut_off = completion.finish_reason is FinishReason.LENGTH
+        rewards.append(score - cost * cut_off - beta * (float(logps[-1].detach()) - told))
+    return logps, rewards
+
+
+def check_the_first_rloo_gradient() -> None:
+    """One RLOO step at temperature .7, by hand: each answer's reward, KL and all, beside the mean of the others."""
+    policy, reference, reward = drifted(WORLD), WORLD.policy("reference"), Listener(WORLD.reward())
+    beta, cost, size = 0.5, 0.4, 4
+    config = RLOOSection(
+        steps=1, prompts_per_step=6, group_size=size, minibatches=1, batch_size=8, learning_rate=0.0, kl_coef=beta,
+        clip_norm=1e6, temperature=0.7, missing_stop_penalty=cost,
+    )  # fmt: skip
+    with scratch() as folder, caught_gradients() as found:
+        grpo.train(
+            policy, reference, reward, PROMPTS, config, LONGEST, TableEngine(), DEVICE, run_in(folder), seed=0  # type: ignore[arg-type]
+        )  # fmt: skip
+    table = policy.module.output_weight().detach().clone().requires_grad_()
+    logps, rewards = whole_answers(reward, table, beta, cost)
+    loss = torch.zeros(())
+    for i, logp in enumerate(logps):
+        group = range(i // size * size, i // size * size + size)
+        others = [rewards[j] for j in group if j != i]
+        loss = loss - (rewards[i] - sum(others) / len(others)) * logp / len(logps)
+    loss.backward()
+    assert table.grad is not None
+    near(found[0][0], table.grad, "the policy's gradient")
+
+
+def check_the_first_rebel_gradient() -> None:
+    """One REBEL step at temperature .7, by hand: Σ (0 - (r - r'))² / pairs, differentiated where nothing has moved yet."""
+    policy, reference, reward = drifted(WORLD), WORLD.policy("reference"), Listener(WORLD.reward())
+    beta, cost, eta = 0.5, 0.4, 0.8
+    config = REBELSection(
+        steps=1, prompts_per_step=12, epochs=1, minibatches=1, batch_size=8, learning_rate=0.0, kl_coef=beta, eta=eta,
+        clip_norm=1e6, temperature=0.7, missing_stop_penalty=cost,
+    )  # fmt: skip
+    with scratch() as folder, caught_gradients() as found:
+        rebel.train(
+            policy, reference, reward, PROMPTS, config, LONGEST, TableEngine(), DEVICE, run_in(folder), seed=0  # type: ignore[arg-type]
+        )  # fmt: skip
+    table = policy.module.output_weight().detach().clone().requires_grad_()
+    logps, rewards = whole_answers(reward, table, beta, cost)
+    loss = torch.zeros(())
+    for i in range(0, len(logps), 2):
+        loss = loss - 2 * (rewards[i] - rewards[i + 1]) * (logps[i] - logps[i + 1]) / eta / (len(logps) / 2)
+    loss.backward()
+    assert table.grad is not None
+    near(found[0][0], table.grad, "the policy's gradient")
+
+
 def check_padding_changes_no_estimate() -> None:
     """Values, advantages and returns of a PPO step are the same with three more columns of padding."""
     policy, reference, values = drifted(WORLD), WORLD.policy("reference"), critic()
@@ -242,5 +301,7 @@ CHECKS = (
     check_sft_learns_how_often,
     check_the_first_ppo_gradient,
     check_the_first_grpo_gradient,
+    check_the_first_rloo_gradient,
+    check_the_first_rebel_gradient,
     check_padding_changes_no_estimate,
 )

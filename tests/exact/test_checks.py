@@ -16,7 +16,8 @@ from torch import Tensor
 from bridle.maths import advantages, kl, losses
 from bridle.models import batches
 from bridle.models.batches import Batch
-from bridle.training import grpo, ppo
+from bridle.rewards import rollout
+from bridle.training import grpo, ppo, rebel
 from tests.exact.checks import (
     CHECKS,
     check_log_probs_are_those_of_whole_answers,
@@ -25,6 +26,8 @@ from tests.exact.checks import (
     check_sft_learns_how_often,
     check_the_first_grpo_gradient,
     check_the_first_ppo_gradient,
+    check_the_first_rebel_gradient,
+    check_the_first_rloo_gradient,
 )
 
 Check = Callable[[], None]
@@ -51,15 +54,18 @@ def k1_as_loss(patch: pytest.MonkeyPatch) -> None:
 
 
 def k3_in_the_reward(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(ppo, "k1", kl.k3)
+    for trainer in (ppo, grpo, rebel):
+        patch.setattr(trainer, "k1", kl.k3)
 
 
 def clamped_k1(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(ppo, "k1", lambda *given: kl.k1(*given).clamp(min=0))
+    for trainer in (ppo, grpo, rebel):
+        patch.setattr(trainer, "k1", lambda *given: kl.k1(*given).clamp(min=0))
 
 
 def kl_of_the_wrong_sign(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(ppo, "k1", lambda *given: -kl.k1(*given))
+    for trainer in (ppo, grpo, rebel):
+        patch.setattr(trainer, "k1", lambda *given: -kl.k1(*given))
 
 
 def mask_off_by_one(patch: pytest.MonkeyPatch) -> None:
@@ -98,7 +104,7 @@ def reward_on_the_wrong_token(patch: pytest.MonkeyPatch) -> None:
 
 def another_temperature(patch: pytest.MonkeyPatch) -> None:
     """Answers are drawn at one temperature and learnt from at another."""
-    for trainer in (ppo, grpo):
+    for trainer in (ppo, grpo, rebel, rollout):
         patch.setattr(
             trainer, "sequence_logprobs", lambda module, batch, _: batches.sequence_logprobs(module, batch, 1.0)
         )
@@ -108,6 +114,7 @@ def advantage_of_another_answer(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(ppo, "whiten", lambda x, mask: advantages.whiten(x, mask).roll(1, 0))
     relative = advantages.group_relative
     patch.setattr(grpo, "group_relative", lambda *given, **settings: relative(*given, **settings).roll(1, 0))
+    patch.setattr(grpo, "leave_one_out", lambda *given: advantages.leave_one_out(*given).roll(1, 0))
 
 
 OPTIMUM, PPO_STEP, GRPO_STEP = (
@@ -115,18 +122,19 @@ OPTIMUM, PPO_STEP, GRPO_STEP = (
     check_the_first_ppo_gradient,
     check_the_first_grpo_gradient,
 )
+RLOO_STEP, REBEL_STEP = check_the_first_rloo_gradient, check_the_first_rebel_gradient
 SFT, LOG_PROBS = check_sft_learns_how_often, check_log_probs_are_those_of_whole_answers
 MUTANTS: dict[Callable[[pytest.MonkeyPatch], None], Sequence[Check]] = {
     k1_as_loss: (OPTIMUM, PPO_STEP),
-    k3_in_the_reward: (OPTIMUM, PPO_STEP),
-    clamped_k1: (OPTIMUM, PPO_STEP),
-    kl_of_the_wrong_sign: (PPO_STEP,),
+    k3_in_the_reward: (OPTIMUM, PPO_STEP, RLOO_STEP, REBEL_STEP),
+    clamped_k1: (OPTIMUM, PPO_STEP, RLOO_STEP, REBEL_STEP),
+    kl_of_the_wrong_sign: (PPO_STEP, RLOO_STEP, REBEL_STEP),
     mask_off_by_one: (SFT, LOG_PROBS),
     untrained_stop: (SFT, LOG_PROBS),
     unmasked_whitening: (check_padding_changes_no_estimate, PPO_STEP),
     reward_on_the_wrong_token: (PPO_STEP,),
-    another_temperature: (PPO_STEP, GRPO_STEP),
-    advantage_of_another_answer: (PPO_STEP, GRPO_STEP),
+    another_temperature: (PPO_STEP, GRPO_STEP, RLOO_STEP, REBEL_STEP),
+    advantage_of_another_answer: (PPO_STEP, GRPO_STEP, RLOO_STEP),
 }
 CAUGHT = [(plant, check) for plant, checks in MUTANTS.items() for check in checks]
 
