@@ -285,7 +285,7 @@ class DPOSection(TrainerSection):
     )
     online_prompts: int = Field(default=48, ge=1, description="online: prompts answered in a round")
     online_answers: int = Field(
-        default=2, ge=2, description="online: answers to each prompt; every two that differ are a pair"
+        default=4, ge=2, description="online: answers to each prompt; every two that differ are a pair"
     )
     online_reference: Literal["start", "round"] = Field(
         default="start", description="online: the reference is SFT, or the policy as each round began"
