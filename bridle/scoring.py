@@ -81,13 +81,13 @@ def train_scorer(work: Work, stage: str, reuse: bool) -> dict[str, Any]:
     with work.start(stage, TITLES.get(stage, f"Another for the ensemble: {stage}"), key, parents) as run:
         pairs = work.sources.store.snapshot_pairs(snapshot.id, ties=section.ties == "half")
         policy = parent_policy(work, "sft")
-        reference_prompts(work, policy, enforce=True)  # what the scores will be centred on is looked at before training
         model, epochs, rate, seed = new_scorer(work, stage, policy)
         if model.template.hash != policy.template.hash:
             pairs = [as_text(pair) for pair in pairs]
         groups = encode_groups(
             work, model, pairs, stage == "reward-shuffled", section.margin, rankings=section.loss == "ranking"
         )
+        reference_prompts(work, policy, enforce=True)  # what the scores will be centred on is looked at before training
         result = {"snapshot": snapshot.id, "judgements": len(snapshot.judgement_ids), "pairs": len(pairs)}
         result |= reward.train(model, groups, section, epochs, rate, work.device, run, seed)
         return run.finish({**result, **finish_reward(work, model, policy, stage)})
@@ -177,7 +177,7 @@ def fit_chances(work: Work, reader: LearnedReward, shuffle_labels: bool) -> dict
     judged = work.sources.store.judgements(study=study, split="heldout")
     pairs = [pair for item, judgement in judged for pair in pairs_of(item, judgement)]
     pairs = pairs if reader.same_tokens else [as_text(pair) for pair in pairs]
-    groups = encode_groups(work, reader.model, pairs, shuffle_labels, enforce=False)
+    groups = encode_groups(work, reader.model, pairs, shuffle_labels, heldout=True)
     return reward.fit_chances(reader.model, groups, work.device)[reader.model.tasks[0].name]
 
 

@@ -335,17 +335,17 @@ def encode_groups(
     shuffle_labels: bool,
     margin: float = 0.0,
     rankings: bool = False,
-    enforce: bool = True,
+    heldout: bool = False,
 ) -> list[Group]:
     """Pairs by prompt, with their answers' ids; what cannot be used is left out, counted and told.
 
     Each pair should be won by `margin` times its strength, 1 where none was told. With `rankings` each judgement's pairs
-    are put together again as the ranking that they came from. Without `enforce` however many may be left out.
+    are put together again as the ranking that they came from. Of held-out pairs any number may be left out.
     """
     by_prompt: dict[str, list[Pair]] = {}
     for pair in pairs:
         by_prompt.setdefault(pair.group, []).append(pair)
-    groups, report = [], DataReport("comparisons", len(pairs))
+    groups, report = [], DataReport("held-out comparisons" if heldout else "comparisons", len(pairs))
     for members in by_prompt.values():
         found = encode_compared(policy.template, members, policy.module.config.max_positions, report)
         if found is None:
@@ -367,7 +367,7 @@ def encode_groups(
             )
         else:
             groups.append(Group(prompt, answers, [told for together in said.values() for told in together]))
-    work.tell(report, enforce)
+    work.tell(report, enforce=not heldout)
     return groups
 
 
