@@ -306,7 +306,7 @@ class GRPOSection(TrainerSection):
     """Reinforcement learning on answers that can be checked: many answers to a prompt, the better ones reinforced."""
 
     scored_by: ScoredBy = Field(default="verifier", description=SCORED_BY)
-    steps: int = Field(default=16, ge=1, description="rollout steps")
+    steps: int = Field(default=24, ge=1, description="rollout steps")
     prompts_per_step: int = Field(default=16, ge=1, description="prompts in a step")
     group_size: int = Field(default=8, ge=2, description="answers to each prompt")
     epochs: int = Field(default=1, ge=1, description="passes over a step's answers")
@@ -330,10 +330,10 @@ class GRPOSection(TrainerSection):
     )
     checkpoint_every: int = Field(default=5, ge=1, description="rollout steps between checkpoints")
     branch_problems: int = Field(
-        default=1600, ge=0, description="playground: worked problems that the arithmetic branch learns from before"
+        default=1000, ge=0, description="playground: worked problems that the arithmetic branch learns from before"
     )
     branch_demonstrations: int = Field(
-        default=800, ge=0, description="playground: answers to problems by people of uneven skill, learnt with them"
+        default=500, ge=0, description="playground: answers to problems by people of uneven skill, learnt with them"
     )
 
 
