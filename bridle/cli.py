@@ -120,7 +120,7 @@ def main() -> None:
     show_default=True,
     help="Folder to make; a demo that lies there unfinished is gone on with.",
 )
-@click.option("--quick", is_flag=True, help="Every stage, smaller: about a minute, and figures that prove nothing.")
+@click.option("--quick", is_flag=True, help="Every stage, smaller: a minute or two, and figures that prove nothing.")
 @click.option(
     "--world", type=click.Path(path_type=Path), help="Data file of another playground world of the same form."
 )
