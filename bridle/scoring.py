@@ -10,6 +10,7 @@ import numpy as np
 
 from bridle.core.recipe import Recipe
 from bridle.core.records import Completion, Pair, Prompt
+from bridle.core.timeline import timed
 from bridle.evaluation.answers import answer_all
 from bridle.feedback.rankings import pairs_of
 from bridle.models.decoder import DecoderConfig, Trunk, initialise
@@ -154,9 +155,9 @@ def finish_reward(work: Work, model: RewardModel, policy: Policy, name: str) -> 
         policy, work.engine, prompts, recipe.sampling.max_new_tokens, derived_seed(recipe.seed, "centre", 0)
     )
     ids = reader.ids(answered.prompts, answered.completions)
-    reward.calibrate(
-        model, task_scores(model, *ids, work.device), [p + a for p, a in zip(ids[0][:4], ids[1][:4], strict=True)]
-    )
+    with timed("score"):
+        scores = task_scores(model, *ids, work.device)
+    reward.calibrate(model, scores, [p + a for p, a in zip(ids[0][:4], ids[1][:4], strict=True)])
     chances = fit_chances(work, reader, name == "reward-shuffled")
     saved = save_reward_model(work.project.model(name), model)
     work.sources.store.add_model_version(name, kind="reward", weights_sha256=saved, parent=policy.origin)
@@ -171,6 +172,7 @@ def finish_reward(work: Work, model: RewardModel, policy: Policy, name: str) -> 
     }
 
 
+@timed("chances")
 def fit_chances(work: Work, reader: LearnedReward, shuffle_labels: bool) -> dict[str, float | None]:
     """The temperature by what people said of held-out answers, and the calibration error before and after."""
     study = STUDY if work.sources.playground else None
@@ -181,6 +183,7 @@ def fit_chances(work: Work, reader: LearnedReward, shuffle_labels: bool) -> dict
     return reward.fit_chances(reader.model, groups, work.device)[reader.model.tasks[0].name]
 
 
+@timed("test")
 def pair_figures(work: Work, reader: LearnedReward, shuffle_labels: bool) -> dict[str, Any]:
     """Accuracy on held-out pairs: against gold (clear pairs) on the playground, against people everywhere."""
     pairs: list[tuple[Prompt, Completion, Completion]] = []

@@ -1,12 +1,20 @@
 """What every test shares: two threads, no network for model hubs, and the folder of real data."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch reads it when it is first imported, here and in subprocesses
 os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+@pytest.fixture(autouse=True)
+def as_pytorch_multiplies() -> None:
+    """Which library multiplies float32 is one setting of the process, which every chosen device sets: a test begins with PyTorch's."""
+    if (torch := sys.modules.get("torch")) is not None:  # most tests of the lower floors never load it
+        torch.set_float32_matmul_precision("highest")
 
 
 @pytest.fixture(scope="session")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,11 +54,15 @@ def done(*words: str | Path) -> str:
 
 
 def started(*words: str | Path) -> subprocess.Popen[str]:
-    """The command line in a process of its own, to be stopped from outside."""
+    """The command line in a process of its own, to be stopped from outside.
+
+    A shell that starts tests in the background has Ctrl-C ignored, and whatever they start would inherit that.
+    """
     command = [sys.executable, "-m", "bridle.cli", *map(str, words)]
     return subprocess.Popen(
-        command, env={**os.environ, **ALONE}, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+        command, env={**os.environ, **ALONE}, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
 
 
 def wait_for_lines(process: subprocess.Popen[str], path: Path, lines: int, seconds: float = 120) -> None:

@@ -218,7 +218,8 @@ def test_a_half_written_and_a_damaged_checkpoint_are_passed_over(
     project = without("ppo")
     dies(monkeypatch, ppo, "save_checkpoint", 4, "train", "ppo", "--project", project)
     checkpoints = project / "runs/ppo-0001/checkpoints"
-    assert sorted(path.name for path in checkpoints.iterdir()) == ["step-000003", "step-000004"]
+    there = sorted(path.name for path in checkpoints.iterdir())
+    assert there[-2:] == ["step-000003", "step-000004"] and len(there) <= 3  # besides them at most the best one
     newest = checkpoints / "step-000004" / "state.safetensors"
     newest.write_bytes(newest.read_bytes()[:-1000])
     half = checkpoints / ".step-000005.4242.new"
@@ -354,7 +355,7 @@ def test_a_demo_in_two_processes_killed_and_stopped_ends_as_one_alone(finished_d
     assert ends(project), "the second process outlived the first"
 
     process = started(*command)  # stopped by Ctrl-C, which reaches the first process alone
-    wait_for_lines(process, runs / "unbridled-0001/metrics.jsonl", 1)
+    wait_for_lines(process, runs / "dpo-0001/metrics.jsonl", 1)
     process.send_signal(signal.SIGINT)
     _, told = process.communicate(timeout=60)
     assert process.returncode == 130 and told.splitlines()[-1].startswith("bridle:") and "Traceback" not in told, told

@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -61,9 +62,23 @@ def _configure_sqlite(connection: DBAPIConnection, _: ConnectionPoolEntry) -> No
     assert isinstance(connection, sqlite3.Connection)
     connection.isolation_level = None  # sqlite3 must not begin transactions by itself: _begin_sqlite does
     connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
-    connection.execute("PRAGMA journal_mode = WAL")  # readers go on while somebody writes
+    _let_readers_go_on(connection)
     connection.execute("PRAGMA synchronous = FULL")  # what was acknowledged survives a power cut
     connection.execute("PRAGMA foreign_keys = ON")
+
+
+def _let_readers_go_on(connection: sqlite3.Connection) -> None:
+    """While somebody writes: write-ahead logging. Where another process makes the same switch at this moment SQLite refuses at once,
+    whatever the timeout, and the file is as wanted when it is done."""
+    last = time.monotonic() + BUSY_TIMEOUT_MS / 1000
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > last:
+                raise
+            time.sleep(0.02)
 
 
 def _begin_sqlite(connection: Connection) -> None:

@@ -12,7 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-SLICE = 2**19  # numbers of one slice of logits: 2 MiB in float32
+from bridle.maths.kernels import compiled
+
+SLICE = 2**19  # numbers of one slice of logits: 2 MiB in float32, which stay in the processor's cache from pass to pass
+LONG_SLICE = 2**22  # where each row is read once from end to end
 LEAST_ROWS = 64  # of a slice: each slice reads the whole weight, and three rows at a time take ten times as long
 
 
@@ -51,17 +54,40 @@ class _LinearLogprobs(torch.autograd.Function):
         hidden, weight = hidden_ND.to(dtype), weight_VD.to(dtype)
         wide = torch.float64 if dtype == torch.float64 else torch.float32
         logp_N = torch.empty(len(hidden), dtype=wide, device=hidden.device)
-        for rows in row_slices(len(hidden), len(weight)):
-            logits_NV = scaled(hidden[rows] @ weight.T, wide, temperature, bias_V, soft_cap)
-            logp_N[rows] = logits_NV.log_softmax(1).gather(1, targets_N[rows, None])[:, 0]
-        ctx.save_for_backward(hidden, weight, targets_N, bias_V)
+        run = None if bias_V is not None or soft_cap else compiled(dtype, hidden)
+        if run is None:
+            for rows in row_slices(len(hidden), len(weight)):
+                logits_NV = scaled(hidden[rows] @ weight.T, wide, temperature, bias_V, soft_cap)
+                logp_N[rows] = logits_NV.log_softmax(1).gather(1, targets_N[rows, None])[:, 0]
+            ctx.save_for_backward(hidden, weight, targets_N, bias_V)
+        else:
+            hidden, targets_N, total_N = hidden.contiguous(), targets_N.contiguous(), torch.empty_like(logp_N)
+            slices = row_slices(len(hidden), len(weight), LONG_SLICE)
+            for rows in slices:
+                logits_NV = hidden[rows] @ weight.T
+                run(
+                    "logprobs_forward",
+                    *logits_NV.shape,
+                    1 / temperature,
+                    logits_NV,
+                    targets_N[rows],
+                    logp_N[rows],
+                    total_N[rows],
+                )
+            ctx.kept = logits_NV if len(slices) == 1 else None  # what fits one slice need not be made again
+            ctx.save_for_backward(hidden, weight, targets_N, bias_V, total_N)
         ctx.temperature, ctx.soft_cap, ctx.dtypes = temperature, soft_cap, (hidden_ND.dtype, weight_VD.dtype)
         return logp_N
 
     @staticmethod
     def backward(ctx: Any, grad_N: Tensor) -> tuple[Tensor, Tensor, None, None, Tensor | None, None, None]:
         """d log p(y) / d logits = onehot(y) - softmax(logits)."""
-        hidden, weight, targets_N, bias_V = ctx.saved_tensors
+        hidden, weight, targets_N, bias_V, *more = ctx.saved_tensors
+        if more:
+            kept, ctx.kept = ctx.kept, None  # for it is written over
+            (total_N,) = more
+            grads = compiled_gradient(hidden, weight, targets_N, total_N, kept, grad_N, ctx.temperature)
+            return grads[0].to(ctx.dtypes[0]), grads[1].to(ctx.dtypes[1]), None, None, None, None, None
         grad_hidden = torch.empty_like(hidden)
         grad_weight = torch.zeros(weight.shape, dtype=grad_N.dtype, device=weight.device)
         grad_bias = None if bias_V is None else torch.zeros_like(bias_V)
@@ -80,6 +106,36 @@ class _LinearLogprobs(torch.autograd.Function):
         return grad_hidden.to(ctx.dtypes[0]), grad_weight.to(ctx.dtypes[1]), None, None, grad_bias, None, None
 
 
+def compiled_gradient(
+    hidden: Tensor,
+    weight: Tensor,
+    targets_N: Tensor,
+    total_N: Tensor,
+    kept: Tensor | None,
+    grad_N: Tensor,
+    temperature: float,
+) -> tuple[Tensor, Tensor]:
+    """The gradients of hidden and weight, by the compiled kernels; each slice of logits becomes its gradient in place."""
+    run = compiled(hidden.dtype, hidden)
+    assert run is not None
+    grad_N, grad_hidden, grad_weight = grad_N.contiguous(), torch.empty_like(hidden), None
+    for rows in row_slices(len(hidden), len(weight), LONG_SLICE):
+        logits_NV = hidden[rows] @ weight.T if kept is None else kept
+        run(
+            "logprobs_backward",
+            *logits_NV.shape,
+            1 / temperature,
+            logits_NV,
+            targets_N[rows],
+            total_N[rows],
+            grad_N[rows],
+        )
+        grad_hidden[rows] = logits_NV @ weight
+        part = (logits_NV.T @ hidden[rows]).to(grad_N.dtype)
+        grad_weight = part if grad_weight is None else grad_weight.add_(part)
+    return grad_hidden, torch.zeros(weight.shape, dtype=grad_N.dtype) if grad_weight is None else grad_weight
+
+
 def scaled(
     raw_NV: Tensor, dtype: torch.dtype, temperature: float, bias_V: Tensor | None = None, soft_cap: float = 0.0
 ) -> Tensor:
@@ -91,7 +147,7 @@ def scaled(
     return logits_NV if temperature == 1.0 else logits_NV / temperature
 
 
-def row_slices(rows: int, vocabulary: int) -> list[slice]:
+def row_slices(rows: int, vocabulary: int, numbers: int = SLICE) -> list[slice]:
     """Slices of so many rows of logits that are small enough to be held at once."""
-    size = max(LEAST_ROWS, SLICE // vocabulary)
+    size = max(LEAST_ROWS, numbers // vocabulary)
     return [slice(start, start + size) for start in range(0, rows, size)]

@@ -74,15 +74,15 @@ def make_batch(
 class Packed:
     """A batch with each prompt once, its answers behind it, each of which sees the prompt and itself alone.
 
-    Rows R of width W. `source_N`: where the state stands that predicts each of the batch's masked tokens, in their order, as an
-    index into the R·W states; `last_B`: the same for each sequence's last token.
+    Rows R of width W. `source`: row and place of the state that predicts each of the batch's masked tokens, in their order;
+    `last`: the same for each sequence's last token.
     """
 
     ids_RW: Tensor
     positions_RW: Tensor
     visible_RWW: Tensor
-    source_N: Tensor
-    last_B: Tensor
+    source: list[tuple[int, int]]
+    last: list[tuple[int, int]]
 
 
 def pack(batch: Batch) -> Packed | None:
@@ -122,30 +122,48 @@ def pack(batch: Batch) -> Packed | None:
         pad(lines, ids[0][0], device),
         pad(positions, 0, device),
         same_RWW & earlier_WW,
-        torch.tensor([line * width + i for found in sources for line, i in found], device=device),
-        torch.tensor([line * width + i for line, i in last], device=device),
+        [place for found in sources for place in found],
+        last,
     )
 
 
 def answer_states(trunk: Trunk | ForeignTrunk, batch: Batch) -> Tensor:
     """Hidden states [N, D] that predict the masked tokens, row after row. A shared prompt is read once."""
-    if isinstance(trunk, Trunk) and (packed := pack(batch)) is not None:
-        return packed_states(trunk, packed)[packed.source_N]
-    hidden: Tensor = trunk(batch.ids_BW)
-    return hidden[:, :-1][batch.mask_BT]
+    if not isinstance(trunk, Trunk):
+        hidden: Tensor = trunk(batch.ids_BW)
+        return hidden[:, :-1][batch.mask_BT]
+    if (packed := pack(batch)) is not None:
+        return wanted_states(trunk, packed.source, packed.ids_RW, packed.positions_RW, packed.visible_RWW)
+    return wanted_states(trunk, batch.mask_BT.nonzero().tolist(), batch.ids_BW)
 
 
 def last_states(trunk: Trunk | ForeignTrunk, batch: Batch) -> Tensor:
     """Hidden states [B, D] at each sequence's last token. A shared prompt is read once."""
-    if isinstance(trunk, Trunk) and (packed := pack(batch)) is not None:
-        return packed_states(trunk, packed)[packed.last_B]
-    hidden: Tensor = trunk(batch.ids_BW)
-    return hidden[torch.arange(len(batch), device=hidden.device), batch.lengths_B - 1]
+    if not isinstance(trunk, Trunk):
+        hidden: Tensor = trunk(batch.ids_BW)
+        return hidden[torch.arange(len(batch), device=hidden.device), batch.lengths_B - 1]
+    if (packed := pack(batch)) is not None:
+        return wanted_states(trunk, packed.last, packed.ids_RW, packed.positions_RW, packed.visible_RWW)
+    return wanted_states(trunk, [(row, n - 1) for row, n in enumerate(batch.lengths_B.tolist())], batch.ids_BW)
 
 
-def packed_states(trunk: Trunk, packed: Packed) -> Tensor:
-    hidden_RWD: Tensor = trunk(packed.ids_RW, packed.positions_RW, packed.visible_RWW)
-    return hidden_RWD.flatten(0, 1)
+def wanted_states(
+    trunk: Trunk,
+    places: Sequence[Sequence[int]],
+    ids_RW: Tensor,
+    positions_RW: Tensor | None = None,
+    visible_RWW: Tensor | None = None,
+) -> Tensor:
+    """Hidden states [N, D] at (row, place), in their order. The last layer is spared what nobody reads."""
+    device, columns = ids_RW.device, [list[int]() for _ in range(len(ids_RW))]
+    index = []
+    for row, place in places:
+        index.append((row, len(columns[row])))
+        columns[row].append(place)
+    kept_RQ = pad(columns, 0, device)  # what fills a short row up is not read
+    hidden: Tensor = trunk(ids_RW, positions_RW, visible_RWW, kept_RQ)
+    flat_N = torch.tensor([row * kept_RQ.shape[1] + column for row, column in index], device=device)
+    return hidden.flatten(0, 1).index_select(0, flat_N)
 
 
 # --------------------------------------------------------------------------------------------------- log-probs

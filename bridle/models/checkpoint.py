@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from bridle.core.errors import BridleError, CheckpointError, TrainingStopped
 from bridle.core.files import read_json, whole_folder, write_json
 from bridle.core.records import content_hash
+from bridle.core.timeline import timed
 
 KEEP = 2
 FORM = 2  # of state.json: a checkpoint of another form is refused by name
@@ -44,6 +45,7 @@ class TrainingState:
     health: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
+@timed("save")
 def save_checkpoint(
     folder: Path,
     step: int,
@@ -131,6 +133,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return notes, tensors
 
 
+@timed("restore")
 def restore_checkpoint(
     folder: Path, state: TrainingState, recipe_hash: str, say: Callable[[str], None]
 ) -> tuple[int, dict[str, Any]]:

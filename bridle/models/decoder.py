@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bridle.core.errors import DataError, UnsupportedModel
+from bridle.maths.kernels import add_norm, attention, project, swiglu
 from bridle.maths.logprobs import linear_logprobs
 
 ARCHITECTURES = {
@@ -141,94 +142,66 @@ def rope_tables(config: DecoderConfig, dtype: torch.dtype, device: torch.device)
     return angle.cos().to(device, dtype), angle.sin().to(device, dtype)
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate-half rotary embedding: x [..., E] with cos and sin [..., E/2] that broadcast over x's leading axes."""
-    a, b = x.chunk(2, -1)
-    return torch.cat((a * cos - b * sin, b * cos + a * sin), -1)
-
-
-def attend(q_BHTE: Tensor, k_BKSE: Tensor, v_BKSE: Tensor, bias: Tensor | None) -> Tensor:
-    """softmax(q kᵀ / √E + bias) v, [B, H, T, E]; bias [T, S] or [B, T, S], None means causal with T = S.
-
-    Query heads that share a key head are folded into rows, so keys are never repeated. On a CPU three plain products
-    beat the fused kernel at these lengths (its backward is several times slower); elsewhere the fused kernel runs.
-    """
-    B, H, T, E = q_BHTE.shape
-    K, S = k_BKSE.shape[1], k_BKSE.shape[2]
-    if q_BHTE.device.type != "cpu":
-        mask = bias[:, None] if bias is not None and bias.dim() == 3 else bias
-        return F.scaled_dot_product_attention(
-            q_BHTE, k_BKSE, v_BKSE, attn_mask=mask, is_causal=bias is None, enable_gqa=H != K
-        )
-    if bias is None:
-        bias = causal_bias(T, q_BHTE)
-    bias = bias.repeat_interleave(K, 0).repeat(1, H // K, 1) if bias.dim() == 3 else bias.repeat(H // K, 1)
-    q = q_BHTE.reshape(B * K, H // K * T, E)
-    scores = torch.baddbmm(bias, q, k_BKSE.reshape(B * K, S, E).transpose(1, 2), alpha=E**-0.5)
-    return torch.bmm(scores.softmax(-1), v_BKSE.reshape(B * K, S, E)).view(B, H, T, E)
-
-
-def causal_bias(T: int, like: Tensor) -> Tensor:
-    return torch.full((T, T), float("-inf"), dtype=like.dtype, device=like.device).triu(1)
-
-
-class _Normalise(torch.autograd.Function):
-    """x / rms(x) · w with its gradient in closed form: a third of the passes over memory of the composed one on a CPU."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        inverse = torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
-        normed = x * inverse
-        ctx.save_for_backward(normed, inverse, weight)
-        return normed * weight
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
-        normed, inverse, weight = ctx.saved_tensors
-        grad_weight = (grad * normed).flatten(0, -2).sum(0)
-        grad_normed = grad * weight
-        return inverse * (grad_normed - normed * (grad_normed * normed).mean(-1, keepdim=True)), grad_weight, None
-
-
 class RMSNorm(nn.Module):
     def __init__(self, size: int, eps: float) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(size))
         self.eps = eps
 
-    def forward(self, x: Tensor) -> Tensor:
-        weight = self.weight.to(x.dtype)
-        if x.device.type == "cpu":
-            normed: Tensor = _Normalise.apply(x, weight, self.eps)
-            return normed
-        return F.rms_norm(x, (x.shape[-1],), weight, self.eps)
+    def forward(self, x: Tensor, delta: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """(x + delta, the norm of that in `dtype`)."""
+        return add_norm(x, delta, self.weight, self.eps, dtype)
+
+
+@dataclass(frozen=True)
+class View:
+    """Where tokens stand and what they see. `kept_BQ`: the places whose states are wanted, of the last layer; None: all."""
+
+    tables: tuple[Tensor, Tensor]
+    positions_BT: Tensor | None = None
+    visible_BTS: Tensor | None = None
+    kept_BQ: Tensor | None = None
+
+    def of_queries(self, keys: int) -> tuple[Tensor | None, Tensor | None]:
+        """Positions of the tokens that are kept, and which of so many keys they see."""
+        if self.kept_BQ is None:
+            return self.positions_BT, self.visible_BTS
+        if self.positions_BT is None or self.visible_BTS is None:
+            places_S = torch.arange(keys, device=self.kept_BQ.device)
+            return self.kept_BQ, places_S <= self.kept_BQ[..., None]
+        row_B1 = torch.arange(len(self.kept_BQ), device=self.kept_BQ.device)[:, None]
+        return self.positions_BT.gather(1, self.kept_BQ), self.visible_BTS[row_B1, self.kept_BQ]
+
+
+def kept(x_BTD: Tensor, kept_BQ: Tensor | None) -> Tensor:
+    """Some states of each row, [B, Q, D]."""
+    if kept_BQ is None:
+        return x_BTD
+    B, T, D = x_BTD.shape
+    flat = (kept_BQ + torch.arange(B, device=kept_BQ.device)[:, None] * T).flatten()
+    return x_BTD.flatten(0, 1).index_select(0, flat).view(B, -1, D)
 
 
 class Attention(nn.Module):
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
-        self.config = config
+        self.heads = (config.heads, config.kv_heads, config.head_size)
         width, kv_width = config.heads * config.head_size, config.kv_heads * config.head_size
         self.q_proj = nn.Linear(config.hidden_size, width, bias=config.qkv_bias)
         self.k_proj = nn.Linear(config.hidden_size, kv_width, bias=config.qkv_bias)
         self.v_proj = nn.Linear(config.hidden_size, kv_width, bias=config.qkv_bias)
         self.o_proj = nn.Linear(width, config.hidden_size, bias=config.output_bias)
-        if config.family == "qwen3":
+        self.normed = config.family == "qwen3"
+        if self.normed:
             self.q_norm = RMSNorm(config.head_size, config.norm_eps)
             self.k_norm = RMSNorm(config.head_size, config.norm_eps)
 
-    def forward(self, x_BTD: Tensor, cos: Tensor, sin: Tensor, bias: Tensor | None) -> Tensor:
-        B, T, _ = x_BTD.shape
-        E = self.config.head_size
-        q = self.q_proj(x_BTD).view(B, T, self.config.heads, E)
-        k = self.k_proj(x_BTD).view(B, T, self.config.kv_heads, E)
-        v = self.v_proj(x_BTD).view(B, T, self.config.kv_heads, E)
-        if self.config.family == "qwen3":
-            q, k = self.q_norm(q), self.k_norm(k)
-        cos, sin = cos.to(q.dtype), sin.to(q.dtype)
-        q, k = rotate(q.transpose(1, 2), cos, sin), rotate(k.transpose(1, 2), cos, sin)
-        mixed = attend(q, k, v.transpose(1, 2), None if bias is None else bias.to(q.dtype))
-        return self.o_proj(mixed.transpose(1, 2).reshape(B, T, -1))
+    def forward(self, x_BTD: Tensor, view: View) -> Tensor:
+        norms = (self.q_norm.weight, self.k_norm.weight, self.q_norm.eps) if self.normed else None
+        q, kv = project(kept(x_BTD, view.kept_BQ), self.q_proj), project(x_BTD, self.k_proj, self.v_proj)
+        q_positions, visible = view.of_queries(x_BTD.shape[1])
+        mixed = attention(q, kv, self.heads, view.tables, q_positions, view.positions_BT, visible, norms)
+        return project(mixed, self.o_proj)
 
 
 class MLP(nn.Module):
@@ -239,7 +212,7 @@ class MLP(nn.Module):
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        return project(swiglu(project(x, self.gate_proj, self.up_proj)), self.down_proj)
 
 
 class Layer(nn.Module):
@@ -250,9 +223,11 @@ class Layer(nn.Module):
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.norm_eps)
         self.mlp = MLP(config)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, bias: Tensor | None) -> Tensor:
-        x = x + self.self_attn(self.input_layernorm(x), cos, sin, bias)
-        return x + self.mlp(self.post_attention_layernorm(x))
+    def forward(self, x: Tensor, delta: Tensor | None, view: View, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """The residual stream without what this layer's MLP adds to it, and that. `delta`: what the layer before adds."""
+        x, normed = self.input_layernorm(x, delta, dtype)
+        x, normed = self.post_attention_layernorm(kept(x, view.kept_BQ), self.self_attn(normed, view), dtype)
+        return x, self.mlp(normed)
 
 
 def check_width(width: int, max_positions: int) -> None:
@@ -277,26 +252,31 @@ class Trunk(nn.Module):
             self.tables = rope_tables(self.config, weight.dtype, weight.device)
         return self.tables
 
-    def forward(self, ids_BT: Tensor, positions_BT: Tensor | None = None, visible_BTT: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        ids_BT: Tensor,
+        positions_BT: Tensor | None = None,
+        visible_BTT: Tensor | None = None,
+        kept_BQ: Tensor | None = None,
+    ) -> Tensor:
         """ids [B, T], padded on the right → hidden states [B, T, D]. Causality alone hides padding that comes last.
 
-        With `positions` and `visible` (which tokens a token may look at) rows may be laid out in another way.
+        With `positions` and `visible` (which tokens a token may look at) rows may be laid out in another way. With `kept`
+        (places of each row) only their states are given, [B, Q, D], and the last layer does no more than they need.
+        Products run in autocast's precision where autocast is on; the residual stream keeps the weights'.
         """
-        T = ids_BT.shape[1]
-        cos, sin = self.rope()
+        kind = ids_BT.device.type
         x = self.embed_tokens(ids_BT)
-        if positions_BT is None or visible_BTT is None:
-            check_width(T, self.config.max_positions)
-            cos, sin = cos[:T], sin[:T]
-            bias = causal_bias(T, x) if x.device.type == "cpu" else None
-        else:
-            check_width(int(positions_BT.max()) + 1, self.config.max_positions)
-            cos, sin = cos[positions_BT][:, None], sin[positions_BT][:, None]  # [B, 1, T, E/2]
-            bias = torch.zeros(visible_BTT.shape, dtype=x.dtype, device=x.device)
-            bias = bias.masked_fill(~visible_BTT, float("-inf"))
-        for layer in self.layers:
-            x = layer(x, cos, sin, bias)
-        return self.norm(x)
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+        longest = ids_BT.shape[1] if positions_BT is None else int(positions_BT.max()) + 1
+        check_width(longest, self.config.max_positions)
+        everywhere = View(self.rope(), positions_BT, visible_BTT)
+        delta = None
+        for number, layer in enumerate(self.layers):
+            last = kept_BQ is not None and number == len(self.layers) - 1
+            x, delta = layer(x, delta, replace(everywhere, kept_BQ=kept_BQ) if last else everywhere, dtype)
+        hidden: Tensor = self.norm(x, delta, x.dtype)[1]
+        return hidden
 
 
 class Decoder(nn.Module):

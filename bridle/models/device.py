@@ -1,4 +1,4 @@
-"""What this machine offers and what is made of it: device, precision, threads. Chosen once, said in one line."""
+"""What this machine offers and what is made of it: device, precision, kernels, threads. Chosen once, said in one line."""
 
 from __future__ import annotations
 
@@ -14,16 +14,23 @@ import torch
 from torch import dtype as Precision
 
 from bridle.core.errors import RecipeError
+from bridle.maths.kernels import Kernels, Unavailable, in_process
+from bridle.maths.kernels import choose as choose_kernels
+
+CPU_INFO = Path("/proc/cpuinfo")
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # malloc.h
 
 
 @dataclass(frozen=True)
 class Device:
-    """Where tensors live, the precision of matrix products, and the threads used on a CPU."""
+    """Where tensors live, the precision of matrix products, and the threads used on a CPU; the rest is for the log."""
 
     torch: torch.device
     precision: Precision
     threads: int
     why: str
+    kernels: str = ""
+    products: str = ""
 
     def autocast(self) -> AbstractContextManager[object]:
         """Matrix products in `precision`, weights and sums in float32."""
@@ -34,24 +41,53 @@ class Device:
     def __str__(self) -> str:
         precision = str(self.precision).removeprefix("torch.")
         threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
-        return f"{self.torch.type}, {precision} products, {threads} ({self.why})"
+        products = f"{precision} products{self.products}"
+        return ", ".join(filter(None, (self.torch.type, products, self.kernels, f"{threads} ({self.why})")))
 
 
-def choose_device(precision: str = "auto", threads: int | None = None) -> Device:
+def choose_device(precision: str = "auto", threads: int | None = None, kernels: Kernels = "auto") -> Device:
     """CUDA where there is one. On a CPU bfloat16 where the processor multiplies it fast, else float32.
 
     `threads` fixes the count (a resumed run must keep its own); otherwise BRIDLE_THREADS, otherwise a thread a core (8
     at most) on an idle machine and one on a busy one: a thread that must share its core makes all the others wait,
-    some ten times slower.
+    some ten times slower. `kernels`: see `maths.kernels.choose`.
     """
     if torch.cuda.is_available():
         chosen = torch.bfloat16 if precision in ("auto", "bfloat16") else torch.float32
         return Device(torch.device("cuda"), chosen, torch.get_num_threads(), torch.cuda.get_device_name())
     fast = multiplies_bfloat16(torch.device("cpu"))
     chosen = torch.bfloat16 if precision == "bfloat16" or (precision == "auto" and fast) else torch.float32
+    onednn = chosen == torch.float32 and onednn_is_faster()
+    torch.set_float32_matmul_precision("medium" if onednn else "highest")
+    products = " by oneDNN" if onednn else ""
+    if precision == "auto" and not fast:
+        products += " (the processor has no bfloat16)"
+    keep_memory()
+    try:
+        made = choose_kernels(kernels)
+    except Unavailable as error:
+        raise RecipeError(f"model.kernels is 'compiled', but there are none here: {error}; set it to 'auto'") from error
     count, why = choose_threads(threads)
     torch.set_num_threads(count)
-    return Device(torch.device("cpu"), chosen, count, why)
+    return Device(torch.device("cpu"), chosen, count, why, made, products)
+
+
+def onednn_is_faster() -> bool:
+    """Whether float32 products should go by oneDNN, which PyTorch does where less than the highest precision is asked for.
+
+    On AMD's processors with AVX-512 MKL takes its AVX2 path, half as fast. With AMX oneDNN would make bfloat16 of it: not there.
+    """
+    words = processor_words()
+    return "AuthenticAMD" in words and "avx512f" in words and "amx_bf16" not in words
+
+
+def keep_memory() -> None:
+    """Let freed memory stay with the process. A training step takes and frees the same blocks again and again, and glibc would give
+    the large ones back each time: a tenth of a step's time goes into getting them anew. Elsewhere than on glibc nothing is done."""
+    mallopt = in_process("mallopt") if sys.platform == "linux" else None
+    if mallopt is not None:
+        for option, value in ((M_MMAP_THRESHOLD, 2**30), (M_TRIM_THRESHOLD, 2**31 - 1), (M_TOP_PAD, 2**26)):
+            mallopt(option, value)
 
 
 def choose_threads(threads: int | None) -> tuple[int, str]:
@@ -99,8 +135,9 @@ def multiplies_bfloat16(device: torch.device) -> bool:
 @cache
 def cpu_multiplies_bfloat16() -> bool:
     """True on x86 with avx512_bf16 or amx_bf16, and on ARM with bf16, as Linux tells; elsewhere float32 is safe."""
-    info = Path("/proc/cpuinfo")
-    if not info.exists():
-        return False
-    words = set(info.read_text().split())
-    return bool(words & {"avx512_bf16", "amx_bf16", "bf16"})
+    return bool(processor_words() & {"avx512_bf16", "amx_bf16", "bf16"})
+
+
+def processor_words() -> set[str]:
+    """What Linux tells of the processor, word by word; elsewhere nothing."""
+    return set(CPU_INFO.read_text().split()) if CPU_INFO.exists() else set()

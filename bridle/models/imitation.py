@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
+from bridle.core.timeline import timed
 from bridle.maths.losses import next_token
 from bridle.models.batches import make_batch, masked_logprobs, parts
 from bridle.models.device import Device
@@ -28,10 +29,12 @@ def imitate(
     total = 0.0
     for part in parts(mine, micro_batch):
         chosen = [examples[i] for i in part]
-        batch = make_batch([p for p, _ in chosen], [a for _, a in chosen], policy.template.pad_id, device.torch)
-        with device.autocast():
-            logp_N = masked_logprobs(policy.module, batch)
-        loss, _ = next_token(logp_N, tokens=tokens)
-        finite(weight * loss).backward()
+        with timed("forward"):
+            batch = make_batch([p for p, _ in chosen], [a for _, a in chosen], policy.template.pad_id, device.torch)
+            with device.autocast():
+                logp_N = masked_logprobs(policy.module, batch)
+            loss, _ = next_token(logp_N, tokens=tokens)
+        with timed("backward"):
+            finite(weight * loss).backward()
         total += float(loss.detach())
     return all_ranks_figures({"loss": total})["loss"]

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from bridle.core.errors import ModelError, UnsupportedModel
 from bridle.core.files import file_hash, whole_folder
 from bridle.core.records import content_hash
+from bridle.core.timeline import timed
 from bridle.models.batches import REWARD
 from bridle.models.checkpoint import save_tensors
 from bridle.models.decoder import Decoder, DecoderConfig, Trunk
@@ -99,6 +100,7 @@ class RewardModel:
         return names.index(task) if task else 0
 
 
+@timed("load")
 def load_policy(folder: Path, device: torch.device) -> Policy:
     raw = read_config(folder)
     require_head(folder, raw)
@@ -116,6 +118,7 @@ def load_policy(folder: Path, device: torch.device) -> Policy:
     return Policy(module.to(device), fitting_template(folder, module.config), folder_hash(folder))
 
 
+@timed("load")
 def load_reward_model(folder: Path, device: torch.device) -> RewardModel:
     """Strict: a missing head or a probe that scores otherwise than when saved is refused."""
     raw = read_config(folder)
@@ -187,6 +190,7 @@ def probe_scores(module: Scorer, ids: Sequence[int], device: torch.device) -> li
     return found
 
 
+@timed("save")
 def save_policy(folder: Path, policy: Policy) -> str:
     """Write the whole folder at once and return its content hash."""
     raw = policy.module.config.to_huggingface()
@@ -195,6 +199,7 @@ def save_policy(folder: Path, policy: Policy) -> str:
     return folder_hash(folder)
 
 
+@timed("save")
 def save_reward_model(folder: Path, model: RewardModel) -> str:
     raw = model.module.config.to_huggingface()
     if isinstance(model.module.model, ForeignTrunk):

@@ -11,7 +11,7 @@ from copy import deepcopy
 import torch
 from torch import Tensor, nn
 
-from bridle.models.batches import Batch, last_states
+from bridle.models.batches import Batch, answer_states, last_states, spread
 from bridle.models.decoder import Trunk
 from bridle.models.foreign import ForeignTrunk, LanguageModel
 
@@ -43,6 +43,10 @@ class Scorer(nn.Module):
     def batch_scores(self, batch: Batch) -> Tensor:
         """The same of a batch, [B, C], in which a prompt that several answers share is read once."""
         return self._rows(last_states(self.model, batch))
+
+    def batch_values(self, batch: Batch) -> Tensor:
+        """The first row's number before each of the answers' tokens, [B, T], zero off the mask."""
+        return spread(self._row(answer_states(self.model, batch), 0), batch.mask_BT)
 
     def of_states(self, hidden: Tensor) -> Tensor:
         """The first row's number at each of the trunk's hidden states [..., D], for a critic whose trunk is the policy's own."""

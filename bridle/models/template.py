@@ -22,6 +22,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 
 from bridle.core.errors import DataError, ModelError
 from bridle.core.records import Message, Prompt, content_hash
+from bridle.core.timeline import timed
 
 PAD, END, START = "<|pad|>", "<|end|>", "<|doc|>"
 
@@ -239,6 +240,7 @@ def id_of(tokenizer: Tokenizer, token: str) -> int:
     return found
 
 
+@timed("tokenizer")
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Template:
     """A byte-level BPE tokenizer (any language, any byte) with the plain template. `vocab_size` counts all tokens."""
     if vocab_size < 256 + 3:

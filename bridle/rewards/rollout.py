@@ -17,6 +17,7 @@ from torch import Tensor
 
 from bridle.core.errors import TrainingStopped
 from bridle.core.records import Completion, FinishReason, Prompt, Reward
+from bridle.core.timeline import timed
 from bridle.generation.engine import Engine, answer_prompts
 from bridle.generation.sampling import Sampling
 from bridle.models.batches import Batch, make_batch, sequence_logprobs, spread
@@ -69,11 +70,13 @@ def roll_out(
     whole group with it. Raises TrainingStopped where more than the share `max_unscored` has such a reward, or none is left.
     """
     asked = [prompt for prompt in prompts for _ in range(group_size)]
-    completions = answer_prompts(engine, policy, asked, sampling, seed=seed)
+    with timed("answer"):
+        completions = answer_prompts(engine, policy, asked, sampling, seed=seed)
     stale = {c.weight_stamp for c in completions} - {policy.stamp}
     if stale:
         raise TrainingStopped(f"answers come from weights {sorted(stale)} where {policy.stamp} was expected")
-    scores = one_each(reward(asked, completions), len(completions))
+    with timed("score"):
+        scores = one_each(reward(asked, completions), len(completions))
     faults = Counter(fault for score in scores if (fault := fault_of(score)) is not None)
     broken = {i // group_size for i, score in enumerate(scores) if fault_of(score) is not None}
     kept = [i for i in range(len(scores)) if i // group_size not in broken]
@@ -87,18 +90,19 @@ def roll_out(
             f"{few} got a finite reward to learn from ({why}); look at the reward source before going on, "
             "which must give a number for each answer, or None where it cannot judge"
         )
-    asked, completions = [asked[i] for i in kept], [completions[i] for i in kept]
-    score_B = torch.tensor([float(scores[i]) for i in kept], device=device.torch)
-    cut_off_B = torch.tensor([c.finish_reason is FinishReason.LENGTH for c in completions], device=device.torch)
-    batch = make_batch(
-        policy.template.prompt_ids(asked), [c.token_ids for c in completions], policy.template.pad_id, device.torch
-    )
-    mask_BT = batch.mask_BT
-    flat = [logp for c in completions for logp in c.sampled_logprobs]
-    precision = policy.module.output_weight().dtype  # float32, but for tests that need more digits
-    old_logp_BT = spread(torch.tensor(flat, dtype=precision, device=device.torch), mask_BT)
-    reward_B = score_B - missing_stop_penalty * cut_off_B
-    return Rollout(batch, mask_BT, old_logp_BT, score_B, reward_B, completions, asked, left_out, dict(faults))
+    with timed("batch"):
+        asked, completions = [asked[i] for i in kept], [completions[i] for i in kept]
+        score_B = torch.tensor([float(scores[i]) for i in kept], device=device.torch)
+        cut_off_B = torch.tensor([c.finish_reason is FinishReason.LENGTH for c in completions], device=device.torch)
+        batch = make_batch(
+            policy.template.prompt_ids(asked), [c.token_ids for c in completions], policy.template.pad_id, device.torch
+        )
+        mask_BT = batch.mask_BT
+        flat = [logp for c in completions for logp in c.sampled_logprobs]
+        precision = policy.module.output_weight().dtype  # float32, but for tests that need more digits
+        old_logp_BT = spread(torch.tensor(flat, dtype=precision, device=device.torch), mask_BT)
+        reward_B = score_B - missing_stop_penalty * cut_off_B
+        return Rollout(batch, mask_BT, old_logp_BT, score_B, reward_B, completions, asked, left_out, dict(faults))
 
 
 def one_each(scores: Any, answers: int) -> list[Any]:
@@ -134,6 +138,7 @@ def described(value: Any) -> str:
     )
 
 
+@timed("reference")
 @torch.no_grad()
 def reference_logprobs(
     rollout: Rollout, reference: Policy, temperature: float, batch_size: int, device: Device
@@ -163,3 +168,9 @@ def answer_figures(rollout: Rollout) -> dict[str, float]:
         "unscored": rollout.unscored,
         **{f"unscored_{fault}": count for fault, count in rollout.faults.items()},
     }
+
+
+@timed("observe")
+def observed(observe: Observe | None, rollout: Rollout) -> Mapping[str, float]:
+    """What `observe`, if there is one, has to tell of a step's answers."""
+    return {} if observe is None else observe(rollout.prompts, rollout.completions)

@@ -24,6 +24,7 @@ from bridle.core.files import whole_folder
 from bridle.core.recipe import DPOSection
 from bridle.core.records import Prompt, Reward, content_hash
 from bridle.core.runlog import Run
+from bridle.core.timeline import timed
 from bridle.generation.engine import Engine
 from bridle.generation.sampling import Sampling
 from bridle.maths.losses import Stats, dpo, ipo
@@ -47,7 +48,7 @@ from bridle.models.optimizer import OPTIMIZERS, clipped_step, finite, peak_rates
 from bridle.models.parallel import all_ranks_figures, all_ranks_sum, my_share
 from bridle.models.policy import Policy
 from bridle.models.randomness import derived_seed
-from bridle.rewards.rollout import Observe, Rollout, answer_figures, roll_out, take_prompts
+from bridle.rewards.rollout import Observe, Rollout, answer_figures, observed, roll_out, take_prompts
 
 CACHE_FILE = "logprobs.safetensors"
 
@@ -58,6 +59,7 @@ def answer_logprobs(policy: Policy, batch: Batch, device: Device) -> Tensor:
         return sequence_logprobs(policy.module, batch).sum(1)
 
 
+@timed("reference")
 @torch.no_grad()
 def read_logprobs(policy: Policy, groups: Sequence[Group], device: Device) -> list[Tensor]:
     """log π of every answer, one tensor a group, on the CPU."""
@@ -123,13 +125,15 @@ def compare(
     sums: dict[str, float] = {}
     for part in parts(mine, config.micro_batch):
         chosen = [groups[i] for i in part]
-        batch, pairs = group_batch(chosen, policy.template.pad_id, device.torch), index_pairs(chosen, device.torch)
-        reference_B = torch.cat([reference_of[i] for i in part]).to(device.torch)
-        logp_B = answer_logprobs(policy, batch, device)
-        loss, stats = preference_loss(
-            logp_B, reference_B, batch.lengths_B - batch.prompt_lengths_B, pairs, config, count
-        )
-        finite(loss).backward()
+        with timed("forward"):
+            batch, pairs = group_batch(chosen, policy.template.pad_id, device.torch), index_pairs(chosen, device.torch)
+            reference_B = torch.cat([reference_of[i] for i in part]).to(device.torch)
+            logp_B = answer_logprobs(policy, batch, device)
+            loss, stats = preference_loss(
+                logp_B, reference_B, batch.lengths_B - batch.prompt_lengths_B, pairs, config, count
+            )
+        with timed("backward"):
+            finite(loss).backward()
         for name, value in {**stats, **likelihoods(logp_B.detach(), reference_B, pairs, pair_count)}.items():
             sums[name] = sums.get(name, 0.0) + float(value)
     return all_ranks_figures(sums)
@@ -178,12 +182,14 @@ def train(
         # 2. log-probs of every answer, read once  3. compare, improve
         figures = compare(policy, chosen, [reference_of[i] for i in plan[step]], config, device)
         share = warm_then_linear(step, len(plan))
-        figures["grad_norm"] = take_step(module, optimizers, peaks, share, config.clip_norm)
+        with timed("optimizer"):
+            figures["grad_norm"] = take_step(module, optimizers, peaks, share, config.clip_norm)
         policy.step += 1
         # 4. log and save
         last = smoothed(last, figures)
         if observe is not None and (step + 1) % config.observe_every == 0:
-            figures |= observe()
+            with timed("observe"):
+                figures |= observe()
         run.log(step, len(plan), figures)
         if run.due(step + 1, config.checkpoint_every, len(plan)):
             save_checkpoint(
@@ -212,6 +218,7 @@ def ranked(rollout: Rollout, prompt_ids: Sequence[list[int]], size: int) -> list
     return groups
 
 
+@timed("improve")
 def improve(
     policy: Policy,
     optimizers: list[torch.optim.Optimizer],
@@ -228,7 +235,8 @@ def improve(
     for epoch in range(config.epochs if groups else 0):
         for rows in length_batches(lengths, config.batch_size, seed, "dpo-online", number * config.epochs + epoch):
             figures = compare(policy, [groups[i] for i in rows], [reference_of[i] for i in rows], config, device)
-            figures["grad_norm"] = clipped_step([policy.module], optimizers, config.clip_norm)
+            with timed("optimizer"):
+                figures["grad_norm"] = clipped_step([policy.module], optimizers, config.clip_norm)
             sums = {name: sums.get(name, 0.0) + value for name, value in figures.items()}
             steps += 1
     return {name: total / steps for name, total in sums.items()}
@@ -269,7 +277,8 @@ def train_online(
         save_checkpoint(run.checkpoints, done, state, {"figures": figures}, run.key, keep=run.keep, merit=merit)
 
     for number in range(done, config.online_rounds):
-        engine.load(policy)
+        with timed("pack"):
+            engine.load(policy)
         # 1. answer prompts  2. a reward ranks the answers
         asked = take_prompts(prompts, number, config.online_prompts, seed, "dpo-prompts")
         with run.keeping(number, partial(save, number)):
@@ -278,7 +287,8 @@ def train_online(
                 missing_stop_penalty=config.missing_stop_penalty, group_size=config.online_answers,
                 max_unscored=run.health.limits.max_unscored,
             )  # fmt: skip
-        groups = ranked(rollout, policy.template.prompt_ids(rollout.prompts), config.online_answers)
+        with timed("rank"):
+            groups = ranked(rollout, policy.template.prompt_ids(rollout.prompts), config.online_answers)
         # 3. the reference's log-probs
         started_from = read_logprobs(reference, groups, device)
         held_to = read_logprobs(policy, groups, device) if config.online_reference == "round" else started_from
@@ -297,7 +307,7 @@ def train_online(
             "kl_se": kl_se,
             **updates,
             **answer_figures(rollout),
-            **(observe(rollout.prompts, rollout.completions) if observe else {}),
+            **observed(observe, rollout),
         }
         run.log(number, config.online_rounds, figures)
         if run.due(number + 1, 1, config.online_rounds):

@@ -23,6 +23,7 @@ from bridle.core.errors import NoUsableRows
 from bridle.core.recipe import GRPOSection, RLOOSection
 from bridle.core.records import Prompt, Reward
 from bridle.core.runlog import Run
+from bridle.core.timeline import timed
 from bridle.generation.engine import Engine
 from bridle.generation.sampling import Sampling
 from bridle.maths.advantages import group_relative, leave_one_out
@@ -40,6 +41,7 @@ from bridle.rewards.rollout import (
     Observe,
     Rollout,
     answer_figures,
+    observed,
     reference_logprobs,
     roll_out,
     take_prompts,
@@ -55,6 +57,7 @@ def rows_of(groups_G: Tensor, size: int) -> Tensor:
     return (groups_G[:, None] * size + torch.arange(size)).flatten()
 
 
+@timed("advantages")
 def compare(rollout: Rollout, kl_B: Tensor, config: GRPOSection | RLOOSection) -> Tensor:
     """Each answer's advantage beside the others to its prompt, [B]. RLOO's reward has the KL in it; GRPO's loss does."""
     if isinstance(config, RLOOSection):
@@ -62,6 +65,7 @@ def compare(rollout: Rollout, kl_B: Tensor, config: GRPOSection | RLOOSection) -
     return group_relative(rollout.reward_B, config.group_size, std_power=config.std_power)
 
 
+@timed("improve")
 def improve(
     policy: Policy,
     optimizers: Sequence[torch.optim.Optimizer],
@@ -94,7 +98,7 @@ def improve(
                 micro = rollout.batch.rows(rows.to(device.torch))
                 width = micro.ids_BW.shape[1] - 1
                 mask_MT, old_MT = rollout.mask_BT[rows, :width], rollout.old_logp_BT[rows, :width]
-                with device.autocast():
+                with timed("forward"), device.autocast():
                     logp_MT = sequence_logprobs(policy.module, micro, config.temperature)
                 if isinstance(config, RLOOSection):
                     loss, stats = rloo(logp_MT.sum(1), old_MT.sum(1), adv_B[rows], clip=config.clip, count=count)
@@ -103,13 +107,15 @@ def improve(
                         logp_MT, old_MT, reference_BT[rows, :width], adv_B[rows], weight_B[rows], mask_MT,
                         clip=config.clip, clip_high=config.clip_high, kl_coef=config.kl_coef, count=count,
                     )  # fmt: skip
-                finite(loss).backward()
+                with timed("backward"):
+                    finite(loss).backward()
                 if updates == 0:  # nothing has moved yet: what differs is precision alone
                     gap_MT = torch.where(mask_MT, (logp_MT.detach() - old_MT).abs(), 0.0)
                     sums["logprob_gap"] += float(gap_MT.sum() / tokens)
                 for name, value in stats.items():  # already parts of the minibatch's mean
                     sums[name] = sums.get(name, 0.0) + float(value)
-            norms += clipped_step([policy.module], optimizers, config.clip_norm)
+            with timed("optimizer"):
+                norms += clipped_step([policy.module], optimizers, config.clip_norm)
             updates += 1
     sums = all_ranks_figures(sums)
     first_gap = sums.pop("logprob_gap")
@@ -148,7 +154,8 @@ def train(
         save_checkpoint(run.checkpoints, done, state, {"figures": figures}, run.key, keep=run.keep, merit=merit)
 
     for step in range(done, config.steps):
-        engine.load(policy)
+        with timed("pack"):
+            engine.load(policy)
         # 1. answer each prompt several times  2. score the answers
         asked = take_prompts(prompts, step, config.prompts_per_step, seed, f"{name}-prompts")
         with run.keeping(step, partial(save, step)):
@@ -176,7 +183,7 @@ def train(
             "entropy": -float(rollout.old_logp_BT[rollout.mask_BT].mean()),  # nats a token, from the sampled ones
             **updates,
             **answer_figures(rollout),
-            **(observe(rollout.prompts, rollout.completions) if observe else {}),
+            **observed(observe, rollout),
         }
         run.log(step, config.steps, figures)
         if run.due(step + 1, config.checkpoint_every, config.steps):

@@ -22,13 +22,14 @@ from bridle.core.errors import NoUsableRows
 from bridle.core.recipe import PPOSection
 from bridle.core.records import Prompt, Reward
 from bridle.core.runlog import Run
+from bridle.core.timeline import timed
 from bridle.generation.engine import Engine
 from bridle.generation.sampling import Sampling
 from bridle.maths.advantages import gae, place_at_end, whiten
 from bridle.maths.kl import KLControl, k1, k3
 from bridle.maths.losses import clipped_policy, clipped_value
 from bridle.maths.statistics import mean_and_se
-from bridle.models.batches import Batch, micro_batches, sequence_logprobs, spread
+from bridle.models.batches import Batch, answer_states, micro_batches, sequence_logprobs, spread
 from bridle.models.checkpoint import TrainingState, restore_checkpoint, save_checkpoint
 from bridle.models.device import Device
 from bridle.models.imitation import imitate
@@ -37,7 +38,7 @@ from bridle.models.parallel import all_ranks_figures, all_ranks_sum, my_share
 from bridle.models.policy import Policy
 from bridle.models.randomness import derived_seed, shuffled
 from bridle.models.scorer import Scorer
-from bridle.rewards.rollout import Observe, Rollout, answer_figures, roll_out, take_prompts
+from bridle.rewards.rollout import Observe, Rollout, answer_figures, observed, roll_out, take_prompts
 
 # Demonstrations in a policy step with `pretrain_coef` (Ouyang 2022, eq. 2, with SFT's data in place of pretraining's).
 DEMONSTRATIONS = 16
@@ -51,10 +52,10 @@ def own_part(policy: Policy, critic: Scorer) -> nn.Module:
 def logprobs_and_values(policy: Policy, critic: Scorer, batch: Batch, temperature: float) -> tuple[Tensor, Tensor]:
     """log π of the answers' tokens and V before each, both [B, T]. A shared trunk is run once."""
     if critic.model is not policy.module.model:
-        return sequence_logprobs(policy.module, batch, temperature), critic.values(batch.ids_BW)[:, :-1]
-    hidden_BTD, mask_BT = policy.module.model(batch.ids_BW)[:, :-1], batch.mask_BT
-    logp_N = policy.module.logprobs(hidden_BTD[mask_BT], batch.ids_BW[:, 1:][mask_BT], temperature)
-    return spread(logp_N, mask_BT), critic.of_states(hidden_BTD)
+        return sequence_logprobs(policy.module, batch, temperature), critic.batch_values(batch)
+    states_ND, mask_BT = answer_states(policy.module.model, batch), batch.mask_BT
+    logp_N = policy.module.logprobs(states_ND, batch.ids_BW[:, 1:][mask_BT], temperature)
+    return spread(logp_N, mask_BT), spread(critic.of_states(states_ND), mask_BT)
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ class Estimates:
     figures: dict[str, float]
 
 
+@timed("advantages")
 @torch.no_grad()
 def estimate(
     rollout: Rollout, reference: Policy, critic: Scorer, beta: float, config: PPOSection, device: Device
@@ -78,7 +80,7 @@ def estimate(
         width = rows.ids_BW.shape[1] - 1
         with device.autocast():
             reference_BT[part, :width] = sequence_logprobs(reference.module, rows, config.temperature).to(reference_BT)
-            values_BT[part, :width] = critic.values(rows.ids_BW)[:, :-1].to(values_BT)
+            values_BT[part, :width] = critic.batch_values(rows).to(values_BT)
     values_BT = torch.where(mask_BT, values_BT, 0.0)
     kl_BT = k1(rollout.old_logp_BT, reference_BT, mask_BT)
     rewards_BT = place_at_end(rollout.reward_B, mask_BT) - beta * kl_BT
@@ -97,6 +99,7 @@ def estimate(
     return Estimates(whiten(adv_BT, mask_BT), returns_BT, values_BT, kl_BT, figures)
 
 
+@timed("improve")
 def improve(
     policy: Policy,
     critic: Scorer,
@@ -128,7 +131,7 @@ def improve(
                 width = micro.ids_BW.shape[1] - 1
                 mask_MT = rollout.mask_BT[rows, :width]
                 old_MT = rollout.old_logp_BT[rows, :width]
-                with device.autocast():
+                with timed("forward"), device.autocast():
                     logp_MT, values_MT = logprobs_and_values(policy, critic, micro, config.temperature)
                 policy_loss, policy_stats = clipped_policy(
                     logp_MT, old_MT, estimates.adv_BT[rows, :width], mask_MT, clip=config.clip, tokens=tokens
@@ -137,7 +140,8 @@ def improve(
                     values_MT, estimates.values_BT[rows, :width], estimates.returns_BT[rows, :width], mask_MT,
                     clip=config.value_clip, tokens=tokens,
                 )  # fmt: skip
-                finite(policy_loss + config.value_coef * value_loss).backward()
+                with timed("backward"):
+                    finite(policy_loss + config.value_coef * value_loss).backward()
                 if epoch == 0 and index == 0:  # nothing has moved yet: what differs is precision alone
                     gap = torch.where(mask_MT, (logp_MT.detach() - old_MT).abs(), 0.0).sum() / tokens
                     sums["logprob_gap"] += float(gap)
@@ -155,7 +159,8 @@ def improve(
                 update = number * config.minibatches + index
                 picked = shuffled(len(demonstrations), seed, "ppo-demonstrations", update)[:DEMONSTRATIONS].tolist()
                 imitate(policy, [demonstrations[i] for i in picked], device, weight=config.pretrain_coef)
-            norms += clipped_step([policy.module, own_part(policy, critic)], optimizers, config.clip_norm)
+            with timed("optimizer"):
+                norms += clipped_step([policy.module, own_part(policy, critic)], optimizers, config.clip_norm)
             updates += 1
     told = {"updates": updates} if config.early_stop_kl else {}
     return means(sums, norms, updates, read) | told
@@ -203,7 +208,8 @@ def train(
         save_checkpoint(run.checkpoints, done, state, values, run.key, keep=run.keep, merit=merit)
 
     for step in range(done, config.steps):
-        engine.load(policy)
+        with timed("pack"):
+            engine.load(policy)
         # 1. answer prompts  2. score the answers
         asked = take_prompts(prompts, step, config.prompts_per_step, seed, "ppo-prompts")
         with run.keeping(step, partial(save, step)):
@@ -225,7 +231,7 @@ def train(
             "beta": control.beta,
             **updates,
             **answer_figures(rollout),
-            **(observe(rollout.prompts, rollout.completions) if observe else {}),
+            **observed(observe, rollout),
         }
         control = control.after(estimates.figures["kl"])
         run.log(step, config.steps, figures)

@@ -14,6 +14,7 @@ from torch import Tensor
 from bridle.core.errors import NoUsableRows
 from bridle.core.recipe import PretrainSection
 from bridle.core.runlog import Run
+from bridle.core.timeline import timed
 from bridle.maths.logprobs import linear_logprobs
 from bridle.maths.losses import next_token
 from bridle.models.checkpoint import TrainingState, restore_checkpoint, save_checkpoint
@@ -58,15 +59,18 @@ def train(
         targets_N, value = batch_RT[:, 1:].flatten(), 0.0
         tokens = all_ranks_sum(torch.tensor(len(targets_N), device=device.torch))
         if len(batch_RT):  # where ranks share a step of few rows, one may have none
-            with device.autocast():
-                hidden_ND = module.hidden(batch_RT[:, :-1]).flatten(0, 1)
-                logp_N = linear_logprobs(hidden_ND, module.output_weight(), targets_N)
-            loss, _ = next_token(logp_N, tokens=tokens)
-            finite(loss).backward()
+            with timed("forward"):
+                with device.autocast():
+                    hidden_ND = module.hidden(batch_RT[:, :-1]).flatten(0, 1)
+                    logp_N = linear_logprobs(hidden_ND, module.output_weight(), targets_N)
+                loss, _ = next_token(logp_N, tokens=tokens)
+            with timed("backward"):
+                finite(loss).backward()
             value = float(loss.detach())
         # 3. improve
         share = warm_then_linear(step, steps)
-        norm = take_step(module, optimizers, peaks, share, config.clip_norm)
+        with timed("optimizer"):
+            norm = take_step(module, optimizers, peaks, share, config.clip_norm)
         # 4. log and save
         value = all_ranks_figures({"loss": value})["loss"]
         loss_average = value if loss_average != loss_average else 0.98 * loss_average + 0.02 * value

@@ -22,6 +22,7 @@ from bridle.core.errors import NoUsableRows
 from bridle.core.recipe import REBELSection
 from bridle.core.records import Prompt, Reward
 from bridle.core.runlog import Run
+from bridle.core.timeline import timed
 from bridle.generation.engine import Engine
 from bridle.generation.sampling import Sampling
 from bridle.maths.kl import k1
@@ -38,6 +39,7 @@ from bridle.rewards.rollout import (
     Observe,
     Rollout,
     answer_figures,
+    observed,
     reference_logprobs,
     roll_out,
     take_prompts,
@@ -46,6 +48,7 @@ from bridle.rewards.rollout import (
 PAIR = 2  # answers to a prompt
 
 
+@timed("improve")
 def improve(
     policy: Policy,
     optimizers: Sequence[torch.optim.Optimizer],
@@ -69,13 +72,14 @@ def improve(
                 rows = (part[:, None] * PAIR + torch.arange(PAIR)).flatten()
                 micro = rollout.batch.rows(rows.to(device.torch))
                 old_MT = rollout.old_logp_BT[rows, : micro.ids_BW.shape[1] - 1]
-                with device.autocast():
+                with timed("forward"), device.autocast():
                     logp_MT = sequence_logprobs(policy.module, micro, config.temperature)
                 loss, stats = rebel(
                     logp_MT.sum(1).view(-1, PAIR), old_MT.sum(1).view(-1, PAIR), reward_B[rows].view(-1, PAIR),
                     eta=config.eta, count=count,
                 )  # fmt: skip
-                finite(loss).backward()
+                with timed("backward"):
+                    finite(loss).backward()
                 if updates == 0:  # nothing has moved yet: what differs is precision alone
                     tokens = rollout.mask_BT.view(-1, PAIR, rollout.mask_BT.shape[1])[mini_P].sum()
                     sums["logprob_gap"] += float(
@@ -83,7 +87,8 @@ def improve(
                     )  # both are 0 off the mask
                 for name, value in stats.items():  # already parts of the minibatch's mean
                     sums[name] = sums.get(name, 0.0) + float(value)
-            norms += clipped_step([policy.module], optimizers, config.clip_norm)
+            with timed("optimizer"):
+                norms += clipped_step([policy.module], optimizers, config.clip_norm)
             updates += 1
     sums = all_ranks_figures(sums)
     first_gap = sums.pop("logprob_gap")
@@ -120,7 +125,8 @@ def train(
         save_checkpoint(run.checkpoints, done, state, {"figures": figures}, run.key, keep=run.keep, merit=merit)
 
     for step in range(done, config.steps):
-        engine.load(policy)
+        with timed("pack"):
+            engine.load(policy)
         # 1. answer each prompt twice  2. score the answers
         asked = take_prompts(prompts, step, config.prompts_per_step, seed, "rebel-prompts")
         with run.keeping(step, partial(save, step)):
@@ -148,7 +154,7 @@ def train(
             "entropy": -float(rollout.old_logp_BT[rollout.mask_BT].mean()),  # nats a token, from the sampled ones
             **updates,
             **answer_figures(rollout),
-            **(observe(rollout.prompts, rollout.completions) if observe else {}),
+            **observed(observe, rollout),
         }
         run.log(step, config.steps, figures)
         if run.due(step + 1, config.checkpoint_every, config.steps):

@@ -20,6 +20,7 @@ from bridle.core.errors import NoUsableRows, TrainingStopped
 from bridle.core.recipe import RejectionSection
 from bridle.core.records import FinishReason, Prompt, Reward
 from bridle.core.runlog import Run
+from bridle.core.timeline import timed
 from bridle.generation.engine import Engine
 from bridle.generation.sampling import Sampling
 from bridle.maths.kl import k1
@@ -31,9 +32,18 @@ from bridle.models.imitation import Example, imitate
 from bridle.models.optimizer import OPTIMIZERS, clipped_step
 from bridle.models.policy import Policy
 from bridle.models.randomness import derived_seed
-from bridle.rewards.rollout import Observe, Rollout, answer_figures, reference_logprobs, roll_out, take_prompts
+from bridle.rewards.rollout import (
+    Observe,
+    Rollout,
+    answer_figures,
+    observed,
+    reference_logprobs,
+    roll_out,
+    take_prompts,
+)
 
 
+@timed("choose")
 def choose(rollout: Rollout, config: RejectionSection) -> list[int]:
     """The answers to imitate, by their place in the rollout; of equal ones the first."""
     scores, completions, chosen = rollout.score_B.tolist(), rollout.completions, []
@@ -53,6 +63,7 @@ def choose(rollout: Rollout, config: RejectionSection) -> list[int]:
     return chosen
 
 
+@timed("improve")
 def learn(
     policy: Policy,
     optimizers: Sequence[torch.optim.Optimizer],
@@ -68,7 +79,8 @@ def learn(
     for epoch in range(config.epochs):
         for rows in length_batches(lengths, config.batch_size, seed, "rejection", number * config.epochs + epoch):
             losses.append(imitate(policy, [examples[i] for i in rows], device))
-            norms.append(clipped_step([policy.module], optimizers, config.clip_norm))
+            with timed("optimizer"):
+                norms.append(clipped_step([policy.module], optimizers, config.clip_norm))
     return {"loss": sum(losses) / len(losses), "grad_norm": sum(norms) / len(norms)}
 
 
@@ -102,7 +114,8 @@ def train(
         save_checkpoint(run.checkpoints, done, state, values, run.key, keep=run.keep, merit=figures["reward"])
 
     for number in range(done, config.rounds):
-        engine.load(policy)
+        with timed("pack"):
+            engine.load(policy)
         # 1. answer each prompt n times  2. score the answers
         asked = take_prompts(prompts, number, config.prompts_per_round, seed, "rejection-prompts")
         with run.keeping(number, partial(save, number)):
@@ -119,8 +132,9 @@ def train(
                 f"{answer_figures(rollout)['cut_off']:.0%} cut off): lower rejection.threshold, ask for more answers, or raise "
                 "sampling.max_new_tokens"
             )
-        prompt_ids = policy.template.prompt_ids([rollout.prompts[i] for i in kept])
-        examples = [(ids, list(rollout.completions[i].token_ids)) for ids, i in zip(prompt_ids, kept, strict=True)]
+        with timed("choose"):
+            prompt_ids = policy.template.prompt_ids([rollout.prompts[i] for i in kept])
+            examples = [(ids, list(rollout.completions[i].token_ids)) for ids, i in zip(prompt_ids, kept, strict=True)]
         # 4. imitate them
         updates = learn(policy, optimizers, examples, config, device, seed, number)
         # 5. share the new weights (a new stamp), log and save
@@ -137,7 +151,7 @@ def train(
             "entropy": -float(rollout.old_logp_BT[rollout.mask_BT].mean()),  # nats a token, from the sampled ones
             **updates,
             **answer_figures(rollout),
-            **(observe(rollout.prompts, rollout.completions) if observe else {}),
+            **observed(observe, rollout),
         }
         run.log(number, config.rounds, figures)
         if run.due(number + 1, config.checkpoint_every, config.rounds):

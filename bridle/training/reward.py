@@ -23,6 +23,7 @@ from torch import Tensor
 from bridle.core.errors import DataError, NoUsableRows
 from bridle.core.recipe import RewardSection
 from bridle.core.runlog import Run
+from bridle.core.timeline import timed
 from bridle.maths.losses import Stats, bradley_terry, classification, plackett_luce, rating, score_size
 from bridle.maths.statistics import ece, fit_temperature
 from bridle.models.batches import Compared, Group, Ranked, Rated, group_batch, length_plan, parts
@@ -68,15 +69,18 @@ def train(
         sums: dict[str, float] = {}
         for part in parts(mine, config.micro_batch):
             chosen = [usable[i] for i in part]
-            with device.autocast():
-                scores_BC = module.batch_scores(group_batch(chosen, pad_id, device.torch))
-            loss, stats = judged_loss(scores_BC, chosen, model.tasks, count=count)
-            finite(loss + config.score_size * score_size(scores_BC, count=answers * len(model.tasks))).backward()
+            with timed("forward"):
+                with device.autocast():
+                    scores_BC = module.batch_scores(group_batch(chosen, pad_id, device.torch))
+                loss, stats = judged_loss(scores_BC, chosen, model.tasks, count=count)
+            with timed("backward"):
+                finite(loss + config.score_size * score_size(scores_BC, count=answers * len(model.tasks))).backward()
             for name, value in stats.items():  # already parts of the step's mean
                 sums[name] = sums.get(name, 0.0) + float(value)
         # 3. improve
         share = warm_then_linear(step, len(plan))
-        norm = take_step(module, optimizers, peaks, share, config.clip_norm)
+        with timed("optimizer"):
+            norm = take_step(module, optimizers, peaks, share, config.clip_norm)
         # 4. log and save
         figures = all_ranks_figures(sums)
         loss_average = figures["loss"] if loss_average is None else 0.95 * loss_average + 0.05 * figures["loss"]

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from bridle.core.errors import NoUsableRows
 from bridle.core.recipe import SFTSection
 from bridle.core.runlog import Run
+from bridle.core.timeline import timed
 from bridle.models.batches import length_plan
 from bridle.models.checkpoint import TrainingState, restore_checkpoint, save_checkpoint
 from bridle.models.device import Device
@@ -41,7 +42,8 @@ def train(
         loss = imitate(policy, chosen, device, config.micro_batch)
         # 3. improve
         share = warm_then_linear(step, len(plan))
-        norm = take_step(module, optimizers, peaks, share, config.clip_norm)
+        with timed("optimizer"):
+            norm = take_step(module, optimizers, peaks, share, config.clip_norm)
         # 4. log and save
         last_losses = [*last_losses[-49:], loss]
         if step % 5 == 0 or step == len(plan) - 1:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from bridle.core.records import Completion, FinishReason, Prompt
 from bridle.generation.engine import Answer
-from bridle.generation.sampling import Sampling, draw
+from bridle.generation.sampling import Sampling, draw, uniforms
 from bridle.maths.logprobs import linear_logprobs
 from bridle.models.batches import Group
 from bridle.models.policy import Policy
@@ -122,7 +122,7 @@ class TableEngine:
         for position in range(settings.max_new_tokens):
             row_B = state_B.clamp(max=NOWHERE - 1)  # what an answer that has ended would draw is thrown away
             logits_BV = self.logits_SV[row_B]
-            token_B, logp_B = draw(logits_BV, settings, seed, number_B, torch.full_like(state_B, position))
+            token_B, logp_B = draw(logits_BV, settings, uniforms(seed, number_B, torch.full_like(state_B, position)))
             columns.append((token_B.tolist(), logp_B.tolist()))
             state_B = NEXT[state_B, token_B]
         found = []

@@ -2,6 +2,7 @@ import sqlite3
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -10,7 +11,7 @@ from sqlalchemy import event
 
 from bridle.core.errors import StoreError
 from bridle.core.records import Prompt
-from bridle.feedback import tables
+from bridle.feedback import database, tables
 from bridle.feedback.database import BUSY_TIMEOUT_MS, reading, writing
 from bridle.feedback.store import Store
 from tests.feedback.sample import Sample
@@ -78,6 +79,24 @@ def test_two_processes_may_make_the_same_store(tmp_path: Path) -> None:
     path = str(tmp_path / "store.sqlite")
     processes = [subprocess.Popen([sys.executable, "-c", code, path]) for _ in range(2)]
     assert [process.wait(30) for process in processes] == [0, 0]
+
+
+def test_a_switch_to_the_log_that_is_refused_at_once_is_made_again(tmp_path: Path) -> None:
+    """SQLite does not wait for another process that switches at the same moment."""
+
+    class Refusing(sqlite3.Connection):
+        left = 3
+
+        def execute(self, sql: str, *rest: Any) -> sqlite3.Cursor:
+            if "journal_mode" in sql and self.left:
+                self.left -= 1
+                raise sqlite3.OperationalError("database is locked")
+            return super().execute(sql, *rest)
+
+    connection = sqlite3.connect(tmp_path / "store.sqlite", factory=Refusing)
+    database._let_readers_go_on(connection)
+    assert connection.left == 0 and connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    connection.close()
 
 
 def one_sentence(error: pytest.ExceptionInfo[StoreError]) -> str:

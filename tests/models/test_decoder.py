@@ -15,7 +15,7 @@ from transformers import (
 )
 
 from bridle.core.errors import DataError, UnsupportedModel
-from bridle.models.decoder import Decoder, DecoderConfig, attend, causal_bias, initialise, rope_tables
+from bridle.models.decoder import Decoder, DecoderConfig, initialise, rope_tables
 from bridle.models.policy import load_policy
 from tests.models.tiny import CPU, SHAPES, VOCABULARY, one_sentence, policy, random_ids, template
 
@@ -117,15 +117,6 @@ def test_rope_turns_a_pair_by_position_times_frequency() -> None:
     assert float(sin[3, 0]) == pytest.approx(float(torch.tensor(3.0).sin()))
 
 
-def test_attention_is_the_formula() -> None:
-    torch.manual_seed(0)
-    q, k, v = torch.randn(2, 4, 5, 8), torch.randn(2, 2, 5, 8), torch.randn(2, 2, 5, 8)
-    found = attend(q, k, v, None)
-    for h in range(4):
-        scores = q[:, h] @ k[:, h // 2].transpose(1, 2) / 8**0.5 + causal_bias(5, q)
-        torch.testing.assert_close(found[:, h], scores.softmax(-1) @ v[:, h // 2])
-
-
 def test_a_token_sees_nothing_of_what_follows() -> None:
     module = policy("qwen3").module
     ids = torch.tensor(random_ids(1, 20, 20))
@@ -133,6 +124,26 @@ def test_a_token_sees_nothing_of_what_follows() -> None:
     changed[0, 12:] = 7
     with torch.no_grad():
         assert torch.equal(module(ids)[0, :12], module(changed)[0, :12])
+
+
+@pytest.mark.parametrize("laid_out", [False, True])
+def test_states_that_are_kept_are_those_of_the_whole(laid_out: bool) -> None:
+    """The last layer does no more than the kept places need; weights learn the same from them."""
+    module = policy("qwen3", dtype=torch.float64).module
+    assert isinstance(module, Decoder)
+    ids, kept = torch.tensor(random_ids(3, 20, 20)), torch.tensor([[4, 19], [0, 0], [7, 3]])
+    rows = torch.arange(3)[:, None]
+    layout = (
+        (torch.arange(20).expand(3, 20), torch.ones(3, 20, 20, dtype=torch.bool).tril()) if laid_out else (None, None)
+    )
+    whole = module.model(ids)[rows, kept]
+    whole.square().sum().backward()
+    expected = {name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None}
+    module.zero_grad()
+    found = module.model(ids, *layout, kept)
+    found.square().sum().backward()
+    torch.testing.assert_close(found, whole)
+    torch.testing.assert_close({n: p.grad for n, p in module.named_parameters() if p.grad is not None}, expected)
 
 
 def test_a_sequence_beyond_the_context_is_refused() -> None:
@@ -152,18 +163,3 @@ def test_initial_weights_follow_from_the_generator() -> None:
     assert float(first["model.embed_tokens.weight"].std()) == pytest.approx(0.02, rel=0.05)
     assert float(first["model.layers.0.self_attn.q_proj.weight"].std()) == pytest.approx(32**-0.5, rel=0.1)
     assert float(first["model.layers.1.mlp.down_proj.weight"].std()) == pytest.approx(48**-0.5 / 2, rel=0.1)
-
-
-def test_the_norms_own_gradient_is_the_composed_ones() -> None:
-    from bridle.models.decoder import RMSNorm
-
-    torch.manual_seed(0)
-    norm = RMSNorm(8, 1e-6).double()
-    norm.weight.data.normal_()
-    x = torch.randn(3, 5, 8, dtype=torch.float64, requires_grad=True)
-    grad = torch.randn(3, 5, 8, dtype=torch.float64)
-    norm(x).backward(grad)
-    ours = (x.grad, norm.weight.grad)
-    x.grad = norm.weight.grad = None
-    torch.nn.functional.rms_norm(x, (8,), norm.weight, 1e-6).backward(grad)
-    torch.testing.assert_close(ours, (x.grad, norm.weight.grad))

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from bridle.core.errors import RecipeError
+from bridle.maths import kernels
 from bridle.models import device
 from bridle.models.device import Device, busy_ticks, choose_device, choose_threads, cores_used_by_others
 
@@ -84,6 +85,74 @@ def test_precision_by_what_the_processor_does_fast(
     monkeypatch.setattr(device.torch, "set_num_threads", lambda count: None)
     found = choose_device(asked, threads=2)
     assert (found.precision, found.threads, found.torch.type) == (chosen, 2, "cpu")
+
+
+ZEN_3, ZEN_5 = (
+    "vendor_id : AuthenticAMD\nflags : avx avx2 fma",
+    "vendor_id : AuthenticAMD\nflags : avx2 avx512f avx512_bf16",
+)
+SAPPHIRE, ARM = (
+    "vendor_id : GenuineIntel\nflags : avx512f avx512_bf16 amx_bf16",
+    "CPU implementer : 0x41\nFeatures : asimd bf16",
+)
+OLD_ARM, NOT_LINUX = "CPU implementer : 0x41\nFeatures : asimd", None
+
+
+@pytest.mark.parametrize(
+    ("processor", "asked", "chosen", "words"),
+    [
+        (ZEN_5, "auto", torch.bfloat16, "bfloat16 products,"),
+        (ZEN_5, "float32", torch.float32, "float32 products by oneDNN,"),
+        (SAPPHIRE, "auto", torch.bfloat16, "bfloat16 products,"),
+        (SAPPHIRE, "float32", torch.float32, "float32 products,"),  # by oneDNN they would be bfloat16's in disguise
+        (ARM, "auto", torch.bfloat16, "bfloat16 products,"),
+        (OLD_ARM, "auto", torch.float32, "float32 products (the processor has no bfloat16),"),
+        (ZEN_3, "auto", torch.float32, "float32 products (the processor has no bfloat16),"),
+        (NOT_LINUX, "auto", torch.float32, "float32 products (the processor has no bfloat16),"),
+    ],
+)
+def test_what_is_chosen_on_each_processor(
+    processor: str | None, asked: str, chosen: torch.dtype, words: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    info = tmp_path / "cpuinfo"
+    if processor is not None:
+        info.write_text(processor)
+    monkeypatch.setattr(device.torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(device, "CPU_INFO", info)
+    device.cpu_multiplies_bfloat16.cache_clear()
+    try:
+        found = choose_device(asked, threads=torch.get_num_threads(), kernels="plain")
+    finally:
+        device.cpu_multiplies_bfloat16.cache_clear()
+        kernels.wish = "auto"
+    assert found.precision == chosen and words in str(found) and "plain kernels (as asked)" in str(found)
+    assert torch.get_float32_matmul_precision() == ("medium" if "oneDNN" in words else "highest")
+
+
+def test_kernels_that_must_be_and_cannot(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(dtype: torch.dtype) -> None:
+        raise kernels.Unavailable("no C compiler")
+
+    monkeypatch.setattr(kernels, "built", none)
+    with pytest.raises(
+        RecipeError, match="model.kernels is 'compiled', but there are none here: no C compiler; set it to"
+    ):
+        choose_device(threads=torch.get_num_threads(), kernels="compiled")
+    kernels.wish = "auto"
+    assert "plain kernels (no C compiler)" in str(choose_device(threads=torch.get_num_threads()))
+
+
+def test_memory_stays_only_where_glibc_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "in_process", lambda name: None)
+    device.keep_memory()
+    called: list[tuple[int, int]] = []
+    monkeypatch.setattr(device, "in_process", lambda name: lambda option, value: called.append((option, value)))
+    monkeypatch.setattr(device.sys, "platform", "linux")
+    device.keep_memory()
+    assert [option for option, _ in called] == [-3, -1, -2]
+    monkeypatch.setattr(device.sys, "platform", "darwin")
+    device.keep_memory()
+    assert len(called) == 3
 
 
 def test_a_device_says_itself_in_a_line() -> None:

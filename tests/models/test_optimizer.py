@@ -1,6 +1,9 @@
 """Muon's orthogonal updates, the groups it is given, and the ends of the schedules."""
 
 import math
+import subprocess
+import sys
+from copy import deepcopy
 
 import pytest
 import torch
@@ -9,6 +12,7 @@ from torch import nn
 from bridle.core.errors import TrainingStopped
 from bridle.models.optimizer import (
     OPTIMIZERS,
+    AdamW,
     Muon,
     clipped_step,
     finite,
@@ -152,3 +156,43 @@ def test_a_loss_that_is_not_finite_is_refused(bad: float) -> None:
     assert one_sentence(str(caught.value))
     loss = (weight * 2).sum()
     assert finite(loss) is loss
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_adamw_is_pytorchs_own(dtype: torch.dtype) -> None:
+    """To the bit, through a saved and restored state, with a weight that has no gradient at first."""
+    torch.manual_seed(0)
+    modules = [nn.Sequential(nn.Linear(7, 5), nn.Linear(5, 3)).to(dtype) for _ in range(2)]
+    modules[1].load_state_dict(modules[0].state_dict())
+    ours = AdamW(modules[0].parameters(), 1e-2, weight_decay=0.1)
+    theirs = torch.optim.AdamW(modules[1].parameters(), 1e-2, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
+    x = torch.randn(4, 7, dtype=dtype)
+    for step in range(6):
+        for module, optimizer in zip(modules, (ours, theirs), strict=True):
+            (module[0](x) if step < 2 else module(x)).square().sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        if step == 3:
+            state = deepcopy(ours.state_dict())
+            ours = AdamW(modules[0].parameters(), 1e-2, weight_decay=0.1)
+            ours.load_state_dict(state)
+    for one, other in zip(modules[0].parameters(), modules[1].parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_step_does_not_load_pytorchs_compiler(name: str) -> None:
+    """It takes a second or more of every process that trains."""
+    program = f"""
+import sys, torch
+from bridle.models.optimizer import OPTIMIZERS, clipped_step
+module = torch.nn.ModuleDict({{"0": torch.nn.Linear(4, 4), "norm": torch.nn.LayerNorm(4)}})
+for _ in range(2):
+    module["norm"](module["0"](torch.ones(2, 4))).sum().backward()
+    optimizers = OPTIMIZERS[{name!r}](module, 0.1)
+    clipped_step([module], optimizers, 1.0)
+    [o.load_state_dict(o.state_dict()) for o in optimizers]
+assert "torch._dynamo" not in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

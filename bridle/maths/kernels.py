@@ -1,0 +1,438 @@
+"""The passes over memory between a network's products: RMSNorm, heads, softmax, SwiGLU, log-probs, each with its gradient in closed form.
+
+Every function here stands for itself in plain PyTorch. On a CPU, for float32 and bfloat16, `kernels.c` does the same in a single
+pass: it is compiled at its first use (about a second), kept in the user's cache, and done without where there is no C compiler.
+Products stay PyTorch's in both cases.
+
+Shapes: B sequences, T new positions, S keys, D width, H query heads, K key heads, E head size, N rows, F inner width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import platform
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+# Sums may be cut up for vectors; nans and infinities stay what they are, for a run is stopped by them.
+FLAGS = ["-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-fPIC"]
+MACROS = {torch.float32: [], torch.bfloat16: ["-DBFLOAT16"]}
+Kernels = Literal["auto", "compiled", "plain"]
+
+
+class Compiled:
+    """One type's library. Called by a kernel's name with tensors (contiguous), None, whole numbers and floats."""
+
+    def __init__(self, path: Path) -> None:
+        library, self.functions = ctypes.CDLL(str(path)), {}
+        for name, declared in re.findall(r"^void (\w+)\((.*?)\) \{", source().read_text(), re.MULTILINE | re.DOTALL):
+            self.functions[name] = library[name]
+            self.functions[name].argtypes = [kind_of(argument) for argument in declared.split(",")]
+            self.functions[name].restype = None
+
+    def __call__(self, name: str, *arguments: Tensor | int | float | None) -> None:
+        function = self.functions[name]
+        assert len(arguments) == len(function.argtypes), f"{name} takes {len(function.argtypes)} arguments"
+        function(*[argument.data_ptr() if isinstance(argument, Tensor) else argument for argument in arguments])
+
+
+def source() -> Path:
+    return Path(__file__).with_suffix(".c")
+
+
+def kind_of(declaration: str) -> Any:
+    if "*" in declaration:
+        return ctypes.c_void_p
+    return ctypes.c_float if "float" in declaration else ctypes.c_int64
+
+
+# ------------------------------------------------------------------------------------------------ building, choosing
+
+
+class Unavailable(Exception):
+    """Why the compiled kernels cannot be had."""
+
+
+def build(dtype: torch.dtype) -> Path:
+    """Compile for this processor, or find what was compiled before. Raises Unavailable."""
+    compiler = next((path for name in ("cc", "gcc", "clang") if (path := shutil.which(name))), None)
+    if compiler is None:
+        raise Unavailable("no C compiler")
+    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bridle"
+    parts = [source().read_bytes(), repr((compiler, FLAGS, torch.__version__, processor())).encode()]
+    made = root / f"kernels-{hashlib.sha256(b'|'.join(parts)).hexdigest()[:16]}-{str(dtype)[6:]}.so"
+    if made.exists():
+        return made
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=root) as folder:
+            compiled, linked = Path(folder) / "kernels.o", Path(folder) / "kernels.so"
+            # Threads come from the OpenMP that PyTorch has loaded: linked to one of its own, the two would fight for the cores.
+            shared_threads = ["-fopenmp"] if in_process("GOMP_parallel") else ["-fopenmp-simd"]
+            command = [compiler, *FLAGS, *shared_threads, *MACROS[dtype]]
+            for line in (
+                [*command, "-c", str(source()), "-o", str(compiled)],
+                [compiler, "-shared", str(compiled), "-lm", "-o", str(linked)],
+            ):
+                subprocess.run(line, check=True, capture_output=True, text=True, timeout=120)
+            linked.replace(made)
+    except subprocess.CalledProcessError as error:
+        raise Unavailable(
+            f"{Path(compiler).name} failed: {(error.stderr.strip() or str(error)).splitlines()[0]}"
+        ) from error
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise Unavailable(str(error)) from error
+    return made
+
+
+def in_process(name: str) -> Any | None:
+    """A function of that name in a library that the process has loaded; None where there is none."""
+    try:
+        return ctypes.CDLL(None)[name]
+    except (AttributeError, TypeError):  # none of that name; no such look-up on this system
+        return None
+
+
+def processor() -> str:
+    """What decides the instructions that may be used."""
+    info = Path("/proc/cpuinfo")
+    if not info.exists():
+        return platform.processor() + platform.node()
+    lines = info.read_text().splitlines()
+    return next((line for line in lines if line.startswith(("flags", "Features"))), platform.machine())
+
+
+wish: Kernels = "auto"
+
+
+def choose(kernels: Kernels) -> str:
+    """Set which ones are used from now on; in words, for the log. Raises Unavailable where `compiled` cannot be had."""
+    global wish
+    wish = kernels
+    if kernels == "plain":
+        return "plain kernels (as asked)"
+    try:
+        built(torch.float32)
+    except Unavailable as error:
+        if kernels == "compiled":
+            raise
+        return f"plain kernels ({error})"
+    return "compiled kernels"
+
+
+@cache
+def built(dtype: torch.dtype) -> Compiled:
+    if platform.system() not in ("Linux", "Darwin"):
+        raise Unavailable(f"not made for {platform.system()}")
+    try:
+        return Compiled(build(dtype))
+    except OSError as error:
+        raise Unavailable(f"they do not load: {error}") from error
+
+
+@cache
+def found(dtype: torch.dtype) -> Compiled | None:
+    try:
+        return built(dtype)
+    except Unavailable:
+        return None
+
+
+def compiled(dtype: torch.dtype, *tensors: Tensor | None) -> Compiled | None:
+    """The compiled kernels for activations of `dtype`, where they can be had and these tensors lie on a CPU."""
+    if wish == "plain" or dtype not in MACROS or any(t is not None and t.device.type != "cpu" for t in tensors):
+        return None
+    return found(dtype)
+
+
+def by_thread(size: int) -> Tensor:
+    """A row of zeros for each thread, to sum up over rows."""
+    return torch.zeros(torch.get_num_threads(), size)
+
+
+# --------------------------------------------------------------------------------------------------------- RMSNorm
+
+
+def add_norm(x: Tensor, delta: Tensor | None, weight: Tensor, eps: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """(s, y): s = x + delta, y = s / rms(s) · weight in `dtype` (Zhang & Sennrich 2019, arxiv.org/abs/1910.07467, eq. 4).
+
+    x [..., D], of the residual stream's type, delta like it or in `dtype`, or None for 0.
+    """
+    if compiled(dtype, x, delta) is None or x.dtype != torch.float32:
+        total = x if delta is None else x + delta
+        return total, normalise(total, weight, eps).to(dtype)
+    if delta is None:
+        return x, _Norm.apply(x, None, weight, eps, dtype)
+    total, y = _Norm.apply(x, delta, weight, eps, dtype)
+    return total, y
+
+
+def normalise(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """x / rms(x) · weight in x's type."""
+    if x.device.type != "cpu":
+        return F.rms_norm(x, x.shape[-1:], weight.to(x.dtype), eps)
+    normed: Tensor = _Normalise.apply(x, weight.to(x.dtype), eps)
+    return normed
+
+
+class _Normalise(torch.autograd.Function):
+    """With its gradient in closed form: a third of the passes over memory of the composed one on a CPU."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        inverse = torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
+        normed = x * inverse
+        ctx.save_for_backward(normed, inverse, weight)
+        return normed * weight
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        normed, inverse, weight = ctx.saved_tensors
+        grad_weight = (grad * normed).flatten(0, -2).sum(0)
+        grad_normed = grad * weight
+        return inverse * (grad_normed - normed * (grad_normed * normed).mean(-1, keepdim=True)), grad_weight, None
+
+
+class _Norm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, delta: Tensor | None, weight: Tensor, eps: float, dtype: torch.dtype) -> Any:
+        run, size = found(dtype), x.shape[-1]
+        assert run is not None
+        x, delta = x.contiguous(), None if delta is None else delta.to(dtype).contiguous()
+        total = x if delta is None else torch.empty_like(x)
+        y, inverse = torch.empty(x.shape, dtype=dtype), torch.empty(x.shape[:-1])
+        run("norm_forward", x.numel() // size, size, x, delta, weight.float(), eps, total, y, inverse)
+        ctx.save_for_backward(total, weight, inverse)
+        ctx.dtype, ctx.added = dtype, delta is not None
+        return (total, y) if ctx.added else y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        total, weight, inverse = ctx.saved_tensors
+        grad_total, grad_y = (grads[0].contiguous(), grads[1]) if ctx.added else (None, grads[0])
+        run, size, partial = found(ctx.dtype), total.shape[-1], by_thread(total.shape[-1])
+        assert run is not None
+        grad_x = torch.empty_like(total)
+        grad_delta = torch.empty(total.shape, dtype=ctx.dtype) if ctx.added else None
+        run(
+            "norm_backward", total.numel() // size, size, grad_y.contiguous(), grad_total, total, weight.float(), inverse, grad_x,
+            grad_delta, len(partial), partial,
+        )  # fmt: skip
+        return grad_x, grad_delta, partial.sum(0).to(weight.dtype), None, None
+
+
+# --------------------------------------------------------------------------------------------------------- products
+
+
+def project(x: Tensor, *linears: nn.Linear) -> Tensor:
+    """x [..., D] through several linear maps at once, in x's type; their outputs side by side."""
+    weights: list[Tensor] = [linear.weight for linear in linears]
+    biases: list[Tensor | None] = [linear.bias for linear in linears]
+    y: Tensor = _Project.apply(x, len(linears), *weights, *(bias for bias in biases if bias is not None))
+    return y
+
+
+def join(parts: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+    return parts[0].to(dtype) if len(parts) == 1 else torch.cat([part.to(dtype) for part in parts])
+
+
+class _Project(torch.autograd.Function):
+    """One product of matrices in a row; gradients for each of them and for their biases."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, count: int, *parts: Tensor) -> Tensor:
+        weight, bias = join(parts[:count], x.dtype), join(parts[count:], x.dtype) if parts[count:] else None
+        ctx.save_for_backward(x, weight)
+        ctx.sizes, ctx.types, ctx.biased = (
+            [len(part) for part in parts[:count]],
+            [part.dtype for part in parts],
+            bias is not None,
+        )
+        return F.linear(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        x, weight = ctx.saved_tensors
+        rows = grad.reshape(-1, grad.shape[-1])
+        grad_parts = list((rows.T @ x.reshape(-1, x.shape[-1])).split(ctx.sizes))
+        if ctx.biased:
+            grad_parts += rows.sum(0, dtype=torch.promote_types(rows.dtype, torch.float32)).split(ctx.sizes)
+        return grad @ weight, None, *(g.to(kind) for g, kind in zip(grad_parts, ctx.types, strict=True))
+
+
+# -------------------------------------------------------------------------------------------------------- attention
+
+
+def attention(
+    q_BTHE: Tensor, kv_BSKE: Tensor, heads: tuple[int, int, int], tables: tuple[Tensor, Tensor], q_positions: Tensor | None,
+    positions: Tensor | None, visible_BTS: Tensor | None, norms: tuple[Tensor, Tensor, float] | None,
+) -> Tensor:  # fmt: skip
+    """softmax(q kᵀ / √E) v with rotary embedding (Su 2021) and, for Qwen3, norms within the heads: [B, T, H · E].
+
+    q [B, T, H · E], keys and values side by side [B, S, 2 K · E], heads = (H, K, E), tables = cos and sin [positions, E / 2], positions
+    [B, T] and [B, S] or None for 0, 1, …; visible: which keys a query sees, None: those up to its own place, with T = S.
+    Query heads that share a key head are folded into rows, so keys are never repeated.
+    """
+    if compiled(q_BTHE.dtype, q_BTHE) is None or tables[0].dtype != torch.float32:
+        return plain_attention(q_BTHE, kv_BSKE, heads, tables, q_positions, positions, visible_BTS, norms)
+    weights = (None, None, 0.0) if norms is None else norms
+    out: Tensor = _Attention.apply(q_BTHE, kv_BSKE, *weights, heads, tables, q_positions, positions, visible_BTS)
+    return out
+
+
+def plain_attention(
+    q_rows: Tensor, kv_rows: Tensor, heads: tuple[int, int, int], tables: tuple[Tensor, Tensor], q_positions: Tensor | None,
+    positions: Tensor | None, visible: Tensor | None, norms: tuple[Tensor, Tensor, float] | None,
+) -> Tensor:  # fmt: skip
+    (H, K, E), (B, T, _), S = heads, q_rows.shape, kv_rows.shape[1]
+    q, (k, v) = q_rows.view(B, T, H, E), kv_rows.view(B, S, 2 * K, E).chunk(2, 2)
+    if norms is not None:
+        q, k = normalise(q, norms[0], norms[2]), normalise(k, norms[1], norms[2])
+    q = rotate(q.transpose(1, 2), *angles(tables, q_positions, q))
+    k = rotate(k.transpose(1, 2), *angles(tables, positions, k))
+    return attend(q, k, v.transpose(1, 2), visible).transpose(1, 2).reshape(B, T, H * E)
+
+
+def angles(tables: tuple[Tensor, Tensor], positions_BT: Tensor | None, like_BTHE: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows of the rotary tables that fit [B, ·, T, E / 2]."""
+    cos, sin = (table.to(like_BTHE.dtype) for table in tables)
+    if positions_BT is None:
+        return cos[: like_BTHE.shape[1]], sin[: like_BTHE.shape[1]]
+    return cos[positions_BT][:, None], sin[positions_BT][:, None]
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate-half rotary embedding: x [..., E] with cos and sin [..., E/2] that broadcast over x's leading axes."""
+    a, b = x.chunk(2, -1)
+    return torch.cat((a * cos - b * sin, b * cos + a * sin), -1)
+
+
+def attend(q_BHTE: Tensor, k_BKSE: Tensor, v_BKSE: Tensor, visible_BTS: Tensor | None) -> Tensor:
+    """softmax(q kᵀ / √E) v, [B, H, T, E], over what is visible; None: causal with T = S.
+
+    On a CPU three plain products beat the fused kernel at these lengths (its backward is several times slower); elsewhere the
+    fused kernel runs.
+    """
+    B, H, T, E = q_BHTE.shape
+    K, S = k_BKSE.shape[1], k_BKSE.shape[2]
+    if q_BHTE.device.type != "cpu":
+        mask = None if visible_BTS is None else visible_BTS[:, None]
+        return F.scaled_dot_product_attention(
+            q_BHTE, k_BKSE, v_BKSE, attn_mask=mask, is_causal=mask is None, enable_gqa=H != K
+        )
+    if visible_BTS is None:
+        visible_BTS = torch.ones(1, T, T, dtype=torch.bool).tril().expand(B, -1, -1)
+    bias_BTS = torch.zeros(visible_BTS.shape, dtype=q_BHTE.dtype).masked_fill(~visible_BTS, float("-inf"))
+    bias = bias_BTS.repeat_interleave(K, 0).repeat(1, H // K, 1)
+    q = q_BHTE.reshape(B * K, H // K * T, E)
+    scores = torch.baddbmm(bias, q, k_BKSE.reshape(B * K, S, E).transpose(1, 2), alpha=E**-0.5)
+    return torch.bmm(scores.softmax(-1), v_BKSE.reshape(B * K, S, E)).view(B, H, T, E)
+
+
+class _Attention(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, q_rows: Tensor, kv_rows: Tensor, q_weight: Tensor | None, k_weight: Tensor | None, eps: float,
+        heads: tuple[int, int, int], tables: tuple[Tensor, Tensor], q_positions: Tensor | None, positions: Tensor | None,
+        visible: Tensor | None,
+    ) -> Tensor:  # fmt: skip
+        run, dtype = found(q_rows.dtype), q_rows.dtype
+        assert run is not None
+        (H, K, E), (cos, sin) = heads, tables
+        (B, T, _), S = q_rows.shape, kv_rows.shape[1]
+        q_rows, kv_rows = q_rows.contiguous(), kv_rows.contiguous()
+        visible, q_positions, positions = (
+            t if t is None else t.contiguous() for t in (visible, q_positions, positions)
+        )
+        q, k, v = (torch.empty(B, n, t, E, dtype=dtype) for n, t in ((H, T), (K, S), (K, S)))
+        q_inverse, k_inverse = (torch.empty(B, T, H), torch.empty(B, S, K)) if q_weight is not None else (None, None)
+        run("heads_forward", B, T, H, E, H * E, q_rows, q_weight, eps, cos, sin, q_positions, q, q_inverse)
+        run("heads_forward", B, S, K, E, 2 * K * E, kv_rows, k_weight, eps, cos, sin, positions, k, k_inverse)
+        run("heads_forward", B, S, K, E, 2 * K * E, kv_rows[..., K * E :], None, eps, None, None, None, v, None)
+        q3, k3, v3 = q.view(B * K, H // K * T, E), k.view(B * K, S, E), v.view(B * K, S, E)
+        probs = torch.bmm(q3, k3.transpose(1, 2))
+        run("softmax_forward", B, H, T, S, E**-0.5, visible, probs)
+        out = torch.empty_like(q_rows)
+        run("merge_heads", B, T, H, E, torch.bmm(probs, v3), out)
+        normed = q_weight is not None
+        ctx.save_for_backward(
+            q, k, v, probs, cos, sin, q_positions, positions, q_weight, k_weight, q_inverse, k_inverse,
+            q_rows if normed else None, kv_rows if normed else None,
+        )  # fmt: skip
+        ctx.heads = heads
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        q, k, v, probs, cos, sin, q_positions, positions, q_weight, k_weight, q_inverse, k_inverse, q_rows, kv_rows = (
+            ctx.saved_tensors
+        )
+        run, dtype = found(q.dtype), q.dtype
+        assert run is not None
+        H, K, E = ctx.heads
+        B, T, S = q.shape[0], q.shape[2], k.shape[2]
+        q3, k3, v3 = q.view(B * K, H // K * T, E), k.view(B * K, S, E), v.view(B * K, S, E)
+        grad_mixed = torch.empty(B * K, H // K * T, E, dtype=dtype)
+        run("heads_forward", B, T, H, E, H * E, grad.contiguous(), None, 0.0, None, None, None, grad_mixed, None)
+        grad_v = torch.bmm(probs.transpose(1, 2), grad_mixed)
+        grad_scores = torch.bmm(grad_mixed, v3.transpose(1, 2))
+        run("softmax_backward", B * H * T, S, E**-0.5, probs, grad_scores)
+        grad_q, grad_k = torch.bmm(grad_scores, k3), torch.bmm(grad_scores.transpose(1, 2), q3)
+        grad_q_rows, grad_kv_rows = torch.empty(B, T, H * E, dtype=dtype), torch.empty(B, S, 2 * K * E, dtype=dtype)
+        threads = torch.get_num_threads()
+        q_partial, k_partial = (by_thread(E), by_thread(E)) if q_weight is not None else (None, None)
+        q_layout, kv_layout, v_grad = (B, T, H, E, H * E), (B, S, K, E, 2 * K * E), grad_kv_rows[..., K * E :]
+        run(
+            "heads_backward", *q_layout, grad_q, q_rows, q_weight, q_inverse, cos, sin, q_positions, grad_q_rows, threads, q_partial
+        )  # fmt: skip
+        run(
+            "heads_backward", *kv_layout, grad_k, kv_rows, k_weight, k_inverse, cos, sin, positions, grad_kv_rows, threads, k_partial
+        )  # fmt: skip
+        run("heads_backward", *kv_layout, grad_v, None, None, None, None, None, None, v_grad, threads, None)
+        norm_grads = (None, None) if q_partial is None or k_partial is None else (q_partial.sum(0), k_partial.sum(0))
+        return grad_q_rows, grad_kv_rows, *norm_grads, None, None, None, None, None, None
+
+
+# ----------------------------------------------------------------------------------------------------------- SwiGLU
+
+
+def swiglu(gate_up: Tensor) -> Tensor:
+    """silu(gate) · up of [..., 2 F], gate and up side by side (Shazeer 2020, arxiv.org/abs/2002.05202, eq. 6)."""
+    if compiled(gate_up.dtype, gate_up) is None:
+        gate, up = gate_up.chunk(2, -1)
+        return F.silu(gate) * up
+    out: Tensor = _SwiGLU.apply(gate_up)
+    return out
+
+
+class _SwiGLU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, gate_up: Tensor) -> Tensor:
+        run, size = found(gate_up.dtype), gate_up.shape[-1] // 2
+        assert run is not None
+        gate_up = gate_up.contiguous()
+        ctx.save_for_backward(gate_up)
+        out = gate_up.new_empty((*gate_up.shape[:-1], size))
+        run("swiglu_forward", gate_up.numel() // (2 * size), size, gate_up, out)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (gate_up,) = ctx.saved_tensors
+        run, size = found(gate_up.dtype), gate_up.shape[-1] // 2
+        assert run is not None
+        grad_in = torch.empty_like(gate_up)
+        run("swiglu_backward", gate_up.numel() // (2 * size), size, grad.contiguous(), gate_up, grad_in)
+        return grad_in

@@ -1,0 +1,271 @@
+"""The compiled kernels against plain PyTorch in float64, values and gradients; and what happens where they cannot be had."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from bridle.maths import kernels
+from bridle.maths.kernels import add_norm, attend, attention, project, swiglu
+from bridle.maths.logprobs import linear_logprobs
+
+TYPES = [(torch.float32, 2e-5), (torch.bfloat16, 2e-2)]
+Function = Callable[..., Tensor]
+
+
+@pytest.fixture(autouse=True)
+def as_it_was() -> Iterator[None]:
+    before = kernels.wish
+    yield
+    kernels.wish = before
+
+
+@pytest.fixture
+def have_kernels() -> None:
+    try:
+        kernels.choose("compiled")
+    except kernels.Unavailable as error:
+        pytest.skip(f"no compiled kernels here: {error}")
+
+
+def rounded(dtype: torch.dtype, *shape: int, seed: int = 0) -> Tensor:
+    """Normal numbers that `dtype` holds exactly, in float64."""
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype).double()
+
+
+def agree(function: Function, inputs: list[Tensor], types: list[torch.dtype], tolerance: float) -> None:
+    """Value and gradients of `function` at `inputs` in `types` by compiled kernels, and in float64 by plain ones."""
+    wide = [x.clone().requires_grad_() for x in inputs]
+    kernels.choose("plain")
+    expected = function(*wide)
+    low = [x.to(kind).requires_grad_() for x, kind in zip(inputs, types, strict=True)]
+    kernels.choose("compiled")
+    found = function(*low)
+    grad = rounded(found.dtype, *found.shape, seed=9)
+    expected.backward(grad)
+    found.backward(grad.to(found.dtype))
+    pairs = [(found, expected), *((a.grad, b.grad) for a, b in zip(low, wide, strict=True))]
+    for a, b in pairs:
+        assert a is not None and b is not None
+        scale = float(b.detach().abs().max())
+        torch.testing.assert_close(a.double(), b, atol=tolerance * scale, rtol=tolerance)
+
+
+@pytest.mark.usefixtures("have_kernels")
+@pytest.mark.parametrize(("dtype", "tolerance"), TYPES)
+class TestCompiled:
+    def test_norm_of_a_sum(self, dtype: torch.dtype, tolerance: float) -> None:
+        def both(x: Tensor, delta: Tensor, weight: Tensor) -> Tensor:
+            total, y = add_norm(x, delta, weight, 1e-5, delta.dtype)
+            return torch.cat((total.to(y.dtype), y), -1)
+
+        inputs = [
+            rounded(torch.float32, 3, 5, 37),
+            rounded(dtype, 3, 5, 37, seed=1),
+            rounded(torch.float32, 37, seed=2),
+        ]
+        agree(both, inputs, [torch.float32, dtype, torch.float32], tolerance)
+
+    def test_norm_alone(self, dtype: torch.dtype, tolerance: float) -> None:
+        def alone(x: Tensor, weight: Tensor) -> Tensor:
+            return add_norm(x, None, weight, 1e-5, torch.float64 if x.dtype == torch.float64 else dtype)[1]
+
+        inputs = [rounded(torch.float32, 11, 40), rounded(torch.float32, 40, seed=1)]
+        agree(alone, inputs, [torch.float32, torch.float32], tolerance)
+
+    @pytest.mark.parametrize("normed", [False, True])
+    @pytest.mark.parametrize("laid_out", [False, True])
+    def test_attention(self, dtype: torch.dtype, tolerance: float, normed: bool, laid_out: bool) -> None:
+        B, T, H, K, E = 2, 9, 4, 2, 12
+        angle = torch.outer(torch.arange(30), torch.rand(6, generator=torch.Generator().manual_seed(5))).double()
+        positions = torch.randint(0, 30, (B, T), generator=torch.Generator().manual_seed(6)) if laid_out else None
+        visible = torch.rand(B, T, T, generator=torch.Generator().manual_seed(7)) < 0.5 if laid_out else None
+        if visible is not None:
+            visible |= torch.eye(T, dtype=torch.bool)
+
+        def attended(q: Tensor, kv: Tensor, *norms: Tensor) -> Tensor:
+            tables = (
+                (angle.cos(), angle.sin()) if q.dtype == torch.float64 else (angle.cos().float(), angle.sin().float())
+            )
+            weights = (norms[0], norms[1], 1e-5) if norms else None
+            return attention(q, kv, (H, K, E), tables, positions, positions, visible, weights)
+
+        inputs = [rounded(dtype, B, T, H * E), rounded(dtype, B, T, 2 * K * E, seed=1)]
+        inputs += [rounded(torch.float32, E, seed=2), rounded(torch.float32, E, seed=3)] if normed else []
+        agree(attended, inputs, [dtype, dtype, torch.float32, torch.float32][: len(inputs)], 2 * tolerance)
+
+    def test_fewer_queries_than_keys(self, dtype: torch.dtype, tolerance: float) -> None:
+        angle = torch.outer(torch.arange(9), torch.rand(4, generator=torch.Generator().manual_seed(5))).double()
+        places = torch.tensor([[8, 2, 2], [0, 5, 7]])
+        visible = torch.arange(9) <= places[..., None]
+
+        def attended(q: Tensor, kv: Tensor) -> Tensor:
+            tables = (
+                (angle.cos(), angle.sin()) if q.dtype == torch.float64 else (angle.cos().float(), angle.sin().float())
+            )
+            return attention(q, kv, (2, 1, 8), tables, places, None, visible, None)
+
+        agree(attended, [rounded(dtype, 2, 3, 16), rounded(dtype, 2, 9, 16, seed=1)], [dtype, dtype], 2 * tolerance)
+
+    def test_swiglu(self, dtype: torch.dtype, tolerance: float) -> None:
+        agree(swiglu, [10 * rounded(dtype, 4, 7, 34)], [dtype], tolerance)
+
+    def test_several_linear_maps_at_once(self, dtype: torch.dtype, tolerance: float) -> None:
+        one, two = nn.Linear(8, 5).double(), nn.Linear(8, 3).double()
+        inputs = [rounded(dtype, 4, 6, 8)]
+        expected = torch.cat((one(inputs[0]), two(inputs[0])), -1)
+        expected.sum().backward()
+        wide = [p.grad.clone() for p in (*one.parameters(), *two.parameters()) if p.grad is not None]
+        one.zero_grad(), two.zero_grad()
+        found = project(inputs[0].to(dtype), one.float(), two.float())
+        found.sum().backward()
+        assert found.dtype == dtype
+        torch.testing.assert_close(found.double(), expected, atol=2 * tolerance, rtol=2 * tolerance)
+        for p, other in zip((*one.parameters(), *two.parameters()), wide, strict=True):
+            assert p.grad is not None and p.grad.dtype == torch.float32
+            torch.testing.assert_close(
+                p.grad.double(), other, atol=tolerance * float(other.abs().max()), rtol=tolerance
+            )
+
+    @pytest.mark.parametrize("temperature", [1.0, 0.7])
+    @pytest.mark.parametrize("slice_size", [2**22, 64 * 50])
+    def test_logprobs(
+        self, dtype: torch.dtype, tolerance: float, temperature: float, slice_size: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("bridle.maths.logprobs.LONG_SLICE", slice_size)
+        targets = torch.randint(0, 50, (200,), generator=torch.Generator().manual_seed(4))
+        inputs = [3 * rounded(dtype, 200, 16), rounded(dtype, 50, 16, seed=1)]
+        agree(lambda h, w: linear_logprobs(h, w, targets, temperature), inputs, [dtype, dtype], tolerance)
+
+    def test_what_is_not_finite_stays_so(self, dtype: torch.dtype, tolerance: float) -> None:
+        """A run is stopped by a loss that is no number; a kernel must not make one of it."""
+        x = torch.randn(3, 4, 16).to(dtype)
+        x[1, 2, 5] = float("nan")
+        angle = torch.zeros(4, 4)
+        mixed = attention(x, x, (2, 1, 8), (angle.cos(), angle.sin()), None, None, None, None)
+        normed = add_norm(x.float(), None, torch.ones(16), 1e-5, dtype)[1]
+        for found in (
+            swiglu(x),
+            mixed,
+            normed,
+            linear_logprobs(x[1], torch.randn(9, 16).to(dtype), torch.zeros(4, dtype=torch.long)),
+        ):
+            assert found.isnan().any() and not found.isnan().all()
+
+    def test_threads_change_nothing(self, dtype: torch.dtype, tolerance: float) -> None:
+        x, weight = torch.randn(64, 48).to(dtype), torch.randn(48)
+        before = torch.get_num_threads()
+        try:
+            found = []
+            for threads in (1, 2):
+                torch.set_num_threads(threads)
+                found.append((add_norm(x.float(), x, weight, 1e-5, dtype)[1], swiglu(x)))
+        finally:
+            torch.set_num_threads(before)
+        assert torch.equal(found[0][0], found[1][0]) and torch.equal(found[0][1], found[1][1])
+
+
+@pytest.mark.usefixtures("have_kernels")
+def test_the_exponential_is_exact_to_seven_digits() -> None:
+    """swiglu of (g, 1) is g · σ(g): an independent look at exp over all its range."""
+    g = torch.linspace(-86, 80, 200_001)
+    pairs = torch.stack((g, torch.ones_like(g)), -1)
+    found, exact = swiglu(pairs)[:, 0], (g.double() * torch.sigmoid(g.double()))
+    assert float(((found - exact).abs() / exact.abs().clamp(min=1e-30)).max()) < 5e-7
+
+
+def test_attention_is_the_formula() -> None:
+    torch.manual_seed(0)
+    q, k, v = torch.randn(2, 4, 5, 8), torch.randn(2, 2, 5, 8), torch.randn(2, 2, 5, 8)
+    found = attend(q, k, v, None)
+    for h in range(4):
+        scores = q[:, h] @ k[:, h // 2].transpose(1, 2) / 8**0.5
+        scores = scores.masked_fill(torch.ones(5, 5).triu(1).bool(), float("-inf"))
+        torch.testing.assert_close(found[:, h], scores.softmax(-1) @ v[:, h // 2])
+
+
+def test_the_norms_own_gradient_is_the_composed_ones() -> None:
+    kernels.choose("plain")
+    x = rounded(torch.float64, 3, 5, 8).requires_grad_()
+    weight = rounded(torch.float64, 8, seed=1).requires_grad_()
+    grad = rounded(torch.float64, 3, 5, 8, seed=2)
+    add_norm(x, None, weight, 1e-6, torch.float64)[1].backward(grad)
+    ours = (x.grad, weight.grad)
+    x.grad = weight.grad = None
+    torch.nn.functional.rms_norm(x, (8,), weight, 1e-6).backward(grad)
+    torch.testing.assert_close(ours, (x.grad, weight.grad))
+
+
+# ---------------------------------------------------------------------------------------- where they cannot be had
+
+LOOK = """
+import torch
+from bridle.maths import kernels
+print(kernels.choose("auto"))
+torch.manual_seed(0)
+print(kernels.swiglu(torch.randn(2, 6)).sum().item())
+"""
+
+
+def in_a_process(tmp_path: Path, **environment: str) -> list[str]:
+    # A path of its own for the cache: nothing that was compiled before is found.
+    ours = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache"), **environment}
+    done = subprocess.run([sys.executable, "-c", LOOK], env=ours, capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()
+
+
+def test_without_a_compiler_the_plain_ones_do_the_same(tmp_path: Path) -> None:
+    expected = torch.manual_seed(0) and float(kernels.F.silu((x := torch.randn(2, 6))[:, :3]).mul(x[:, 3:]).sum())
+    line, value = in_a_process(tmp_path, PATH=str(tmp_path))
+    assert line == "plain kernels (no C compiler)" and float(value) == pytest.approx(expected)
+
+
+def test_a_compiler_that_fails_is_told_of(tmp_path: Path) -> None:
+    (tmp_path / "cc").write_text("#!/bin/sh\necho 'cc1: no such instruction' >&2\nexit 1\n")
+    (tmp_path / "cc").chmod(0o755)
+    line, _ = in_a_process(tmp_path, PATH=f"{tmp_path}:/usr/bin:/bin")
+    assert line == "plain kernels (cc failed: cc1: no such instruction)"
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("a file in the folder's place")
+    line, _ = in_a_process(tmp_path)
+    assert line.startswith("plain kernels (")
+
+
+def test_a_library_of_another_kind_is_done_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = tmp_path / "kernels.so"
+    broken.write_bytes(b"not a library")
+    kernels.built.cache_clear()
+    monkeypatch.setattr(kernels, "build", lambda dtype: broken)
+    try:
+        assert kernels.choose("auto").startswith("plain kernels (they do not load")
+        with pytest.raises(kernels.Unavailable):
+            kernels.choose("compiled")
+    finally:
+        kernels.built.cache_clear()
+
+
+def test_threads_are_those_that_pytorch_has() -> None:
+    """Two OpenMP libraries in a process fight for the cores; ours has none of its own."""
+    try:
+        made = kernels.build(torch.float32)
+    except kernels.Unavailable as error:
+        pytest.skip(str(error))
+    assert b"libgomp" not in made.read_bytes() and b"libomp" not in made.read_bytes()
+    assert (kernels.in_process("GOMP_parallel") is not None) == (b"GOMP_parallel" in made.read_bytes())
+
+
+def test_a_gradient_is_the_same_when_it_is_asked_for_twice() -> None:
+    """The logits of a single slice are written over by the first backward pass; the second makes them again."""
+    hidden = rounded(torch.float32, 30, 8).float().requires_grad_()
+    weight, targets = rounded(torch.float32, 12, 8, seed=1).float(), torch.arange(30) % 12
+    total = linear_logprobs(hidden, weight, targets).sum()
+    (first,) = torch.autograd.grad(total, hidden, retain_graph=True)
+    (second,) = torch.autograd.grad(total, hidden)
+    torch.testing.assert_close(first, second)
