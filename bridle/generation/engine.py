@@ -2,30 +2,30 @@
 
 Weights are packed for decoding (`native.py`, or `fallback.py` for what transformers runs) and carry the stamp of the
 policy they came from; an answer is asked for with the expected stamp, stale weights are refused.
-Finished rows leave the batch when a quarter of it is done. Random numbers are counted by (seed, sample, position, try).
+Batching is continuous: once a quarter of the rows is done they leave, and waiting prompts take their place. A prompt that
+is asked several times is run through the model once. Random numbers are counted by (seed, sample, position, try).
 
-Shapes: B rows, T new positions, V vocabulary.
-Left out for now: continuous batching (finished rows are not replaced), a prompt cache shared between samples.
+Shapes: B rows, T new tokens, V vocabulary.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from bridle.core.errors import DataError, ModelError, StaleWeights
 from bridle.core.records import Completion, FinishReason, Prompt
 from bridle.generation.fallback import Fallback, pack_foreign
 from bridle.generation.native import Packed, pack_decoder
-from bridle.generation.sampling import Sampling, draw
-from bridle.models.batches import by_length
+from bridle.generation.sampling import Sampling, draw, uniforms
 from bridle.models.decoder import Decoder
 from bridle.models.policy import Policy
 
-LEAST_ROWS = 4  # below this a CPU takes other product kernels, and a row's last digits would depend on its company
-KEEP_SHARE = 0.75  # rows are dropped from the batch once fewer than this share is still going
+KEEP_SHARE = 0.75  # finished rows leave once fewer than this share is still going: each time the cache is copied
 
 
 @dataclass(frozen=True)
@@ -86,54 +86,141 @@ class Engine:
         if any(not p for p in prompts):
             raise DataError("a prompt without a single token cannot be answered")
         numbers = list(range(len(prompts))) if samples is None else list(samples)
-        answers: list[Answer | None] = [None] * len(prompts)
-        for rows in by_length([len(p) for p in prompts], self.batch_size):
-            found = self._batch([prompts[i] for i in rows], settings, seed, [numbers[i] for i in rows])
-            for i, answer in zip(rows, found, strict=True):
-                answers[i] = answer
-            if progress is not None:
-                progress(len(rows))
-        return [a for a in answers if a is not None]
+        call = Call(self.packed, self.template_stops, settings, seed, prompts, numbers)
+        waiting = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), list(prompts[i])))  # equal ones in a row
+        rows: Rows | None = None
+        while call.unfinished:
+            left = len(call.unfinished)
+            live = [] if rows is None else call.live(rows)
+            if rows is not None and live:
+                if waiting and self.packed.joins and len(live) < KEEP_SHARE * self.batch_size:
+                    fresh = call.begin(take(waiting, self.batch_size - len(live)))
+                    if not call.join(rows, fresh):
+                        rows = call.gather([rows, fresh])
+                elif len(live) < KEEP_SHARE * len(rows.prompts):
+                    rows = call.gather([rows])
+                if rows is not None and rows.decoding.full(call.live(rows)):
+                    rows = call.gather([rows])
+            else:
+                rows = call.gather([call.begin(take(waiting, self.batch_size))])
+            if rows is not None:
+                call.draw(rows, rows.decoding.step(rows.tokens_B))
+            if progress is not None and len(call.unfinished) < left:
+                progress(left - len(call.unfinished))
+        return call.answers
 
-    def _batch(self, prompts: list[Sequence[int]], settings: Sampling, seed: int, numbers: list[int]) -> list[Answer]:
-        packed = self.packed
-        assert packed is not None
-        asked = len(prompts)
-        while len(prompts) < LEAST_ROWS:
-            prompts, numbers = [*prompts, prompts[-1]], [*numbers, numbers[-1]]
-        width = max(map(len, prompts))
-        decoding = packed.begin([len(p) for p in prompts], width, width + settings.max_new_tokens)
-        device = packed.device
-        ids_BT = torch.tensor([[0] * (width - len(p)) + list(p) for p in prompts], device=device)
-        samples_B = torch.tensor(numbers, device=device)
-        answers = [Answer([], [], FinishReason.LENGTH) for _ in prompts]
-        live = list(range(len(prompts)))
-        logits_BV = decoding.forward(ids_BT)
-        if not bool(torch.isfinite(logits_BV).all()):
+
+def take(waiting: list[int], count: int) -> list[int]:
+    """The first ones, which wait no longer."""
+    taken = waiting[:count]
+    del waiting[:count]
+    return taken
+
+
+@dataclass
+class Rows:
+    """Rows under way: which prompt each answers, where its cache lies in the decoding, its random numbers, how many of
+    them were used, and the token drawn last.
+
+    There may be more rows than prompts: they keep the others company (`least_rows`), and nobody asks for their answers.
+    """
+
+    decoding: Any  # a Decoding or FallbackDecoding, as the packed weights make it
+    prompts: list[int]
+    place_B: Tensor
+    uniforms_BT: Tensor
+    used_B: Tensor
+    tokens_B: Tensor
+
+
+class Call:
+    """One call of `generate`: what its rows have in common, and their answers so far."""
+
+    def __init__(
+        self,
+        packed: Packed | Fallback,
+        stops: frozenset[int],
+        settings: Sampling,
+        seed: int,
+        prompts: Sequence[Sequence[int]],
+        numbers: Sequence[int],
+    ) -> None:
+        self.packed, self.stops, self.settings, self.seed = packed, stops, settings, seed
+        self.prompts, self.numbers = prompts, numbers
+        self.answers = [Answer([], [], FinishReason.LENGTH) for _ in prompts]
+        self.unfinished = set(range(len(prompts)))
+
+    def live(self, rows: Rows) -> list[int]:
+        return [row for row, index in enumerate(rows.prompts) if index in self.unfinished]
+
+    def begin(self, indices: list[int]) -> Rows:
+        """Run the prompts through the model, equal ones once, and draw the first token of each answer."""
+        distinct: dict[tuple[int, ...], int] = {}
+        places = [distinct.setdefault(tuple(self.prompts[i]), len(distinct)) for i in indices]
+        company = [self.prompts[indices[-1]]] * (self.packed.least_rows - len(distinct))
+        decoding, logits_UV = self.packed.prefill([*distinct, *company])
+        if not bool(torch.isfinite(logits_UV).all()):
             raise ModelError(
-                f"weights {packed.stamp} give logits that are not finite; go back to a checkpoint before they broke"
+                f"weights {self.packed.stamp} give logits that are not finite; go back to a checkpoint before they broke"
             )
-        for position in range(settings.max_new_tokens):
-            tokens_B, logprobs_B = draw(logits_BV, settings, seed, samples_B, torch.full_like(samples_B, position))
-            going = []
-            for row, (index, token, logp) in enumerate(zip(live, tokens_B.tolist(), logprobs_B.tolist(), strict=True)):
-                if answers[index].finish_reason is FinishReason.STOP:
-                    continue
-                answers[index].token_ids.append(token)
-                answers[index].logprobs.append(logp)
-                if token in self.template_stops:
-                    answers[index] = Answer(answers[index].token_ids, answers[index].logprobs, FinishReason.STOP)
-                else:
-                    going.append(row)
-            if not going or position == settings.max_new_tokens - 1:
-                break
-            if LEAST_ROWS <= len(going) < KEEP_SHARE * len(live):
-                keep = torch.tensor(going, device=device)
-                decoding.keep(keep)
-                samples_B, tokens_B = samples_B[keep], tokens_B[keep]
-                live = [live[row] for row in going]
-            logits_BV = decoding.forward(tokens_B[:, None])
-        return answers[:asked]
+        place_B = torch.tensor(places, device=self.packed.device)
+        samples_B1 = torch.tensor([[self.numbers[i]] for i in indices], device=place_B.device)
+        positions_T = torch.arange(self.settings.max_new_tokens, device=place_B.device)
+        uniforms_BT = uniforms(self.seed, samples_B1, positions_T)
+        rows = Rows(decoding, indices, place_B, uniforms_BT, torch.zeros_like(place_B), place_B)
+        self.draw(rows, logits_UV[place_B])
+        return rows
+
+    def join(self, rows: Rows, fresh: Rows) -> bool:
+        """Put fresh rows in the place of finished ones. False if the cache cannot take them."""
+        live, free = self.live(fresh), [row for row, i in enumerate(rows.prompts) if i not in self.unfinished]
+        if not live:
+            return True
+        taken = torch.tensor(live, device=rows.place_B.device)
+        places = torch.tensor(free[: len(live)], device=taken.device)
+        if len(live) > len(free) or not rows.decoding.join(fresh.decoding, fresh.place_B[taken], places):
+            return False
+        for row, place in zip(live, free, strict=False):
+            rows.prompts[place] = fresh.prompts[row]
+        rows.uniforms_BT[places] = fresh.uniforms_BT[taken]
+        rows.used_B[places] = fresh.used_B[taken]
+        rows.tokens_B[places] = fresh.tokens_B[taken]
+        return True
+
+    def gather(self, parts: Sequence[Rows]) -> Rows | None:
+        """What is unfinished of all parts, side by side; None if nothing is."""
+        chosen = [(part, live) for part in parts if (live := self.live(part))]
+        if not chosen:
+            return None
+        prompts = [part.prompts[row] for part, live in chosen for row in live]
+        last = chosen[-1][1]
+        last += last[-1:] * (self.packed.least_rows - len(prompts))
+        taken = [(part, torch.tensor(live, device=part.place_B.device)) for part, live in chosen]
+        tokens_B = torch.cat([part.tokens_B[rows] for part, rows in taken])
+        return Rows(
+            self.packed.gather([(part.decoding, part.place_B[rows]) for part, rows in taken]),
+            prompts,
+            torch.arange(len(tokens_B), device=tokens_B.device),
+            torch.cat([part.uniforms_BT[rows] for part, rows in taken]),
+            torch.cat([part.used_B[rows] for part, rows in taken]),
+            tokens_B,
+        )
+
+    def draw(self, rows: Rows, logits_BV: Tensor) -> None:
+        """Draw every row's next token, and add it to the answer where that is not finished."""
+        u_B = rows.uniforms_BT.gather(1, rows.used_B[:, None])[:, 0]
+        rows.tokens_B, logprobs_B = draw(logits_BV, self.settings, u_B)
+        rows.used_B = (rows.used_B + 1).clamp_(max=self.settings.max_new_tokens - 1)  # rows that are finished go on
+        for index, token, logp in zip(rows.prompts, rows.tokens_B.tolist(), logprobs_B.tolist(), strict=False):
+            if index not in self.unfinished:
+                continue
+            answer = self.answers[index]
+            answer.token_ids.append(token)
+            answer.logprobs.append(logp)
+            if token in self.stops:
+                self.answers[index] = Answer(answer.token_ids, answer.logprobs, FinishReason.STOP)
+            if token in self.stops or len(answer.token_ids) == self.settings.max_new_tokens:
+                self.unfinished.remove(index)
 
 
 def answer_prompts(

@@ -10,6 +10,7 @@ from copy import deepcopy
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from bridle.models.foreign import Foreign
@@ -21,6 +22,8 @@ class Fallback:
 
     module: Foreign
     stamp: str
+    joins = False  # transformers' caches come in many kinds: rows leave them, none may be added
+    least_rows = 4  # below this a CPU's products take other ways, and a row's last digits would depend on its company
 
     @property
     def max_positions(self) -> int:
@@ -30,9 +33,20 @@ class Fallback:
     def device(self) -> torch.device:
         return self.module.output_weight().device
 
-    def begin(self, lengths: Sequence[int], width: int, slots: int) -> FallbackDecoding:
-        """Rows of such lengths, padded on the left to `width`, to be answered within `slots`."""
-        return FallbackDecoding(self, lengths, width, slots)
+    def prefill(self, prompts: Sequence[Sequence[int]]) -> tuple[FallbackDecoding, Tensor]:
+        """Run prompts through the model: the rows under way and their logits, [B, V]."""
+        width = max(map(len, prompts))
+        ids_BT = torch.tensor([[0] * (width - len(p)) + list(p) for p in prompts], device=self.device)
+        padding_B1 = torch.tensor([[width - len(p)] for p in prompts], device=self.device)
+        decoding = FallbackDecoding(self.module, torch.arange(width, device=self.device) >= padding_B1)
+        return decoding, decoding.forward(ids_BT)
+
+    def gather(self, parts: Sequence[tuple[FallbackDecoding, Tensor]]) -> FallbackDecoding:
+        """Rows of a decoding, which is used up. A row may be taken more than once: the answers to one prompt."""
+        ((decoding, rows),) = parts
+        decoding.cache.reorder_cache(rows)
+        decoding.seen_BS = decoding.seen_BS[rows]
+        return decoding
 
 
 def pack_foreign(module: Foreign, stamp: str, dtype: torch.dtype) -> Fallback:
@@ -45,18 +59,21 @@ def pack_foreign(module: Foreign, stamp: str, dtype: torch.dtype) -> Fallback:
 class FallbackDecoding:
     """Rows under way: transformers' cache, and which slots hold tokens of a row, `seen` [B, S], for padding does not."""
 
-    def __init__(self, packed: Fallback, lengths: Sequence[int], width: int, slots: int) -> None:
-        self.module, self.end = packed.module, 0
-        self.cache = packed.module.model.new_cache()
-        padding_B = torch.tensor([width - n for n in lengths], device=packed.device)
-        self.seen_BS = torch.arange(slots, device=packed.device) >= padding_B[:, None]
+    def __init__(self, module: Foreign, seen_BS: Tensor) -> None:
+        self.module, self.seen_BS = module, seen_BS
+        self.cache = module.model.new_cache()
 
-    def keep(self, rows: Tensor) -> None:
-        self.cache.reorder_cache(rows)
-        self.seen_BS = self.seen_BS[rows]
+    def full(self, live: list[int]) -> bool:
+        return False  # the cache grows with every token
+
+    def join(self, other: FallbackDecoding, rows: Tensor, places: Tensor) -> bool:
+        return False
+
+    def step(self, tokens_B: Tensor) -> Tensor:
+        """The next token of every row; logits [B, V]."""
+        self.seen_BS = F.pad(self.seen_BS, (0, 1), value=True)
+        return self.forward(tokens_B[:, None])
 
     def forward(self, ids_BT: Tensor) -> Tensor:
-        """Run T new tokens through the model; logits of the last one, [B, V]."""
-        self.end += ids_BT.shape[1]
-        hidden_BTD = self.module.model.step(ids_BT, self.seen_BS[:, : self.end], self.cache)
+        hidden_BTD = self.module.model.step(ids_BT, self.seen_BS, self.cache)
         return self.module.logits(hidden_BTD[:, -1])

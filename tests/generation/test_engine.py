@@ -2,14 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 
 from bridle.core.errors import DataError, ModelError, StaleWeights
 from bridle.core.records import FinishReason, Prompt
+from bridle.generation import native
 from bridle.generation.engine import Answer, Engine, answer_prompts
 from bridle.generation.sampling import Sampling
+from bridle.maths import kernels
 from bridle.models.batches import make_batch, sequence_logprobs
 from bridle.models.policy import Policy
 from tests.models.tiny import FALLBACK, FAMILIES, FOREIGN, SHAPES, one_sentence, policy, random_ids, template
@@ -21,6 +24,16 @@ def engine_with(ours: Policy, dtype: torch.dtype = torch.float32, batch_size: in
     engine = Engine(dtype, batch_size)
     engine.load(ours)
     return engine
+
+
+@pytest.fixture(params=["oneDNN", "plain", "plain kernels"])
+def products(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Weights in oneDNN's layout where this machine has it, and as they are everywhere else; compiled kernels, and none."""
+    if request.param == "plain":
+        monkeypatch.setattr(native, "onednn_packs", lambda dtype: False)
+    if request.param == "plain kernels":
+        monkeypatch.setattr(kernels, "wish", "plain")
+    return str(request.param)
 
 
 def stopping(ours: Policy, *stops: int) -> Policy:
@@ -44,7 +57,9 @@ def sampled(answers: Sequence[Answer]) -> list[float]:
     [(shape, torch.float32, 1e-4) for shape in [*SHAPES, *FOREIGN]]
     + [(shape, torch.float64, 1e-9) for shape in SHAPES],  # some of transformers' modules hold float32 inside
 )
-def test_sampled_log_probs_equal_those_of_training(shape: str, dtype: torch.dtype, tolerance: float) -> None:
+def test_sampled_log_probs_equal_those_of_training(
+    shape: str, dtype: torch.dtype, tolerance: float, products: str
+) -> None:
     ours = policy(shape, dtype=dtype)
     for temperature in (1.0, 0.8):
         answers = engine_with(ours, dtype).generate(PROMPTS, Sampling(24, temperature), stamp=ours.stamp, seed=1)
@@ -52,18 +67,20 @@ def test_sampled_log_probs_equal_those_of_training(shape: str, dtype: torch.dtyp
     assert len({tuple(a.token_ids) for a in answers}) > 40
 
 
-@pytest.mark.parametrize("shape", ["qwen3", *FALLBACK])
-def test_bfloat16_stays_close(shape: str) -> None:
+@pytest.mark.parametrize("shape", ["qwen2", "qwen3", *FALLBACK])
+@pytest.mark.parametrize("few_heads", [0, native.FEW_HEADS])  # attention in bfloat16, and in float32 for few rows
+def test_bfloat16_stays_close(shape: str, few_heads: int, products: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A bfloat16 pack against a float32 forward: on average within .05 nats a token, no token off by more than 1."""
+    monkeypatch.setattr(native, "FEW_HEADS", few_heads)
     ours = policy(shape)
-    answers = engine_with(ours, torch.bfloat16).generate(PROMPTS, Sampling(24), stamp=ours.stamp, seed=1)
+    answers = engine_with(ours, torch.bfloat16, 4).generate(PROMPTS, Sampling(24), stamp=ours.stamp, seed=1)
     gaps = torch.tensor(sampled(answers)) - torch.tensor(recomputed(ours, PROMPTS, answers, 1.0))
     assert float(gaps.abs().mean()) < 0.05
     assert float(gaps.abs().max()) < 1.0
 
 
 @pytest.mark.parametrize("shape", [*FAMILIES, *FALLBACK])
-def test_the_same_ids_alone_in_any_order_and_among_others(shape: str) -> None:
+def test_the_same_ids_alone_in_any_order_and_among_others(shape: str, products: str) -> None:
     ours = stopping(policy(shape), *range(3, 20))  # uneven answers: rows leave the batch
     settings = Sampling(24)
     numbers = list(range(len(PROMPTS)))
@@ -81,6 +98,72 @@ def test_the_same_ids_alone_in_any_order_and_among_others(shape: str) -> None:
         alone = engine.generate(PROMPTS[i : i + 1], settings, stamp=ours.stamp, seed=2, samples=[i])[0]
         assert alone.token_ids == together[i].token_ids
         assert alone.logprobs == pytest.approx(together[i].logprobs, abs=1e-4)
+
+
+def count_calls(monkeypatch: pytest.MonkeyPatch, owner: type, name: str) -> list[tuple[Any, ...]]:
+    """Arguments of each call of a method, which goes on doing what it did."""
+    found: list[tuple[Any, ...]] = []
+    method = owner.__dict__[name]
+
+    def counted(self: Any, *arguments: Any) -> Any:
+        found.append(arguments)
+        return method(self, *arguments)
+
+    monkeypatch.setattr(owner, name, counted)
+    return found
+
+
+@pytest.mark.parametrize("ahead", [1, 5, 32])  # the cache is copied at nearly every step; at times; its slots go round
+def test_rows_that_join_others_get_the_answers_of_rows_alone(ahead: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "AHEAD", ahead)
+    ours = stopping(policy("qwen2"), *range(3, 20))
+    engine, settings = engine_with(ours, batch_size=8), Sampling(24)
+    alone = [
+        engine.generate([prompt], settings, stamp=ours.stamp, seed=2, samples=[i])[0]
+        for i, prompt in enumerate(PROMPTS)
+    ]
+    groups = count_calls(monkeypatch, native.Packed, "prefill")
+    steps = count_calls(monkeypatch, native.Decoding, "step")
+    together = engine.generate(PROMPTS, settings, stamp=ours.stamp, seed=2)
+    assert len(groups) > len(PROMPTS) / 8 + 3  # some came while others were under way
+    assert len(steps) < sum(len(a.token_ids) for a in alone) / 4  # rows are answered side by side
+    assert [a.token_ids for a in together] == [a.token_ids for a in alone]
+    assert sampled(together) == pytest.approx(sampled(alone), abs=1e-4)
+    assert sampled(together) == pytest.approx(recomputed(ours, PROMPTS, together, 1.0), abs=1e-4)
+
+
+def test_long_prompts_join_a_cache_of_short_ones() -> None:
+    ours = stopping(policy("llama"), *range(3, 30))
+    prompts = [*random_ids(12, 1, 3, seed=1), *random_ids(12, 60, 70, seed=2)]
+    together = engine_with(ours, batch_size=6).generate(prompts, Sampling(24), stamp=ours.stamp, seed=3)
+    assert sampled(together) == pytest.approx(recomputed(ours, prompts, together, 1.0), abs=1e-4)
+
+
+@pytest.mark.parametrize("shape", ["qwen2", *FALLBACK])
+def test_a_prompt_of_many_answers_is_run_once(shape: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = stopping(policy(shape), *range(3, 20))
+    engine = engine_with(ours)
+    asked = [PROMPTS[i] for i in (0, 7, 0, 3, 7, 0, 3, 9, 0, 12, 7)]
+    alone = [engine.generate([p], Sampling(12), stamp=ours.stamp, seed=2, samples=[i])[0] for i, p in enumerate(asked)]
+    runs = count_calls(monkeypatch, type(engine.packed), "prefill")
+    together = engine.generate(asked, Sampling(12), stamp=ours.stamp, seed=2)
+    assert sorted(runs[0][0]) == sorted(tuple(PROMPTS[i]) for i in (0, 3, 7, 9, 12))
+    assert [a.token_ids for a in together] == [a.token_ids for a in alone]
+    assert sampled(together) == pytest.approx(sampled(alone), abs=1e-4)
+    assert len({tuple(a.token_ids) for a in together}) == len(asked)
+
+
+def test_without_oneDNN_weights_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(weight: torch.Tensor) -> torch.Tensor:
+        raise AttributeError("no such operation")
+
+    native.onednn_packs.cache_clear()
+    monkeypatch.setattr(native, "onednn_layout", missing)
+    try:
+        packed = native.pack_decoder(policy().module, "stamp", torch.float32)  # type: ignore[arg-type]
+    finally:
+        native.onednn_packs.cache_clear()
+    assert not packed.head.packed and packed.least_rows == 4
 
 
 def test_seed_and_sample_number_decide_the_draw() -> None:

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from bridle.core.errors import RecipeError
-from bridle.generation.sampling import Sampling, draw, draw_truncated, inverse_cdf, uniforms
+from bridle.generation import sampling
+from bridle.generation.sampling import Sampling, draw, draw_all, draw_truncated, inverse_cdf, uniforms
 
 DRAWS = 20_000
 SETTINGS = [
@@ -46,9 +47,16 @@ def truncated(logits: Tensor, settings: Sampling) -> Tensor:
 
 def draws(logits: Tensor, settings: Sampling, count: int = DRAWS, seed: int = 0) -> tuple[Tensor, Tensor]:
     numbers = torch.arange(count)
-    return draw(logits.expand(count, -1), settings, seed, numbers, torch.zeros_like(numbers))
+    return draw(logits.expand(count, -1), settings, uniforms(seed, numbers, torch.zeros_like(numbers)))
 
 
+@pytest.fixture(params=["sorted", "likeliest first"])
+def truncation(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The way of a small vocabulary, and that of a large one."""
+    monkeypatch.setattr(sampling, "MANY", 8192 if request.param == "sorted" else 59)
+
+
+@pytest.mark.usefixtures("truncation")
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
 @pytest.mark.parametrize("name", LOGITS)
 def test_draws_follow_the_truncated_distribution(name: str, settings: Sampling) -> None:
@@ -61,6 +69,7 @@ def test_draws_follow_the_truncated_distribution(name: str, settings: Sampling) 
     torch.testing.assert_close(logprobs.double(), exact.log()[tokens], rtol=0, atol=1e-5)
 
 
+@pytest.mark.usefixtures("truncation")
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
 def test_log_probs_are_exact_in_float64(settings: Sampling) -> None:
     logits = LOGITS["peaked"].double()
@@ -83,7 +92,7 @@ def test_a_vocabulary_of_thousands_is_drawn_exactly() -> None:
 def test_temperature_nought_takes_the_likeliest_for_certain() -> None:
     logits = torch.randn(50, 30, generator=torch.Generator().manual_seed(3))
     numbers = torch.arange(50)
-    tokens, logprobs = draw(logits, Sampling(1, temperature=0, top_p=0.5), 0, numbers, numbers)
+    tokens, logprobs = draw(logits, Sampling(1, temperature=0, top_p=0.5), uniforms(0, numbers, numbers))
     assert torch.equal(tokens, logits.argmax(1))
     assert not logprobs.any()
 
@@ -92,24 +101,25 @@ def test_each_row_has_its_own_distribution() -> None:
     rows = torch.stack([LOGITS["peaked"], LOGITS["flat"], LOGITS["with impossible tokens"]]).repeat(100, 1)
     numbers = torch.arange(300)
     settings = Sampling(1, top_p=0.7, top_k=9)
-    tokens, logprobs = draw(rows, settings, 4, numbers, torch.zeros_like(numbers))
+    tokens, logprobs = draw(rows, settings, uniforms(4, numbers, torch.zeros_like(numbers)))
     for i in range(300):
         exact = truncated(rows[i], settings)
         assert float(logprobs[i]) == pytest.approx(math.log(float(exact[tokens[i]])), abs=1e-5)
 
 
+@pytest.mark.usefixtures("truncation")
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
 def test_a_draw_does_not_depend_on_its_company(settings: Sampling) -> None:
     """Rows alone, in another order, beside rows whose nucleus is wider."""
     logits = torch.cat([torch.randn(30, 60, generator=torch.Generator().manual_seed(4)) * s for s in (0.01, 1.0, 6.0)])
     samples, positions = torch.arange(90) * 3, torch.arange(90) % 7
-    tokens, logprobs = draw(logits, settings, 5, samples, positions)
+    tokens, logprobs = draw(logits, settings, uniforms(5, samples, positions))
     order = torch.randperm(90, generator=torch.Generator().manual_seed(5))
-    again, again_logprobs = draw(logits[order], settings, 5, samples[order], positions[order])
+    again, again_logprobs = draw(logits[order], settings, uniforms(5, samples[order], positions[order]))
     assert torch.equal(again, tokens[order])
     torch.testing.assert_close(again_logprobs, logprobs[order], rtol=0, atol=1e-6)
     for i in range(0, 90, 11):
-        one, _ = draw(logits[i : i + 1], settings, 5, samples[i : i + 1], positions[i : i + 1])
+        one, _ = draw(logits[i : i + 1], settings, uniforms(5, samples[i : i + 1], positions[i : i + 1]))
         assert int(one) == int(tokens[i])
 
 
@@ -169,6 +179,15 @@ def test_a_token_without_mass_is_never_drawn() -> None:
     for dtype in (torch.float32, torch.float64):
         found = inverse_cdf(probs.to(dtype).cumsum(1).repeat(len(u), 1), u)
         assert found.tolist() == [1, 1, 3, 3, 3, 3]
+
+
+@pytest.mark.parametrize("vocabulary", [1, 2, 59, 60, 64, 1000])  # 59: blocks of one token
+def test_blocks_of_tokens_give_the_draw_of_the_whole_sum(vocabulary: int) -> None:
+    probs = torch.rand(500, vocabulary, dtype=torch.float64, generator=torch.Generator().manual_seed(6))
+    probs = torch.where(probs < 0.5, 0.0, probs)
+    probs[:, 0] = 0.1  # none without mass
+    u = torch.rand(500, dtype=torch.float64, generator=torch.Generator().manual_seed(7))
+    assert torch.equal(draw_all(probs, u), inverse_cdf(probs.cumsum(1), u))
 
 
 def test_a_sum_that_rounds_below_one_does_not_favour_the_last_token() -> None:
