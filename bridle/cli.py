@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from bridle.core import timeline
 from bridle.core.errors import BridleError, Interrupted, UsageError
+from bridle.core.timeline import timed
 
 if TYPE_CHECKING:
     from bridle.core.recipe import Recipe
@@ -36,7 +39,8 @@ class Verbs(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         ctx.ensure_object(Options)
         try:
-            return super().invoke(ctx)
+            with profiled():
+                return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except (Exception, KeyboardInterrupt) as error:
@@ -45,6 +49,28 @@ class Verbs(click.Group):
             sentence, status = told(error)
         click.echo(f"bridle: {sentence}", err=True)
         ctx.exit(status)
+
+
+@contextmanager
+def profiled() -> Iterator[None]:
+    """Write what --profile recorded when the verb has ended, well or not; a verb that never came to a place leaves nothing."""
+    try:
+        yield
+    except BaseException:
+        with suppress(BridleError):  # the error that is on its way tells more
+            write_what_was_recorded()
+        raise
+    write_what_was_recorded()
+
+
+def write_what_was_recorded() -> None:
+    recorded = timeline.stop()
+    if recorded is None or recorded.place is None:
+        return
+    from bridle.core.profile import FILE, table_lines, write_profile
+
+    lines = table_lines(write_profile(recorded, recorded.place))
+    click.echo("\n".join(["", *lines, "", f"trace: {recorded.place / FILE}"]), err=True)
 
 
 def told(error: BaseException) -> tuple[str, int]:
@@ -75,6 +101,11 @@ def set_debug(ctx: click.Context, _: click.Parameter, value: bool) -> None:
     ctx.ensure_object(Options).debug |= value
 
 
+def set_profile(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    if value:
+        timeline.record(f"bridle {ctx.info_name}")
+
+
 project_option = click.option(
     "--project",
     metavar="DIR",
@@ -96,6 +127,14 @@ debug_option = click.option(
     callback=set_debug,
     is_eager=True,
     help="Show the traceback of an error.",
+)
+profile_option = click.option(
+    "--profile",
+    is_flag=True,
+    expose_value=False,
+    callback=set_profile,
+    is_eager=True,
+    help="Write profile.json, a timeline for chrome://tracing or Perfetto, and tell where the time went.",
 )
 
 
@@ -126,11 +165,13 @@ def main() -> None:
 )
 @set_option
 @json_option
+@profile_option
 @debug_option
 @click.pass_obj
 def demo(options: Options, seed: int, out: Path, quick: bool, world: Path | None) -> None:
     """The whole loop on the playground, from nothing to a report, in minutes."""
-    from bridle.demo import QUICK, run_demo, summary_lines
+    with timed("import"):
+        from bridle.demo import QUICK, run_demo, summary_lines
 
     summary = run_demo(out, demo_recipe(options, seed, world, QUICK if quick else {}))
     if options.as_json:
@@ -156,6 +197,7 @@ def demo_recipe(options: Options, seed: int, world: Path | None, settings: Mappi
     "--model", metavar="PATH", help="A Hugging Face model folder to start from, instead of pretraining a small one."
 )
 @set_option
+@profile_option
 @debug_option
 @click.pass_obj
 def init(options: Options, folder: Path, model: str | None) -> None:
@@ -175,6 +217,7 @@ def init(options: Options, folder: Path, model: str | None) -> None:
             )
         settings["model.path"] = str(Path(model).resolve())
     project = Project.create(folder, Recipe().with_settings(settings))
+    profile_in(project.folder)
     click.echo(f"made {project.folder}; next: cd {project.folder} && bridle import FILE")
 
 
@@ -189,14 +232,16 @@ def init(options: Options, folder: Path, model: str | None) -> None:
 @project_option
 @set_option
 @json_option
+@profile_option
 @debug_option
 @click.pass_obj
 def import_(options: Options, source: Path, form: str | None) -> None:
     """Bring preferences, demonstrations or prompts into the store: JSON lines, a JSON list or Parquet; gzip or not."""
-    from bridle.core.runlog import Progress
-    from bridle.feedback.formats import Form
-    from bridle.feedback.imports import import_file
-    from bridle.feedback.store import Store
+    with timed("import"):
+        from bridle.core.runlog import Progress
+        from bridle.feedback.formats import Form
+        from bridle.feedback.imports import import_file
+        from bridle.feedback.store import Store
 
     project, progress, megabyte = open_project(options), Progress(), 10**6
     progress.begin(f"importing {source}, counted in megabytes")
@@ -215,11 +260,13 @@ def import_(options: Options, source: Path, form: str | None) -> None:
 @project_option
 @set_option
 @json_option
+@profile_option
 @debug_option
 @click.pass_obj
 def sample(options: Options) -> None:
     """Answer each prompt several times (nucleus sampling), into the store, to be compared."""
-    from bridle import stages
+    with timed("import"):
+        from bridle import stages
 
     with_work(options, stages.sample)
 
@@ -229,11 +276,13 @@ def sample(options: Options) -> None:
 @project_option
 @set_option
 @json_option
+@profile_option
 @debug_option
 @click.pass_obj
 def label(options: Options, simulate: bool) -> None:
     """Compare the sampled answers."""
-    from bridle import stages
+    with timed("import"):
+        from bridle import stages
 
     if not simulate:
         raise UsageError(
@@ -249,6 +298,7 @@ def label(options: Options, simulate: bool) -> None:
 @project_option
 @set_option
 @json_option
+@profile_option
 @debug_option
 @click.pass_obj
 def train(options: Options, method: str) -> None:
@@ -256,7 +306,8 @@ def train(options: Options, method: str) -> None:
 
     An unfinished run of the same recipe is gone on with.
     """
-    from bridle import scoring, stages, tuning
+    with timed("import"):
+        from bridle import scoring, stages, tuning
 
     methods = {
         "pretrain": stages.train_pretrain,
@@ -283,11 +334,13 @@ def train(options: Options, method: str) -> None:
 @project_option
 @set_option
 @json_option
+@profile_option
 @debug_option
 @click.pass_obj
 def evaluate(options: Options, model_a: str, model_b: str | None, by: str | None) -> None:
     """Answer the held-out prompts with A (and B) and measure: win rate with interval, gold, KL, diversity."""
-    from bridle import stages
+    with timed("import"):
+        from bridle import stages
 
     def measure(work: Work) -> dict[str, Any]:
         figures: dict[str, Any] = {model_a: stages.evaluate(work, model_a, reuse=True)}
@@ -303,14 +356,22 @@ def evaluate(options: Options, model_a: str, model_b: str | None, by: str | None
 @main.command()
 @click.argument("run", metavar="[RUN]", type=click.Path(path_type=Path), required=False)
 @project_option
+@profile_option
 @debug_option
 @click.pass_obj
 def report(options: Options, run: Path | None) -> None:
     """Write report.html: of one run's folder, or of the whole project."""
-    from bridle.loop_report import write_project_report, write_run_report
+    with timed("import"):
+        from bridle.loop_report import write_project_report, write_run_report
 
     project = open_project(options)
     click.echo(f"wrote {write_run_report(project, run) if run is not None else write_project_report(project)}")
+
+
+def profile_in(folder: Path) -> None:
+    """Where --profile will write."""
+    if (recorded := timeline.recording()) is not None:
+        recorded.place = folder
 
 
 def open_project(options: Options) -> Project:
@@ -320,6 +381,7 @@ def open_project(options: Options) -> Project:
     from bridle.core.runlog import Project
 
     project = Project.find(options.project)
+    profile_in(project.folder)
     return replace(project, recipe=project.recipe.with_settings(dict(parse_setting(text) for text in options.settings)))
 
 
@@ -333,6 +395,8 @@ def with_work(options: Options, stage: Any) -> None:
         figures = stage(work)
     finally:
         work.close()
+        if (recorded := timeline.recording()) is not None and len(set(recorded.runs)) == 1:
+            recorded.place = recorded.runs[0]
     if options.as_json:
         click.echo(json.dumps(figures))
     else:

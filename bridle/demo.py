@@ -22,10 +22,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from bridle.core.errors import ProjectError
+from bridle.core.errors import BridleError, ProjectError
 from bridle.core.files import read_json, write_json
+from bridle.core.profile import leave, take, write_profile
 from bridle.core.recipe import Recipe
 from bridle.core.runlog import RECIPE_FILE, Progress, Project, clock
+from bridle.core.timeline import record, recording, timed
 from bridle.loop_report import finished_metrics, write_project_report
 from bridle.models.device import Device
 from bridle.scoring import train_reward, train_shuffled
@@ -87,6 +89,9 @@ def run_demo(out: Path, recipe: Recipe, progress: Progress | None = None) -> dic
     """Walk the loop in `out`, or go on with the demo there; writes report.html and summary.json, returns the summary."""
     progress = progress or Progress()
     project = open_demo(out, recipe)
+    if (recorded := recording()) is not None:
+        recorded.place = project.folder
+        (project.folder / LEFT).unlink(missing_ok=True)  # of a second process whose first one was killed
     sitting = Sitting.begin(project)
     work = Work(project, progress, threads=sitting.threads)
     beside = None
@@ -112,7 +117,8 @@ def run_demo(out: Path, recipe: Recipe, progress: Progress | None = None) -> dic
                     beside = beside or Beside(project.folder, work.device.threads)
                     beside.give(other.name)
         if beside:
-            beside.wait(progress)
+            with timed("wait"):
+                beside.wait(progress)
         progress.later = 0.0
         stages = {stage.name: done.get(stage.name) or stage.run(work) for stage in STAGES}
         for result in stages.values():
@@ -120,8 +126,13 @@ def run_demo(out: Path, recipe: Recipe, progress: Progress | None = None) -> dic
                 result["seconds"] += result[part]["seconds"]
         progress.begin("Writing the report")
         began = time.monotonic()
-        write_json(project.folder / "summary.json", summarise(work, stages, sitting))
-        write_project_report(project, work)
+        if recorded is not None:
+            take(recorded, project.folder / LEFT)
+            with suppress(BridleError):  # for the report to show; it is written again, and told of, at the end
+                write_profile(recorded, project.folder)
+        with timed("report"):
+            write_json(project.folder / "summary.json", summarise(work, stages, sitting))
+            write_project_report(project, work)
         stages["report"] = {"seconds": round(time.monotonic() - began, 2)}
         summary = summarise(work, stages, sitting)
         write_json(project.folder / "summary.json", summary)
@@ -129,6 +140,8 @@ def run_demo(out: Path, recipe: Recipe, progress: Progress | None = None) -> dic
     finally:
         if beside:
             beside.stop()
+        if recorded is not None:
+            take(recorded, project.folder / LEFT)
         sitting.end()
         work.close()
 
@@ -189,7 +202,7 @@ class Beside:
 
     def __init__(self, folder: Path, threads: int) -> None:
         self.process = subprocess.Popen(
-            work_beside_command(folder, threads),
+            work_beside_command(folder, threads, recording() is not None),
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
             start_new_session=True,  # Ctrl-C reaches this process, which passes it on once
         )  # fmt: skip
@@ -222,14 +235,16 @@ class Beside:
 
 
 END = "end"
+LEFT = ".profile-beside.json"  # what the second process recorded, for the first one to take
 
 
-def work_beside_command(folder: Path, threads: int) -> list[str]:
-    return [sys.executable, "-m", "bridle.demo", str(folder), str(threads)]
+def work_beside_command(folder: Path, threads: int, profile: bool = False) -> list[str]:
+    return [sys.executable, "-m", "bridle.demo", str(folder), str(threads), *(["--profile"] if profile else [])]
 
 
-def work_beside(folder: Path, threads: int) -> None:
+def work_beside(folder: Path, threads: int, profile: bool = False) -> None:
     """What the second process does: the stages that it reads, one after another. It dies with the one that started it."""
+    recorded = record("bridle demo, second process") if profile else None
     given: queue.SimpleQueue[str] = queue.SimpleQueue()
 
     def listen() -> None:
@@ -248,6 +263,8 @@ def work_beside(folder: Path, threads: int) -> None:
             by_name[name].run(work)
     finally:
         work.close()
+        if recorded is not None:
+            leave(recorded, folder / LEFT)
 
 
 # -------------------------------------------------------------------------------------------------------- summary
@@ -335,4 +352,4 @@ def summary_lines(summary: dict[str, Any], out: Path) -> list[str]:
 
 
 if __name__ == "__main__":
-    work_beside(Path(sys.argv[1]), int(sys.argv[2]))
+    work_beside(Path(sys.argv[1]), int(sys.argv[2]), profile="--profile" in sys.argv[3:])

@@ -11,7 +11,10 @@ from typing import Any
 from bridle import __version__
 from bridle.core.errors import ProjectError
 from bridle.core.files import read_json
-from bridle.core.runlog import Progress, Project, read_metrics
+from bridle.core.profile import FILE as PROFILE
+from bridle.core.profile import OPERATORS_SHOWN
+from bridle.core.runlog import Progress, Project, read_metrics, sitting
+from bridle.core.timeline import Parts, own_seconds
 from bridle.evaluation.figures import CliffRun, Comparison, Curve, Series
 from bridle.evaluation.report import (
     Answer,
@@ -21,6 +24,7 @@ from bridle.evaluation.report import (
     Example,
     Fact,
     LoopReport,
+    Spent,
     StageReport,
     Table,
     write,
@@ -54,7 +58,7 @@ TITLES = {
     "pretrain": "Pretraining", "sft": "Imitating demonstrations (SFT)", "sample": "Sampling answers", "label": "People compare",
     "reward": "The reward model", "ppo": "PPO with the KL bridle", "unbridled": "PPO without its bridle",
     "dpo": "DPO: no reward model", "arithmetic": "The arithmetic branch", "grpo": "GRPO on answers that can be checked",
-    "best-of-4": "Best of four", "reward-shuffled": "Control: shuffled labels",
+    "best-of-4": "Best of four", "reward-slim": "The slim reward model", "reward-shuffled": "Control: shuffled labels",
 }  # fmt: skip
 ORDER = (
     "pretrain", "sft", "sample", "label", "reward", "ppo", "unbridled", "dpo", "arithmetic", "grpo", "best-of-4",
@@ -96,7 +100,11 @@ def write_run_report(project: Project, folder: Path) -> Path:
     lead = f"Run {path.name} of project {project.folder.name}" + ("" if result else ", not finished yet") + "."
     facts = [Fact(n, v) for n, v in result.items() if isinstance(v, int | float | str) and not is_hash(v)]
     tables = [data_table(read_json(path / "data.json"))] if (path / "data.json").exists() else []
-    write(LoopReport(TITLES.get(stage, stage), lead, facts=facts, curves=curves, tables=tables), path / "report.html")
+    spent, time_tables = times({stage: path}, path)
+    page = LoopReport(
+        TITLES.get(stage, stage), lead, facts=facts, curves=curves, tables=tables, spent=spent, time_tables=time_tables
+    )
+    write(page, path / "report.html")
     return path / "report.html"
 
 
@@ -121,6 +129,11 @@ def project_report(work: Work) -> LoopReport:
         results["reward"]["seconds"] += slim["seconds"]
     evaluated = {name: found for name in MODELS if (found := project.finished(f"evaluate-{name}")) is not None}
     playground = work.sources.playground
+    stages = sorted(
+        {folder.name.rpartition("-")[0] for folder in (project.folder / "runs").glob("*-[0-9]*")}, key=place_of
+    )
+    finished = {stage: folder for stage in stages if (folder := project.finished_folder(stage)) is not None}
+    spent, time_tables = times(finished, project.folder)
     title = "The loop, once through" if playground else f"{project.folder.name}: from preferences to a tuned model"
     return LoopReport(
         title=title,
@@ -136,6 +149,8 @@ def project_report(work: Work) -> LoopReport:
         if evaluated
         else reward_tables(results),
         controls=controls(project, results),
+        spent=spent,
+        time_tables=time_tables,
     )
 
 
@@ -418,6 +433,70 @@ def controls(project: Project, results: dict[str, Any]) -> list[Control]:
     for control in read_json(notes) if notes.exists() else []:
         found.append(Control(control["name"], control["expectation"], control["measured"], control["holds"]))
     return found
+
+
+# ----------------------------------------------------------------------------------------- where the time went
+
+
+def place_of(stage: str) -> tuple[int, str]:
+    """The stages in the order of the loop, evaluations after them."""
+    names = [*ORDER, *(f"evaluate-{model}" for model in MODELS)]
+    near = {"reward-slim": "reward"}.get(stage, stage)
+    return (names.index(near) if near in names else len(names), stage)
+
+
+def title_of(stage: str) -> str:
+    model = stage.removeprefix("evaluate-")
+    return TITLES.get(stage) or (f"Evaluating {model}" if model != stage else stage)
+
+
+def times(folders: Mapping[str, Path], profiled: Path) -> tuple[list[Spent], list[Table]]:
+    """Each run's seconds and what took them, as a bar and in a table; where `profiled` holds a profile, its operators."""
+    spent, rows = [], list[list[Cell]]()
+    found = [(stage, time_of(folder)) for stage, folder in folders.items()]
+    work = sum(seconds for _, (seconds, _) in found)
+    for stage, (seconds, parts) in found:
+        spent.append(Spent(title_of(stage), seconds, own_seconds(parts)))
+        rows.append([title_of(stage), seconds, share(seconds, work), None])
+        rows += [[indented(path), p["seconds"], share(p["seconds"], seconds), p["calls"]] for path, p in parts.items()]
+        rest = max(0.0, seconds - sum(p["seconds"] for path, p in parts.items() if "/" not in path))
+        rows += [[indented("the rest"), rest, share(rest, seconds), None]] if parts else []
+    words = "A part's share is of its stage, what is indented under a part is in it too; a stage's share is of all the work."
+    columns = [Column("stage and part"), Column("seconds"), Column("share"), Column("times")]
+    tables = [Table("Share of time: every part of every stage", columns, rows, words)] if rows else []
+    path = profiled / PROFILE
+    return spent, tables + ([operator_table(read_json(path)["bridle"])] if path.exists() else [])
+
+
+def time_of(folder: Path) -> tuple[float, Parts]:
+    """A run's seconds, and what of them; a run that noted no parts has none."""
+    noted = sitting(folder)
+    result = read_json(folder / "result.json") if (folder / "result.json").exists() else noted
+    return float(result.get("seconds", 0.0)), noted.get("parts", {})
+
+
+def share(seconds: float, whole: float) -> str:
+    return f"{seconds / whole:.1%}" if whole else "–"
+
+
+def indented(path: str) -> str:
+    """The last word of a path, pushed in by its depth."""
+    return "\u2003" * (1 + path.count("/")) + path.rpartition("/")[2]
+
+
+def operator_table(told: Mapping[str, Any]) -> Table:
+    """The operators that took longest of the one step of each stage that torch's profiler looked at."""
+    rows: list[list[Cell]] = []
+    for stage in dict.fromkeys(row["stage"] for row in told["operators"]):
+        own = [row for row in told["operators"] if row["stage"] == stage]
+        whole = sum(row["seconds"] for row in own if row["on"] == "operator")
+        rows.append([title_of(stage), None, 1000 * whole, None, None])
+        for row in own[:OPERATORS_SHOWN]:
+            seconds = row["seconds"]
+            rows.append(["\u2003" + row["operator"], row["part"], 1000 * seconds, share(seconds, whole), row["calls"]])
+    columns = [Column("stage and operator"), Column("in"), Column("ms"), Column("share"), Column("calls")]
+    words = f"By {told['title']} --profile: of one step of each stage, the time that operators took by themselves."
+    return Table("Share of time: one step of each stage by operator", columns, rows, words)
 
 
 def is_hash(value: object) -> bool:

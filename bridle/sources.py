@@ -15,6 +15,7 @@ from typing import TypeVar
 from bridle.core.errors import NoUsableRows
 from bridle.core.records import Completion, Judgement, LabelerKind, Prompt, Reward, content_hash
 from bridle.core.runlog import Progress, Project
+from bridle.core.timeline import timed
 from bridle.feedback.imports import DEMONSTRATION
 from bridle.feedback.store import Store
 from bridle.models.template import Template
@@ -91,6 +92,7 @@ class Sources:
 
     # ------------------------------------------------------------------------------------------ what stages need
 
+    @timed("data")
     def documents(self, template: Template | None, count_tokens: int) -> list[str]:
         """Text for pretraining. The playground writes as much as is asked for; a store gives its training dialogues."""
         if not self.playground:
@@ -115,6 +117,7 @@ class Sources:
             raise NoUsableRows(f"{self.project.store} holds no text to learn from; `bridle import FILE` brings some")
         return texts
 
+    @timed("data")
     def train_prompts(self) -> list[Prompt]:
         """Prompts to answer and to train on."""
         limit = self.project.recipe.data.train_prompts
@@ -123,6 +126,7 @@ class Sources:
             return self.store.prompts(source=TRAIN, limit=limit)
         return require(self.store.prompts(split="train", limit=limit), "training prompts", self.project)
 
+    @timed("data")
     def heldout_prompts(self) -> list[Prompt]:
         """Prompts of every evaluation, in the natural mix."""
         limit = self.project.recipe.data.heldout_prompts
@@ -131,10 +135,12 @@ class Sources:
             return self.store.prompts(source=HELDOUT, limit=limit)
         return require(self.store.prompts(split="heldout", limit=limit), "held-out prompts", self.project)
 
+    @timed("data")
     def probe_prompts(self) -> list[Prompt]:
         """Playground: harmful and border prompts beyond those of the natural mix."""
         return self.store.prompts(source=PROBE) if self.playground else []
 
+    @timed("data")
     def demonstrations(self) -> list[tuple[Prompt, str]]:
         """Answers to imitate: written ones where there are any, else the answers that people preferred."""
         if self.playground:
@@ -149,6 +155,7 @@ class Sources:
             chosen.setdefault(best.id, (item.prompt, best.text))
         return require(list(chosen.values())[:limit], "demonstrations or preferred answers", self.project)
 
+    @timed("data")
     def arithmetic_examples(self) -> list[tuple[Prompt, str]]:
         """Playground: word problems with worked answers, then some with answers of uneven skill."""
         recipe, world = self.project.recipe, self.world
@@ -160,6 +167,7 @@ class Sources:
             raise NoUsableRows("the arithmetic branch needs examples; raise grpo.branch_problems")
         return worked + uneven
 
+    @timed("data")
     def checkable(self) -> tuple[list[Prompt], list[Prompt], Reward]:
         """Prompts to train on, held-out ones, and what checks an answer.
 
@@ -194,12 +202,14 @@ class Sources:
 
     # ------------------------------------------------------------------------------------------ gold and labelers
 
+    @timed("gold")
     def gold_scores(
         self, prompts: Sequence[Prompt], completions: Sequence[Completion], purpose: str
     ) -> list[GoldScore]:
         pairs = zip(prompts, completions, strict=True)
         return [self.gold.score(p, c.text, c.finish_reason, purpose) for p, c in pairs]
 
+    @timed("label")
     def simulate_labels(self) -> int:
         """Simulated people rank every open item of the study, blind and in random order; returns their number."""
         labelers = self.world.spec.labelers

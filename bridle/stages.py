@@ -21,9 +21,11 @@ from bridle.core.files import read_json, write_json, write_text
 from bridle.core.recipe import Recipe
 from bridle.core.records import Pair, Prompt, Reward, content_hash
 from bridle.core.runlog import Progress, Project, Run, count_through
+from bridle.core.timeline import recording, timed
 from bridle.evaluation.answers import Answered, answer_all, kl_of, proxy_scores, text_figures
 from bridle.feedback.store import Snapshot
 from bridle.generation.engine import Engine, answer_prompts
+from bridle.generation.native import onednn_packs
 from bridle.generation.sampling import Sampling
 from bridle.maths.statistics import mean_and_se, win_rate
 from bridle.models.batches import Compared, Group, Ranked
@@ -31,6 +33,7 @@ from bridle.models.decoder import Decoder, DecoderConfig, initialise
 from bridle.models.device import Device, choose_device
 from bridle.models.fitting import DataReport, encode_compared, encode_shown, roomy
 from bridle.models.imitation import Example
+from bridle.models.operators import Operators
 from bridle.models.policy import (
     Policy,
     RewardModel,
@@ -63,6 +66,7 @@ class Work:
     threads: int | None = None
     sources: Sources = field(init=False)
     run: Run | None = field(default=None, init=False)  # the last one that was begun
+    operators: Operators | None = field(default=None, init=False)  # of one of its steps, where a profile is asked for
 
     def __post_init__(self) -> None:
         self.sources = Sources(self.project, self.progress)
@@ -73,12 +77,17 @@ class Work:
 
     @cached_property
     def device(self) -> Device:
-        device = choose_device(self.recipe.model.precision, self.threads)
+        with timed("device"):
+            device = choose_device(self.recipe.model.precision, self.threads, self.recipe.model.kernels)
+        if (kept := recording()) is not None and device.torch.type == "cuda":
+            kept.settle = torch.cuda.synchronize
         self.progress.say(f"running on {device}")
         return device
 
     @cached_property
     def engine(self) -> Engine:
+        if self.device.torch.type == "cpu" and not onednn_packs(self.device.precision):
+            self.progress.say("decoding by plain products, for this processor or this PyTorch has none of oneDNN's")
         return Engine(self.device.precision, batch_size=256)
 
     def start(self, stage: str, title: str, key: str, parents: Mapping[str, Any], recipe: Recipe | None = None) -> Run:
@@ -90,6 +99,8 @@ class Work:
             self.progress.say(f"keeping {run.threads} thread(s), as this run began")
         else:
             run.record_device(self.device.threads, str(self.device))
+        if (kept := recording()) is not None:
+            run.on_step = self.operators = Operators(kept, stage)
         self.run = run
         return run
 
@@ -106,6 +117,8 @@ class Work:
             report.check(self.recipe.data.drop_limit)
 
     def close(self) -> None:
+        if self.operators is not None:
+            self.operators.stop()  # the run may have ended in the middle of that step
         self.sources.close()
 
 
@@ -143,7 +156,8 @@ def train_pretrain(work: Work, reuse: bool = False) -> dict[str, Any]:
     with work.start("pretrain", "Pretraining a small model on plain text", key, parents) as run:
         texts = work.sources.documents(None, recipe.data.pretrain_tokens)
         template = train_tokenizer(texts[:TOKENIZER_TEXTS], recipe.model.vocab_size)
-        rows = pretrain.rows_of(template.document_ids(texts), recipe.pretrain.length)
+        with timed("encode"):
+            rows = pretrain.rows_of(template.document_ids(texts), recipe.pretrain.length)
         policy = new_policy(recipe, template, work.device)
         result = pretrain.train(
             policy, rows, recipe.data.pretrain_tokens, recipe.pretrain, work.device, run, recipe.seed
@@ -230,6 +244,7 @@ def demonstration_ids(work: Work) -> list[list[str]]:
     return [[prompt.id, text] for prompt, text in work.sources.demonstrations()]
 
 
+@timed("encode")
 def encode_demonstrations(work: Work, policy: Policy, shown: Sequence[tuple[Prompt, str]]) -> list[Example]:
     """Token ids of what is to be imitated; what cannot be used is left out, counted and told."""
     examples, report = encode_shown(policy.template, shown, policy.module.config.max_positions)
@@ -256,16 +271,20 @@ def sample(work: Work, reuse: bool = False) -> dict[str, Any]:
         settings = Sampling(
             recipe.sampling.max_new_tokens, recipe.sampling.temperature, recipe.sampling.top_p, recipe.sampling.top_k
         )
-        work.engine.load(policy)
+        with timed("pack"):
+            work.engine.load(policy)
         seed = derived_seed(recipe.seed, "sample", 0)
         report = count_through(len(asked), work.progress)
-        completions = answer_prompts(work.engine, policy, asked, settings, seed=seed, progress=report)
-        work.sources.store.add_completions(completions, source=SAMPLE)
-        groups = [completions[i : i + k] for i in range(0, len(completions), k)]
-        items = work.sources.store.add_items([g for g in groups if len({c.text for c in g}) > 1], study=STUDY)
+        with timed("answer"):
+            completions = answer_prompts(work.engine, policy, asked, settings, seed=seed, progress=report)
+        with timed("store"):
+            work.sources.store.add_completions(completions, source=SAMPLE)
+            groups = [completions[i : i + k] for i in range(0, len(completions), k)]
+            items = work.sources.store.add_items([g for g in groups if len({c.text for c in g}) > 1], study=STUDY)
         return run.finish({"prompts": len(prompts), "answers": len(completions), "items": len(items)})
 
 
+@timed("encode")
 def within_context(
     work: Work,
     policy: Policy,
@@ -300,7 +319,8 @@ def label_simulated(work: Work, reuse: bool = False) -> dict[str, Any]:
             )
         work.sources.simulate_labels()
         agreed = clear = 0
-        judged = work.sources.store.judgements(study=STUDY)
+        with timed("store"):
+            judged = work.sources.store.judgements(study=STUDY)
         for item, judgement in judged:
             scores = work.sources.gold_scores([item.prompt] * len(item.completions), item.completions, "agreement")
             rank_of = {slot: i for i, group in enumerate(judgement.ranking) for slot in group}
@@ -328,6 +348,7 @@ def training_snapshot(work: Work) -> Snapshot:
         ) from error
 
 
+@timed("encode")
 def encode_groups(
     work: Work,
     policy: Policy | RewardModel,
@@ -619,6 +640,7 @@ def read_answers(work: Work, name: str) -> list[dict[str, Any]]:
         return [json.loads(line) for line in file]
 
 
+@timed("compare")
 def compare(work: Work, a: str, b: str, by: str) -> dict[str, Any]:
     """Win rate of A's kept answers over B's, on the prompts that both answered; by gold or by the reward model."""
     field_name = {"gold": "gold", "reward": "proxy"}[by]

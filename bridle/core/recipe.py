@@ -55,6 +55,10 @@ class ModelSection(Section):
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto", description="of matrix products; auto: bfloat16 where the processor is fast at it"
     )
+    kernels: Literal["auto", "compiled", "plain"] = Field(
+        default="auto",
+        description="what stands between the products on a CPU; compiled: by a C compiler at the first use; plain: PyTorch's own",
+    )
 
 
 class DataSection(Section):

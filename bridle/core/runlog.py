@@ -3,7 +3,7 @@
 project/bridle.toml · store.sqlite · models/NAME/ · runs/ppo-0001/
     recipe.toml      as it ran            parents.json    hashes of what it came from, threads
     metrics.jsonl    a line a step        checkpoints/    what resuming needs
-    result.json      written last: a run with it is finished
+    sitting.json     seconds at work, by part       result.json     written last: a run with it is finished
 """
 
 from __future__ import annotations
@@ -17,16 +17,18 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
-from bridle.core.errors import Interrupted, ProjectError, TrainingStopped
+from bridle.core.errors import BridleError, Interrupted, ProjectError, TrainingStopped
 from bridle.core.files import read_json, saving, write_json, write_text
 from bridle.core.health import Health
 from bridle.core.recipe import Recipe, load_recipe, starter, to_toml
+from bridle.core.timeline import Node, Parts, added, recording, timed
+from bridle.core.timeline import stage as marked_stage
 
 RECIPE_FILE = "bridle.toml"
 MARGIN = "  "
@@ -108,6 +110,9 @@ class Run:
     on_log: OnLog | None = None  # of whoever calls from Python
     failure: Exception | None = None  # what it raised
     kept: bool = True  # False: a folder that goes when the run ends, in which nothing need be saved
+    on_step: Callable[[int, int], object] | None = None  # told of the end of every step: how many are done, of how many
+    earlier_parts: Parts = field(default_factory=dict)
+    node: Node | None = None  # where the parts of this sitting add up
 
     @classmethod
     def begin(
@@ -150,6 +155,11 @@ class Run:
         except BlockingIOError as error:
             self._lock.close()
             raise ProjectError(f"another process is at work in {self.folder}; wait for it, or stop it") from error
+        self.earlier_parts = sitting(self.folder).get("parts", {})
+        if (kept := recording()) is not None:
+            kept.runs.append(self.folder)
+        self._mark = marked_stage(self.stage)
+        self.node = self._mark.__enter__()
         self._handlers: dict[int, Any] = {}
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
@@ -161,6 +171,10 @@ class Run:
     ) -> None:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
+        self._mark.__exit__(kind, error, trace)
+        if error is not None:
+            with suppress(BridleError):  # the error that is on its way tells more
+                self.note_sitting()
         self._lock.close()
         self.progress.clear()
         if isinstance(error, TrainingStopped) and self.last_save:
@@ -200,6 +214,7 @@ class Run:
             kept = [line for line in path.read_text("utf-8").splitlines() if complete_before(line, step)]
             write_text(path, "".join(f"{line}\n" for line in kept))
 
+    @timed("log")
     def log(self, step: int, total: int, figures: Mapping[str, float | int | str]) -> None:
         """Append a line to metrics.jsonl (non-finite numbers as null), look after the run's health, move the progress line,
         call `on_log`."""
@@ -218,7 +233,10 @@ class Run:
             self.failure = error  # the step is saved first
 
     def due(self, done: int, every: int, total: int) -> bool:
-        """Whether to save after `done` steps: when the time has come, at the end, when a stop was asked for or is needed."""
+        """Whether to save after `done` steps, called at the end of each: when the time has come, at the end, when a stop was
+        asked for or is needed."""
+        if self.on_step is not None:
+            self.on_step(done, total)
         if not self.kept:
             self.stop_if_needed(done, total)
             return False
@@ -228,8 +246,18 @@ class Run:
     def saved(self, done: int, total: int) -> None:
         """Tell that the state after `done` steps is on disk; stops here when the user asked for it, or nothing can be learnt."""
         self.last_save = done
-        write_json(self.folder / "sitting.json", {"seconds": round(self.seconds, 3)})
+        self.note_sitting()
         self.stop_if_needed(done, total)
+
+    @timed("save")
+    def note_sitting(self) -> None:
+        """Keep the seconds at work, in all and by part (see core/timeline.py)."""
+        if self.kept:
+            write_json(self.folder / "sitting.json", {"seconds": round(self.seconds, 3), "parts": self.parts()})
+
+    def parts(self) -> Parts:
+        """Seconds and calls of each part, of all sittings."""
+        return added(self.earlier_parts, {} if self.node is None else self.node.parts())
 
     def stop_if_needed(self, done: int, total: int) -> None:
         if self.failure is not None:
@@ -265,17 +293,23 @@ class Run:
 
     def finish(self, result: Mapping[str, Any]) -> dict[str, Any]:
         whole = self.whole(result)
+        self.note_sitting()
         write_json(self.folder / "result.json", whole)
         if self.stop_asked:
             raise Interrupted(f"{self.stage} is finished and saved in {self.folder}; nothing after it was begun")
         return whole
 
 
-def sitting_seconds(folder: Path) -> float:
-    """Seconds at work in the sittings before: up to the last step that was logged, or saved, whichever is later."""
+def sitting(folder: Path) -> dict[str, Any]:
+    """What a run noted of its time: `seconds`, and `parts` by name; nothing before its first save."""
     path = folder / "sitting.json"
-    saved = float(read_json(path)["seconds"]) if path.exists() else 0.0
-    return max([saved, *(float(line.get("seconds", 0.0)) for line in read_metrics(folder)[-1:])])
+    return dict(read_json(path)) if path.exists() else {}
+
+
+def sitting_seconds(folder: Path) -> float:
+    """Seconds at work in the sittings before: up to the last step that was logged, or noted, whichever is later."""
+    noted = float(sitting(folder).get("seconds", 0.0))
+    return max([noted, *(float(line.get("seconds", 0.0)) for line in read_metrics(folder)[-1:])])
 
 
 def complete_before(line: str, step: int) -> bool:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from bridle.core.records import Completion, FinishReason, Prompt, Reward
+from bridle.core.timeline import timed
 from bridle.generation.engine import Engine, answer_prompts
 from bridle.generation.sampling import Sampling
 from bridle.maths.statistics import mean_and_se
@@ -37,11 +38,14 @@ def answer_all(
     progress: Callable[[int], None] | None = None,
     temperature: float = 1.0,
 ) -> Answered:
-    engine.load(policy)
+    with timed("pack"):
+        engine.load(policy)
     sampling = Sampling(max_new_tokens, temperature)
-    return Answered(list(prompts), answer_prompts(engine, policy, prompts, sampling, seed=seed, progress=progress))
+    with timed("answer"):
+        return Answered(list(prompts), answer_prompts(engine, policy, prompts, sampling, seed=seed, progress=progress))
 
 
+@timed("kl")
 @torch.no_grad()
 def kl_of(answered: Answered, policy: Policy, reference: Policy, device: Device) -> tuple[float, float]:
     """KL(π‖π_ref) in nats per answer with its standard error, both sides by the same forward pass."""
@@ -69,6 +73,7 @@ def text_figures(answered: Answered) -> dict[str, float]:
     }
 
 
+@timed("score")
 def proxy_scores(answered: Answered, reward: Reward) -> list[float]:
     """The reward model's scores; one that could not be judged is left as nan."""
     scores = reward(answered.prompts, answered.completions)

@@ -7,8 +7,8 @@ has only its curve. The page loads nothing from anywhere. The same report gives 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -29,6 +29,7 @@ from bridle.evaluation.figures import (
     to_svg,
 )
 
+BAR_COLOURS = ("gold", "proxy", "series-3", "series-4", "series-5", "series-6")  # CSS variables of the page
 Cell = str | int | float | bool | None  # None and nan are shown as a dash
 
 
@@ -102,6 +103,15 @@ class Control:
 
 
 @dataclass(frozen=True, slots=True)
+class Spent:
+    """Seconds of a stage, and of what of it, by word; what is left of them is not named."""
+
+    title: str
+    seconds: float
+    words: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class LoopReport:
     title: str
     lead: str
@@ -114,6 +124,8 @@ class LoopReport:
     comparisons: Sequence[Comparison] = ()
     tables: Sequence[Table] = ()
     controls: Sequence[Control] = ()
+    spent: Sequence[Spent] = ()
+    time_tables: Sequence[Table] = ()  # of the same in full
 
 
 def render(report: LoopReport) -> str:
@@ -129,12 +141,11 @@ def render(report: LoopReport) -> str:
     )
     page.filters |= {"show": show, "signed": signed, "verdict": verdict, "duration": duration}
     has_gold = any(gold_peak(run) is not None for run in report.cliff)
-    timed = [stage for stage in report.stages if stage.seconds is not None and math.isfinite(stage.seconds)]
     return page.get_template("report.html").render(
         report=report,
-        sections=_sections(report, timed, has_gold),
+        sections=_sections(report, has_gold),
         has_gold=has_gold,
-        timed=timed,
+        colours=colours(report.spent),
         cliff_sentences=[run_words(run) for run in report.cliff],
         curve_svg=curve_svg,
         cliff_svg=cliff_svg,
@@ -143,7 +154,11 @@ def render(report: LoopReport) -> str:
 
 
 def _check_lengths(report: LoopReport) -> None:
-    rows = [(f"a row of table '{t.title}'", len(row), len(t.columns)) for t in report.tables for row in t.rows]
+    rows = [
+        (f"a row of table '{t.title}'", len(row), len(t.columns))
+        for t in [*report.tables, *report.time_tables]
+        for row in t.rows
+    ]
     curves = [stage.curve for stage in report.stages if stage.curve] + list(report.curves)
     lines = [(f"series '{one.name}'", len(one.y), len(one.x)) for curve in curves for one in curve.series]
     runs = [
@@ -156,7 +171,7 @@ def _check_lengths(report: LoopReport) -> None:
             raise BridleError(f"{name} has {got} values where {needed} are needed; put None where nothing was measured")
 
 
-def _sections(report: LoopReport, timed: Sequence[StageReport], has_gold: bool) -> dict[str, str]:
+def _sections(report: LoopReport, has_gold: bool) -> dict[str, str]:
     """Title of each section by its id, in the order of the page; only those that have something to show."""
     sections: list[tuple[str, str, object]] = [
         ("examples", "Answers side by side", report.examples),
@@ -166,10 +181,20 @@ def _sections(report: LoopReport, timed: Sequence[StageReport], has_gold: bool) 
         ("curves", "More curves", report.curves),
         ("tables", "All figures", report.tables),
         ("controls", "Controls", report.controls),
-        ("time", "Where the time went", len(timed) > 1),
+        ("time", "Where the time went", report.spent),
         ("words", "Words used here", report.cliff or report.comparisons),
     ]
     return {id: title for id, title, content in sections if content}
+
+
+def colours(spent: Sequence[Spent]) -> dict[str, str]:
+    """The words that took longest in all, each with the colour of its part of the bars, the longest first."""
+    whole: dict[str, float] = {}
+    for one in spent:
+        for word, seconds in one.words.items():
+            whole[word] = whole.get(word, 0.0) + seconds
+    longest = sorted(whole, key=lambda word: (-whole[word], word))
+    return dict(zip(longest, BAR_COLOURS, strict=False))
 
 
 def write(report: LoopReport, path: Path) -> None:

@@ -30,6 +30,7 @@ from bridle.evaluation.report import (
     Example,
     Fact,
     LoopReport,
+    Spent,
     StageReport,
     Table,
     duration,
@@ -195,6 +196,14 @@ def sample() -> LoopReport:
             Control("random reward", "no gain of gold", 0.31, False),
             Control("gold as reward", "the ceiling", None, None),
         ],
+        spent=[
+            Spent("Reading", 100.0, {"forward": 30.0, "backward": 50.0, "save": 1.0}),
+            Spent("Practising", 50.0, {"answer": 30.0, "backward": 5.0, "log": 0.5, "load": 0.4, "data": 0.3}),
+            Spent("Comparing", 20.0),
+        ],
+        time_tables=[
+            Table("Every part", [Column("part"), Column("seconds")], [["Reading", 100.0], ["\u2003forward", 30.0]])
+        ],
     )
 
 
@@ -248,6 +257,23 @@ def test_everything_is_on_the_page(page: str) -> None:
     assert "−2.84" in page
 
 
+def test_bars_are_as_long_as_the_time_and_cut_by_what_took_it(page: str) -> None:
+    section = page[page.index('<section id="time">') :].split("</section>")[0]
+    assert re.findall(r'<div style="width: ([0-9.]+)%">', section) == ["100.0", "50.0", "20.0"]
+    pieces = re.findall(
+        r'<i style="width: ([0-9.]+)%; background: var\(--([a-z0-9-]+)\)" title="(\w+) ([^"]+)">', section
+    )
+    assert [(width, word, took) for width, _, word, took in pieces] == [
+        ("50.0", "backward", "50.0 s"), ("30.0", "forward", "30.0 s"), ("1.0", "save", "1.0 s"),
+        ("10.0", "backward", "5.0 s"), ("60.0", "answer", "30.0 s"), ("1.0", "log", "0.5 s"), ("0.8", "load", "0.4 s"),
+    ]  # fmt: skip
+    assert len({colour for _, colour, _, _ in pieces}) == len({word for _, _, word, _ in pieces}) == 6
+    key = re.findall(r"</i>([a-z ]+)</li>", section)  # the longest first; what has no colour is grey
+    assert key == ["backward", "answer", "forward", "save", "log", "load", "all else"]
+    assert "2 min 50 s" in section
+    assert "<summary>Every part</summary>" in section and 'class="inner">\u2003forward</th>' in section
+
+
 def test_the_page_is_well_formed_and_small(page: str) -> None:
     parsed = Page(page)
     assert parsed.open == []
@@ -286,6 +312,8 @@ def test_every_text_is_escaped() -> None:
             comparisons=[Comparison(evil, evil, 0.5, 0.4, 0.6, 9, evil)],
             tables=[Table(evil, [Column(evil, evil)], [[evil]], evil)],
             controls=[Control(evil, evil, evil, True)],
+            spent=[Spent(evil, 1.0, {evil: 1.0})],
+            time_tables=[Table(evil, [Column(evil, evil)], [[evil]], evil)],
         )
     )
     assert "<script" not in text
