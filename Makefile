@@ -4,12 +4,13 @@ PYTHON ?= python3
 ARGS ?=
 BIN := .venv/bin
 STAMP := .venv/installed
+PEERS := .venv-trl/installed .venv-trl-ppo/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo format check test test-all docs clean
+.PHONY: help setup demo format check test test-all docs bench bench-setup clean
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
 
 setup: $(STAMP)  ## install bridle and its tools into .venv; done again only when the dependencies change
 
@@ -45,6 +46,21 @@ test-all: setup  ## every test, the slow ones too
 docs: setup  ## write again what is written from code: docs/recipe.md and the list of commands that a test holds
 	$(BIN)/python -m bridle.core.recipe > docs/recipe.md
 	BRIDLE_UPDATE_GOLDEN=1 $(BIN)/pytest -q tests/house/test_command_line.py
+
+BENCHMARKS := sft reward dpo grpo rloo ppo pretrain decode ragged start growth flat roofline
+
+bench: setup  ## every benchmark, then benchmarks/README.md; ARGS="--quick" are passed on, BENCHMARKS="sft dpo" runs less
+	failed=0; for stage in $(BENCHMARKS); do $(BIN)/python benchmarks/$$stage.py $(ARGS) || failed=1; done; \
+	$(BIN)/python benchmarks/tables.py && exit $$failed
+
+bench-setup: $(PEERS)  ## the peers' environments, .venv-trl and .venv-trl-ppo, which `make bench` compares with
+
+$(PEERS): .venv-%/installed: benchmarks/requirements-%.txt
+	$(PYTHON) -m venv .venv-$*
+	echo '*' > .venv-$*/.gitignore
+	.venv-$*/bin/pip install torch==2.13.0
+	.venv-$*/bin/pip install --requirement $<
+	@touch $@
 
 clean:  ## take away caches and build output; .venv stays
 	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
