@@ -19,8 +19,8 @@ from bridle.evaluation.figures import Curve, Series, draw_curve, save_png
 
 Point = tuple[float, float]
 NAMES = {
-    "ppo": "PPO", "dpo": "DPO", "rloo": "RLOO", "rebel": "REBEL", "best-of-n": "imitating the best of 4",
-    "dpo-online": "DPO online",
+    "ppo": "PPO", "dpo": "DPO", "grpo-gold": "GRPO", "rloo": "RLOO", "rebel": "REBEL",
+    "best-of-n": "imitating the best of 4", "dpo-online": "DPO online",
 }  # fmt: skip
 
 

@@ -15,11 +15,12 @@ from typing import Any
 from bridle.core.runlog import Progress, Project
 from bridle.maths.statistics import mean_and_se
 from bridle.stages import Work, compare, evaluate
-from bridle.tuning import train_dpo, train_rebel, train_rejection, train_rloo
+from bridle.tuning import train_dpo, train_grpo, train_rebel, train_rejection, train_rloo
 
 METHODS: dict[str, Callable[[Work], Any]] = {
     "ppo": lambda work: None,
     "dpo": lambda work: None,
+    "grpo-gold": lambda work: train_grpo(work, reuse=True, name="grpo-gold", settings={"scored_by": "reward"}),
     "rloo": lambda work: train_rloo(work, reuse=True),
     "rebel": lambda work: train_rebel(work, reuse=True),
     "best-of-n": lambda work: train_rejection(work, reuse=True),
