@@ -1,58 +1,10 @@
-/* What PyTorch does in several passes over memory, each in one. `maths/kernels.py` compiles this file at its first use, once for
-   bfloat16 (-DBFLOAT16) and once for float32; without a compiler the same is done by PyTorch's own operations.
+/* What PyTorch does in several passes over memory, each in one. `maths/kernels.py` compiles the C files beside it at their first use,
+   once for bfloat16 (-DBFLOAT16) and once for float32; without a compiler the same is done by PyTorch's own operations.
 
-   `real` is the type of activations; sums, norms, softmax and the residual stream are float32. Everything is contiguous and row-major.
-   A row is one thread's work, so results do not depend on the number of threads, but for the sums over rows in *_backward, which are
-   made by thread: `partial` has a row for each of `threads`. */
+   Everything is contiguous and row-major. A row is one thread's work, so results do not depend on the number of threads, but for the
+   sums over rows in *_backward, which are made by thread: `partial` has a row for each of `threads`. */
 
-#include <math.h>
-#include <stdint.h>
-#include <string.h>
-
-#ifdef _OPENMP
-int omp_get_thread_num(void);
-#else
-static int omp_get_thread_num(void) { return 0; }
-#endif
-
-typedef int64_t number;
-
-#ifdef BFLOAT16
-typedef uint16_t real;
-static inline float get(real x) {
-    uint32_t bits = (uint32_t)x << 16;
-    float value;
-    memcpy(&value, &bits, 4);
-    return value;
-}
-static inline real put(float value) { /* to the nearest, ties to even */
-    uint32_t bits;
-    memcpy(&bits, &value, 4);
-    return (real)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
-}
-#else
-typedef float real;
-static inline float get(real x) { return x; }
-static inline real put(float value) { return value; }
-#endif
-
-/* exp to about 1e-7 of its value, 0 below -87: 2^n · e^r with a polynomial in r, |r| <= ln 2 / 2. A nan stays one. */
-static inline float exponential(float x) {
-    float clamped = x < -87.0f ? -87.0f : x > 88.0f ? 88.0f : x;
-    float n = rintf(clamped * 1.44269504f);
-    float r = clamped - n * 0.693359375f + n * 2.12194440e-4f;
-    float p = 1.0f / 5040;
-    p = p * r + 1.0f / 720;
-    p = p * r + 1.0f / 120;
-    p = p * r + 1.0f / 24;
-    p = p * r + 1.0f / 6;
-    p = p * r + 0.5f;
-    p = p * r * r + r + 1.0f;
-    int32_t bits = ((int32_t)n + 127) << 23;
-    float power;
-    memcpy(&power, &bits, 4);
-    return x < -87.0f ? 0.0f : p * power;
-}
+#include "kernels.h"
 
 /* ------------------------------------------------------------------------- RMSNorm of a sum: s = x + delta, y = s / rms(s) · w */
 
@@ -306,102 +258,5 @@ void logprobs_backward(number rows, number size, float sharpness, real *logits, 
 #pragma omp simd
         for (number i = 0; i < size; i++) row[i] = put(-g * exponential(get(row[i]) * sharpness - total[r]));
         row[targets[r]] = put(g * (1.0f - exponential(own - total[r])));
-    }
-}
-
-/* ------------------------------------------------------------------------------- decoding: see `Decoding` in generation/native.py
-
-   x / sqrt(sum of x² + floor): RMSNorm but for its weight, which the matrix that follows holds. */
-
-void unit(number rows, number size, float floor, const real *x, real *out) {
-#pragma omp parallel for schedule(static)
-    for (number r = 0; r < rows; r++) {
-        const real *from = x + r * size;
-        real *to = out + r * size;
-        float squares = floor;
-#pragma omp simd reduction(+ : squares)
-        for (number i = 0; i < size; i++) squares += get(from[i]) * get(from[i]);
-        float scale = 1.0f / sqrtf(squares);
-#pragma omp simd
-        for (number i = 0; i < size; i++) to[i] = put(get(from[i]) * scale);
-    }
-}
-
-/* A head normed by `weight` (or not) and turned by its position's angles, pairs side by side. */
-static void turn(number size, const real *from, const real *weight, float floor, const float *angles, float *to) {
-    float scale = 1.0f;
-    if (weight) {
-        float squares = floor;
-#pragma omp simd reduction(+ : squares)
-        for (number i = 0; i < size; i++) squares += get(from[i]) * get(from[i]);
-        scale = 1.0f / sqrtf(squares);
-    }
-    for (number i = 0; i < size; i += 2) {
-        float a = get(from[i]) * scale * (weight ? get(weight[i]) : 1.0f);
-        float b = get(from[i + 1]) * scale * (weight ? get(weight[i + 1]) : 1.0f);
-        to[i] = a * angles[i] - b * angles[i + 1];
-        to[i + 1] = b * angles[i] + a * angles[i + 1];
-    }
-}
-
-/* One new token of each row: its key and value go to `slot` of the cache, its queries look at all slots that `bias` does not hide.
-   qkv [B, (H + 2 K) E], angles [B, E / 2, 2] (cos, sin), bias [B, K, S] (negative: hidden), keys [B, K, E, S], values [B, K, S, E]: so
-   no sum runs along a vector; mixed [B, H E]. The queries hold the scale of the scores. */
-void attend_step(number batch, number heads, number shared, number size, number slots, number slot, const real *qkv, const real *q_norm,
-                 const real *k_norm, float floor, const float *angles, const real *bias, real *keys, real *values, real *mixed) {
-    number group = heads / shared;
-#pragma omp parallel for schedule(static)
-    for (number r = 0; r < batch * shared; r++) {
-        number b = r / shared, k = r % shared;
-        const real *row = qkv + b * (heads + 2 * shared) * size, *hide = bias + r * slots;
-        const float *angle = angles + b * size;
-        real *key = keys + r * slots * size, *value = values + r * size * slots;
-        float new[size], query[group * size], score[group * slots], sum[group * size];
-        turn(size, row + (heads + k) * size, k_norm, floor, angle, new);
-        for (number i = 0; i < size; i++) key[i * slots + slot] = put(new[i]);
-        memcpy(value + slot * size, row + (heads + shared + k) * size, size * sizeof(real));
-        for (number g = 0; g < group; g++) turn(size, row + (k * group + g) * size, q_norm, floor, angle, query + g * size);
-        for (number s = 0; s < group * slots; s++) score[s] = 0;
-        for (number i = 0; i < size; i += 4) { /* four at a time, for the sums are loaded and stored each time; the last may be two */
-            const real *one = key + i * slots, *two = one + slots, *three = i + 2 < size ? two + slots : one, *four = three + slots;
-            for (number g = 0; g < group; g++) {
-                const float *q = query + g * size + i;
-                float third = i + 2 < size ? q[2] : 0, fourth = i + 2 < size ? q[3] : 0, *p = score + g * slots;
-#pragma omp simd
-                for (number s = 0; s < slots; s++)
-                    p[s] += q[0] * get(one[s]) + q[1] * get(two[s]) + third * get(three[s]) + fourth * get(four[s]);
-            }
-        }
-        for (number g = 0; g < group; g++) {
-            float *p = score + g * slots, most = -INFINITY, total = 0;
-#pragma omp simd reduction(max : most)
-            for (number s = 0; s < slots; s++) {
-                p[s] = get(hide[s]) < 0 ? -INFINITY : p[s];
-                most = p[s] > most ? p[s] : most;
-            }
-#pragma omp simd reduction(+ : total)
-            for (number s = 0; s < slots; s++) {
-                p[s] = exponential(p[s] - most);
-                total += p[s];
-            }
-            float share = 1.0f / total;
-            for (number s = 0; s < slots; s++) p[s] *= share;
-        }
-        for (number i = 0; i < group * size; i++) sum[i] = 0;
-        number seen[slots + 3], count = 0; /* what is hidden may hold anything: it is not multiplied by zero, it is not read */
-        for (number s = 0; s < slots; s++)
-            if (get(hide[s]) >= 0) seen[count++] = s;
-        for (number n = 0; n < count; n += 4) {
-            const real *v[4];
-            for (number j = 0; j < 4; j++) v[j] = value + seen[n + j < count ? n + j : n] * size;
-            for (number g = 0; g < group; g++) {
-                float p[4], *to = sum + g * size;
-                for (number j = 0; j < 4; j++) p[j] = n + j < count ? score[g * slots + seen[n + j]] : 0;
-#pragma omp simd
-                for (number i = 0; i < size; i++)
-                    to[i] += p[0] * get(v[0][i]) + p[1] * get(v[1][i]) + p[2] * get(v[2][i]) + p[3] * get(v[3][i]);
-            }
-        }
-        for (number i = 0; i < group * size; i++) mixed[(b * heads + k * group) * size + i] = put(sum[i]);
     }
 }

@@ -1,8 +1,8 @@
 """The passes over memory between a network's products: RMSNorm, heads, softmax, SwiGLU, log-probs, each with its gradient in closed form.
 
-Every function here stands for itself in plain PyTorch. On a CPU, for float32 and bfloat16, `kernels.c` does the same in a single
-pass: it is compiled at its first use (about a second), kept in the user's cache, and done without where there is no C compiler.
-Products stay PyTorch's in both cases.
+Every function here stands for itself in plain PyTorch. On a CPU, for float32 and bfloat16, the C files beside this one do the same
+in a single pass: they are compiled at their first use (a second or two), kept in the user's cache, and done without where there is no
+C compiler. Training's products stay PyTorch's in both cases.
 
 Shapes: B sequences, T new positions, S keys, D width, H query heads, K key heads, E head size, N rows, F inner width, V vocabulary.
 """
@@ -37,7 +37,8 @@ class Compiled:
 
     def __init__(self, path: Path) -> None:
         library, self.functions = ctypes.CDLL(str(path)), {}
-        for name, declared in re.findall(r"^void (\w+)\((.*?)\) \{", source().read_text(), re.MULTILINE | re.DOTALL):
+        text = "".join(file.read_text() for file in sources())
+        for name, declared in re.findall(r"^void (\w+)\((.*?)\) \{", text, re.MULTILINE | re.DOTALL):
             self.functions[name] = library[name]
             self.functions[name].argtypes = [kind_of(argument) for argument in declared.split(",")]
             self.functions[name].restype = None
@@ -48,8 +49,9 @@ class Compiled:
         function(*[argument.data_ptr() if isinstance(argument, Tensor) else argument for argument in arguments])
 
 
-def source() -> Path:
-    return Path(__file__).with_suffix(".c")
+def sources() -> list[Path]:
+    """The C files, which lie beside this one."""
+    return sorted(Path(__file__).parent.glob("*.c"))
 
 
 def kind_of(declaration: str) -> Any:
@@ -71,22 +73,23 @@ def build(dtype: torch.dtype) -> Path:
     if compiler is None:
         raise Unavailable("no C compiler")
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bridle"
-    parts = [source().read_bytes(), repr((compiler, FLAGS, torch.__version__, processor())).encode()]
+    files = [file.read_bytes() for file in (*sources(), Path(__file__).with_suffix(".h"))]
+    parts = [*files, repr((compiler, FLAGS, torch.__version__, processor())).encode()]
     made = root / f"kernels-{hashlib.sha256(b'|'.join(parts)).hexdigest()[:16]}-{str(dtype)[6:]}.so"
     if made.exists():
         return made
     try:
         root.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=root) as folder:
-            compiled, linked = Path(folder) / "kernels.o", Path(folder) / "kernels.so"
+            linked = Path(folder) / "kernels.so"
             # Threads come from the OpenMP that PyTorch has loaded: linked to one of its own, the two would fight for the cores.
             shared_threads = ["-fopenmp"] if in_process("GOMP_parallel") else ["-fopenmp-simd"]
-            command = [compiler, *FLAGS, *shared_threads, *MACROS[dtype]]
+            objects = [f"{file.stem}.o" for file in sources()]
             for line in (
-                [*command, "-c", str(source()), "-o", str(compiled)],
-                [compiler, "-shared", str(compiled), "-lm", "-o", str(linked)],
+                [compiler, *FLAGS, *shared_threads, *MACROS[dtype], "-c", *map(str, sources())],
+                [compiler, "-shared", *objects, "-lm", "-o", str(linked)],
             ):
-                subprocess.run(line, check=True, capture_output=True, text=True, timeout=120)
+                subprocess.run(line, check=True, capture_output=True, text=True, timeout=120, cwd=folder)
             linked.replace(made)
     except subprocess.CalledProcessError as error:
         raise Unavailable(
