@@ -25,7 +25,6 @@ from bridle.core.timeline import recording, timed
 from bridle.evaluation.answers import Answered, answer_all, kl_of, proxy_scores, text_figures
 from bridle.feedback.store import Snapshot
 from bridle.generation.engine import Engine, answer_prompts
-from bridle.generation.native import onednn_packs
 from bridle.generation.sampling import Sampling
 from bridle.maths.statistics import mean_and_se, win_rate
 from bridle.models.batches import Compared, Group, Ranked
@@ -86,8 +85,6 @@ class Work:
 
     @cached_property
     def engine(self) -> Engine:
-        if self.device.torch.type == "cpu" and not onednn_packs(self.device.precision):
-            self.progress.say("decoding by plain products, for this processor or this PyTorch has none of oneDNN's")
         return Engine(self.device.precision, batch_size=256)
 
     def start(self, stage: str, title: str, key: str, parents: Mapping[str, Any], recipe: Recipe | None = None) -> Run:

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from bridle import stages
 from bridle.core.recipe import Recipe
 from bridle.core.runlog import Progress, Project
+from bridle.maths import kernels
 from bridle.stages import Work
 
 
@@ -17,12 +17,16 @@ def said(tmp_path: Path) -> list[str]:
     return lines
 
 
-def test_one_line_where_everything_is_at_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stages, "onednn_packs", lambda dtype: True)
+def test_one_line_says_what_was_chosen(tmp_path: Path) -> None:
     (line,) = said(tmp_path)
     assert "running on" in line and "products" in line and "kernels" in line
 
 
-def test_decoding_without_onednn_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stages, "onednn_packs", lambda dtype: False)
-    assert any("decoding by plain products" in line for line in said(tmp_path))
+def test_without_a_compiler_the_line_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kernels.built.cache_clear()
+    monkeypatch.setattr("bridle.maths.kernels.shutil.which", lambda name: None)
+    try:
+        (line,) = said(tmp_path)
+    finally:
+        kernels.built.cache_clear()
+    assert "plain kernels (no C compiler)" in line

@@ -1,5 +1,5 @@
 """The native decoder as the engine runs it: query, key and value in one product, gate and up in one, norms' weights folded
-into the product that follows, weights laid out for oneDNN where a CPU has it, and a key/value cache.
+into the product that follows, and a key/value cache. On a CPU with compiled kernels a layer's step is one of them.
 
 Every row ends at the same slot, so a step writes one slot of all rows; what lies before a row's first token is hidden.
 Shapes: B rows, T new positions, S cache slots, D hidden size, H query heads, K key heads, E head size, N = B·T.
@@ -9,49 +9,53 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bridle.maths.kernels import compiled, swiglu
+from bridle.maths.kernels import Compiled, compiled, swiglu
 from bridle.models.decoder import Decoder, DecoderConfig, Layer, rope_tables
 
-AHEAD = 32  # slots that a new cache has to spare: attention reads them all, and a full cache must be copied
-FEW_HEADS = 8  # up to so many B·K, products in attention are quicker in float32 than oneDNN begins one in bfloat16
-
-
-@cache
-def onednn_packs(dtype: torch.dtype) -> bool:
-    """Whether this CPU multiplies by weights in oneDNN's own layout: in bfloat16 only with instructions for it."""
-    try:
-        if dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-            return False
-        weight, x = torch.ones(4, 4, dtype=dtype), torch.ones(1, 4, dtype=dtype)
-        return bool((Matrix(onednn_layout(weight), None, True)(x) == 4).all())
-    except (AttributeError, RuntimeError):  # a build of torch without it, or a precision it has not
-        return False
-
-
-def onednn_layout(weight: Tensor) -> Tensor:
-    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight)
-    return packed
+AHEAD = 96  # slots that a new cache has to spare: a full cache must be copied
+BLOCK, LANES = (
+    64,
+    16,
+)  # the compiled kernels' matrices have rows, caches slots, by the block; values' heads lie in so many lanes
 
 
 @dataclass(frozen=True)
 class Matrix:
-    """x ↦ x Wᵀ + b. In oneDNN's layout a product takes .4 to .9 of the time, and a row's digits do not depend on its company."""
+    """x ↦ x Wᵀ + b. `run`: compiled kernels, whose layout the weight has; then a row's digits do not depend on its company."""
 
     weight: Tensor
     bias: Tensor | None
-    packed: bool
+    outputs: int
+    run: Compiled | None
 
-    def __call__(self, x_ND: Tensor) -> Tensor:
-        if self.packed:
-            found: Tensor = torch.ops.mkldnn._linear_pointwise.default(x_ND, self.weight, self.bias, "none", [], "")
-            return found
-        return F.linear(x_ND, self.weight, self.bias)
+    def __call__(self, x_ND: Tensor, wide: bool = False) -> Tensor:
+        """In x's type, or `wide`: in float32 at least."""
+        if self.run is None:
+            y = F.linear(x_ND, self.weight, self.bias)
+            return y.to(at_least_float32(y.dtype)) if wide else y
+        x_ND = x_ND.contiguous()
+        N, D = x_ND.shape
+        y = torch.empty(N, self.outputs, dtype=torch.float32 if wide else x_ND.dtype)
+        self.run("linear", N, self.outputs, D, x_ND, self.weight, self.bias, None, *((y, None) if wide else (None, y)))
+        return y
+
+
+def pack_matrix(run: Compiled | None, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Matrix:
+    if run is None:
+        return Matrix(weight.to(dtype, copy=True), None if bias is None else bias.to(dtype), len(weight), None)
+    outputs, inputs = weight.shape
+    packed = torch.empty(-(-outputs // BLOCK) * BLOCK, inputs, dtype=dtype)
+    run("pack_matrix", outputs, inputs, weight.float().contiguous(), packed)
+    return Matrix(packed, None if bias is None else bias.float(), outputs, run)
+
+
+def at_least_float32(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
 
 
 @dataclass(frozen=True)
@@ -74,8 +78,6 @@ class Packed:
     layers: list[PackedLayer]
     head: Matrix
     rotations: Tensor  # [max_positions, 1, E/2], complex: cos + i sin of the rotary embedding's angles
-    hidden_floor: Tensor  # √(D·eps), √(E·eps): see `to_unit`
-    head_floor: Tensor
     joins = True  # rows may join others that are under way
 
     @property
@@ -89,7 +91,19 @@ class Packed:
     @property
     def least_rows(self) -> int:
         """Below four rows a CPU's own products take other ways, and a row's last digits would depend on its company."""
-        return 1 if self.head.packed else 4
+        return 4 if self.head.run is None else 1
+
+    def logits(self, x_BD: Tensor) -> Tensor:
+        """Of the residual stream's last state, [B, V], float32 at least."""
+        return self.head(self.to_unit(x_BD), wide=True)
+
+    def to_unit(self, x: Tensor) -> Tensor:
+        """x / √(Σx² + D eps) in the weights' type: what RMSNorm gives but for its weight · √D, which the matrix that follows holds."""
+        if self.head.run is None:
+            return unit(x, self.config.norm_eps).to(self.embedding.dtype)
+        y = torch.empty(x.shape, dtype=self.embedding.dtype)
+        self.head.run("unit", len(x), x.shape[1], x.shape[1] * self.config.norm_eps, x.contiguous(), y)
+        return y
 
     def prefill(self, prompts: Sequence[Sequence[int]]) -> tuple[Decoding, Tensor]:
         """Run prompts through the model: the rows under way and their logits, [B, V]."""
@@ -115,8 +129,9 @@ class Packed:
 
 @torch.no_grad()
 def pack_decoder(module: Decoder, stamp: str, dtype: torch.dtype) -> Packed:
-    config, device = module.config, module.output_weight().device
-    packs = device.type == "cpu" and onednn_packs(dtype)
+    config, embedding = module.config, module.model.embed_tokens.weight
+    even = config.hidden_size % 2 == 0 == config.intermediate_size % 2  # compiled products take bfloat16 by pairs
+    run = compiled(dtype, embedding) if even else None
 
     def paired(x: Tensor) -> Tensor:
         """The outputs of queries or keys in the order in which rotary's pairs, half a head apart, lie side by side."""
@@ -126,10 +141,8 @@ def pack_decoder(module: Decoder, stamp: str, dtype: torch.dtype) -> Packed:
         weight = torch.cat(weights)
         if norm is not None:
             weight = weight * (norm * norm.numel() ** 0.5)
-        weight = weight.to(dtype, copy=True)
         present = [b for b in biases if b is not None]
-        bias = torch.cat(present).to(dtype) if present else None
-        return Matrix(onednn_layout(weight) if packs else weight, bias, packs)
+        return pack_matrix(run, weight, torch.cat(present) if present else None, dtype)
 
     def pack_layer(layer: nn.Module) -> PackedLayer:
         assert isinstance(layer, Layer)
@@ -138,10 +151,11 @@ def pack_decoder(module: Decoder, stamp: str, dtype: torch.dtype) -> Packed:
         normed, root = config.family == "qwen3", config.head_size**0.5
         scale = 1.0 if normed else 1 / root  # of scores: in the query's norm where there is one
         biases = [paired(q.bias) * scale, paired(k.bias), v.bias] if config.qkv_bias else []
+        wide = at_least_float32(dtype)
         return PackedLayer(
             qkv=matrix([paired(q.weight) * scale, paired(k.weight), v.weight], biases, layer.input_layernorm.weight),
-            q_norm=paired(attention.q_norm.weight).to(dtype) if normed else None,
-            k_norm=(paired(attention.k_norm.weight) * root).to(dtype) if normed else None,
+            q_norm=paired(attention.q_norm.weight).to(wide) if normed else None,
+            k_norm=(paired(attention.k_norm.weight) * root).to(wide) if normed else None,
             out=matrix([attention.o_proj.weight], [attention.o_proj.bias]),
             gate_up=matrix(
                 [mlp.gate_proj.weight, mlp.up_proj.weight],
@@ -151,63 +165,40 @@ def pack_decoder(module: Decoder, stamp: str, dtype: torch.dtype) -> Packed:
             down=matrix([mlp.down_proj.weight], [mlp.down_proj.bias]),
         )
 
-    def floor(size: int) -> Tensor:
-        return torch.tensor((size * config.norm_eps) ** 0.5, dtype=dtype, device=device)
-
-    cos, sin = rope_tables(config, torch.float64 if dtype == torch.float64 else torch.float32, device)
+    cos, sin = rope_tables(config, at_least_float32(dtype), embedding.device)
     return Packed(
         config=config,
         stamp=stamp,
-        embedding=module.model.embed_tokens.weight.to(dtype, copy=True),
+        embedding=embedding.to(dtype, copy=True),
         layers=[pack_layer(layer) for layer in module.model.layers],
         head=matrix([module.output_weight()], [], module.model.norm.weight),
         rotations=torch.complex(cos, sin)[:, None],
-        hidden_floor=floor(config.hidden_size),
-        head_floor=floor(config.head_size),
     )
 
 
-def to_unit(x: Tensor, floor: Tensor) -> Tensor:
-    """x / √(Σx² + floor²): what RMSNorm gives but for its weight · √D, which the matrix that follows holds."""
-    if (run := compiled(x.dtype, x)) is not None and x.is_contiguous():
-        out = torch.empty_like(x)
-        run("unit", x.numel() // x.shape[-1], x.shape[-1], float(floor) ** 2, x, out)
-        return out
-    return x / torch.linalg.vector_norm(x, dim=-1, keepdim=True).hypot_(floor)
+def unit(x: Tensor, eps: float) -> Tensor:
+    return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + x.shape[-1] * eps)
 
 
 class Decoding:
-    """Rows under way: keys [B, K, S, E] and values [B, K, E, S] of every layer; of the S slots `end` are written. Products
-    read them as they lie: in bfloat16 a slice of them, or values the other way round, takes twice to five times as long.
+    """Rows under way: keys and values of every layer, in rings of S slots; `end` were written, `room` may be before one is full.
 
-    `bias` [B·K, 1, S] hides slots in which a row has no token; `lengths_B` are the tokens that it has.
+    `hidden` [B, S]: slots in which a row has no token; `lengths_B` are the tokens that it has. The caches are keys [B, K, S, E] and
+    values [B, K, E, S], as PyTorch's products read them fastest, or with compiled kernels as those do: see `maths/decoding.c`.
     """
 
     def __init__(self, packed: Packed, lengths_B: Tensor, width: int, slots: int) -> None:
         """Rows of such lengths in the first `width` of so many slots, nothing written yet."""
         config, dtype, device = packed.config, packed.embedding.dtype, packed.device
         B, K, E = len(lengths_B), config.kv_heads, config.head_size
-        self.run = compiled(dtype, packed.embedding)
-        if self.run is None and device.type == "cpu" and dtype == torch.bfloat16 and B * K <= FEW_HEADS:
-            dtype = torch.float32
-        self.packed, self.lengths_B, self.end, self.slots, self.room = packed, lengths_B, 0, slots, slots - width
-        shapes = [(B, K, slots, E), (B, K, E, slots)]
-        if self.run is not None:  # the compiled kernel reads both the other way round
-            shapes.reverse()
-        self.key_store, self.value_store = (
-            [torch.zeros(shape, dtype=dtype, device=device) for _ in packed.layers] for shape in shapes
-        )
-        self.keys, self.values = self.key_store, self.value_store
+        self.run = packed.head.run
         if self.run is not None:
-            self.keys, self.values = (
-                [t.transpose(2, 3) for t in store] for store in (self.key_store, self.value_store)
-            )
-        self.flat_keys = [keys.flatten(0, 1).transpose(1, 2) for keys in self.keys]
-        self.flat_values = [values.flatten(0, 1).transpose(1, 2) for values in self.values]
+            slots, E = -(-slots // BLOCK) * BLOCK, -(-E // LANES) * LANES
+        self.packed, self.lengths_B, self.end, self.slots, self.room = packed, lengths_B, 0, slots, slots - width
+        self.keys = [torch.zeros(B, K, slots, config.head_size, dtype=dtype, device=device) for _ in packed.layers]
+        self.values = [torch.zeros(B, K, E, slots, dtype=dtype, device=device) for _ in packed.layers]
         slot_S = torch.arange(slots, device=device)
-        seen_BS = (slot_S >= width - lengths_B[:, None]) & (slot_S < width)
-        bias_BS = torch.zeros(B, slots, dtype=dtype, device=device).masked_fill_(~seen_BS, torch.finfo(dtype).min)
-        self.bias = bias_BS.repeat_interleave(K, 0)[:, None]
+        self.hidden_BS = (slot_S < width - lengths_B[:, None]) | (slot_S >= width)
 
     def full(self, live: list[int]) -> bool:
         """Whether the next slot still holds a token of a live row."""
@@ -223,74 +214,94 @@ class Decoding:
             return False
         self.copy(other, rows, places, self.end)
         age_S = (self.end - 1 - torch.arange(self.slots, device=rows.device)) % self.slots  # 0: the slot written last
-        hidden_BS = (age_S >= lengths_B[:, None]).repeat_interleave(len(self.bias) // len(self.lengths_B), 0)
-        bias_BS = torch.zeros(hidden_BS.shape, dtype=self.bias.dtype, device=rows.device)
-        self.bias.view(len(self.lengths_B), -1, self.slots)[places] = bias_BS.masked_fill_(
-            hidden_BS, torch.finfo(bias_BS.dtype).min
-        ).view(len(rows), -1, self.slots)
+        self.hidden_BS[places] = age_S >= lengths_B[:, None]
         self.lengths_B[places] = lengths_B
         self.room = min(self.room, self.slots - longest)
         return True
 
     def copy(self, other: Decoding, rows: Tensor, places: Tensor, end: int) -> None:
-        """The last slots of another decoding's rows, as far as they fit, into those before `end` at some places of this."""
+        """The tokens of another decoding's rows, which fit, into the slots before `end` at some places of this."""
+        caches = zip(self.keys, self.values, other.keys, other.values, strict=True)
+        if self.run is not None:
+            config, lengths_B = self.packed.config, other.lengths_B[rows]
+            for keys, values, old_keys, old_values in caches:
+                self.run(
+                    "copy_tokens", len(rows), config.kv_heads, config.head_size, rows, places, lengths_B, other.slots, other.end,
+                    old_keys, old_values, self.slots, end, keys, values,
+                )  # fmt: skip
+            return
         width = min(self.slots, other.slots)
         back_W = torch.arange(-width, 0, device=rows.device)
         here_W, there_W = (end + back_W) % self.slots, (other.end + back_W) % other.slots
-        for new, old in zip(self.keys, other.keys, strict=True):
-            new[places[:, None], :, here_W] = old[rows[:, None], :, there_W].to(new.dtype)
-        for new, old in zip(self.values, other.values, strict=True):
-            new[places[:, None], :, :, here_W] = old[rows[:, None], :, :, there_W].to(new.dtype)
+        places, rows = places[:, None], rows[:, None]
+        for keys, values, old_keys, old_values in caches:
+            keys[places, :, here_W] = old_keys[rows, :, there_W]
+            values[places, :, :, here_W] = old_values[rows, :, :, there_W]
 
     def step(self, tokens_B: Tensor) -> Tensor:
-        """The next token of every row; logits [B, V]."""
-        self.bias[:, :, self.end % self.slots] = 0
+        """The next token of every row; logits [B, V], float32 at least."""
+        packed, config, slot = self.packed, self.packed.config, self.end % self.slots
+        self.hidden_BS[:, slot] = False
         self.lengths_B += 1
         self.room -= 1
-        return self.forward(tokens_B[:, None])
+        if self.run is None:
+            return self.forward(tokens_B[:, None])
+        B, D, H, K, E = len(tokens_B), config.hidden_size, config.heads, config.kv_heads, config.head_size
+        inner, eps = config.intermediate_size, config.norm_eps
+        x = F.embedding(tokens_B, packed.embedding).float()
+        angles = torch.view_as_real(packed.rotations[(self.lengths_B - 1).clamp_(0, packed.max_positions - 1)])
+        scratch = torch.empty(B * (D + 2 * (H + K) * E + 3 * inner), dtype=packed.embedding.dtype)
+        for layer, keys, values in zip(packed.layers, self.keys, self.values, strict=True):
+            self.run(
+                "decode_layer", B, D, H, K, E, inner, D * eps, E * eps, layer.qkv.weight, layer.qkv.bias, layer.q_norm, layer.k_norm,
+                layer.out.weight, layer.out.bias, layer.gate_up.weight, layer.gate_up.bias, layer.down.weight, layer.down.bias,
+                self.slots, slot, angles, self.hidden_BS, keys, values, x, scratch,
+            )  # fmt: skip
+        self.end += 1
+        return packed.logits(x)
 
     def forward(self, ids_BT: Tensor) -> Tensor:
-        """Run T new tokens through the model, writing the next T slots; logits of the last one, [B, V]."""
+        """Run T new tokens through the model, writing the next T slots; logits of the last one, [B, V]. Either they are the
+        first, or they are one in PyTorch's own operations."""
         packed, config = self.packed, self.packed.config
         B, T = ids_BT.shape
         H, K, E = config.heads, config.kv_heads, config.head_size
-        first = self.end % self.slots
+        first, prompts = self.end % self.slots, self.end == 0
         here = slice(first, first + T)
         back_T = torch.arange(1 - T, 1, device=ids_BT.device)
         positions_BT = (self.lengths_B[:, None] - 1 + back_T).clamp_(0, packed.max_positions - 1)
         rotations = packed.rotations[positions_BT.flatten()]  # [N, 1, E/2]
-        angles = torch.view_as_real(rotations)
-        bias, dtype = self.bias, self.keys[0].dtype
-        if T > 1:
-            future_TS = torch.ones(T, self.slots, dtype=torch.bool, device=ids_BT.device).triu(1)
-            bias = bias.expand(-1, T, -1).masked_fill(future_TS, torch.finfo(dtype).min).repeat(1, H // K, 1)
+        hidden_BTS = self.hidden_BS[:, None]
+        if prompts:
+            hidden_BTS = self.hidden_BS[:, None, :T] | torch.ones(T, T, dtype=torch.bool, device=ids_BT.device).triu(1)
+        bias = torch.zeros(hidden_BTS.shape, dtype=packed.embedding.dtype, device=ids_BT.device)
+        bias = bias.masked_fill_(hidden_BTS, torch.finfo(bias.dtype).min).repeat_interleave(K, 0).repeat(1, H // K, 1)
         x = F.embedding(ids_BT.flatten(), packed.embedding)
+        wide = at_least_float32(x.dtype)
+        x = x.to(wide)
         for index, layer in enumerate(packed.layers):
-            heads = layer.qkv(to_unit(x, packed.hidden_floor)).view(B * T, H + 2 * K, E)
-            if self.run is not None and T == 1:
-                mixed = torch.empty(B, H * E, dtype=x.dtype)
-                self.run(
-                    "attend_step", B, H, K, E, self.slots, first, heads, layer.q_norm, layer.k_norm, float(packed.head_floor) ** 2,
-                    angles, bias, self.key_store[index], self.value_store[index], mixed,
-                )  # fmt: skip
-                x += layer.out(mixed)
-                x += layer.down(swiglu(layer.gate_up(to_unit(x, packed.hidden_floor))))
-                continue
+            heads = layer.qkv(packed.to_unit(x)).view(B * T, H + 2 * K, E)
+            turned = heads[:, : H + K].to(wide, copy=True)
             if layer.q_norm is not None and layer.k_norm is not None:
-                heads[:, :H] = to_unit(heads[:, :H], packed.head_floor) * layer.q_norm
-                heads[:, H : H + K] = to_unit(heads[:, H : H + K], packed.head_floor) * layer.k_norm
-            turned = heads[:, : H + K].to(angles.dtype, copy=True)
+                turned = unit(turned, config.norm_eps)
+                turned[:, :H] *= layer.q_norm
+                turned[:, H:] *= layer.k_norm
             torch.view_as_complex(turned.view(B * T, H + K, E // 2, 2)).mul_(rotations)
-            q, k = turned.view(B, T, H + K, E).split((H, K), 2)
-            self.keys[index][:, :, here] = k.transpose(1, 2)
-            v = heads[:, H + K :].view(B, T, K, E)
-            self.values[index][..., here] = v.permute(0, 2, 3, 1)
-            q = q.transpose(1, 2).to(dtype).reshape(B * K, H // K * T, E)
-            scores = torch.bmm(q, self.flat_keys[index]).add_(bias)
-            mixed = torch.bmm(scores.softmax(-1), self.flat_values[index]).to(x.dtype).view(B, H, T, E).transpose(1, 2)
+            heads[:, : H + K] = turned
+            q, k, v = (part.transpose(1, 2) for part in heads.view(B, T, H + 2 * K, E).split((H, K, K), 2))
+            keys, values = self.keys[index], self.values[index]
+            if self.run is not None:
+                self.run("store_tokens", B, T, K, E, self.slots, heads[:, H:].contiguous(), keys, values)
+            else:
+                keys[:, :, here], values[..., here] = k, v.mT
+            if not prompts:
+                k, v = keys, values.mT
+            q = q.reshape(B * K, H // K * T, E)
+            scores = torch.bmm(q, k.flatten(0, 1).mT).add_(bias)
+            mixed = torch.bmm(scores.softmax(-1), v.flatten(0, 1)).view(B, H, T, E).transpose(1, 2)
             if layer is packed.layers[-1]:  # of what follows, the last token's alone is asked for
                 mixed, x = mixed[:, -1:], x.view(B, T, -1)[:, -1]
             x += layer.out(mixed.reshape(-1, H * E))
-            x += layer.down(swiglu(layer.gate_up(to_unit(x, packed.hidden_floor))))
+            x += layer.down(swiglu(layer.gate_up(packed.to_unit(x))))
         self.end += T
-        return packed.head(to_unit(x, packed.hidden_floor))
+        return packed.logits(x)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from bridle.core.errors import RecipeError
+from bridle.maths.kernels import compiled
 from bridle.maths.logprobs import row_slices
 
 MANY = 8192  # tokens; a smaller vocabulary is sorted as quickly as its likeliest are found
@@ -174,6 +175,11 @@ def draw_slice(logits_BV: Tensor, settings: Sampling, u_B: Tensor) -> tuple[Tens
     if settings.temperature == 0:
         best_B = wide_BV.argmax(1)
         return best_B, torch.zeros_like(wide_BV[:, 0])  # the likeliest token, with probability one
+    if settings.plain and wide_BV.dtype == torch.float32 and (run := compiled(torch.float32, wide_BV)) is not None:
+        B, V = wide_BV.shape
+        tokens_B, logprobs_B = torch.empty(B, dtype=torch.int64), torch.empty(B)
+        run("draw_tokens", B, V, 1 / settings.temperature, wide_BV.contiguous(), u_B.contiguous(), tokens_B, logprobs_B)
+        return tokens_B, logprobs_B
     if settings.temperature != 1:
         wide_BV = wide_BV / settings.temperature
     probs_BV = wide_BV.softmax(1)

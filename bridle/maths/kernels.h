@@ -49,3 +49,5 @@ static inline float exponential(float x) {
     memcpy(&power, &bits, 4);
     return x < -87.0f ? 0.0f : p * power;
 }
+
+void swiglu_forward(number rows, number size, const real *gate_up, real *out);
