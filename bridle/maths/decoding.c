@@ -189,8 +189,8 @@ static void attend(number batch, number heads, number shared, number size, numbe
         float score[slots];
         number begins[slots / PANEL + 1], ends[slots / PANEL + 1], ranges = 0; /* panels of slots of which some are seen */
         turn(size, row + (heads + k) * size, k_norm, floor, angle, new);
-        for (number i = 0; i < size; i++) key[key_at(size, slot, i)] = new[i];
-        for (number i = 0; i < size; i++) value[value_at(size, slot, i)] = fresh[i];
+        for (number i = 0, at = key_at(size, slot, 0); i < size; i += PAIR, at += BLOCK * PAIR) memcpy(key + at, new + i, PAIR * sizeof(real));
+        for (number i = 0, at = value_at(size, slot, 0); i < size; i++, at += PAIR) value[at] = fresh[i];
         for (number g = 0; g < group; g++) turn(size, row + (k * group + g) * size, q_norm, floor, angle, query + g * size);
         for (number s = 0; s < slots; s += PANEL) {
             if (!memchr(hide + s, 0, PANEL)) continue;
