@@ -54,7 +54,7 @@ def transformers(trial: Trial, chosen: dict[str, Any], fast: bool) -> None:
 
 if __name__ == "__main__":
     shipped = partial(transformers, chosen={}, fast=False)
-    best = partial(peer.at_its_best, transformers, {"bf16": True})
+    best = partial(peer.tuned, transformers, {"bf16": True})
     main(
         Stage(
             "pretrain",

@@ -62,7 +62,8 @@ if __name__ == "__main__":
             f"one pass over {COUNT} demonstrations of {LEAST}-{MOST} tokens in batches of {BATCH}, 5.5M parameters",
             [
                 Contestant("bridle", bridle),
-                Contestant("trl best", partial(peer.at_its_best, trl, peer.BEST), "trl", KEEP_MEMORY),
+                Contestant("trl best", partial(trl, chosen=peer.BEST, fast=False), "trl", KEEP_MEMORY),
+                Contestant("trl tuned", partial(peer.tuned, trl, peer.BEST), "trl", KEEP_MEMORY),
             ],
             steps=3,
             quick_steps=2,

@@ -59,14 +59,15 @@ def training(results: Results) -> list[str]:
         ours = result and only(result, "bridle")
         if not result or not ours:
             continue
-        theirs = [only(result, name) for name in ("trl", "trl float32", "trl best")]
-        ratio = theirs[-1].median / ours.median if theirs[-1] else math.nan
+        theirs = [only(result, name) for name in ("trl", "trl float32", "trl best", "trl tuned")]
+        best, tuned = (f.median / ours.median if f else math.nan for f in theirs[2:])
+        reached = ["held up"] * 2 if held_up(result) else [verdict(ratio, bar, aim) for ratio in (best, tuned)]
         rows.append([
             LABELS[stage], spread(ours), *(spread(f) if f else "–" for f in theirs), times(result, "trl"),
-            times(result, "trl float32"), f"**{ratio:.2f}**", f"{bar} / {aim}", "held up" if held_up(result) else verdict(ratio, bar, aim),
+            times(result, "trl float32"), f"**{best:.2f}**", f"{bar} / {aim}", reached[0], f"**{tuned:.2f}**", reached[1],
         ])  # fmt: skip
-    head = ["one step, ms", "bridle", "TRL as shipped", "TRL float32", "TRL at its best"]
-    head += ["× shipped", "× float32", "× best", "bar / aim", "reached"]
+    head = ["one step, ms", "bridle", "TRL as shipped", "TRL float32", "TRL at its best", "TRL tuned"]
+    head += ["× shipped", "× float32", "× best", "bar / aim", "reached", "× tuned", "reached by that"]
     shapes = [f"- {LABELS[stage]}: {results[stage]['shape']}" for stage in BARS if stage in results]
     return ["## Training", "", *table(head, rows), *shapes, ""]
 
