@@ -55,9 +55,10 @@ class ModelSection(Section):
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto", description="of matrix products; auto: bfloat16 where the processor is fast at it"
     )
-    kernels: Literal["auto", "compiled", "plain"] = Field(
+    kernels: Literal["auto", "compiled", "plain", "torch"] = Field(
         default="auto",
-        description="what stands between the products on a CPU; compiled: by a C compiler at the first use; plain: PyTorch's own",
+        description="what stands between the products; compiled (on a CPU): by a C compiler at the first use; plain: PyTorch's own; "
+        "torch: a training step's layers by torch.compile, for long runs on a GPU",
     )
 
 

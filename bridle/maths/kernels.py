@@ -29,7 +29,7 @@ from torch import Tensor, nn
 # Sums may be cut up for vectors; nans and infinities stay what they are, for a run is stopped by them.
 FLAGS = ["-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-fPIC"]
 MACROS = {torch.float32: [], torch.bfloat16: ["-DBFLOAT16"]}
-Kernels = Literal["auto", "compiled", "plain"]
+Kernels = Literal["auto", "compiled", "plain", "torch"]
 
 
 class Compiled:
@@ -121,9 +121,16 @@ wish: Kernels = "auto"
 
 
 def choose(kernels: Kernels) -> str:
-    """Set which ones are used from now on; in words, for the log. Raises Unavailable where `compiled` cannot be had."""
+    """Set which ones are used from now on; in words, for the log. Raises Unavailable where `compiled` or `torch` cannot be had.
+
+    `torch`: PyTorch's compiler makes one piece of each layer of a training step, which takes it most of a minute.
+    """
     global wish
     wish = kernels
+    if kernels == "torch":
+        if not any(map(shutil.which, ("c++", "g++", "clang++"))):
+            raise Unavailable("torch.compile needs a C++ compiler, and there is none")
+        return "layers by torch.compile (as asked)"
     if kernels == "plain":
         return "plain kernels (as asked)"
     try:
@@ -155,7 +162,11 @@ def found(dtype: torch.dtype) -> Compiled | None:
 
 def compiled(dtype: torch.dtype, *tensors: Tensor | None) -> Compiled | None:
     """The compiled kernels for activations of `dtype`, where they can be had and these tensors lie on a CPU."""
-    if wish == "plain" or dtype not in MACROS or any(t is not None and t.device.type != "cpu" for t in tensors):
+    if (
+        wish in ("plain", "torch")
+        or dtype not in MACROS
+        or any(t is not None and t.device.type != "cpu" for t in tensors)
+    ):
         return None
     return found(dtype)
 
@@ -184,7 +195,7 @@ def add_norm(x: Tensor, delta: Tensor | None, weight: Tensor, eps: float, dtype:
 
 def normalise(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """x / rms(x) · weight in x's type."""
-    if x.device.type != "cpu":
+    if x.device.type != "cpu" or wish == "torch":
         return F.rms_norm(x, x.shape[-1:], weight.to(x.dtype), eps)
     normed: Tensor = _Normalise.apply(x, weight.to(x.dtype), eps)
     return normed
@@ -243,7 +254,10 @@ def project(x: Tensor, *linears: nn.Linear) -> Tensor:
     """x [..., D] through several linear maps at once, in x's type; their outputs side by side."""
     weights: list[Tensor] = [linear.weight for linear in linears]
     biases: list[Tensor | None] = [linear.bias for linear in linears]
-    y: Tensor = _Project.apply(x, len(linears), *weights, *(bias for bias in biases if bias is not None))
+    present = [bias for bias in biases if bias is not None]
+    if wish == "torch":  # whose compiler stumbles over gradients in closed form
+        return F.linear(x, join(weights, x.dtype), join(present, x.dtype) if present else None)
+    y: Tensor = _Project.apply(x, len(linears), *weights, *present)
     return y
 
 
@@ -330,7 +344,7 @@ def attend(q_BHTE: Tensor, k_BKSE: Tensor, v_BKSE: Tensor, visible_BTS: Tensor |
     """
     B, H, T, E = q_BHTE.shape
     K, S = k_BKSE.shape[1], k_BKSE.shape[2]
-    if q_BHTE.device.type != "cpu":
+    if q_BHTE.device.type != "cpu" or wish == "torch":
         mask = None if visible_BTS is None else visible_BTS[:, None]
         return F.scaled_dot_product_attention(
             q_BHTE, k_BKSE, v_BKSE, attn_mask=mask, is_causal=mask is None, enable_gqa=H != K

@@ -10,8 +10,9 @@ A configuration that asks for one of them is refused by name (`UnsupportedModel`
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bridle.core.errors import DataError, UnsupportedModel
+from bridle.maths import kernels
 from bridle.maths.kernels import add_norm, attention, project, swiglu
 from bridle.maths.logprobs import linear_logprobs
 
@@ -230,6 +232,12 @@ class Layer(nn.Module):
         return x, self.mlp(normed)
 
 
+@cache
+def compiled_layer() -> Callable[..., tuple[Tensor, Tensor]]:
+    """A layer by PyTorch's compiler: one piece of code for all layers and lengths."""
+    return torch.compile(Layer.forward, dynamic=True)
+
+
 def check_width(width: int, max_positions: int) -> None:
     if width > max_positions:
         raise DataError(f"a sequence of {width} tokens does not fit the model's context of {max_positions}; shorten it")
@@ -272,9 +280,10 @@ class Trunk(nn.Module):
         check_width(longest, self.config.max_positions)
         everywhere = View(self.rope(), positions_BT, visible_BTT)
         delta = None
+        run = compiled_layer() if kernels.wish == "torch" and torch.is_grad_enabled() else Layer.__call__
         for number, layer in enumerate(self.layers):
             last = kept_BQ is not None and number == len(self.layers) - 1
-            x, delta = layer(x, delta, replace(everywhere, kept_BQ=kept_BQ) if last else everywhere, dtype)
+            x, delta = run(layer, x, delta, replace(everywhere, kept_BQ=kept_BQ) if last else everywhere, dtype)
         hidden: Tensor = self.norm(x, delta, x.dtype)[1]
         return hidden
 

@@ -54,7 +54,8 @@ def choose_device(precision: str = "auto", threads: int | None = None, kernels: 
     """
     if torch.cuda.is_available():
         chosen = torch.bfloat16 if precision in ("auto", "bfloat16") else torch.float32
-        return Device(torch.device("cuda"), chosen, torch.get_num_threads(), torch.cuda.get_device_name())
+        made = kernels_of("torch") if kernels == "torch" else ""
+        return Device(torch.device("cuda"), chosen, torch.get_num_threads(), torch.cuda.get_device_name(), made)
     fast = multiplies_bfloat16(torch.device("cpu"))
     chosen = torch.bfloat16 if precision == "bfloat16" or (precision == "auto" and fast) else torch.float32
     onednn = chosen == torch.float32 and onednn_is_faster()
@@ -63,13 +64,17 @@ def choose_device(precision: str = "auto", threads: int | None = None, kernels: 
     if precision == "auto" and not fast:
         products += " (the processor has no bfloat16)"
     keep_memory()
-    try:
-        made = choose_kernels(kernels)
-    except Unavailable as error:
-        raise RecipeError(f"model.kernels is 'compiled', but there are none here: {error}; set it to 'auto'") from error
+    made = kernels_of(kernels)
     count, why = choose_threads(threads)
     torch.set_num_threads(count)
     return Device(torch.device("cpu"), chosen, count, why, made, products)
+
+
+def kernels_of(asked: Kernels) -> str:
+    try:
+        return choose_kernels(asked)
+    except Unavailable as error:
+        raise RecipeError(f"model.kernels is {asked!r}, which cannot be had here: {error}; set it to 'auto'") from error
 
 
 def onednn_is_faster() -> bool:

@@ -15,7 +15,10 @@ from transformers import (
 )
 
 from bridle.core.errors import DataError, UnsupportedModel
-from bridle.models.decoder import Decoder, DecoderConfig, initialise, rope_tables
+from bridle.maths import kernels
+from bridle.models import decoder
+from bridle.models.batches import make_batch, masked_logprobs
+from bridle.models.decoder import Decoder, DecoderConfig, Layer, initialise, rope_tables
 from bridle.models.policy import load_policy
 from tests.models.tiny import CPU, SHAPES, VOCABULARY, one_sentence, policy, random_ids, template
 
@@ -163,3 +166,32 @@ def test_initial_weights_follow_from_the_generator() -> None:
     assert float(first["model.embed_tokens.weight"].std()) == pytest.approx(0.02, rel=0.05)
     assert float(first["model.layers.0.self_attn.q_proj.weight"].std()) == pytest.approx(32**-0.5, rel=0.1)
     assert float(first["model.layers.1.mlp.down_proj.weight"].std()) == pytest.approx(48**-0.5 / 2, rel=0.1)
+
+
+@pytest.fixture
+def by_torch(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Layers by torch.compile: traced alone, in one piece, or with code made for them (most of a minute)."""
+    torch.compiler.reset()
+    whole = torch.compile(Layer.forward, dynamic=True, fullgraph=True, backend=request.param)
+    monkeypatch.setattr(decoder, "compiled_layer", lambda: whole)
+
+
+@pytest.mark.parametrize("shape", [pytest.param("qwen2", marks=pytest.mark.slow), "qwen3"])
+@pytest.mark.parametrize("by_torch", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)], indirect=True)
+@pytest.mark.usefixtures("by_torch")
+@pytest.mark.filterwarnings(
+    "ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning"
+)  # the compiler's own
+def test_layers_by_torchs_compiler_learn_the_same(shape: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For batches of several shapes, with prompts read once for two answers and without."""
+    for prompts, length in (([[5, 6, 7], [5, 6, 7]], 9), ([[8], [9, 10]], 4), ([[5, 6, 7, 8], [5, 6, 7, 8]], 12)):
+        answers = [ids[:length] for ids in random_ids(2, 12, 13, seed=length)]
+        ours, found = policy(shape), []
+        for wish in ("torch", "plain"):
+            monkeypatch.setattr(kernels, "wish", wish)
+            ours.module.zero_grad()
+            masked_logprobs(ours.module, make_batch(prompts, answers, 0)).sum().backward()
+            found.append([p.grad.clone() for p in ours.module.parameters() if p.grad is not None])
+        for ours_grad, plain_grad in zip(*found, strict=True):
+            scale = float(plain_grad.abs().max()) or 1.0
+            torch.testing.assert_close(ours_grad, plain_grad, rtol=1e-4, atol=1e-4 * scale)

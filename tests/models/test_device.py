@@ -134,10 +134,11 @@ def test_kernels_that_must_be_and_cannot(monkeypatch: pytest.MonkeyPatch) -> Non
         raise kernels.Unavailable("no C compiler")
 
     monkeypatch.setattr(kernels, "built", none)
-    with pytest.raises(
-        RecipeError, match="model.kernels is 'compiled', but there are none here: no C compiler; set it to"
-    ):
+    with pytest.raises(RecipeError, match="'compiled', which cannot be had here: no C compiler; set it to"):
         choose_device(threads=torch.get_num_threads(), kernels="compiled")
+    monkeypatch.setattr(kernels.shutil, "which", lambda name: None)
+    with pytest.raises(RecipeError, match=r"'torch', which cannot be had here: torch.compile needs a C\+\+ compiler"):
+        choose_device(threads=torch.get_num_threads(), kernels="torch")
     kernels.wish = "auto"
     assert "plain kernels (no C compiler)" in str(choose_device(threads=torch.get_num_threads()))
 
