@@ -31,7 +31,33 @@ enum { GRAIN = 2 * ROWS, TILES = 4, BLOCK = TILES * LANES }; /* a block: the que
 typedef VECTOR(float, 4) floats;
 typedef VECTOR(uint32_t, 4) words;
 typedef VECTOR(int32_t, 4) ints;
-typedef VECTOR(uint16_t, 2) halves;
+typedef uint16_t halves __attribute__((vector_size(LANES * 4), aligned(2), may_alias)); /* of two rows, or twice as long */
+#ifdef __clang__
+#define SHUFFLE(type, a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define SHUFFLE(type, a, b, ...) __builtin_shuffle(a, b, (type){__VA_ARGS__})
+#endif
+#define EVEN16 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30
+#define EVEN32 EVEN16, 32, 34, 36, 38, 40, 42, 44, 46, 48, 50, 52, 54, 56, 58, 60, 62
+#define LOW8 0, 8, 1, 9, 2, 10, 3, 11
+#define HIGH8 4, 12, 5, 13, 6, 14, 7, 15
+#define LOW16 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
+#define HIGH16 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
+#define LOW32 0, 32, 1, 33, 2, 34, 3, 35, 4, 36, 5, 37, 6, 38, 7, 39, 8, 40, 9, 41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47
+#define HIGH32 16, 48, 17, 49, 18, 50, 19, 51, 20, 52, 21, 53, 22, 54, 23, 55, 24, 56, 25, 57, 26, 58, 27, 59, 28, 60, 29, 61, 30, 62, 31, 63
+#ifdef __AVX512F__
+#define LOW_WORDS LOW16
+#define HIGH_WORDS HIGH16
+#define LOW_HALVES LOW32
+#define HIGH_HALVES HIGH32
+#define EVEN_HALVES EVEN32
+#else
+#define LOW_WORDS LOW8
+#define HIGH_WORDS HIGH8
+#define LOW_HALVES LOW16
+#define HIGH_HALVES HIGH16
+#define EVEN_HALVES EVEN16
+#endif
 
 static inline floats dot(floats sum, words a, words b) {
 #if defined(BFLOAT16) && defined(__AVX512BF16__)
@@ -48,18 +74,21 @@ static inline floats dot(floats sum, words a, words b) {
 static inline __attribute__((always_inline)) void product(const int rows, const int vectors, number pairs, const word *a, number row,
                                                           number step, const word *b, number width, float *c, number stride, int add) {
     floats sum[GRAIN][2];
+    const word *parts[4] = {a, a + 4 * row, a + 8 * row, a + 12 * row}; /* so that a few registers hold all rows' addresses */
 #pragma GCC unroll 16
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 2
         for (int v = 0; v < vectors; v++) sum[r][v] = add ? *(const floats *)(c + r * stride + v * LANES) : (floats){0};
-    for (number p = 0; p < pairs; p++, a += step, b += width) {
+    for (number p = 0; p < pairs; p++, b += width) {
         words one = *(const words *)b, two = vectors > 1 ? *(const words *)(b + LANES) : one;
 #pragma GCC unroll 16
         for (int r = 0; r < rows; r++) {
-            words x = (words){0} + a[r * row];
+            words x = (words){0} + parts[r / 4][r % 4 * row];
             sum[r][0] = dot(sum[r][0], x, one);
             if (vectors > 1) sum[r][1] = dot(sum[r][1], x, two);
         }
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; i++) parts[i] += step;
     }
 #pragma GCC unroll 16
     for (int r = 0; r < rows; r++)
@@ -80,25 +109,40 @@ static inline number whole(number x, number unit) { return (x + unit - 1) / unit
 
 static inline floats choose(ints mask, floats yes, floats no) { return (floats)(((words)yes & (words)mask) | ((words)no & ~(words)mask)); }
 
-static inline words rounded(floats x) { /* `put`, in a word's upper half */
-    words bits = (words)x;
-    return bits + 0x7fff + ((bits >> 16) & 1);
+#ifdef BFLOAT16
+/* Two rows of bfloat16, one behind the other. */
+static inline halves rounded(floats one, floats two) {
+#ifdef __AVX512BF16__
+    return (halves)_mm512_cvtne2ps_pbh((__m512)two, (__m512)one);
+#else
+    words a = (words)one, b = (words)two;
+    a = (a + 0x7fff + ((a >> 16) & 1)) >> 16, b = (b + 0x7fff + ((b >> 16) & 1)) >> 16;
+    halves x, y;
+    memcpy(&x, &a, sizeof(a)), memcpy(&y, &b, sizeof(b));
+    return SHUFFLE(halves, x, y, EVEN_HALVES);
+#endif
 }
+#endif
 
 /* A word for each lane: a row's number and, of bfloat16, the next row's. */
 static inline words both(floats one, floats two) {
 #ifdef BFLOAT16
-    return (rounded(one) >> 16) | (rounded(two) & 0xffff0000u);
+    return (words)SHUFFLE(halves, rounded(one, two), (halves){0}, LOW_WORDS, HIGH_WORDS);
 #else
+    (void)two;
     return (words)one;
 #endif
 }
 
-static inline void store(real *to, floats x) {
+/* PAIR rows, each of LANES numbers. */
+static inline void store(real *to, number stride, floats one, floats two) {
 #ifdef BFLOAT16
-    *(halves *)to = __builtin_convertvector(rounded(x) >> 16, halves);
+    halves x = rounded(one, two);
+    memcpy(to, &x, sizeof(x) / 2);
+    memcpy(to + stride, (char *)&x + sizeof(x) / 2, sizeof(x) / 2);
 #else
-    *(floats *)to = x;
+    (void)two, (void)stride;
+    *(floats *)to = one;
 #endif
 }
 
@@ -127,13 +171,8 @@ static void across(number size, const real *rows, number stride, word *to) {
 #pragma GCC unroll 16
             for (int r = 0; r < LANES / 2; r++) {
                 words a = x[r], b = x[r + LANES / 2];
-#ifdef __AVX512F__
-                y[2 * r] = __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
-                y[2 * r + 1] = __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
-#else
-                y[2 * r] = __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11);
-                y[2 * r + 1] = __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15);
-#endif
+                y[2 * r] = SHUFFLE(words, a, b, LOW_WORDS);
+                y[2 * r + 1] = SHUFFLE(words, a, b, HIGH_WORDS);
             }
 #pragma GCC unroll 16
             for (int r = 0; r < LANES; r++) x[r] = y[r];
@@ -144,27 +183,36 @@ static void across(number size, const real *rows, number stride, word *to) {
 
 /* Rows in pairs: to[r / PAIR * stride + i] holds row r's number i and, of bfloat16, the next row's. */
 static void paired(number rows, const real *from, number stride, word *to) {
-    for (number r = 0; r < rows; r += PAIR, from += PAIR * stride, to += stride)
-        for (number i = 0; i < stride; i += LANES) {
 #ifdef BFLOAT16
-            words one = __builtin_convertvector(*(const halves *)(from + i), words);
-            words two = __builtin_convertvector(*(const halves *)(from + stride + i), words);
-            *(words *)(to + i) = one | two << 16;
-#else
-            *(words *)(to + i) = *(const words *)(from + i);
-#endif
+    for (number r = 0; r < rows; r += 2, from += 2 * stride, to += stride)
+        for (number i = 0; i < stride; i += 2 * LANES) {
+            halves one = *(const halves *)(from + i), two = *(const halves *)(from + stride + i);
+            *(halves *)(to + i) = SHUFFLE(halves, one, two, LOW_HALVES);
+            *(halves *)(to + i + LANES) = SHUFFLE(halves, one, two, HIGH_HALVES);
         }
+#else
+    memcpy(to, from, rows * stride * sizeof(word));
+#endif
 }
 
 /* --------------------------------------------------------------------------------------- a head's norm and rotary embedding
 
    `weight` [E]: RMSNorm within a head (Qwen3), or absent. cos, sin [E / 2]: those of the row's position. */
 
+/* Σ x y by lanes, then by halves of them: a chain of additions would be what takes most of the time. */
+static inline float sum_of_products(number size, const real *x, const float *y) {
+    float part[LANES] = {0};
+    number i = 0;
+    for (; i + LANES <= size; i += LANES)
+        for (int j = 0; j < LANES; j++) part[j] += get(x[i + j]) * (y ? y[i + j] : get(x[i + j]));
+    for (int j = 0; i + j < size; j++) part[j] += get(x[i + j]) * (y ? y[i + j] : get(x[i + j]));
+    for (int half = LANES / 2; half; half /= 2)
+        for (int j = 0; j < half; j++) part[j] += part[half + j];
+    return part[0];
+}
+
 static float inverse_norm(number size, const real *from, float eps) {
-    float squares = 0;
-#pragma omp simd reduction(+ : squares)
-    for (number i = 0; i < size; i++) squares += get(from[i]) * get(from[i]);
-    return 1.0f / sqrtf(squares / size + eps);
+    return 1.0f / sqrtf(sum_of_products(size, from, 0) / size + eps);
 }
 
 static void turn(number size, const real *from, const float *weight, float eps, const float *cos, const float *sin, real *to) {
@@ -191,17 +239,16 @@ static void turn_back(number size, const float *grad, const real *from, const fl
         }
         return;
     }
-    float scale = inverse_norm(size, from, eps), dot = 0, turned[size];
-#pragma omp simd reduction(+ : dot)
+    float scale = inverse_norm(size, from, eps), turned[size];
+#pragma omp simd
     for (number i = 0; i < half; i++) {
-        float x = get(from[i]), y = get(from[half + i]);
         float a = grad[i] * cos[i] + grad[half + i] * sin[i], b = grad[half + i] * cos[i] - grad[i] * sin[i];
-        grad_weight[i] += a * x * scale;
-        grad_weight[half + i] += b * y * scale;
+        grad_weight[i] += a * get(from[i]) * scale;
+        grad_weight[half + i] += b * get(from[half + i]) * scale;
         turned[i] = a * weight[i];
         turned[half + i] = b * weight[half + i];
-        dot += turned[i] * x + turned[half + i] * y;
     }
+    float dot = sum_of_products(size, from, turned);
     float mean = dot * scale * scale * scale / size;
 #pragma omp simd
     for (number i = 0; i < size; i++) to[i] = put(turned[i] * scale - get(from[i]) * mean);
@@ -344,7 +391,7 @@ static inline number angle_of(const given *of, number b, number t) {
 static inline number place_of(const given *of, number b, number h, number t) { return ((b * of->time + t) * of->heads + h) * of->size; }
 
 static void read_queries(const given *of, number b, number h, const tile *x, number wide, real *to) {
-    memset(to, 0, LANES * wide * sizeof(real));
+    if (x->count < LANES || wide > of->size) memset(to, 0, LANES * wide * sizeof(real));
     for (number r = 0; r < x->count; r++) {
         number at = angle_of(of, b, x->at + r);
         turn(of->size, of->q + place_of(of, b, h, x->at + r), of->q_weight, of->eps, of->cos + at, of->sin + at, to + r * wide);
@@ -421,21 +468,28 @@ static void tile_backward(const work *w, const tile *x, number place, number wid
     by_columns(x, w->size, w->keys, w->wide, w->columns, scores);
     by_columns(x, w->size, w->values, w->wide, w->grad_columns, slopes);
     hide(x, scores);
-    for (number i = 0; i < seen; i++) {
-        floats weight = exponentials(*(floats *)(scores + i * LANES) * w->scale - sum);
-        mean += weight * *(floats *)(slopes + i * LANES);
-        *(floats *)(scores + i * LANES) = weight;
-        store(weights + i * BLOCK, weight);
+    for (number i = 0; i < seen; i += PAIR) {
+        floats weight[2] = {{0}, {0}};
+        for (int j = 0; j < PAIR; j++) {
+            floats *score = (floats *)(scores + (i + j) * LANES);
+            *score = weight[j] = exponentials(*score * w->scale - sum);
+            mean += weight[j] * *(floats *)(slopes + (i + j) * LANES);
+        }
+        store(weights + i * BLOCK, BLOCK, weight[0], weight[1]);
     }
     for (number i = 0; i < seen; i += PAIR) {
         floats slope[2] = {{0}, {0}};
         for (int j = 0; j < PAIR; j++) {
-            slope[j] = *(floats *)(scores + (i + j) * LANES) * (*(floats *)(slopes + (i + j) * LANES) - mean) * w->scale;
-            store(rows + (i + j) * BLOCK, slope[j]);
+            number at = (i + j) * LANES;
+            slope[j] = *(floats *)(scores + at) * (*(floats *)(slopes + at) - mean) * w->scale;
         }
+        store(rows + i * BLOCK, BLOCK, slope[0], slope[1]);
         *(words *)(w->pairs + i / PAIR * LANES) = both(slope[0], slope[1]);
     }
-    for (number i = seen; i < width; i++) store(weights + i * BLOCK, (floats){0}), store(rows + i * BLOCK, (floats){0});
+    for (number i = seen; i < width; i++) {
+        memset(weights + i * BLOCK, 0, LANES * sizeof(real));
+        memset(rows + i * BLOCK, 0, LANES * sizeof(real));
+    }
     by_rows(x, w->size, w->pairs, w->key_pairs, w->wide, w->sums + lane * w->wide);
 }
 
@@ -465,7 +519,7 @@ static number block_backward(const work *w, const given *of, number b, number h,
         if (x->prefix != tiles[0].prefix || x->start != tiles[0].start) break;
         real *queries = w->queries + of_tiles * LANES * w->wide, *grads = w->grads + of_tiles * LANES * w->wide;
         read_queries(of, b, h, x, w->wide, queries);
-        memset(grads, 0, LANES * w->wide * sizeof(real));
+        if (x->count < LANES || w->wide > of->size) memset(grads, 0, LANES * w->wide * sizeof(real));
         for (number r = 0; r < x->count; r++) memcpy(grads + r * w->wide, grad + place_of(of, b, h, next + r), of->size * sizeof(real));
         width = x->low + x->high > width ? x->low + x->high : width;
         next += x->count;
