@@ -94,7 +94,7 @@ class TestCompiled:
         agree(alone, inputs, [torch.float32, torch.float32], tolerance)
 
     @pytest.mark.parametrize("normed", [False, True])
-    @pytest.mark.parametrize("layout", ["causal", "packed", "kept"])
+    @pytest.mark.parametrize("layout", ["causal", "packed", "kept", "unordered"])
     @pytest.mark.parametrize(
         ("T", "heads"),
         [(1, (2, 2, 8)), (9, (4, 2, 12)), (50, (4, 1, 64)), (67, (2, 2, 80)), (140, (4, 1, 32)), (33, (2, 1, 128))],
@@ -108,6 +108,14 @@ class TestCompiled:
         if layout == "kept" and positions is not None and sees is not None:  # in no order, some twice
             kept = torch.randint(0, T, (B, T // 2 + 1), generator=torch.Generator().manual_seed(6))
             q_positions, sees = positions.gather(1, kept), torch.stack([sees[b, kept[b]] for b in range(B)])
+        if (
+            layout == "unordered" and sees is not None
+        ):  # queries of one tile see far more than others, and ranges may overlap
+            ends = torch.randint(1, T + 1, (B, T), generator=torch.Generator().manual_seed(8))
+            sees = torch.stack(
+                (torch.tensor([[0], [3], [20]]).expand(B, T), torch.tensor([[0], [10], [7]]).expand(B, T), ends), -1
+            )
+            sees = sees.clamp(max=T)
         angle = torch.outer(torch.arange(T), torch.rand(E // 2, generator=torch.Generator().manual_seed(5))).double()
 
         def attended(q: Tensor, kv: Tensor, *norms: Tensor) -> Tensor:
