@@ -365,22 +365,25 @@ typedef struct {
     const int64_t *q_positions, *positions, *sees;
 } given;
 
-/* Room for key head k of sequence b, its keys and values read. To be freed. */
-static void *begin(work *w, const given *of, number b, number k, int backward) {
-    number size = of->size, step = 2 * of->shared * size;
-    const real *from = of->kv + b * of->keys * step + k * size;
+/* A thread's room, to be freed. */
+static void *make_room(work *w, const given *of, int backward) {
+    number size = of->size;
     *w = (work){.size = size, .wide = whole(size, PAIR * LANES), .most = whole(of->keys, GRAIN) + GRAIN, .scale = 1.0f / sqrtf(size)};
-    number bytes = lay_out(w, 0, backward);
-    void *room = aligned_alloc(64, bytes);
+    void *room = aligned_alloc(64, lay_out(w, 0, backward));
     lay_out(w, (uintptr_t)room, backward);
     memset(w->keys, 0, w->most * w->wide * sizeof(real));
     memset(w->values, 0, w->most * w->wide * sizeof(real));
+    return room;
+}
+
+static void read_keys(const work *w, const given *of, number b, number k) {
+    number size = of->size, step = 2 * of->shared * size;
+    const real *from = of->kv + b * of->keys * step + k * size;
     for (number s = 0; s < of->keys; s++) {
         number at = (of->positions ? of->positions[b * of->keys + s] : s) * size / 2;
         turn(size, from + s * step, of->k_weight, of->eps, of->cos + at, of->sin + at, w->keys + s * w->wide);
         memcpy(w->values + s * w->wide, from + of->shared * size + s * step, size * sizeof(real));
     }
-    return room;
 }
 
 /* Where the rotary tables and the projection's rows have a query. */
@@ -400,7 +403,7 @@ static void read_queries(const given *of, number b, number h, const tile *x, num
 
 /* ------------------------------------------------------------------------------------------------------------- forward */
 
-static void tile_forward(const work *w, const tile *x, real *out, number stride, float *total) {
+static void tile_forward(const work *w, const tile *x, real *out, number stride, float *kept) {
     number width = x->low + x->high;
     float *scores = w->scores, sums[LANES], shifts[LANES];
     floats largest = (floats){0} - INFINITY, sum = {0};
@@ -424,29 +427,33 @@ static void tile_forward(const work *w, const tile *x, real *out, number stride,
     for (number r = 0; r < x->count; r++, out += stride) {
         const float *from = w->sums + r * w->wide;
         float share = 1.0f / sums[r];
-        total[r] = shifts[r] + logf(sums[r]);
+        kept[2 * r] = shifts[r], kept[2 * r + 1] = share;
 #pragma omp simd
         for (number i = 0; i < w->size; i++) out[i] = put(from[i] * share);
     }
 }
 
-/* `total` [B, H, T]: the log of the sum of e^score. */
+/* `sums` [B, H, T, 2]: a query's largest score m, and 1 / Σ e^(score - m). */
 void attention_forward(number batch, number time, number keys, number heads, number shared, number size, const real *q, const real *kv,
                        const float *q_weight, const float *k_weight, float eps, const float *cos, const float *sin,
-                       const int64_t *q_positions, const int64_t *positions, const int64_t *sees, real *out, float *total) {
+                       const int64_t *q_positions, const int64_t *positions, const int64_t *sees, real *out, float *sums) {
     const given of = {batch, time, keys, heads, shared, size, q, kv, q_weight, k_weight, cos, sin, eps, q_positions, positions, sees};
-#pragma omp parallel for schedule(static)
-    for (number unit = 0; unit < batch * shared; unit++) {
-        number b = unit / shared, k = unit % shared, group = heads / shared;
+#pragma omp parallel
+    {
         work w;
-        void *room = begin(&w, &of, b, k, 0);
-        paired(w.most, w.values, w.wide, w.value_pairs);
-        for (number t = 0, count; t < time; t += count) {
-            tile x = tile_at(sees ? sees + b * time * 3 : 0, t, time);
-            count = x.count;
-            for (number h = k * group; h < (k + 1) * group; h++) {
-                read_queries(&of, b, h, &x, w.wide, w.queries);
-                tile_forward(&w, &x, out + place_of(&of, b, h, t), heads * size, total + (b * heads + h) * time + t);
+        void *room = make_room(&w, &of, 0);
+#pragma omp for schedule(static) nowait
+        for (number unit = 0; unit < batch * shared; unit++) {
+            number b = unit / shared, k = unit % shared, group = heads / shared;
+            read_keys(&w, &of, b, k);
+            paired(w.most, w.values, w.wide, w.value_pairs);
+            for (number t = 0, count; t < time; t += count) {
+                tile x = tile_at(sees ? sees + b * time * 3 : 0, t, time);
+                count = x.count;
+                for (number h = k * group; h < (k + 1) * group; h++) {
+                    read_queries(&of, b, h, &x, w.wide, w.queries);
+                    tile_forward(&w, &x, out + place_of(&of, b, h, t), heads * size, sums + ((b * heads + h) * time + t) * 2);
+                }
             }
         }
         free(room);
@@ -456,13 +463,14 @@ void attention_forward(number batch, number time, number keys, number heads, num
 /* ------------------------------------------------------------------------------------------------------------ backward */
 
 /* One tile of a block: the weights again, their scores' gradients, and the queries'. */
-static void tile_backward(const work *w, const tile *x, number place, number width, const float *total) {
+static void tile_backward(const work *w, const tile *x, number place, number width, const float *sums) {
     number lane = place * LANES, seen = x->low + x->high;
-    float *scores = w->scores, *slopes = w->slopes, totals[LANES] = {0};
+    float *scores = w->scores, *slopes = w->slopes, shifts[LANES] = {0}, shares[LANES] = {0};
     real *weights = w->weight_rows + lane, *rows = w->slope_rows + lane;
-    floats mean = {0}, sum;
-    memcpy(totals, total, x->count * sizeof(float));
-    memcpy(&sum, totals, sizeof(sum));
+    floats mean = {0}, shift, share;
+    for (number r = 0; r < x->count; r++) shifts[r] = sums[2 * r], shares[r] = sums[2 * r + 1];
+    memcpy(&shift, shifts, sizeof(shift));
+    memcpy(&share, shares, sizeof(share));
     across(w->size, w->queries + lane * w->wide, w->wide, w->columns);
     across(w->size, w->grads + lane * w->wide, w->wide, w->grad_columns);
     by_columns(x, w->size, w->keys, w->wide, w->columns, scores);
@@ -472,7 +480,7 @@ static void tile_backward(const work *w, const tile *x, number place, number wid
         floats weight[2] = {{0}, {0}};
         for (int j = 0; j < PAIR; j++) {
             floats *score = (floats *)(scores + (i + j) * LANES);
-            *score = weight[j] = exponentials(*score * w->scale - sum);
+            *score = weight[j] = exponentials(*score * w->scale - shift) * share;
             mean += weight[j] * *(floats *)(slopes + (i + j) * LANES);
         }
         store(weights + i * BLOCK, BLOCK, weight[0], weight[1]);
@@ -509,7 +517,7 @@ static void keys_backward(const work *w, const tile *tiles, number count, number
 }
 
 /* A block: tiles of a head that see the same but for `end`, from query t on. The number of its queries. */
-static number block_backward(const work *w, const given *of, number b, number h, number t, const float *total, const real *grad,
+static number block_backward(const work *w, const given *of, number b, number h, number t, const float *sums, const real *grad,
                              real *grad_q, float *grad_weight) {
     tile tiles[TILES];
     number width = 0, of_tiles = 0, next = t;
@@ -526,7 +534,7 @@ static number block_backward(const work *w, const given *of, number b, number h,
     }
     for (number i = 0; i < of_tiles; i++) {
         const tile *x = tiles + i;
-        tile_backward(w, x, i, width, total + (b * of->heads + h) * of->time + x->at);
+        tile_backward(w, x, i, width, sums + ((b * of->heads + h) * of->time + x->at) * 2);
         for (number r = 0; r < x->count; r++) {
             number at = angle_of(of, b, x->at + r), place = place_of(of, b, h, x->at + r);
             turn_back(of->size, w->sums + (i * LANES + r) * w->wide, of->q + place, of->q_weight, of->eps, of->cos + at, of->sin + at,
@@ -540,27 +548,31 @@ static number block_backward(const work *w, const given *of, number b, number h,
 /* grad_q and grad_kv are laid out as q and kv; the norms' gradients, [B · K, E], are still to be summed. */
 void attention_backward(number batch, number time, number keys, number heads, number shared, number size, const real *q, const real *kv,
                         const float *q_weight, const float *k_weight, float eps, const float *cos, const float *sin,
-                        const int64_t *q_positions, const int64_t *positions, const int64_t *sees, const float *total, const real *grad,
+                        const int64_t *q_positions, const int64_t *positions, const int64_t *sees, const float *sums, const real *grad,
                         real *grad_q, real *grad_kv, float *grad_q_weight, float *grad_k_weight) {
     const given of = {batch, time, keys, heads, shared, size, q, kv, q_weight, k_weight, cos, sin, eps, q_positions, positions, sees};
-#pragma omp parallel for schedule(static)
-    for (number unit = 0; unit < batch * shared; unit++) {
-        number b = unit / shared, k = unit % shared, group = heads / shared, step = 2 * shared * size;
+#pragma omp parallel
+    {
         work w;
-        void *room = begin(&w, &of, b, k, 1);
-        paired(w.most, w.keys, w.wide, w.key_pairs);
-        memset(w.grad_keys, 0, w.most * w.wide * sizeof(float));
-        memset(w.grad_values, 0, w.most * w.wide * sizeof(float));
-        for (number h = k * group; h < (k + 1) * group; h++)
-            for (number t = 0; t < time;) t += block_backward(&w, &of, b, h, t, total, grad, grad_q, grad_q_weight + unit * size);
-        for (number s = 0; s < keys; s++) {
-            number at = (positions ? positions[b * keys + s] : s) * size / 2, place = (b * keys + s) * step + k * size;
-            turn_back(size, w.grad_keys + s * w.wide, kv + place, k_weight, eps, cos + at, sin + at, grad_kv + place,
-                      grad_k_weight + unit * size);
-            real *to = grad_kv + place + shared * size;
-            const float *from = w.grad_values + s * w.wide;
+        void *room = make_room(&w, &of, 1);
+#pragma omp for schedule(static) nowait
+        for (number unit = 0; unit < batch * shared; unit++) {
+            number b = unit / shared, k = unit % shared, group = heads / shared, step = 2 * shared * size;
+            read_keys(&w, &of, b, k);
+            paired(w.most, w.keys, w.wide, w.key_pairs);
+            memset(w.grad_keys, 0, w.most * w.wide * sizeof(float));
+            memset(w.grad_values, 0, w.most * w.wide * sizeof(float));
+            for (number h = k * group; h < (k + 1) * group; h++)
+                for (number t = 0; t < time;) t += block_backward(&w, &of, b, h, t, sums, grad, grad_q, grad_q_weight + unit * size);
+            for (number s = 0; s < keys; s++) {
+                number at = (positions ? positions[b * keys + s] : s) * size / 2, place = (b * keys + s) * step + k * size;
+                turn_back(size, w.grad_keys + s * w.wide, kv + place, k_weight, eps, cos + at, sin + at, grad_kv + place,
+                          grad_k_weight + unit * size);
+                real *to = grad_kv + place + shared * size;
+                const float *from = w.grad_values + s * w.wide;
 #pragma omp simd
-            for (number i = 0; i < size; i++) to[i] = put(from[i]);
+                for (number i = 0; i < size; i++) to[i] = put(from[i]);
+            }
         }
         free(room);
     }

@@ -365,21 +365,21 @@ class _Attention(torch.autograd.Function):
         q, kv = q.contiguous(), kv.contiguous()
         laid_out = (None if t is None else t.contiguous() for t in (q_positions, positions, sees))
         given = (q, kv, q_weight, k_weight, eps, *tables, *laid_out)
-        out, total = torch.empty_like(q), torch.empty(B, heads[0], T)
-        run("attention_forward", B, T, S, *heads, *given, out, total)
-        ctx.save_for_backward(*(None if isinstance(part, float) else part for part in given), total)
+        out, sums = torch.empty_like(q), torch.empty(B, heads[0], T, 2)
+        run("attention_forward", B, T, S, *heads, *given, out, sums)
+        ctx.save_for_backward(*(None if isinstance(part, float) else part for part in given), sums)
         ctx.heads, ctx.eps = heads, eps
         return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
-        q, kv, q_weight, k_weight, _, *layout, total = ctx.saved_tensors
+        q, kv, q_weight, k_weight, _, *layout, sums = ctx.saved_tensors
         run, (B, T, _), S, (_, K, E) = found(q.dtype), q.shape, kv.shape[1], ctx.heads
         assert run is not None
         grad_q, grad_kv = torch.empty_like(q), torch.empty_like(kv)
         norm_grads = [None if weight is None else torch.zeros(B * K, E) for weight in (q_weight, k_weight)]
         run(
-            "attention_backward", B, T, S, *ctx.heads, q, kv, q_weight, k_weight, ctx.eps, *layout, total, grad.contiguous(),
+            "attention_backward", B, T, S, *ctx.heads, q, kv, q_weight, k_weight, ctx.eps, *layout, sums, grad.contiguous(),
             grad_q, grad_kv, *norm_grads,
         )  # fmt: skip
         return grad_q, grad_kv, *(None if g is None else g.sum(0) for g in norm_grads), *[None] * 6
