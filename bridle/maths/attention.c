@@ -124,6 +124,8 @@ static inline halves rounded(floats one, floats two) {
 }
 #endif
 
+static inline floats larger(floats a, floats b) { return choose(a > b, a, b); }
+
 /* A word for each lane: a row's number and, of bfloat16, the next row's. */
 static inline words both(floats one, floats two) {
 #ifdef BFLOAT16
@@ -406,15 +408,15 @@ static void read_queries(const given *of, number b, number h, const tile *x, num
 static void tile_forward(const work *w, const tile *x, real *out, number stride, float *kept) {
     number width = x->low + x->high;
     float *scores = w->scores, sums[LANES], shifts[LANES];
-    floats largest = (floats){0} - INFINITY, sum = {0};
+    floats sum = {0}, largest[4];
     across(w->size, w->queries, w->wide, w->columns);
     by_columns(x, w->size, w->keys, w->wide, w->columns, scores);
     hide(x, scores);
-    for (number i = 0; i < width * LANES; i += LANES) {
-        floats score = *(floats *)(scores + i);
-        largest = choose(score > largest, score, largest);
-    }
-    floats shift = largest * w->scale;
+    for (int j = 0; j < 4; j++) largest[j] = *(floats *)(scores + j * LANES);
+    for (number i = 4; i < width; i += 4) /* four at once, for each waits for the one before */
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; j++) largest[j] = larger(*(floats *)(scores + (i + j) * LANES), largest[j]);
+    floats shift = larger(larger(largest[0], largest[1]), larger(largest[2], largest[3])) * w->scale;
     for (number i = 0; i < width * LANES; i += PAIR * LANES) {
         floats one = exponentials(*(floats *)(scores + i) * w->scale - shift), two = {0};
         if (PAIR > 1) two = exponentials(*(floats *)(scores + i + LANES) * w->scale - shift);
