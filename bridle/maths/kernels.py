@@ -1,8 +1,8 @@
-"""The passes over memory between a network's products: RMSNorm, heads, softmax, SwiGLU, log-probs, each with its gradient in closed form.
+"""What a network does between its products with weights: RMSNorm, attention, SwiGLU, log-probs, each with its gradient in closed form.
 
 Every function here stands for itself in plain PyTorch. On a CPU, for float32 and bfloat16, the C files beside this one do the same
 in a single pass: they are compiled at their first use (a second or two), kept in the user's cache, and done without where there is no
-C compiler. Training's products stay PyTorch's in both cases.
+C compiler. Products with weights stay PyTorch's in both cases.
 
 Shapes: B sequences, T new positions, S keys, D width, H query heads, K key heads, E head size, N rows, F inner width, V vocabulary.
 """
@@ -294,24 +294,24 @@ class _Project(torch.autograd.Function):
 
 def attention(
     q_BTHE: Tensor, kv_BSKE: Tensor, heads: tuple[int, int, int], tables: tuple[Tensor, Tensor], q_positions: Tensor | None,
-    positions: Tensor | None, visible_BTS: Tensor | None, norms: tuple[Tensor, Tensor, float] | None,
+    positions: Tensor | None, sees_BT3: Tensor | None, norms: tuple[Tensor, Tensor, float] | None,
 ) -> Tensor:  # fmt: skip
     """softmax(q kᵀ / √E) v with rotary embedding (Su 2021) and, for Qwen3, norms within the heads: [B, T, H · E].
 
     q [B, T, H · E], keys and values side by side [B, S, 2 K · E], heads = (H, K, E), tables = cos and sin [positions, E / 2], positions
-    [B, T] and [B, S] or None for 0, 1, …; visible: which keys a query sees, None: those up to its own place, with T = S.
-    Query heads that share a key head are folded into rows, so keys are never repeated.
+    [B, T] and [B, S] or None for 0, 1, …; sees: a query whose three numbers are (prefix, start, end) sees the keys [0, prefix) and
+    [start, end) of its row; None: those up to its own place, with T = S. A query must see a key.
     """
     if compiled(q_BTHE.dtype, q_BTHE) is None or tables[0].dtype != torch.float32:
-        return plain_attention(q_BTHE, kv_BSKE, heads, tables, q_positions, positions, visible_BTS, norms)
+        return plain_attention(q_BTHE, kv_BSKE, heads, tables, q_positions, positions, sees_BT3, norms)
     weights = (None, None, 0.0) if norms is None else norms
-    out: Tensor = _Attention.apply(q_BTHE, kv_BSKE, *weights, heads, tables, q_positions, positions, visible_BTS)
+    out: Tensor = _Attention.apply(q_BTHE, kv_BSKE, *weights, heads, tables, q_positions, positions, sees_BT3)
     return out
 
 
 def plain_attention(
     q_rows: Tensor, kv_rows: Tensor, heads: tuple[int, int, int], tables: tuple[Tensor, Tensor], q_positions: Tensor | None,
-    positions: Tensor | None, visible: Tensor | None, norms: tuple[Tensor, Tensor, float] | None,
+    positions: Tensor | None, sees: Tensor | None, norms: tuple[Tensor, Tensor, float] | None,
 ) -> Tensor:  # fmt: skip
     (H, K, E), (B, T, _), S = heads, q_rows.shape, kv_rows.shape[1]
     q, (k, v) = q_rows.view(B, T, H, E), kv_rows.view(B, S, 2 * K, E).chunk(2, 2)
@@ -319,7 +319,14 @@ def plain_attention(
         q, k = normalise(q, norms[0], norms[2]), normalise(k, norms[1], norms[2])
     q = rotate(q.transpose(1, 2), *angles(tables, q_positions, q))
     k = rotate(k.transpose(1, 2), *angles(tables, positions, k))
+    visible = None if sees is None else visible_keys(sees, S)
     return attend(q, k, v.transpose(1, 2), visible).transpose(1, 2).reshape(B, T, H * E)
+
+
+def visible_keys(sees_BT3: Tensor, keys: int) -> Tensor:
+    """Which of so many keys each query sees, [B, T, S]."""
+    place_S, (prefix, start, end) = torch.arange(keys, device=sees_BT3.device), sees_BT3[..., None].unbind(2)
+    return (place_S < prefix) | ((start <= place_S) & (place_S < end))
 
 
 def angles(tables: tuple[Tensor, Tensor], positions_BT: Tensor | None, like_BTHE: Tensor) -> tuple[Tensor, Tensor]:
@@ -359,67 +366,37 @@ def attend(q_BHTE: Tensor, k_BKSE: Tensor, v_BKSE: Tensor, visible_BTS: Tensor |
 
 
 class _Attention(torch.autograd.Function):
+    """Of what it makes, the sums of the softmax alone are kept for the backward pass."""
+
     @staticmethod
     def forward(
-        ctx: Any, q_rows: Tensor, kv_rows: Tensor, q_weight: Tensor | None, k_weight: Tensor | None, eps: float,
+        ctx: Any, q: Tensor, kv: Tensor, q_weight: Tensor | None, k_weight: Tensor | None, eps: float,
         heads: tuple[int, int, int], tables: tuple[Tensor, Tensor], q_positions: Tensor | None, positions: Tensor | None,
-        visible: Tensor | None,
+        sees: Tensor | None,
     ) -> Tensor:  # fmt: skip
-        run, dtype = found(q_rows.dtype), q_rows.dtype
-        assert run is not None
-        (H, K, E), (cos, sin) = heads, tables
-        (B, T, _), S = q_rows.shape, kv_rows.shape[1]
-        q_rows, kv_rows = q_rows.contiguous(), kv_rows.contiguous()
-        visible, q_positions, positions = (
-            t if t is None else t.contiguous() for t in (visible, q_positions, positions)
-        )
-        q, k, v = (torch.empty(B, n, t, E, dtype=dtype) for n, t in ((H, T), (K, S), (K, S)))
-        q_inverse, k_inverse = (torch.empty(B, T, H), torch.empty(B, S, K)) if q_weight is not None else (None, None)
-        run("heads_forward", B, T, H, E, H * E, q_rows, q_weight, eps, cos, sin, q_positions, q, q_inverse)
-        run("heads_forward", B, S, K, E, 2 * K * E, kv_rows, k_weight, eps, cos, sin, positions, k, k_inverse)
-        run("heads_forward", B, S, K, E, 2 * K * E, kv_rows[..., K * E :], None, eps, None, None, None, v, None)
-        q3, k3, v3 = q.view(B * K, H // K * T, E), k.view(B * K, S, E), v.view(B * K, S, E)
-        probs = torch.bmm(q3, k3.transpose(1, 2))
-        run("softmax_forward", B, H, T, S, E**-0.5, visible, probs)
-        out = torch.empty_like(q_rows)
-        run("merge_heads", B, T, H, E, torch.bmm(probs, v3), out)
-        normed = q_weight is not None
-        ctx.save_for_backward(
-            q, k, v, probs, cos, sin, q_positions, positions, q_weight, k_weight, q_inverse, k_inverse,
-            q_rows if normed else None, kv_rows if normed else None,
-        )  # fmt: skip
-        ctx.heads = heads
+        run, (B, T, _), S = found(q.dtype), q.shape, kv.shape[1]
+        assert run is not None and (T == S or sees is not None)
+        q, kv = q.contiguous(), kv.contiguous()
+        laid_out = (None if t is None else t.contiguous() for t in (q_positions, positions, sees))
+        given = (q, kv, q_weight, k_weight, eps, *tables, *laid_out)
+        out, sums = torch.empty_like(q), torch.empty(B, heads[0], T, 2)
+        run("attention_forward", B, T, S, *heads, *given, out, sums)
+        ctx.save_for_backward(*(None if isinstance(part, float) else part for part in given), sums)
+        ctx.heads, ctx.eps = heads, eps
         return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
-        q, k, v, probs, cos, sin, q_positions, positions, q_weight, k_weight, q_inverse, k_inverse, q_rows, kv_rows = (
-            ctx.saved_tensors
-        )
-        run, dtype = found(q.dtype), q.dtype
+        q, kv, q_weight, k_weight, _, *layout, sums = ctx.saved_tensors
+        run, (B, T, _), S, (_, K, E) = found(q.dtype), q.shape, kv.shape[1], ctx.heads
         assert run is not None
-        H, K, E = ctx.heads
-        B, T, S = q.shape[0], q.shape[2], k.shape[2]
-        q3, k3, v3 = q.view(B * K, H // K * T, E), k.view(B * K, S, E), v.view(B * K, S, E)
-        grad_mixed = torch.empty(B * K, H // K * T, E, dtype=dtype)
-        run("heads_forward", B, T, H, E, H * E, grad.contiguous(), None, 0.0, None, None, None, grad_mixed, None)
-        grad_v = torch.bmm(probs.transpose(1, 2), grad_mixed)
-        grad_scores = torch.bmm(grad_mixed, v3.transpose(1, 2))
-        run("softmax_backward", B * H * T, S, E**-0.5, probs, grad_scores)
-        grad_q, grad_k = torch.bmm(grad_scores, k3), torch.bmm(grad_scores.transpose(1, 2), q3)
-        grad_q_rows, grad_kv_rows = torch.empty(B, T, H * E, dtype=dtype), torch.empty(B, S, 2 * K * E, dtype=dtype)
-        threads = torch.get_num_threads()
-        q_partial, k_partial = (by_thread(E), by_thread(E)) if q_weight is not None else (None, None)
-        q_layout, kv_layout, v_grad = (B, T, H, E, H * E), (B, S, K, E, 2 * K * E), grad_kv_rows[..., K * E :]
+        grad_q, grad_kv = torch.empty_like(q), torch.empty_like(kv)
+        norm_grads = [None if weight is None else torch.zeros(B * K, E) for weight in (q_weight, k_weight)]
         run(
-            "heads_backward", *q_layout, grad_q, q_rows, q_weight, q_inverse, cos, sin, q_positions, grad_q_rows, threads, q_partial
+            "attention_backward", B, T, S, *ctx.heads, q, kv, q_weight, k_weight, ctx.eps, *layout, sums, grad.contiguous(),
+            grad_q, grad_kv, *norm_grads,
         )  # fmt: skip
-        run(
-            "heads_backward", *kv_layout, grad_k, kv_rows, k_weight, k_inverse, cos, sin, positions, grad_kv_rows, threads, k_partial
-        )  # fmt: skip
-        run("heads_backward", *kv_layout, grad_v, None, None, None, None, None, None, v_grad, threads, None)
-        norm_grads = (None, None) if q_partial is None or k_partial is None else (q_partial.sum(0), k_partial.sum(0))
-        return grad_q_rows, grad_kv_rows, *norm_grads, None, None, None, None, None, None
+        return grad_q, grad_kv, *(None if g is None else g.sum(0) for g in norm_grads), *[None] * 6
 
 
 # ----------------------------------------------------------------------------------------------------------- SwiGLU

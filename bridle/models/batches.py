@@ -18,6 +18,7 @@ from bridle.models.foreign import ForeignTrunk, LanguageModel
 from bridle.models.randomness import shuffled
 
 REWARD = "reward"  # the task of a reward model that has one
+WIDEST = 1024  # where several answers share a row: without the C kernels attention grows with the square of the width
 
 
 @dataclass(frozen=True)
@@ -74,57 +75,72 @@ def make_batch(
 class Packed:
     """A batch with each prompt once, its answers behind it, each of which sees the prompt and itself alone.
 
-    Rows R of width W. `source`: row and place of the state that predicts each of the batch's masked tokens, in their order;
-    `last`: the same for each sequence's last token.
+    Rows R of width W, in the layout of `Trunk.forward`. `source`: row and place of the state that predicts each of the batch's
+    masked tokens, in their order; `last`: the same for each sequence's last token.
     """
 
     ids_RW: Tensor
     positions_RW: Tensor
-    visible_RWW: Tensor
+    sees_RW3: Tensor
     source: list[tuple[int, int]]
     last: list[tuple[int, int]]
 
 
+def share_rows(batch: Batch, widest: int) -> tuple[list[int], list[int]]:
+    """The row of each answer and the rows' widths, where none is to be wider than that if it holds two answers."""
+    row_of: dict[int, int] = {}
+    rows: list[int] = []
+    widths: list[int] = []
+    counts = zip(batch.prompt_B.tolist(), batch.prompt_lengths_B.tolist(), batch.lengths_B.tolist(), strict=True)
+    for number, prompt, length in counts:
+        row = row_of.get(number)
+        if row is None or widths[row] + length - prompt > widest:
+            row = row_of[number] = len(widths)
+            widths.append(prompt)
+        widths[row] += length - prompt
+        rows.append(row)
+    return rows, widths
+
+
 def pack(batch: Batch) -> Packed | None:
-    """None where it would not pay: no prompt of the batch has two answers on the average."""
+    """None where it would not pay: no prompt of the batch has two answers on the average.
+
+    All rows are as wide as the widest: of the widths at which a prompt has all its answers in one row, that with the fewest
+    places in all is taken.
+    """
     numbers = batch.prompt_B.tolist()
     if len(numbers) < 2 * len(set(numbers)):
         return None
     ids, lengths, prompt_lengths = batch.ids_BW.tolist(), batch.lengths_B.tolist(), batch.prompt_lengths_B.tolist()
-    widest = 2 * max(
-        lengths
-    )  # attention grows with the square of the width: a prompt of many answers gets several rows
-    lines: list[list[int]] = []
-    parts: list[list[int]] = []  # 0: prompt, 1, 2, …: its answers
-    positions: list[list[int]] = []
-    open_line: dict[int, int] = {}
-    sources: list[list[tuple[int, int]]] = []
+    _, whole = share_rows(batch, sum(lengths))
+    choices = [share_rows(batch, width) for width in {min(width, max(WIDEST, *lengths)) for width in whole}]
+    rows, widths = min(choices, key=lambda choice: len(choice[1]) * max(choice[1]))
+    width = max(widths)
+    lines, positions, prefixes, starts = ([list[int]() for _ in widths] for _ in range(4))
+    sources: list[tuple[int, int]] = []
     last: list[tuple[int, int]] = []
-    for row, number in enumerate(numbers):
-        prompt, answer = ids[row][: prompt_lengths[row]], ids[row][prompt_lengths[row] : lengths[row]]
-        line = open_line.get(number)
-        if line is None or len(lines[line]) + len(answer) > widest:
-            line = open_line[number] = len(lines)
-            lines.append(list(prompt))
-            parts.append([0] * len(prompt))
-            positions.append(list(range(len(prompt))))
-        start = len(lines[line])
-        lines[line] += answer
-        parts[line] += [parts[line][-1] + 1] * len(answer)
-        positions[line] += range(len(prompt), len(prompt) + len(answer))
-        sources.append([(line, len(prompt) - 1), *((line, start + i) for i in range(len(answer) - 1))][: len(answer)])
-        last.append((line, len(lines[line]) - 1))
-    device, width = batch.ids_BW.device, max(map(len, lines))
-    parts_RW = pad(parts, -1, device)
-    same_RWW = (parts_RW[:, None, :] == parts_RW[:, :, None]) | (parts_RW[:, None, :] == 0)
-    earlier_WW = torch.ones(width, width, dtype=torch.bool, device=device).tril()
-    return Packed(
-        pad(lines, ids[0][0], device),
-        pad(positions, 0, device),
-        same_RWW & earlier_WW,
-        [place for found in sources for place in found],
-        last,
+    for of, row in enumerate(rows):
+        prompt, answer = prompt_lengths[of], lengths[of] - prompt_lengths[of]
+        if not lines[row]:
+            lines[row] += ids[of][:prompt]
+            positions[row] += range(prompt)
+            prefixes[row] += [0] * prompt
+            starts[row] += [0] * prompt
+        start = len(lines[row])
+        lines[row] += ids[of][prompt : lengths[of]]
+        positions[row] += range(prompt, lengths[of])
+        prefixes[row] += [prompt] * answer
+        starts[row] += [start] * answer
+        sources += [(row, prompt - 1), *((row, start + i) for i in range(answer - 1))][:answer]
+        last.append((row, len(lines[row]) - 1))
+    device = batch.ids_BW.device
+    starts = [[*row, *[len(row)] * (width - len(row))] for row in starts]  # padding sees nothing but padding
+    columns = (
+        pad(prefixes, 0, device),
+        pad(starts, 0, device),
+        torch.arange(1, width + 1, device=device).expand(len(widths), -1),
     )
+    return Packed(pad(lines, ids[0][0], device), pad(positions, 0, device), torch.stack(columns, -1), sources, last)
 
 
 def answer_states(trunk: Trunk | ForeignTrunk, batch: Batch) -> Tensor:
@@ -133,7 +149,7 @@ def answer_states(trunk: Trunk | ForeignTrunk, batch: Batch) -> Tensor:
         hidden: Tensor = trunk(batch.ids_BW)
         return hidden[:, :-1][batch.mask_BT]
     if (packed := pack(batch)) is not None:
-        return wanted_states(trunk, packed.source, packed.ids_RW, packed.positions_RW, packed.visible_RWW)
+        return wanted_states(trunk, packed.source, packed.ids_RW, packed.positions_RW, packed.sees_RW3)
     return wanted_states(trunk, batch.mask_BT.nonzero().tolist(), batch.ids_BW)
 
 
@@ -143,7 +159,7 @@ def last_states(trunk: Trunk | ForeignTrunk, batch: Batch) -> Tensor:
         hidden: Tensor = trunk(batch.ids_BW)
         return hidden[torch.arange(len(batch), device=hidden.device), batch.lengths_B - 1]
     if (packed := pack(batch)) is not None:
-        return wanted_states(trunk, packed.last, packed.ids_RW, packed.positions_RW, packed.visible_RWW)
+        return wanted_states(trunk, packed.last, packed.ids_RW, packed.positions_RW, packed.sees_RW3)
     return wanted_states(trunk, [(row, n - 1) for row, n in enumerate(batch.lengths_B.tolist())], batch.ids_BW)
 
 
@@ -152,7 +168,7 @@ def wanted_states(
     places: Sequence[Sequence[int]],
     ids_RW: Tensor,
     positions_RW: Tensor | None = None,
-    visible_RWW: Tensor | None = None,
+    sees_RW3: Tensor | None = None,
 ) -> Tensor:
     """Hidden states [N, D] at (row, place), in their order. The last layer is spared what nobody reads."""
     device, columns = ids_RW.device, [list[int]() for _ in range(len(ids_RW))]
@@ -161,7 +177,7 @@ def wanted_states(
         index.append((row, len(columns[row])))
         columns[row].append(place)
     kept_RQ = pad(columns, 0, device)  # what fills a short row up is not read
-    hidden: Tensor = trunk(ids_RW, positions_RW, visible_RWW, kept_RQ)
+    hidden: Tensor = trunk(ids_RW, positions_RW, sees_RW3, kept_RQ)
     flat_N = torch.tensor([row * kept_RQ.shape[1] + column for row, column in index], device=device)
     return hidden.flatten(0, 1).index_select(0, flat_N)
 

@@ -157,22 +157,25 @@ class RMSNorm(nn.Module):
 
 @dataclass(frozen=True)
 class View:
-    """Where tokens stand and what they see. `kept_BQ`: the places whose states are wanted, of the last layer; None: all."""
+    """Where tokens stand and what they see, as `attention` takes it; None: at 0, 1, …, and what comes before.
+
+    `kept_BQ`: the places whose states are wanted, of the last layer; None: all.
+    """
 
     tables: tuple[Tensor, Tensor]
     positions_BT: Tensor | None = None
-    visible_BTS: Tensor | None = None
+    sees_BT3: Tensor | None = None
     kept_BQ: Tensor | None = None
 
-    def of_queries(self, keys: int) -> tuple[Tensor | None, Tensor | None]:
-        """Positions of the tokens that are kept, and which of so many keys they see."""
+    def of_queries(self) -> tuple[Tensor | None, Tensor | None]:
+        """Positions of the tokens that are kept, and what they see."""
         if self.kept_BQ is None:
-            return self.positions_BT, self.visible_BTS
-        if self.positions_BT is None or self.visible_BTS is None:
-            places_S = torch.arange(keys, device=self.kept_BQ.device)
-            return self.kept_BQ, places_S <= self.kept_BQ[..., None]
-        row_B1 = torch.arange(len(self.kept_BQ), device=self.kept_BQ.device)[:, None]
-        return self.positions_BT.gather(1, self.kept_BQ), self.visible_BTS[row_B1, self.kept_BQ]
+            return self.positions_BT, self.sees_BT3
+        if self.positions_BT is None or self.sees_BT3 is None:
+            return self.kept_BQ, F.pad(self.kept_BQ[..., None] + 1, (2, 0))
+        return self.positions_BT.gather(1, self.kept_BQ), self.sees_BT3.gather(
+            1, self.kept_BQ[..., None].expand(-1, -1, 3)
+        )
 
 
 def kept(x_BTD: Tensor, kept_BQ: Tensor | None) -> Tensor:
@@ -201,8 +204,8 @@ class Attention(nn.Module):
     def forward(self, x_BTD: Tensor, view: View) -> Tensor:
         norms = (self.q_norm.weight, self.k_norm.weight, self.q_norm.eps) if self.normed else None
         q, kv = project(kept(x_BTD, view.kept_BQ), self.q_proj), project(x_BTD, self.k_proj, self.v_proj)
-        q_positions, visible = view.of_queries(x_BTD.shape[1])
-        mixed = attention(q, kv, self.heads, view.tables, q_positions, view.positions_BT, visible, norms)
+        q_positions, sees = view.of_queries()
+        mixed = attention(q, kv, self.heads, view.tables, q_positions, view.positions_BT, sees, norms)
         return project(mixed, self.o_proj)
 
 
@@ -264,12 +267,12 @@ class Trunk(nn.Module):
         self,
         ids_BT: Tensor,
         positions_BT: Tensor | None = None,
-        visible_BTT: Tensor | None = None,
+        sees_BT3: Tensor | None = None,
         kept_BQ: Tensor | None = None,
     ) -> Tensor:
         """ids [B, T], padded on the right → hidden states [B, T, D]. Causality alone hides padding that comes last.
 
-        With `positions` and `visible` (which tokens a token may look at) rows may be laid out in another way. With `kept`
+        With `positions` and `sees` (what a token sees, as in `attention`) rows may be laid out in another way. With `kept`
         (places of each row) only their states are given, [B, Q, D], and the last layer does no more than they need.
         Products run in autocast's precision where autocast is on; the residual stream keeps the weights'.
         """
@@ -278,7 +281,7 @@ class Trunk(nn.Module):
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
         longest = ids_BT.shape[1] if positions_BT is None else int(positions_BT.max()) + 1
         check_width(longest, self.config.max_positions)
-        everywhere = View(self.rope(), positions_BT, visible_BTT)
+        everywhere = View(self.rope(), positions_BT, sees_BT3)
         delta = None
         run = compiled_layer() if kernels.wish == "torch" and torch.is_grad_enabled() else Layer.__call__
         for number, layer in enumerate(self.layers):

@@ -38,6 +38,21 @@ def rounded(dtype: torch.dtype, *shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype).double()
 
 
+def packed_rows(B: int, T: int) -> tuple[Tensor, Tensor]:
+    """Positions [B, T] and what is seen [B, T, 3] of rows that begin with a prompt and go on with answers of any length."""
+    generator = torch.Generator().manual_seed(7)
+    rows: list[list[tuple[int, int, int, int]]] = []
+    for _ in range(B):
+        prompt, *answers = torch.randint(1, T // 2 + 2, (T,), generator=generator).tolist()
+        row = [(i, 0, 0, i + 1) for i in range(prompt)]
+        for answer in answers:
+            start = len(row)
+            row += [(prompt + i, prompt, start, start + i + 1) for i in range(answer)]
+        rows.append(row[:T])
+    laid_out = torch.tensor(rows)
+    return laid_out[..., 0] % T, laid_out[..., 1:]
+
+
 def agree(function: Function, inputs: list[Tensor], types: list[torch.dtype], tolerance: float) -> None:
     """Value and gradients of `function` at `inputs` in `types` by compiled kernels, and in float64 by plain ones."""
     wide = [x.clone().requires_grad_() for x in inputs]
@@ -52,7 +67,7 @@ def agree(function: Function, inputs: list[Tensor], types: list[torch.dtype], to
     pairs = [(found, expected), *((a.grad, b.grad) for a, b in zip(low, wide, strict=True))]
     for a, b in pairs:
         assert a is not None and b is not None
-        scale = float(b.detach().abs().max())
+        scale = max(float(b.detach().abs().max()), 0.01)  # a gradient may be none at all
         torch.testing.assert_close(a.double(), b, atol=tolerance * scale, rtol=tolerance)
 
 
@@ -79,38 +94,75 @@ class TestCompiled:
         agree(alone, inputs, [torch.float32, torch.float32], tolerance)
 
     @pytest.mark.parametrize("normed", [False, True])
-    @pytest.mark.parametrize("laid_out", [False, True])
-    def test_attention(self, dtype: torch.dtype, tolerance: float, normed: bool, laid_out: bool) -> None:
-        B, T, H, K, E = 2, 9, 4, 2, 12
-        angle = torch.outer(torch.arange(30), torch.rand(6, generator=torch.Generator().manual_seed(5))).double()
-        positions = torch.randint(0, 30, (B, T), generator=torch.Generator().manual_seed(6)) if laid_out else None
-        visible = torch.rand(B, T, T, generator=torch.Generator().manual_seed(7)) < 0.5 if laid_out else None
-        if visible is not None:
-            visible |= torch.eye(T, dtype=torch.bool)
+    @pytest.mark.parametrize("layout", ["causal", "packed", "kept", "unordered"])
+    @pytest.mark.parametrize(
+        ("T", "heads"),
+        [(1, (2, 2, 8)), (9, (4, 2, 12)), (50, (4, 1, 64)), (67, (2, 2, 80)), (140, (4, 1, 32)), (33, (2, 1, 128))],
+    )
+    def test_attention(
+        self, dtype: torch.dtype, tolerance: float, normed: bool, layout: str, T: int, heads: tuple[int, int, int]
+    ) -> None:
+        B, (H, K, E) = 3, heads
+        positions, sees = packed_rows(B, T) if layout != "causal" else (None, None)
+        q_positions = positions
+        if layout == "kept" and positions is not None and sees is not None:  # in no order, some twice
+            kept = torch.randint(0, T, (B, T // 2 + 1), generator=torch.Generator().manual_seed(6))
+            q_positions, sees = positions.gather(1, kept), torch.stack([sees[b, kept[b]] for b in range(B)])
+        if (
+            layout == "unordered" and sees is not None
+        ):  # queries of one tile see far more than others, and ranges may overlap
+            ends = torch.randint(1, T + 1, (B, T), generator=torch.Generator().manual_seed(8))
+            sees = torch.stack(
+                (torch.tensor([[0], [3], [20]]).expand(B, T), torch.tensor([[0], [10], [7]]).expand(B, T), ends), -1
+            )
+            sees = sees.clamp(max=T)
+        angle = torch.outer(torch.arange(T), torch.rand(E // 2, generator=torch.Generator().manual_seed(5))).double()
 
         def attended(q: Tensor, kv: Tensor, *norms: Tensor) -> Tensor:
-            tables = (
-                (angle.cos(), angle.sin()) if q.dtype == torch.float64 else (angle.cos().float(), angle.sin().float())
-            )
+            tables = (angle.cos(), angle.sin())
+            tables = tables if q.dtype == torch.float64 else (tables[0].float(), tables[1].float())
             weights = (norms[0], norms[1], 1e-5) if norms else None
-            return attention(q, kv, (H, K, E), tables, positions, positions, visible, weights)
+            return attention(q, kv, heads, tables, q_positions, positions, sees, weights)
 
-        inputs = [rounded(dtype, B, T, H * E), rounded(dtype, B, T, 2 * K * E, seed=1)]
+        queries = T if q_positions is None else q_positions.shape[1]
+        inputs = [rounded(dtype, B, queries, H * E), rounded(dtype, B, T, 2 * K * E, seed=1)]
         inputs += [rounded(torch.float32, E, seed=2), rounded(torch.float32, E, seed=3)] if normed else []
         agree(attended, inputs, [dtype, dtype, torch.float32, torch.float32][: len(inputs)], 2 * tolerance)
 
-    def test_fewer_queries_than_keys(self, dtype: torch.dtype, tolerance: float) -> None:
-        angle = torch.outer(torch.arange(9), torch.rand(4, generator=torch.Generator().manual_seed(5))).double()
-        places = torch.tensor([[8, 2, 2], [0, 5, 7]])
-        visible = torch.arange(9) <= places[..., None]
+    def test_packed_rows_are_those_of_each_alone(self, dtype: torch.dtype, tolerance: float) -> None:
+        """A prompt of 5 with answers of 20 and 11, beside the prompt with each of them."""
+        H, K, E = heads = (4, 2, 16)
+        q, kv = torch.randn(1, 36, H * E).to(dtype), torch.randn(1, 36, 2 * K * E).to(dtype)
+        grad = torch.randn(1, 36, H * E).to(dtype)
+        angle = torch.outer(torch.arange(36), torch.rand(E // 2))
+        prompt, answers = list(range(5)), [list(range(5, 25)), list(range(25, 36))]
+        sees = torch.tensor([[(0, 0, t + 1) if t < 5 else (5, 5 if t < 25 else 25, t + 1) for t in range(36)]])
+        positions = torch.tensor([[*range(25), *range(5, 16)]])
 
-        def attended(q: Tensor, kv: Tensor) -> Tensor:
-            tables = (
-                (angle.cos(), angle.sin()) if q.dtype == torch.float64 else (angle.cos().float(), angle.sin().float())
+        def run(places: list[int], *layout: Tensor | None) -> list[Tensor]:
+            inputs = [x[:, places].clone().requires_grad_() for x in (q, kv)]
+            found = attention(
+                inputs[0], inputs[1], heads, (angle.cos(), angle.sin()), layout[0], layout[0], layout[1], None
             )
-            return attention(q, kv, (2, 1, 8), tables, places, None, visible, None)
+            grads = torch.autograd.grad(found, inputs, grad[:, places] * (torch.tensor(places) >= 5)[:, None])
+            return [found, *grads]
 
-        agree(attended, [rounded(dtype, 2, 3, 16), rounded(dtype, 2, 9, 16, seed=1)], [dtype, dtype], 2 * tolerance)
+        packed = run(list(range(36)), positions, sees)
+        alone = [run(prompt + answer, None, None) for answer in answers]
+        for i, shared in enumerate(packed):
+            for answer, one in zip(answers, alone, strict=True):
+                torch.testing.assert_close(shared[:, answer], one[i][:, 5:], atol=tolerance, rtol=tolerance)
+            both = sum(one[i][:, :5] for one in alone)
+            both = both / 2 if i == 0 else both  # the prompt's own states are the same in each
+            torch.testing.assert_close(shared[:, :5], both, atol=4 * tolerance, rtol=tolerance)
+
+    def test_what_is_hidden_is_not_looked_at(self, dtype: torch.dtype, tolerance: float) -> None:
+        """Behind a query's tile there may be anything."""
+        x = torch.randn(1, 100, 32).to(dtype)
+        x[:, 80:] = float("nan")
+        angle = torch.zeros(100, 4)
+        found = attention(x, x, (4, 2, 8), (angle.cos(), angle.sin()), None, None, None, None)
+        assert found[:, :64].isfinite().all() and found[:, 80:].isnan().all()
 
     def test_swiglu(self, dtype: torch.dtype, tolerance: float) -> None:
         agree(swiglu, [10 * rounded(dtype, 4, 7, 34)], [dtype], tolerance)
@@ -159,15 +211,21 @@ class TestCompiled:
 
     def test_threads_change_nothing(self, dtype: torch.dtype, tolerance: float) -> None:
         x, weight = torch.randn(64, 48).to(dtype), torch.randn(48)
+        q, angle = torch.randn(5, 40, 48).to(dtype), torch.rand(40, 4)
+        ones = torch.ones(8, requires_grad=True)
         before = torch.get_num_threads()
         try:
             found = []
             for threads in (1, 2):
                 torch.set_num_threads(threads)
-                found.append((add_norm(x.float(), x, weight, 1e-5, dtype)[1], swiglu(x)))
+                inputs = [q.clone().requires_grad_(), q.clone().requires_grad_(), ones]
+                norms = (ones, ones, 1e-5)
+                mixed = attention(inputs[0], inputs[1], (6, 3, 8), (angle.cos(), angle.sin()), None, None, None, norms)
+                grads = torch.autograd.grad(mixed.float().square().sum(), inputs)
+                found.append((add_norm(x.float(), x, weight, 1e-5, dtype)[1], swiglu(x), mixed, *grads))
         finally:
             torch.set_num_threads(before)
-        assert torch.equal(found[0][0], found[1][0]) and torch.equal(found[0][1], found[1][1])
+        assert all(torch.equal(one, two) for one, two in zip(*found, strict=True))
 
 
 @pytest.mark.usefixtures("have_kernels")

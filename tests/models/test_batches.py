@@ -200,9 +200,22 @@ def test_scores_of_answers_that_share_a_prompt_are_those_of_each_alone() -> None
     assert torch.allclose(scorer.batch_scores(batch)[:, 0], scorer.scores(batch.ids_BW, batch.lengths_B), atol=1e-10)
 
 
-def test_a_prompt_of_many_answers_takes_several_rows() -> None:
-    batch = shared_batch(answers=40, prompts=1)
+@pytest.mark.parametrize(("counts", "rows"), [([8, 8, 8], 3), ([40, 2, 2, 2, 2, 2, 2, 2], None)])
+def test_rows_are_shared_where_that_leaves_least_padding(counts: list[int], rows: int | None) -> None:
+    """Equal groups have a row each; one of many answers has several, for all rows are as wide as the widest."""
+    prompts = [ids for ids, count in zip(random_ids(len(counts), 5, 9, 1), counts, strict=True) for _ in range(count)]
+    batch = make_batch(prompts, random_ids(len(prompts), 8, 12, 2), pad_id=0)
     packed = pack(batch)
-    assert packed is not None and 1 < len(packed.ids_RW) and packed.ids_RW.shape[1] <= 2 * int(batch.lengths_B.max())
+    assert packed is not None and (len(packed.ids_RW) == rows if rows else len(packed.ids_RW) > len(counts))
+    assert packed.ids_RW.numel() < 0.8 * batch.ids_BW.numel()
     module = policy(dtype=torch.float64).module
     assert torch.allclose(sequence_logprobs(module, batch), sequence_logprobs(module, alone(batch)), atol=1e-10)
+
+
+def test_no_row_is_wider_than_is_sane(monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = shared_batch(answers=40, prompts=1)
+    packed = pack(batch)
+    assert packed is not None and len(packed.ids_RW) == 1
+    monkeypatch.setattr("bridle.models.batches.WIDEST", 60)
+    packed = pack(batch)
+    assert packed is not None and packed.ids_RW.shape[1] <= 60

@@ -121,7 +121,7 @@ def test_at_the_optimum_of_the_kl_penalty_nothing_pulls(tmp_path: Path) -> None:
 
     held = train(who, best, with_settings(steps=1, kl_coef=beta, learning_rate=0.0), run_in(tmp_path / "held"))
     free = train(who, best, with_settings(steps=1, learning_rate=0.0), run_in(tmp_path / "free"))
-    assert held["reward_gap"] < 1e-4 and held["grad_norm"] < 1e-3
+    assert held["reward_gap"] < 1e-4 and held["grad_norm"] < 1e-5 * free["grad_norm"]
     assert free["reward_gap"] > 0.1 and free["grad_norm"] > 1
 
 
