@@ -93,10 +93,6 @@ class Packed:
         """Below four rows a CPU's own products take other ways, and a row's last digits would depend on its company."""
         return 4 if self.head.run is None else 1
 
-    def logits(self, x_BD: Tensor) -> Tensor:
-        """Of the residual stream's last state, [B, V], float32 at least."""
-        return self.head(self.to_unit(x_BD), wide=True)
-
     def to_unit(self, x: Tensor) -> Tensor:
         """x / √(Σx² + D eps) in the weights' type: what RMSNorm gives but for its weight · √D, which the matrix that follows holds."""
         if self.head.run is None:
@@ -258,7 +254,7 @@ class Decoding:
                 self.slots, slot, angles, self.hidden_BS, keys, values, x, scratch,
             )  # fmt: skip
         self.end += 1
-        return packed.logits(x)
+        return packed.head(packed.to_unit(x), wide=True)
 
     def forward(self, ids_BT: Tensor) -> Tensor:
         """Run T new tokens through the model, writing the next T slots; logits of the last one, [B, V]. Either they are the
@@ -304,4 +300,4 @@ class Decoding:
             x += layer.out(mixed.reshape(-1, H * E))
             x += layer.down(swiglu(layer.gate_up(packed.to_unit(x))))
         self.end += T
-        return packed.logits(x)
+        return packed.head(packed.to_unit(x), wide=True)
