@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bridle.maths.kernels import Compiled, compiled, swiglu
+from bridle.maths.kernels import Compiled, attend, attention, compiled, swiglu, turn
 from bridle.models.decoder import Decoder, DecoderConfig, Layer, rope_tables
 
 AHEAD = 96  # slots that a new cache has to spare: a full cache must be copied
@@ -33,15 +33,18 @@ class Matrix:
     outputs: int
     run: Compiled | None
 
-    def __call__(self, x_ND: Tensor, wide: bool = False) -> Tensor:
-        """In x's type, or `wide`: in float32 at least."""
+    def __call__(self, x_ND: Tensor, wide: bool = False, add_to: Tensor | None = None) -> Tensor:
+        """In x's type, or `wide`: in float32 at least. `add_to`, which is, gets the product added to it, and is given back."""
         if self.run is None:
             y = F.linear(x_ND, self.weight, self.bias)
+            if add_to is not None:
+                return add_to.add_(y)
             return y.to(at_least_float32(y.dtype)) if wide else y
-        x_ND = x_ND.contiguous()
+        x_ND, wide = x_ND.contiguous(), wide or add_to is not None
         N, D = x_ND.shape
-        y = torch.empty(N, self.outputs, dtype=torch.float32 if wide else x_ND.dtype)
-        self.run("linear", N, self.outputs, D, x_ND, self.weight, self.bias, None, *((y, None) if wide else (None, y)))
+        y = torch.empty(N, self.outputs, dtype=torch.float32 if wide else x_ND.dtype) if add_to is None else add_to
+        to = (y, None) if wide else (None, y)
+        self.run("linear", N, self.outputs, D, x_ND, self.weight, self.bias, add_to, *to)
         return y
 
 
@@ -61,8 +64,7 @@ def at_least_float32(dtype: torch.dtype) -> torch.dtype:
 @dataclass(frozen=True)
 class PackedLayer:
     qkv: Matrix
-    q_norm: Tensor | None
-    k_norm: Tensor | None
+    norms: tuple[Tensor, Tensor] | None  # of queries and keys within a head
     out: Matrix
     gate_up: Matrix
     down: Matrix
@@ -77,7 +79,7 @@ class Packed:
     embedding: Tensor
     layers: list[PackedLayer]
     head: Matrix
-    rotations: Tensor  # [max_positions, 1, E/2], complex: cos + i sin of the rotary embedding's angles
+    tables: tuple[Tensor, Tensor]  # cos and sin of the rotary embedding's angles, [max_positions, E/2]
     joins = True  # rows may join others that are under way
 
     @property
@@ -96,7 +98,8 @@ class Packed:
     def to_unit(self, x: Tensor) -> Tensor:
         """x / √(Σx² + D eps) in the weights' type: what RMSNorm gives but for its weight · √D, which the matrix that follows holds."""
         if self.head.run is None:
-            return unit(x, self.config.norm_eps).to(self.embedding.dtype)
+            squares = x.square().sum(-1, keepdim=True)
+            return (x * torch.rsqrt(squares + x.shape[-1] * self.config.norm_eps)).to(self.embedding.dtype)
         y = torch.empty(x.shape, dtype=self.embedding.dtype)
         self.head.run("unit", len(x), x.shape[1], x.shape[1] * self.config.norm_eps, x.contiguous(), y)
         return y
@@ -129,10 +132,6 @@ def pack_decoder(module: Decoder, stamp: str, dtype: torch.dtype) -> Packed:
     even = config.hidden_size % 2 == 0 == config.intermediate_size % 2  # compiled products take bfloat16 by pairs
     run = compiled(dtype, embedding) if even else None
 
-    def paired(x: Tensor) -> Tensor:
-        """The outputs of queries or keys in the order in which rotary's pairs, half a head apart, lie side by side."""
-        return x.unflatten(0, (-1, 2, config.head_size // 2)).transpose(1, 2).flatten(0, 2)
-
     def matrix(weights: list[Tensor], biases: Sequence[Tensor | None], norm: Tensor | None = None) -> Matrix:
         weight = torch.cat(weights)
         if norm is not None:
@@ -144,14 +143,15 @@ def pack_decoder(module: Decoder, stamp: str, dtype: torch.dtype) -> Packed:
         assert isinstance(layer, Layer)
         attention, mlp = layer.self_attn, layer.mlp
         q, k, v = attention.q_proj, attention.k_proj, attention.v_proj
-        normed, root = config.family == "qwen3", config.head_size**0.5
-        scale = 1.0 if normed else 1 / root  # of scores: in the query's norm where there is one
-        biases = [paired(q.bias) * scale, paired(k.bias), v.bias] if config.qkv_bias else []
-        wide = at_least_float32(dtype)
+        norms = None
+        if config.family == "qwen3":
+            q_norm, k_norm = (
+                n.weight.to(at_least_float32(dtype), copy=True) for n in (attention.q_norm, attention.k_norm)
+            )
+            norms = (q_norm, k_norm)
         return PackedLayer(
-            qkv=matrix([paired(q.weight) * scale, paired(k.weight), v.weight], biases, layer.input_layernorm.weight),
-            q_norm=paired(attention.q_norm.weight).to(wide) if normed else None,
-            k_norm=(paired(attention.k_norm.weight) * root).to(wide) if normed else None,
+            qkv=matrix([q.weight, k.weight, v.weight], [q.bias, k.bias, v.bias], layer.input_layernorm.weight),
+            norms=norms,
             out=matrix([attention.o_proj.weight], [attention.o_proj.bias]),
             gate_up=matrix(
                 [mlp.gate_proj.weight, mlp.up_proj.weight],
@@ -161,26 +161,21 @@ def pack_decoder(module: Decoder, stamp: str, dtype: torch.dtype) -> Packed:
             down=matrix([mlp.down_proj.weight], [mlp.down_proj.bias]),
         )
 
-    cos, sin = rope_tables(config, at_least_float32(dtype), embedding.device)
     return Packed(
         config=config,
         stamp=stamp,
         embedding=embedding.to(dtype, copy=True),
         layers=[pack_layer(layer) for layer in module.model.layers],
         head=matrix([module.output_weight()], [], module.model.norm.weight),
-        rotations=torch.complex(cos, sin)[:, None],
+        tables=rope_tables(config, at_least_float32(dtype), embedding.device),
     )
-
-
-def unit(x: Tensor, eps: float) -> Tensor:
-    return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + x.shape[-1] * eps)
 
 
 class Decoding:
     """Rows under way: keys and values of every layer, in rings of S slots; `end` were written, `room` may be before one is full.
 
-    `hidden` [B, S]: slots in which a row has no token; `lengths_B` are the tokens that it has. The caches are keys [B, K, S, E] and
-    values [B, K, E, S], as PyTorch's products read them fastest, or with compiled kernels as those do: see `maths/decoding.c`.
+    `hidden` [B, S]: slots in which a row has no token; `lengths_B` are the tokens that it has. The caches are [B, K, S, E], with
+    compiled kernels in another order: see `maths/decoding.c`.
     """
 
     def __init__(self, packed: Packed, lengths_B: Tensor, width: int, slots: int) -> None:
@@ -192,7 +187,7 @@ class Decoding:
             slots, E = -(-slots // BLOCK) * BLOCK, -(-E // LANES) * LANES
         self.packed, self.lengths_B, self.end, self.slots, self.room = packed, lengths_B, 0, slots, slots - width
         self.keys = [torch.zeros(B, K, slots, config.head_size, dtype=dtype, device=device) for _ in packed.layers]
-        self.values = [torch.zeros(B, K, E, slots, dtype=dtype, device=device) for _ in packed.layers]
+        self.values = [torch.zeros(B, K, slots, E, dtype=dtype, device=device) for _ in packed.layers]
         slot_S = torch.arange(slots, device=device)
         self.hidden_BS = (slot_S < width - lengths_B[:, None]) | (slot_S >= width)
 
@@ -232,7 +227,7 @@ class Decoding:
         places, rows = places[:, None], rows[:, None]
         for keys, values, old_keys, old_values in caches:
             keys[places, :, here_W] = old_keys[rows, :, there_W]
-            values[places, :, :, here_W] = old_values[rows, :, :, there_W]
+            values[places, :, here_W] = old_values[rows, :, there_W]
 
     def step(self, tokens_B: Tensor) -> Tensor:
         """The next token of every row; logits [B, V], float32 at least."""
@@ -243,15 +238,14 @@ class Decoding:
         if self.run is None:
             return self.forward(tokens_B[:, None])
         B, D, H, K, E = len(tokens_B), config.hidden_size, config.heads, config.kv_heads, config.head_size
-        inner, eps = config.intermediate_size, config.norm_eps
+        positions_B = (self.lengths_B - 1).clamp_(0, packed.max_positions - 1)
         x = F.embedding(tokens_B, packed.embedding).float()
-        angles = torch.view_as_real(packed.rotations[(self.lengths_B - 1).clamp_(0, packed.max_positions - 1)])
-        scratch = torch.empty(B * (D + 2 * (H + K) * E + 3 * inner), dtype=packed.embedding.dtype)
+        scratch = torch.empty(B * (D + 2 * (H + K) * E + 3 * config.intermediate_size), dtype=packed.embedding.dtype)
         for layer, keys, values in zip(packed.layers, self.keys, self.values, strict=True):
             self.run(
-                "decode_layer", B, D, H, K, E, inner, D * eps, E * eps, layer.qkv.weight, layer.qkv.bias, layer.q_norm, layer.k_norm,
-                layer.out.weight, layer.out.bias, layer.gate_up.weight, layer.gate_up.bias, layer.down.weight, layer.down.bias,
-                self.slots, slot, angles, self.hidden_BS, keys, values, x, scratch,
+                "decode_layer", B, D, H, K, E, config.intermediate_size, config.norm_eps, layer.qkv.weight, layer.qkv.bias,
+                *(layer.norms or (None, None)), layer.out.weight, layer.out.bias, layer.gate_up.weight, layer.gate_up.bias,
+                layer.down.weight, layer.down.bias, self.slots, slot, *packed.tables, positions_B, self.hidden_BS, keys, values, x, scratch,
             )  # fmt: skip
         self.end += 1
         return packed.head(packed.to_unit(x), wide=True)
@@ -259,45 +253,38 @@ class Decoding:
     def forward(self, ids_BT: Tensor) -> Tensor:
         """Run T new tokens through the model, writing the next T slots; logits of the last one, [B, V]. Either they are the
         first, or they are one in PyTorch's own operations."""
-        packed, config = self.packed, self.packed.config
-        B, T = ids_BT.shape
-        H, K, E = config.heads, config.kv_heads, config.head_size
-        first, prompts = self.end % self.slots, self.end == 0
-        here = slice(first, first + T)
-        back_T = torch.arange(1 - T, 1, device=ids_BT.device)
-        positions_BT = (self.lengths_B[:, None] - 1 + back_T).clamp_(0, packed.max_positions - 1)
-        rotations = packed.rotations[positions_BT.flatten()]  # [N, 1, E/2]
-        hidden_BTS = self.hidden_BS[:, None]
-        if prompts:
-            hidden_BTS = self.hidden_BS[:, None, :T] | torch.ones(T, T, dtype=torch.bool, device=ids_BT.device).triu(1)
-        bias = torch.zeros(hidden_BTS.shape, dtype=packed.embedding.dtype, device=ids_BT.device)
-        bias = bias.masked_fill_(hidden_BTS, torch.finfo(bias.dtype).min).repeat_interleave(K, 0).repeat(1, H // K, 1)
+        packed, config, first = self.packed, self.packed.config, self.end % self.slots
+        (B, T), (H, K, E) = ids_BT.shape, (config.heads, config.kv_heads, config.head_size)
+        place_T = torch.arange(T, device=ids_BT.device)
+        positions_BT = (self.lengths_B[:, None] - T + place_T).clamp_(0, packed.max_positions - 1)
+        padding_B1 = (T - self.lengths_B)[:, None]
+        start_BT = torch.where(
+            place_T < padding_B1, 0, padding_B1
+        )  # nobody reads what padding sees, but it must see something
+        sees_BT3 = torch.stack((torch.zeros_like(start_BT), start_BT, (place_T + 1).expand(B, -1)), -1)
         x = F.embedding(ids_BT.flatten(), packed.embedding)
-        wide = at_least_float32(x.dtype)
-        x = x.to(wide)
-        for index, layer in enumerate(packed.layers):
-            heads = layer.qkv(packed.to_unit(x)).view(B * T, H + 2 * K, E)
-            turned = heads[:, : H + K].to(wide, copy=True)
-            if layer.q_norm is not None and layer.k_norm is not None:
-                turned = unit(turned, config.norm_eps)
-                turned[:, :H] *= layer.q_norm
-                turned[:, H:] *= layer.k_norm
-            torch.view_as_complex(turned.view(B * T, H + K, E // 2, 2)).mul_(rotations)
-            heads[:, : H + K] = turned
-            q, k, v = (part.transpose(1, 2) for part in heads.view(B, T, H + 2 * K, E).split((H, K, K), 2))
-            keys, values = self.keys[index], self.values[index]
+        x = x.to(at_least_float32(x.dtype))
+        for layer, keys, values in zip(packed.layers, self.keys, self.values, strict=True):
+            q, kv = layer.qkv(packed.to_unit(x)).view(B, T, -1).split((H * E, 2 * K * E), -1)
+            norms = None if layer.norms is None else (*layer.norms, config.norm_eps)
+            q_norm, k_norm = layer.norms or (None, None)
             if self.run is not None:
-                self.run("store_tokens", B, T, K, E, self.slots, heads[:, H:].contiguous(), keys, values)
+                kv = kv.contiguous()
+                self.run(
+                    "store_tokens", B, T, K, E, self.slots, kv, k_norm, config.norm_eps, *packed.tables, positions_BT, keys, values
+                )  # fmt: skip
             else:
-                keys[:, :, here], values[..., here] = k, v.mT
-            if not prompts:
-                k, v = keys, values.mT
-            q = q.reshape(B * K, H // K * T, E)
-            scores = torch.bmm(q, k.flatten(0, 1).mT).add_(bias)
-            mixed = torch.bmm(scores.softmax(-1), v.flatten(0, 1)).view(B, H, T, E).transpose(1, 2)
+                turned = turn(kv[..., : K * E], K, packed.tables, positions_BT, k_norm, config.norm_eps)
+                keys[:, :, first : first + T] = turned
+                values[:, :, first : first + T] = kv[..., K * E :].view(B, T, K, E).transpose(1, 2)
+            if self.end == 0:
+                mixed = attention(q, kv, (H, K, E), packed.tables, positions_BT, positions_BT, sees_BT3, norms)
+            else:
+                q = turn(q, H, packed.tables, positions_BT, q_norm, config.norm_eps)
+                mixed = attend(q, keys, values, ~self.hidden_BS[:, None]).transpose(1, 2)
             if layer is packed.layers[-1]:  # of what follows, the last token's alone is asked for
-                mixed, x = mixed[:, -1:], x.view(B, T, -1)[:, -1]
-            x += layer.out(mixed.reshape(-1, H * E))
-            x += layer.down(swiglu(layer.gate_up(packed.to_unit(x))))
+                mixed, x = mixed[:, -1:], x.view(B, T, -1)[:, -1].contiguous()
+            x = layer.out(mixed.reshape(-1, H * E), add_to=x)
+            x = layer.down(swiglu(layer.gate_up(packed.to_unit(x))), add_to=x)
         self.end += T
         return packed.head(packed.to_unit(x), wide=True)

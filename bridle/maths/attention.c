@@ -217,7 +217,7 @@ static float inverse_norm(number size, const real *from, float eps) {
     return 1.0f / sqrtf(sum_of_products(size, from, 0) / size + eps);
 }
 
-static void turn(number size, const real *from, const float *weight, float eps, const float *cos, const float *sin, real *to) {
+void turn(number size, const real *from, const float *weight, float eps, const float *cos, const float *sin, real *to) {
     number half = size / 2;
     float scale = weight ? inverse_norm(size, from, eps) : 1;
 #pragma omp simd

@@ -113,23 +113,6 @@ void unit(number rows, number size, float floor, const float *x, real *out) {
     }
 }
 
-/* A head normed by `weight` (or not) and turned by its position's angles, pairs side by side. */
-static void turn(number size, const real *from, const float *weight, float floor, const float *angles, real *to) {
-    float scale = 1.0f;
-    if (weight) {
-        float squares = floor;
-#pragma omp simd reduction(+ : squares)
-        for (number i = 0; i < size; i++) squares += get(from[i]) * get(from[i]);
-        scale = 1.0f / sqrtf(squares);
-    }
-    for (number i = 0; i < size; i += 2) {
-        float a = get(from[i]) * scale * (weight ? weight[i] : 1.0f);
-        float b = get(from[i + 1]) * scale * (weight ? weight[i + 1] : 1.0f);
-        to[i] = put(a * angles[i] - b * angles[i + 1]);
-        to[i + 1] = put(b * angles[i] + a * angles[i + 1]);
-    }
-}
-
 /* A layer's cache for one row and key head: keys [S / BLOCK, E / PAIR, BLOCK, PAIR], values [S / PAIR, E', PAIR] with E' a multiple of 16,
    S of BLOCK: as `multiply` reads them, one after the other. */
 enum { BLOCK = 64 };
@@ -139,13 +122,17 @@ static number key_at(number size, number slot, number i) {
 }
 static number value_at(number size, number slot, number i) { return (slot / PAIR * padded(size) + i) * PAIR + slot % PAIR; }
 
-/* Keys and values of new tokens, [B, T, 2 K, E], into the slots from the first on. */
-void store_tokens(number batch, number time, number shared, number size, number slots, const real *fresh, real *keys, real *values) {
+/* Keys and values of new tokens, [B, T, 2 K, E] as a projection left them, into the slots from the first on; keys normed and turned. */
+void store_tokens(number batch, number time, number shared, number size, number slots, const real *fresh, const float *weight, float eps,
+                  const float *cos, const float *sin, const int64_t *positions, real *keys, real *values) {
 #pragma omp parallel for schedule(static)
     for (number r = 0; r < batch * shared; r++)
         for (number t = 0; t < time; t++) {
-            const real *k = fresh + ((r / shared * time + t) * 2 * shared + r % shared) * size, *v = k + shared * size;
-            for (number i = 0; i < size; i++) keys[r * slots * size + key_at(size, t, i)] = k[i];
+            number token = r / shared * time + t, angle = positions[token] * size / 2;
+            const real *k = fresh + (token * 2 * shared + r % shared) * size, *v = k + shared * size;
+            real turned[size];
+            turn(size, k, weight, eps, cos + angle, sin + angle, turned);
+            for (number i = 0; i < size; i++) keys[r * slots * size + key_at(size, t, i)] = turned[i];
             for (number i = 0; i < size; i++) values[r * slots * padded(size) + value_at(size, t, i)] = v[i];
         }
 }
@@ -173,25 +160,26 @@ void copy_tokens(number count, number shared, number size, const int64_t *from, 
 }
 
 /* One new token of each row: its key and value go to `slot` of the cache, its queries look at all slots that are not `hidden` [B, S].
-   qkv [B, (H + 2 K) E], angles [B, E / 2, 2] (cos, sin), mixed [B, H E]. The queries hold the scale of the scores. */
+   qkv [B, (H + 2 K) E], cos and sin [positions, E / 2], mixed [B, H E]. */
 static void attend(number batch, number heads, number shared, number size, number slots, number slot, const real *qkv,
-                   const float *q_norm, const float *k_norm, float floor, const float *angles, const uint8_t *hidden, real *keys,
-                   real *values, real *mixed) {
+                   const float *q_norm, const float *k_norm, float eps, const float *cos, const float *sin, const int64_t *positions,
+                   const uint8_t *hidden, real *keys, real *values, real *mixed) {
+    float scale = 1.0f / sqrtf(size);
     number group = heads / shared, wide = padded(size);
 #pragma omp parallel for schedule(static)
     for (number r = 0; r < batch * shared; r++) {
         number b = r / shared, k = r % shared;
         const real *row = qkv + b * (heads + 2 * shared) * size, *fresh = row + (heads + shared + k) * size;
-        const float *angle = angles + b * size;
+        const float *cosines = cos + positions[b] * size / 2, *sines = sin + positions[b] * size / 2;
         const uint8_t *hide = hidden + b * slots;
         real *key = keys + r * slots * size, *value = values + r * slots * wide;
         real query[group * size], new[size], probs[group * slots];
         float score[slots];
         number begins[slots / PANEL + 1], ends[slots / PANEL + 1], ranges = 0; /* panels of slots of which some are seen */
-        turn(size, row + (heads + k) * size, k_norm, floor, angle, new);
+        turn(size, row + (heads + k) * size, k_norm, eps, cosines, sines, new);
         for (number i = 0, at = key_at(size, slot, 0); i < size; i += PAIR, at += BLOCK * PAIR) memcpy(key + at, new + i, PAIR * sizeof(real));
         for (number i = 0, at = value_at(size, slot, 0); i < size; i++, at += PAIR) value[at] = fresh[i];
-        for (number g = 0; g < group; g++) turn(size, row + (k * group + g) * size, q_norm, floor, angle, query + g * size);
+        for (number g = 0; g < group; g++) turn(size, row + (k * group + g) * size, q_norm, eps, cosines, sines, query + g * size);
         for (number s = 0; s < slots; s += PANEL) {
             if (!memchr(hide + s, 0, PANEL)) continue;
             if (ranges && ends[ranges - 1] == s) ranges--;
@@ -213,7 +201,7 @@ static void attend(number batch, number heads, number shared, number size, numbe
                 for (number n = 0; n < ranges; n++)
 #pragma omp simd reduction(max : most)
                     for (number s = begins[n]; s < ends[n]; s++) {
-                        score[s] = hide[s] ? -INFINITY : scores[i][s];
+                        score[s] = hide[s] ? -INFINITY : scores[i][s] * scale;
                         most = score[s] > most ? score[s] : most;
                     }
                 for (number n = 0; n < ranges; n++)
@@ -244,19 +232,20 @@ static void attend(number batch, number heads, number shared, number size, numbe
 
 /* A layer's step for every row of x [B, D], the residual stream. Matrices are packed; `scratch` has room for B (D + (H + 2 K) E + H E + 3 F)
    numbers; see `attend` for the cache. */
-void decode_layer(number batch, number width, number heads, number shared, number size, number inner, float width_floor, float size_floor,
+void decode_layer(number batch, number width, number heads, number shared, number size, number inner, float eps,
                   const real *qkv, const float *qkv_bias, const float *q_norm, const float *k_norm, const real *out,
                   const float *out_bias, const real *gate_up, const float *gate_up_bias, const real *down, const float *down_bias,
-                  number slots, number slot, const float *angles, const uint8_t *hidden, real *keys, real *values, float *x,
+                  number slots, number slot, const float *cos, const float *sin, const int64_t *positions, const uint8_t *hidden, real *keys,
+                  real *values, float *x,
                   real *scratch) {
     number all = (heads + 2 * shared) * size;
     real *normed = scratch, *heads_in = normed + batch * width, *mixed = heads_in + batch * all, *both = mixed + batch * heads * size,
          *acted = both + batch * 2 * inner;
-    unit(batch, width, width_floor, x, normed);
+    unit(batch, width, width * eps, x, normed);
     linear(batch, all, width, normed, qkv, qkv_bias, NULL, NULL, heads_in);
-    attend(batch, heads, shared, size, slots, slot, heads_in, q_norm, k_norm, size_floor, angles, hidden, keys, values, mixed);
+    attend(batch, heads, shared, size, slots, slot, heads_in, q_norm, k_norm, eps, cos, sin, positions, hidden, keys, values, mixed);
     linear(batch, width, heads * size, mixed, out, out_bias, x, x, NULL);
-    unit(batch, width, width_floor, x, normed);
+    unit(batch, width, width * eps, x, normed);
     linear(batch, 2 * inner, width, normed, gate_up, gate_up_bias, NULL, NULL, both);
     swiglu_forward(batch, inner, both, acted);
     linear(batch, width, inner, acted, down, down_bias, x, x, NULL);

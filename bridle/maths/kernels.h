@@ -51,3 +51,4 @@ static inline float exponential(float x) {
 }
 
 void swiglu_forward(number rows, number size, const real *gate_up, real *out);
+void turn(number size, const real *from, const float *weight, float eps, const float *cos, const float *sin, real *to);

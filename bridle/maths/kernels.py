@@ -314,13 +314,27 @@ def plain_attention(
     positions: Tensor | None, sees: Tensor | None, norms: tuple[Tensor, Tensor, float] | None,
 ) -> Tensor:  # fmt: skip
     (H, K, E), (B, T, _), S = heads, q_rows.shape, kv_rows.shape[1]
-    q, (k, v) = q_rows.view(B, T, H, E), kv_rows.view(B, S, 2 * K, E).chunk(2, 2)
-    if norms is not None:
-        q, k = normalise(q, norms[0], norms[2]), normalise(k, norms[1], norms[2])
-    q = rotate(q.transpose(1, 2), *angles(tables, q_positions, q))
-    k = rotate(k.transpose(1, 2), *angles(tables, positions, k))
+    k_rows, v_rows = kv_rows.split(K * E, -1)
+    q_weight, k_weight, eps = (None, None, 0.0) if norms is None else norms
+    q = turn(q_rows, H, tables, q_positions, q_weight, eps)
+    k = turn(k_rows, K, tables, positions, k_weight, eps)
     visible = None if sees is None else visible_keys(sees, S)
-    return attend(q, k, v.transpose(1, 2), visible).transpose(1, 2).reshape(B, T, H * E)
+    return attend(q, k, v_rows.view(B, S, K, E).transpose(1, 2), visible).transpose(1, 2).reshape(B, T, H * E)
+
+
+def turn(
+    rows_BTD: Tensor,
+    heads: int,
+    tables: tuple[Tensor, Tensor],
+    positions: Tensor | None,
+    weight: Tensor | None,
+    eps: float,
+) -> Tensor:
+    """Rows of queries or keys as heads [B, H, T, E], normed by a weight if there is one, and turned by their positions."""
+    x = rows_BTD.view(*rows_BTD.shape[:2], heads, -1)
+    if weight is not None:
+        x = normalise(x, weight, eps)
+    return rotate(x.transpose(1, 2), *angles(tables, positions, x))
 
 
 def visible_keys(sees_BT3: Tensor, keys: int) -> Tensor:

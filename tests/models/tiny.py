@@ -94,7 +94,9 @@ def write_foreign(folder: Path, shape: str, seed: int = 0, **changes: object) ->
 def native(shape: str, seed: int) -> Decoder:
     config = SHAPES[shape]
     generator = torch.Generator().manual_seed(seed)
-    module = Decoder(config)
+    with torch.random.fork_rng():  # PyTorch draws biases
+        torch.manual_seed(seed)
+        module = Decoder(config)
     initialise(module, config.layers, generator)
     with torch.no_grad():
         for name, parameter in module.named_parameters():
