@@ -1,7 +1,7 @@
 """Log-probs of taken tokens straight from hidden states, a slice of rows at a time.
 
-The whole [N, V] matrix of logits is never held: each slice's logits are made, read and dropped, and made again for the
-gradient. That saves most of the memory of a step, and time too where a slice stays in the processor's cache.
+The whole [N, V] matrix of logits is not held, but where it is small: each slice's logits are made, read and dropped, and made
+again for the gradient. That saves most of the memory of a step, and time too where a slice stays in the processor's cache.
 Shapes: N selected tokens, D hidden size, V vocabulary.
 """
 
@@ -16,6 +16,7 @@ from bridle.maths.kernels import compiled
 
 SLICE = 2**19  # numbers of one slice of logits: 2 MiB in float32, which stay in the processor's cache from pass to pass
 LONG_SLICE = 2**22  # where each row is read once from end to end
+KEPT = 2**24  # up to so many are kept for the gradient, 32 MiB in bfloat16; where there are more they are made again
 LEAST_ROWS = 64  # of a slice: each slice reads the whole weight, and three rows at a time take ten times as long
 
 
@@ -62,8 +63,8 @@ class _LinearLogprobs(torch.autograd.Function):
             ctx.save_for_backward(hidden, weight, targets_N, bias_V)
         else:
             hidden, targets_N, total_N = hidden.contiguous(), targets_N.contiguous(), torch.empty_like(logp_N)
-            slices = row_slices(len(hidden), len(weight), LONG_SLICE)
-            for rows in slices:
+            ctx.kept = []
+            for rows in row_slices(len(hidden), len(weight), LONG_SLICE):
                 logits_NV = hidden[rows] @ weight.T
                 run(
                     "logprobs_forward",
@@ -74,7 +75,8 @@ class _LinearLogprobs(torch.autograd.Function):
                     logp_N[rows],
                     total_N[rows],
                 )
-            ctx.kept = logits_NV if len(slices) == 1 else None  # what fits one slice need not be made again
+                if len(hidden) * len(weight) <= KEPT:
+                    ctx.kept.append(logits_NV)
             ctx.save_for_backward(hidden, weight, targets_N, bias_V, total_N)
         ctx.temperature, ctx.soft_cap, ctx.dtypes = temperature, soft_cap, (hidden_ND.dtype, weight_VD.dtype)
         return logp_N
@@ -84,7 +86,7 @@ class _LinearLogprobs(torch.autograd.Function):
         """d log p(y) / d logits = onehot(y) - softmax(logits)."""
         hidden, weight, targets_N, bias_V, *more = ctx.saved_tensors
         if more:
-            kept, ctx.kept = ctx.kept, None  # for it is written over
+            kept, ctx.kept = ctx.kept, []  # for they are written over
             (total_N,) = more
             grads = compiled_gradient(hidden, weight, targets_N, total_N, kept, grad_N, ctx.temperature)
             return grads[0].to(ctx.dtypes[0]), grads[1].to(ctx.dtypes[1]), None, None, None, None, None
@@ -111,7 +113,7 @@ def compiled_gradient(
     weight: Tensor,
     targets_N: Tensor,
     total_N: Tensor,
-    kept: Tensor | None,
+    kept: list[Tensor],
     grad_N: Tensor,
     temperature: float,
 ) -> tuple[Tensor, Tensor]:
@@ -119,8 +121,9 @@ def compiled_gradient(
     run = compiled(hidden.dtype, hidden)
     assert run is not None
     grad_N, grad_hidden, grad_weight = grad_N.contiguous(), torch.empty_like(hidden), None
+    kept.reverse()
     for rows in row_slices(len(hidden), len(weight), LONG_SLICE):
-        logits_NV = hidden[rows] @ weight.T if kept is None else kept
+        logits_NV = kept.pop() if kept else hidden[rows] @ weight.T
         run(
             "logprobs_backward",
             *logits_NV.shape,
