@@ -1,7 +1,7 @@
 """What a network does between its products with weights: RMSNorm, attention, SwiGLU, log-probs, each with its gradient in closed form.
 
 Every function here stands for itself in plain PyTorch. On a CPU, for float32 and bfloat16, the C files beside this one do the same
-in a single pass: they are compiled at their first use (a second or two), kept in the user's cache, and done without where there is no
+in a single pass: they are compiled at their first use (two or three seconds), kept in the user's cache, and done without where there is no
 C compiler. Products with weights stay PyTorch's in both cases.
 
 Shapes: B sequences, T new positions, S keys, D width, H query heads, K key heads, E head size, N rows, F inner width, V vocabulary.
