@@ -10,26 +10,11 @@
 
 #include "kernels.h"
 #include <stdlib.h>
-#if defined(BFLOAT16) && defined(__AVX512BF16__)
-#include <immintrin.h>
-#endif
 
-/* ------------------------------------------------------------------------------------------------------------ products
+/* ------------------------------------------------------------------------------------------------------------ products */
 
-   A word is what a lane multiplies at once: a float32, or two bfloat16 that are neighbours along the sum. */
-
-typedef uint32_t word __attribute__((may_alias));
-enum { PAIR = sizeof(word) / sizeof(real) };
-
-#ifdef __AVX512F__
-enum { LANES = 16, ROWS = 8 };
-#else
-enum { LANES = 8, ROWS = 4 };
-#endif
+enum { ROWS = LANES / 2 };
 enum { GRAIN = 2 * ROWS, TILES = 4, BLOCK = TILES * LANES }; /* a block: the queries that a key's gradient is summed over at once */
-#define VECTOR(type, size) type __attribute__((vector_size(LANES * size), aligned(size), may_alias))
-typedef VECTOR(float, 4) floats;
-typedef VECTOR(uint32_t, 4) words;
 typedef VECTOR(int32_t, 4) ints;
 typedef uint16_t halves __attribute__((vector_size(LANES * 4), aligned(2), may_alias)); /* of two rows, or twice as long */
 #ifdef __clang__
@@ -58,17 +43,6 @@ typedef uint16_t halves __attribute__((vector_size(LANES * 4), aligned(2), may_a
 #define HIGH_HALVES HIGH16
 #define EVEN_HALVES EVEN16
 #endif
-
-static inline floats dot(floats sum, words a, words b) {
-#if defined(BFLOAT16) && defined(__AVX512BF16__)
-    return (floats)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b);
-#elif defined(BFLOAT16)
-    sum += (floats)(a << 16) * (floats)(b << 16);
-    return sum + (floats)(a & 0xffff0000u) * (floats)(b & 0xffff0000u);
-#else
-    return sum + (floats)a * (floats)b;
-#endif
-}
 
 /* c = a b, or c += a b, of some rows and one or two vectors of columns; a's word of row r and pair p is a[r * row + p * step]. */
 static inline __attribute__((always_inline)) void product(const int rows, const int vectors, number pairs, const word *a, number row,

@@ -6,32 +6,8 @@
 
 #include "kernels.h"
 
-#ifdef __AVX512BF16__
-#include <immintrin.h>
-#endif
-
-#ifdef __AVX512F__
-enum { LANES = 16, VECTORS = 4, ROWS = 6 };
-#else
-enum { LANES = 8, VECTORS = 2, ROWS = 6 };
-#endif
-enum { PANEL = LANES * VECTORS, PAIR = 4 / sizeof(real) };
-
-typedef float lanes __attribute__((vector_size(4 * LANES), aligned(4)));
-typedef uint32_t words __attribute__((vector_size(4 * LANES), aligned(4)));
-typedef lanes tile[ROWS][VECTORS];
-
-/* sum + x · w, where each word holds one float32 or a pair of bfloat16 */
-static inline lanes multiply_add(lanes sum, uint32_t x, words w) {
-    words spread = x - (words){};
-#if defined(BFLOAT16) && defined(__AVX512BF16__)
-    return (lanes)_mm512_dpbf16_ps((__m512)sum, (__m512bh)spread, (__m512bh)w);
-#elif defined(BFLOAT16)
-    return sum + (lanes)(spread << 16) * (lanes)(w << 16) + (lanes)(spread & 0xffff0000u) * (lanes)(w & 0xffff0000u);
-#else
-    return sum + (lanes)spread * (lanes)w;
-#endif
-}
+enum { ROWS = 6, VECTORS = LANES / 4, PANEL = LANES * VECTORS };
+typedef floats tile[ROWS][VECTORS];
 
 static inline __attribute__((always_inline)) void add_products(const int rows, const int vectors, number count, const real *x,
                                                                number stride, const uint32_t *w, number step, tile sums) {
@@ -44,7 +20,7 @@ static inline __attribute__((always_inline)) void add_products(const int rows, c
             uint32_t one;
             memcpy(&one, x + r * stride + i * PAIR, 4);
             for (int v = 0; v < vectors; v++)
-                kept[r][v] = multiply_add(kept[r][v], one, *(const words *)(w + i * step + v * LANES));
+                kept[r][v] = dot(kept[r][v], (words){0} + one, *(const words *)(w + i * step + v * LANES));
         }
     }
     for (int r = 0; r < rows; r++)

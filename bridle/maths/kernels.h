@@ -11,6 +11,10 @@ int omp_get_thread_num(void);
 static int omp_get_thread_num(void) { return 0; }
 #endif
 
+#if defined(BFLOAT16) && defined(__AVX512BF16__)
+#include <immintrin.h>
+#endif
+
 typedef int64_t number;
 
 #ifdef BFLOAT16
@@ -48,6 +52,33 @@ static inline float exponential(float x) {
     float power;
     memcpy(&power, &bits, 4);
     return x < -87.0f ? 0.0f : p * power;
+}
+
+/* ------------------------------------------------------------------------------------------------------ products in registers */
+
+/* A word is what a lane multiplies at once: a float32, or two bfloat16 that are neighbours along the sum. */
+typedef uint32_t word __attribute__((may_alias));
+enum { PAIR = sizeof(word) / sizeof(real) };
+
+#ifdef __AVX512F__
+enum { LANES = 16 };
+#else
+enum { LANES = 8 };
+#endif
+#define VECTOR(type, size) type __attribute__((vector_size(LANES * size), aligned(size), may_alias))
+typedef VECTOR(float, 4) floats;
+typedef VECTOR(uint32_t, 4) words;
+
+/* sum + a · b */
+static inline floats dot(floats sum, words a, words b) {
+#if defined(BFLOAT16) && defined(__AVX512BF16__)
+    return (floats)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b);
+#elif defined(BFLOAT16)
+    sum += (floats)(a << 16) * (floats)(b << 16);
+    return sum + (floats)(a & 0xffff0000u) * (floats)(b & 0xffff0000u);
+#else
+    return sum + (floats)a * (floats)b;
+#endif
 }
 
 void swiglu_forward(number rows, number size, const real *gate_up, real *out);
