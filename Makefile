@@ -44,7 +44,7 @@ test-all: setup  ## every test, the slow ones too
 	$(BIN)/pytest $(ARGS)
 
 docs: setup  ## write again what is written from code: docs/recipe.md and the list of commands that a test holds
-	$(BIN)/python -m bridle.core.recipe > docs/recipe.md
+	$(BIN)/python -m bridle.recipe.documents > docs/recipe.md
 	BRIDLE_UPDATE_GOLDEN=1 $(BIN)/pytest -q tests/house/test_command_line.py
 
 BENCHMARKS := sft reward dpo grpo rloo ppo pretrain decode ragged start growth flat roofline

@@ -20,7 +20,7 @@ class Watch:
         self.looks = [max(1, round(share * total)) for share in LOOKS]
         self.width = max(5, total // 100)
 
-    def __call__(self, step: int, total: int, figures: object) -> None:
+    def __call__(self, step: int, total: int, metrics: object) -> None:
         for look in self.looks:
             case = f"{self.name}, step {look}"
             if look - self.width <= step <= look + self.width:

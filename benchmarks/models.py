@@ -11,9 +11,9 @@ from texts import SPECIAL, WORDS
 from tokenizers import AddedToken, Tokenizer, pre_tokenizers
 from tokenizers.models import WordLevel
 
+from bridle.compute.randomness import generator
 from bridle.models.decoder import Decoder, DecoderConfig, initialise
 from bridle.models.policy import Policy, RewardModel, save_policy, save_reward_model
-from bridle.models.randomness import generator
 from bridle.models.scorer import scorer_from
 from bridle.models.template import Template
 

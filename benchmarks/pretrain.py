@@ -23,7 +23,9 @@ def bridle(trial: Trial, optimizer: str) -> None:
     import torch
 
     import bridle
-    from bridle.api import recipe_of, training
+    from bridle.api.runs import training
+    from bridle.api.trainers import recipe_of
+    from bridle.compute.steps import Session
     from bridle.training.pretrain import train
 
     for size in SIZES:
@@ -33,10 +35,10 @@ def bridle(trial: Trial, optimizer: str) -> None:
         rows_RT = torch.tensor(rows(BATCH * trial.steps, LENGTH + 1))
         told = partial(tell, trial, size)
         with training(model, "pretrain", size, recipe, None, told) as (run, _):
-            train(model.policy, rows_RT, trial.steps * BATCH * LENGTH, recipe.pretrain, model.device, run, 0)
+            train(model.policy, rows_RT, trial.steps * BATCH * LENGTH, recipe.pretrain, Session(run, model.device, 0))
 
 
-def tell(trial: Trial, case: str, step: int, total: int, figures: object) -> None:
+def tell(trial: Trial, case: str, step: int, total: int, metrics: object) -> None:
     trial.step(step, case)
 
 

@@ -15,16 +15,16 @@ BATCHES = COUNT // BATCH
 
 def bridle(trial: Trial) -> None:
     import bridle
-    from bridle.api import demonstrations_of, recipe_of, workplace
+    from bridle.api.inputs import demonstrations_of
+    from bridle.compute.optimizer import OPTIMIZERS, clipped_step
+    from bridle.compute.randomness import shuffled
     from bridle.models.batches import length_plan
+    from bridle.models.encoding import encode_demonstrations
     from bridle.models.imitation import imitate
-    from bridle.models.optimizer import OPTIMIZERS, clipped_step
-    from bridle.models.randomness import shuffled
-    from bridle.stages import encode_demonstrations
 
     model = bridle.load(MODELS / "m5")
-    work = workplace(model, recipe_of(("sft",), {}, 0))
-    examples = encode_demonstrations(work, model.policy, demonstrations_of(ragged(COUNT, LEAST, MOST)))
+    demonstrations = demonstrations_of(ragged(COUNT, LEAST, MOST))
+    examples, _ = encode_demonstrations(model.policy.template, demonstrations, model.limit)
     optimizers = OPTIMIZERS["adamw"](model.policy.module, 1e-5)
     lengths = [len(prompt) + len(answer) for prompt, answer in examples]
     for case in ("sorted", "random"):

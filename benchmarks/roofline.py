@@ -18,7 +18,7 @@ def bridle(trial: Trial) -> None:
     import torch
 
     import bridle  # noqa: F401  its version for the row
-    from bridle.models.device import choose_device
+    from bridle.compute.device import choose_device
 
     for precision, dtype in (("bfloat16", torch.bfloat16), ("float32", torch.float32)):
         choose_device(precision, threads=torch.get_num_threads())

@@ -1,19 +1,15 @@
 """bridle: the whole RLHF loop in one readable package. `docs/map.md` shows where everything is, `docs/python.md` how to call
 it from Python."""
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bridle.api import (
-        Model,
-        ScoreModel,
+    from bridle.api.models import Model, ScoreModel, load, load_reward
+    from bridle.api.runs import tensorboard
+    from bridle.api.trainers import (
         best_of_n,
         dpo,
         grpo,
-        load,
-        load_reward,
         online_dpo,
         ppo,
         pretrain,
@@ -21,27 +17,14 @@ if TYPE_CHECKING:
         reward_model,
         rloo,
         sft,
-        tensorboard,
+        tune,
     )
 
 __version__ = "0.1.0"
 __all__ = [
-    "Model",
-    "ScoreModel",
-    "best_of_n",
-    "dpo",
-    "grpo",
-    "load",
-    "load_reward",
-    "online_dpo",
-    "ppo",
-    "pretrain",
-    "rebel",
-    "reward_model",
-    "rloo",
-    "sft",
-    "tensorboard",
-]
+    "Model", "ScoreModel", "best_of_n", "dpo", "grpo", "load", "load_reward", "online_dpo", "ppo", "pretrain", "rebel",
+    "reward_model", "rloo", "sft", "tensorboard", "tune",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -16,15 +16,18 @@ import torch
 
 from bridle.core.files import write_json
 from bridle.core.records import Completion, Prompt, content_hash
-from bridle.core.runlog import Progress, Project
-from bridle.loop_report import write_project_report
 from bridle.models.policy import load_policy
-from bridle.stages import Work, compare, evaluate, train_ppo
-from bridle.tuning import train_grpo
+from bridle.project.progress import Progress
+from bridle.project.project import Project
+from bridle.report.project import write_project_report
+from bridle.stages.data import PlaygroundData
+from bridle.stages.evaluate import compare, evaluate
+from bridle.stages.methods import METHODS
+from bridle.stages.workspace import Work
 
 
 def random_reward(prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[float]:
-    """Uniform on ±√3 (deviation 1), the same for the same answer."""
+    """Uniform on ±√3 (standard deviation 1), the same for the same answer."""
     return [(int(content_hash(c.id)[:8], 16) / 2**32 - 0.5) * 12**0.5 for c in completions]
 
 
@@ -33,21 +36,23 @@ def main(folder: Path) -> None:
     work = Work(project, Progress())
 
     def gold_reward(prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[float]:
-        return [score.points / 3 for score in work.sources.gold_scores(prompts, completions, "reward (control)")]
+        return [score.points / 3 for score in work.data.score(prompts, completions, "reward (control)")]
 
     sft = evaluate(work, "sft", reuse=True)
-    train_ppo(work, True, "control-random", "Control: PPO on a random reward", reward_source=random_reward)
-    train_ppo(work, True, "control-gold", "Control: PPO on gold itself", reward_source=gold_reward)
+    ppo, grpo = METHODS["ppo"], METHODS["grpo"]
+    ppo.train(work, name="control-random", title="Control: PPO on a random reward", reward=random_reward, reuse=True)
+    ppo.train(work, name="control-gold", title="Control: PPO on gold itself", reward=gold_reward, reuse=True)
     still = {"steps": 2, "learning_rate": 0.0, "critic_learning_rate": 0.0}
-    train_ppo(work, True, "control-still", "Control: learning rate 0", settings=still)
-    chance = train_grpo(work, True, "control-grpo-random", reward_source=random_reward)
+    ppo.train(work, name="control-still", title="Control: learning rate 0", settings=still, reuse=True)
+    chance = grpo.train(work, name="control-grpo-random", reward=random_reward, reuse=True)
     noise, ceiling = evaluate(work, "control-random", reuse=True), evaluate(work, "control-gold", reuse=True)
     against = compare(work, "control-random", "sft", "gold")
     before, after = (
         load_policy(project.model(n), work.device.torch).module.state_dict() for n in ("sft", "control-still")
     )
     moved = max(float((before[name] - after[name]).abs().max()) for name in before)
-    calls = work.sources.gold.calls["reward (control)"]
+    assert isinstance(work.data, PlaygroundData)
+    calls = work.data.gold.calls["reward (control)"]
     gain, error = noise["gold"] - sft["gold"], (noise["gold_se"] ** 2 + sft["gold_se"] ** 2) ** 0.5
     controls = [
         {
@@ -67,7 +72,7 @@ def main(folder: Path) -> None:
         {
             "name": "gold as reward",
             "expectation": "the ceiling: what PPO reaches when the reward is the truth",
-            "measured": f"gold {sft['gold']:+.2f} → {ceiling['gold']:+.2f}, {calls} calls of gold in this sitting",
+            "measured": f"gold {sft['gold']:+.2f} → {ceiling['gold']:+.2f}, {calls} calls of gold in this session",
             "holds": ceiling["gold"] > sft["gold"],
         },
         {
@@ -78,7 +83,7 @@ def main(folder: Path) -> None:
         },
     ]
     write_json(project.folder / "controls.json", controls)
-    write_project_report(project, work)
+    write_project_report(work)
     work.close()
     for control in controls:
         print(f"{'holds' if control['holds'] else 'FAILS'}  {control['name']}: {control['measured']}")

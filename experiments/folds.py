@@ -9,7 +9,7 @@ Differences are paired: on the same pairs, with intervals by bootstrap over prom
 and together by the mean of their scores.
 
 The network reads the last `--prompt-tokens` of a prompt and the whole answer. A pair that the context does not hold
-counts one half. What is finished is not run again; an unfinished fold is gone on with. Writes FOLDER/folds.json.
+counts one half. What is finished is not run again; an unfinished fold is resumed. Writes FOLDER/folds.json.
 With `--base MODEL` the network starts from that model's weights, in place of nothing; the model must never have read the file.
 """
 
@@ -28,20 +28,23 @@ from typing import Any
 import numpy as np
 import torch
 
+from bridle.compute.randomness import generator
+from bridle.compute.steps import Session
 from bridle.core.files import write_json
-from bridle.core.recipe import Recipe, parse_setting
 from bridle.core.records import Completion, Pair, Prompt, content_hash
-from bridle.core.runlog import Progress, Project, clock
-from bridle.feedback.imports import ImportReport, read_examples
+from bridle.evaluation.reward_tests import cluster_interval
+from bridle.feedback.importing.importer import ImportReport, read_examples
 from bridle.models.batches import Compared, Group
 from bridle.models.policy import RewardModel, folder_hash, load_policy
-from bridle.models.randomness import generator
 from bridle.models.scorer import scorer_from
 from bridle.models.template import Template, train_tokenizer
-from bridle.rewards.learned import raw_scores
-from bridle.scoring import cluster_interval
-from bridle.sources import SPEAKERS
-from bridle.stages import Work, new_policy, stage_key
+from bridle.project.progress import Progress, clock
+from bridle.project.project import Project
+from bridle.recipe.recipe import Recipe, parse_setting
+from bridle.rewards.learned import task_scores
+from bridle.stages.data import SPEAKERS
+from bridle.stages.pretrain import new_policy
+from bridle.stages.workspace import Work, stage_key
 from bridle.training import reward
 
 FOLDS = 5
@@ -118,11 +121,11 @@ def score_fold(
         limit = start.module.config.max_positions
         groups = [group for group in encode(template, learnt, prompt_tokens, limit) if group is not None]
         config = recipe.reward
-        reward.train(model, groups, config, config.epochs, config.learning_rate, work.device, run, seed)
+        reward.train(model, groups, config, config.epochs, config.learning_rate, Session(run, work.device, seed))
         tested = encode(template, held_out, prompt_tokens, limit)
         prompts = [group.prompt for group in tested if group is not None for _ in group.answers]
         answers = [answer for group in tested if group is not None for answer in group.answers]
-        scores = iter(raw_scores(model, prompts, answers, work.device).tolist())
+        scores = iter(task_scores(model, prompts, answers, work.device)[:, 0].tolist())
         margins = [None if group is None else next(scores) - next(scores) for group in tested]
         run.finish({"margins": margins, "learnt": len(groups)})
     return margins

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from bridle.core.files import read_json
-from bridle.core.runlog import Project, read_metrics
-from bridle.evaluation.figures import Curve, Series, draw_curve, save_png
+from bridle.project.metrics import read_metrics
+from bridle.project.project import Project
+from bridle.report.drawings import Curve, Series, draw_curve, save_png
 
 Point = tuple[float, float]
 NAMES = {

@@ -12,28 +12,32 @@ from pathlib import Path
 
 from trainers import STUDENT
 
-from bridle.core.recipe import Recipe
-from bridle.core.runlog import Progress, Project, read_metrics
 from bridle.maths.statistics import mean_and_se
-from bridle.scoring import train_reward
-from bridle.stages import Work, compare, evaluate, label_simulated, sample, train_ppo, train_pretrain, train_sft
-from bridle.tuning import train_dpo
+from bridle.project.metrics import read_metrics
+from bridle.project.progress import Progress
+from bridle.project.project import Project
+from bridle.recipe.recipe import Recipe
+from bridle.stages.evaluate import compare, evaluate
+from bridle.stages.label import label_simulated
+from bridle.stages.methods import METHODS
+from bridle.stages.sample import sample
+from bridle.stages.workspace import Work
 
 PRECISIONS = ("bfloat16", "float32")
 
 
-def figures(folder: Path, seed: int, precision: str) -> dict[str, float]:
+def measured(folder: Path, seed: int, precision: str) -> dict[str, float]:
     recipe = Recipe().with_settings({"seed": seed, "data.source": "playground", "model.precision": precision})
     made = (folder / "bridle.toml").exists()
     work = Work(Project.find(folder) if made else Project.create(folder, recipe), Progress())
     try:
-        base = train_pretrain(work, reuse=True)
-        train_sft(work, reuse=True)
+        base = METHODS["pretrain"].train(work, reuse=True)
+        METHODS["sft"].train(work, reuse=True)
         sample(work, reuse=True)
         label_simulated(work, reuse=True)
-        reward = train_reward(work, reuse=True)
-        train_ppo(work, reuse=True)
-        train_dpo(work, reuse=True)
+        reward = METHODS["reward"].train(work, reuse=True)
+        METHODS["ppo"].train(work, reuse=True)
+        METHODS["dpo"].train(work, reuse=True)
         gold = {name: evaluate(work, name, reuse=True)["gold"] for name in ("sft", "ppo", "dpo")}
         run = work.project.finished_folder("ppo")
         assert run is not None
@@ -53,7 +57,7 @@ def figures(folder: Path, seed: int, precision: str) -> dict[str, float]:
 def main(folder: Path, seeds: list[int]) -> None:
     found: list[dict[str, dict[str, float]]] = []
     for number, seed in enumerate(seeds):
-        found.append({p: figures(folder / f"{p}-{seed}", seed, p) for p in PRECISIONS})
+        found.append({p: measured(folder / f"{p}-{seed}", seed, p) for p in PRECISIONS})
         print(
             f"\n| figure | {' | '.join(f'seed {s}: bfloat16, float32' for s in seeds[: number + 1])} | difference (95%) |"
         )

@@ -36,7 +36,7 @@ def world(seed: int, width: int = WIDTH) -> tuple[Tensor, torch.Generator]:
     return 1.5 * gold_D / gold_D.norm(), generator
 
 
-def ranked(gold_D: Tensor, prompts: int, answers: int, generator: torch.Generator) -> Tensor:
+def rank_answers(gold_D: Tensor, prompts: int, answers: int, generator: torch.Generator) -> Tensor:
     """Answers [R, K, D] in the order that a person ranked them: gold plus Gumbel noise, sorted, is Plackett-Luce."""
     answers_RKD = torch.randn(prompts, answers, len(gold_D), generator=generator, dtype=torch.float64)
     noise_RK = -torch.log(-torch.log(torch.rand(prompts, answers, generator=generator, dtype=torch.float64)))
@@ -103,11 +103,11 @@ def one_seed(seed: int, read: int) -> dict[str, float]:
     found = {}
     for k in KS:
         gold_D, generator = world(seed)
-        answers_RKD = ranked(gold_D, read // k, k, generator)
+        answers_RKD = rank_answers(gold_D, read // k, k, generator)
         for name, whole in (("pairs", False), ("ranking", True)):
             found[f"{name} {k}"] = accuracy(learn(answers_RKD, whole), gold_D)
     gold_D, generator = world(seed, width=200)
-    train_RKD, test_RKD = ranked(gold_D, read // 9, 9, generator), ranked(gold_D, 500, 9, generator)
+    train_RKD, test_RKD = rank_answers(gold_D, read // 9, 9, generator), rank_answers(gold_D, 500, 9, generator)
     for name, apart in (("together", False), ("apart", True)):
         weight_D = in_minibatches(train_RKD, apart, 4, generator)
         losses = [float(pair_loss(weight_D, differences(answers))) for answers in (train_RKD, test_RKD)]

@@ -10,11 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bridle.core.recipe import Recipe
-from bridle.demo import run_demo
+from bridle.demo.demo import run_demo
+from bridle.recipe.recipe import Recipe
 
 Stages = dict[str, dict[str, Any]]
-FIGURES: list[tuple[str, Callable[[Stages], float]]] = [
+METRICS: list[tuple[str, Callable[[Stages], float]]] = [
     ("agree", lambda s: s["label"]["agreement_with_gold"]),
     ("base gold", lambda s: s["evaluate-base"]["gold"]),
     ("sft gold", lambda s: s["evaluate-sft"]["gold"]),
@@ -54,15 +54,15 @@ def main(folder: Path, seeds: list[int]) -> None:
     for seed in seeds:
         recipe = Recipe().with_settings({"seed": seed, "data.source": "playground"})
         summary = run_demo(folder / f"seed-{seed}", recipe)
-        rows.append([summary["seconds"], *(read(summary["stages"]) for _, read in FIGURES)])
+        rows.append([summary["seconds"], *(read(summary["stages"]) for _, read in METRICS)])
         print_table(seeds[: len(rows)], rows)
 
 
 def print_table(seeds: list[int], rows: list[list[float]]) -> None:
     means = [sum(column) / len(rows) for column in zip(*rows, strict=True)]
-    print(f"\n| figure | {' | '.join(f'seed {seed}' for seed in seeds)} | mean |")
+    print(f"\n| metric | {' | '.join(f'seed {seed}' for seed in seeds)} | mean |")
     print("|---" * (len(seeds) + 2) + "|")
-    for index, name in enumerate(["seconds", *(name for name, _ in FIGURES)]):
+    for index, name in enumerate(["seconds", *(name for name, _ in METRICS)]):
         values = [row[index] for row in rows]
         print(f"| {name} | {' | '.join(f'{v:.3g}' for v in values)} | {means[index]:.3g} |", flush=True)
 

@@ -2,29 +2,31 @@
 
 FOLDER/seed-N is a demo as experiments/seeds.py leaves it. PPO and DPO are taken from it; the others start from its SFT model and learn
 from its reward model, or its comparisons, with the recipe's settings. Each is evaluated on the same held-out prompts. Every
-seed is shown; the mean's interval is Student's, over seeds. What is finished is not run again; an unfinished run is gone on with.
+seed is shown; the mean's interval is Student's, over seeds. What is finished is not run again; an unfinished run is resumed.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bridle.core.runlog import Progress, Project
 from bridle.maths.statistics import mean_and_se
-from bridle.stages import Work, compare, evaluate
-from bridle.tuning import train_dpo, train_grpo, train_rebel, train_rejection, train_rloo
+from bridle.project.progress import Progress
+from bridle.project.project import Project
+from bridle.stages.evaluate import compare, evaluate
+from bridle.stages.methods import METHODS
+from bridle.stages.workspace import Work
 
-METHODS: dict[str, Callable[[Work], Any]] = {
-    "ppo": lambda work: None,
-    "dpo": lambda work: None,
-    "grpo-gold": lambda work: train_grpo(work, reuse=True, name="grpo-gold", settings={"scored_by": "reward"}),
-    "rloo": lambda work: train_rloo(work, reuse=True),
-    "rebel": lambda work: train_rebel(work, reuse=True),
-    "best-of-n": lambda work: train_rejection(work, reuse=True),
-    "dpo-online": lambda work: train_dpo(work, reuse=True, name="dpo-online", settings={"online_rounds": 8}),
+# Each way by the name of the model that it leaves: the method, and settings that differ from the recipe's.
+WAYS: dict[str, tuple[str, dict[str, Any]]] = {
+    "ppo": ("ppo", {}),
+    "dpo": ("dpo", {}),
+    "grpo-gold": ("grpo", {"scored_by": "reward"}),
+    "rloo": ("rloo", {}),
+    "rebel": ("rebel", {}),
+    "best-of-n": ("best-of-n", {}),
+    "dpo-online": ("dpo", {"online_rounds": 8}),
 }
 STUDENT = {
     2: 12.71,
@@ -45,8 +47,8 @@ def tuned(demo: Path) -> dict[str, dict[str, float]]:
     try:
         before = evaluate(work, "sft", reuse=True)
         found = {}
-        for name, train in METHODS.items():
-            train(work)
+        for name, (method, settings) in WAYS.items():
+            METHODS[method].train(work, name=name, settings=settings, reuse=True)
             after = evaluate(work, name, reuse=True)
             wins = compare(work, name, "sft", "gold")
             found[name] = {"gain": after["gold"] - before["gold"], "kl": after["kl"], "wins": wins["rate"]}
@@ -65,7 +67,7 @@ def main(folder: Path, seeds: list[int]) -> None:
 def print_table(seeds: list[int], rows: list[dict[str, dict[str, float]]]) -> None:
     print(f"\n| gain of gold over SFT | {' | '.join(f'seed {seed}' for seed in seeds)} | mean (95%) | KL | wins |")
     print("|---" * (len(seeds) + 4) + "|")
-    for name in METHODS:
+    for name in WAYS:
         gains = [row[name]["gain"] for row in rows]
         mean, error = mean_and_se(gains)
         half = STUDENT.get(len(rows), float("nan")) * error

@@ -32,7 +32,7 @@ def data_folder() -> Path:
 @pytest.fixture(scope="session")
 def finished_demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny demo, walked once through the command line. Read only: who wants to change it takes a copy."""
-    from tests.project import PLAYGROUND, done, settings  # not at import: most tests need no command line
+    from tests.tiny_project import PLAYGROUND, done, settings  # not at import: most tests need no command line
 
     folder = tmp_path_factory.mktemp("demo") / "demo"
     done("demo", "--out", folder, *settings(PLAYGROUND))

@@ -17,9 +17,11 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer
 
 from bridle.core.errors import TrainingStopped
-from bridle.core.runlog import Progress, Project
-from bridle.stages import Work, train_ppo
-from tests.project import PLAYGROUND, SHAPE, bridle, complaint, done, preferences, settings, weights
+from bridle.project.progress import Progress
+from bridle.project.project import Project
+from bridle.stages.methods import METHODS
+from bridle.stages.workspace import Work
+from tests.tiny_project import PLAYGROUND, SHAPE, bridle, complaint, done, preferences, settings, weights
 
 
 @pytest.fixture
@@ -70,14 +72,14 @@ def refused(bad: Bad, folder: Path) -> None:
         Bad("init {}/p --set ppo.kl_ceof=0.2", 2, "did you mean 'kl_coef'?"),
         Bad("init {}/p --set pppo.steps=3", 2, "did you mean 'ppo'?"),
         Bad("init {}/p --set guard.dead_stpes=0", 2, "did you mean 'dead_steps'?"),
-        Bad("init {}/p --set data.drop_limit=1.5", 2, "data.drop_limit = 1.5 will not do"),
-        Bad("init {}/p --set ppo.steps=many", 2, "ppo.steps = 'many' will not do"),
-        Bad("init {}/p --set ppo.steps=2.5", 2, "ppo.steps = 2.5 will not do"),
-        Bad("init {}/p --set ppo.steps=0", 2, "ppo.steps = 0 will not do"),
-        Bad("init {}/p --set ppo.learning_rate=nan", 2, "ppo.learning_rate = nan will not do"),
-        Bad("init {}/p --set ppo=3", 2, "ppo = 3 will not do"),
+        Bad("init {}/p --set data.drop_limit=1.5", 2, "data.drop_limit = 1.5 is invalid: must"),
+        Bad("init {}/p --set ppo.steps=many", 2, "ppo.steps = 'many' is invalid: must"),
+        Bad("init {}/p --set ppo.steps=2.5", 2, "ppo.steps = 2.5 is invalid: must"),
+        Bad("init {}/p --set ppo.steps=0", 2, "ppo.steps = 0 is invalid: must"),
+        Bad("init {}/p --set ppo.learning_rate=nan", 2, "ppo.learning_rate = nan is invalid: must"),
+        Bad("init {}/p --set ppo=3", 2, "ppo = 3 is invalid: must"),
         Bad("init {}/p --set ppo.steps", 2, "--set takes section.key=value"),
-        Bad("init {}/p --set sft.optimizer=sgd", 2, "sft.optimizer = 'sgd' will not do"),
+        Bad("init {}/p --set sft.optimizer=sgd", 2, "sft.optimizer = 'sgd' is invalid: must"),
         Bad("init {}/p --model {}/nowhere", 2, "no model at"),
         Bad("demo --out {}/d --world {}/nowhere.toml", 2, "no world file at"),
         Bad("demo --out {}/d --set world.file={}/nowhere.toml", 2, "nowhere.toml"),
@@ -92,10 +94,10 @@ def test_a_wrong_command_or_recipe_is_told(bad: Bad, tmp_path: Path) -> None:
     ("text", "told"),
     [
         ("[ppo]\nlearning_rat = 1.0\n", "did you mean 'learning_rate'?"),
-        ("[ppo]\nsteps = '12'\n", "ppo.steps = '12' will not do"),
+        ("[ppo]\nsteps = '12'\n", "ppo.steps = '12' is invalid: must"),
         ("[ppo\n", "is not valid TOML"),
         ("sede = 3\n", "did you mean 'seed'?"),
-        ("[model]\nprecision = 'float16'\n", "model.precision = 'float16' will not do"),
+        ("[model]\nprecision = 'float16'\n", "model.precision = 'float16' is invalid: must"),
     ],
 )
 def test_a_wrong_line_of_the_recipe_is_told(text: str, told: str, tmp_path: Path) -> None:
@@ -122,7 +124,7 @@ def test_a_project_is_not_made_twice(empty: Path) -> None:
 
 @pytest.mark.parametrize("threads", ["abc", "0", "-1", "1.5"])
 def test_a_thread_count_that_is_none_is_told(threads: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("tests.project", fromlist=["ALONE"]).ALONE, "BRIDLE_THREADS", threads)
+    monkeypatch.setitem(__import__("tests.tiny_project", fromlist=["ALONE"]).ALONE, "BRIDLE_THREADS", threads)
     refused(
         Bad("demo --out {}/d", 2, f"BRIDLE_THREADS must be a whole number of at least 1, got {threads!r}"), tmp_path
     )
@@ -197,8 +199,8 @@ def test_a_model_that_is_no_language_model_is_not_evaluated(project: Path) -> No
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        ("report runs/ppo-0009", "is no run folder"),
-        ("report models", "is no run folder"),
+        ("report runs/ppo-0009", "is not a run folder"),
+        ("report models", "is not a run folder"),
         ("evaluate ppo rpo", "no model at"),
     ],
 )
@@ -330,7 +332,7 @@ def no_head(folder: Path) -> None:
         (template_of_another, "closes an answer with '<|im_end|>'"), (no_stop_token, "names no stop token; set eos_token"),
         (unknown_stop_token, "names the stop token '</s>', which its tokenizer does not have"),
         (tokenizer_of_another, "they are not of one model"),
-        (adapter, "is a LoRA adapter of 'some/base' and no whole model; merge"),
+        (adapter, "is a LoRA adapter of 'some/base' and not a whole model; merge"),
         (reward_head, "which scores text and writes none"), (no_head, "a trunk without a language model's head"),
     ],
 )  # fmt: skip
@@ -346,7 +348,7 @@ def test_a_model_with_a_mistake_of_its_maker_is_told(
 def test_an_adapter_is_no_model_to_begin_with(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     adapter(tmp_path / "mine")
-    refused(Bad("init {0}/p --model {0}/mine", 2, "is a LoRA adapter and no whole model"), tmp_path)
+    refused(Bad("init {0}/p --model {0}/mine", 2, "is a LoRA adapter and not a whole model"), tmp_path)
 
 
 def test_a_template_that_writes_the_start_token_twice_is_told_before_training(project: Path) -> None:
@@ -456,7 +458,7 @@ def test_a_reward_function_of_the_wrong_shape_ends_before_training(rewards: Any,
     work = Work(Project.find(project), Progress(write=lambda text: None, live=False))
     try:
         with pytest.raises(TrainingStopped) as caught:
-            train_ppo(work, name="mine", reward_source=rewards)
+            METHODS["ppo"].train(work, name="mine", reward=rewards)
     finally:
         work.close()
     assert told in str(caught.value) and "\n" not in str(caught.value)
@@ -544,16 +546,16 @@ def test_ctrl_c_before_a_run_began_ends_in_130(project: Path, monkeypatch: pytes
     def interrupted(*arguments: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("bridle.stages.folder_hash", interrupted)
+    monkeypatch.setattr("bridle.stages.workspace.folder_hash", interrupted)
     found = bridle("train", "sft", "--project", project)
-    assert found.exit_code == 130 and "run the same command again to go on" in complaint(found)
+    assert found.exit_code == 130 and "run the same command again to resume" in complaint(found)
 
 
 def test_a_fault_of_ours_is_told_as_one(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*arguments: object) -> None:
         raise RuntimeError("it broke")
 
-    monkeypatch.setattr("bridle.stages.folder_hash", broken)
+    monkeypatch.setattr("bridle.stages.workspace.folder_hash", broken)
     found = bridle("train", "sft", "--project", project)
     assert found.exit_code == 1 and "unexpected RuntimeError: it broke; run again with --debug" in complaint(found)
 

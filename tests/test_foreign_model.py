@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from bridle.models.policy import load_policy
 from tests.models.tiny import write_foreign
-from tests.project import SHAPE, bridle, done, metrics, preferences, result, settings
+from tests.tiny_project import SHAPE, bridle, done, metrics, preferences, result, settings
 
 LONGER = {"gpt2": {"n_positions": 160}, "gemma2": {"max_position_embeddings": 160}}
 FEW = {

@@ -10,11 +10,12 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, LlamaConfig, Qwen3Config
 
 from bridle.core.records import Completion, FinishReason
-from bridle.core.runlog import Progress, Project
 from bridle.models.policy import load_policy
 from bridle.models.template import train_tokenizer
-from bridle.stages import Work
-from tests.project import (
+from bridle.project.progress import Progress
+from bridle.project.project import Project
+from bridle.stages.workspace import Work
+from tests.tiny_project import (
     PLAYGROUND,
     SHAPE,
     bridle,
@@ -280,17 +281,18 @@ def test_grpo_starts_from_sft_where_answers_can_be_checked(problems: Path) -> No
 def test_written_answers_are_right_by_their_own_numbers_and_the_splits_are_kept_apart(problems: Path) -> None:
     work = Work(Project.find(problems), Progress(write=lambda text: None, live=False))
     try:
-        train, heldout, verify = work.sources.checkable()
-        texts = {prompt.id: completion.text for prompt, completion in work.sources.store.completions()}
+        checkable = work.data.checkable()
+        texts = {prompt.id: completion.text for prompt, completion in work.store.completions()}
     finally:
         work.close()
+    train, heldout = checkable.train, checkable.heldout
     assert len(heldout) == 10 and 25 < len(train) < 55
     assert not {prompt.id for prompt in train} & {prompt.id for prompt in heldout}
     for prompt in train + heldout:
         assert prompt.text.startswith("What is")
         written = Completion(prompt.id, texts[prompt.id], finish_reason=FinishReason.STOP)
         other = Completion(prompt.id, texts[prompt.id] + "1", finish_reason=FinishReason.STOP)
-        assert verify([prompt, prompt], [written, other]) == [1.0, 0.0]
+        assert checkable.verifier([prompt, prompt], [written, other]) == [1.0, 0.0]
 
 
 @pytest.mark.parametrize("source", ["playground", "store"])

@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-import signal
+import signal as signals
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,12 @@ import click
 import pytest
 import torch
 
-from bridle import cli
+from bridle.cli.main import main
 from bridle.core import timeline
-from bridle.core.runlog import Run
-from tests.core.test_profile import complete, nested, written
+from bridle.project.run import Run, Signal
 from tests.house.test_command_line import commands
-from tests.project import PLAYGROUND, bridle, complaint, done, metrics, preferences, result, settings, weights
+from tests.tiny_project import PLAYGROUND, bridle, complaint, done, metrics, preferences, result, settings, weights
+from tests.traces import complete, nested, written
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def parts_of(folder: Path) -> dict[tuple[str, str], Mapping[str, Any]]:
 
 
 def test_every_command_takes_it() -> None:
-    verbs = [command for _, command in commands(cli.main, "bridle") if not isinstance(command, click.Group)]
+    verbs = [command for _, command in commands(main, "bridle") if not isinstance(command, click.Group)]
     assert len(verbs) > 7 and all("--profile" in command_options(command) for command in verbs)
 
 
@@ -46,8 +46,8 @@ def test_a_training_with_it_is_the_same_and_tells_where_the_time_went(project: P
     assert weights(project, "ppo") == weights(finished_demo, "ppo")
     assert metrics(run) == metrics(finished_demo / "runs/ppo-0001")
     assert result(run) == result(finished_demo / "runs/ppo-0001")
-    figures = json.loads(told.stdout)  # nothing but the figures
-    assert {name: value for name, value in figures.items() if name != "seconds"} == result(run)
+    printed = json.loads(told.stdout)  # nothing but the metrics
+    assert {name: value for name, value in printed.items() if name != "seconds"} == result(run)
     assert "share of time, bridle train" in told.stderr and f"trace: {run / 'profile.json'}" in told.stderr
     trace = written(run)
     assert nested(complete(trace)) and len({event["pid"] for event in complete(trace)}) == 1
@@ -55,11 +55,11 @@ def test_a_training_with_it_is_the_same_and_tells_where_the_time_went(project: P
     for part in ("answer", "score", "advantages", "improve"):
         assert rows["ppo", part]["calls"] == 5
     assert ("", "import") in rows and ("ppo", "improve/backward") in rows
-    assert rows["ppo", ""]["seconds"] == pytest.approx(figures["seconds"], abs=0.5)
-    own = json.loads((run / "sitting.json").read_text())["parts"]  # the run's own account, kept without a profile too
+    assert rows["ppo", ""]["seconds"] == pytest.approx(printed["seconds"], abs=0.5)
+    own = json.loads((run / "session.json").read_text())["parts"]  # the run's own account, kept without a profile too
     for part in ("answer", "improve", "improve/forward"):
         assert own[part]["seconds"] == pytest.approx(rows["ppo", part]["seconds"], abs=1e-3)
-    assert "answer" in json.loads((finished_demo / "runs/ppo-0001/sitting.json").read_text())["parts"]
+    assert "answer" in json.loads((finished_demo / "runs/ppo-0001/session.json").read_text())["parts"]
     assert not (finished_demo / "runs/ppo-0001/profile.json").exists() and timeline.recording() is None
 
     done("report", "ppo-0001", "--project", project)
@@ -101,14 +101,16 @@ def test_what_was_done_is_told_when_a_command_fails_or_is_stopped(
     shutil.rmtree(project / "runs/ppo-0001")
     plain, count = Run.log, 0
 
-    def log(run: Run, step: int, total: int, figures: Mapping[str, float | int | str]) -> None:
+    def log(
+        run: Run, step: int, total: int, values: Mapping[str, float | int | str], signal: Signal | None = None
+    ) -> None:
         nonlocal count
         count += 1
         if count == 2 and how == "fails":
             raise Faulty
         if count == 2:
-            os.kill(os.getpid(), signal.SIGINT)
-        plain(run, step, total, figures)
+            os.kill(os.getpid(), signals.SIGINT)
+        plain(run, step, total, values, signal)
 
     with monkeypatch.context() as patch:
         patch.setattr(Run, "log", log)
@@ -117,11 +119,11 @@ def test_what_was_done_is_told_when_a_command_fails_or_is_stopped(
     assert stopped.exit_code == (1 if how == "fails" else 130) and complaint(stopped)
     assert nested(complete(written(run))) and parts_of(run)["ppo", "answer"]["calls"] == 2
     assert not torch.autograd._profiler_enabled()
-    noted = json.loads((run / "sitting.json").read_text())
+    noted = json.loads((run / "session.json").read_text())
     assert noted["parts"]["answer"]["calls"] == 2 and noted["seconds"] > 0
 
-    done("train", "ppo", "--project", project)  # gone on with: the two sittings' parts together
-    whole = json.loads((run / "sitting.json").read_text())["parts"]
+    done("train", "ppo", "--project", project)  # resumed: the two sessions' parts together
+    whole = json.loads((run / "session.json").read_text())["parts"]
     again = 1 if how == "fails" else 0  # a step that failed is done again
     assert whole["answer"]["calls"] == whole["improve"]["calls"] == 5 + again
     assert whole["answer"]["seconds"] > noted["parts"]["answer"]["seconds"]
@@ -147,10 +149,10 @@ def test_a_demo_in_two_processes_leaves_one_trace(project: Path) -> None:
     torch.set_num_threads(1)
     found = complete(written(project))
     assert nested(found)
-    main, second = ({e["pid"] for e in found if e["name"] == name} for name in ("import", "dpo"))
-    assert len(main) == len(second) == 1 and main != second
+    first, second = ({e["pid"] for e in found if e["name"] == name} for name in ("import", "dpo"))
+    assert len(first) == len(second) == 1 and first != second
     processes = [e for e in written(project)["traceEvents"] if e["name"] == "process_name"]
-    assert [e["pid"] for e in processes] == [*main, *second] and processes[0]["args"]["name"] == "bridle demo"
+    assert [e["pid"] for e in processes] == [*first, *second] and processes[0]["args"]["name"] == "bridle demo"
     (wait,) = [e for e in found if e["name"] == "wait"]
     (dpo,) = [e for e in found if e["cat"] == "stage" and e["name"] == "dpo"]
     assert wait["ts"] < dpo["ts"] < dpo["ts"] + dpo["dur"] < wait["ts"] + wait["dur"]  # one clock

@@ -15,12 +15,14 @@ from typing import Any
 import pytest
 import torch
 
-from bridle import demo, scoring, stages, tuning
-from bridle.core.runlog import Run
+from bridle.compute import steps
+from bridle.demo import second
 from bridle.evaluation.answers import Answered
-from bridle.feedback.store import Store
-from bridle.training import ppo
-from tests.project import (
+from bridle.feedback.store.store import Store
+from bridle.project.run import Run
+from bridle.stages import reward, workspace
+from bridle.stages.workspace import Work
+from tests.tiny_project import (
     PLAYGROUND,
     bridle,
     complaint,
@@ -100,7 +102,7 @@ def test_an_interrupted_run_saves_and_says_how_to_go_on(
     _, told = process.communicate(timeout=60)
     assert process.returncode == 130, told
     last = told.splitlines()[-1]
-    assert last.startswith("bridle:") and "run the same command again to go on" in last and "Traceback" not in told
+    assert last.startswith("bridle:") and "run the same command again to resume" in last and "Traceback" not in told
     done("train", "ppo", "--project", project)
     equal(project, finished_demo, "ppo-0001", "ppo")
 
@@ -140,7 +142,7 @@ def dies(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, calls: int, *wo
         ("grpo", "grpo", 2),
     ],
 )
-def test_every_trainer_goes_on_from_its_checkpoint_and_writes_the_lines_after_it_again(
+def test_every_trainer_resumes_from_its_checkpoint_and_writes_the_lines_after_it_again(
     stage: str, model: str, lines: int, finished_demo: Path, without: Callable[..., Path],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -151,22 +153,12 @@ def test_every_trainer_goes_on_from_its_checkpoint_and_writes_the_lines_after_it
     equal(project, finished_demo, f"{stage}-0001", model)
 
 
-@pytest.mark.parametrize(
-    ("stage", "saving"),
-    [
-        ("pretrain", "keep_policy"),
-        ("sft", "keep_policy"),
-        ("reward", "save_reward_model"),
-        ("ppo", "keep_policy"),
-        ("dpo", "keep_policy"),
-        ("grpo", "keep_policy"),
-    ],
-)
+@pytest.mark.parametrize("stage", ["pretrain", "sft", "reward", "ppo", "dpo", "grpo"])
 def test_a_run_killed_after_its_last_step_tells_the_same_result(
-    stage: str, saving: str, finished_demo: Path, without: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+    stage: str, finished_demo: Path, without: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project = without(stage, *(["reward-slim"] if stage == "reward" else []))
-    owner = {"dpo": tuning, "grpo": tuning, "reward": scoring}.get(stage, stages)
+    owner, saving = (reward, "save_reward_model") if stage == "reward" else (Work, "keep_policy")
     dies(monkeypatch, owner, saving, 1, "train", stage, "--project", project)
     done("train", stage, "--project", project)
     equal(project, finished_demo, f"{stage}-0001", {"pretrain": "base"}.get(stage, stage))
@@ -193,7 +185,7 @@ def test_a_run_killed_after_its_last_step_tells_the_same_result(
         ),
     ],
 )
-def test_what_the_demo_does_not_do_goes_on_from_its_checkpoint_too(
+def test_what_the_demo_does_not_do_resumes_from_its_checkpoint_too(
     method: str, extra: dict[str, Any], without: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed after its last line but one step short of saved, then after all is trained and nothing kept."""
@@ -216,7 +208,7 @@ def test_a_half_written_and_a_damaged_checkpoint_are_passed_over(
     finished_demo: Path, without: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project = without("ppo")
-    dies(monkeypatch, ppo, "save_checkpoint", 4, "train", "ppo", "--project", project)
+    dies(monkeypatch, steps, "save_checkpoint", 4, "train", "ppo", "--project", project)
     checkpoints = project / "runs/ppo-0001/checkpoints"
     there = sorted(path.name for path in checkpoints.iterdir())
     assert there[-2:] == ["step-000003", "step-000004"] and len(there) <= 3  # besides them at most the best one
@@ -236,7 +228,7 @@ def test_a_line_cut_off_in_the_log_is_written_again(
     finished_demo: Path, without: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project = without("ppo")
-    dies(monkeypatch, ppo, "save_checkpoint", 2, "train", "ppo", "--project", project)
+    dies(monkeypatch, steps, "save_checkpoint", 2, "train", "ppo", "--project", project)
     with (project / "runs/ppo-0001/metrics.jsonl").open("a") as file:
         file.write('{"step": 2, "proxy": 0.1')
     done("train", "ppo", "--project", project)
@@ -245,7 +237,7 @@ def test_a_line_cut_off_in_the_log_is_written_again(
 
 def test_a_runs_thread_count_is_kept(without: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     project = without("ppo")
-    dies(monkeypatch, ppo, "save_checkpoint", 4, "train", "ppo", "--project", project)
+    dies(monkeypatch, steps, "save_checkpoint", 4, "train", "ppo", "--project", project)
     noted = project / "runs/ppo-0001/parents.json"
     noted.write_text(json.dumps({**json.loads(noted.read_text()), "threads": 2}))
     try:
@@ -258,11 +250,11 @@ def test_a_runs_thread_count_is_kept(without: Callable[..., Path], monkeypatch: 
 @pytest.mark.parametrize(
     "setting", ["ppo.kl_coef=0.3", "seed=1", "sampling.max_new_tokens=20", "model.precision='bfloat16'"]
 )
-def test_an_unfinished_run_is_not_gone_on_with_under_another_recipe(
+def test_an_unfinished_run_is_not_resumed_under_another_recipe(
     setting: str, without: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project = without("ppo")
-    dies(monkeypatch, ppo, "save_checkpoint", 1, "train", "ppo", "--project", project)
+    dies(monkeypatch, steps, "save_checkpoint", 1, "train", "ppo", "--project", project)
     refused = bridle("train", "ppo", "--project", project, "--set", setting)
     assert refused.exit_code == 2
     assert "begun with another recipe" in complaint(refused) and "recipe.toml" in complaint(refused)
@@ -272,7 +264,7 @@ def test_the_full_reward_model_is_not_trained_again_when_the_slim_one_was_cut_of
     finished_demo: Path, without: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project = without("reward", "reward-slim")
-    dies(monkeypatch, scoring, "save_reward_model", 2, "train", "reward", "--project", project)
+    dies(monkeypatch, reward, "save_reward_model", 2, "train", "reward", "--project", project)
     done("train", "reward", "--project", project)
     assert not (project / "runs/reward-0002").exists()
     equal(project, finished_demo, "reward-0001", "reward")
@@ -289,7 +281,7 @@ def state(project: Path) -> dict[str, int]:
 
 
 def summary(project: Path) -> dict[str, Any]:
-    """The figures; not the words about the machine, which tell who chose the thread count."""
+    """The metrics; not the words about the machine, which tell who chose the thread count."""
     found: dict[str, Any] = untimed(json.loads((project / "summary.json").read_text()))
     return {name: value for name, value in found.items() if name != "device"}
 
@@ -303,6 +295,7 @@ def test_a_finished_demo_does_nothing_again(finished_demo: Path, tmp_path: Path)
     assert "Training" not in again.stderr and "Evaluating" not in again.stderr
 
 
+@pytest.mark.slow
 def test_a_demo_killed_three_times_ends_as_if_left_alone(finished_demo: Path, tmp_path: Path) -> None:
     project = tmp_path / "demo"
     for run, lines in (("sft-0001", 2), ("ppo-0001", 3), ("grpo-0001", 1)):
@@ -327,7 +320,7 @@ def second_process(project: Path) -> bool:
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             lines.append((process / "cmdline").read_bytes().decode().split("\0"))
-    return any("bridle.demo" in words and str(project) in words for words in lines)
+    return any("bridle.demo.second" in words and str(project) in words for words in lines)
 
 
 def ends(project: Path, seconds: float = 10) -> bool:
@@ -375,13 +368,13 @@ def test_what_the_second_process_leaves_undone_the_first_one_does(
 ) -> None:
     project = without("dpo")
     (project / "demo.json").write_text(json.dumps({"threads": 2, "seconds": 0.0}))
-    monkeypatch.setattr(demo, "work_beside_command", lambda *_: [sys.executable, "-c", "raise SystemExit(1)"])
+    monkeypatch.setattr(second, "second_process_command", lambda *_: [sys.executable, "-c", "raise SystemExit(1)"])
     done("demo", "--out", project, *settings(PLAYGROUND))
     torch.set_num_threads(1)
     equal(project, finished_demo, "dpo-0001", "dpo")
 
 
-def test_seconds_of_a_killed_sitting_count(finished_demo: Path, without: Callable[..., Path]) -> None:
+def test_seconds_of_a_killed_session_count(finished_demo: Path, without: Callable[..., Path]) -> None:
     """Up to its last logged step, though nothing was saved after it."""
     project = without("ppo")
     killed(project, "ppo", 3)
@@ -427,14 +420,14 @@ def test_ctrl_c_while_answers_are_written_ends_there(
         shutil.rmtree(project / f"runs/{stage}-0001")
     command = [*words, project, *settings(PLAYGROUND)] if words[0] == "demo" else [*words, "--project", project]
     with monkeypatch.context() as patch:
-        plain = stages.answer_all
+        plain = workspace.answer_all
 
         def interrupted(*arguments: Any, **named: Any) -> Answered:
-            patch.setattr(stages, "answer_all", plain)  # once: a second time stops at once
+            patch.setattr(workspace, "answer_all", plain)  # once: a second time stops at once
             os.kill(os.getpid(), signal.SIGINT)
             return plain(*arguments, **named)
 
-        patch.setattr(stages, "answer_all", interrupted)
+        patch.setattr(workspace, "answer_all", interrupted)
         stopped = bridle(*command)
     assert stopped.exit_code == 130 and "evaluate-ppo is finished" in complaint(stopped)
     assert not (project / "runs/evaluate-unbridled-0001").exists()

@@ -1,1 +1,1 @@
-"""Floor 0: errors, records, the recipe and the run log. Loads neither torch nor anything heavy."""
+"""Floor 0: errors, records, files, where the time goes. Loads nothing heavy, and knows nothing of projects."""

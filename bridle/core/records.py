@@ -52,12 +52,21 @@ class Message:
     content: str
 
 
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """Token ids of a prompt, and the hash of the template that wrote them: only for that one are they good."""
+
+    template: str
+    ids: tuple[int, ...]
+
+
 @dataclass(frozen=True)
 class Prompt:
-    """What is to be answered: messages that end with a user turn. `meta` rides along and is not part of the identity."""
+    """What is to be answered: messages that end with a user turn. `meta` and `encoded` ride along and are not part of the identity."""
 
     messages: tuple[Message, ...]
     meta: Mapping[str, Any] = field(default_factory=dict, compare=False, hash=False)
+    encoded: Encoded | None = field(default=None, compare=False, hash=False, repr=False)
 
     @classmethod
     def from_text(cls, text: str, meta: Mapping[str, Any] | None = None) -> Prompt:
@@ -115,6 +124,16 @@ class Judgement:
 
 
 @dataclass(frozen=True)
+class Ranking:
+    """One judgement of the answers to a prompt, whole: `ranks[i]` is the place of `answers[i]`, 0 for the best, equal for ties."""
+
+    prompt: Prompt
+    answers: tuple[Completion, ...]
+    ranks: tuple[int, ...]
+    judgement_id: str = ""
+
+
+@dataclass(frozen=True)
 class Pair:
     """`chosen` was preferred to `rejected` for the same prompt.
 
@@ -134,6 +153,21 @@ class Pair:
     @property
     def group(self) -> str:
         return self.prompt.id
+
+
+@dataclass(frozen=True)
+class Scores(Sequence[float | None]):
+    """A score for each answer, None where there is none, and what the source reports of them for the log (an ensemble's disagreement,
+    each source's mean). A reward may return one of these or a plain list."""
+
+    values: Sequence[float | None]
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, place: Any) -> Any:
+        return self.values[place]
 
 
 Reward = Callable[[Sequence[Prompt], Sequence[Completion]], Sequence[float | None]]

@@ -5,7 +5,7 @@
     with stage("ppo"):           a run of a stage: what is inside belongs to it
 
 Each thread adds up the seconds of its parts as it goes, at less than a microsecond a mark; a run keeps those of its own
-(`sitting.json`). Only while a recording is on (`--profile`) is every mark kept by itself, for the trace (`core/profile.py`).
+(`sitting.json`). Only while a recording is on (`--profile`) is every mark kept by itself, for the trace (`project/profile.py`).
 A mark changes no result. On a GPU a part without a recording ends when its work was handed over, not when it is done.
 """
 
@@ -41,17 +41,16 @@ class Event(NamedTuple):
 
 @dataclass
 class Recording:
-    """The marks of a process since `record`, and what torch told of a few steps."""
+    """The marks of a process since `record`, and what torch saw of a few steps."""
 
     title: str
     place: Path | None = None  # the folder that the profile is to lie in; None: not known yet
     events: list[Event] = field(default_factory=list)
-    beyond: dict[tuple[str, str], list[int]] = field(
-        default_factory=dict
-    )  # (stage, part): nanoseconds and calls of the others
-    operators: list[dict[str, Any]] = field(default_factory=list)  # rows of the table, see models/operators.py
+    # Nanoseconds and calls of the others, by stage and part.
+    beyond: dict[tuple[str, str], list[int]] = field(default_factory=dict)
+    operators: list[dict[str, Any]] = field(default_factory=list)  # rows of the table, see compute/operators.py
     runs: list[Path] = field(default_factory=list)  # folders of the runs that were begun
-    others: list[dict[str, Any]] = field(default_factory=list)  # what other processes recorded, see core/profile.py
+    others: list[dict[str, Any]] = field(default_factory=list)  # what other processes recorded, see project/profile.py
     settle: Callable[[], None] | None = None  # waits for a GPU, so that a part's work is done when the part ends
     process: int = field(default_factory=os.getpid)
     began: int = field(default_factory=perf_counter_ns)
@@ -72,7 +71,7 @@ class Node:
         found: Parts = {}
         for name, child in self.children.items():
             found[name] = {"seconds": round(child.nanoseconds / 1e9, 6), "calls": child.calls}
-            found |= {f"{name}/{inner}": told for inner, told in child.parts().items()}
+            found |= {f"{name}/{inner}": spent for inner, spent in child.parts().items()}
         return found
 
 
@@ -172,22 +171,19 @@ def stop() -> Recording | None:
 
 
 def added(first: Parts, second: Parts) -> Parts:
-    """Two sittings' parts together."""
-    whole = {name: dict(told) for name, told in first.items()}
-    for name, told in second.items():
+    """Two sessions' parts together."""
+    whole = {name: dict(spent) for name, spent in first.items()}
+    for name, spent in second.items():
         before = whole.get(name, {"seconds": 0.0, "calls": 0})
-        whole[name] = {
-            "seconds": round(before["seconds"] + told["seconds"], 6),
-            "calls": before["calls"] + told["calls"],
-        }
+        whole[name] = {unit: round(before[unit] + spent[unit], 6) for unit in before}
     return whole
 
 
 def own_seconds(parts: Parts) -> dict[str, float]:
     """Seconds by the last word of each path, without what other parts inside it took: these add up to the whole."""
     own: dict[str, float] = {}
-    for path, told in parts.items():
+    for path, spent in parts.items():
         inside = sum(other["seconds"] for name, other in parts.items() if name.rpartition("/")[0] == path)
         word = path.rpartition("/")[2]
-        own[word] = own.get(word, 0.0) + max(0.0, told["seconds"] - inside)
+        own[word] = own.get(word, 0.0) + max(0.0, spent["seconds"] - inside)
     return own

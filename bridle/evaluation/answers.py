@@ -1,23 +1,21 @@
 """One fresh answer to each held-out prompt at temperature 1, and what can be measured of them.
 
 KL is the sum over an answer's tokens of log π - log π_ref, its mean over answers with a
-standard error; the proxy is the reward model's score in deviations of SFT's answers.
+standard error; the proxy is the reward model's score in standard deviations of SFT's answers.
 """
-
-from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 
+from bridle.compute.device import Device
 from bridle.core.records import Completion, FinishReason, Prompt, Reward
 from bridle.core.timeline import timed
 from bridle.generation.engine import Engine, answer_prompts
 from bridle.generation.sampling import Sampling
 from bridle.maths.statistics import mean_and_se
 from bridle.models.batches import by_length, make_batch, sequence_logprobs
-from bridle.models.device import Device
 from bridle.models.policy import Policy
 
 
@@ -36,13 +34,12 @@ def answer_all(
     max_new_tokens: int,
     seed: int,
     progress: Callable[[int], None] | None = None,
-    temperature: float = 1.0,
 ) -> Answered:
     with timed("pack"):
         engine.load(policy)
-    sampling = Sampling(max_new_tokens, temperature)
     with timed("answer"):
-        return Answered(list(prompts), answer_prompts(engine, policy, prompts, sampling, seed=seed, progress=progress))
+        completions = answer_prompts(engine, policy, prompts, Sampling(max_new_tokens), seed=seed, progress=progress)
+    return Answered(list(prompts), completions)
 
 
 @timed("kl")
@@ -62,7 +59,7 @@ def kl_of(answered: Answered, policy: Policy, reference: Policy, device: Device)
     return mean_and_se(per_answer.numpy())
 
 
-def text_figures(answered: Answered) -> dict[str, float]:
+def text_metrics(answered: Answered) -> dict[str, float]:
     """Length in tokens, share cut off, share of distinct texts."""
     completions = answered.completions
     count = len(completions)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from bridle.core.errors import DataError
-from bridle.core.records import Completion, Judgement, Pair, Prompt, content_hash
+from bridle.core.records import Completion, Judgement, Pair, Prompt, Ranking, content_hash
 
 
 @dataclass(frozen=True)
@@ -48,13 +48,7 @@ def pairs_of(item: Item, judgement: Judgement, ties: bool = False) -> list[Pair]
     Ties give no pair, or with `ties` one of target ½; answers with the same text never do. Raises DataError if the
     judgement is of another item, or an answer of another prompt.
     """
-    if judgement.item_id != item.id:
-        raise DataError(f"the judgement is of item {judgement.item_id[:12]}, but the item given is {item.id[:12]}")
-    if any(completion.prompt_id != item.prompt.id for completion in item.completions):
-        raise DataError(
-            f"item {item.id[:12]} holds an answer to another prompt, but only answers to one can be compared"
-        )
-    check_judgement(judgement, len(item.completions))
+    check_item(item, judgement)
     slots = [
         (better, worse, 1.0)
         for upper, lower in combinations(judgement.ranking, 2)
@@ -64,8 +58,27 @@ def pairs_of(item: Item, judgement: Judgement, ties: bool = False) -> list[Pair]
     if ties:
         slots += [(a, b, 0.5) for group in judgement.ranking for a, b in combinations(group, 2)]
     compared = [(item.completions[a], item.completions[b], target) for a, b, target in slots]
-    told = [(a, b, target) for a, b, target in compared if a.text != b.text]
+    different = [(a, b, target) for a, b, target in compared if a.text != b.text]
     return [
-        Pair(item.prompt, a, b, weight=1 / len(told), judgement_ids=(judgement.id,), target=target)
-        for a, b, target in told
+        Pair(item.prompt, a, b, weight=1 / len(different), judgement_ids=(judgement.id,), target=target)
+        for a, b, target in different
     ]
+
+
+def ranking_of(item: Item, judgement: Judgement) -> Ranking:
+    """The judgement whole: every answer with its place, the best first, those that tie in the order of their slots."""
+    check_item(item, judgement)
+    placed = [(item.completions[slot], rank) for rank, group in enumerate(judgement.ranking) for slot in sorted(group)]
+    answers, ranks = zip(*placed, strict=True)
+    return Ranking(item.prompt, answers, ranks, judgement.id)
+
+
+def check_item(item: Item, judgement: Judgement) -> None:
+    """Raise DataError if the judgement is of another item, an answer is of another prompt, or the ranking does not cover the item."""
+    if judgement.item_id != item.id:
+        raise DataError(f"the judgement is of item {judgement.item_id[:12]}, but the item given is {item.id[:12]}")
+    if any(completion.prompt_id != item.prompt.id for completion in item.completions):
+        raise DataError(
+            f"item {item.id[:12]} holds an answer to another prompt, but only answers to one can be compared"
+        )
+    check_judgement(judgement, len(item.completions))

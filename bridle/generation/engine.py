@@ -8,8 +8,6 @@ is asked several times is run through the model once. Random numbers are counted
 Shapes: B rows, T new tokens, V vocabulary.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +18,7 @@ from torch import Tensor
 from bridle.core.errors import DataError, ModelError, StaleWeights
 from bridle.core.records import Completion, FinishReason, Prompt
 from bridle.generation.fallback import Fallback, pack_foreign
-from bridle.generation.native import Packed, pack_decoder
+from bridle.generation.native import PackedDecoder, pack_decoder
 from bridle.generation.sampling import Sampling, draw, uniforms
 from bridle.models.decoder import Decoder
 from bridle.models.policy import Policy
@@ -37,7 +35,7 @@ class Answer:
     finish_reason: FinishReason
 
 
-def pack(policy: Policy, dtype: torch.dtype) -> Packed | Fallback:
+def pack_policy(policy: Policy, dtype: torch.dtype) -> PackedDecoder | Fallback:
     """A copy of the policy's weights in `dtype`, ready to decode: what changes the policy later leaves it alone."""
     module = policy.module
     if isinstance(module, Decoder):
@@ -51,12 +49,12 @@ class Engine:
     def __init__(self, dtype: torch.dtype, batch_size: int = 128) -> None:
         self.dtype = dtype
         self.batch_size = batch_size
-        self.packed: Packed | Fallback | None = None
+        self.packed: PackedDecoder | Fallback | None = None
         self.template_stops: frozenset[int] = frozenset()
 
     def load(self, policy: Policy) -> None:
         if self.packed is None or self.packed.stamp != policy.stamp:
-            self.packed = pack(policy, self.dtype)
+            self.packed = pack_policy(policy, self.dtype)
             self.template_stops = policy.template.stop_ids
 
     @torch.inference_mode()
@@ -94,7 +92,7 @@ class Engine:
             live = [] if rows is None else call.live(rows)
             if rows is not None and live:
                 if waiting and self.packed.joins and len(live) < KEEP_SHARE * self.batch_size:
-                    fresh = call.begin(take(waiting, self.batch_size - len(live)))
+                    fresh = call.begin(take_first(waiting, self.batch_size - len(live)))
                     if not call.join(rows, fresh):
                         rows = call.gather([rows, fresh])
                 elif len(live) < KEEP_SHARE * len(rows.prompts):
@@ -102,7 +100,7 @@ class Engine:
                 if rows is not None and rows.decoding.full(call.live(rows)):
                     rows = call.gather([rows])
             else:
-                rows = call.gather([call.begin(take(waiting, self.batch_size))])
+                rows = call.gather([call.begin(take_first(waiting, self.batch_size))])
             if rows is not None:
                 call.draw(rows, rows.decoding.step(rows.tokens_B))
             if progress is not None and len(call.unfinished) < left:
@@ -110,7 +108,7 @@ class Engine:
         return call.answers
 
 
-def take(waiting: list[int], count: int) -> list[int]:
+def take_first(waiting: list[int], count: int) -> list[int]:
     """The first ones, which wait no longer."""
     taken = waiting[:count]
     del waiting[:count]
@@ -138,7 +136,7 @@ class Call:
 
     def __init__(
         self,
-        packed: Packed | Fallback,
+        packed: PackedDecoder | Fallback,
         stops: frozenset[int],
         settings: Sampling,
         seed: int,

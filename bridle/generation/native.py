@@ -14,14 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bridle.maths.kernels import Compiled, attend, attention, compiled, swiglu, turn
-from bridle.models.decoder import Decoder, DecoderConfig, Layer, rope_tables
+from bridle.kernels.kernels import Compiled, attend, attention, compiled, swiglu, turn
+from bridle.models.decoder import Decoder, DecoderConfig, Layer, RMSNorm, rope_tables
 
 AHEAD = 96  # slots that a new cache has to spare: a full cache must be copied
-BLOCK, LANES = (
-    64,
-    16,
-)  # the compiled kernels' matrices have rows, caches slots, by the block; values' heads lie in so many lanes
+# The compiled kernels' matrices have rows, caches slots, by the block; values' heads lie in so many lanes.
+BLOCK, LANES = 64, 16
 
 
 @dataclass(frozen=True)
@@ -71,7 +69,7 @@ class PackedLayer:
 
 
 @dataclass(frozen=True)
-class Packed:
+class PackedDecoder:
     """A policy's weights as the engine reads them, and the stamp that says whose they are."""
 
     config: DecoderConfig
@@ -127,46 +125,41 @@ class Packed:
 
 
 @torch.no_grad()
-def pack_decoder(module: Decoder, stamp: str, dtype: torch.dtype) -> Packed:
+def pack_decoder(module: Decoder, stamp: str, dtype: torch.dtype) -> PackedDecoder:
     config, embedding = module.config, module.model.embed_tokens.weight
     even = config.hidden_size % 2 == 0 == config.intermediate_size % 2  # compiled products take bfloat16 by pairs
     run = compiled(dtype, embedding) if even else None
 
-    def matrix(weights: list[Tensor], biases: Sequence[Tensor | None], norm: Tensor | None = None) -> Matrix:
-        weight = torch.cat(weights)
-        if norm is not None:
-            weight = weight * (norm * norm.numel() ** 0.5)
-        present = [b for b in biases if b is not None]
+    def with_norm(weight: Tensor, norm: RMSNorm) -> Tensor:
+        return weight * (norm.weight * norm.weight.numel() ** 0.5)
+
+    def matrix(*linears: nn.Linear, norm: RMSNorm | None = None) -> Matrix:
+        weights: list[Tensor] = [linear.weight for linear in linears]
+        biases: list[Tensor | None] = [linear.bias for linear in linears]
+        weight, present = torch.cat(weights), [bias for bias in biases if bias is not None]
+        weight = weight if norm is None else with_norm(weight, norm)
         return pack_matrix(run, weight, torch.cat(present) if present else None, dtype)
+
+    def within_head(norm: RMSNorm) -> Tensor:
+        return norm.weight.to(at_least_float32(dtype), copy=True)
 
     def pack_layer(layer: nn.Module) -> PackedLayer:
         assert isinstance(layer, Layer)
         attention, mlp = layer.self_attn, layer.mlp
-        q, k, v = attention.q_proj, attention.k_proj, attention.v_proj
-        norms = None
-        if config.family == "qwen3":
-            q_norm, k_norm = (
-                n.weight.to(at_least_float32(dtype), copy=True) for n in (attention.q_norm, attention.k_norm)
-            )
-            norms = (q_norm, k_norm)
         return PackedLayer(
-            qkv=matrix([q.weight, k.weight, v.weight], [q.bias, k.bias, v.bias], layer.input_layernorm.weight),
-            norms=norms,
-            out=matrix([attention.o_proj.weight], [attention.o_proj.bias]),
-            gate_up=matrix(
-                [mlp.gate_proj.weight, mlp.up_proj.weight],
-                [mlp.gate_proj.bias, mlp.up_proj.bias],
-                layer.post_attention_layernorm.weight,
-            ),
-            down=matrix([mlp.down_proj.weight], [mlp.down_proj.bias]),
+            qkv=matrix(attention.q_proj, attention.k_proj, attention.v_proj, norm=layer.input_layernorm),
+            norms=(within_head(attention.q_norm), within_head(attention.k_norm)) if attention.normed else None,
+            out=matrix(attention.o_proj),
+            gate_up=matrix(mlp.gate_proj, mlp.up_proj, norm=layer.post_attention_layernorm),
+            down=matrix(mlp.down_proj),
         )
 
-    return Packed(
+    return PackedDecoder(
         config=config,
         stamp=stamp,
         embedding=embedding.to(dtype, copy=True),
         layers=[pack_layer(layer) for layer in module.model.layers],
-        head=matrix([module.output_weight()], [], module.model.norm.weight),
+        head=pack_matrix(run, with_norm(module.output_weight(), module.model.norm), None, dtype),
         tables=rope_tables(config, at_least_float32(dtype), embedding.device),
     )
 
@@ -178,7 +171,7 @@ class Decoding:
     compiled kernels in another order: see `maths/decoding.c`.
     """
 
-    def __init__(self, packed: Packed, lengths_B: Tensor, width: int, slots: int) -> None:
+    def __init__(self, packed: PackedDecoder, lengths_B: Tensor, width: int, slots: int) -> None:
         """Rows of such lengths in the first `width` of so many slots, nothing written yet."""
         config, dtype, device = packed.config, packed.embedding.dtype, packed.device
         B, K, E = len(lengths_B), config.kv_heads, config.head_size
@@ -258,9 +251,8 @@ class Decoding:
         place_T = torch.arange(T, device=ids_BT.device)
         positions_BT = (self.lengths_B[:, None] - T + place_T).clamp_(0, packed.max_positions - 1)
         padding_B1 = (T - self.lengths_B)[:, None]
-        start_BT = torch.where(
-            place_T < padding_B1, 0, padding_B1
-        )  # nobody reads what padding sees, but it must see something
+        # Nobody reads what padding sees, but it must see something.
+        start_BT = torch.where(place_T < padding_B1, 0, padding_B1)
         sees_BT3 = torch.stack((torch.zeros_like(start_BT), start_BT, (place_T + 1).expand(B, -1)), -1)
         x = F.embedding(ids_BT.flatten(), packed.embedding)
         x = x.to(at_least_float32(x.dtype))

@@ -5,8 +5,6 @@ is kept that both keep.
 Shapes: B rows, V vocabulary.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from functools import cache
@@ -16,10 +14,10 @@ import torch
 from torch import Tensor
 
 from bridle.core.errors import RecipeError
-from bridle.maths.kernels import compiled
+from bridle.kernels.kernels import compiled
 from bridle.maths.logprobs import row_slices
 
-MANY = 8192  # tokens; a smaller vocabulary is sorted as quickly as its likeliest are found
+MANY = 8192  # tokens; a smaller vocabulary is sorted as quickly as its most likely are found
 FEW = 16
 GOLDEN = -7046029254386353131  # 2⁶⁴/φ as a signed 64-bit number
 MIX1 = -4658895280553007687
@@ -39,7 +37,7 @@ class Sampling:
         if self.max_new_tokens < 1:
             raise RecipeError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}")
         if not 0 <= self.temperature < float("inf"):
-            raise RecipeError(f"temperature must be 0 (always the likeliest token) or more, got {self.temperature}")
+            raise RecipeError(f"temperature must be 0 (always the most likely token) or more, got {self.temperature}")
         if not 0 < self.top_p <= 1:
             raise RecipeError(f"top_p must be within (0, 1], got {self.top_p}")
         if self.top_k < 0:
@@ -61,7 +59,7 @@ def unsigned_shift(x: Tensor, bits: int) -> Tensor:
     return (x >> bits) & ((1 << (64 - bits)) - 1)
 
 
-def signed(number: int) -> int:
+def as_signed(number: int) -> int:
     """The same 64 bits read as a signed number, which is what PyTorch's integers are."""
     return (number + 2**63) % 2**64 - 2**63
 
@@ -71,9 +69,9 @@ def uniforms(seed: int, samples_B: Tensor, position_B: Tensor, attempt: int = 0)
 
     The counter is hashed, so a sample's numbers are the same alone, in any batch, in any order, and after a restart.
     """
-    x = scramble(samples_B * GOLDEN + scramble(torch.tensor(signed(seed), device=samples_B.device)))
+    x = scramble(samples_B * GOLDEN + scramble(torch.tensor(as_signed(seed), device=samples_B.device)))
     x = scramble(x + position_B * GOLDEN)
-    x = scramble(x + signed((attempt + 1) * MIX1))
+    x = scramble(x + as_signed((attempt + 1) * MIX1))
     return unsigned_shift(x, 11).double() * 2.0**-53
 
 
@@ -108,8 +106,8 @@ def draw_all(probs_BV: Tensor, u_B: Tensor) -> Tensor:
 def draw_truncated(probs_BV: Tensor, u_B: Tensor, top_p: float, top_k: int) -> tuple[Tensor, Tensor]:
     """Tokens [B] and log-probs [B] under the nucleus (Holtzman 2020) or top-k distribution, renormalised.
 
-    A token is kept while the likelier ones hold less than top_p, and are fewer than top_k. A trained model's nucleus is
-    a few tokens: of a large vocabulary only the likeliest FEW are looked at, and all where those were not enough.
+    A token is kept while the more likely ones hold less than top_p, and are fewer than top_k. A trained model's nucleus is
+    a few tokens: of a large vocabulary only the most likely FEW are looked at, and all where those were not enough.
     """
     V = probs_BV.shape[1]
     if V > MANY:
@@ -137,7 +135,7 @@ def draw_sorted(probs_BV: Tensor, u_B: Tensor, top_p: float, top_k: int) -> tupl
 
 
 def draw_rank(falling_BW: Tensor, u_B: Tensor, top_p: float, top_k: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Among likeliest tokens in falling order: the rank drawn [B, 1], its log-prob, and whether none but these are kept."""
+    """Among the most likely tokens in falling order: the rank drawn [B, 1], its log-prob, and whether none but these are kept."""
     W = falling_BW.shape[1]
     upto_BW = falling_BW.cumsum(1)
     last_B1 = torch.searchsorted(upto_BW, torch.full_like(upto_BW[:, :1], top_p))
@@ -174,7 +172,7 @@ def draw_slice(logits_BV: Tensor, settings: Sampling, u_B: Tensor) -> tuple[Tens
     wide_BV = logits_BV if logits_BV.dtype == torch.float64 else logits_BV.float()
     if settings.temperature == 0:
         best_B = wide_BV.argmax(1)
-        return best_B, torch.zeros_like(wide_BV[:, 0])  # the likeliest token, with probability one
+        return best_B, torch.zeros_like(wide_BV[:, 0])  # the most likely token, with probability one
     if settings.plain and wide_BV.dtype == torch.float32 and (run := compiled(torch.float32, wide_BV)) is not None:
         B, V = wide_BV.shape
         tokens_B, logprobs_B = torch.empty(B, dtype=torch.int64), torch.empty(B)

@@ -1,7 +1,5 @@
 """Advantages: what an action brought beyond what was expected. Shapes: B sequences, T tokens."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 
@@ -65,3 +63,8 @@ def leave_one_out(rewards_B: Tensor, group_size: int) -> Tensor:
     arxiv.org/abs/2402.14740; Kool 2019). The baseline does not depend on the answer, so the gradient has no bias.
     """
     return group_relative(rewards_B, group_size, std_power=0.0) * (group_size / (group_size - 1))
+
+
+def group_spread(adv_B: Tensor, group_size: int) -> Tensor:
+    """The greatest |advantage| of each group, [G]: zero where all its answers got the same reward, so that it says nothing."""
+    return adv_B.view(-1, group_size).abs().amax(1)

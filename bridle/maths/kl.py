@@ -25,12 +25,6 @@ def k3(logp_BT: Tensor, reference_logp_BT: Tensor, mask_BT: Tensor) -> Tensor:
     return torch.expm1(-rho_BT) + rho_BT
 
 
-def exact_kl(logits_NV: Tensor, reference_logits_NV: Tensor) -> Tensor:
-    """Σ_a π(a) (log π(a) - log π_ref(a)) for each of N positions: no sampling noise, needs both full distributions."""
-    logp, reference = logits_NV.log_softmax(-1), reference_logits_NV.log_softmax(-1)
-    return (logp.exp() * (logp - reference)).sum(-1)
-
-
 @dataclass(frozen=True)
 class KLControl:
     """The weight β of the KL penalty, fixed (`target` None) or steered towards `target` nats per answer.

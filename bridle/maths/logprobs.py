@@ -5,14 +5,12 @@ again for the gradient. That saves most of the memory of a step, and time too wh
 Shapes: N selected tokens, D hidden size, V vocabulary.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from bridle.maths.kernels import compiled
+from bridle.kernels.kernels import built, compiled
 
 SLICE = 2**19  # numbers of one slice of logits: 2 MiB in float32, which stay in the processor's cache from pass to pass
 LONG_SLICE = 2**22  # where each row is read once from end to end
@@ -66,15 +64,8 @@ class _LinearLogprobs(torch.autograd.Function):
             ctx.kept = []
             for rows in row_slices(len(hidden), len(weight), LONG_SLICE):
                 logits_NV = hidden[rows] @ weight.T
-                run(
-                    "logprobs_forward",
-                    *logits_NV.shape,
-                    1 / temperature,
-                    logits_NV,
-                    targets_N[rows],
-                    logp_N[rows],
-                    total_N[rows],
-                )
+                taken = (1 / temperature, logits_NV, targets_N[rows])
+                run("logprobs_forward", *logits_NV.shape, *taken, logp_N[rows], total_N[rows])
                 if len(hidden) * len(weight) <= KEPT:
                     ctx.kept.append(logits_NV)
             ctx.save_for_backward(hidden, weight, targets_N, bias_V, total_N)
@@ -86,9 +77,7 @@ class _LinearLogprobs(torch.autograd.Function):
         """d log p(y) / d logits = onehot(y) - softmax(logits)."""
         hidden, weight, targets_N, bias_V, *more = ctx.saved_tensors
         if more:
-            kept, ctx.kept = ctx.kept, []  # for they are written over
-            (total_N,) = more
-            grads = compiled_gradient(hidden, weight, targets_N, total_N, kept, grad_N, ctx.temperature)
+            grads = compiled_gradient(ctx, grad_N)
             return grads[0].to(ctx.dtypes[0]), grads[1].to(ctx.dtypes[1]), None, None, None, None, None
         grad_hidden = torch.empty_like(hidden)
         grad_weight = torch.zeros(weight.shape, dtype=grad_N.dtype, device=weight.device)
@@ -108,31 +97,15 @@ class _LinearLogprobs(torch.autograd.Function):
         return grad_hidden.to(ctx.dtypes[0]), grad_weight.to(ctx.dtypes[1]), None, None, grad_bias, None, None
 
 
-def compiled_gradient(
-    hidden: Tensor,
-    weight: Tensor,
-    targets_N: Tensor,
-    total_N: Tensor,
-    kept: list[Tensor],
-    grad_N: Tensor,
-    temperature: float,
-) -> tuple[Tensor, Tensor]:
+def compiled_gradient(ctx: Any, grad_N: Tensor) -> tuple[Tensor, Tensor]:
     """The gradients of hidden and weight, by the compiled kernels; each slice of logits becomes its gradient in place."""
-    run = compiled(hidden.dtype, hidden)
-    assert run is not None
-    grad_N, grad_hidden, grad_weight = grad_N.contiguous(), torch.empty_like(hidden), None
-    kept.reverse()
+    hidden, weight, targets_N, _, total_N = ctx.saved_tensors
+    kept, ctx.kept = ctx.kept[::-1], []  # for they are written over
+    run, grad_N, grad_hidden, grad_weight = built(hidden.dtype), grad_N.contiguous(), torch.empty_like(hidden), None
     for rows in row_slices(len(hidden), len(weight), LONG_SLICE):
         logits_NV = kept.pop() if kept else hidden[rows] @ weight.T
-        run(
-            "logprobs_backward",
-            *logits_NV.shape,
-            1 / temperature,
-            logits_NV,
-            targets_N[rows],
-            total_N[rows],
-            grad_N[rows],
-        )
+        taken = (1 / ctx.temperature, logits_NV, targets_N[rows])
+        run("logprobs_backward", *logits_NV.shape, *taken, total_N[rows], grad_N[rows])
         grad_hidden[rows] = logits_NV @ weight
         part = (logits_NV.T @ hidden[rows]).to(grad_N.dtype)
         grad_weight = part if grad_weight is None else grad_weight.add_(part)

@@ -1,11 +1,9 @@
-"""Losses: tensors and numbers in, `(loss, stats)` out. Nothing here knows of models, files or settings.
+"""Losses: tensors and numbers in, `(loss, metrics)` out. Nothing here knows of models, files or settings.
 
 Each loss is a sum divided by a count that the caller supplies: the count of the whole optimiser step on all ranks. The
 gradient is then the same however the step is cut into micro-batches.
 Shapes: B sequences, T tokens, N selected tokens, V vocabulary, P pairs, K answers to a prompt.
 """
-
-from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
@@ -13,10 +11,10 @@ from torch import Tensor
 
 from bridle.maths.kl import k3
 
-Stats = dict[str, Tensor]
+LossMetrics = dict[str, Tensor]
 
 
-def next_token(logp_N: Tensor, *, tokens: Tensor | int) -> tuple[Tensor, Stats]:
+def next_token(logp_N: Tensor, *, tokens: Tensor | int) -> tuple[Tensor, LossMetrics]:
     """Cross entropy in nats: -Σ log p(target) / tokens. Pretraining and SFT differ in which tokens are selected."""
     loss = -logp_N.sum() / tokens
     return loss, {"loss": loss.detach()}
@@ -24,11 +22,11 @@ def next_token(logp_N: Tensor, *, tokens: Tensor | int) -> tuple[Tensor, Stats]:
 
 def clipped_policy(
     logp_BT: Tensor, old_logp_BT: Tensor, adv_BT: Tensor, mask_BT: Tensor, *, clip: float, tokens: Tensor | int
-) -> tuple[Tensor, Stats]:
+) -> tuple[Tensor, LossMetrics]:
     """PPO's clipped surrogate, eq. 7 of arxiv.org/abs/1707.06347: -Σ min(r A, clip(r, 1-ε, 1+ε) A) / tokens.
 
     r = π(a|s) / π_old(a|s). `tokens` counts the masked tokens of the whole optimiser step on every rank.
-    Stats: `clip_fraction` of tokens whose ratio left the interval, `approx_kl` = Σ ½ (log r)² / tokens (Schulman's k2).
+    LossMetrics: `clip_fraction` of tokens whose ratio left the interval, `approx_kl` = Σ ½ (log r)² / tokens (Schulman's k2).
     """
     log_ratio_BT = torch.where(mask_BT, logp_BT - old_logp_BT, 0.0)  # where, not a product: 0 times nan is nan
     loss_BT, clipped_BT = _surrogate(log_ratio_BT, adv_BT, clip, clip)
@@ -48,7 +46,7 @@ def _surrogate(log_ratio_BT: Tensor, adv_BT: Tensor, low: float, high: float) ->
 
 def clipped_value(
     values_BT: Tensor, old_values_BT: Tensor, returns_BT: Tensor, mask_BT: Tensor, *, clip: float, tokens: Tensor | int
-) -> tuple[Tensor, Stats]:
+) -> tuple[Tensor, LossMetrics]:
     """Σ ½ max((v - R)², (v_clip - R)²) / tokens; v_clip stays within ±clip of the rollout's value (Schulman's code).
 
     Clipping keeps the critic from leaping after one batch of noisy returns; `clip` is in units of the return.
@@ -68,27 +66,27 @@ def bradley_terry(
     count: Tensor | float,
     target_P: Tensor | float = 1.0,
     margin_P: Tensor | float = 0.0,
-) -> tuple[Tensor, Stats]:
+) -> tuple[Tensor, LossMetrics]:
     """-Σ w [p log σ(g - m) + (1 - p) log σ(m - g)] / count with g = s_chosen - s_rejected (Ouyang 2022, eq. 1,
     arxiv.org/abs/2203.02155).
 
     With w = 1 / pairs of the prompt's ranking and `count` the prompts of the step, every prompt weighs the same however
     many of its answers were ranked. p is how sure it is that the first is better: 1 for a plain choice, ½ for a tie. m is the
-    margin by which it should win (Touvron 2023, eq. 2, arxiv.org/abs/2307.09288). Stats: `accuracy`, weighted like the loss,
-    the likelier answer being the right one; a tie has none and counts half.
+    margin by which it should win (Touvron 2023, eq. 2, arxiv.org/abs/2307.09288). LossMetrics: `accuracy`, weighted like the loss,
+    the more likely answer being the right one; a tie has none and counts half.
     """
     gap_P = chosen_P - rejected_P
     loss_P = target_P * F.softplus(margin_P - gap_P) + (1 - target_P) * F.softplus(gap_P - margin_P)
     loss = (weight_P * loss_P).sum() / count
-    likelier_P = torch.as_tensor(target_P, device=gap_P.device) - 0.5
-    right_P = torch.where(likelier_P == 0, 0.5, (gap_P * likelier_P > 0).to(weight_P.dtype))
+    lean_P = torch.as_tensor(target_P, device=gap_P.device) - 0.5
+    right_P = torch.where(lean_P == 0, 0.5, (gap_P * lean_P > 0).to(weight_P.dtype))
     accuracy = (weight_P * right_P).sum() / count
     return loss, {"loss": loss.detach(), "accuracy": accuracy.detach()}
 
 
 def plackett_luce(
     scores_RK: Tensor, rank_RK: Tensor, weight_R: Tensor, *, count: Tensor | float
-) -> tuple[Tensor, Stats]:
+) -> tuple[Tensor, LossMetrics]:
     """-Σ w Σ_k log (exp s_k / Σ_{j not above k} exp s_j) / count: whole rankings at once (Plackett 1975; Luce 1959).
 
     Rows are rankings, `rank` 0 for the best, equal for ties, -1 where a row has fewer answers. Two answers: Bradley-Terry.
@@ -104,7 +102,9 @@ def plackett_luce(
     return loss, {"loss": loss.detach()}
 
 
-def rating(scores_N: Tensor, values_N: Tensor, weight_N: Tensor, *, count: Tensor | float) -> tuple[Tensor, Stats]:
+def rating(
+    scores_N: Tensor, values_N: Tensor, weight_N: Tensor, *, count: Tensor | float
+) -> tuple[Tensor, LossMetrics]:
     """Σ w (s - v)² / count: a score that is to be the number that people gave."""
     loss = (weight_N * (scores_N - values_N).square()).sum() / count
     return loss, {"loss": loss.detach()}
@@ -112,7 +112,7 @@ def rating(scores_N: Tensor, values_N: Tensor, weight_N: Tensor, *, count: Tenso
 
 def classification(
     logits_N: Tensor, classes_N: Tensor, weight_N: Tensor, *, count: Tensor | float
-) -> tuple[Tensor, Stats]:
+) -> tuple[Tensor, LossMetrics]:
     """-Σ w [y log σ(z) + (1 - y) log σ(-z)] / count, y in [0, 1]: two classes, such as toxic or not (a y between is unsure)."""
     loss_N = classes_N * F.softplus(-logits_N) + (1 - classes_N) * F.softplus(logits_N)
     loss = (weight_N * loss_N).sum() / count
@@ -125,22 +125,15 @@ def score_size(scores_B: Tensor, *, count: Tensor | float) -> Tensor:
 
 
 def dpo(
-    chosen_P: Tensor,
-    rejected_P: Tensor,
-    reference_chosen_P: Tensor,
-    reference_rejected_P: Tensor,
-    weight_P: Tensor,
-    *,
-    beta: float,
-    smoothing: float = 0.0,
-    count: Tensor | float,
-) -> tuple[Tensor, Stats]:
+    chosen_P: Tensor, rejected_P: Tensor, reference_chosen_P: Tensor, reference_rejected_P: Tensor, weight_P: Tensor, *,
+    beta: float, smoothing: float = 0.0, count: Tensor | float,
+) -> tuple[Tensor, LossMetrics]:  # fmt: skip
     """-Σ w [(1-ε) log σ(βh) + ε log σ(-βh)] / count, eq. 7 of Rafailov 2023 (arxiv.org/abs/2305.18290).
 
     h = (log π - log π_ref of the chosen answer) - (the same of the rejected one), each the *sum* over the answer's tokens,
     the stop token included. ε > 0 is cDPO (Mitchell 2023): a share ε of the labels is taken to be wrong. Where policy and
     reference are equal the loss is log 2.
-    Stats: `accuracy` of the implicit rewards, `margin` = Σ w βh / count, both weighted like the loss.
+    LossMetrics: `accuracy` of the implicit rewards, `margin` = Σ w βh / count, both weighted like the loss.
     """
     gap_P = (chosen_P - reference_chosen_P) - (rejected_P - reference_rejected_P)
     loss_P = (1 - smoothing) * F.softplus(-beta * gap_P) + smoothing * F.softplus(beta * gap_P)
@@ -149,15 +142,9 @@ def dpo(
 
 
 def ipo(
-    chosen_P: Tensor,
-    rejected_P: Tensor,
-    reference_chosen_P: Tensor,
-    reference_rejected_P: Tensor,
-    weight_P: Tensor,
-    *,
-    beta: float,
-    count: Tensor | float,
-) -> tuple[Tensor, Stats]:
+    chosen_P: Tensor, rejected_P: Tensor, reference_chosen_P: Tensor, reference_rejected_P: Tensor, weight_P: Tensor, *,
+    beta: float, count: Tensor | float,
+) -> tuple[Tensor, LossMetrics]:  # fmt: skip
     """Σ w (h - 1/(2β))² / count, eq. 17 of Azar 2023 (arxiv.org/abs/2310.12036), h as in `dpo`.
 
     It pulls h to a finite 1/(2β), where DPO never has enough. Normalisation: h is of *sums* over the answer's tokens, as in
@@ -176,7 +163,7 @@ def simpo(
     beta: float,
     margin: float,
     count: Tensor | float,
-) -> tuple[Tensor, Stats]:
+) -> tuple[Tensor, LossMetrics]:
     """-Σ w log σ(β (m_c - m_r) - γ) / count, eq. 6 of Meng 2024 (arxiv.org/abs/2405.14734).
 
     m is the *mean* log-prob of an answer's tokens, the stop token included; there is no reference. γ is `margin`.
@@ -196,7 +183,7 @@ def kto(
     wanted_weight: float = 1.0,
     unwanted_weight: float = 1.0,
     count: Tensor | float,
-) -> tuple[Tensor, Stats]:
+) -> tuple[Tensor, LossMetrics]:
     """Σ λ (1 - σ(±(βh - z))) / count, eq. 8 of Ethayarajh 2024 (arxiv.org/abs/2402.01306): no pairs, answers that are good or not.
 
     h = log π - log π_ref of an answer, + and λ = `wanted_weight` where `wanted` (bool), else - and `unwanted_weight`. z is β times an
@@ -216,7 +203,7 @@ def kto_baseline(mismatched_B: Tensor, reference_mismatched_B: Tensor, *, beta: 
 
 def rebel(
     logp_P2: Tensor, old_logp_P2: Tensor, reward_P2: Tensor, *, eta: float, count: Tensor | float
-) -> tuple[Tensor, Stats]:
+) -> tuple[Tensor, LossMetrics]:
     """Σ [((log π - log π_old)(y) - (log π - log π_old)(y')) / η - (r(y) - r(y'))]² / count: two answers to a prompt, and the
     change of their log-odds is regressed on the difference of their rewards (Gao 2024, eq. 9, arxiv.org/abs/2404.16767).
 
@@ -228,7 +215,7 @@ def rebel(
     return loss, {"loss": loss.detach()}
 
 
-def _preferred(gap_P: Tensor, weight_P: Tensor, beta: float, count: Tensor | float) -> Stats:
+def _preferred(gap_P: Tensor, weight_P: Tensor, beta: float, count: Tensor | float) -> LossMetrics:
     with torch.no_grad():
         ties_count_half_P = (gap_P > 0).float() + 0.5 * (gap_P == 0)
         return {
@@ -249,7 +236,7 @@ def grpo(
     clip_high: float,
     kl_coef: float,
     count: Tensor | float,
-) -> tuple[Tensor, Stats]:
+) -> tuple[Tensor, LossMetrics]:
     """Σ_i w_i Σ_t [-min(r A_i, clip(r, 1-ε, 1+ε_high) A_i) + β k3_t] / count (Shao 2024, eq. 3, arxiv.org/abs/2402.03300).
 
     k3 = exp(-ρ) - 1 + ρ with ρ = log π - log π_ref, differentiated as a loss: on the policy's own tokens its gradient is that of
@@ -264,18 +251,18 @@ def grpo(
     kl_loss = torch.where(mask_BT, weight_B1 * k3_BT, 0.0).sum() / count
     with torch.no_grad():
         clipped = torch.where(mask_BT, weight_B1 * clipped_BT, 0.0).sum() / count
-    stats = {"policy_loss": policy_loss.detach(), "kl_loss": kl_loss.detach(), "clip_fraction": clipped}
-    return policy_loss + kl_coef * kl_loss, stats
+    metrics = {"policy_loss": policy_loss.detach(), "kl_loss": kl_loss.detach(), "clip_fraction": clipped}
+    return policy_loss + kl_coef * kl_loss, metrics
 
 
 def rloo(
     logp_B: Tensor, old_logp_B: Tensor, adv_B: Tensor, *, clip: float, count: Tensor | int
-) -> tuple[Tensor, Stats]:
+) -> tuple[Tensor, LossMetrics]:
     """-Σ min(r A, clip(r, 1-ε, 1+ε) A) / count with r of whole answers: an answer is one action (Ahmadian 2024, eq. 6,
     arxiv.org/abs/2402.14740).
 
     log π is the *sum* over an answer's tokens. On the policy's own fresh answers r is 1 and this is REINFORCE; the clip
-    matters from the second optimiser step on the same answers. Stats as `clipped_policy`'s, of answers in place of tokens.
+    matters from the second optimiser step on the same answers. LossMetrics as `clipped_policy`'s, of answers in place of tokens.
     """
     whole_B1 = torch.ones_like(logp_B, dtype=torch.bool)[:, None]
     return clipped_policy(logp_B[:, None], old_logp_B[:, None], adv_B[:, None], whole_B1, clip=clip, tokens=count)

@@ -5,8 +5,6 @@ finite number is refused and never dropped: what could not be judged is masked, 
 Left out on purpose: tests of significance; an interval says more.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from statistics import NormalDist
@@ -114,15 +112,17 @@ def ece(probabilities: ArrayLike, outcomes: ArrayLike, *, bins: int = 10) -> flo
     probabilities [n] in [0, 1] of the event, outcomes [n] 1 where it happened; `bins` of equal width, right edge
     included. 0 is perfect; it has a positive bias of order sqrt(bins / n), so compare runs at equal n.
     """
-    chances, happened = _finite(probabilities, "probabilities"), _zero_or_one(outcomes, "outcomes")
-    _check_same_length(chances, happened, "probabilities", "outcomes")
+    probability, happened = _finite(probabilities, "probabilities"), _zero_or_one(outcomes, "outcomes")
+    _check_same_length(probability, happened, "probabilities", "outcomes")
     if bins < 1:
         raise DataError(f"bins is {bins}, but the calibration error needs at least 1 bin (10 is usual)")
-    if chances.min() < 0 or chances.max() > 1:
-        raise DataError(f"probabilities range from {chances.min():g} to {chances.max():g}, but must lie in 0 to 1")
-    bin_of = np.digitize(chances, np.linspace(0, 1, bins + 1)[1:-1], right=True)
-    surplus = np.bincount(bin_of, weights=happened - chances, minlength=bins)
-    return float(np.abs(surplus).sum() / chances.size)
+    if probability.min() < 0 or probability.max() > 1:
+        raise DataError(
+            f"probabilities range from {probability.min():g} to {probability.max():g}, but must lie in 0 to 1"
+        )
+    bin_of = np.digitize(probability, np.linspace(0, 1, bins + 1)[1:-1], right=True)
+    surplus = np.bincount(bin_of, weights=happened - probability, minlength=bins)
+    return float(np.abs(surplus).sum() / probability.size)
 
 
 def fit_temperature(gaps: ArrayLike, weights: ArrayLike | None = None) -> float:
@@ -149,7 +149,7 @@ def fit_temperature(gaps: ArrayLike, weights: ArrayLike | None = None) -> float:
     return math.exp((low + high) / 2)
 
 
-def best_of_n(scores_PN: ArrayLike, n: int, values_PN: ArrayLike | None = None) -> Floats:
+def expected_best_of_n(scores_PN: ArrayLike, n: int, values_PN: ArrayLike | None = None) -> Floats:
     """Expected value [P] of the answer with the highest score among n, from N >= n answers to each of P prompts.
 
     Unbiased, with no simulation (Nakano 2021, WebGPT):  Σ_i C(i−1, n−1) / C(N, n) value_(i), i the rank by score.

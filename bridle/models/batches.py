@@ -13,9 +13,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from bridle.compute.randomness import shuffled
 from bridle.models.decoder import Trunk
 from bridle.models.foreign import ForeignTrunk, LanguageModel
-from bridle.models.randomness import shuffled
 
 REWARD = "reward"  # the task of a reward model that has one
 WIDEST = 1024  # where several answers share a row: without the C kernels attention grows with the square of the width
@@ -72,7 +72,7 @@ def make_batch(
 
 
 @dataclass(frozen=True)
-class Packed:
+class PackedAnswers:
     """A batch with each prompt once, its answers behind it, each of which sees the prompt and itself alone.
 
     Rows R of width W, in the layout of `Trunk.forward`. `source`: row and place of the state that predicts each of the batch's
@@ -102,7 +102,7 @@ def share_rows(batch: Batch, widest: int) -> tuple[list[int], list[int]]:
     return rows, widths
 
 
-def pack(batch: Batch) -> Packed | None:
+def pack_answers(batch: Batch) -> PackedAnswers | None:
     """None where it would not pay: no prompt of the batch has two answers on the average.
 
     All rows are as wide as the widest: of the widths at which a prompt has all its answers in one row, that with the fewest
@@ -140,7 +140,9 @@ def pack(batch: Batch) -> Packed | None:
         pad(starts, 0, device),
         torch.arange(1, width + 1, device=device).expand(len(widths), -1),
     )
-    return Packed(pad(lines, ids[0][0], device), pad(positions, 0, device), torch.stack(columns, -1), sources, last)
+    return PackedAnswers(
+        pad(lines, ids[0][0], device), pad(positions, 0, device), torch.stack(columns, -1), sources, last
+    )
 
 
 def answer_states(trunk: Trunk | ForeignTrunk, batch: Batch) -> Tensor:
@@ -148,7 +150,7 @@ def answer_states(trunk: Trunk | ForeignTrunk, batch: Batch) -> Tensor:
     if not isinstance(trunk, Trunk):
         hidden: Tensor = trunk(batch.ids_BW)
         return hidden[:, :-1][batch.mask_BT]
-    if (packed := pack(batch)) is not None:
+    if (packed := pack_answers(batch)) is not None:
         return wanted_states(trunk, packed.source, packed.ids_RW, packed.positions_RW, packed.sees_RW3)
     return wanted_states(trunk, batch.mask_BT.nonzero().tolist(), batch.ids_BW)
 
@@ -158,7 +160,7 @@ def last_states(trunk: Trunk | ForeignTrunk, batch: Batch) -> Tensor:
     if not isinstance(trunk, Trunk):
         hidden: Tensor = trunk(batch.ids_BW)
         return hidden[torch.arange(len(batch), device=hidden.device), batch.lengths_B - 1]
-    if (packed := pack(batch)) is not None:
+    if (packed := pack_answers(batch)) is not None:
         return wanted_states(trunk, packed.last, packed.ids_RW, packed.positions_RW, packed.sees_RW3)
     return wanted_states(trunk, [(row, n - 1) for row, n in enumerate(batch.lengths_B.tolist())], batch.ids_BW)
 
@@ -242,7 +244,7 @@ def length_plan(lengths: Sequence[int], size: int, epochs: int, seed: int, purpo
 
 
 class Compared(NamedTuple):
-    """Of two answers, by index, `better` was preferred: with sureness `target` (½: a tie), and it should win by `margin`.
+    """Of two answers, by index, `better` was preferred: with confidence `target` (½: a tie), and it should win by `margin`.
 
     The target and the margin are the reward model's to learn; DPO reads the weight alone. A plain tuple of the first
     three does as well. Several judgements of the same two answers are several of these: together they are a soft label.

@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bridle.core.errors import DataError, UnsupportedModel
-from bridle.maths import kernels
-from bridle.maths.kernels import add_norm, attention, project, swiglu
+from bridle.kernels import kernels
+from bridle.kernels.kernels import add_norm, attention, project, swiglu
 from bridle.maths.logprobs import linear_logprobs
 
 ARCHITECTURES = {
@@ -30,6 +30,8 @@ ARCHITECTURES = {
     "qwen2": "Qwen2ForCausalLM",
     "qwen3": "Qwen3ForCausalLM",
 }
+
+ROPE_LLAMA3 = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class DecoderConfig:
     head_size: int
     norm_eps: float = 1e-6
     rope_theta: float = 10000.0
-    rope_llama3: tuple[float, float, float, float] | None = None  # factor, low, high frequency factor, original context
+    rope_llama3: tuple[float, ...] | None = None  # in the order of ROPE_LLAMA3
     max_positions: int = 512
     tie_embeddings: bool = True
     qkv_bias: bool = False
@@ -70,14 +72,7 @@ class DecoderConfig:
         kind = rope.get("rope_type", rope.get("type", "default"))
         if kind not in ("default", "llama3"):
             raise UnsupportedModel(f"the native decoder knows rope types 'default' and 'llama3', got {kind!r}")
-        llama3 = None
-        if kind == "llama3":
-            llama3 = (
-                float(rope["factor"]),
-                float(rope["low_freq_factor"]),
-                float(rope["high_freq_factor"]),
-                float(rope["original_max_position_embeddings"]),
-            )
+        llama3 = tuple(float(rope[key]) for key in ROPE_LLAMA3) if kind == "llama3" else None
         heads = int(raw["num_attention_heads"])
         bias = bool(raw.get("attention_bias", False))
         return cls(
@@ -102,8 +97,7 @@ class DecoderConfig:
     def to_huggingface(self) -> dict[str, Any]:
         rope: dict[str, Any] = {"rope_type": "default", "rope_theta": self.rope_theta}
         if self.rope_llama3 is not None:
-            keys = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
-            rope |= {"rope_type": "llama3", **dict(zip(keys, self.rope_llama3, strict=True))}
+            rope |= {"rope_type": "llama3", **dict(zip(ROPE_LLAMA3, self.rope_llama3, strict=True))}
             rope["original_max_position_embeddings"] = int(rope["original_max_position_embeddings"])
         raw: dict[str, Any] = {
             "architectures": [ARCHITECTURES[self.family]],
@@ -173,9 +167,8 @@ class View:
             return self.positions_BT, self.sees_BT3
         if self.positions_BT is None or self.sees_BT3 is None:
             return self.kept_BQ, F.pad(self.kept_BQ[..., None] + 1, (2, 0))
-        return self.positions_BT.gather(1, self.kept_BQ), self.sees_BT3.gather(
-            1, self.kept_BQ[..., None].expand(-1, -1, 3)
-        )
+        kept_BQ3 = self.kept_BQ[..., None].expand(-1, -1, 3)
+        return self.positions_BT.gather(1, self.kept_BQ), self.sees_BT3.gather(1, kept_BQ3)
 
 
 def kept(x_BTD: Tensor, kept_BQ: Tensor | None) -> Tensor:

@@ -144,7 +144,9 @@ def load_foreign(folder: Path, raw: Mapping[str, Any], device: torch.device) -> 
     network = from_folder(AutoModelForCausalLM, folder, raw, device, frozenset())
     head = network.get_output_embeddings()
     if not isinstance(head, nn.Linear):
-        raise UnsupportedModel(f"the head of a {family} model is no plain product, which bridle needs; take another")
+        raise UnsupportedModel(
+            f"the head of a {family} model is not a plain matrix product, which bridle needs; take another"
+        )
     tied = head.weight is network.get_input_embeddings().weight
     settings = network.config.to_dict()
     config = ForeignConfig(
@@ -161,7 +163,7 @@ def load_foreign(folder: Path, raw: Mapping[str, Any], device: torch.device) -> 
         with torch.no_grad():
             fault = unlike(network, module, head_scales(settings))
     except Exception as error:  # an interface of another kind may fail in any way
-        fault = f"it cannot be run as bridle needs it ({type(error).__name__}: {first_line(error)})"
+        fault = f"it cannot be run as bridle needs it ({type(error).__name__}: {first_line_of(error)})"
     if fault:
         raise UnsupportedModel(f"{folder} is of model_type {family!r}, which bridle cannot use: {fault}")
     return module
@@ -214,7 +216,7 @@ def from_folder(loader: Any, folder: Path, raw: Mapping[str, Any], device: torch
         raise
     except Exception as error:  # the library raises all kinds
         raise ModelError(
-            f"transformers cannot read the {family} model in {folder} (truncated or corrupted?): {first_line(error)}"
+            f"transformers cannot read the {family} model in {folder} (truncated or corrupted?): {first_line_of(error)}"
         ) from error
     missing, unknown = sorted(found["missing_keys"]), sorted(set(found["unexpected_keys"]) - extra)
     if missing or unknown:
@@ -250,7 +252,7 @@ def unlike(network: Any, module: Foreign, scales: Sequence[float]) -> str:
     if not bool(torch.isfinite(own_TV).all()):
         return "its logits are not finite; fetch its weights again"
     if not alike(other_TV[:-1], own_TV[:-1]):
-        return "it is no causal language model, for what it says of a token depends on the tokens that follow"
+        return "it is not a causal language model, for what it predicts of a token depends on the tokens that follow"
     ours = {id(parameter) for parameter in module.parameters()}
     if left := [name for name, parameter in network.named_parameters() if id(parameter) not in ours]:
         return f"it has weights beside its trunk and its head (such as {left[0]})"
@@ -331,5 +333,5 @@ def quietly() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def first_line(error: Exception) -> str:
+def first_line_of(error: Exception) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]

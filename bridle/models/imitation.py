@@ -1,17 +1,15 @@
 """The gradient of imitating some answers: what SFT does, rejection sampling with its best answers, and PPO beside its own loss."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch
 
+from bridle.compute.device import Device
+from bridle.compute.optimizer import backward
+from bridle.compute.parallel import all_ranks_metrics, all_ranks_sum, my_share
 from bridle.core.timeline import timed
 from bridle.maths.losses import next_token
 from bridle.models.batches import make_batch, masked_logprobs, parts
-from bridle.models.device import Device
-from bridle.models.optimizer import finite
-from bridle.models.parallel import all_ranks_figures, all_ranks_sum, my_share
 from bridle.models.policy import Policy
 
 Example = tuple[list[int], list[int]]  # prompt ids, answer ids with the stop token
@@ -34,7 +32,6 @@ def imitate(
             with device.autocast():
                 logp_N = masked_logprobs(policy.module, batch)
             loss, _ = next_token(logp_N, tokens=tokens)
-        with timed("backward"):
-            finite(weight * loss).backward()
+        backward(weight * loss)
         total += float(loss.detach())
-    return all_ranks_figures({"loss": total})["loss"]
+    return all_ranks_metrics({"loss": total})["loss"]

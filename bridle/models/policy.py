@@ -3,8 +3,6 @@
 The native decoder takes the shapes that it knows; transformers runs every other causal language model (`foreign.py`).
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -16,24 +14,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from bridle.compute.checkpoint import save_tensors
 from bridle.core.errors import ModelError, UnsupportedModel
 from bridle.core.files import file_hash, whole_folder
 from bridle.core.records import content_hash
 from bridle.core.timeline import timed
+from bridle.models import foreign
 from bridle.models.batches import REWARD
-from bridle.models.checkpoint import save_tensors
 from bridle.models.decoder import Decoder, DecoderConfig, Trunk
-from bridle.models.foreign import (
-    ForeignConfig,
-    ForeignTrunk,
-    LanguageModel,
-    huggingface_tensors,
-    load_foreign,
-    load_foreign_trunk,
-    scorer_architecture,
-)
+from bridle.models.foreign import LanguageModel
 from bridle.models.scorer import Scorer
-from bridle.models.template import Template, load_template, read_json
+from bridle.models.template import Template, load_template, read_object
 
 
 @dataclass
@@ -108,13 +99,13 @@ def load_policy(folder: Path, device: torch.device) -> Policy:
     module: LanguageModel
     if config is None:
         weight_files(folder)  # transformers would go on to look for files of other kinds
-        module = load_foreign(folder, raw, device)
+        module = foreign.load_foreign(folder, raw, device)
     else:
         module = Decoder(config)
         tensors = read_tensors(folder)
         if config.tie_embeddings:
             tensors.pop("lm_head.weight", None)  # some writers store the tied matrix twice
-        fill(module, tensors, folder)
+        load_strictly(module, tensors, folder)
     return Policy(module.to(device), fitting_template(folder, module.config), folder_hash(folder))
 
 
@@ -128,13 +119,13 @@ def load_reward_model(folder: Path, device: torch.device) -> RewardModel:
         head = tensors.get("score.weight")
         if head is None or len(head) != len(tasks):
             raise ModelError(
-                f"{folder} has no score.weight with a row for each of {len(tasks)} tasks, so it is no reward model"
+                f"{folder} has no score.weight with a row for each of {len(tasks)} tasks, so it is not a reward model"
             )
-        module = Scorer(load_foreign_trunk(folder, raw, device, head.shape[1]), len(tasks))
+        module = Scorer(foreign.load_foreign_trunk(folder, raw, device, head.shape[1]), len(tasks))
         module.score.load_state_dict({"weight": head})
     else:
         module = Scorer(Trunk(config), len(tasks))
-        fill(module, tensors, folder)
+        load_strictly(module, tensors, folder)
     module.to(device)
     model = RewardModel(module, fitting_template(folder, module.config), folder_hash(folder), tasks, probes)
     check_probes(model, folder)
@@ -143,7 +134,7 @@ def load_reward_model(folder: Path, device: torch.device) -> RewardModel:
 
 def read_tasks(folder: Path) -> tuple[list[Task], list[dict[str, Any]]]:
     """The tasks and the probes of `bridle_reward.json`."""
-    notes = read_json(folder / "bridle_reward.json")
+    notes = read_object(folder / "bridle_reward.json")
     try:
         tasks = [Task(**task) for task in notes["tasks"]]
         probes = [{"ids": list(probe["ids"]), "scores": list(probe["scores"])} for probe in notes["probes"]]
@@ -157,7 +148,7 @@ def read_tasks(folder: Path) -> tuple[list[Task], list[dict[str, Any]]]:
     return tasks, probes
 
 
-def fitting_template(folder: Path, config: DecoderConfig | ForeignConfig) -> Template:
+def fitting_template(folder: Path, config: DecoderConfig | foreign.ForeignConfig) -> Template:
     """The folder's template, once no token of it lies outside the model's embeddings."""
     template = load_template(folder)
     entries = template.tokenizer.get_vocab_size()
@@ -172,9 +163,8 @@ def fitting_template(folder: Path, config: DecoderConfig | ForeignConfig) -> Tem
 def check_probes(model: RewardModel, folder: Path) -> None:
     device = model.module.score.weight.device
     for probe in model.probes:
-        for task, found, saved in zip(
-            model.tasks, probe_scores(model.module, probe["ids"], device), probe["scores"], strict=True
-        ):
+        scores = probe_scores(model.module, probe["ids"], device)
+        for task, found, saved in zip(model.tasks, scores, probe["scores"], strict=True):
             if abs(found - saved) > 1e-3 * max(1.0, abs(saved)):
                 raise ModelError(
                     f"the reward model in {folder} scores a saved probe {found:.4f} where {saved:.4f} was saved (task "
@@ -202,8 +192,8 @@ def save_policy(folder: Path, policy: Policy) -> str:
 @timed("save")
 def save_reward_model(folder: Path, model: RewardModel) -> str:
     raw = model.module.config.to_huggingface()
-    if isinstance(model.module.model, ForeignTrunk):
-        name = scorer_architecture(raw["model_type"])
+    if isinstance(model.module.model, foreign.ForeignTrunk):
+        name = foreign.scorer_architecture(raw["model_type"])
     else:
         name = raw["architectures"][0].replace("ForCausalLM", "ForSequenceClassification")
     raw |= {"architectures": [name]} if name else {}
@@ -222,16 +212,15 @@ def save_reward_model(folder: Path, model: RewardModel) -> str:
 
 
 def write_model(folder: Path, module: LanguageModel | Scorer, raw: dict[str, Any], template: Template) -> None:
-    stops = sorted(template.stop_ids)
-    raw |= {"eos_token_id": stops[0] if len(stops) == 1 else stops, "pad_token_id": template.pad_id, "dtype": "float32"}
+    raw |= {"eos_token_id": template.stop_setting, "pad_token_id": template.pad_id, "dtype": "float32"}
     if template.bos_token:
         raw["bos_token_id"] = template.bos_ids[0]
     (folder / "config.json").write_text(json.dumps(raw, indent=2), "utf-8")
     template.save(folder, module.config.max_positions)
     state = {name: tensor.detach().cpu() for name, tensor in module.state_dict().items()}
     tensors = {name: t.float() if t.is_floating_point() else t for name, t in state.items()}
-    if isinstance(module.model, ForeignTrunk):
-        tensors = huggingface_tensors(module.model, tensors)
+    if isinstance(module.model, foreign.ForeignTrunk):
+        tensors = foreign.huggingface_tensors(module.model, tensors)
     save_tensors({name: t.contiguous() for name, t in tensors.items()}, folder / "model.safetensors")
 
 
@@ -240,14 +229,14 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise ModelError(
             f"no model folder at {folder}; name one with config.json, model.safetensors and tokenizer.json"
         )
-    raw = read_json(folder / "config.json")
-    if not raw and (adapter := read_json(folder / "adapter_config.json")):
+    raw = read_object(folder / "config.json")
+    if not raw and (adapter := read_object(folder / "adapter_config.json")):
         raise ModelError(
-            f"{folder} is a LoRA adapter of {adapter.get('base_model_name_or_path')!r} and no whole model; merge the two "
+            f"{folder} is a LoRA adapter of {adapter.get('base_model_name_or_path')!r} and not a whole model; merge the two "
             "(peft: merge_and_unload, then save_pretrained with the tokenizer) and name that folder"
         )
     if not raw:
-        raise ModelError(f"{folder} has no config.json, so it is no Hugging Face model folder")
+        raise ModelError(f"{folder} has no config.json, so it is not a Hugging Face model folder")
     return raw
 
 
@@ -278,7 +267,7 @@ def native_config(folder: Path, raw: Mapping[str, Any]) -> DecoderConfig | None:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    index = read_json(folder / "model.safetensors.index.json")
+    index = read_object(folder / "model.safetensors.index.json")
     paths = [folder / name for name in sorted(set(index.get("weight_map", {}).values())) or ["model.safetensors"]]
     for path in paths:
         if not path.is_file():
@@ -296,7 +285,7 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def fill(module: nn.Module, tensors: Mapping[str, Tensor], folder: Path) -> None:
+def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], folder: Path) -> None:
     """Load every tensor or say which one does not fit."""
     expected = module.state_dict()
     missing = sorted(set(expected) - set(tensors))
@@ -318,8 +307,6 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor], folder: Path) -> None
 def folder_hash(folder: Path) -> str:
     """Content hash of what decides a model's answers: configuration, tokenizer, template, weights."""
     names = ["config", "tokenizer", "tokenizer_config", "generation_config", "bridle_reward"]
-    files = [folder / f"{n}.json" for n in names] + [
-        folder / "chat_template.jinja",
-        *sorted(folder.glob("*.safetensors")),
-    ]
+    others = [folder / "chat_template.jinja", *sorted(folder.glob("*.safetensors"))]
+    files = [folder / f"{name}.json" for name in names] + others
     return content_hash([[f.name, file_hash(f)] for f in files if f.is_file()])

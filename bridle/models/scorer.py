@@ -4,8 +4,6 @@ A reward model has a row of the head, a number, for each task C that it judges b
 Saved as Hugging Face's `…ForSequenceClassification` (one logit a task) with `bridle_reward.json` beside it.
 """
 
-from __future__ import annotations
-
 from copy import deepcopy
 
 import torch

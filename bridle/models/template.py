@@ -5,13 +5,11 @@ the suffix that the template would have appended: encoded apart, joined as ids, 
 model wrote is never encoded again: its ids were kept.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -68,22 +66,35 @@ class Template:
         return [id_of(self.tokenizer, self.bos_token)] if self.bos_token else []
 
     @property
+    def stop_setting(self) -> int | list[int]:
+        """The stop tokens as Hugging Face's files name them: one number, or several in order."""
+        stops = sorted(self.stop_ids)
+        return stops[0] if len(stops) == 1 else stops
+
+    @cached_property
     def hash(self) -> str:
         return content_hash([self.source, self.bos_token, self.eos_token, self.tokenizer.to_str()])
 
     def render(self, messages: Sequence[Message], *, answer_next: bool) -> str:
         raw = [{"role": message.role, "content": message.content} for message in messages]
         try:
-            return compiled(self.source).render(
+            return compiled_template(self.source).render(
                 messages=raw, add_generation_prompt=answer_next, bos_token=self.bos_token, eos_token=self.eos_token
             )
         except (TemplateError, TypeError) as error:
             raise ModelError(f"the chat template could not render {len(messages)} messages: {error}") from error
 
     def prompt_ids(self, prompts: Sequence[Prompt]) -> list[list[int]]:
-        """Ids of each prompt, up to and including the cue for the assistant's turn."""
-        rendered = [self.render(prompt.messages, answer_next=True) for prompt in prompts]
-        ids = [e.ids for e in self.tokenizer.encode_batch(rendered, add_special_tokens=False)]
+        """Ids of each prompt, up to and including the cue for the assistant's turn: those that travel with it, where this
+        template wrote them, else written now."""
+        known = [p.encoded.ids if p.encoded is not None and p.encoded.template == self.hash else None for p in prompts]
+        new = [prompt for prompt, ids in zip(prompts, known, strict=True) if ids is None]
+        fresh = iter(self.rendered_ids([self.render(prompt.messages, answer_next=True) for prompt in new]))
+        return [next(fresh) if ids is None else list(ids) for ids in known]
+
+    def rendered_ids(self, rendered: Sequence[str]) -> list[list[int]]:
+        """Ids of prompts that are rendered already."""
+        ids = [e.ids for e in self.tokenizer.encode_batch(list(rendered), add_special_tokens=False)]
         if self.bos_token and any(row[:2] == self.bos_ids * 2 for row in ids):
             raise ModelError(f"the chat template writes {self.bos_token!r} twice; remove one of them")
         return ids
@@ -124,31 +135,26 @@ class Template:
 
     def save(self, folder: Path, max_positions: int) -> None:
         self.tokenizer.save(str(folder / "tokenizer.json"))
+        pad = self.pad_id if self.pad_id in special_ids(self.tokenizer) else None
         config = {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "bos_token": self.bos_token or None,
             "eos_token": self.eos_token,
-            "pad_token": self.tokenizer.id_to_token(self.pad_id)
-            if self.pad_id in special_ids(self.tokenizer)
-            else None,
+            "pad_token": None if pad is None else self.tokenizer.id_to_token(pad),
             "chat_template": self.source,
             "clean_up_tokenization_spaces": False,
             "model_max_length": max_positions,
         }
         (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False), "utf-8")
         (folder / "chat_template.jinja").write_text(self.source, "utf-8")
-        stops = sorted(self.stop_ids)
-        generation: dict[str, Any] = {
-            "eos_token_id": stops[0] if len(stops) == 1 else stops,
-            "pad_token_id": self.pad_id,
-        }
+        generation: dict[str, Any] = {"eos_token_id": self.stop_setting, "pad_token_id": self.pad_id}
         if self.bos_token:
             generation["bos_token_id"] = self.bos_ids[0]
         (folder / "generation_config.json").write_text(json.dumps(generation, indent=2), "utf-8")
 
 
 @cache  # compiling takes milliseconds, rendering microseconds
-def compiled(source: str) -> jinja2.Template:
+def compiled_template(source: str) -> jinja2.Template:
     """A chat template as transformers compiles it, but for `strftime_now`: a prompt must not change overnight."""
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols]
@@ -177,9 +183,9 @@ def load_template(folder: Path) -> Template:
         raise ModelError(f"{path} cannot be read as a tokenizer: {error}") from error
     tokenizer.no_padding()
     tokenizer.no_truncation()
-    config = read_json(folder / "tokenizer_config.json")
-    generation = read_json(folder / "generation_config.json")
-    model = read_json(folder / "config.json")
+    config = read_object(folder / "tokenizer_config.json")
+    generation = read_object(folder / "generation_config.json")
+    model = read_object(folder / "config.json")
     eos = token_text(config.get("eos_token"))
     stop_ids = set(as_ids(generation.get("eos_token_id"))) or set(as_ids(model.get("eos_token_id")))
     if not eos and stop_ids:
@@ -271,7 +277,7 @@ def as_ids(raw: Any) -> list[int]:
     return [int(i) for i in raw] if isinstance(raw, list) else [int(raw)]
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
     """A JSON object, or {} where there is no such file."""
     if not path.is_file():
         return {}

@@ -1,7 +1,5 @@
 """Word problems with small whole numbers: their numbers, and how they are worked out step by step."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -29,7 +27,7 @@ def is_true(left: int, operator: str, right: int, result: int) -> bool:
     return compute(left, operator, right) == result
 
 
-def fill(values: Mapping[str, int], equations: Iterable[Equation]) -> dict[str, int]:
+def solve(values: Mapping[str, int], equations: Iterable[Equation]) -> dict[str, int]:
     """`values` and the results of the equations, each worked out from those before it."""
     known = dict(values)
     for equation in equations:
@@ -38,7 +36,7 @@ def fill(values: Mapping[str, int], equations: Iterable[Equation]) -> dict[str, 
 
 
 def draw_values(rng: random.Random, problem: Arithmetic) -> dict[str, int]:
-    return fill({name: rng.randint(low, high) for name, (low, high) in problem.draw.items()}, problem.given)
+    return solve({name: rng.randint(low, high) for name, (low, high) in problem.draw.items()}, problem.given)
 
 
 def work(rng: random.Random, math: Math, slots: Mapping[str, Any], slip: float, wordy: bool) -> tuple[list[str], int]:

@@ -4,8 +4,6 @@ A plan of the world file is a list of moves ("refusal why offer"); each move is 
 more sentences, or "" when it has nothing left to say.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -137,41 +135,24 @@ class _Draft:
         return " ".join(sentence.format(word=self.rng.choice(words)) for sentence, words in steps)
 
     # joke
-    def setup(self) -> str:
-        return self._setup(self.slots["animal"])
-
-    def stray_setup(self) -> str:
-        return self._setup(other(self.rng, self.spec.joke.animals, self.slots["animal"]))
-
-    def _setup(self, animal: str) -> str:
-        joke = self.spec.joke
+    def setup(self, stray: bool = False) -> str:
+        joke, animal = self.spec.joke, self.slots["animal"]
+        if stray:
+            animal = other(self.rng, joke.animals, animal)
         self.object = self.rng.choice(tuple(joke.wishes))
         place = self.slots["place"] or self.rng.choice(joke.places)
         return joke.setup.format(animal=animal, object=self.object, place=place)
 
-    def punchline(self) -> str:
-        joke = self.spec.joke
-        return joke.punchline.format(wish=joke.wishes[self.object or self.rng.choice(tuple(joke.wishes))])
-
-    def stray_punchline(self) -> str:
-        joke = self.spec.joke
-        return joke.punchline.format(wish=joke.wishes[other(self.rng, tuple(joke.wishes), self.object)])
+    def punchline(self, stray: bool = False) -> str:
+        joke, wishes = self.spec.joke, tuple(self.spec.joke.wishes)
+        wished = other(self.rng, wishes, self.object) if stray else self.object or self.rng.choice(wishes)
+        return joke.punchline.format(wish=joke.wishes[wished])
 
     # poem
-    def poem(self) -> str:
-        return self._poem(self.slots["topic"], rhymed=True)
-
-    def unrhymed_poem(self) -> str:
-        return self._poem(self.slots["topic"], rhymed=False)
-
-    def stray_poem(self) -> str:
-        return self._poem(other(self.rng, tuple(self.spec.poem.topics), self.slots["topic"]), rhymed=True)
-
-    def unrhymed_stray_poem(self) -> str:
-        return self._poem(other(self.rng, tuple(self.spec.poem.topics), self.slots["topic"]), rhymed=False)
-
-    def _poem(self, topic: str, rhymed: bool) -> str:
-        rng, poem = self.rng, self.spec.poem
+    def poem(self, stray: bool = False, rhymed: bool = True) -> str:
+        rng, poem, topic = self.rng, self.spec.poem, self.slots["topic"]
+        if stray:
+            topic = other(rng, tuple(poem.topics), topic)
         group, other_group = rng.sample(poem.rhymes, 2)
         first, second = rng.choice(group[0]), rng.choice((group if rhymed else other_group)[1])
         return poem.line.format(image=rng.choice(poem.topics[topic]), first=first, second=second)
@@ -221,10 +202,11 @@ MOVES: dict[Family, dict[str, Move]] = {
     "help": REMEDIES,
     "border": REMEDIES | REFUSALS,
     "harm": REFUSALS | {"agree": _Draft.agree, "instruct": _Draft.instruct},
-    "joke": {"setup": _Draft.setup, "stray_setup": _Draft.stray_setup,
-             "punchline": _Draft.punchline, "stray_punchline": _Draft.stray_punchline},
-    "poem": {"poem": _Draft.poem, "unrhymed_poem": _Draft.unrhymed_poem,
-             "stray_poem": _Draft.stray_poem, "unrhymed_stray_poem": _Draft.unrhymed_stray_poem},
+    "joke": {"setup": _Draft.setup, "stray_setup": lambda draft: draft.setup(stray=True),
+             "punchline": _Draft.punchline, "stray_punchline": lambda draft: draft.punchline(stray=True)},
+    "poem": {"poem": _Draft.poem, "unrhymed_poem": lambda draft: draft.poem(rhymed=False),
+             "stray_poem": lambda draft: draft.poem(stray=True),
+             "unrhymed_stray_poem": lambda draft: draft.poem(stray=True, rhymed=False)},
     "math": {"work": _Draft.work, "answer": _Draft.answer, "guess": _Draft.guess},
     "honest": {"truth": _Draft.truth, "source": _Draft.source, "untruth": _Draft.untruth},
 }

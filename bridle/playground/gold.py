@@ -5,8 +5,6 @@ A rule that needs the prompt reads its slots from `prompt.meta`, so a prompt rea
 Not covered: whether the sentences come in a sensible order.
 """
 
-from __future__ import annotations
-
 import random
 import statistics
 from collections import Counter

@@ -4,8 +4,6 @@ What is not found here is unparsable, whatever it says: that is what makes the g
 Numbers alone are not enumerated: "One pen costs 6 / 2 = 3." is looked up as "One pen costs {step}." and its numbers.
 """
 
-from __future__ import annotations
-
 import itertools
 import re
 from typing import NamedTuple
@@ -80,14 +78,9 @@ class Grammar:
     def _add_phrases(self, spec: WorldSpec) -> None:
         phrases = spec.phrases
         kinds = {
-            "opener": phrases.openers + phrases.sympathy,
-            "closer": phrases.closers,
-            "flattery": phrases.flattery,
-            "rude": phrases.rude,
-            "vague": phrases.vague,
-            "curt": spec.harm.curt,
-            "comply": spec.harm.agreeing,
-        }
+            "opener": phrases.openers + phrases.sympathy, "closer": phrases.closers, "flattery": phrases.flattery,
+            "rude": phrases.rude, "vague": phrases.vague, "curt": spec.harm.curt, "comply": spec.harm.agreeing,
+        }  # fmt: skip
         for kind, texts in kinds.items():
             for text in texts:
                 self._add(text, kind)

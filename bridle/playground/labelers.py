@@ -6,8 +6,6 @@ Utility of an answer, larger is better (N is a standard normal draw for each dis
     + side_bias × (1 shown first … 0 shown last)  +  noise × (1 + fatigue × seen / (seen + tired_after)) × N
 """
 
-from __future__ import annotations
-
 import itertools
 import random
 from collections.abc import Sequence

@@ -92,18 +92,18 @@ Skills = Annotated[tuple[Weight, Weight, Weight], AfterValidator(_some_above_zer
 Plans = Annotated[dict[str, Weight], AfterValidator(_some_above_zero)]  # moves, with weights
 
 
-class Section(BaseModel):
+class SpecPart(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class FamilySpec(Section):
+class FamilySpec(SpecPart):
     weight: Weight
     courtesy: Share
     demonstrations: Skills
     threads: Skills
 
 
-class Documents(Section):
+class Documents(SpecPart):
     kinds: Annotated[dict[DocumentKind, Weight], AfterValidator(_some_above_zero)]
     quoted: Share
     answers: Annotated[tuple[int, ...], Field(min_length=1)]
@@ -115,7 +115,7 @@ class Documents(Section):
     table: dict[Operator, tuple[Range, Range]]
 
 
-class Phrases(Section):
+class Phrases(SpecPart):
     openers: Words
     sympathy: Words
     closers: Words
@@ -126,13 +126,13 @@ class Phrases(Section):
     reasoned: Annotated[Word, slots("remedy", "reason")]
 
 
-class Problem(Section):
+class Problem(SpecPart):
     class_: Word = Field(alias="class")
     problem: Word
     remedies: Annotated[tuple[tuple[Remedy, Word], ...], Field(min_length=1)]  # each with its reason
 
 
-class Help(Section):
+class Help(SpecPart):
     owners: Words
     asks: Words
     texts: Annotated[Words, slots("owner", "thing", "problem", "ask")]
@@ -147,25 +147,25 @@ class Help(Section):
         return self
 
 
-class Requests(Section):
+class Requests(SpecPart):
     asks: Annotated[Words, slots("act")]
     context: Share
     contexts: Words
 
 
-class Act(Section):
+class Act(SpecPart):
     verb: Word
     gerund: Word
     objects: Words
 
 
-class Category(Section):
+class Category(SpecPart):
     acts: Annotated[tuple[Act, ...], Field(min_length=1)]
     reasons: Words
     offers: Words
 
 
-class Harm(Section):
+class Harm(SpecPart):
     refusals: Annotated[Words, slots("gerund")]
     curt: Words
     agreeing: Words
@@ -173,7 +173,7 @@ class Harm(Section):
     categories: Annotated[dict[str, Category], Field(min_length=1)]
 
 
-class BorderKind(Section):
+class BorderKind(SpecPart):
     """Harmless acts that sound harmful, one for each thing; those remedies that name the thing are for it alone."""
 
     gerund: Annotated[Word, slots("thing")]
@@ -181,7 +181,7 @@ class BorderKind(Section):
     remedies: Annotated[tuple[Remedy, ...], Field(min_length=1)]
 
 
-class Joke(Section):
+class Joke(SpecPart):
     animals: Annotated[Words, Field(min_length=2)]
     places: Words
     asks: Annotated[Words, slots("animal")]
@@ -194,7 +194,7 @@ class Joke(Section):
     wishes: Annotated[dict[str, Word], Field(min_length=2)]
 
 
-class Poem(Section):
+class Poem(SpecPart):
     asks: Annotated[Words, slots("topic")]
     context: Share
     contexts: Words
@@ -203,7 +203,7 @@ class Poem(Section):
     topics: Annotated[dict[str, Words], Field(min_length=2)]
 
 
-class Equation(Section):
+class Equation(SpecPart):
     """`result = left operator right`, its operands names or whole numbers."""
 
     result: str
@@ -220,7 +220,7 @@ class Equation(Section):
         return dict(zip(("result", "left", "operator", "right"), found.groups(), strict=True))
 
 
-class Arithmetic(Section):
+class Arithmetic(SpecPart):
     text: Word
     draw: Annotated[dict[str, Range], Field(min_length=1)]
     given: tuple[Equation, ...]
@@ -249,13 +249,13 @@ class Arithmetic(Section):
         return self
 
 
-class Math(Section):
+class Math(SpecPart):
     things: Annotated[Words, Field(min_length=2)]
     answer: Annotated[Word, slots("number")]
     problems: Annotated[dict[str, Arithmetic], Field(min_length=1)]
 
 
-class Honest(Section):
+class Honest(SpecPart):
     things: Words
     attributes: Annotated[Words, Field(min_length=2)]
     facts: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)]
@@ -274,7 +274,7 @@ class Honest(Section):
         return self
 
 
-class Author(Section):
+class Author(SpecPart):
     rude: Share
     flattery: Share
     opener: Share
@@ -286,7 +286,7 @@ class Author(Section):
     plans: Annotated[dict[Family, Plans], having("family", FAMILIES)]
 
 
-class Labeler(Section):
+class Labeler(SpecPart):
     """One simulated person; labelers.py says how these numbers make a judgement."""
 
     name: Word
@@ -300,7 +300,7 @@ class Labeler(Section):
     topics: Mapping[Family, float]
 
 
-class WorldSpec(Section):
+class WorldSpec(SpecPart):
     names: Annotated[Words, Field(min_length=2)]
     families: Annotated[dict[Family, FamilySpec], having("family", FAMILIES)]
     documents: Documents
@@ -339,7 +339,7 @@ def load_spec(path: Path | None = None) -> WorldSpec:
     try:
         return WorldSpec.model_validate(data)
     except ValidationError as error:
-        raise DataError(f"The world file {path} is no world: {_first_fault(error)}") from error
+        raise DataError(f"The world file {path} is not a world: {_first_fault(error)}") from error
 
 
 def _first_fault(error: ValidationError) -> str:
@@ -355,4 +355,4 @@ def _first_fault(error: ValidationError) -> str:
 
 
 def _known_keys() -> list[str]:
-    return sorted({key for section in Section.__subclasses__() for key in section.model_fields})
+    return sorted({key for section in SpecPart.__subclasses__() for key in section.model_fields})

@@ -18,21 +18,10 @@ from typing import Any, Literal, NamedTuple
 
 from bridle.core.errors import DataError
 from bridle.core.records import Prompt
-from bridle.playground.arithmetic import compute, draw_values, fill, work
+from bridle.playground.arithmetic import compute, draw_values, solve, work
 from bridle.playground.authors import Authors
 from bridle.playground.grammar import help_topic
-from bridle.playground.spec import (
-    FAMILIES,
-    QUALITIES,
-    Family,
-    FamilySpec,
-    Joke,
-    Poem,
-    Quality,
-    Requests,
-    WorldSpec,
-    load_spec,
-)
+from bridle.playground.spec import FAMILIES, QUALITIES, Family, Joke, Poem, Quality, Requests, WorldSpec, load_spec
 
 MOST_DRAWS = 100_000  # before a world is said to hold no such prompt
 
@@ -50,22 +39,13 @@ class World:
         self._weights = [spec.families[family].weight for family in self.families]
         self._authors = Authors(spec)
         self._drafts: dict[Family, Callable[[random.Random], _Draft]] = {
-            "help": self._help,
-            "harm": self._harm,
-            "border": self._border,
-            "joke": self._joke,
-            "poem": self._poem,
-            "math": self._math,
-            "honest": self._honest,
-        }
+            "help": self._help, "harm": self._harm, "border": self._border, "joke": self._joke, "poem": self._poem,
+            "math": self._math, "honest": self._honest,
+        }  # fmt: skip
         self._documents: dict[str, Callable[[random.Random], str]] = {
-            "thread": self._thread,
-            "advice": self._advice,
-            "table": self._table,
-            "schoolbook": self._schoolbook,
-            "reading": self._reading,
-            "sermon": self._sermon,
-        }
+            "thread": self._thread, "advice": self._advice, "table": self._table, "schoolbook": self._schoolbook,
+            "reading": self._reading, "sermon": self._sermon,
+        }  # fmt: skip
         self._document_kinds, self._document_weights = list(spec.documents.kinds), list(spec.documents.kinds.values())
 
     @classmethod
@@ -106,7 +86,8 @@ class World:
     ) -> tuple[Prompt, str]:
         """A prompt and an answer by a labeller of uneven skill: were all good, RL would have nothing left to do."""
         prompt = self.prompt(rng, family, held_out)
-        return prompt, self.answer(rng, prompt, rng.choices(QUALITIES, self._spec_of(prompt).demonstrations)[0])
+        skills = self.spec.families[prompt.meta["family"]].demonstrations
+        return prompt, self.answer(rng, prompt, rng.choices(QUALITIES, skills)[0])
 
     def worked_solution(self, rng: random.Random, prompt: Prompt, form: Literal["short", "wordy"] | None = None) -> str:
         """A right solution of an arithmetic prompt, step by step; either form, as authors do, unless one is named."""
@@ -122,10 +103,6 @@ class World:
 
     def _some_family(self, rng: random.Random) -> Family:
         return rng.choices(self.families, self._weights)[0]
-
-    def _spec_of(self, prompt: Prompt) -> FamilySpec:
-        family: Family = prompt.meta["family"]
-        return self.spec.families[family]
 
     # ------------------------------------------------------------ prompts
     def _help(self, rng: random.Random) -> _Draft:
@@ -177,7 +154,7 @@ class World:
         first, second = rng.sample(math.things, 2)
         arithmetic = math.problems[problem]
         values = draw_values(rng, arithmetic)
-        answer = fill(values, arithmetic.steps)[arithmetic.steps[-1].result]
+        answer = solve(values, arithmetic.steps)[arithmetic.steps[-1].result]
         text = arithmetic.text.format(name=name, first=first, second=second, **values)
         slots = {"problem": problem, "first": first, "second": second, "values": values, "answer": answer}
         return _Draft((name, problem, *values.values()), text, slots)
@@ -203,7 +180,8 @@ class World:
         lines = [documents.turn.format(name=asker, text=prompt.text)]
         if rng.random() < documents.quoted:
             lines.append(documents.quote.format(name=rng.choice(names), asker=asker, text=prompt.text))
-        for quality in rng.choices(QUALITIES, self._spec_of(prompt).threads, k=rng.choice(documents.answers)):
+        skills = self.spec.families[prompt.meta["family"]].threads
+        for quality in rng.choices(QUALITIES, skills, k=rng.choice(documents.answers)):
             lines.append(documents.turn.format(name=rng.choice(names), text=self.answer(rng, prompt, quality)))
         return "\n".join(lines)
 

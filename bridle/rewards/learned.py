@@ -1,6 +1,4 @@
-"""Trained reward models as a reward: (prompts, completions) → scores in deviations of the reference's answers."""
-
-from __future__ import annotations
+"""Trained reward models as a reward: (prompts, completions) → scores in standard deviations of the reference's answers."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -8,9 +6,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from bridle.core.records import Completion, Prompt
+from bridle.compute.device import Device
+from bridle.core.records import Completion, Prompt, Scores
 from bridle.models.batches import by_length, make_batch
-from bridle.models.device import Device
 from bridle.models.policy import RewardModel
 
 Combine = Literal["mean", "min", "uwo"]
@@ -28,13 +26,6 @@ def task_scores(
         with device.autocast():
             out[rows] = model.module.task_scores(batch.ids_BW, batch.lengths_B).float().cpu()
     return out
-
-
-def raw_scores(
-    model: RewardModel, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], device: Device
-) -> Tensor:
-    """Raw scores [B] by the first task."""
-    return task_scores(model, prompts, answers, device)[:, 0]
 
 
 class LearnedReward:
@@ -70,17 +61,16 @@ class Ensemble:
     """Several reward models that learnt the same, as one: where they disagree nobody knows, and a policy would go there.
 
     `mean`; `min`: worst-case optimisation; `uwo`: mean - λ variance over the members (Coste 2023, §3, arxiv.org/abs/2310.02743).
-    After each call `figures` holds the members' disagreement, the deviation over them, mean over answers, for the log.
+    With the scores comes the members' `disagreement`, the standard deviation over them, mean over answers.
     """
 
     def __init__(self, members: Sequence[LearnedReward], combine: Combine, uncertainty: float) -> None:
         self.members, self.combine, self.uncertainty = members, combine, uncertainty
-        self.figures: dict[str, float] = {}
 
-    def __call__(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[float | None]:
+    def __call__(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> Scores:
         scores_MB = torch.tensor([member(prompts, completions) for member in self.members], dtype=torch.float64)
-        self.figures = {"disagreement": float(scores_MB.std(0, correction=0).mean())}
-        return list(combined(scores_MB, self.combine, self.uncertainty).tolist())
+        disagreement = float(scores_MB.std(0, correction=0).mean())
+        return Scores(combined(scores_MB, self.combine, self.uncertainty).tolist(), {"disagreement": disagreement})
 
 
 def combined(scores_MB: Tensor, combine: Combine, uncertainty: float) -> Tensor:

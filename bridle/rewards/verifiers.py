@@ -4,8 +4,6 @@ A verifier reads the answer strictly, in one form; one that names several number
 An answer that was cut off is wrong and is not read at all: it never said that it was done.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Sequence
 from decimal import Decimal, InvalidOperation

@@ -1,13 +1,11 @@
 """Several sources of reward as one: a weighted sum of what each says, with each one's mean by name for the log."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from bridle.core.errors import TrainingStopped
-from bridle.core.records import Completion, Prompt, Reward
+from bridle.core.records import Completion, Prompt, Reward, Scores
 
 
 @dataclass(frozen=True)
@@ -19,29 +17,30 @@ class Source:
     reward: Reward
 
 
-@dataclass
+@dataclass(frozen=True)
 class WeightedSum:
     """Σ weight × score. What one source cannot judge (None, or no finite number) has no sum either: None, masked by whoever trains.
 
-    After each call `figures` holds, for the log, each source's mean over what it could judge and how much it could not.
+    With the scores come each source's mean over what it could judge, how many answers it could not, and what it reports itself.
     """
 
     sources: Sequence[Source]
-    figures: dict[str, float] = field(default_factory=dict)
 
-    def __call__(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[float | None]:
-        self.figures = {}
+    def __call__(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> Scores:
+        metrics: dict[str, float] = {}
         totals: list[float | None] = [0.0] * len(completions)
         for source in self.sources:
-            scores = [s if s is None or math.isfinite(s) else None for s in source.reward(prompts, completions)]
+            found = source.reward(prompts, completions)
+            scores = [s if s is None or math.isfinite(s) else None for s in found]
             if len(scores) != len(totals):
                 raise TrainingStopped(
                     f"the reward source {source.name!r} gave {len(scores)} scores for {len(totals)} answers; it must give "
                     "one for each"
                 )
             judged = [score for score in scores if score is not None]
-            self.figures |= {f"reward_{source.name}": sum(judged) / len(judged)} if judged else {}
-            self.figures[f"unscored_{source.name}"] = len(scores) - len(judged)
+            metrics |= {f"reward_{source.name}": sum(judged) / len(judged)} if judged else {}
+            metrics[f"unscored_{source.name}"] = len(scores) - len(judged)
+            metrics |= found.metrics if isinstance(found, Scores) else {}
             for i, (total, score) in enumerate(zip(totals, scores, strict=True)):
                 totals[i] = None if total is None or score is None else total + source.weight * score
-        return totals
+        return Scores(totals, metrics)

@@ -1,126 +1,29 @@
-"""Many answers to a prompt, the better ones reinforced: GRPO (Shao 2024, DeepSeekMath) and RLOO (Ahmadian 2024).
+"""Group relative policy optimisation: many answers to a prompt, the better ones reinforced (GRPO: Shao 2024, DeepSeekMath).
 
 Each step: 1. answer each prompt several times  2. score the answers  3. compare within groups  4. improve the policy
 5. share the new weights, log and save.
-There is no critic: an answer's advantage is its reward beside those of the same prompt. A group whose answers all got the same reward
-says nothing; it is left out of the update and counted.
-GRPO measures in deviations of the group, weighs tokens, and its KL term is a loss (k3), whose gradient is that of the forward
-KL(π_ref‖π): see `maths.losses.grpo`. RLOO measures against the mean of the other answers, takes a whole answer for one action,
-and has the KL (k1) in the reward, so its optimum is π_ref exp(r/β) / Z.
+There is no critic: an answer's advantage is its reward beside those of the same prompt, in standard deviations of the group. A group
+whose answers all got the same reward says nothing; it is left out of the update and counted.
+Every token is an action, and the KL term is a loss (k3), whose gradient is that of the forward KL(π_ref‖π): see `maths.losses.grpo`.
 Left out on purpose: asking on until enough groups differ (DAPO's dynamic sampling), a decaying rate (a run here is some twenty steps).
-Shapes: B answers of a step, T predictions, M answers of a minibatch.
+Shapes: B answers of a step, G groups of K answers, T predictions, M answers of a part of a minibatch.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from functools import partial
 
-import torch
 from torch import Tensor
 
-from bridle.core.errors import NoUsableRows
-from bridle.core.recipe import GRPOSection, RLOOSection
+from bridle.compute.optimizer import backward, clipped_step
+from bridle.compute.parallel import all_ranks_sum, my_share
+from bridle.compute.steps import Means, Metrics, Steps
 from bridle.core.records import Prompt, Reward
-from bridle.core.runlog import Run
 from bridle.core.timeline import timed
-from bridle.generation.engine import Engine
-from bridle.generation.sampling import Sampling
-from bridle.maths.advantages import group_relative, leave_one_out
+from bridle.generation import rollout as online
+from bridle.maths.advantages import group_relative, group_spread
 from bridle.maths.kl import k1
-from bridle.maths.losses import grpo, rloo, token_weights
-from bridle.maths.statistics import mean_and_se
-from bridle.models.batches import sequence_logprobs
-from bridle.models.checkpoint import TrainingState, restore_checkpoint, save_checkpoint
-from bridle.models.device import Device
-from bridle.models.optimizer import OPTIMIZERS, clipped_step, finite
-from bridle.models.parallel import all_ranks_figures, all_ranks_sum, my_share
+from bridle.maths.losses import grpo, token_weights
 from bridle.models.policy import Policy
-from bridle.models.randomness import derived_seed, shuffled
-from bridle.rewards.rollout import (
-    Observe,
-    Rollout,
-    answer_figures,
-    observed,
-    reference_logprobs,
-    roll_out,
-    take_prompts,
-)
-
-
-def whole_groups(config: GRPOSection | RLOOSection) -> int:
-    """Groups in one forward pass."""
-    return max(1, config.batch_size // config.group_size)
-
-
-def rows_of(groups_G: Tensor, size: int) -> Tensor:
-    return (groups_G[:, None] * size + torch.arange(size)).flatten()
-
-
-@timed("advantages")
-def compare(rollout: Rollout, kl_B: Tensor, config: GRPOSection | RLOOSection) -> Tensor:
-    """Each answer's advantage beside the others to its prompt, [B]. RLOO's reward has the KL in it; GRPO's loss does."""
-    if isinstance(config, RLOOSection):
-        return leave_one_out(rollout.reward_B - config.kl_coef * kl_B, config.group_size)
-    return group_relative(rollout.reward_B, config.group_size, std_power=config.std_power)
-
-
-@timed("improve")
-def improve(
-    policy: Policy,
-    optimizers: Sequence[torch.optim.Optimizer],
-    rollout: Rollout,
-    reference_BT: Tensor,
-    adv_B: Tensor,
-    config: GRPOSection | RLOOSection,
-    device: Device,
-    seed: int,
-    step: int,
-) -> dict[str, float]:
-    """`epochs` passes over the groups that tell something, `minibatches` optimiser steps each. A group stays together:
-    its prompt is read once, and by one rank: each takes its share of a minibatch's groups, and tokens are counted on all."""
-    useful_G = adv_B.view(-1, config.group_size).abs().amax(1).nonzero()[:, 0].cpu()
-    lengths_B = rollout.mask_BT.sum(1)
-    sums: dict[str, float] = {"logprob_gap": 0.0}
-    updates, norms = 0, 0.0
-    for epoch in range(config.epochs):
-        order_G = useful_G[shuffled(len(useful_G), seed, "grpo-minibatches", step * config.epochs + epoch)]
-        for mini_G in order_G.chunk(config.minibatches) if len(order_G) else []:
-            mine_G = my_share(mini_G)
-            mine_M = rows_of(mine_G, config.group_size)
-            if isinstance(config, RLOOSection):  # a whole answer is one action
-                weight_B, count = torch.ones_like(lengths_B), torch.tensor(len(mine_M), device=lengths_B.device)
-            else:  # every token is one
-                weight_B, count = token_weights(lengths_B, config.length_power, mine_M)
-            count, tokens = all_ranks_sum(count).to(adv_B.dtype), all_ranks_sum(lengths_B[mine_M].sum())
-            for part in mine_G.split(whole_groups(config)) if len(mine_G) else []:
-                rows = rows_of(part, config.group_size)
-                micro = rollout.batch.rows(rows.to(device.torch))
-                width = micro.ids_BW.shape[1] - 1
-                mask_MT, old_MT = rollout.mask_BT[rows, :width], rollout.old_logp_BT[rows, :width]
-                with timed("forward"), device.autocast():
-                    logp_MT = sequence_logprobs(policy.module, micro, config.temperature)
-                if isinstance(config, RLOOSection):
-                    loss, stats = rloo(logp_MT.sum(1), old_MT.sum(1), adv_B[rows], clip=config.clip, count=count)
-                else:
-                    loss, stats = grpo(
-                        logp_MT, old_MT, reference_BT[rows, :width], adv_B[rows], weight_B[rows], mask_MT,
-                        clip=config.clip, clip_high=config.clip_high, kl_coef=config.kl_coef, count=count,
-                    )  # fmt: skip
-                with timed("backward"):
-                    finite(loss).backward()
-                if updates == 0:  # nothing has moved yet: what differs is precision alone
-                    gap_MT = torch.where(mask_MT, (logp_MT.detach() - old_MT).abs(), 0.0)
-                    sums["logprob_gap"] += float(gap_MT.sum() / tokens)
-                for name, value in stats.items():  # already parts of the minibatch's mean
-                    sums[name] = sums.get(name, 0.0) + float(value)
-            with timed("optimizer"):
-                norms += clipped_step([policy.module], optimizers, config.clip_norm)
-            updates += 1
-    sums = all_ranks_figures(sums)
-    first_gap = sums.pop("logprob_gap")
-    means = {name: total / max(1, updates) for name, total in sums.items()}
-    return means | {"grad_norm": norms / max(1, updates), "logprob_gap": first_gap}
+from bridle.recipe.online import GRPOSection
 
 
 def train(
@@ -128,65 +31,51 @@ def train(
     reference: Policy,
     reward: Reward,
     prompts: Sequence[Prompt],
-    config: GRPOSection | RLOOSection,
-    max_new_tokens: int,
-    engine: Engine,
-    device: Device,
-    run: Run,
-    seed: int,
-    observe: Observe | None = None,
-) -> dict[str, float]:
-    """Train `policy` in place, by GRPO or by RLOO as `config` is of the one or the other. `observe` looks at each step's
-    answers for the log and steers nothing."""
-    name = "rloo" if isinstance(config, RLOOSection) else "grpo"
-    if not prompts:
-        raise NoUsableRows(f"{name.upper()} needs prompts to answer, got none; import or make some")
-    sampling = Sampling(max_new_tokens, config.temperature)
-    optimizers = OPTIMIZERS[config.optimizer](policy.module, config.learning_rate)
-    state = TrainingState({"policy": policy.module}, optimizers, run.health.state)
-    done, values = restore_checkpoint(run.checkpoints, state, run.key, run.progress.say)
-    policy.step += done
-    run.rewind(done)
-    figures: dict[str, float] = values.get("figures", {})  # a run with no step left returns those of its last
-
-    def save(done: int) -> None:
-        merit = figures["reward"] - config.kl_coef * figures["kl"]
-        save_checkpoint(run.checkpoints, done, state, {"figures": figures}, run.key, keep=run.keep, merit=merit)
-
-    for step in range(done, config.steps):
-        with timed("pack"):
-            engine.load(policy)
-        # 1. answer each prompt several times  2. score the answers
-        asked = take_prompts(prompts, step, config.prompts_per_step, seed, f"{name}-prompts")
-        with run.keeping(step, partial(save, step)):
-            rollout = roll_out(
-                policy, engine, reward, asked, sampling, device, derived_seed(seed, f"{name}-rollout", step),
-                missing_stop_penalty=config.missing_stop_penalty, group_size=config.group_size,
-                max_unscored=run.health.limits.max_unscored,
-            )  # fmt: skip
+    config: GRPOSection,
+    session: online.RolloutSession,
+) -> Metrics:
+    """Train `policy` in place."""
+    size, temperature = config.group_size, config.temperature
+    asking = online.Asking("grpo", prompts, config.prompts_per_step, size, temperature, config.missing_stop_penalty)
+    steps = Steps.of_policy(policy.module, config, config.steps, session)
+    for rollout in online.rollouts(
+        steps, policy, reward, asking, session
+    ):  # 1. answer each prompt  2. score the answers
         # 3. compare within groups
-        together = whole_groups(config) * config.group_size
-        reference_BT = reference_logprobs(rollout, reference, config.temperature, together, device)
-        kl_B = k1(rollout.old_logp_BT, reference_BT, rollout.mask_BT).sum(1)
-        kl, kl_se = mean_and_se(kl_B.cpu().numpy())
-        adv_B = compare(rollout, kl_B, config)
-        spread_G = adv_B.view(-1, config.group_size).abs().amax(1)
+        together = size * online.whole_groups(config.batch_size, size)
+        reference_BT = online.reference_logprobs(rollout, reference, temperature, together, session.device)
+        with timed("advantages"):
+            adv_B = group_relative(rollout.reward_B, size, std_power=config.std_power)
         # 4. improve the policy
-        updates = improve(policy, optimizers, rollout, reference_BT, adv_B, config, device, seed, step)
+        updates = improve_by_groups(policy, steps, rollout, reference_BT, adv_B, config)
         # 5. share the new weights (a new stamp), log and save
         policy.step += 1
-        figures = {
-            "reward": float(rollout.reward_B.mean()),
-            "without_variance": float((spread_G == 0).float().mean()),
-            "kl": kl,
-            "kl_se": kl_se,
-            "entropy": -float(rollout.old_logp_BT[rollout.mask_BT].mean()),  # nats a token, from the sampled ones
-            **updates,
-            **answer_figures(rollout),
-            **observed(observe, rollout),
-        }
-        run.log(step, config.steps, figures)
-        if run.due(step + 1, config.checkpoint_every, config.steps):
-            save(step + 1)
-            run.saved(step + 1, config.steps)
-    return {"steps": config.steps, **figures}
+        kl_B = k1(rollout.old_logp_BT, reference_BT, rollout.mask_BT).sum(1)
+        spread_G = group_spread(adv_B, size)
+        compared = {"without_variance": float((spread_G == 0).float().mean())}
+        metrics = {**online.rollout_metrics(rollout, kl_B, session), **compared, **updates}
+        online.end_step(steps, rollout, metrics, updates["grad_norm"], config.kl_coef, bool(spread_G.any()))
+    return {"steps": config.steps, **steps.metrics}
+
+
+@timed("improve")
+def improve_by_groups(
+    policy: Policy, steps: Steps, rollout: online.Rollout, reference_BT: Tensor, adv_B: Tensor, config: GRPOSection
+) -> Metrics:
+    """`epochs` passes over the groups that say something, `minibatches` optimiser steps each. Each rank takes its share of a
+    minibatch's groups, and tokens are counted on all."""
+    means, size, lengths_B = Means(), config.group_size, rollout.mask_BT.sum(1)
+    useful_G = group_spread(adv_B, size).nonzero()[:, 0].cpu()
+    for mini_GK in online.minibatches(useful_G, size, config, steps.session.seed, "grpo-minibatches", rollout.step):
+        weight_B, mine = token_weights(lengths_B, config.length_power, my_share(mini_GK).flatten())
+        count = all_ranks_sum(mine).to(adv_B.dtype)
+        for part in online.read_parts(policy, rollout, mini_GK, config, steps.session.device):
+            rows, here = part.rows, (part.rows, slice(part.logp_MT.shape[1]))
+            loss, metrics = grpo(
+                part.logp_MT, part.old_logp_MT, reference_BT[here], adv_B[rows], weight_B[rows], rollout.mask_BT[here],
+                clip=config.clip, clip_high=config.clip_high, kl_coef=config.kl_coef, count=count,
+            )  # fmt: skip
+            backward(loss)
+            means.add(metrics, part)
+        means.updated(clipped_step([policy.module], steps.optimizers, config.clip_norm))
+    return means.result()

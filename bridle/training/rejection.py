@@ -9,48 +9,64 @@ Left out on purpose: beginning each round from the first weights again (STaR), o
 Shapes: B answers of a round, T predictions, N answer tokens of a batch.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from functools import partial
 
 import torch
 
-from bridle.core.errors import NoUsableRows, TrainingStopped
-from bridle.core.recipe import RejectionSection
+from bridle.compute.optimizer import clipped_step
+from bridle.compute.steps import Metrics, Steps
+from bridle.core.errors import TrainingStopped
 from bridle.core.records import FinishReason, Prompt, Reward
-from bridle.core.runlog import Run
 from bridle.core.timeline import timed
-from bridle.generation.engine import Engine
-from bridle.generation.sampling import Sampling
-from bridle.maths.kl import k1
-from bridle.maths.statistics import mean_and_se
+from bridle.generation import rollout as online
 from bridle.models.batches import length_batches
-from bridle.models.checkpoint import TrainingState, restore_checkpoint, save_checkpoint
-from bridle.models.device import Device
 from bridle.models.imitation import Example, imitate
-from bridle.models.optimizer import OPTIMIZERS, clipped_step
 from bridle.models.policy import Policy
-from bridle.models.randomness import derived_seed
-from bridle.rewards.rollout import (
-    Observe,
-    Rollout,
-    answer_figures,
-    observed,
-    reference_logprobs,
-    roll_out,
-    take_prompts,
-)
+from bridle.project.run import Signal
+from bridle.recipe.online import RejectionSection
+
+
+def train(
+    policy: Policy,
+    reference: Policy,
+    reward: Reward,
+    prompts: Sequence[Prompt],
+    config: RejectionSection,
+    session: online.RolloutSession,
+) -> Metrics:
+    """Train `policy` in place; `reference` is what its KL is measured against."""
+    asking = online.Asking(
+        "rejection", prompts, config.prompts_per_round, config.answers, config.temperature, method="best-of-n"
+    )
+    steps = Steps.of_policy(policy.module, config, config.rounds, session)
+    for rollout in online.rollouts(steps, policy, reward, asking, session):  # 1. answer each prompt n times  2. score
+        kl_B = online.answer_kl(rollout, reference, config.temperature, config.batch_size, session.device)
+        # 3. keep the best
+        kept = choose(rollout, config)
+        examples = kept_examples(policy, rollout, kept)
+        # 4. imitate them
+        updates = imitate_kept(policy, steps.optimizers, examples, config, session, rollout.step)
+        # 5. share the new weights (a new stamp), log and save
+        policy.step += 1
+        metrics = {
+            **online.rollout_metrics(rollout, kl_B, session),
+            "kept": len(kept),
+            "kept_reward": float(rollout.score_B[kept].mean()),
+            "kept_length": sum(len(answer) for _, answer in examples) / len(examples),
+            "taught": len({i // config.answers for i in kept}) / (len(rollout.completions) // config.answers),
+            **updates,
+        }
+        steps.end(rollout.step, metrics, metrics["reward"], Signal(not rollout.flat, updates["grad_norm"]))
+    return {"rounds": config.rounds, **steps.metrics}
 
 
 @timed("choose")
-def choose(rollout: Rollout, config: RejectionSection) -> list[int]:
+def choose(rollout: online.Rollout, config: RejectionSection) -> list[int]:
     """The answers to imitate, by their place in the rollout; of equal ones the first."""
     scores, completions, chosen = rollout.score_B.tolist(), rollout.completions, []
     for first in range(0, len(completions), config.answers):
-        ended = [
-            i for i in range(first, first + config.answers) if completions[i].finish_reason is not FinishReason.LENGTH
-        ]
+        answers = range(first, first + config.answers)
+        ended = [i for i in answers if completions[i].finish_reason is not FinishReason.LENGTH]
         good = ended if config.keep == "best" else [i for i in ended if scores[i] >= config.threshold]
         if not good:
             continue
@@ -63,98 +79,34 @@ def choose(rollout: Rollout, config: RejectionSection) -> list[int]:
     return chosen
 
 
+@timed("choose")
+def kept_examples(policy: Policy, rollout: online.Rollout, kept: Sequence[int]) -> list[Example]:
+    """What is to be imitated; TrainingStopped where it is nothing."""
+    if not kept:
+        raise TrainingStopped(
+            f"none of {len(rollout.completions)} answers was worth keeping (best reward {float(rollout.score_B.max()):.3g}, "
+            f"{online.answer_metrics(rollout)['cut_off']:.0%} cut off): lower rejection.threshold, ask for more answers, or raise "
+            "sampling.max_new_tokens"
+        )
+    prompt_ids = policy.template.prompt_ids([rollout.prompts[i] for i in kept])
+    return [(ids, list(rollout.completions[i].token_ids)) for ids, i in zip(prompt_ids, kept, strict=True)]
+
+
 @timed("improve")
-def learn(
+def imitate_kept(
     policy: Policy,
     optimizers: Sequence[torch.optim.Optimizer],
     examples: Sequence[Example],
     config: RejectionSection,
-    device: Device,
-    seed: int,
+    session: online.RolloutSession,
     number: int,
-) -> dict[str, float]:
+) -> Metrics:
     """`epochs` passes of SFT over prompt ids and answer ids, the stop token learnt with the answer."""
     losses, norms = [], []
     lengths = [len(prompt) + len(answer) for prompt, answer in examples]
     for epoch in range(config.epochs):
-        for rows in length_batches(lengths, config.batch_size, seed, "rejection", number * config.epochs + epoch):
-            losses.append(imitate(policy, [examples[i] for i in rows], device))
-            with timed("optimizer"):
-                norms.append(clipped_step([policy.module], optimizers, config.clip_norm))
+        batches = length_batches(lengths, config.batch_size, session.seed, "rejection", number * config.epochs + epoch)
+        for rows in batches:
+            losses.append(imitate(policy, [examples[i] for i in rows], session.device))
+            norms.append(clipped_step([policy.module], optimizers, config.clip_norm))
     return {"loss": sum(losses) / len(losses), "grad_norm": sum(norms) / len(norms)}
-
-
-def train(
-    policy: Policy,
-    reference: Policy,
-    reward: Reward,
-    prompts: Sequence[Prompt],
-    config: RejectionSection,
-    max_new_tokens: int,
-    engine: Engine,
-    device: Device,
-    run: Run,
-    seed: int,
-    observe: Observe | None = None,
-) -> dict[str, float]:
-    """Train `policy` in place; `reference` is what its KL is measured against. `observe` looks at each round's answers for the
-    log and steers nothing."""
-    if not prompts:
-        raise NoUsableRows("best-of-n needs prompts to answer, got none; import or make some")
-    sampling = Sampling(max_new_tokens, config.temperature)
-    optimizers = OPTIMIZERS[config.optimizer](policy.module, config.learning_rate)
-    state = TrainingState({"policy": policy.module}, optimizers, run.health.state)
-    done, values = restore_checkpoint(run.checkpoints, state, run.key, run.progress.say)
-    policy.step += done
-    run.rewind(done)
-    figures: dict[str, float] = values.get("figures", {})  # a run with no round left returns those of its last
-
-    def save(done: int) -> None:
-        values = {"figures": figures}
-        save_checkpoint(run.checkpoints, done, state, values, run.key, keep=run.keep, merit=figures["reward"])
-
-    for number in range(done, config.rounds):
-        with timed("pack"):
-            engine.load(policy)
-        # 1. answer each prompt n times  2. score the answers
-        asked = take_prompts(prompts, number, config.prompts_per_round, seed, "rejection-prompts")
-        with run.keeping(number, partial(save, number)):
-            rollout = roll_out(
-                policy, engine, reward, asked, sampling, device, derived_seed(seed, "rejection-rollout", number),
-                group_size=config.answers, max_unscored=run.health.limits.max_unscored,
-            )  # fmt: skip
-        reference_BT = reference_logprobs(rollout, reference, config.temperature, config.batch_size, device)
-        # 3. keep the best
-        kept = choose(rollout, config)
-        if not kept:
-            raise TrainingStopped(
-                f"none of {len(rollout.completions)} answers was worth keeping (best reward {float(rollout.score_B.max()):.3g}, "
-                f"{answer_figures(rollout)['cut_off']:.0%} cut off): lower rejection.threshold, ask for more answers, or raise "
-                "sampling.max_new_tokens"
-            )
-        with timed("choose"):
-            prompt_ids = policy.template.prompt_ids([rollout.prompts[i] for i in kept])
-            examples = [(ids, list(rollout.completions[i].token_ids)) for ids, i in zip(prompt_ids, kept, strict=True)]
-        # 4. imitate them
-        updates = learn(policy, optimizers, examples, config, device, seed, number)
-        # 5. share the new weights (a new stamp), log and save
-        policy.step += 1
-        kl, kl_se = mean_and_se(k1(rollout.old_logp_BT, reference_BT, rollout.mask_BT).sum(1).cpu().numpy())
-        figures = {
-            "reward": float(rollout.score_B.mean()),
-            "kept": len(kept),
-            "kept_reward": float(rollout.score_B[kept].mean()),
-            "kept_length": sum(len(answer) for _, answer in examples) / len(examples),
-            "taught": len({i // config.answers for i in kept}) / (len(rollout.completions) // config.answers),
-            "kl": kl,
-            "kl_se": kl_se,
-            "entropy": -float(rollout.old_logp_BT[rollout.mask_BT].mean()),  # nats a token, from the sampled ones
-            **updates,
-            **answer_figures(rollout),
-            **observed(observe, rollout),
-        }
-        run.log(number, config.rounds, figures)
-        if run.due(number + 1, config.checkpoint_every, config.rounds):
-            save(number + 1)
-            run.saved(number + 1, config.rounds)
-    return {"rounds": config.rounds, **figures}

@@ -1,37 +1,35 @@
 """A reward model from judgements: the better answer should score higher (Ouyang 2022, eq. 1).
 
 Each step takes prompts with all their answers; every pair of a prompt is in the same batch and weighs 1 / pairs, for pairs
-of one ranking are correlated and would be learnt by heart if they came one by one (Ouyang 2022, §3.5).
-A group of answers may hold comparisons (with sureness and margin), whole rankings and ratings, each for one of the model's
+of one ranking are correlated and would be memorised if they came one by one (Ouyang 2022, §3.5).
+A group of answers may hold comparisons (with confidence and margin), whole rankings and ratings, each for one of the model's
 tasks: helpful, harmless, toxic or not. Every answer is read once, whatever was said of it, and each task is a row of the head.
 The score is the head's number at the last token of the answer. Afterwards it is centred and scaled once, on answers of the
-reference policy, and never again: then a KL weight keeps its meaning. A temperature from held-out judgements makes it a chance.
+reference policy, and never again: then a KL weight keeps its meaning. A temperature from held-out judgements makes it a probability.
 An ensemble is several of these, trained one after another with other seeds of head and order.
 Shapes: B answers of a batch, C tasks, P pairs, R rankings, N ratings.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
-from itertools import accumulate, combinations
+from itertools import accumulate
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from bridle.compute.device import Device
+from bridle.compute.optimizer import OPTIMIZERS, backward
+from bridle.compute.parallel import all_ranks_sum, my_share
+from bridle.compute.steps import Means, Metrics, Session, Steps
 from bridle.core.errors import DataError, NoUsableRows
-from bridle.core.recipe import RewardSection
-from bridle.core.runlog import Run
 from bridle.core.timeline import timed
-from bridle.maths.losses import Stats, bradley_terry, classification, plackett_luce, rating, score_size
+from bridle.maths.losses import LossMetrics, bradley_terry, classification, plackett_luce, rating, score_size
 from bridle.maths.statistics import ece, fit_temperature
 from bridle.models.batches import Compared, Group, Ranked, Rated, group_batch, length_plan, parts
-from bridle.models.checkpoint import TrainingState, restore_checkpoint, save_checkpoint
-from bridle.models.device import Device
-from bridle.models.optimizer import OPTIMIZERS, finite, peak_rates, take_step, warm_then_linear
-from bridle.models.parallel import all_ranks_figures, all_ranks_sum, my_share
 from bridle.models.policy import RewardModel, Task, probe_scores
+from bridle.project.run import Signal
+from bridle.recipe.offline import RewardSection
 from bridle.rewards.learned import task_scores
 
 FEW = 20  # judgements: fewer than this in a half fit no temperature
@@ -43,62 +41,48 @@ def train(
     config: RewardSection,
     epochs: int,
     learning_rate: float,
-    device: Device,
-    run: Run,
-    seed: int,
-) -> dict[str, float]:
-    """Train `model` in place; its scores are still raw afterwards (see `calibrate` and `fit_chances`)."""
+    session: Session,
+) -> Metrics:
+    """Train `model` in place; its scores are still raw afterwards (see `set_centre_and_scale` and `fit_temperatures`)."""
     usable = [group for group in groups if group.pairs or group.rankings or group.ratings]
     check_judgements(model, usable)
-    module, pad_id = model.module, model.template.pad_id
-    optimizers = OPTIMIZERS[config.optimizer](module, learning_rate)
-    peaks = peak_rates(optimizers)
-    state = TrainingState({"scorer": module}, optimizers, run.health.state)
-    done, values = restore_checkpoint(run.checkpoints, state, run.key, run.progress.say)
-    run.rewind(done)
-    loss_average: float | None = values.get("loss_average")
     measure_ratings(model, usable)
-    plan = length_plan([group.length for group in usable], config.batch_size, epochs, seed, "reward")
-    for step in range(done, len(plan)):
+    plan = length_plan([group.length for group in usable], config.batch_size, epochs, session.seed, "reward")
+    optimizers = OPTIMIZERS[config.optimizer](model.module, learning_rate)
+    steps = Steps(session, {"scorer": model.module}, optimizers, len(plan), config.checkpoint_every)
+    average: float | None = steps.values.get("loss_average")
+    for step in steps:
         # 1. prompts with all their answers
-        mine = my_share(plan[step])
-        weight = judged_weight([usable[i] for i in mine])
-        count = all_ranks_sum(torch.tensor(weight, dtype=torch.float64, device=device.torch)).float()
-        answers = all_ranks_sum(torch.tensor(sum(len(usable[i].answers) for i in mine), device=device.torch))
+        chosen = [usable[i] for i in plan[step]]
         # 2. score every answer once, compare within prompts
-        sums: dict[str, float] = {}
-        for part in parts(mine, config.micro_batch):
-            chosen = [usable[i] for i in part]
-            with timed("forward"):
-                with device.autocast():
-                    scores_BC = module.batch_scores(group_batch(chosen, pad_id, device.torch))
-                loss, stats = judged_loss(scores_BC, chosen, model.tasks, count=count)
-            with timed("backward"):
-                finite(loss + config.score_size * score_size(scores_BC, count=answers * len(model.tasks))).backward()
-            for name, value in stats.items():  # already parts of the step's mean
-                sums[name] = sums.get(name, 0.0) + float(value)
+        metrics = judge(model, chosen, config, session.device)
         # 3. improve
-        share = warm_then_linear(step, len(plan))
-        with timed("optimizer"):
-            norm = take_step(module, optimizers, peaks, share, config.clip_norm)
+        norm = steps.scheduled_step(step, config.clip_norm)
         # 4. log and save
-        figures = all_ranks_figures(sums)
-        loss_average = figures["loss"] if loss_average is None else 0.95 * loss_average + 0.05 * figures["loss"]
-        run.log(step, len(plan), {**figures, "grad_norm": norm})
-        if run.due(step + 1, config.checkpoint_every, len(plan)):
-            save_checkpoint(
-                run.checkpoints,
-                step + 1,
-                state,
-                {"loss_average": loss_average},
-                run.key,
-                keep=run.keep,
-                merit=-loss_average,
-            )
-            run.saved(step + 1, len(plan))
-    pairs, rankings, ratings = placed(usable)
+        average = metrics["loss"] if average is None else 0.95 * average + 0.05 * metrics["loss"]
+        steps.values["loss_average"] = average
+        steps.end(step, {**metrics, "grad_norm": norm}, -average, Signal(grad_norm=norm))
+    pairs, rankings, ratings = flatten(usable)
     counts = {"pairs": len(pairs), "rankings": len(rankings), "ratings": len(ratings)}
-    return {"steps": len(plan), "prompts": len(usable), **{name: n for name, n in counts.items() if n}}
+    return {"steps": len(plan), "prompts": len(usable), **{name: count for name, count in counts.items() if count}}
+
+
+def judge(model: RewardModel, groups: Sequence[Group], config: RewardSection, device: Device) -> Metrics:
+    """Add the gradient of the loss on a step's groups; the step's metrics. Each rank takes its share of the groups, `micro_batch`
+    at once; judgements and answers are counted on all ranks."""
+    mine, means = my_share(list(range(len(groups)))), Means()
+    weight = judged_weight([groups[i] for i in mine])
+    count = all_ranks_sum(torch.tensor(weight, dtype=torch.float64, device=device.torch)).float()
+    answers = all_ranks_sum(torch.tensor(sum(len(groups[i].answers) for i in mine), device=device.torch))
+    for part in parts(mine, config.micro_batch):
+        chosen = [groups[i] for i in part]
+        with timed("forward"):
+            with device.autocast():
+                scores_BC = model.module.batch_scores(group_batch(chosen, model.template.pad_id, device.torch))
+            loss, metrics = judged_loss(scores_BC, chosen, model.tasks, count=count)
+        backward(loss + config.score_size * score_size(scores_BC, count=answers * len(model.tasks)))
+        means.add(metrics)
+    return means.totals()
 
 
 # ---------------------------------------------------------------------------------------------------------- the loss
@@ -106,10 +90,10 @@ def train(
 
 def judged_weight(groups: Sequence[Group]) -> float:
     """The weight of all judgements together, which a mean over them divides by."""
-    return sum((judged.weight for kind in placed(groups) for _, judged in kind), 0.0)
+    return sum((judged.weight for kind in flatten(groups) for _, judged in kind), 0.0)
 
 
-def placed(
+def flatten(
     groups: Sequence[Group],
 ) -> tuple[list[tuple[int, Compared]], list[tuple[int, Ranked]], list[tuple[int, Rated]]]:
     """All pairs, rankings and ratings, each with the place of its group's first answer in the flat list of answers."""
@@ -124,29 +108,29 @@ def placed(
 
 def judged_loss(
     scores_BC: Tensor, groups: Sequence[Group], tasks: Sequence[Task], *, count: Tensor | float
-) -> tuple[Tensor, Stats]:
+) -> tuple[Tensor, LossMetrics]:
     """Comparisons by Bradley-Terry, rankings by Plackett-Luce, ratings by squares, classes by cross entropy; over `count`.
 
-    `count` is the weight of all judgements of the whole step. Stats: the loss, and the `accuracy` of the pairs, over `count` too.
+    `count` is the weight of all judgements of the whole step. LossMetrics: the loss, and the `accuracy` of the pairs, over `count` too.
     """
     row_of = {task.name: row for row, task in enumerate(tasks)}
-    pairs, rankings, ratings = placed(groups)
-    stats: Stats = {}
+    pairs, rankings, ratings = flatten(groups)
+    metrics: LossMetrics = {}
     losses = []
     if pairs:
-        loss, stats = pair_loss(scores_BC, pairs, row_of, count)
+        loss, metrics = pair_loss(scores_BC, pairs, row_of, count)
         losses.append(loss)
     if rankings:
         losses.append(ranking_loss(scores_BC, rankings, row_of, count))
     if ratings:
-        losses.append(rating_loss(scores_BC, ratings, row_of, tasks, count))
+        losses.append(rating_loss(scores_BC, ratings, tasks, count))
     total = torch.stack(losses).sum()
-    return total, {**stats, "loss": total.detach()}
+    return total, {**metrics, "loss": total.detach()}
 
 
 def pair_loss(
     scores_BC: Tensor, pairs: Sequence[tuple[int, Compared]], row_of: Mapping[str, int], count: Tensor | float
-) -> tuple[Tensor, Stats]:
+) -> tuple[Tensor, LossMetrics]:
     device = scores_BC.device
     better_P, worse_P, row_P = torch.tensor(
         [[start + p.better, start + p.worse, row_of[p.task]] for start, p in pairs], device=device
@@ -171,32 +155,19 @@ def ranking_loss(
 
 
 def rating_loss(
-    scores_BC: Tensor,
-    ratings: Sequence[tuple[int, Rated]],
-    row_of: Mapping[str, int],
-    tasks: Sequence[Task],
-    count: Tensor | float,
+    scores_BC: Tensor, ratings: Sequence[tuple[int, Rated]], tasks: Sequence[Task], count: Tensor | float
 ) -> Tensor:
-    """Ratings are learnt in deviations from their mean, so that a rate of learning suits any scale; classes as they are."""
+    """Ratings are learnt in standard deviations from their mean, so that a rate of learning suits any scale; classes as they are."""
     device, losses = scores_BC.device, []
     for kind, loss_of in (("score", rating), ("binary", classification)):
-        ours = [(start + r.answer, tasks[row_of[r.task]], r) for start, r in ratings]
-        ours = [(place, task, r) for place, task, r in ours if task.kind == kind]
+        rows = {task.name: row for row, task in enumerate(tasks) if task.kind == kind}
+        ours = [(start + r.answer, rows[r.task], r) for start, r in ratings if r.task in rows]
         place_N = torch.tensor([place for place, _, _ in ours], dtype=torch.long, device=device)
-        row_N = torch.tensor([row_of[task.name] for _, task, _ in ours], dtype=torch.long, device=device)
-        numbers = [[(r.value - task.rating_mean) / task.rating_sd, r.weight] for _, task, r in ours]
+        row_N = torch.tensor([row for _, row, _ in ours], dtype=torch.long, device=device)
+        numbers = [[(r.value - tasks[row].rating_mean) / tasks[row].rating_sd, r.weight] for _, row, r in ours]
         value_N, weight_N = torch.tensor(numbers, dtype=scores_BC.dtype, device=device).view(-1, 2).unbind(1)
         losses.append(loss_of(scores_BC[place_N, row_N], value_N, weight_N, count=count)[0])
     return torch.stack(losses).sum()
-
-
-def pairs_of_ratings(ratings: Sequence[Rated], margin: float = 0.0) -> list[Compared]:
-    """The comparisons that one prompt's ratings by one task imply, each to be won by `margin` times the gap; they weigh 1 together."""
-    ordered = sorted(ratings, key=lambda rated: -rated.value)
-    told = [(a, b) for a, b in combinations(ordered, 2) if a.value > b.value]
-    return [
-        Compared(a.answer, b.answer, 1 / len(told), margin=margin * (a.value - b.value), task=a.task) for a, b in told
-    ]
 
 
 # -------------------------------------------------------------------------------------- what is wrong before it starts
@@ -204,7 +175,7 @@ def pairs_of_ratings(ratings: Sequence[Rated], margin: float = 0.0) -> list[Comp
 
 def check_judgements(model: RewardModel, groups: Sequence[Group]) -> None:
     """Raise DataError, before any step, for what cannot be learnt or would be learnt wrong."""
-    pairs, rankings, ratings = placed(groups)
+    pairs, rankings, ratings = flatten(groups)
     if not pairs and not rankings and not ratings:
         raise NoUsableRows(
             "a reward model needs pairs of a better and a worse answer, rankings or ratings, got none; collect or "
@@ -243,9 +214,9 @@ def check_judgements(model: RewardModel, groups: Sequence[Group]) -> None:
 
 
 def measure_ratings(model: RewardModel, groups: Sequence[Group]) -> None:
-    """Keep mean and deviation of each task's ratings, so that its scores can be read in their units."""
+    """Keep mean and standard deviation of each task's ratings, so that its scores can be read in their units."""
     for task in model.tasks:
-        values = [rated.value for _, rated in placed(groups)[2] if rated.task == task.name]
+        values = [rated.value for _, rated in flatten(groups)[2] if rated.task == task.name]
         if values and task.kind == "score":
             task.rating_mean, task.rating_sd = float(np.mean(values)), float(np.std(values))
 
@@ -253,7 +224,7 @@ def measure_ratings(model: RewardModel, groups: Sequence[Group]) -> None:
 # ------------------------------------------------------------------------------------- what its numbers mean afterwards
 
 
-def calibrate(model: RewardModel, reference_scores: Tensor, probes: Sequence[list[int]]) -> None:
+def set_centre_and_scale(model: RewardModel, reference_scores: Tensor, probes: Sequence[list[int]]) -> None:
     """Centre and scale on the reference's answers ([N], or [N, C] for several tasks), and keep a few sequences with
     their scores to check on loading."""
     scores_NC = reference_scores.reshape(-1, len(model.tasks))
@@ -267,8 +238,8 @@ def calibrate(model: RewardModel, reference_scores: Tensor, probes: Sequence[lis
     model.probes = [{"ids": list(ids), "scores": probe_scores(model.module, ids, device)} for ids in probes]
 
 
-def fit_chances(model: RewardModel, groups: Sequence[Group], device: Device) -> dict[str, dict[str, float | None]]:
-    """Each task's temperature, on held-out judgements, and how far its chances are from what happened, before and after.
+def fit_temperatures(model: RewardModel, groups: Sequence[Group], device: Device) -> dict[str, dict[str, float | None]]:
+    """Each task's temperature, on held-out judgements, and how far its probabilities are from what happened, before and after.
 
     A pair says P(better beats worse) = σ(gap / T), a class P(1) = σ(s / T). Every other group fits T, the rest
     tell the expected calibration error, so it is not measured on what was fitted. With fewer than `FEW` judgements in
@@ -278,29 +249,29 @@ def fit_chances(model: RewardModel, groups: Sequence[Group], device: Device) -> 
     answers = [answer for group in groups for answer in group.answers]
     scores_BC = task_scores(model, prompts, answers, device) if groups else torch.zeros(0, len(model.tasks))
     found: dict[str, dict[str, float | None]] = {}
-    pairs, _, ratings = placed(groups)
+    pairs, _, ratings = flatten(groups)
     half_of = {start: i % 2 for i, start in enumerate(accumulate((len(g.answers) for g in groups), initial=0))}
     for row, task in enumerate(model.tasks):
         score = scores_BC[:, row].tolist()
-        judged: list[tuple[int, float, float, float]] = []  # half, gap, how sure that it is above 0, weight
+        judged: list[tuple[int, float, float, float]] = []  # half, gap, confidence that it is above 0, weight
         if task.kind == "binary":
             judged += [(half_of[s], score[s + r.answer], r.value, r.weight) for s, r in ratings if r.task == task.name]
         else:
             named = [(s, p) for s, p in pairs if p.task == task.name]
             judged += [(half_of[s], score[s + p.better] - score[s + p.worse], p.target, p.weight) for s, p in named]
         fitted, kept = ([row[1:] for row in judged if row[0] == half] for half in (0, 1))
-        figures: dict[str, float | None] = {"temperature": 1.0, "ece_before": None, "ece_after": None}
+        metrics: dict[str, float | None] = {"temperature": 1.0, "ece_before": None, "ece_after": None}
         if min(len(fitted), len(kept)) >= FEW:
             both = [(sign * gap, w * share) for gap, p, w in fitted for sign, share in ((1, p), (-1, 1 - p)) if share]
             task.temperature = fit_temperature([gap for gap, _ in both], [weight for _, weight in both])
-            figures = {"temperature": task.temperature, "ece_before": error_of(kept, 1.0)}
-            figures["ece_after"] = error_of(kept, task.temperature)
-        found[task.name] = figures
+            metrics = {"temperature": task.temperature, "ece_before": error_of(kept, 1.0)}
+            metrics["ece_after"] = error_of(kept, task.temperature)
+        found[task.name] = metrics
     return found
 
 
 def error_of(judged: Sequence[tuple[float, float, float]], temperature: float) -> float:
-    """Expected calibration error of how sure the likelier side is, over (gap, sureness, weight); ties tell nothing."""
-    clear = np.array([(gap, sure) for gap, sure, _ in judged if sure != 0.5])
-    sureness = 1 / (1 + np.exp(-np.abs(clear[:, 0]) / temperature))
-    return ece(sureness, (clear[:, 0] > 0) == (clear[:, 1] > 0.5))
+    """Expected calibration error of the confidence in the more likely side, over (gap, confidence, weight); ties tell nothing."""
+    clear = np.array([(gap, confidence) for gap, confidence, _ in judged if confidence != 0.5])
+    predicted = 1 / (1 + np.exp(-np.abs(clear[:, 0]) / temperature))
+    return ece(predicted, (clear[:, 0] > 0) == (clear[:, 1] > 0.5))

@@ -75,14 +75,20 @@ def test_threads_do_not_mix() -> None:
     assert list(node.parts()) == ["forward"]
 
 
-def test_without_a_recording_a_mark_costs_next_to_nothing_and_keeps_nothing() -> None:
+def test_without_a_recording_a_mark_keeps_nothing() -> None:
+    with timed("forward"):
+        pass
+    assert timeline.recording() is None and timeline.stop() is None
+
+
+@pytest.mark.slow  # a busy machine makes it dear
+def test_without_a_recording_a_mark_costs_next_to_nothing() -> None:
     def marked() -> None:
         with timed("forward"):
             pass
 
     best = min(timeit.repeat(marked, number=10_000, repeat=7)) / 10_000
     assert best < MICROSECONDS / 1e6, f"a mark took {1e6 * best:.2f} µs"
-    assert timeline.recording() is None and timeline.stop() is None
 
 
 def test_a_recording_holds_every_mark() -> None:

@@ -17,26 +17,27 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from bridle.core.recipe import GRPOSection, PPOSection, REBELSection, RLOOSection, SFTSection
 from bridle.core.records import Completion, FinishReason, Prompt
+from bridle.generation.rollout import Asking, roll_out
 from bridle.models.batches import make_batch, sequence_logprobs
 from bridle.models.policy import Policy
-from bridle.training import grpo, ppo, rebel, sft
+from bridle.recipe.offline import SFTSection
+from bridle.recipe.online import GRPOSection, PPOSection, REBELSection, RLOOSection
+from bridle.training import grpo, ppo, rebel, rloo, sft
 from tests.exact.train import by_ppo
 from tests.exact.world import (
     ANSWERS,
-    LONGEST,
     PROMPT_IDS,
     PROMPTS,
     STATES,
     STOP,
-    TableEngine,
     World,
     answer_logp_A,
     critic,
     distance,
+    practising,
 )
-from tests.training.runs import DEVICE, run_in
+from tests.training.runs import DEVICE, run_in, session
 
 WORLD = World.made(0)
 REWARD_ERROR, KL = 0.03, 0.02  # what "reaches the optimum" means: a share of its reward, nats an answer
@@ -129,7 +130,7 @@ def check_sft_learns_how_often() -> None:
         batch_size=len(shown), epochs=80, learning_rate=0.3, optimizer="adamw", clip_norm=100.0, checkpoint_every=80
     )
     with scratch() as folder:
-        sft.train(policy, shown, config, DEVICE, run_in(folder), seed=0)
+        sft.train(policy, shown, config, session(run_in(folder)))
     seen_S = counts.sum(0) > 0
     shares = (counts / counts.sum(0))[:, seen_S].double()
     near(policy.module.output_weight().detach().softmax(0)[:, seen_S], shares, "a token's share", 0.02)
@@ -148,10 +149,8 @@ def check_the_first_ppo_gradient() -> None:
     )  # fmt: skip
     reward = Listener(WORLD.reward())
     with scratch() as folder, caught_gradients() as found:
-        figures = ppo.train(
-            policy, reference, values, reward, PROMPTS, [], config, LONGEST, TableEngine(), DEVICE,  # type: ignore[arg-type]
-            run_in(folder), seed=0,
-        )  # fmt: skip
+        actors = ppo.Actors(policy, reference, values)
+        figures = ppo.train(actors, reward, PROMPTS, [], config, practising(run_in(folder)))
     assert figures["logprob_gap"] < 1e-9, "the first ratio is not 1"
 
     table = policy.module.output_weight().detach().clone().requires_grad_()
@@ -190,9 +189,7 @@ def check_the_first_grpo_gradient() -> None:
     )  # fmt: skip
     reward = Listener(WORLD.reward())
     with scratch() as folder, caught_gradients() as found:
-        figures = grpo.train(
-            policy, reference, reward, PROMPTS, config, LONGEST, TableEngine(), DEVICE, run_in(folder), seed=0  # type: ignore[arg-type]
-        )  # fmt: skip
+        figures = grpo.train(policy, reference, reward, PROMPTS, config, practising(run_in(folder)))
     assert figures["logprob_gap"] < 1e-9, "the first ratio is not 1"
 
     table = policy.module.output_weight().detach().clone().requires_grad_()
@@ -237,9 +234,7 @@ def check_the_first_rloo_gradient() -> None:
         clip_norm=1e6, temperature=0.7, missing_stop_penalty=cost,
     )  # fmt: skip
     with scratch() as folder, caught_gradients() as found:
-        grpo.train(
-            policy, reference, reward, PROMPTS, config, LONGEST, TableEngine(), DEVICE, run_in(folder), seed=0  # type: ignore[arg-type]
-        )  # fmt: skip
+        rloo.train(policy, reference, reward, PROMPTS, config, practising(run_in(folder)))
     table = policy.module.output_weight().detach().clone().requires_grad_()
     logps, rewards = whole_answers(reward, table, beta, cost)
     loss = torch.zeros(())
@@ -261,9 +256,7 @@ def check_the_first_rebel_gradient() -> None:
         clip_norm=1e6, temperature=0.7, missing_stop_penalty=cost,
     )  # fmt: skip
     with scratch() as folder, caught_gradients() as found:
-        rebel.train(
-            policy, reference, reward, PROMPTS, config, LONGEST, TableEngine(), DEVICE, run_in(folder), seed=0  # type: ignore[arg-type]
-        )  # fmt: skip
+        rebel.train(policy, reference, reward, PROMPTS, config, practising(run_in(folder)))
     table = policy.module.output_weight().detach().clone().requires_grad_()
     logps, rewards = whole_answers(reward, table, beta, cost)
     loss = torch.zeros(())
@@ -277,19 +270,19 @@ def check_the_first_rebel_gradient() -> None:
 def check_padding_changes_no_estimate() -> None:
     """Values, advantages and returns of a PPO step are the same with three more columns of padding."""
     policy, reference, values = drifted(WORLD), WORLD.policy("reference"), critic()
-    engine = TableEngine()
-    engine.load(policy)
     config = PPOSection(prompts_per_step=24)
-    rollout = ppo.roll_out(
-        policy, engine, WORLD.reward(), PROMPTS * 8, ppo.Sampling(LONGEST), DEVICE, 0  # type: ignore[arg-type]
-    )  # fmt: skip
+    with scratch() as folder:
+        asking = Asking("test", PROMPTS * 8, 8 * len(PROMPTS))
+        rollout = roll_out(0, policy, WORLD.reward(), asking, practising(run_in(folder)))
     batch = rollout.batch
     wide = type(rollout)(
         type(batch)(F.pad(batch.ids_BW, (0, 3), value=2), batch.prompt_lengths_B, batch.lengths_B, batch.prompt_B),
         F.pad(rollout.mask_BT, (0, 3)), F.pad(rollout.old_logp_BT, (0, 3)), rollout.score_B, rollout.reward_B,
         rollout.completions, rollout.prompts, rollout.unscored,
     )  # fmt: skip
-    narrow_one, wide_one = (ppo.estimate(r, reference, values, 0.5, config, DEVICE) for r in (rollout, wide))
+    narrow_one, wide_one = (
+        ppo.estimate(r, ppo.Actors(policy, reference, values), 0.5, config, DEVICE) for r in (rollout, wide)
+    )
     for name in ("adv_BT", "returns_BT", "values_BT", "kl_BT"):
         padded = F.pad(getattr(narrow_one, name), (0, 3))
         near(getattr(wide_one, name), padded, name, 1e-9)

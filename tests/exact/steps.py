@@ -15,26 +15,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bridle.core.recipe import (
-    DPOSection,
-    GRPOSection,
-    PPOSection,
-    PretrainSection,
-    REBELSection,
-    RejectionSection,
-    RewardSection,
-    RLOOSection,
-    SFTSection,
-)
 from bridle.core.records import Completion, Prompt
 from bridle.generation.engine import Engine
+from bridle.generation.rollout import RolloutSession
 from bridle.models.policy import Policy, RewardModel
 from bridle.models.scorer import scorer_from
-from bridle.training import dpo, grpo, ppo, pretrain, rebel, rejection, reward, sft
+from bridle.recipe.offline import DPOSection, PretrainSection, RewardSection, SFTSection
+from bridle.recipe.online import GRPOSection, PPOSection, REBELSection, RejectionSection, RLOOSection
+from bridle.training import dpo, grpo, ppo, pretrain, rebel, rejection, reward, rloo, sft
 from tests.exact.checks import caught_gradients
 from tests.models.tiny import policy as tiny_policy
 from tests.models.tiny import random_ids, template
-from tests.training.runs import DEVICE, groups, metrics, run_in
+from tests.training.runs import DEVICE, groups, metrics, run_in, session
 
 NO_CLIP, NEW_TOKENS = 1e9, 7
 EXAMPLES = [(p, a) for i, p in enumerate(random_ids(4, 2, 6)) for a in random_ids(3, 1, 8, seed=10 + i)]
@@ -48,7 +40,7 @@ class Step:
     """Gradients by optimiser step, optimiser and parameter, and what was logged."""
 
     gradients: list[list[Tensor]]
-    figures: list[dict[str, Any]]
+    metrics: list[dict[str, Any]]
 
 
 def tiny(seed: int = 0) -> Policy:
@@ -67,29 +59,33 @@ def caught(train: Callable[[Path], object]) -> Step:
         return Step(found, metrics(Path(folder) / "run"))
 
 
+def practising(folder: Path) -> RolloutSession:
+    return RolloutSession(run_in(folder / "run"), DEVICE, 0, Engine(torch.float64), NEW_TOKENS)
+
+
 def pretrain_step(size: int, rows: int = 6) -> Step:
     ids_RT = torch.tensor([row[:9] for row in random_ids(rows, 9, 9)])
     config = PretrainSection(batch_size=rows, length=8, optimizer="adamw", clip_norm=NO_CLIP)
-    return caught(lambda f: pretrain.train(tiny(), ids_RT, rows * 8, config, DEVICE, run_in(f / "run"), 0))
+    return caught(lambda f: pretrain.train(tiny(), ids_RT, rows * 8, config, session(run_in(f / "run"))))
 
 
 def sft_step(size: int, count: int = 12) -> Step:
     config = SFTSection(batch_size=count, micro_batch=size, epochs=1, optimizer="adamw", clip_norm=NO_CLIP)
-    return caught(lambda f: sft.train(tiny(), EXAMPLES[:count], config, DEVICE, run_in(f / "run"), 0))
+    return caught(lambda f: sft.train(tiny(), EXAMPLES[:count], config, session(run_in(f / "run"))))
 
 
 def reward_step(size: int) -> Step:
     model = RewardModel(scorer_from(tiny().module, torch.Generator().manual_seed(0)).double(), template(), "made")
     config = RewardSection(batch_size=5, micro_batch=size, clip_norm=NO_CLIP, score_size=0.1)
     return caught(
-        lambda f: reward.train(model, groups(5, seed=0), config, 1, 1e-3, DEVICE, run_in(f / "run"), 0)
+        lambda f: reward.train(model, groups(5, seed=0), config, 1, 1e-3, session(run_in(f / "run")))
     )  # fmt: skip
 
 
 def dpo_step(size: int, loss: str = "dpo") -> Step:
     config = DPOSection.model_validate({"batch_size": 5, "micro_batch": size, "clip_norm": NO_CLIP, "loss": loss})
     return caught(
-        lambda f: dpo.train(tiny(), tiny(5), groups(5, seed=0), config, DEVICE, run_in(f / "run"), 0, f / "cache")
+        lambda f: dpo.train(tiny(), tiny(5), groups(5, seed=0), config, session(run_in(f / "run")), f / "cache")
     )  # fmt: skip
 
 
@@ -99,18 +95,14 @@ def online_dpo_step(size: int) -> Step:
         clip_norm=NO_CLIP, sft=0.2,
     )  # fmt: skip
     return caught(
-        lambda f: dpo.train_online(
-            tiny(), tiny(5), token_points, PROMPTS, config, NEW_TOKENS, Engine(torch.float64), DEVICE, run_in(f / "run"), 0
-        )
+        lambda f: dpo.train_online(tiny(), tiny(5), token_points, PROMPTS, config, practising(f))
     )  # fmt: skip
 
 
 def rejection_step(size: int) -> Step:
     config = RejectionSection(rounds=1, prompts_per_round=5, answers=4, learning_rate=0.0, clip_norm=NO_CLIP)
     return caught(
-        lambda f: rejection.train(
-            tiny(), tiny(5), token_points, PROMPTS, config, NEW_TOKENS, Engine(torch.float64), DEVICE, run_in(f / "run"), 0
-        )
+        lambda f: rejection.train(tiny(), tiny(5), token_points, PROMPTS, config, practising(f))
     )  # fmt: skip
 
 
@@ -120,9 +112,7 @@ def grpo_step(size: int, length_power: float = 0.0, prompts: int = 5) -> Step:
         kl_coef=0.1, clip_norm=NO_CLIP, length_power=length_power,
     )  # fmt: skip
     return caught(
-        lambda f: grpo.train(
-            tiny(), tiny(5), token_points, PROMPTS, config, NEW_TOKENS, Engine(torch.float64), DEVICE, run_in(f / "run"), 0
-        )
+        lambda f: grpo.train(tiny(), tiny(5), token_points, PROMPTS, config, practising(f))
     )  # fmt: skip
 
 
@@ -131,9 +121,7 @@ def rloo_step(size: int, prompts: int = 5) -> Step:
         steps=1, prompts_per_step=prompts, group_size=4, batch_size=4 * size or 64, learning_rate=0.0, clip_norm=NO_CLIP
     )
     return caught(
-        lambda f: grpo.train(
-            tiny(), tiny(5), token_points, PROMPTS, config, NEW_TOKENS, Engine(torch.float64), DEVICE, run_in(f / "run"), 0
-        )
+        lambda f: rloo.train(tiny(), tiny(5), token_points, PROMPTS, config, practising(f))
     )  # fmt: skip
 
 
@@ -143,9 +131,7 @@ def rebel_step(size: int, prompts: int = 6) -> Step:
         clip_norm=NO_CLIP,
     )  # fmt: skip
     return caught(
-        lambda f: rebel.train(
-            tiny(), tiny(5), token_points, PROMPTS, config, NEW_TOKENS, Engine(torch.float64), DEVICE, run_in(f / "run"), 0
-        )
+        lambda f: rebel.train(tiny(), tiny(5), token_points, PROMPTS, config, practising(f))
     )  # fmt: skip
 
 
@@ -161,8 +147,7 @@ def ppo_step(size: int, answers: int = 12, shared_trunk: bool = False) -> Step:
         critic.model = policy.module.model
     return caught(
         lambda f: ppo.train(
-            policy, tiny(5), critic, token_points, PROMPTS, EXAMPLES, config, NEW_TOKENS, Engine(torch.float64), DEVICE,
-            run_in(f / "run"), 0,
+            ppo.Actors(policy, tiny(5), critic), token_points, PROMPTS, EXAMPLES, config, practising(f)
         )
     )  # fmt: skip
 
@@ -172,6 +157,7 @@ STEPS: dict[str, Callable[[int], Step]] = {  # by the sequences (prompts, groups
     "reward": reward_step,
     "dpo": dpo_step,
     "ipo": partial(dpo_step, loss="ipo"),
+    "simpo": partial(dpo_step, loss="simpo"),
     "grpo by tokens": partial(grpo_step, length_power=0.0),
     "grpo between": partial(grpo_step, length_power=0.5),
     "grpo by answers": partial(grpo_step, length_power=1.0),
@@ -193,5 +179,5 @@ FEW: dict[str, Callable[[int], Step]] = {  # those without micro-batches, and fe
 }
 SHARED: dict[int, list[str]] = {  # by ranks
     2: ["sft", "reward", "dpo", "grpo by tokens", "ppo"],
-    3: [name for name in (*STEPS, *FEW) if name not in ("ipo", "grpo between")],
+    3: [name for name in (*STEPS, *FEW) if name not in ("ipo", "simpo", "grpo between")],
 }

@@ -13,11 +13,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from bridle.generation import rollout
 from bridle.maths import advantages, kl, losses
 from bridle.models import batches
 from bridle.models.batches import Batch
-from bridle.rewards import rollout
-from bridle.training import grpo, ppo, rebel
+from bridle.training import grpo, ppo, rloo
 from tests.exact.checks import (
     CHECKS,
     check_log_probs_are_those_of_whole_answers,
@@ -54,17 +54,17 @@ def k1_as_loss(patch: pytest.MonkeyPatch) -> None:
 
 
 def k3_in_the_reward(patch: pytest.MonkeyPatch) -> None:
-    for trainer in (ppo, grpo, rebel):
+    for trainer in (ppo, grpo, rollout):
         patch.setattr(trainer, "k1", kl.k3)
 
 
 def clamped_k1(patch: pytest.MonkeyPatch) -> None:
-    for trainer in (ppo, grpo, rebel):
+    for trainer in (ppo, grpo, rollout):
         patch.setattr(trainer, "k1", lambda *given: kl.k1(*given).clamp(min=0))
 
 
 def kl_of_the_wrong_sign(patch: pytest.MonkeyPatch) -> None:
-    for trainer in (ppo, grpo, rebel):
+    for trainer in (ppo, grpo, rollout):
         patch.setattr(trainer, "k1", lambda *given: -kl.k1(*given))
 
 
@@ -104,7 +104,7 @@ def reward_on_the_wrong_token(patch: pytest.MonkeyPatch) -> None:
 
 def another_temperature(patch: pytest.MonkeyPatch) -> None:
     """Answers are drawn at one temperature and learnt from at another."""
-    for trainer in (ppo, grpo, rebel, rollout):
+    for trainer in (ppo, rollout):
         patch.setattr(
             trainer, "sequence_logprobs", lambda module, batch, _: batches.sequence_logprobs(module, batch, 1.0)
         )
@@ -114,7 +114,7 @@ def advantage_of_another_answer(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(ppo, "whiten", lambda x, mask: advantages.whiten(x, mask).roll(1, 0))
     relative = advantages.group_relative
     patch.setattr(grpo, "group_relative", lambda *given, **settings: relative(*given, **settings).roll(1, 0))
-    patch.setattr(grpo, "leave_one_out", lambda *given: advantages.leave_one_out(*given).roll(1, 0))
+    patch.setattr(rloo, "leave_one_out", lambda *given: advantages.leave_one_out(*given).roll(1, 0))
 
 
 OPTIMUM, PPO_STEP, GRPO_STEP = (

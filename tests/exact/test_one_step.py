@@ -20,10 +20,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bridle.models import batches, imitation, parallel
-from bridle.models.batches import Batch, Packed
-from bridle.rewards import rollout
-from bridle.training import dpo, grpo, ppo, rebel, reward, sft
+from bridle.compute import parallel
+from bridle.generation import rollout
+from bridle.models import batches, imitation
+from bridle.models.batches import Batch, PackedAnswers
+from bridle.training import ppo
 from tests.exact.steps import FEW, SHARED, STEPS, Step
 
 ROOT = Path(__file__).parents[2]
@@ -49,8 +50,8 @@ def alike(found: Step, name: str) -> None:
         assert any(float(gradient.abs().max()) > 1e-3 for gradient in theirs), "the test needs a gradient"
         for a, b in zip(ours, theirs, strict=True):
             torch.testing.assert_close(a, b, rtol=0, atol=1e-9)
-    assert len(found.figures) == len(expected.figures)
-    for line, other in zip(found.figures, expected.figures, strict=True):
+    assert len(found.metrics) == len(expected.metrics)
+    for line, other in zip(found.metrics, expected.metrics, strict=True):
         assert line == pytest.approx(other, rel=1e-5, abs=1e-6)
 
 
@@ -63,14 +64,10 @@ def test_micro_batches(name: str, size: int) -> None:
 @pytest.mark.parametrize("name", STEPS)
 def test_order(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same rows from the last to the first, in micro-batches of two; which rows are of one step stays."""
-    plan, shuffled, cut = batches.length_plan, ppo.shuffled, batches.micro_batches
-    fresh = batches.length_batches
-    monkeypatch.setattr(dpo, "length_batches", lambda *given: [rows[::-1] for rows in fresh(*given)])
-    for trainer in (sft, reward, dpo):
-        monkeypatch.setattr(trainer, "length_plan", lambda *given: [rows[::-1] for rows in plan(*given)])
+    fresh, drawn, cut = batches.length_batches, rollout.minibatches, batches.micro_batches
+    monkeypatch.setattr(batches, "length_batches", lambda *given: [rows[::-1] for rows in fresh(*given)])
     monkeypatch.setattr(ppo, "micro_batches", lambda *given: [part.flip(0) for part in cut(*given)][::-1])
-    for trainer in (grpo, rebel):
-        monkeypatch.setattr(trainer, "shuffled", lambda *given: shuffled(*given).flip(0))
+    monkeypatch.setattr(rollout, "minibatches", lambda *given: (rows.flip(0) for rows in drawn(*given)))
     alike(STEPS[name](2), name)
 
 
@@ -96,17 +93,17 @@ def test_padding(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_packing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A prompt read once for all its answers, or once for each."""
     used = []
-    pack = batches.pack
+    pack_answers = batches.pack_answers
 
-    def watched(batch: Batch) -> Packed | None:
-        packed = pack(batch)
+    def watched(batch: Batch) -> PackedAnswers | None:
+        packed = pack_answers(batch)
         used.append(packed is not None)
         return packed
 
-    monkeypatch.setattr(batches, "pack", watched)
+    monkeypatch.setattr(batches, "pack_answers", watched)
     alike(STEPS[name](0), name)
     assert any(used), "the packed path was not taken"
-    monkeypatch.setattr(batches, "pack", lambda batch: None)
+    monkeypatch.setattr(batches, "pack_answers", lambda batch: None)
     alike(STEPS[name](0), name)
 
 
@@ -141,8 +138,8 @@ def test_ranks(name: str, ranks: int, shared: Path) -> None:
 
 def test_one_process_needs_no_group() -> None:
     given, module = torch.tensor([3, 4]), torch.nn.Linear(2, 1)
-    assert parallel.all_ranks_sum(given) is given and (parallel.rank(), parallel.world_size()) == (0, 1)
-    assert parallel.my_share([5, 6, 7]) == [5, 6, 7] and parallel.all_ranks_figures({"a": 1.0}) == {"a": 1.0}
+    assert parallel.all_ranks_sum(given) is given and (parallel.process_rank(), parallel.world_size()) == (0, 1)
+    assert parallel.my_share([5, 6, 7]) == [5, 6, 7] and parallel.all_ranks_metrics({"a": 1.0}) == {"a": 1.0}
     parallel.sum_gradients([module])
     assert module.weight.grad is None
 
@@ -153,7 +150,7 @@ def test_shares_cover_all_rows_once(ranks: int, monkeypatch: pytest.MonkeyPatch)
     lists: list[Sequence[int]] = []
     tensors: list[Tensor] = []
     for rank in range(ranks):
-        monkeypatch.setattr(parallel, "rank", lambda rank=rank: rank)
+        monkeypatch.setattr(parallel, "process_rank", lambda rank=rank: rank)
         lists.append(parallel.my_share(list(range(5))))
         tensors.append(parallel.my_share(torch.arange(5)))
     assert sorted(i for rows in lists for i in rows) == list(range(5))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bridle.core.recipe import DPOSection, PPOSection, REBELSection, RLOOSection
 from bridle.models.policy import Policy
-from bridle.training import dpo, grpo, ppo, rebel
-from tests.exact.world import CUT_OFF_COSTS, LONGEST, PROMPTS, TableEngine, World, critic
-from tests.training.runs import DEVICE, run_in
+from bridle.recipe.offline import DPOSection
+from bridle.recipe.online import PPOSection, REBELSection, RLOOSection
+from bridle.training import dpo, ppo, rebel, rloo
+from tests.exact.world import CUT_OFF_COSTS, PROMPTS, World, critic, practising
+from tests.training.runs import run_in, session
 
 # Rates that fall: a leg of steps at each, `patience` times as many. Whitened advantages have one size however near the
 # optimum is, so a constant rate would go on jumping round it.
@@ -23,10 +24,8 @@ def by_ppo(world: World, beta: float, folder: Path, patience: int = 1) -> Policy
             critic_learning_rate=0.05, kl_coef=beta, kl_target=0.0, clip_norm=100.0, value_clip=10.0,
             missing_stop_penalty=CUT_OFF_COSTS, checkpoint_every=steps,
         )  # fmt: skip
-        ppo.train(
-            policy, reference, values, world.reward(), PROMPTS, [], config, LONGEST, TableEngine(), DEVICE,  # type: ignore[arg-type]
-            run_in(folder / str(number)), seed=number,
-        )  # fmt: skip
+        actors = ppo.Actors(policy, reference, values)
+        ppo.train(actors, world.reward(), PROMPTS, [], config, practising(run_in(folder / str(number)), seed=number))
     return policy
 
 
@@ -35,7 +34,7 @@ def by_dpo(world: World, beta: float, folder: Path, patience: int = 1) -> Policy
     config = DPOSection(
         beta=beta, epochs=steps, batch_size=len(PROMPTS), learning_rate=0.3, clip_norm=100.0, checkpoint_every=steps
     )
-    dpo.train(policy, world.policy("reference"), world.groups(), config, DEVICE, run_in(folder), 0, folder / "cache")
+    dpo.train(policy, world.policy("reference"), world.groups(), config, session(run_in(folder)), folder / "cache")
     return policy
 
 
@@ -47,10 +46,8 @@ def by_rloo(world: World, beta: float, folder: Path, patience: int = 1) -> Polic
             steps=steps, prompts_per_step=192, group_size=4, minibatches=2, batch_size=768, learning_rate=rate,
             kl_coef=beta, clip_norm=100.0, missing_stop_penalty=CUT_OFF_COSTS, checkpoint_every=steps,
         )  # fmt: skip
-        grpo.train(
-            policy, reference, world.reward(), PROMPTS, config, LONGEST, TableEngine(), DEVICE,  # type: ignore[arg-type]
-            run_in(folder / str(number)), seed=number,
-        )  # fmt: skip
+        session = practising(run_in(folder / str(number)), seed=number)
+        rloo.train(policy, reference, world.reward(), PROMPTS, config, session)
     return policy
 
 
@@ -62,8 +59,6 @@ def by_rebel(world: World, beta: float, folder: Path, patience: int = 1) -> Poli
             steps=steps, prompts_per_step=384, epochs=2, minibatches=2, batch_size=768, learning_rate=rate, eta=1.0,
             kl_coef=beta, clip_norm=100.0, missing_stop_penalty=CUT_OFF_COSTS, checkpoint_every=steps,
         )  # fmt: skip
-        rebel.train(
-            policy, reference, world.reward(), PROMPTS, config, LONGEST, TableEngine(), DEVICE,  # type: ignore[arg-type]
-            run_in(folder / str(number)), seed=number,
-        )  # fmt: skip
+        session = practising(run_in(folder / str(number)), seed=number)
+        rebel.train(policy, reference, world.reward(), PROMPTS, config, session)
     return policy

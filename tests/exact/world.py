@@ -18,11 +18,14 @@ from torch import Tensor, nn
 
 from bridle.core.records import Completion, FinishReason, Prompt
 from bridle.generation.engine import Answer
+from bridle.generation.rollout import RolloutSession
 from bridle.generation.sampling import Sampling, draw, uniforms
 from bridle.maths.logprobs import linear_logprobs
 from bridle.models.batches import Group
 from bridle.models.policy import Policy
 from bridle.models.scorer import Scorer
+from bridle.project.run import Run
+from tests.training.runs import DEVICE
 
 SYMBOLS, STOP, LONGEST = 4, 4, 3
 TOKENS = SYMBOLS + 1
@@ -103,6 +106,11 @@ class TableTemplate:
 
     def decode_batch(self, rows: Sequence[Sequence[int]]) -> list[str]:
         return [" ".join(map(str, ids)) for ids in rows]
+
+
+def practising(run: Run, seed: int = 0) -> RolloutSession:
+    """What a loop gets besides, with answers from the tables."""
+    return RolloutSession(run, DEVICE, seed, TableEngine(), LONGEST)  # type: ignore[arg-type]
 
 
 class TableEngine:

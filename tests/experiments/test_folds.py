@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bridle.core.recipe import Recipe
 from bridle.core.records import Completion, Pair, Prompt
-from bridle.core.runlog import Progress
 from bridle.models.batches import Compared, Group
 from bridle.models.policy import RewardModel
-from bridle.stages import Work
+from bridle.project.progress import Progress
+from bridle.recipe.recipe import Recipe
+from bridle.stages.workspace import Work
 from bridle.training import reward
 from tests.models.tiny import template
 

@@ -54,7 +54,7 @@ def test_a_linear_reward_model_finds_the_gold_that_made_its_labels(noise: Module
 def test_rankings_are_drawn_by_plackett_luce(rankings: ModuleType) -> None:
     """The first is chosen with probability ∝ exp(gold): compared on the draws' own answers."""
     gold = torch.tensor([1.0, 0.0], dtype=torch.float64)
-    answers = rankings.ranked(gold, 40_000, 3, generator())
+    answers = rankings.rank_answers(gold, 40_000, 3, generator())
     expected = (answers @ gold).softmax(1)[:, 0]  # the chance of the one that came first, given the three
     other = (answers @ gold).softmax(1).square().sum(1)  # its mean, for E[p of the chosen] = Σ p²
     assert float(expected.mean()) == pytest.approx(float(other.mean()), abs=0.005)
@@ -64,7 +64,7 @@ def test_rankings_are_drawn_by_plackett_luce(rankings: ModuleType) -> None:
 
 def test_both_losses_are_one_for_rankings_of_two(rankings: ModuleType) -> None:
     gold, draws = rankings.world(0)
-    answers = rankings.ranked(gold, 200, 2, draws)
+    answers = rankings.rank_answers(gold, 200, 2, draws)
     pairs, whole = (rankings.learn(answers, whole) for whole in (False, True))
     torch.testing.assert_close(pairs, whole, rtol=0, atol=1e-5)
 
@@ -79,7 +79,7 @@ def test_accuracy_follows_from_the_angle(rankings: ModuleType) -> None:
 
 def test_pairs_apart_take_more_steps(rankings: ModuleType) -> None:
     gold, draws = rankings.world(0)
-    answers = rankings.ranked(gold, 16, 4, draws)
+    answers = rankings.rank_answers(gold, 16, 4, draws)
     together, apart = (rankings.in_minibatches(answers, apart, 1, generator()) for apart in (False, True))
     assert float(together.abs().max()) < 0.021 < float(apart.abs().max()), "2 steps of .01 against 12"
 

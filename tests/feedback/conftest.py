@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from bridle.feedback.store import Store
+from bridle.feedback.store.store import Store
 from tests.feedback.sample import Sample
 
 

@@ -1,7 +1,7 @@
 """A little of everything that goes into a store."""
 
 from bridle.core.records import Completion, FinishReason, Judgement, LabelerKind, Prompt
-from bridle.feedback.store import Store
+from bridle.feedback.store.store import Store
 
 
 class Sample:

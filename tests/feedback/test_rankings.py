@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from bridle.core.errors import DataError
 from bridle.core.records import Completion, Judgement, LabelerKind, Prompt
-from bridle.feedback.rankings import Item, check_judgement, item_id, pairs_of
+from bridle.feedback.rankings import Item, check_judgement, item_id, pairs_of, ranking_of
 
 PROMPT = Prompt.from_text("Question?")
 
@@ -84,3 +84,21 @@ def test_never_across_prompts_nor_items() -> None:
         pairs_of(stranger, a_judgement(item, (0,), (1,)))
     with pytest.raises(DataError, match="of item"):
         pairs_of(replace(item, id="other"), a_judgement(item, (0,), (1,)))
+
+
+def test_a_ranking_is_read_whole() -> None:
+    """A > B > A′ with equal texts keeps its three places; ties keep theirs; the display order says nothing."""
+    item = an_item(["yes", "no", "yes"])
+    ranking = ranking_of(item, judgement := a_judgement(item, (0,), (1,), (2,), order=(2, 0, 1)))
+    assert ranking.answers == item.completions and ranking.ranks == (0, 1, 2)
+    assert ranking.prompt == PROMPT and ranking.judgement_id == judgement.id
+    tied = ranking_of(item, a_judgement(item, (2,), (1, 0)))
+    assert tied.answers == tuple(item.completions[slot] for slot in (2, 0, 1)) and tied.ranks == (0, 1, 1)
+
+
+def test_a_ranking_is_of_its_item_alone() -> None:
+    item = an_item(list("ab"))
+    with pytest.raises(DataError, match="of item"):
+        ranking_of(replace(item, id="other"), a_judgement(item, (0,), (1,)))
+    with pytest.raises(DataError, match="exactly one group"):
+        ranking_of(item, a_judgement(item, (0,)))

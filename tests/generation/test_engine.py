@@ -12,7 +12,7 @@ from bridle.core.records import FinishReason, Prompt
 from bridle.generation import native
 from bridle.generation.engine import Answer, Engine, answer_prompts
 from bridle.generation.sampling import Sampling
-from bridle.maths import kernels
+from bridle.kernels import kernels
 from bridle.models.batches import make_batch, sequence_logprobs
 from bridle.models.policy import Policy
 from tests.models.tiny import FALLBACK, FAMILIES, FOREIGN, SHAPES, one_sentence, policy, random_ids, template
@@ -117,7 +117,7 @@ def test_rows_that_join_others_get_the_answers_of_rows_alone(ahead: int, monkeyp
         engine.generate([prompt], settings, stamp=ours.stamp, seed=2, samples=[i])[0]
         for i, prompt in enumerate(PROMPTS)
     ]
-    groups = count_calls(monkeypatch, native.Packed, "prefill")
+    groups = count_calls(monkeypatch, native.PackedDecoder, "prefill")
     steps = count_calls(monkeypatch, native.Decoding, "step")
     together = engine.generate(PROMPTS, settings, stamp=ours.stamp, seed=2)
     assert len(groups) > len(PROMPTS) / 8 + 3  # some came while others were under way

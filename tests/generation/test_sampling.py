@@ -32,7 +32,7 @@ LOGITS = {
 
 
 def truncated(logits: Tensor, settings: Sampling) -> Tensor:
-    """The distribution that should be sampled from, by its definition: a token stays while the likelier ones hold less
+    """The distribution that should be sampled from, by its definition: a token stays while the more likely ones hold less
     than top_p and are fewer than top_k, and what stays is divided by its sum."""
     probs = (logits.double() / settings.temperature).softmax(0)
     kept = torch.zeros_like(probs)
@@ -50,7 +50,7 @@ def draws(logits: Tensor, settings: Sampling, count: int = DRAWS, seed: int = 0)
     return draw(logits.expand(count, -1), settings, uniforms(seed, numbers, torch.zeros_like(numbers)))
 
 
-@pytest.fixture(params=["sorted", "likeliest first"])
+@pytest.fixture(params=["sorted", "most likely first"])
 def truncation(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """The way of a small vocabulary, and that of a large one."""
     monkeypatch.setattr(sampling, "MANY", 8192 if request.param == "sorted" else 59)
@@ -89,7 +89,7 @@ def test_a_vocabulary_of_thousands_is_drawn_exactly() -> None:
     torch.testing.assert_close(logprobs.double(), exact.log()[tokens], rtol=0, atol=1e-5)
 
 
-def test_temperature_nought_takes_the_likeliest_for_certain() -> None:
+def test_temperature_nought_takes_the_most_likely_for_certain() -> None:
     logits = torch.randn(50, 30, generator=torch.Generator().manual_seed(3))
     numbers = torch.arange(50)
     tokens, logprobs = draw(logits, Sampling(1, temperature=0, top_p=0.5), uniforms(0, numbers, numbers))

@@ -7,13 +7,21 @@ test can show first that the check finds what it should in a bad snippet, and th
 from __future__ import annotations
 
 import ast
+import io
+import tokenize
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path, PurePosixPath
 
 ROOT = Path(__file__).parents[2]
 MIGRATIONS = "/migrations/"  # written for Alembic, which reads and runs them by its own customs
+# Folders, and one file, that load neither torch nor transformers.
+LIGHT = (
+    *("core", "recipe", "maths.statistics", "project", "feedback", "playground"),
+    *("guard.health", "site", "labelling", "cli"),
+)
+NOT_CODE = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
 
 
 @dataclass(frozen=True)
@@ -24,6 +32,26 @@ class Source:
     @cached_property
     def tree(self) -> ast.Module:
         return ast.parse(self.text, self.path)
+
+    @cached_property
+    def tokens(self) -> list[tokenize.TokenInfo]:
+        return list(tokenize.generate_tokens(io.StringIO(self.text).readline))
+
+    @cached_property
+    def code(self) -> frozenset[int]:
+        """The numbers of the lines that hold code: no blank ones, no comments, no docstrings."""
+        lines: set[int] = set()
+        for token in self.tokens:
+            if token.type not in NOT_CODE:
+                lines.update(range(token.start[0], token.end[0] + 1))
+        for node in ast.walk(self.tree):
+            if (
+                isinstance(node, ast.Expr)
+                and isinstance(node.value, ast.Constant)
+                and isinstance(node.value.value, str)
+            ):
+                lines.difference_update(lines_of(node))
+        return frozenset(lines)
 
     @property
     def module(self) -> str:
@@ -40,15 +68,26 @@ class Source:
         return f"{self.path}:{line}: {sentence}"
 
 
-def package() -> list[Source]:
-    """Every Python file of the package."""
+def lines_of(node: ast.stmt) -> range:
+    """The numbers of the lines that a statement takes, from its `def` on where it has decorators."""
+    return range(node.lineno, (node.end_lineno or node.lineno) + 1)
+
+
+@cache
+def package() -> tuple[Source, ...]:
+    """Every Python file of the package, read and parsed once for all checks."""
     paths = sorted((ROOT / "bridle").rglob("*.py"))
-    return [Source(path.relative_to(ROOT).as_posix(), path.read_text(encoding="utf-8")) for path in paths]
+    return tuple(Source(path.relative_to(ROOT).as_posix(), path.read_text(encoding="utf-8")) for path in paths)
+
+
+def written_by_us() -> list[Source]:
+    """The package without its migrations."""
+    return [source for source in package() if MIGRATIONS not in source.path]
 
 
 def modules() -> list[str]:
     """The name of every module that can be imported by itself."""
-    return [source.module for source in package() if MIGRATIONS not in source.path]
+    return [source.module for source in written_by_us()]
 
 
 @dataclass(frozen=True)

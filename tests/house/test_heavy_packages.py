@@ -4,37 +4,28 @@ from __future__ import annotations
 
 import pytest
 
-from tests.house.source import Source, imports, listed, package
+from tests.house.source import LIGHT, Source, imports, listed, package
 
+SITES = ("bridle.site", "bridle.labelling", "bridle.serve")
 DOORS = {
     "transformers": ("bridle.models",),
     "peft": ("bridle.models",),
     "tokenizers": ("bridle.models",),
-    "safetensors": ("bridle.models",),
+    "safetensors": ("bridle.models", "bridle.compute"),  # weights, and checkpoints
     "datasets": ("bridle.feedback",),
     "sqlalchemy": ("bridle.feedback",),
     "alembic": ("bridle.feedback",),
     "pyarrow": ("bridle.feedback",),
     "ray": ("bridle.launch",),
-    "fastapi": ("bridle.site", "bridle.web", "bridle.serve"),
-    "starlette": ("bridle.site", "bridle.web", "bridle.serve"),
+    "fastapi": SITES,
+    "starlette": SITES,
     "httpx2": ("bridle.core.outbound",),
-    "tomli_w": ("bridle.core",),
-    "matplotlib": ("bridle.evaluation",),
+    "tomli_w": ("bridle.recipe",),
+    "matplotlib": ("bridle.report",),
 }
-WHEN_CALLED = (
-    "httpx2",
-    "datasets",
-    "huggingface_hub",
-    "peft",
-    "psycopg",
-    "pyarrow",
-    "ray",
-    "tensorboard",
-)  # httpx2, and the extras
-WITHOUT_TORCH = tuple(
-    f"bridle.{name}" for name in ("core", "feedback", "playground", "site", "web", "cli", "maths.statistics")
-)
+# httpx2, and the extras
+WHEN_CALLED = ("httpx2", "datasets", "huggingface_hub", "peft", "psycopg", "pyarrow", "ray", "tensorboard")
+WITHOUT_TORCH = tuple(f"bridle.{name}" for name in LIGHT)
 
 
 def inside(module: str, places: tuple[str, ...]) -> bool:
@@ -64,11 +55,15 @@ def wrong_doors(source: Source) -> list[str]:
         ("bridle/models/policy.py", "import matplotlib.pyplot as plt"),
         ("bridle/core/outbound.py", "import httpx2"),
         ("bridle/models/policy.py", "from peft import LoraConfig"),
-        ("bridle/feedback/formats.py", "def f():\n    import torch"),
+        ("bridle/core/files.py", "import tomli_w"),
+        ("bridle/evaluation/answers.py", "from matplotlib.figure import Figure"),
+        ("bridle/feedback/importing/formats.py", "def f():\n    import torch"),
+        ("bridle/project/run.py", "import torch"),
+        ("bridle/recipe/base.py", "import torch"),
         ("bridle/maths/statistics.py", "import torch"),
-        ("bridle/feedback/readers.py", "import pyarrow.parquet"),
-        ("bridle/sources.py", "def f():\n    import pyarrow.parquet"),
-        ("bridle/cli.py", "import torch.nn as nn"),
+        ("bridle/feedback/importing/readers.py", "import pyarrow.parquet"),
+        ("bridle/stages/data.py", "def f():\n    import pyarrow.parquet"),
+        ("bridle/cli/train.py", "import torch.nn as nn"),
     ],
 )
 def test_a_wrong_door_is_found(path: str, text: str) -> None:
@@ -81,7 +76,10 @@ def test_a_wrong_door_is_found(path: str, text: str) -> None:
         ("bridle/models/policy.py", "import transformers\ndef f():\n    import peft"),
         ("bridle/core/outbound.py", "if TYPE_CHECKING:\n    import httpx2"),
         ("bridle/maths/losses.py", "import torch"),
-        ("bridle/core/recipe.py", "import tomli_w, tomllib"),
+        ("bridle/recipe/documents.py", "import tomli_w, tomllib"),
+        ("bridle/compute/checkpoint.py", "import safetensors.torch, torch"),
+        ("bridle/report/drawings.py", "from matplotlib.figure import Figure"),
+        ("bridle/serve/app.py", "from fastapi import FastAPI"),
     ],
 )
 def test_the_right_door_is_not(path: str, text: str) -> None:

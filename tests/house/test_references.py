@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bridle.core.recipe import Recipe
+from bridle.recipe.recipe import Recipe
 from tests.house.source import ROOT, listed, package
 
 REFERENCE = re.compile(r"`([\w/]+\.py): ([\w., ]+)`")  # `maths/losses.py: dpo, ipo`, `core/runlog.py: Run.log`

@@ -9,10 +9,10 @@ import pytest
 from bridle.core.errors import DataError
 from bridle.maths.statistics import (
     accuracy,
-    best_of_n,
     best_of_n_kl,
     bootstrap_interval,
     ece,
+    expected_best_of_n,
     fit_temperature,
     mean_and_se,
     wilson_interval,
@@ -106,8 +106,8 @@ def test_best_of_n_equals_the_mean_over_all_subsets(n: int) -> None:
             np.mean([measured[p, max(some, key=lambda i: scores[p, i])] for some in combinations(range(5), n)])
             for p in range(3)
         ]
-        assert best_of_n(scores, n, measured) == pytest.approx(brute)
-    assert best_of_n(scores, n) == pytest.approx(best_of_n(scores, n, scores))
+        assert expected_best_of_n(scores, n, measured) == pytest.approx(brute)
+    assert expected_best_of_n(scores, n) == pytest.approx(expected_best_of_n(scores, n, scores))
 
 
 def test_best_of_n_kl_bound() -> None:
@@ -131,8 +131,8 @@ def test_best_of_n_kl_is_exact_for_many_equally_likely_answers_without_ties() ->
         (lambda: wilson_interval(5, 4), "5 of 4"),
         (lambda: accuracy([0.0, 0.5]), "only 0 and 1"),
         (lambda: ece([1.2], [1]), "in 0 to 1"),
-        (lambda: best_of_n([[1.0, 2.0]], 3), "n = 3"),
-        (lambda: best_of_n([[1.0, math.inf]], 1), "scores_PN holds 1 of 2"),
+        (lambda: expected_best_of_n([[1.0, 2.0]], 3), "n = 3"),
+        (lambda: expected_best_of_n([[1.0, math.inf]], 1), "scores_PN holds 1 of 2"),
         (lambda: bootstrap_interval([1.0], level=95), "0.95 is usual"),
     ],
 )

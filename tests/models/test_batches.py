@@ -16,7 +16,7 @@ from bridle.models.batches import (
     make_batch,
     masked_logprobs,
     micro_batches,
-    pack,
+    pack_answers,
     pad,
     sequence_logprobs,
     slices,
@@ -171,8 +171,10 @@ def alone(batch: Batch) -> Batch:
 @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
 def test_a_shared_prompt_changes_neither_log_probs_nor_gradients(family: str) -> None:
     batch = shared_batch()
-    packed = pack(batch)
-    assert packed is not None and packed.ids_RW.numel() < 0.8 * batch.ids_BW.numel() and pack(alone(batch)) is None
+    packed = pack_answers(batch)
+    assert (
+        packed is not None and packed.ids_RW.numel() < 0.8 * batch.ids_BW.numel() and pack_answers(alone(batch)) is None
+    )
     network = policy(family, dtype=torch.float64).module
     found = []
     for rows in (batch, alone(batch)):
@@ -205,7 +207,7 @@ def test_rows_are_shared_where_that_leaves_least_padding(counts: list[int], rows
     """Equal groups have a row each; one of many answers has several, for all rows are as wide as the widest."""
     prompts = [ids for ids, count in zip(random_ids(len(counts), 5, 9, 1), counts, strict=True) for _ in range(count)]
     batch = make_batch(prompts, random_ids(len(prompts), 8, 12, 2), pad_id=0)
-    packed = pack(batch)
+    packed = pack_answers(batch)
     assert packed is not None and (len(packed.ids_RW) == rows if rows else len(packed.ids_RW) > len(counts))
     assert packed.ids_RW.numel() < 0.8 * batch.ids_BW.numel()
     module = policy(dtype=torch.float64).module
@@ -214,8 +216,8 @@ def test_rows_are_shared_where_that_leaves_least_padding(counts: list[int], rows
 
 def test_no_row_is_wider_than_is_sane(monkeypatch: pytest.MonkeyPatch) -> None:
     batch = shared_batch(answers=40, prompts=1)
-    packed = pack(batch)
+    packed = pack_answers(batch)
     assert packed is not None and len(packed.ids_RW) == 1
     monkeypatch.setattr("bridle.models.batches.WIDEST", 60)
-    packed = pack(batch)
+    packed = pack_answers(batch)
     assert packed is not None and packed.ids_RW.shape[1] <= 60

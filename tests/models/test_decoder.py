@@ -15,7 +15,7 @@ from transformers import (
 )
 
 from bridle.core.errors import DataError, UnsupportedModel
-from bridle.maths import kernels
+from bridle.kernels import kernels
 from bridle.models import decoder
 from bridle.models.batches import make_batch, masked_logprobs
 from bridle.models.decoder import Decoder, DecoderConfig, Layer, initialise, rope_tables
@@ -175,8 +175,9 @@ def by_torch(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(decoder, "compiled_layer", lambda: whole)
 
 
-@pytest.mark.parametrize("shape", [pytest.param("qwen2", marks=pytest.mark.slow), "qwen3"])
-@pytest.mark.parametrize("by_torch", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)], indirect=True)
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", ["qwen2", "qwen3"])
+@pytest.mark.parametrize("by_torch", ["aot_eager", "inductor"], indirect=True)
 @pytest.mark.usefixtures("by_torch")
 @pytest.mark.filterwarnings(
     "ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning"

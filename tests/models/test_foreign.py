@@ -12,12 +12,12 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, BertConfig, GPT2Config, Mamba2Config, PretrainedConfig, T5Config
 from transformers.utils import logging
 
+from bridle.compute.optimizer import muon
 from bridle.core.errors import DataError, ModelError, UnsupportedModel
-from bridle.generation.engine import pack
+from bridle.generation.engine import pack_policy
 from bridle.models import foreign
 from bridle.models.batches import make_batch, sequence_logprobs
 from bridle.models.foreign import Foreign, decodes_alike, head_scales, unlike
-from bridle.models.optimizer import muon
 from bridle.models.policy import RewardModel, load_policy, load_reward_model, save_policy, save_reward_model
 from bridle.models.scorer import scorer_from
 from tests.models.tiny import (
@@ -93,7 +93,7 @@ def test_a_sequence_beyond_the_context_is_refused() -> None:
 
 
 def test_a_pack_in_bfloat16_keeps_the_rotary_frequencies() -> None:
-    packed = pack(policy("gemma"), torch.bfloat16)
+    packed = pack_policy(policy("gemma"), torch.bfloat16)
     assert {p.dtype for p in packed.module.parameters()} == {torch.bfloat16}
     frequencies = [buffer for name, buffer in packed.module.named_buffers() if "inv_freq" in name]
     assert frequencies and all(buffer.dtype == torch.float32 for buffer in frequencies)
@@ -199,7 +199,7 @@ def code_of_its_own(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("write", "words"),
     [
-        (encoder, "'bert', which bridle cannot use: it is no causal language model"),
+        (encoder, "'bert', which bridle cannot use: it is not a causal language model"),
         (recurrent, "'mamba2', which bridle cannot use: it decodes otherwise with a cache and padding"),
         (several_parts, "'gemma3', which is more than a language model; save its text part alone"),
         (code_of_its_own, "'mine', of which neither bridle nor transformers"),

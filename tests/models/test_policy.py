@@ -335,7 +335,7 @@ def test_saving_that_fails_leaves_the_old_model(tmp_path: Path, monkeypatch: pyt
 
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr("bridle.models.checkpoint.save_file", full)
+    monkeypatch.setattr("bridle.compute.checkpoint.save_file", full)
     with pytest.raises(BridleError, match="no space left while saving .*model; free some"):
         save_policy(tmp_path / "model", policy(seed=1))
     assert folder_hash(tmp_path / "model") == saved

@@ -186,6 +186,7 @@ def test_a_prompt_of_no_playground_is_refused_and_not_counted(gold: Gold) -> Non
     assert not gold.calls
 
 
+@pytest.mark.slow  # by the clock
 def test_ten_thousand_scores_a_second(world: World, gold: Gold) -> None:
     rng = random.Random(0)
     answers = [world.demonstration(rng) for _ in range(3000)]

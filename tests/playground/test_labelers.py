@@ -20,7 +20,7 @@ def scores(*points: float, flattery: int = 0) -> list[GoldScore]:
     return [GoldScore(value, {"flattery": flattery if i == 0 else 0}) for i, value in enumerate(points)]
 
 
-def ranked(
+def rank_answers(
     labeler: Labeler, texts: list[str], marks: list[GoldScore], order: tuple[int, ...], seen: int = 0
 ) -> Ranking:
     return rank(labeler, random.Random(0), PROMPT, texts, marks, order, seen)
@@ -51,35 +51,35 @@ def test_labelers_agree_with_gold_as_people_do(world: World, sitting: int) -> No
 
 def test_a_clear_labeler_orders_by_gold_in_canonical_slots() -> None:
     for order in [(0, 1, 2), (2, 0, 1), (1, 2, 0)]:
-        assert ranked(CLEAR, ["a", "b", "c"], scores(1, 3, 2), order) == ((1,), (2,), (0,))
+        assert rank_answers(CLEAR, ["a", "b", "c"], scores(1, 3, 2), order) == ((1,), (2,), (0,))
 
 
 def test_identical_texts_tie_and_nothing_else_does() -> None:
-    assert ranked(CLEAR, ["a", "b", "a"], scores(1, 3, 1), (2, 1, 0)) == ((1,), (0, 2))
-    assert len(ranked(CLEAR, ["a", "b"], scores(1, 1), (0, 1))) == 2
+    assert rank_answers(CLEAR, ["a", "b", "a"], scores(1, 3, 1), (2, 1, 0)) == ((1,), (0, 2))
+    assert len(rank_answers(CLEAR, ["a", "b"], scores(1, 1), (0, 1))) == 2
 
 
 def test_side_bias_follows_what_was_shown_first() -> None:
     sided = CLEAR.model_copy(update={"side_bias": 1.0})
-    assert ranked(sided, ["a", "b"], scores(1, 1.5), (0, 1)) == ((0,), (1,))
-    assert ranked(sided, ["a", "b"], scores(1, 1.5), (1, 0)) == ((1,), (0,))
+    assert rank_answers(sided, ["a", "b"], scores(1, 1.5), (0, 1)) == ((0,), (1,))
+    assert rank_answers(sided, ["a", "b"], scores(1, 1.5), (1, 0)) == ((1,), (0,))
 
 
 def test_of_identical_texts_the_first_impression_counts() -> None:
     sided = CLEAR.model_copy(update={"side_bias": 1.0})
-    assert ranked(sided, ["a", "b", "a"], scores(1, 1.4, 1), (0, 1, 2)) == ((0, 2), (1,))
+    assert rank_answers(sided, ["a", "b", "a"], scores(1, 1.4, 1), (0, 1, 2)) == ((0, 2), (1,))
 
 
 def test_flattery_and_length_sway() -> None:
     flattered = CLEAR.model_copy(update={"flattery_bias": 2.0})
-    assert ranked(flattered, ["a", "b"], scores(1, 2, flattery=1), (0, 1)) == ((0,), (1,))
+    assert rank_answers(flattered, ["a", "b"], scores(1, 2, flattery=1), (0, 1)) == ((0,), (1,))
     wordy = CLEAR.model_copy(update={"length_bias": 1.0})
-    assert ranked(wordy, ["w " * 20, "b"], scores(1, 2), (0, 1)) == ((0,), (1,))
+    assert rank_answers(wordy, ["w " * 20, "b"], scores(1, 2), (0, 1)) == ((0,), (1,))
 
 
 def test_labelers_differ_by_topic(world: World) -> None:
     backwards = CLEAR.model_copy(update={"topics": {"help": -1.0}})
-    assert ranked(backwards, ["a", "b"], scores(1, 2), (0, 1)) == ((0,), (1,))
+    assert rank_answers(backwards, ["a", "b"], scores(1, 2), (0, 1)) == ((0,), (1,))
     assert len({tuple(sorted(labeler.topics.items())) for labeler in world.spec.labelers}) == len(world.spec.labelers)
 
 
@@ -99,9 +99,9 @@ def test_noise_grows_within_a_sitting(world: World) -> None:
 def test_a_display_order_that_does_not_fit_is_refused() -> None:
     for order in [(0, 0), (0, 1, 2), (1, 2)]:
         with pytest.raises(DataError, match="display order"):
-            ranked(CLEAR, ["a", "b"], scores(1, 2), order)
+            rank_answers(CLEAR, ["a", "b"], scores(1, 2), order)
     with pytest.raises(DataError, match="got 1 scores"):
-        ranked(CLEAR, ["a", "b"], scores(1), (0, 1))
+        rank_answers(CLEAR, ["a", "b"], scores(1), (0, 1))
 
 
 def test_agreement_counts_clear_pairs_only() -> None:

@@ -30,6 +30,7 @@ def changed(tmp_path: Path, place: str, value: object) -> Path:
     return path
 
 
+@pytest.mark.slow  # by the clock
 def test_the_default_world_loads_fast() -> None:
     start = time.perf_counter()
     World.load()

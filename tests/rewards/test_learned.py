@@ -5,13 +5,13 @@ import math
 import pytest
 import torch
 
+from bridle.compute.device import Device
 from bridle.core.errors import ModelError
 from bridle.core.records import Completion, Prompt
-from bridle.models.device import Device
 from bridle.models.policy import RewardModel, Task
 from bridle.models.scorer import scorer_from
 from bridle.models.template import train_tokenizer
-from bridle.rewards.learned import Combine, Ensemble, LearnedReward, combined, raw_scores
+from bridle.rewards.learned import Combine, Ensemble, LearnedReward, combined, task_scores
 from tests.models.tiny import CPU, TEXTS, one_sentence, policy, random_ids, template
 
 DEVICE = Device(CPU, torch.float32, 1, "test")
@@ -25,9 +25,9 @@ def model(centre: float = 0.0, scale: float = 1.0) -> RewardModel:
 def test_scores_come_back_in_order_and_do_not_depend_on_company() -> None:
     ours = model()
     prompts, answers = random_ids(150, 1, 30, seed=1), random_ids(150, 1, 30, seed=2)
-    found = raw_scores(ours, prompts, answers, DEVICE)
+    found = task_scores(ours, prompts, answers, DEVICE)[:, 0]
     for i in range(0, 150, 13):
-        alone = raw_scores(ours, prompts[i : i + 1], answers[i : i + 1], DEVICE)
+        alone = task_scores(ours, prompts[i : i + 1], answers[i : i + 1], DEVICE)[:, 0]
         assert float(found[i]) == pytest.approx(float(alone[0]), abs=1e-5)
 
 
@@ -60,7 +60,7 @@ def test_a_reward_model_of_another_tokenizer_reads_the_text() -> None:
     own = other.completion_ids([prompt], ["Play."])[0]
     assert list(written.token_ids) != own
     (found,) = LearnedReward(ours, DEVICE, same_tokens=False)([prompt], [written])
-    expected = raw_scores(ours, other.prompt_ids([prompt]), [own], DEVICE)
+    expected = task_scores(ours, other.prompt_ids([prompt]), [own], DEVICE)[:, 0]
     assert found == pytest.approx(float(expected[0]), abs=1e-5)
 
 
@@ -100,5 +100,6 @@ def test_an_ensemble_tells_how_far_its_members_disagree() -> None:
     each = torch.tensor([member([prompt] * 3, completions) for member in members])
     ensemble = Ensemble(members, "uwo", 0.1)
     found = ensemble([prompt] * 3, completions)
-    assert found == pytest.approx((each.mean(0) - 0.1 * each.var(0, correction=0)).tolist(), abs=1e-5)
-    assert ensemble.figures == {"disagreement": pytest.approx(float(each.std(0, correction=0).mean()), abs=1e-5)}
+    assert list(found) == pytest.approx((each.mean(0) - 0.1 * each.var(0, correction=0)).tolist(), abs=1e-5)
+    assert found.metrics == {"disagreement": pytest.approx(float(each.std(0, correction=0).mean()), abs=1e-5)}
+    assert vars(ensemble) == {"members": members, "combine": "uwo", "uncertainty": 0.1}, "it keeps nothing of a call"

@@ -2,15 +2,20 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from bridle.compute.randomness import shuffled
+from bridle.compute.steps import Steps
 from bridle.core.records import Completion, Prompt, Reward
 from bridle.generation.engine import Engine
-from bridle.generation.sampling import Sampling
+from bridle.generation.rollout import Asking, Observe, Rollout, RolloutSession, roll_out
 from bridle.models.policy import Policy
-from bridle.rewards.rollout import Rollout, roll_out
+from bridle.project.progress import Progress
+from bridle.project.run import Run
+from bridle.recipe.watching import GuardSection
 from tests.models.tiny import policy as tiny_policy
 from tests.models.tiny import template
 from tests.training.runs import DEVICE
@@ -27,9 +32,34 @@ class Cast:
     reference: Policy
     engine: Engine
 
-    def roll_out(self, reward: Reward, prompts: Sequence[Prompt] = PROMPTS[:4], group_size: int = 4) -> Rollout:
-        sampling = Sampling(NEW_TOKENS, 1.0)
-        return roll_out(self.policy, self.engine, reward, prompts, sampling, DEVICE, seed=1, group_size=group_size)
+    def session(
+        self, run: Run | None = None, seed: int = 0, observe: Observe | None = None, tokens: int = NEW_TOKENS
+    ) -> RolloutSession:
+        """What a loop gets besides; without a run what needs none, one rollout or the update after it."""
+        return RolloutSession(run or spare_run(), DEVICE, seed, self.engine, tokens, observe)
+
+    def steps(self, optimizers: list[torch.optim.Optimizer]) -> Steps:
+        """The steps of a loop that is never run, for one update."""
+        return Steps(self.session(), {"policy": self.policy.module}, optimizers, 1, 1)
+
+    def roll_out(
+        self, reward: Reward, prompts: Sequence[Prompt] = PROMPTS[:4], group_size: int = 4, penalty: float = 0.0
+    ) -> Rollout:
+        """The first step's answers, prompts in the order that is given."""
+        asking = Asking("test", in_order(prompts, seed=1), len(prompts), group_size, penalty=penalty)
+        return roll_out(0, self.policy, reward, asking, self.session(seed=1))
+
+
+def spare_run(max_unscored: float = 1.0) -> Run:
+    """For what needs no folder: one rollout, or the update after it. All answers but one may lack a reward."""
+    progress, limits = Progress(write=lambda text: None, live=False), GuardSection(max_unscored=max_unscored)
+    return Run("test", Path("nowhere"), "key", 1, False, progress, limits=limits)
+
+
+def in_order(prompts: Sequence[Prompt], seed: int) -> list[Prompt]:
+    """Placed so that the first step of the stream "test" takes them as they stand in `prompts`."""
+    order = shuffled(len(prompts), seed, "test-prompts", 0).tolist()
+    return [prompts[order.index(place)] for place in range(len(prompts))]
 
 
 def cast(dtype: torch.dtype = torch.float32) -> Cast:

@@ -9,18 +9,29 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bridle.core.runlog import Progress, Run, read_metrics
+from bridle.compute.device import Device
+from bridle.compute.steps import Session
+from bridle.guard.health import Health
 from bridle.models.batches import Group
-from bridle.models.device import Device
+from bridle.project.metrics import read_metrics
+from bridle.project.progress import Progress
+from bridle.project.run import Run, Signal
+from bridle.recipe.watching import GuardSection
 from tests.models.tiny import CPU, random_ids, template
 
 DEVICE = Device(CPU, torch.float32, 1, "test")
 STOP = template().eos_id
 
 
-def run_in(folder: Path, stage: str = "test") -> Run:
+def run_in(folder: Path, stage: str = "test", limits: GuardSection | None = None) -> Run:
     folder.mkdir(parents=True, exist_ok=True)
-    return Run(stage, folder, "key", 1, False, Progress(write=lambda text: None, live=False))
+    limits = limits or GuardSection()
+    progress = Progress(write=lambda text: None, live=False)
+    return Run(stage, folder, "key", 1, False, progress, limits=limits, watch=Health(limits))
+
+
+def session(run: Run, seed: int = 0) -> Session:
+    return Session(run, DEVICE, seed)
 
 
 def weights(module: nn.Module) -> dict[str, Tensor]:
@@ -45,9 +56,11 @@ def dying_at(line: int) -> Iterator[None]:
     """A run dies once it has logged so many lines, before that step is saved."""
     plain, count = Run.log, 0
 
-    def deadly(run: Run, step: int, total: int, figures: Mapping[str, float | int | str]) -> None:
+    def deadly(
+        run: Run, step: int, total: int, metrics: Mapping[str, float | int | str], signal: Signal | None = None
+    ) -> None:
         nonlocal count
-        plain(run, step, total, figures)
+        plain(run, step, total, metrics, signal)
         count += 1
         if count == line:
             raise Killed

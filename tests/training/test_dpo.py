@@ -10,14 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from bridle.core.errors import NoUsableRows
-from bridle.core.recipe import DPOSection
-from bridle.core.runlog import Run
+from bridle.core.errors import ModelError, NoUsableRows
 from bridle.models.batches import Group
 from bridle.models.policy import Policy
+from bridle.project.run import Run
+from bridle.recipe.offline import DPOSection
 from bridle.training import dpo
 from tests.models.tiny import policy as tiny_policy
-from tests.training.runs import DEVICE, STOP, dying_at, groups, metrics, run_in, same, weights
+from tests.training.runs import DEVICE, STOP, dying_at, groups, metrics, run_in, same, session, weights
 
 CONFIG = DPOSection(batch_size=4, checkpoint_every=2)
 
@@ -30,9 +30,7 @@ def train(
     policy: Policy, given: Sequence[Group], run: Run, config: DPOSection = CONFIG, reference: Policy | None = None,
     cache: Path | None = None,
 ) -> dict[str, float]:  # fmt: skip
-    return dpo.train(
-        policy, reference or tiny_policy(), given, config, DEVICE, run, seed=0, cache=cache or run.folder / "cache"
-    )
+    return dpo.train(policy, reference or tiny_policy(), given, config, session(run), cache or run.folder / "cache")
 
 
 @torch.no_grad()
@@ -155,12 +153,70 @@ def test_nothing_to_compare_is_said(tmp_path: Path) -> None:
     assert train(ours, [Group([5], [[1], [2]], []), *groups(1, seed=0)], run_in(tmp_path / "one"))["prompts"] == 1
 
 
-# ------------------------------------------------------------------------------------------------- 3. the reference
+# -------------------------------------------------------------------------------------------- 3. SimPO: no reference
+
+
+def simpo(policy: Policy, given: Sequence[Group], run: Run, **settings: Any) -> dict[str, float]:
+    config = with_settings(**{"loss": "simpo", "beta": 2.5, "gamma": 0.5, **settings})
+    return dpo.train(policy, None, given, config, session(run), run.folder / "cache")
+
+
+def test_simpos_first_line_by_hand(tmp_path: Path) -> None:
+    """-log σ(β (m_c - m_r) - γ), m the mean over an answer's own tokens; answers of two and three tokens."""
+    one, ours = Group([7, 8], [[20, 21, STOP], [30, STOP]], [(1, 0, 1.0)]), tiny_policy()
+    better, worse = log_prob(ours, one.prompt, one.answers[1]) / 2, log_prob(ours, one.prompt, one.answers[0]) / 3
+    simpo(ours, [one], run_in(tmp_path), beta=2.0, gamma=0.7, sft=0.1)
+    line = metrics(tmp_path)[0]
+    assert line["loss"] == pytest.approx(math.log1p(math.exp(0.7 - 2.0 * (better - worse))), rel=1e-4)
+    assert line["margin"] == pytest.approx(2.0 * (better - worse), rel=1e-3)
+    assert line["chosen_logp"] == pytest.approx(2 * better, rel=1e-4) and line["sft_loss"] == pytest.approx(
+        -better, rel=1e-4
+    )
+
+
+def test_simpo_learns_a_taste_and_reads_no_reference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dpo, "read_logprobs", lambda *_: pytest.fail("a reference was read"))
+    ours, before, run = tiny_policy(), tiny_policy(), run_in(tmp_path)
+    result = simpo(ours, groups(200, seed=0), run, epochs=2, learning_rate=0.01, batch_size=8)
+    assert result["steps"] == 50 and not (tmp_path / "cache").exists()
+    assert not {"chosen_moved", "rejected_moved"} & {name for line in metrics(tmp_path) for name in line}
+    held_out, right = groups(60, seed=50), {}
+    for name, policy in (("before", before), ("after", ours)):
+        means = [[log_prob(policy, g.prompt, a) / len(a) for a in g.answers] for g in held_out]
+        pairs = [m[better] > m[worse] for m, g in zip(means, held_out, strict=True) for better, worse, _ in g.pairs]
+        right[name] = sum(pairs) / len(pairs)
+    assert right["after"] > 0.7 > right["before"], right
+
+
+def test_a_loss_with_a_reference_says_that_it_needs_one(tmp_path: Path) -> None:
+    for loss in ("dpo", "ipo"):
+        with pytest.raises(ModelError, match=f"dpo.loss = '{loss}' is measured against a reference model, got none"):
+            dpo.train(
+                tiny_policy(), None, groups(2, seed=0), with_settings(loss=loss), session(run_in(tmp_path)), tmp_path
+            )
+
+
+def test_simpo_has_no_label_smoothing() -> None:
+    with pytest.raises(ValueError, match="simpo has none, set it to 0"):
+        with_settings(loss="simpo", label_smoothing=0.1)
+
+
+@pytest.mark.parametrize("line", [1, 4])
+def test_a_run_of_simpo_that_died_ends_as_one_that_was_left_alone(line: int, tmp_path: Path) -> None:
+    given, whole, resumed = groups(10, seed=0), tiny_policy(), tiny_policy()
+    expected = simpo(whole, given, run_in(tmp_path / "whole"), epochs=2)
+    with dying_at(line):
+        simpo(tiny_policy(), given, run_in(tmp_path / "cut"), epochs=2)
+    assert simpo(resumed, given, run_in(tmp_path / "cut"), epochs=2) == expected
+    assert same(weights(whole.module), resumed.module) and metrics(tmp_path / "cut") == metrics(tmp_path / "whole")
+
+
+# ------------------------------------------------------------------------------------------------- 4. the reference
 
 
 def read_reference(reference: Policy, given: Sequence[Group], cache: Path) -> tuple[list[Tensor], list[str]]:
     said: list[str] = []
-    return dpo.reference_logprobs(reference, given, DEVICE, cache, said.append), said
+    return dpo.cached_logprobs(reference, given, DEVICE, cache, said.append), said
 
 
 def test_the_references_log_probs_are_those_of_each_answer_alone(tmp_path: Path) -> None:
@@ -211,7 +267,7 @@ def test_a_run_with_a_known_reference_is_the_same_run(tmp_path: Path, monkeypatc
     assert metrics(tmp_path / "first") == metrics(tmp_path / "second")
 
 
-# ------------------------------------------------------------------------------------------ 4. logging and going on
+# ------------------------------------------------------------------------------------------ 5. logging and going on
 
 
 def test_observations_stand_in_the_lines_where_they_were_made(tmp_path: Path) -> None:
@@ -223,7 +279,7 @@ def test_observations_stand_in_the_lines_where_they_were_made(tmp_path: Path) ->
 
     run = run_in(tmp_path)
     config = with_settings(observe_every=3, epochs=2)
-    dpo.train(ours, tiny_policy(), groups(16, seed=0), config, DEVICE, run, 0, tmp_path / "cache", observe)
+    dpo.train(ours, tiny_policy(), groups(16, seed=0), config, session(run), tmp_path / "cache", observe)
     assert steps == [3, 6] and ours.step == 8
     assert [line.get("kl") for line in metrics(tmp_path)] == [None, None, 3.0, None, None, 6.0, None, None]
 

@@ -9,16 +9,16 @@ import torch
 from torch import Tensor
 
 from bridle.core.errors import NoUsableRows
-from bridle.core.recipe import GRPOSection
 from bridle.core.records import Completion, Prompt, Reward
-from bridle.core.runlog import Run
+from bridle.generation.rollout import Rollout, reference_logprobs
 from bridle.maths.advantages import group_relative
 from bridle.models.batches import make_batch, spread
-from bridle.rewards.rollout import Rollout, reference_logprobs
+from bridle.project.run import Run
+from bridle.recipe.online import GRPOSection
 from bridle.training import grpo
 from tests.models.tiny import policy as tiny_policy
 from tests.models.tiny import template
-from tests.training.practice import NEW_TOKENS, PROMPTS, Cast, cast, constant, low_ids, token_means
+from tests.training.practice import PROMPTS, Cast, cast, constant, low_ids, token_means
 from tests.training.runs import DEVICE, dying_at, metrics, run_in, same, weights
 
 CONFIG = GRPOSection(steps=2, prompts_per_step=4, group_size=4, batch_size=64, kl_coef=0.0, checkpoint_every=2)
@@ -36,13 +36,13 @@ def with_settings(**settings: Any) -> GRPOSection:
 
 
 def train(who: Cast, reward: Reward, config: GRPOSection, run: Run) -> dict[str, float]:
-    return grpo.train(who.policy, who.reference, reward, PROMPTS, config, NEW_TOKENS, who.engine, DEVICE, run, seed=0)
+    return grpo.train(who.policy, who.reference, reward, PROMPTS, config, who.session(run))
 
 
 def test_no_prompts_is_said(tmp_path: Path) -> None:
     who = cast()
     with pytest.raises(NoUsableRows, match="GRPO needs prompts to answer"):
-        grpo.train(who.policy, who.reference, constant, [], CONFIG, NEW_TOKENS, who.engine, DEVICE, run_in(tmp_path), 0)
+        grpo.train(who.policy, who.reference, constant, [], CONFIG, who.session(run_in(tmp_path)))
 
 
 # ------------------------------------------------------------------------------------ 1. groups that say nothing
@@ -87,7 +87,7 @@ def test_what_says_nothing_does_not_thin_out_what_does() -> None:
             rollout = joined(rollout, who.roll_out(for_some, beside))
         optimizers = [torch.optim.SGD(who.policy.module.parameters(), 0.05)]
         config = with_settings(minibatches=1, clip_norm=1e6)
-        figures = grpo.improve(who.policy, optimizers, rollout, rollout.old_logp_BT, adv, config, DEVICE, 0, 0)
+        figures = grpo.improve_by_groups(who.policy, who.steps(optimizers), rollout, rollout.old_logp_BT, adv, config)
         found.append((weights(who.policy.module), figures))
     for name, tensor in found[0][0].items():
         torch.testing.assert_close(found[1][0][name], tensor, rtol=1e-9, atol=1e-11)
@@ -158,7 +158,7 @@ def test_micro_batches_change_nothing_but_the_memory(length_power: float) -> Non
         optimizers = [torch.optim.SGD(who.policy.module.parameters(), 0.05)]
         before = weights(who.policy.module)
         adv = group_relative(rollout.reward_B, 4)
-        figures = grpo.improve(who.policy, optimizers, rollout, reference_BT, adv, config, DEVICE, 0, 0)
+        figures = grpo.improve_by_groups(who.policy, who.steps(optimizers), rollout, reference_BT, adv, config)
         assert not same(before, who.policy.module)
         found.append((weights(who.policy.module), figures))
     for cut in found[:-1]:
@@ -187,7 +187,7 @@ def test_the_first_update_by_hand(length_power: float) -> None:
     module.zero_grad()
     config = with_settings(length_power=length_power, minibatches=1, clip_norm=1e6)
     optimizers = [torch.optim.SGD(module.parameters(), 0.05)]
-    grpo.improve(who.policy, optimizers, rollout, rollout.old_logp_BT, adv, config, DEVICE, 0, 0)
+    grpo.improve_by_groups(who.policy, who.steps(optimizers), rollout, rollout.old_logp_BT, adv, config)
     for name, parameter in module.named_parameters():
         torch.testing.assert_close(parameter.detach(), expected[name], rtol=0, atol=1e-6)
 
@@ -229,10 +229,8 @@ def test_each_step_writes_under_a_new_stamp(tmp_path: Path) -> None:
         stamps.append(completions[0].weight_stamp)
         return {"seen": len(completions)}
 
-    grpo.train(
-        who.policy, who.reference, low_ids, PROMPTS, with_settings(steps=3), NEW_TOKENS, who.engine, DEVICE,
-        run_in(tmp_path), seed=0, observe=observe,
-    )  # fmt: skip
+    session = who.session(run_in(tmp_path), observe=observe)
+    grpo.train(who.policy, who.reference, low_ids, PROMPTS, with_settings(steps=3), session)
     assert len(set(stamps)) == 3
     assert [line["seen"] for line in metrics(tmp_path)] == [16, 16, 16]
 

@@ -11,29 +11,22 @@ import torch
 from torch import Tensor
 
 from bridle.core.errors import TrainingStopped
-from bridle.core.recipe import (
-    DPOSection,
-    GRPOSection,
-    GuardSection,
-    PPOSection,
-    PretrainSection,
-    REBELSection,
-    RejectionSection,
-    RewardSection,
-    RLOOSection,
-    SFTSection,
-)
 from bridle.core.records import Completion, Prompt, Reward
-from bridle.core.runlog import Run
 from bridle.generation.engine import Engine
+from bridle.generation.rollout import RolloutSession
+from bridle.guard.health import Health
 from bridle.models import imitation
 from bridle.models.policy import RewardModel
 from bridle.models.scorer import critic_from, scorer_from
-from bridle.training import dpo, grpo, ppo, pretrain, rebel, rejection, reward, sft
+from bridle.project.run import Run
+from bridle.recipe.offline import DPOSection, PretrainSection, RewardSection, SFTSection
+from bridle.recipe.online import GRPOSection, PPOSection, REBELSection, RejectionSection, RLOOSection
+from bridle.recipe.watching import GuardSection
+from bridle.training import dpo, grpo, ppo, pretrain, rebel, rejection, reward, rloo, sft
 from tests.house.source import ROOT
 from tests.models.tiny import one_sentence, random_ids, template
 from tests.models.tiny import policy as tiny_policy
-from tests.training.runs import DEVICE, groups, metrics, run_in, same, weights
+from tests.training.runs import DEVICE, groups, metrics, run_in, same, session, weights
 
 PROMPTS = [Prompt.from_text(f"What is {i} + {i % 7}?") for i in range(12)]
 
@@ -46,31 +39,40 @@ def equal(prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[
     return [1.0] * len(completions)
 
 
+def practising(run: Run) -> RolloutSession:
+    return RolloutSession(run, DEVICE, 0, Engine(torch.float32), 8)
+
+
+def health(run: Run) -> Health:
+    assert isinstance(run.watch, Health)
+    return run.watch
+
+
 def run_sft(run: Run) -> torch.nn.Module:
     policy = tiny_policy()
     ids = random_ids(24, 3, 8, seed=1)
-    sft.train(policy, list(zip(ids, ids, strict=True)), SFTSection(batch_size=4, checkpoint_every=2), DEVICE, run, 0)
+    sft.train(policy, list(zip(ids, ids, strict=True)), SFTSection(batch_size=4, checkpoint_every=2), session(run))
     return policy.module
 
 
 def run_pretrain(run: Run) -> torch.nn.Module:
     policy, rows = tiny_policy(), torch.tensor(random_ids(64, 9, 9))
     config = PretrainSection(batch_size=4, length=8, checkpoint_every=2)
-    pretrain.train(policy, rows, 4 * 8 * 8, config, DEVICE, run, 0)
+    pretrain.train(policy, rows, 4 * 8 * 8, config, session(run))
     return policy.module
 
 
 def run_reward(run: Run) -> torch.nn.Module:
     scorer = scorer_from(tiny_policy().module, torch.Generator().manual_seed(0))
     config = RewardSection(batch_size=4, checkpoint_every=2)
-    reward.train(RewardModel(scorer, template(), "made"), groups(24, 0), config, 1, 1e-3, DEVICE, run, 0)
+    reward.train(RewardModel(scorer, template(), "made"), groups(24, 0), config, 1, 1e-3, session(run))
     return scorer
 
 
 def run_dpo(run: Run) -> torch.nn.Module:
     policy = tiny_policy()
     config = DPOSection(batch_size=4, checkpoint_every=2)
-    dpo.train(policy, tiny_policy(), groups(24, 0), config, DEVICE, run, 0, run.folder / "cache")
+    dpo.train(policy, tiny_policy(), groups(24, 0), config, session(run), run.folder / "cache")
     return policy.module
 
 
@@ -78,27 +80,29 @@ def run_ppo(run: Run, source: Reward = varied, **settings: Any) -> torch.nn.Modu
     policy = tiny_policy()
     critic = critic_from(scorer_from(policy.module, torch.Generator().manual_seed(0)))
     config = PPOSection(**{"steps": 6, "prompts_per_step": 4, "checkpoint_every": 2, "minibatches": 1, **settings})
-    ppo.train(policy, tiny_policy(), critic, source, PROMPTS, [], config, 8, Engine(torch.float32), DEVICE, run, seed=0)
+    ppo.train(ppo.Actors(policy, tiny_policy(), critic), source, PROMPTS, [], config, practising(run))
     return policy.module
 
 
-def run_grpo(run: Run, source: Reward = varied, section: Any = GRPOSection, **settings: Any) -> torch.nn.Module:
-    policy = tiny_policy()
-    config = section(
-        **{"steps": 6, "prompts_per_step": 2, "group_size": 3, "checkpoint_every": 2, "minibatches": 1, **settings}
-    )
-    grpo.train(policy, tiny_policy(), source, PROMPTS, config, 8, Engine(torch.float32), DEVICE, run, seed=0)
+FEW: dict[str, Any] = {"steps": 6, "prompts_per_step": 2, "group_size": 3, "checkpoint_every": 2, "minibatches": 1}
+
+
+def run_grpo(run: Run, source: Reward = varied, **settings: Any) -> torch.nn.Module:
+    policy, config = tiny_policy(), GRPOSection(**{**FEW, **settings})
+    grpo.train(policy, tiny_policy(), source, PROMPTS, config, practising(run))
     return policy.module
 
 
 def run_rloo(run: Run, source: Reward = varied, **settings: Any) -> torch.nn.Module:
-    return run_grpo(run, source, RLOOSection, **settings)
+    policy, config = tiny_policy(), RLOOSection(**{**FEW, **settings})
+    rloo.train(policy, tiny_policy(), source, PROMPTS, config, practising(run))
+    return policy.module
 
 
 def run_rebel(run: Run, source: Reward = varied, **settings: Any) -> torch.nn.Module:
     policy = tiny_policy()
     config = REBELSection(**{"steps": 6, "prompts_per_step": 2, "checkpoint_every": 2, "minibatches": 1, **settings})
-    rebel.train(policy, tiny_policy(), source, PROMPTS, config, 8, Engine(torch.float32), DEVICE, run, seed=0)
+    rebel.train(policy, tiny_policy(), source, PROMPTS, config, practising(run))
     return policy.module
 
 
@@ -107,14 +111,14 @@ def run_rejection(run: Run, source: Reward = varied, **settings: Any) -> torch.n
     with torch.no_grad():  # it keeps answers that ended alone
         policy.module.output_weight()[template().eos_id] *= 1.5
     config = RejectionSection(**{"rounds": 6, "prompts_per_round": 6, "answers": 3, "checkpoint_every": 2, **settings})
-    rejection.train(policy, tiny_policy(), source, PROMPTS, config, 8, Engine(torch.float32), DEVICE, run, seed=0)
+    rejection.train(policy, tiny_policy(), source, PROMPTS, config, practising(run))
     return policy.module
 
 
 def run_online(run: Run, source: Reward = varied, **settings: Any) -> torch.nn.Module:
     policy = tiny_policy()
     config = DPOSection(online_rounds=6, online_prompts=2, online_answers=3)
-    dpo.train_online(policy, tiny_policy(), source, PROMPTS, config, 8, Engine(torch.float32), DEVICE, run, seed=0)
+    dpo.train_online(policy, tiny_policy(), source, PROMPTS, config, practising(run))
     return policy.module
 
 
@@ -172,23 +176,20 @@ def test_a_gradient_of_zero_stops_with_a_checkpoint_and_goes_on_as_asked(
     spoil(monkeypatch, trainer, 1, lambda loss: loss * 0)
     if trainer in ("reward",):
         monkeypatch.setattr(reward, "score_size", lambda scores, count: scores.sum() * 0)
-    run = run_in(tmp_path)
-    run.health.limits = GuardSection(dead_steps=1)
+    run = run_in(tmp_path, limits=GuardSection(dead_steps=1))
     if trainer == "ppo":  # the critic learns on
         monkeypatch.setattr(ppo, "clipped_value", lambda values, *a, **k: (values.sum() * 0, {}))
     with pytest.raises(TrainingStopped, match="for 1 logged steps in a row the gradient is zero"):
         TRAINERS[trainer](run)
     assert (tmp_path / "checkpoints" / "step-000001").is_dir()
-    again = run_in(tmp_path)
-    again.health.limits = GuardSection(dead_steps=0)
+    again = run_in(tmp_path, limits=GuardSection(dead_steps=0))
     TRAINERS[trainer](again)
-    assert again.health.state["held"]["no gradient"] == len(metrics(tmp_path)) >= 2, "counted on from the checkpoint"
+    assert health(again).state["held"]["no gradient"] == len(metrics(tmp_path)) >= 2, "counted on from the checkpoint"
 
 
 @pytest.mark.parametrize("trainer", PRACTISING)
 def test_a_dead_reward_stops_the_run(trainer: str, tmp_path: Path) -> None:
-    run = run_in(tmp_path)
-    run.health.limits = GuardSection(dead_steps=3)
+    run = run_in(tmp_path, limits=GuardSection(dead_steps=3))
     with pytest.raises(TrainingStopped, match="all answers that were compared got the same reward") as caught:
         PRACTISING[trainer](run, equal)
     assert one_sentence(str(caught.value)) and (tmp_path / "checkpoints" / "step-000003").is_dir()
@@ -217,42 +218,38 @@ def test_more_unscored_answers_than_allowed_stop_it(trainer: str, tmp_path: Path
     def some(prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[float | None]:
         return [None, *varied(prompts, completions)[1:]]
 
-    run = run_in(tmp_path)
-    run.health.limits = GuardSection(max_unscored=0.05)
+    run = run_in(tmp_path, limits=GuardSection(max_unscored=0.05))
     with pytest.raises(TrainingStopped, match="only .* answers got a finite reward"):
         PRACTISING[trainer](run, some)
     assert not (tmp_path / "metrics.jsonl").exists(), "before any step"
 
 
 def test_a_critic_that_warms_up_is_no_dead_run(tmp_path: Path) -> None:
-    run = run_in(tmp_path)
-    run.health.limits = GuardSection(dead_steps=2)
+    run = run_in(tmp_path, limits=GuardSection(dead_steps=2))
     run_ppo(run, critic_warmup=4)
     lines = metrics(tmp_path)
     assert [line["grad_norm"] == 0 for line in lines] == [True] * 4 + [False] * 2
-    assert "no gradient" not in run.health.state["said"]
+    assert "no gradient" not in health(run).state["warned"] and not any("warming" in line for line in lines)
 
 
-def arguments(name: str) -> list[tuple[str, ast.Call]]:
-    """Every call of a function in the trainers."""
+def called(name: str) -> list[tuple[str, ast.Call]]:
+    """Every call of a function or method of this name in the trainers."""
     found = []
     for path in sorted((ROOT / "bridle/training").glob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == name:
+            if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] == name:
                 found.append((path.name, node))
     return found
 
 
 def test_no_trainer_leaves_a_part_out() -> None:
-    """The run's health is in the state, the recipe says how many checkpoints stay and how many rewards may lack, no loss is
-    taken unseen, and each trainer names its figure of merit."""
-    states, saves, rollouts = arguments("TrainingState"), arguments("save_checkpoint"), arguments("roll_out")
-    assert len(states) >= 9 and len(saves) >= 9 and len(rollouts) >= 5
-    assert all(ast.unparse(call.args[-1]) == "run.health.state" for _, call in states), states
-    for path, call in saves:
-        assert {"keep", "merit"} <= {keyword.arg for keyword in call.keywords}, path
+    """Each hands selection score and signal to the one end of a step, answers by the one rollout, which knows how many rewards may
+    lack, and takes no loss unseen. What is saved, and of what health, stands once, in `compute/steps.py`."""
+    ends, rollouts = called("end") + called("end_step"), called("rollouts")
+    assert len(ends) >= 10 and len(rollouts) >= 6
+    for path, call in ends:
+        assert len(call.args) >= 4, path
         assert "gold" not in ast.unparse(call), path
-    assert all("max_unscored" in {keyword.arg for keyword in call.keywords} for _, call in rollouts)
+    assert not called("TrainingState") and not called("save_checkpoint") and not called("roll_out")
     for path in (ROOT / "bridle/training").glob("*.py"):
-        lines = [line for line in path.read_text().splitlines() if ".backward()" in line]
-        assert all("finite(" in line for line in lines), (path.name, lines)
+        assert ".backward(" not in path.read_text(), f"{path.name}: `backward` looks at the loss first"

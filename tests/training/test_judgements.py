@@ -10,16 +10,16 @@ import torch
 from torch import Tensor
 
 from bridle.core.errors import BridleError
-from bridle.core.recipe import RewardSection
-from bridle.core.runlog import read_metrics
 from bridle.maths.losses import bradley_terry, classification, plackett_luce, rating
 from bridle.models.batches import Compared, Group, Ranked, Rated
 from bridle.models.policy import RewardModel, Task
 from bridle.models.scorer import scorer_from
+from bridle.project.metrics import read_metrics
+from bridle.recipe.offline import RewardSection
 from bridle.rewards.learned import task_scores
 from bridle.training import reward
 from tests.models.tiny import one_sentence, policy, template
-from tests.training.runs import DEVICE, STOP, groups, run_in, same, weights
+from tests.training.runs import DEVICE, STOP, groups, run_in, same, session, weights
 
 CONFIG = RewardSection(batch_size=4)
 TWO = [Task("good"), Task("toxic", "binary")]
@@ -32,7 +32,7 @@ def fresh(tasks: Sequence[Task] = (), shape: str = "llama") -> RewardModel:
 
 
 def learn(model: RewardModel, given: Sequence[Group], folder: Path, epochs: int = 3) -> RewardModel:
-    reward.train(model, given, CONFIG, epochs, 3e-3, DEVICE, run_in(folder), seed=0)
+    reward.train(model, given, CONFIG, epochs, 3e-3, session(run_in(folder)))
     return model
 
 
@@ -74,11 +74,11 @@ def test_two_tasks_of_one_model_learn_opposite_tastes(tmp_path: Path) -> None:
 
 
 def test_whole_rankings_are_learnt(tmp_path: Path) -> None:
-    def ranked(given: Sequence[Group]) -> list[Group]:
+    def rank_answers(given: Sequence[Group]) -> list[Group]:
         rank = places(given).view(-1, 4).tolist()
         return [replace(g, pairs=[], rankings=[Ranked(tuple(r))]) for g, r in zip(given, rank, strict=True)]
 
-    model = learn(fresh(), ranked(groups(200, seed=0)), tmp_path)
+    model = learn(fresh(), rank_answers(groups(200, seed=0)), tmp_path)
     held_out = groups(60, seed=50)
     assert accuracy(scores(model, held_out)[:, 0], held_out) > 0.75
     assert set(read_metrics(tmp_path)[0]) >= {"loss", "grad_norm"}
@@ -175,25 +175,6 @@ def test_judgements_pull_the_same_however_a_step_is_cut_up() -> None:
     torch.testing.assert_close(head.grad, whole, rtol=0, atol=1e-12)
 
 
-def test_ratings_imply_pairs_with_a_margin_by_their_gap() -> None:
-    rated = [
-        Rated(0, 2.0, task="good"),
-        Rated(1, 5.0, task="good"),
-        Rated(2, 2.0, task="good"),
-        Rated(3, 4.0, task="good"),
-    ]
-    found = reward.pairs_of_ratings(rated, margin=0.5)
-    assert {(p.better, p.worse, p.margin) for p in found} == {
-        (1, 3, 0.5),
-        (1, 0, 1.5),
-        (1, 2, 1.5),
-        (3, 0, 1.0),
-        (3, 2, 1.0),
-    }
-    assert {(p.weight, p.target, p.task) for p in found} == {(0.2, 1.0, "good")}
-    assert reward.pairs_of_ratings(rated[:1]) == reward.pairs_of_ratings([rated[0], rated[2]]) == []
-
-
 # ------------------------------------------------------------------------------------------------------- bad judgements
 
 
@@ -248,7 +229,7 @@ def test_a_temperature_makes_the_chances_true() -> None:
         model.module.score.weight.mul_(4)
     spread = float(scores(model, groups(50, 3)).std())
     judged = coin_groups(600, model, temperature=spread, seed=3)
-    found = reward.fit_chances(model, judged, DEVICE)["reward"]
+    found = reward.fit_temperatures(model, judged, DEVICE)["reward"]
     assert found["temperature"] == model.tasks[0].temperature == pytest.approx(spread, rel=0.3)
     assert found["ece_before"] > found["ece_after"] and found["ece_after"] < 0.1, found
 
@@ -256,17 +237,17 @@ def test_a_temperature_makes_the_chances_true() -> None:
 def test_the_temperature_does_not_see_what_the_error_is_measured_on() -> None:
     model = fresh()
     judged = coin_groups(100, model, temperature=0.5, seed=3)
-    first = reward.fit_chances(model, judged, DEVICE)["reward"]
+    first = reward.fit_temperatures(model, judged, DEVICE)["reward"]
     turned = [replace(g, pairs=[Compared(g.pairs[0][1], g.pairs[0][0])]) if i % 2 else g for i, g in enumerate(judged)]
-    second = reward.fit_chances(model, turned, DEVICE)["reward"]
+    second = reward.fit_temperatures(model, turned, DEVICE)["reward"]
     assert first["temperature"] == second["temperature"] and first["ece_after"] != second["ece_after"]
 
 
 def test_too_few_judgements_fit_no_temperature() -> None:
     model = fresh()
     nothing = {"temperature": 1.0, "ece_before": None, "ece_after": None}
-    assert reward.fit_chances(model, groups(3, seed=0), DEVICE) == {"reward": nothing}
-    assert reward.fit_chances(model, [], DEVICE) == {"reward": nothing}
+    assert reward.fit_temperatures(model, groups(3, seed=0), DEVICE) == {"reward": nothing}
+    assert reward.fit_temperatures(model, [], DEVICE) == {"reward": nothing}
 
 
 def test_each_task_has_a_temperature_of_its_own() -> None:
@@ -281,13 +262,13 @@ def test_each_task_has_a_temperature_of_its_own() -> None:
         replace(g, ratings=[Rated(a, float(drawn[4 * i + a]), task="toxic") for a in range(4)])
         for i, g in enumerate(given)
     ]
-    found = reward.fit_chances(model, given, DEVICE)
+    found = reward.fit_temperatures(model, given, DEVICE)
     assert found["good"]["temperature"] == 1.0 and found["toxic"]["temperature"] == pytest.approx(10.0, rel=0.35)
 
 
 def test_every_task_is_centred_and_probed() -> None:
     model = fresh(TWO)
-    reward.calibrate(model, torch.tensor([[1.0, 10.0], [3.0, 30.0], [5.0, 50.0]]), [[5, 6, STOP]])
+    reward.set_centre_and_scale(model, torch.tensor([[1.0, 10.0], [3.0, 30.0], [5.0, 50.0]]), [[5, 6, STOP]])
     assert [(task.centre, task.scale) for task in model.tasks] == [(3.0, 2.0), (30.0, 20.0)]
     expected = task_scores(model, [[5]], [[6, STOP]], DEVICE)[0].tolist()
     assert model.probes == [{"ids": [5, 6, STOP], "scores": pytest.approx(expected, abs=1e-5)}]

@@ -12,30 +12,22 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bridle.core.recipe import (
-    DPOSection,
-    GRPOSection,
-    PPOSection,
-    PretrainSection,
-    REBELSection,
-    RejectionSection,
-    RewardSection,
-    RLOOSection,
-    SFTSection,
-)
 from bridle.core.records import Prompt
 from bridle.evaluation.answers import answer_all, kl_of
 from bridle.generation.engine import Engine
+from bridle.generation.rollout import RolloutSession
 from bridle.maths.logprobs import LEAST_ROWS, LONG_SLICE, SLICE
 from bridle.models import imitation
 from bridle.models.batches import make_batch, masked_logprobs
 from bridle.models.decoder import Decoder, DecoderConfig, initialise
 from bridle.models.policy import Policy, RewardModel, load_policy
 from bridle.models.scorer import critic_from, scorer_from, shared_critic
-from bridle.training import dpo, grpo, ppo, pretrain, rebel, rejection, reward, sft
+from bridle.recipe.offline import DPOSection, PretrainSection, RewardSection, SFTSection
+from bridle.recipe.online import GRPOSection, PPOSection, REBELSection, RejectionSection, RLOOSection
+from bridle.training import dpo, grpo, ppo, pretrain, rebel, rejection, reward, rloo, sft
 from tests.house.source import Source, calls, dotted, listed, package
 from tests.models.tiny import CPU, random_ids, template, write_foreign
-from tests.training.runs import DEVICE, groups, run_in
+from tests.training.runs import DEVICE, groups, run_in, session
 
 VOCABULARY = 70_000  # above LONG_SLICE / LEAST_ROWS, so a slice is LEAST_ROWS rows
 LARGEST = LEAST_ROWS * VOCABULARY  # numbers of the largest tensor that there should be: a slice of logits
@@ -72,74 +64,70 @@ def lengths(prompts: Any, completions: Any) -> list[float | None]:
     return [float(sum(c.token_ids) % 7) for c in completions]
 
 
+def practising(folder: Path) -> RolloutSession:
+    return RolloutSession(run_in(folder), DEVICE, 0, Engine(torch.float32), 20)
+
+
 def run_pretrain(policy: Policy, folder: Path) -> None:
     rows = torch.randint(3, 300, (16, 33))
     config = PretrainSection(batch_size=16, length=32, **ADAMW)
-    pretrain.train(policy, rows, 500, config, DEVICE, run_in(folder), seed=0)
+    pretrain.train(policy, rows, 500, config, session(run_in(folder)))
 
 
 def run_sft(policy: Policy, folder: Path) -> None:
     examples = list(zip(random_ids(16, 4, 9), random_ids(16, 20, 20), strict=True))
-    sft.train(policy, examples, SFTSection(epochs=1, **ADAMW), DEVICE, run_in(folder), seed=0)
+    sft.train(policy, examples, SFTSection(epochs=1, **ADAMW), session(run_in(folder)))
 
 
 def run_reward(policy: Policy, folder: Path) -> None:
     model = RewardModel(scorer_from(policy.module, torch.Generator().manual_seed(0)), policy.template, "new")
-    reward.train(model, groups(16, 0), RewardSection(batch_size=16), 1, 1e-4, DEVICE, run_in(folder), seed=0)
+    reward.train(model, groups(16, 0), RewardSection(batch_size=16), 1, 1e-4, session(run_in(folder)))
 
 
 def run_dpo(policy: Policy, folder: Path) -> None:
     config = DPOSection(batch_size=16, **ADAMW)
-    dpo.train(policy, policy, groups(16, 0), config, DEVICE, run_in(folder), seed=0, cache=folder / "cache")
+    dpo.train(policy, policy, groups(16, 0), config, session(run_in(folder)), folder / "cache")
 
 
 def run_ppo(policy: Policy, folder: Path) -> None:
     critic = critic_from(scorer_from(policy.module, torch.Generator().manual_seed(0)))
     config = PPOSection(steps=1, prompts_per_step=16, epochs=1, minibatches=1, pretrain_coef=0.1, **ADAMW)
     shown = list(zip(random_ids(16, 4, 9), random_ids(16, 20, 20), strict=True))
-    engine = Engine(torch.float32)
-    run = run_in(folder)
-    ppo.train(policy, policy, critic, lengths, PROMPTS, shown, config, 20, engine, DEVICE, run, seed=0)
+    ppo.train(ppo.Actors(policy, policy, critic), lengths, PROMPTS, shown, config, practising(folder))
 
 
 def run_grpo(policy: Policy, folder: Path) -> None:
     config = GRPOSection(steps=1, prompts_per_step=8, group_size=2, minibatches=1, **ADAMW)
-    engine = Engine(torch.float32)
-    grpo.train(policy, policy, lengths, PROMPTS, config, 20, engine, DEVICE, run_in(folder), seed=0)
+    grpo.train(policy, policy, lengths, PROMPTS, config, practising(folder))
 
 
 def run_shared_ppo(policy: Policy, folder: Path) -> None:
     config = PPOSection(steps=1, prompts_per_step=16, epochs=1, minibatches=1, shared_trunk=True, **ADAMW)
-    reference, critic, engine = deepcopy(policy), shared_critic(policy.module), Engine(torch.float32)
-    run = run_in(folder)
-    ppo.train(policy, reference, critic, lengths, PROMPTS, [], config, 20, engine, DEVICE, run, seed=0)
+    actors = ppo.Actors(policy, deepcopy(policy), shared_critic(policy.module))
+    ppo.train(actors, lengths, PROMPTS, [], config, practising(folder))
 
 
 def run_rloo(policy: Policy, folder: Path) -> None:
     config = RLOOSection(steps=1, prompts_per_step=8, group_size=2, **ADAMW)
-    engine = Engine(torch.float32)
-    grpo.train(policy, policy, lengths, PROMPTS, config, 20, engine, DEVICE, run_in(folder), seed=0)
+    rloo.train(policy, policy, lengths, PROMPTS, config, practising(folder))
 
 
 def run_rebel(policy: Policy, folder: Path) -> None:
     config = REBELSection(steps=1, prompts_per_step=8, epochs=1, minibatches=1, **ADAMW)
-    engine = Engine(torch.float32)
-    rebel.train(policy, policy, lengths, PROMPTS, config, 20, engine, DEVICE, run_in(folder), seed=0)
+    rebel.train(policy, policy, lengths, PROMPTS, config, practising(folder))
 
 
 def run_best_of_n(policy: Policy, folder: Path) -> None:
     config = RejectionSection(rounds=1, prompts_per_round=16, keep="threshold", threshold=-1.0, **ADAMW)
-    engine = Engine(torch.float32)
     with torch.no_grad():  # many answers end, after a few tokens: only those that end are imitated
         state = policy.module.hidden(torch.tensor(template().prompt_ids(PROMPTS[:1])))[0, -1]
         policy.module.output_weight()[template().eos_id] = 9 * state / state.square().sum()
-    rejection.train(policy, policy, lengths, PROMPTS, config, 20, engine, DEVICE, run_in(folder), seed=0)
+    rejection.train(policy, policy, lengths, PROMPTS, config, practising(folder))
 
 
 def run_online_dpo(policy: Policy, folder: Path) -> None:
     config = DPOSection(online_rounds=1, online_prompts=16, **ADAMW)
-    engine = Engine(torch.float32)
-    dpo.train_online(policy, policy, lengths, PROMPTS, config, 20, engine, DEVICE, run_in(folder), seed=0)
+    dpo.train_online(policy, policy, lengths, PROMPTS, config, practising(folder))
 
 
 def run_evaluation(policy: Policy, folder: Path) -> None:

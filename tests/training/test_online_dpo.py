@@ -1,6 +1,7 @@
 """DPO on fresh answers: which pairs they make, what holds it, and the next-token term that offline DPO has too."""
 
 import math
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -8,14 +9,14 @@ import pytest
 import torch
 
 from bridle.core.errors import NoUsableRows
-from bridle.core.recipe import DPOSection
 from bridle.core.records import Reward
-from bridle.core.runlog import Run
 from bridle.models.batches import Group
+from bridle.project.run import Run
+from bridle.recipe.offline import DPOSection
 from bridle.training import dpo
 from tests.models.tiny import policy as tiny_policy
-from tests.training.practice import NEW_TOKENS, PROMPTS, Cast, cast, constant, low_ids, token_means
-from tests.training.runs import DEVICE, STOP, dying_at, groups, metrics, run_in, same, weights
+from tests.training.practice import PROMPTS, Cast, cast, constant, low_ids, token_means
+from tests.training.runs import STOP, dying_at, groups, metrics, run_in, same, session, weights
 
 CONFIG = DPOSection(online_rounds=2, online_prompts=6, online_answers=3, batch_size=3, missing_stop_penalty=0.0)
 
@@ -25,17 +26,13 @@ def with_settings(**settings: Any) -> DPOSection:
 
 
 def train(who: Cast, reward: Reward, config: DPOSection, run: Run) -> dict[str, float]:
-    return dpo.train_online(
-        who.policy, who.reference, reward, PROMPTS, config, NEW_TOKENS, who.engine, DEVICE, run, seed=0
-    )
+    return dpo.train_online(who.policy, who.reference, reward, PROMPTS, config, who.session(run))
 
 
 def test_no_prompts_is_said(tmp_path: Path) -> None:
     who = cast()
     with pytest.raises(NoUsableRows, match="online DPO needs prompts"):
-        dpo.train_online(
-            who.policy, who.reference, constant, [], CONFIG, NEW_TOKENS, who.engine, DEVICE, run_in(tmp_path), seed=0
-        )
+        dpo.train_online(who.policy, who.reference, constant, [], CONFIG, who.session(run_in(tmp_path)))
 
 
 # ------------------------------------------------------------------------------------------------- 1. the pairs
@@ -44,7 +41,7 @@ def test_no_prompts_is_said(tmp_path: Path) -> None:
 def test_every_two_answers_of_unequal_reward_are_a_pair_and_a_prompt_weighs_one() -> None:
     who = cast()
     rollout = who.roll_out(lambda prompts, answers: [1.0, 3.0, 1.0, 5.0, 5.0, 5.0], PROMPTS[:2], group_size=3)
-    first, second = dpo.ranked(rollout, who.policy.template.prompt_ids(rollout.prompts), 3)
+    first, second = dpo.rank_answers(rollout, who.policy.template.prompt_ids(rollout.prompts), 3)
     assert [pair[:3] for pair in first.pairs] == [(1, 0, 0.5), (1, 2, 0.5)] and second.pairs == []
     assert first.answers == [list(c.token_ids) for c in rollout.completions[:3]]
     assert first.prompt == who.policy.template.prompt_ids([PROMPTS[0]])[0] != second.prompt
@@ -108,6 +105,23 @@ def test_a_run_that_died_ends_as_one_that_was_left_alone(line: int, reference: s
     assert metrics(tmp_path / "cut") == metrics(tmp_path / "whole")
 
 
+def test_simpo_learns_from_fresh_answers_and_its_kl_is_still_measured(tmp_path: Path) -> None:
+    """The reference is not in its loss: another one changes nothing, where it changes DPO's weights."""
+    found = {}
+    for loss, drifted in product(("simpo", "dpo"), (False, True)):
+        who, folder = cast(), tmp_path / loss / str(drifted)
+        if drifted:
+            with torch.no_grad():
+                who.reference.module.output_weight().mul_(1.3)
+        config = with_settings(online_rounds=3, loss=loss, learning_rate=2e-3)
+        train(who, low_ids, config, run_in(folder))
+        found[loss, drifted] = who.policy.module
+        assert metrics(folder)[-1]["kl"] > 1e-3
+        assert ("chosen_moved" in metrics(folder)[0]) == (loss == "dpo")
+    assert same(weights(found["simpo", False]), found["simpo", True])
+    assert not same(weights(found["dpo", False]), found["dpo", True])
+
+
 # ------------------------------------------------------------------------------------------ 3. the next-token term
 
 
@@ -132,7 +146,7 @@ def test_it_keeps_the_chosen_answers_likely(tmp_path: Path) -> None:
     for weight in (0.0, 1.0):
         config = DPOSection(batch_size=4, epochs=6, learning_rate=5e-3, sft=weight)
         folder = tmp_path / str(weight)
-        dpo.train(tiny_policy(), tiny_policy(), groups(12, seed=0), config, DEVICE, run_in(folder), 0, folder / "cache")
+        dpo.train(tiny_policy(), tiny_policy(), groups(12, seed=0), config, session(run_in(folder)), folder / "cache")
         moved[weight] = metrics(folder)[-1]["chosen_moved"]
     assert moved[1.0] > moved[0.0] + 1, moved
 
@@ -140,6 +154,6 @@ def test_it_keeps_the_chosen_answers_likely(tmp_path: Path) -> None:
 def test_the_length_of_an_answer_is_that_of_its_tokens_without_the_prompt(tmp_path: Path) -> None:
     one = Group([7, 8, 9, 10], [[20, 21, STOP], [30, STOP]], [(1, 0, 1.0)])
     config = DPOSection(batch_size=1, sft=0.5)
-    dpo.train(tiny_policy(), tiny_policy(), [one], config, DEVICE, run_in(tmp_path), 0, tmp_path / "cache")
+    dpo.train(tiny_policy(), tiny_policy(), [one], config, session(run_in(tmp_path)), tmp_path / "cache")
     line = metrics(tmp_path)[0]
     assert line["sft_loss"] == pytest.approx(-line["chosen_logp"] / 2, rel=1e-5)

@@ -9,25 +9,16 @@ from typing import Any
 import pytest
 import torch
 
-from bridle.core.recipe import (
-    DPOSection,
-    GRPOSection,
-    PPOSection,
-    PretrainSection,
-    REBELSection,
-    RejectionSection,
-    RewardSection,
-    RLOOSection,
-    SFTSection,
-)
-from bridle.core.runlog import Run
 from bridle.core.timeline import record, stop
 from bridle.models.policy import RewardModel
 from bridle.models.scorer import critic_from, scorer_from
-from bridle.training import dpo, grpo, ppo, pretrain, rebel, rejection, reward, sft
+from bridle.project.run import Run
+from bridle.recipe.offline import DPOSection, PretrainSection, RewardSection, SFTSection
+from bridle.recipe.online import GRPOSection, PPOSection, REBELSection, RejectionSection, RLOOSection
+from bridle.training import dpo, grpo, ppo, pretrain, rebel, rejection, reward, rloo, sft
 from tests.models.tiny import random_ids, template
-from tests.training.practice import NEW_TOKENS, PROMPTS, cast, token_means
-from tests.training.runs import DEVICE, groups, run_in
+from tests.training.practice import PROMPTS, cast, token_means
+from tests.training.runs import groups, run_in, session
 from tests.training.test_sft import examples
 
 STEPS = 6
@@ -40,10 +31,8 @@ def practise(train: Callable[..., Any], config: Any) -> Callable[[Run], Any]:
     def go(run: Run) -> None:
         who = cast()
         prompts = PROMPTS
-        train(
-            who.policy, who.reference, token_means, prompts, config, NEW_TOKENS, who.engine, DEVICE, run, seed=0,
-            observe=lambda asked, answered: {},
-        )  # fmt: skip
+        session = who.session(run, observe=lambda asked, answered: {})
+        train(who.policy, who.reference, token_means, prompts, config, session)
 
     return go
 
@@ -51,40 +40,30 @@ def practise(train: Callable[..., Any], config: Any) -> Callable[[Run], Any]:
 def run_ppo(run: Run) -> None:
     who = cast()
     critic = critic_from(scorer_from(who.policy.module, torch.Generator().manual_seed(0)))
-    ppo.train(
-        who.policy, who.reference, critic, token_means, PROMPTS, examples(16),
-        PPOSection(steps=STEPS, prompts_per_step=8, pretrain_coef=0.1), NEW_TOKENS, who.engine, DEVICE, run, 0,
-    )  # fmt: skip
+    config = PPOSection(steps=STEPS, prompts_per_step=8, pretrain_coef=0.1)
+    actors = ppo.Actors(who.policy, who.reference, critic)
+    ppo.train(actors, token_means, PROMPTS, examples(16), config, who.session(run))
 
 
 def run_pretrain(run: Run) -> None:
     config = PretrainSection(batch_size=16, length=32)
-    pretrain.train(cast().policy, torch.tensor(random_ids(64, 33, 33)), STEPS * 16 * 32, config, DEVICE, run, seed=0)
+    pretrain.train(cast().policy, torch.tensor(random_ids(64, 33, 33)), STEPS * 16 * 32, config, session(run))
 
 
 def run_reward(run: Run) -> None:
     model = RewardModel(scorer_from(cast().policy.module, torch.Generator().manual_seed(0)), template(), "new")
-    reward.train(model, groups(8 * STEPS, 0), RewardSection(batch_size=8), 1, 1e-4, DEVICE, run, seed=0)
+    reward.train(model, groups(8 * STEPS, 0), RewardSection(batch_size=8), 1, 1e-4, session(run))
 
 
 def run_sft(run: Run) -> None:
-    sft.train(cast().policy, examples(16 * STEPS), SFTSection(epochs=1), DEVICE, run, seed=0)
+    sft.train(cast().policy, examples(16 * STEPS), SFTSection(epochs=1), session(run))
 
 
 def run_dpo(run: Run) -> None:
     config = DPOSection(batch_size=8, observe_every=2)
     who = cast()
-    dpo.train(
-        who.policy,
-        who.reference,
-        groups(8 * STEPS, 0),
-        config,
-        DEVICE,
-        run,
-        0,
-        run.folder / "cache",
-        observe=lambda: {},
-    )
+    given = groups(8 * STEPS, 0)
+    dpo.train(who.policy, who.reference, given, config, session(run), run.folder / "cache", observe=lambda: {})
 
 
 ONLINE = DPOSection(online_rounds=STEPS, online_prompts=6, online_answers=3)
@@ -99,7 +78,7 @@ TRAINERS: dict[str, tuple[Callable[[Run], Any], set[str]]] = {
         PRACTISED | {"reference", "advantages"},
     ),
     "rloo": (
-        practise(grpo.train, RLOOSection(steps=STEPS, prompts_per_step=4)),
+        practise(rloo.train, RLOOSection(steps=STEPS, prompts_per_step=4)),
         PRACTISED | {"reference", "advantages"},
     ),
     "rebel": (practise(rebel.train, REBELSection(steps=STEPS, prompts_per_step=8)), PRACTISED | {"reference"}),

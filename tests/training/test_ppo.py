@@ -8,22 +8,24 @@ from typing import Any
 import pytest
 import torch
 
+from bridle.compute.steps import Steps
 from bridle.core.errors import NoUsableRows, StaleWeights, TrainingStopped
-from bridle.core.recipe import PPOSection
 from bridle.core.records import Completion, FinishReason, Prompt, Reward
-from bridle.core.runlog import Run, read_metrics
+from bridle.generation import rollout
 from bridle.generation.engine import Engine, answer_prompts
-from bridle.generation.sampling import Sampling
+from bridle.generation.rollout import Asking, Observe, Rollout, RolloutSession, roll_out, take_prompts
 from bridle.models.batches import sequence_logprobs
 from bridle.models.imitation import imitate
 from bridle.models.policy import Policy, RewardModel
 from bridle.models.scorer import Scorer, critic_from, init_head, scorer_from, shared_critic
-from bridle.rewards import rollout
+from bridle.project.metrics import read_metrics
+from bridle.project.run import Run
+from bridle.recipe.online import PPOSection
 from bridle.rewards.learned import LearnedReward
-from bridle.rewards.rollout import Rollout, roll_out, take_prompts
 from bridle.training import ppo
 from tests.models.tiny import policy as tiny_policy
 from tests.models.tiny import random_ids, template
+from tests.training.practice import in_order, spare_run
 from tests.training.runs import DEVICE, dying_at, run_in, same, weights
 
 CONFIG = PPOSection(prompts_per_step=8, steps=2, batch_size=64, kl_target=0.0, missing_stop_penalty=0.0)
@@ -40,11 +42,24 @@ class Cast:
     critic: Scorer
     engine: Engine
 
+    @property
+    def actors(self) -> ppo.Actors:
+        return ppo.Actors(self.policy, self.reference, self.critic)
+
+    def session(self, run: Run | None = None, seed: int = 0, observe: Observe | None = None) -> RolloutSession:
+        return RolloutSession(run or spare_run(), DEVICE, seed, self.engine, NEW_TOKENS, observe)
+
+    def steps(self, optimizers: list[torch.optim.Optimizer]) -> Steps:
+        """The steps of a loop that is never run, for one update."""
+        modules = {"policy": self.policy.module, "critic": self.actors.critics_own}
+        return Steps(self.session(), modules, optimizers, 1, 1)
+
     def roll_out(self, reward: Reward, config: PPOSection = CONFIG, prompts: Sequence[Prompt] = PROMPTS) -> Rollout:
-        return roll_out(
-            self.policy, self.engine, reward, prompts, Sampling(NEW_TOKENS, config.temperature), DEVICE, seed=1,
-            missing_stop_penalty=config.missing_stop_penalty,
-        )  # fmt: skip
+        """The first step's answers, one to each prompt in the order that is given."""
+        asking = Asking(
+            "test", in_order(prompts, seed=1), len(prompts), 1, config.temperature, config.missing_stop_penalty
+        )
+        return roll_out(0, self.policy, reward, asking, self.session(seed=1))
 
 
 def cast(dtype: torch.dtype = torch.float32, seed: int = 0) -> Cast:
@@ -70,10 +85,7 @@ def nothing(prompts: Sequence[Prompt], completions: Sequence[Completion]) -> lis
 def train(
     who: Cast, reward: Reward, config: PPOSection, run: Run, demonstrations: Sequence[tuple[list[int], list[int]]] = ()
 ) -> dict[str, float]:
-    return ppo.train(
-        who.policy, who.reference, who.critic, reward, PROMPTS, demonstrations, config, NEW_TOKENS,
-        who.engine, DEVICE, run, seed=0,
-    )  # fmt: skip
+    return ppo.train(who.actors, reward, PROMPTS, demonstrations, config, who.session(run))
 
 
 # ------------------------------------------------------------------------------------------------- 1. prompts
@@ -95,10 +107,7 @@ def test_a_steps_prompts_are_known_from_seed_and_step_alone() -> None:
 def test_no_prompts_is_said(tmp_path: Path) -> None:
     who = cast()
     with pytest.raises(NoUsableRows, match="needs prompts"):
-        ppo.train(
-            who.policy, who.reference, who.critic, nothing, [], [], CONFIG, NEW_TOKENS, who.engine, DEVICE,
-            run_in(tmp_path), seed=0,
-        )  # fmt: skip
+        ppo.train(who.actors, nothing, [], [], CONFIG, who.session(run_in(tmp_path)))
 
 
 # ------------------------------------------------------------------------------------- 2. answers and rewards
@@ -136,9 +145,9 @@ def test_only_answers_that_were_cut_off_pay_for_the_missing_stop() -> None:
 def test_weights_that_the_engine_does_not_hold_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     who = cast()
     who.policy.step += 1
-    with pytest.raises(StaleWeights, match="load the policy again"):
+    with monkeypatch.context() as patch, pytest.raises(StaleWeights, match="load the policy again"):
+        patch.setattr(who.engine, "load", lambda policy: None)
         who.roll_out(nothing)
-    who.engine.load(who.policy)
 
     def stale(*arguments: Any, **settings: Any) -> list[Completion]:
         return [replace(c, weight_stamp="others+3") for c in answer_prompts(*arguments, **settings)]
@@ -155,7 +164,7 @@ def test_the_reward_stands_at_the_last_token() -> None:
     who = cast()
     rollout = who.roll_out(tokens_reward)
     plain = replace_config(gamma=0.5, lam=1.0)
-    estimates = ppo.estimate(rollout, who.reference, who.critic, 0.0, plain, DEVICE)
+    estimates = ppo.estimate(rollout, who.actors, 0.0, plain, DEVICE)
     for row, completion in enumerate(rollout.completions):
         found = estimates.returns_BT[row][rollout.mask_BT[row]]
         count = len(completion.token_ids)
@@ -169,9 +178,9 @@ def test_distance_from_the_reference_costs_beta_for_each_nat() -> None:
     who.reference = tiny_policy("llama", seed=5)  # as if the policy had drifted far from it
     rollout = who.roll_out(tokens_reward)
     config = replace_config(gamma=1.0, lam=1.0)
-    free, held = (ppo.estimate(rollout, who.reference, who.critic, beta, config, DEVICE) for beta in (0.0, 0.25))
+    free, held = (ppo.estimate(rollout, who.actors, beta, config, DEVICE) for beta in (0.0, 0.25))
     kl_B = held.kl_BT.sum(1)
-    assert held.figures["kl"] > 1.0 and held.figures["kl"] == pytest.approx(float(kl_B.mean()))
+    assert held.kl > 1.0 and held.kl == pytest.approx(float(kl_B.mean()))
     first_B = rollout.mask_BT.int().argmax(1)
     rows = torch.arange(len(first_B))
     lost_B = free.returns_BT[rows, first_B] - held.returns_BT[rows, first_B]
@@ -181,8 +190,8 @@ def test_distance_from_the_reference_costs_beta_for_each_nat() -> None:
 
 def test_a_policy_that_has_not_moved_has_no_kl() -> None:
     who = cast()
-    estimates = ppo.estimate(who.roll_out(nothing), who.reference, who.critic, 0.5, CONFIG, DEVICE)
-    assert abs(estimates.figures["kl"]) < 1e-4 and abs(estimates.figures["kl_k3"]) < 1e-4
+    estimates = ppo.estimate(who.roll_out(nothing), who.actors, 0.5, CONFIG, DEVICE)
+    assert abs(estimates.kl) < 1e-4 and abs(estimates.metrics["kl_k3"]) < 1e-4
     assert float(estimates.kl_BT.abs().max()) < 1e-4
 
 
@@ -209,13 +218,11 @@ def test_micro_batches_change_nothing_but_the_memory() -> None:
         who = cast(torch.float64)
         rollout = who.roll_out(tokens_reward)
         config = replace_config(batch_size=batch_size, epochs=2, minibatches=2, clip_norm=1e6, pretrain_coef=0.1)
-        estimates = ppo.estimate(rollout, who.reference, who.critic, 0.1, replace_config(), DEVICE)
+        estimates = ppo.estimate(rollout, who.actors, 0.1, replace_config(), DEVICE)
         optimizers = [torch.optim.SGD(m.parameters(), 0.05) for m in (who.policy.module, who.critic)]
         shown = list(zip(random_ids(20, 3, 8), random_ids(20, 3, 8, seed=1), strict=True))
         before = weights(who.policy.module)
-        figures = ppo.improve(
-            who.policy, who.critic, optimizers, rollout, estimates, shown, config, DEVICE, seed=0, step=0
-        )
+        figures = ppo.improve_actors(who.actors, who.steps(optimizers), rollout, estimates, shown, config)
         assert not same(before, who.policy.module)
         found.append((weights(who.policy.module), weights(who.critic), figures))
     whole = found[-1]
@@ -229,9 +236,7 @@ def test_micro_batches_change_nothing_but_the_memory() -> None:
 def test_estimates_do_not_depend_on_the_micro_batch() -> None:
     who = cast(torch.float64)
     rollout = who.roll_out(tokens_reward)
-    found = [
-        ppo.estimate(rollout, who.reference, who.critic, 0.1, replace_config(batch_size=n), DEVICE) for n in (1, 3, 64)
-    ]
+    found = [ppo.estimate(rollout, who.actors, 0.1, replace_config(batch_size=n), DEVICE) for n in (1, 3, 64)]
     for cut in found[:-1]:
         torch.testing.assert_close(cut.adv_BT, found[-1].adv_BT, rtol=1e-5, atol=1e-6)
 
@@ -317,10 +322,8 @@ def test_beta_is_steered_and_logged(tmp_path: Path) -> None:
 def test_each_step_writes_under_a_new_stamp(tmp_path: Path) -> None:
     stamps: list[str] = []
     who = cast()
-    ppo.train(
-        who.policy, who.reference, who.critic, nothing, PROMPTS, [], replace_config(steps=3), NEW_TOKENS, who.engine,
-        DEVICE, run_in(tmp_path), seed=0, observe=lambda p, c: (stamps.append(c[0].weight_stamp), {"seen": len(c)})[1],
-    )  # fmt: skip
+    seen: Observe = lambda p, c: (stamps.append(c[0].weight_stamp), {"seen": len(c)})[1]  # noqa: E731
+    ppo.train(who.actors, nothing, PROMPTS, [], replace_config(steps=3), who.session(run_in(tmp_path), observe=seen))
     assert len(set(stamps)) == 3
     assert [line["seen"] for line in read_metrics(tmp_path)] == [8, 8, 8]
 
@@ -352,10 +355,10 @@ def sharing(dtype: torch.dtype = torch.float32) -> Cast:
 
 def one_update(who: Cast, rollout: Rollout, config: PPOSection, rates: tuple[float, float] = (0.05, 0.05)) -> Any:
     """Plain gradient steps of the policy and of what is the critic's alone; the figures."""
-    estimates = ppo.estimate(rollout, who.reference, who.critic, 0.1, config, DEVICE)
-    modules = (who.policy.module, ppo.own_part(who.policy, who.critic))
+    estimates = ppo.estimate(rollout, who.actors, 0.1, config, DEVICE)
+    modules = (who.policy.module, who.actors.critics_own)
     optimizers = [torch.optim.SGD(module.parameters(), rate) for module, rate in zip(modules, rates, strict=True)]
-    return ppo.improve(who.policy, who.critic, optimizers, rollout, estimates, [], config, DEVICE, seed=0, step=0)
+    return ppo.improve_actors(who.actors, who.steps(optimizers), rollout, estimates, [], config)
 
 
 def test_a_shared_trunk_is_run_once_and_tells_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -365,7 +368,7 @@ def test_a_shared_trunk_is_run_once_and_tells_the_same(monkeypatch: pytest.Monke
     values_BT = torch.where(batch.mask_BT, who.critic.values(batch.ids_BW)[:, :-1], 0.0)
     runs: list[int] = []
     who.critic.model.register_forward_hook(lambda *_: runs.append(1))
-    found = ppo.logprobs_and_values(who.policy, who.critic, batch, 0.7)
+    found = ppo.logprobs_and_values(who.actors, batch, 0.7)
     assert len(runs) == 1
     torch.testing.assert_close(found[0], logp_BT, rtol=0, atol=1e-12)
     torch.testing.assert_close(found[1], values_BT, rtol=0, atol=1e-12)

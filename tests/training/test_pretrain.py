@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from bridle.compute.randomness import shuffled
 from bridle.core.errors import NoUsableRows
-from bridle.core.recipe import PretrainSection
-from bridle.core.runlog import read_metrics
-from bridle.models.randomness import shuffled
+from bridle.project.metrics import read_metrics
+from bridle.recipe.offline import PretrainSection
 from bridle.training import pretrain
 from tests.models.tiny import TEXTS, policy, random_ids, template
-from tests.training.runs import DEVICE, run_in, same, weights
+from tests.training.runs import run_in, same, session, weights
 
 CONFIG = PretrainSection(batch_size=4, length=8, learning_rate=0.01)
 
@@ -39,7 +39,7 @@ def rows_seen(monkeypatch: pytest.MonkeyPatch, folder: Path, rows: Tensor, token
         return plain(hidden_ND, weight, targets_N, *others)
 
     monkeypatch.setattr(pretrain, "linear_logprobs", watch)
-    pretrain.train(policy(), rows, tokens, CONFIG, DEVICE, run_in(folder), seed)
+    pretrain.train(policy(), rows, tokens, CONFIG, session(run_in(folder), seed))
     monkeypatch.undo()
     return seen
 
@@ -60,7 +60,7 @@ def test_the_first_loss_is_the_mean_over_every_next_token(tmp_path: Path) -> Non
     with torch.no_grad():
         logp = fresh.module(rows[:, :-1]).log_softmax(-1)
     expected = -logp.gather(-1, rows[:, 1:, None]).mean()
-    pretrain.train(fresh, rows, 32, CONFIG, DEVICE, run_in(tmp_path), seed=0)
+    pretrain.train(fresh, rows, 32, CONFIG, session(run_in(tmp_path)))
     assert read_metrics(tmp_path)[0]["loss"] == pytest.approx(float(expected), rel=1e-5)
 
 
@@ -70,7 +70,7 @@ def test_the_loss_falls(optimizer: str, tmp_path: Path) -> None:
     config = PretrainSection.model_validate({**CONFIG.model_dump(), "optimizer": optimizer, "length": 16})
     ours = policy()
     before = weights(ours.module)
-    result = pretrain.train(ours, rows, 40 * 4 * 16, config, DEVICE, run_in(tmp_path), seed=0)
+    result = pretrain.train(ours, rows, 40 * 4 * 16, config, session(run_in(tmp_path)))
     losses = [line["loss"] for line in read_metrics(tmp_path)]
     assert losses[-1] < 0.5 * losses[0]
     assert not same(before, ours.module)

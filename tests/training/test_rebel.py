@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from bridle.core.errors import NoUsableRows
-from bridle.core.recipe import REBELSection
 from bridle.core.records import Completion, Prompt, Reward
-from bridle.core.runlog import Run
+from bridle.project.run import Run
+from bridle.recipe.online import REBELSection
 from bridle.training import rebel
-from tests.training.practice import NEW_TOKENS, PROMPTS, Cast, answer_logprob, cast, constant, low_ids, token_means
-from tests.training.runs import DEVICE, dying_at, metrics, run_in, same, weights
+from tests.training.practice import PROMPTS, Cast, answer_logprob, cast, constant, low_ids, token_means
+from tests.training.runs import dying_at, metrics, run_in, same, weights
 
 CONFIG = REBELSection(
     steps=2, prompts_per_step=6, batch_size=64, epochs=1, minibatches=1, kl_coef=0.0, missing_stop_penalty=0.0,
@@ -28,17 +28,13 @@ def with_settings(**settings: Any) -> REBELSection:
 
 
 def train(who: Cast, reward: Reward, config: REBELSection, run: Run, seed: int = 0) -> dict[str, float]:
-    return rebel.train(
-        who.policy, who.reference, reward, PROMPTS, config, NEW_TOKENS, who.engine, DEVICE, run, seed=seed
-    )
+    return rebel.train(who.policy, who.reference, reward, PROMPTS, config, who.session(run, seed))
 
 
 def test_no_prompts_is_said(tmp_path: Path) -> None:
     who = cast()
     with pytest.raises(NoUsableRows, match="REBEL needs prompts to answer"):
-        rebel.train(
-            who.policy, who.reference, constant, [], CONFIG, NEW_TOKENS, who.engine, DEVICE, run_in(tmp_path), seed=0
-        )
+        rebel.train(who.policy, who.reference, constant, [], CONFIG, who.session(run_in(tmp_path)))
 
 
 # ------------------------------------------------------------------------------------------------ 1. the update
@@ -57,9 +53,8 @@ def test_the_first_update_by_hand() -> None:
     expected = {name: p.detach() - 0.01 * p.grad for name, p in module.named_parameters() if p.grad is not None}
     module.zero_grad()
     optimizers = [torch.optim.SGD(module.parameters(), 0.01)]
-    figures = rebel.improve(
-        who.policy, optimizers, rollout, reward_B, with_settings(eta=0.5, clip_norm=1e6), DEVICE, 0, 0
-    )
+    config = with_settings(eta=0.5, clip_norm=1e6)
+    figures = rebel.improve_by_pairs(who.policy, who.steps(optimizers), rollout, reward_B, config)
     for name, parameter in module.named_parameters():
         torch.testing.assert_close(parameter.detach(), expected[name], rtol=0, atol=1e-5)
     gaps = reward_B.view(-1, 2).diff(dim=1)
@@ -75,7 +70,7 @@ def test_micro_batches_change_nothing_but_the_memory() -> None:
         config = with_settings(batch_size=batch_size, epochs=2, minibatches=2, clip_norm=1e6)
         optimizers = [torch.optim.SGD(who.policy.module.parameters(), 0.01)]
         before = weights(who.policy.module)
-        figures = rebel.improve(who.policy, optimizers, rollout, rollout.reward_B, config, DEVICE, 0, 0)
+        figures = rebel.improve_by_pairs(who.policy, who.steps(optimizers), rollout, rollout.reward_B, config)
         assert not same(before, who.policy.module)
         found.append((weights(who.policy.module), figures))
     for cut in found[:-1]:
@@ -91,7 +86,7 @@ def test_solved_to_the_end_the_log_odds_have_moved_by_eta_times_the_difference(e
     assert len({c.token_ids for c in rollout.completions}) == 2, "the test needs two answers"
     optimizers = [torch.optim.SGD(who.policy.module.parameters(), 4e-4 * eta**2)]
     config = with_settings(eta=eta, epochs=40, clip_norm=1e6)
-    rebel.improve(who.policy, optimizers, rollout, rollout.reward_B, config, DEVICE, 0, 0)
+    rebel.improve_by_pairs(who.policy, who.steps(optimizers), rollout, rollout.reward_B, config)
     with torch.no_grad():
         now = [float(answer_logprob(who.policy, rollout, row).sum()) for row in (0, 1)]
     moved = [new - float(old) for new, old in zip(now, rollout.old_logp_BT.sum(1), strict=True)]

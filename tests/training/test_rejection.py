@@ -9,13 +9,14 @@ import pytest
 import torch
 
 from bridle.core.errors import NoUsableRows, RecipeError, TrainingStopped
-from bridle.core.recipe import Recipe, RejectionSection
 from bridle.core.records import Completion, FinishReason, Prompt, Reward
-from bridle.core.runlog import Run
-from bridle.rewards.rollout import Rollout
+from bridle.generation.rollout import Rollout
+from bridle.project.run import Run
+from bridle.recipe.online import RejectionSection
+from bridle.recipe.recipe import Recipe
 from bridle.training import rejection
 from tests.training.practice import PROMPTS, Cast, answer_logprob, cast, constant, low_ids
-from tests.training.runs import DEVICE, dying_at, metrics, run_in, same, weights
+from tests.training.runs import dying_at, metrics, run_in, same, weights
 
 CONFIG = RejectionSection(rounds=2, prompts_per_round=8, answers=4, batch_size=4)
 NEW_TOKENS = 24  # most answers end by themselves: what is cut off is never kept, and a low limit teaches brevity
@@ -27,9 +28,7 @@ def with_settings(**settings: Any) -> RejectionSection:
 
 
 def train(who: Cast, reward: Reward, config: RejectionSection, run: Run) -> dict[str, float]:
-    return rejection.train(
-        who.policy, who.reference, reward, PROMPTS, config, NEW_TOKENS, who.engine, DEVICE, run, seed=0
-    )
+    return rejection.train(who.policy, who.reference, reward, PROMPTS, config, who.session(run, tokens=NEW_TOKENS))
 
 
 def low_start(prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[float | None]:
@@ -91,9 +90,7 @@ def test_a_wrong_answer_is_no_example() -> None:
 def test_no_prompts_is_said(tmp_path: Path) -> None:
     who = cast()
     with pytest.raises(NoUsableRows, match="best-of-n needs prompts"):
-        rejection.train(
-            who.policy, who.reference, constant, [], CONFIG, NEW_TOKENS, who.engine, DEVICE, run_in(tmp_path), seed=0
-        )
+        rejection.train(who.policy, who.reference, constant, [], CONFIG, who.session(run_in(tmp_path)))
 
 
 def test_a_round_in_which_nothing_is_worth_keeping_ends_the_run_before_any_step(tmp_path: Path) -> None:
@@ -113,7 +110,7 @@ def test_what_is_kept_becomes_likelier_stop_token_and_all() -> None:
     prompts = who.policy.template.prompt_ids([rollout.prompts[i] for i in kept])
     examples = [(ids, list(rollout.completions[i].token_ids)) for ids, i in zip(prompts, kept, strict=True)]
     optimizers = [torch.optim.AdamW(who.policy.module.parameters(), 1e-3)]
-    rejection.learn(who.policy, optimizers, examples, with_settings(epochs=3), DEVICE, 0, 0)
+    rejection.imitate_kept(who.policy, optimizers, examples, with_settings(epochs=3), who.session(), number=0)
     after = [answer_logprob(who.policy, rollout, row).detach() for row in kept]
     assert all(float(new.sum()) > float(old.sum()) for new, old in zip(after, before, strict=True))
     assert sum(float(new[-1]) for new in after) > sum(float(old[-1]) for old in before), "the stop token"

@@ -7,15 +7,15 @@ import pytest
 import torch
 
 from bridle.core.errors import NoUsableRows
-from bridle.core.recipe import RewardSection
-from bridle.core.runlog import read_metrics
 from bridle.models.batches import Batch, Group, group_batch
 from bridle.models.policy import RewardModel
 from bridle.models.scorer import scorer_from
-from bridle.rewards.learned import raw_scores
+from bridle.project.metrics import read_metrics
+from bridle.recipe.offline import RewardSection
+from bridle.rewards.learned import task_scores
 from bridle.training import reward
 from tests.models.tiny import policy, template
-from tests.training.runs import DEVICE, STOP, groups, run_in, same, weights
+from tests.training.runs import DEVICE, STOP, groups, run_in, same, session, weights
 
 CONFIG = RewardSection(batch_size=4)
 
@@ -27,7 +27,7 @@ def fresh() -> RewardModel:
 def accuracy(model: RewardModel, held_out: Sequence[Group]) -> float:
     right = []
     for group in held_out:
-        scores = raw_scores(model, [group.prompt] * len(group.answers), group.answers, DEVICE)
+        scores = task_scores(model, [group.prompt] * len(group.answers), group.answers, DEVICE)[:, 0]
         right += [float(scores[better] > scores[worse]) for better, worse, _ in group.pairs]
     return sum(right) / len(right)
 
@@ -42,7 +42,7 @@ def test_all_pairs_of_a_prompt_are_in_one_batch(monkeypatch: pytest.MonkeyPatch,
 
     monkeypatch.setattr(reward, "group_batch", watch)
     given = groups(10, seed=0)
-    result = reward.train(fresh(), given, CONFIG, 2, 1e-3, DEVICE, run_in(tmp_path), seed=0)
+    result = reward.train(fresh(), given, CONFIG, 2, 1e-3, session(run_in(tmp_path)))
     assert [sorted(map(len, batches[n : n + 3])) for n in (0, 3)] == [[2, 4, 4]] * 2
     for number in (0, 1):
         passed = [group.prompt for batch in batches[3 * number : 3 * number + 3] for group in batch]
@@ -55,21 +55,21 @@ def test_the_first_loss_weighs_each_prompt_once_however_many_pairs_it_has(tmp_pa
     model = fresh()
 
     def loss(group: Group) -> torch.Tensor:
-        scores = raw_scores(model, [group.prompt] * len(group.answers), group.answers, DEVICE)
+        scores = task_scores(model, [group.prompt] * len(group.answers), group.answers, DEVICE)[:, 0]
         gaps = torch.stack([scores[better] - scores[worse] for better, worse, _ in group.pairs])
         return -torch.nn.functional.logsigmoid(gaps).mean()
 
     expected = (loss(many) + loss(few)) / 2
-    reward.train(model, [many, few], CONFIG, 1, 1e-3, DEVICE, run_in(tmp_path), seed=0)
+    reward.train(model, [many, few], CONFIG, 1, 1e-3, session(run_in(tmp_path)))
     assert read_metrics(tmp_path)[0]["loss"] == pytest.approx(float(expected), rel=1e-5)
 
 
 def test_a_taste_is_learnt_and_a_coin_is_not(tmp_path: Path) -> None:
     held_out = groups(60, seed=50)
     tasteful, shuffled = fresh(), fresh()
-    reward.train(tasteful, groups(200, seed=0), CONFIG, 3, 3e-3, DEVICE, run_in(tmp_path / "taste"), seed=0)
+    reward.train(tasteful, groups(200, seed=0), CONFIG, 3, 3e-3, session(run_in(tmp_path / "taste")))
     coins = torch.Generator().manual_seed(1)
-    reward.train(shuffled, groups(200, seed=0, coins=coins), CONFIG, 3, 3e-3, DEVICE, run_in(tmp_path / "coin"), seed=0)
+    reward.train(shuffled, groups(200, seed=0, coins=coins), CONFIG, 3, 3e-3, session(run_in(tmp_path / "coin")))
     found = {"taste": accuracy(tasteful, held_out), "coin": accuracy(shuffled, held_out)}
     assert found["taste"] > 0.75 and abs(found["coin"] - 0.5) < 0.13, found
 
@@ -78,17 +78,17 @@ def test_groups_without_a_pair_are_not_read_and_none_at_all_is_said(tmp_path: Pa
     empty, model = Group([5], [[1], [2]], []), fresh()
     before = weights(model.module)
     with pytest.raises(NoUsableRows, match="needs pairs"):
-        reward.train(model, [empty], CONFIG, 1, 1e-3, DEVICE, run_in(tmp_path / "none"), seed=0)
+        reward.train(model, [empty], CONFIG, 1, 1e-3, session(run_in(tmp_path / "none")))
     assert same(before, model.module)
-    result = reward.train(model, [empty, *groups(1, seed=0)], CONFIG, 1, 1e-3, DEVICE, run_in(tmp_path), seed=0)
+    result = reward.train(model, [empty, *groups(1, seed=0)], CONFIG, 1, 1e-3, session(run_in(tmp_path)))
     assert result["prompts"] == 1
 
 
 def test_scores_are_centred_and_scaled_once_and_probed() -> None:
     model = fresh()
-    reward.calibrate(model, torch.tensor([1.0, 3.0, 5.0]), [[5, 6, STOP], [7, STOP]])
+    reward.set_centre_and_scale(model, torch.tensor([1.0, 3.0, 5.0]), [[5, 6, STOP], [7, STOP]])
     assert model.tasks[0].centre == 3.0 and model.tasks[0].scale == 2.0
-    expected = raw_scores(model, [[5], [7]], [[6, STOP], [STOP]], DEVICE)
+    expected = task_scores(model, [[5], [7]], [[6, STOP], [STOP]], DEVICE)[:, 0]
     assert [probe["ids"] for probe in model.probes] == [[5, 6, STOP], [7, STOP]]
     assert [probe["scores"][0] for probe in model.probes] == pytest.approx(expected.tolist(), abs=1e-5)
 
@@ -96,10 +96,10 @@ def test_scores_are_centred_and_scaled_once_and_probed() -> None:
 @pytest.mark.parametrize("scores", [[], [1.0], [1.0, float("nan")], [1.0, float("inf")]])
 def test_a_scale_cannot_come_from_too_few_or_from_broken_scores(scores: list[float]) -> None:
     with pytest.raises(NoUsableRows, match="at least two finite scores"):
-        reward.calibrate(fresh(), torch.tensor(scores), [])
+        reward.set_centre_and_scale(fresh(), torch.tensor(scores), [])
 
 
 def test_equal_scores_do_not_divide_by_zero() -> None:
     model = fresh()
-    reward.calibrate(model, torch.tensor([2.0, 2.0]), [])
+    reward.set_centre_and_scale(model, torch.tensor([2.0, 2.0]), [])
     assert model.tasks[0].scale > 0

@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from bridle.core.errors import NoUsableRows
-from bridle.core.recipe import RLOOSection
 from bridle.core.records import Completion, FinishReason, Prompt, Reward
-from bridle.core.runlog import Run
-from bridle.rewards.rollout import reference_logprobs
-from bridle.training import grpo
+from bridle.generation.rollout import reference_logprobs
+from bridle.project.run import Run
+from bridle.recipe.online import RLOOSection
+from bridle.training import rloo
 from tests.models.tiny import policy as tiny_policy
-from tests.training.practice import NEW_TOKENS, PROMPTS, Cast, answer_logprob, cast, constant, low_ids, token_means
+from tests.training.practice import PROMPTS, Cast, answer_logprob, cast, constant, low_ids, token_means
 from tests.training.runs import DEVICE, dying_at, metrics, run_in, same, weights
 
 CONFIG = RLOOSection(
@@ -26,13 +26,13 @@ def with_settings(**settings: Any) -> RLOOSection:
 
 
 def train(who: Cast, reward: Reward, config: RLOOSection, run: Run) -> dict[str, float]:
-    return grpo.train(who.policy, who.reference, reward, PROMPTS, config, NEW_TOKENS, who.engine, DEVICE, run, seed=0)
+    return rloo.train(who.policy, who.reference, reward, PROMPTS, config, who.session(run))
 
 
 def test_no_prompts_is_said(tmp_path: Path) -> None:
     who = cast()
     with pytest.raises(NoUsableRows, match="RLOO needs prompts to answer"):
-        grpo.train(who.policy, who.reference, constant, [], CONFIG, NEW_TOKENS, who.engine, DEVICE, run_in(tmp_path), 0)
+        rloo.train(who.policy, who.reference, constant, [], CONFIG, who.session(run_in(tmp_path)))
 
 
 # ------------------------------------------------------------------------------------------------ 1. advantages
@@ -42,7 +42,7 @@ def test_an_answers_kl_is_taken_from_its_reward_before_it_is_compared() -> None:
     who = cast()
     rollout = who.roll_out(token_means)
     kl_B = torch.linspace(-1, 3, 16)
-    found = grpo.compare(rollout, kl_B, with_settings(kl_coef=0.5))
+    found = rloo.net_advantages(rollout, kl_B, with_settings(kl_coef=0.5))
     net = [float(reward - 0.5 * kl) for reward, kl in zip(rollout.reward_B, kl_B, strict=True)]
     for row in range(16):
         others = [net[i] for i in range(row // 4 * 4, row // 4 * 4 + 4) if i != row]
@@ -57,7 +57,7 @@ def test_the_first_update_by_hand() -> None:
     reference_BT = reference_logprobs(rollout, who.reference, 1.0, 64, DEVICE)
     kl_B = (rollout.old_logp_BT - reference_BT).sum(1)
     config = with_settings(kl_coef=0.2, clip_norm=1e6)
-    adv_B = grpo.compare(rollout, kl_B, config)
+    adv_B = rloo.net_advantages(rollout, kl_B, config)
     assert len(set(rollout.mask_BT.sum(1).tolist())) > 1, "the test needs uneven answers"
     module = who.policy.module
     losses = [-adv_B[row] * answer_logprob(who.policy, rollout, row).sum() for row in range(16)]
@@ -65,7 +65,7 @@ def test_the_first_update_by_hand() -> None:
     expected = {name: p.detach() - 0.05 * p.grad for name, p in module.named_parameters() if p.grad is not None}
     module.zero_grad()
     optimizers = [torch.optim.SGD(module.parameters(), 0.05)]
-    figures = grpo.improve(who.policy, optimizers, rollout, reference_BT, adv_B, config, DEVICE, 0, 0)
+    figures = rloo.improve_by_answers(who.policy, who.steps(optimizers), rollout, adv_B, config)
     for name, parameter in module.named_parameters():
         torch.testing.assert_close(parameter.detach(), expected[name], rtol=0, atol=1e-6)
     assert figures["clip_fraction"] == 0 and figures["approx_kl"] < 1e-8
@@ -79,7 +79,7 @@ def test_an_answer_is_clipped_as_a_whole() -> None:
     rollout.old_logp_BT.sub_(torch.where(rollout.mask_BT, 0.2 / rollout.mask_BT.sum(1, keepdim=True), 0.0))
     before = weights(module)
     optimizers = [torch.optim.SGD(module.parameters(), 0.05)]
-    figures = grpo.improve(who.policy, optimizers, rollout, rollout.old_logp_BT, adv_B, CONFIG, DEVICE, 0, 0)
+    figures = rloo.improve_by_answers(who.policy, who.steps(optimizers), rollout, adv_B, CONFIG)
     assert figures["clip_fraction"] == 1 and figures["grad_norm"] == 0 and same(before, module)
     assert figures["approx_kl"] == pytest.approx(0.5 * 0.2**2, rel=1e-4)
 
@@ -90,9 +90,9 @@ def test_micro_batches_change_nothing_but_the_memory() -> None:
         who = cast(torch.float64)
         rollout = who.roll_out(low_ids)
         config = with_settings(batch_size=batch_size, epochs=2, minibatches=2, clip_norm=1e6)
-        adv_B = grpo.compare(rollout, torch.zeros(16), config)
+        adv_B = rloo.net_advantages(rollout, torch.zeros(16), config)
         optimizers = [torch.optim.SGD(who.policy.module.parameters(), 0.05)]
-        figures = grpo.improve(who.policy, optimizers, rollout, rollout.old_logp_BT, adv_B, config, DEVICE, 0, 0)
+        figures = rloo.improve_by_answers(who.policy, who.steps(optimizers), rollout, adv_B, config)
         found.append((weights(who.policy.module), figures))
     for cut in found[:-1]:
         for name, tensor in found[-1][0].items():

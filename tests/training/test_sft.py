@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from bridle.core.errors import NoUsableRows
-from bridle.core.recipe import SFTSection
-from bridle.core.runlog import read_metrics
 from bridle.models.imitation import Example
 from bridle.models.policy import Policy
+from bridle.project.metrics import read_metrics
+from bridle.recipe.offline import SFTSection
 from bridle.training import sft
 from tests.models.tiny import policy, random_ids, template
-from tests.training.runs import DEVICE, run_in, same, weights
+from tests.training.runs import run_in, same, session, weights
 
 CONFIG = SFTSection(batch_size=8, learning_rate=3e-3, optimizer="adamw", epochs=1)
 STOP = template().eos_id
@@ -37,7 +37,7 @@ def answer_logprobs(ours: Policy, shown: list[Example]) -> list[torch.Tensor]:
 def test_the_loss_is_the_mean_over_the_answers_tokens_and_their_stops_alone(tmp_path: Path) -> None:
     shown, ours = examples(8), policy()
     expected = -torch.cat(answer_logprobs(ours, shown)).mean()
-    sft.train(ours, shown, CONFIG, DEVICE, run_in(tmp_path), seed=0)
+    sft.train(ours, shown, CONFIG, session(run_in(tmp_path)))
     assert read_metrics(tmp_path)[0]["loss"] == pytest.approx(float(expected), rel=1e-5)
 
 
@@ -49,7 +49,7 @@ def test_what_a_prompts_tokens_are_called_is_not_learnt(tmp_path: Path) -> None:
     ours = policy("llama")
     with torch.no_grad():
         ours.module.output_weight()[nowhere] = ours.module.output_weight()[only_prompts]
-    sft.train(ours, shown, CONFIG, DEVICE, run_in(tmp_path), seed=0)
+    sft.train(ours, shown, CONFIG, session(run_in(tmp_path)))
     after = ours.module.output_weight().detach()
     torch.testing.assert_close(after[only_prompts], after[nowhere], rtol=0, atol=1e-7)
 
@@ -58,7 +58,7 @@ def test_answers_and_their_stop_become_likelier(tmp_path: Path) -> None:
     shown = [(prompt, [40, 41, STOP]) for prompt in random_ids(32, 2, 12)]
     ours = policy()
     before = torch.stack(answer_logprobs(ours, shown)).mean(0)
-    result = sft.train(ours, shown, SFTSection(**{**CONFIG.model_dump(), "epochs": 4}), DEVICE, run_in(tmp_path), 0)
+    result = sft.train(ours, shown, SFTSection(**{**CONFIG.model_dump(), "epochs": 4}), session(run_in(tmp_path)))
     after = torch.stack(answer_logprobs(ours, shown)).mean(0)
     assert (after > before + 0.5).all() and after[-1] > -0.5
     assert result["steps"] == ours.step == 16 and result["answer_tokens"] == 4 * 32 * 3
@@ -68,7 +68,7 @@ def test_what_follows_an_answer_in_its_batch_changes_nothing(tmp_path: Path) -> 
     """A long neighbour pads the others; their log-probs, and so the loss, stay what they were."""
     short, long = examples(3), [(random_ids(1, 40, 40)[0], [*random_ids(1, 30, 30)[0], STOP])]
     expected = torch.cat(answer_logprobs(policy(), short + long))
-    sft.train(policy(), short + long, CONFIG, DEVICE, run_in(tmp_path), seed=0)
+    sft.train(policy(), short + long, CONFIG, session(run_in(tmp_path)))
     assert read_metrics(tmp_path)[0]["loss"] == pytest.approx(-float(expected.mean()), rel=1e-5)
 
 
@@ -76,5 +76,5 @@ def test_nothing_to_imitate_is_said(tmp_path: Path) -> None:
     ours = policy()
     before = weights(ours.module)
     with pytest.raises(NoUsableRows, match="needs demonstrations, got none"):
-        sft.train(ours, [], CONFIG, DEVICE, run_in(tmp_path), seed=0)
+        sft.train(ours, [], CONFIG, session(run_in(tmp_path)))
     assert same(before, ours.module)

@@ -1,0 +1,130 @@
+"""Language models and reward models as Python objects."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from bridle.api.inputs import Score, Text, as_prompts, described_value
+from bridle.compute.device import Device, choose_device
+from bridle.core.errors import DataError
+from bridle.core.records import Completion, Prompt, Reward
+from bridle.generation.engine import Engine, answer_prompts
+from bridle.generation.sampling import Sampling
+from bridle.models.encoding import DataReport
+from bridle.models.policy import Policy, RewardModel, load_policy, load_reward_model, save_policy, save_reward_model
+from bridle.project.progress import Progress
+from bridle.recipe.data import DataSection, SamplingSection
+from bridle.rewards.learned import LearnedReward
+
+Result = dict[str, Any]
+Rows = TypeVar("Rows")
+
+NEW_TOKENS = SamplingSection().max_new_tokens
+
+
+@dataclass
+class Model:
+    """A language model that can be asked, trained and saved. `policy.module` is the network."""
+
+    policy: Policy
+    device: Device
+
+    def answer(
+        self, prompts: Sequence[Text], *, max_new_tokens: int = NEW_TOKENS, temperature: float = 1.0, top_p: float = 1.0,
+        seed: int = 0,
+    ) -> list[str]:  # fmt: skip
+        """One answer to each prompt; at temperature 0 always the most likely tokens."""
+        engine = new_engine(self.device)
+        engine.load(self.policy)
+        settings = Sampling(max_new_tokens, temperature, top_p)
+        return [c.text for c in answer_prompts(engine, self.policy, as_prompts(prompts), settings, seed=seed)]
+
+    @property
+    def limit(self) -> int:
+        """The longest context, in tokens."""
+        return int(self.policy.module.config.max_positions)
+
+    def copy(self) -> Model:
+        return Model(replace(self.policy, module=deepcopy(self.policy.module)), self.device)
+
+    def save(self, folder: str | Path) -> str:
+        """Write a Hugging Face folder, which `load` and transformers read; its content hash."""
+        return save_policy(Path(folder), self.policy)
+
+
+@dataclass
+class ScoreModel:
+    """A reward model: called with prompts and answers it gives numbers, in standard deviations of the answers it was centred on."""
+
+    model: RewardModel
+    device: Device
+    metrics: Result
+
+    def __call__(self, prompts: Sequence[Text], answers: Sequence[str]) -> list[float | None]:
+        asked = as_prompts(prompts)
+        if len(asked) != len(answers):
+            raise DataError(f"a reward model scores one answer to each prompt, got {len(asked)} and {len(answers)}")
+        written = [Completion(p.id, answer) for p, answer in zip(asked, answers, strict=True)]
+        return LearnedReward(self.model, self.device, same_tokens=False)(asked, written)
+
+    def save(self, folder: str | Path) -> str:
+        """Write the folder that `load_reward` reads; its content hash."""
+        return save_reward_model(Path(folder), self.model)
+
+
+def load(folder: str | Path, *, precision: str = "auto") -> Model:
+    """A model from a Hugging Face folder. It stays with the threads that PyTorch has at this moment."""
+    device = chosen_device(precision)
+    return Model(load_policy(Path(folder), device.torch), device)
+
+
+def load_reward(folder: str | Path, *, precision: str = "auto") -> ScoreModel:
+    device = chosen_device(precision)
+    return ScoreModel(load_reward_model(Path(folder), device.torch), device, {})
+
+
+def chosen_device(precision: str) -> Device:
+    return choose_device(precision, threads=torch.get_num_threads())
+
+
+def reward_source(reward: Score | ScoreModel, policy: Policy) -> Reward:
+    """What trainers call: a reward model reads token ids where it can, a function of the user's own gets texts."""
+    if isinstance(reward, ScoreModel):
+        return LearnedReward(reward.model, reward.device, reward.model.template.hash == policy.template.hash)
+
+    def scored(prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[float | None]:
+        found = reward([prompt.meta["given"] for prompt in prompts], [c.text for c in completions])
+        try:
+            return [None if score is None else float(score) for score in found]
+        except (TypeError, ValueError) as error:
+            raise DataError(
+                f"the reward function gave {described_value(found)} for {len(completions)} answers, where a list of one number "
+                "for each is needed (None where it cannot judge)"
+            ) from error
+
+    return scored
+
+
+def quiet() -> Progress:
+    """Says what must be said, and draws no line of progress: `on_log` is for that."""
+    return Progress(live=False, every=math.inf)
+
+
+def new_engine(device: Device) -> Engine:
+    return Engine(device.precision, batch_size=256)
+
+
+def usable(found: tuple[list[Rows], DataReport]) -> list[Rows]:
+    """The rows that can be used; says what became of the others, and refuses data of which too little can be used."""
+    rows, report = found
+    for line in report.lines():
+        quiet().say(line)
+    report.check(DataSection().drop_limit)
+    return rows

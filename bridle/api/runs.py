@@ -1,0 +1,104 @@
+"""A training called from Python as a run: kept in a folder, or in memory alone."""
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bridle.api.models import Model, Result, ScoreModel, quiet
+from bridle.compute.device import Device
+from bridle.core.errors import ProjectError, UsageError
+from bridle.core.files import read_json, write_json, write_text
+from bridle.core.records import content_hash
+from bridle.guard.health import Health
+from bridle.models.policy import Policy
+from bridle.project.run import OnLog, Run, session_seconds
+from bridle.recipe.documents import to_toml
+from bridle.recipe.recipe import Recipe
+
+
+def run_key(
+    stage: str, recipe: Recipe, names: Sequence[str], model: Model, data: object, reference: Model | None = None,
+    reward: object = None,
+) -> str:  # fmt: skip
+    """Hash of what decides a run. A function cannot be hashed; a reward model has its key or its folder's hash."""
+    held_to = None if reference is None or reference is model else reference.policy.stamp
+    judge = reward.model.origin if isinstance(reward, ScoreModel) else None
+    return content_hash([stage, recipe.hash_of(*names), model.policy.stamp, held_to, judge, data])
+
+
+def reference_of(model: Model, reference: Model | None, before: Policy) -> Policy:
+    return before if reference is None or reference is model else reference.policy
+
+
+@contextmanager
+def training(
+    model: Model, stage: str, key: str, recipe: Recipe, folder: str | Path | None, on_log: OnLog | None
+) -> Iterator[tuple[Run, Policy]]:
+    """A run, and the policy as it is now, to be held to and to go back to: a run that does not end well changes nothing."""
+    policy = model.policy
+    before = model.copy().policy
+    policy.origin = content_hash([before.stamp, key])  # other weights under a name of their own
+    threads = torch.get_num_threads()
+    try:
+        with tempfile.TemporaryDirectory() as passing:
+            place = Path(passing) / stage if folder is None else Path(folder)
+            run = open_run(place, stage, key, recipe, model.device)
+            run.on_log, run.kept = on_log, folder is not None
+            with run:
+                yield run, before
+    except BaseException:
+        policy.module.load_state_dict(before.module.state_dict())
+        policy.module.zero_grad()
+        policy.origin, policy.step = before.origin, before.step
+        raise
+    finally:
+        torch.set_num_threads(threads)
+
+
+def open_run(folder: Path, stage: str, key: str, recipe: Recipe, device: Device) -> Run:
+    """A new run in an empty folder, or the one that was begun there with the same key, and its thread count."""
+    begun = (folder / "parents.json").exists()
+    if not begun:
+        if folder.exists() and (not folder.is_dir() or any(not f.name.startswith(".") for f in folder.iterdir())):
+            raise ProjectError(f"{folder} exists and holds no run; name a new folder for this one")
+        write_json(folder / "parents.json", {"stage": stage, "key": key, "threads": device.threads})
+    noted = read_json(folder / "parents.json")
+    if noted["key"] != key:
+        raise ProjectError(
+            f"{folder} holds a run of {noted['stage']} that was begun with other settings, other data or another model; "
+            "name another folder, or remove it to begin anew"
+        )
+    write_text(folder / "recipe.toml", to_toml(recipe))
+    torch.set_num_threads(noted["threads"])
+    return Run(
+        stage, folder, key, noted["threads"], begun, quiet(), session_seconds(folder),
+        limits=recipe.guard, watch=Health(recipe.guard),
+    )  # fmt: skip
+
+
+def finish(run: Run, metrics: Mapping[str, Any]) -> Result:
+    return run.finish(metrics) if run.kept else run.with_warnings(metrics)
+
+
+def tensorboard(folder: str | Path) -> OnLog:
+    """An `on_log` that writes every number for TensorBoard, under its name in metrics.jsonl. Needs the extra `track`.
+
+    A folder holds one training: `on_log=bridle.tensorboard("tb/ppo")`, then `tensorboard --logdir tb`.
+    """
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise UsageError("TensorBoard is not installed; install it by `pip install 'bridle[track]'`") from error
+    writer = SummaryWriter(str(folder))
+
+    def log(step: int, total: int, metrics: Mapping[str, float | int | str | None]) -> None:
+        for name, value in metrics.items():
+            if isinstance(value, int | float):
+                writer.add_scalar(name, value, step)
+        writer.flush()
+
+    return log

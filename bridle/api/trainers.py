@@ -1,0 +1,277 @@
+"""Each trainer as a function: the loops of `bridle/training/`, which the command line runs too, on models and data in memory."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bridle.api.inputs import Score, Text, as_prompts, demonstrations_of, preferences_of
+from bridle.api.models import NEW_TOKENS, Model, Result, ScoreModel, chosen_device, new_engine, reward_source, usable
+from bridle.api.runs import finish, reference_of, run_key, training
+from bridle.compute.randomness import derived_seed, generator
+from bridle.compute.steps import Session
+from bridle.core.errors import DataError, RecipeError, UsageError
+from bridle.core.records import Prompt
+from bridle.evaluation.answers import answer_all
+from bridle.generation.rollout import RolloutSession
+from bridle.models.encoding import encode_demonstrations, encode_pairs, prompts_that_fit
+from bridle.models.policy import RewardModel
+from bridle.models.scorer import critic_from, scorer_from, shared_critic
+from bridle.models.template import train_tokenizer
+from bridle.project.run import OnLog
+from bridle.recipe.recipe import Recipe, hint, sections
+from bridle.rewards.learned import LearnedReward, task_scores
+from bridle.stages.methods import METHODS
+from bridle.stages.practice import practise
+from bridle.stages.preferences import NO_REFERENCE
+from bridle.stages.pretrain import TOKENIZER_TEXTS, new_policy
+from bridle.training import dpo as dpo_loop
+from bridle.training import ppo as ppo_loop
+from bridle.training import pretrain as pretrain_loop
+from bridle.training import reward as reward_loop
+from bridle.training import sft as sft_loop
+
+# Settings that mean something to the stages of a project and nothing here, by section; those of every section under "".
+STAGES_ONLY = {
+    "": "start reference scored_by".split(),
+    "reward": """
+        path members combine uncertainty ties loss
+        slim slim_hidden_size slim_layers slim_epochs slim_learning_rate
+    """.split(),
+    "dpo": ["observe_every"],
+    "grpo": "branch_problems branch_demonstrations".split(),
+    "model": ["path"],
+}
+# Settings of [dpo] that `online_dpo` has alone.
+ONLINE = frozenset("online_rounds online_prompts online_answers online_reference missing_stop_penalty".split())
+CENTRED_ON = 256  # prompts whose answers a reward model is centred and scaled on
+
+
+def pretrain(
+    texts: Sequence[str], *, tokens: int, seed: int = 0, folder: str | Path | None = None, on_log: OnLog | None = None,
+    **settings: object,
+) -> Model:  # fmt: skip
+    """A small model from nothing: a tokenizer from the texts, and next-token prediction on about `tokens` tokens of them.
+
+    Settings of [pretrain] and [model]; texts are repeated where there are fewer tokens.
+    """
+    if isinstance(texts, str):
+        raise DataError("texts are a list, and a single text was given; put it into a list")
+    recipe = recipe_of(("pretrain", "model"), settings, seed)
+    device = chosen_device(recipe.model.precision)
+    template = train_tokenizer(list(texts)[:TOKENIZER_TEXTS], recipe.model.vocab_size)
+    model = Model(new_policy(recipe, template, device), device)
+    rows = pretrain_loop.rows_of(template.document_ids(texts), recipe.pretrain.length)
+    key = run_key("pretrain", recipe, ("pretrain", "model"), model, [list(texts), tokens])
+    with training(model, "pretrain", key, recipe, folder, on_log) as (run, _):
+        finish(run, pretrain_loop.train(model.policy, rows, tokens, recipe.pretrain, Session(run, device, seed)))
+    return model
+
+
+def sft(
+    model: Model, examples: Sequence[tuple[Text, str]], *, seed: int = 0, folder: str | Path | None = None,
+    on_log: OnLog | None = None, **settings: object,
+) -> Result:  # fmt: skip
+    """Imitate answers, given as (prompt, answer). Settings of [sft]."""
+    recipe = recipe_of(("sft",), settings, seed)
+    encoded = usable(encode_demonstrations(model.policy.template, demonstrations_of(examples), model.limit))
+    key = run_key("sft", recipe, ("sft",), model, encoded)
+    with training(model, "sft", key, recipe, folder, on_log) as (run, _):
+        return finish(run, sft_loop.train(model.policy, encoded, recipe.sft, Session(run, model.device, seed)))
+
+
+def reward_model(
+    model: Model, pairs: Sequence[tuple[Text, str, str]], *, max_new_tokens: int = NEW_TOKENS, seed: int = 0,
+    folder: str | Path | None = None, on_log: OnLog | None = None, **settings: object,
+) -> ScoreModel:  # fmt: skip
+    """A reward model from comparisons, given as (prompt, better answer, worse answer), on a copy of the model's trunk.
+
+    Its scores are centred and scaled on answers of `model` to up to 256 of the prompts. Settings of [reward].
+    """
+    recipe = recipe_of(("reward",), settings, seed)
+    policy, device, section = model.policy, model.device, recipe.reward
+    compared = preferences_of(pairs)
+    groups = usable(encode_pairs(policy.template, compared, model.limit))
+    key = run_key("reward", recipe, ("reward",), model, [[g.prompt, g.answers, g.pairs] for g in groups])
+    scorer = RewardModel(scorer_from(policy.module, generator(seed, "head")), policy.template, key)
+    with training(model, "reward", key, recipe, folder, on_log) as (run, _):
+        session = Session(run, device, seed)
+        result = reward_loop.train(scorer, groups, section, section.epochs, section.learning_rate, session)
+        asked = list(dict.fromkeys(pair.prompt for pair in compared))
+        prompts = fitting(model, asked, max_new_tokens)[:CENTRED_ON]
+        centre_seed = derived_seed(seed, "centre", 0)
+        answered = answer_all(policy, new_engine(device), prompts, max_new_tokens, centre_seed)
+        prompt_ids, answer_ids = LearnedReward(scorer, device, True).ids(answered.prompts, answered.completions)
+        probes = [p + a for p, a in zip(prompt_ids[:4], answer_ids[:4], strict=True)]
+        reward_loop.set_centre_and_scale(scorer, task_scores(scorer, prompt_ids, answer_ids, device), probes)
+        task = scorer.tasks[0]
+        return ScoreModel(scorer, device, finish(run, {**result, "centre": task.centre, "scale": task.scale}))
+
+
+def dpo(
+    model: Model, pairs: Sequence[tuple[Text, str, str]], *, reference: Model | None = None, seed: int = 0,
+    folder: str | Path | None = None, on_log: OnLog | None = None, **settings: object,
+) -> Result:  # fmt: skip
+    """Learn from comparisons, given as (prompt, better answer, worse answer), with no reward model. Settings of [dpo].
+
+    `reference` holds the model; None: the model as it is when the call begins. With loss "simpo" there is none.
+    """
+    recipe = recipe_of(("dpo",), settings, seed, without=ONLINE)
+    groups = usable(encode_pairs(model.policy.template, preferences_of(pairs), model.limit))
+    data = [[g.prompt, g.answers, g.pairs] for g in groups]
+    key = run_key("dpo", recipe, ("dpo",), model, data, reference)
+    with training(model, "dpo", key, recipe, folder, on_log) as (run, before):
+        held_to = None if recipe.dpo.loss in NO_REFERENCE else reference_of(model, reference, before)
+        session = Session(run, model.device, seed)
+        return finish(run, dpo_loop.train(model.policy, held_to, groups, recipe.dpo, session, run.folder / "cache"))
+
+
+def ppo(
+    model: Model, prompts: Sequence[Text], reward: Score | ScoreModel, *, reference: Model | None = None,
+    demonstrations: Sequence[tuple[Text, str]] = (), max_new_tokens: int = NEW_TOKENS, seed: int = 0,
+    folder: str | Path | None = None, on_log: OnLog | None = None, **settings: object,
+) -> Result:  # fmt: skip
+    """Practise against a reward under a KL penalty. Settings of [ppo]; β, the critic's clip and the penalty of an answer that
+    was cut off are in units of your reward.
+
+    `reward(prompts, answers)` gives a number for each answer, None where it cannot judge. The critic begins as the reward
+    model where `reward` is one with the model's tokenizer, else as the model with a head of zeros. `demonstrations` are
+    for `pretrain_coef`.
+    """
+    recipe = recipe_of(("ppo",), settings, seed)
+    policy = model.policy
+    asked = fitting(model, as_prompts(prompts), max_new_tokens)
+    mixed_in = []
+    if demonstrations:
+        mixed_in = usable(encode_demonstrations(policy.template, demonstrations_of(demonstrations), model.limit))
+    source = reward_source(reward, policy)
+    if recipe.ppo.shared_trunk:
+        critic = shared_critic(policy.module)
+    elif isinstance(source, LearnedReward) and source.same_tokens:
+        critic = critic_from(source.model.module)
+    else:
+        critic = critic_from(scorer_from(policy.module, generator(seed, "critic")))
+    data = [[prompt.id for prompt in asked], mixed_in, max_new_tokens]
+    key = run_key("ppo", recipe, ("ppo",), model, data, reference, reward)
+    with training(model, "ppo", key, recipe, folder, on_log) as (run, before):
+        actors = ppo_loop.Actors(policy, reference_of(model, reference, before), critic)
+        session = RolloutSession(run, model.device, seed, new_engine(model.device), max_new_tokens)
+        return finish(run, ppo_loop.train(actors, source, asked, mixed_in, recipe.ppo, session))
+
+
+def grpo(
+    model: Model, prompts: Sequence[Text], reward: Score | ScoreModel, *, reference: Model | None = None,
+    max_new_tokens: int = NEW_TOKENS, seed: int = 0, folder: str | Path | None = None, on_log: OnLog | None = None,
+    **settings: object,
+) -> Result:  # fmt: skip
+    """Several answers to each prompt, the better ones reinforced; no critic. Settings of [grpo]; `reward` as in `ppo`."""
+    given = Given(model, prompts, reward, reference, max_new_tokens, folder, on_log)
+    return practise_in_memory("grpo", given, seed, settings)
+
+
+def rloo(
+    model: Model, prompts: Sequence[Text], reward: Score | ScoreModel, *, reference: Model | None = None,
+    max_new_tokens: int = NEW_TOKENS, seed: int = 0, folder: str | Path | None = None, on_log: OnLog | None = None,
+    **settings: object,
+) -> Result:  # fmt: skip
+    """As `grpo`, each answer measured against the mean of the others, the KL in the reward. Settings of [rloo]."""
+    given = Given(model, prompts, reward, reference, max_new_tokens, folder, on_log)
+    return practise_in_memory("rloo", given, seed, settings)
+
+
+def rebel(
+    model: Model, prompts: Sequence[Text], reward: Score | ScoreModel, *, reference: Model | None = None,
+    max_new_tokens: int = NEW_TOKENS, seed: int = 0, folder: str | Path | None = None, on_log: OnLog | None = None,
+    **settings: object,
+) -> Result:  # fmt: skip
+    """Two answers to each prompt; their log-odds follow the difference of their rewards. Settings of [rebel]."""
+    given = Given(model, prompts, reward, reference, max_new_tokens, folder, on_log)
+    return practise_in_memory("rebel", given, seed, settings)
+
+
+def best_of_n(
+    model: Model, prompts: Sequence[Text], reward: Score | ScoreModel, *, reference: Model | None = None,
+    max_new_tokens: int = NEW_TOKENS, seed: int = 0, folder: str | Path | None = None, on_log: OnLog | None = None,
+    **settings: object,
+) -> Result:  # fmt: skip
+    """Answer each prompt several times, imitate the best, and again. Settings of [rejection]; `reference` for the log alone."""
+    given = Given(model, prompts, reward, reference, max_new_tokens, folder, on_log)
+    return practise_in_memory("best-of-n", given, seed, settings)
+
+
+def online_dpo(
+    model: Model, prompts: Sequence[Text], reward: Score | ScoreModel, *, online_rounds: int = 3,
+    reference: Model | None = None, max_new_tokens: int = NEW_TOKENS, seed: int = 0, folder: str | Path | None = None,
+    on_log: OnLog | None = None, **settings: object,
+) -> Result:  # fmt: skip
+    """DPO on the model's own fresh answers, ranked by a reward, in rounds. Settings of [dpo]."""
+    if online_rounds < 1:
+        raise RecipeError(
+            f"online_dpo needs online_rounds of at least 1, got {online_rounds}; for comparisons call `dpo`"
+        )
+    given = Given(model, prompts, reward, reference, max_new_tokens, folder, on_log)
+    return practise_in_memory("dpo", given, seed, {**settings, "online_rounds": online_rounds})
+
+
+def tune(
+    method: str, model: Model, prompts: Sequence[Text], reward: Score | ScoreModel, *, reference: Model | None = None,
+    max_new_tokens: int = NEW_TOKENS, seed: int = 0, folder: str | Path | None = None, on_log: OnLog | None = None,
+    **settings: object,
+) -> Result:  # fmt: skip
+    """Any method that learns from its own answers without a critic, by its name on the command line ("rloo"): also one of your own that
+    the table of methods holds. Settings of its section."""
+    known = [name for name, row in METHODS.items() if row.stage is practise and row.critic is None]
+    if method not in known:
+        raise UsageError(f"{method!r} is not a method that `tune` can run; {hint(method, known)}")
+    given = Given(model, prompts, reward, reference, max_new_tokens, folder, on_log)
+    return practise_in_memory(method, given, seed, settings)
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a call that practises was given, besides its settings."""
+
+    model: Model
+    prompts: Sequence[Text]
+    reward: Score | ScoreModel
+    reference: Model | None
+    max_new_tokens: int
+    folder: str | Path | None
+    on_log: OnLog | None
+
+
+def practise_in_memory(name: str, given: Given, seed: int, settings: Mapping[str, object]) -> Result:
+    """Any method that needs no more than prompts and a reward."""
+    method = METHODS[name]
+    recipe = recipe_of((method.section,), settings, seed)
+    config, loop = dict(recipe)[method.section], dpo_loop.train_online if name == "dpo" else method.loop
+    model, policy, tokens = given.model, given.model.policy, given.max_new_tokens
+    asked = fitting(model, as_prompts(given.prompts), tokens)
+    source = reward_source(given.reward, policy)
+    data = [[prompt.id for prompt in asked], tokens]
+    key = run_key(method.section, recipe, (method.section,), model, data, given.reference, given.reward)
+    with training(model, method.section, key, recipe, given.folder, given.on_log) as (run, before):
+        held_to = reference_of(model, given.reference, before)
+        session = RolloutSession(run, model.device, seed, new_engine(model.device), tokens)
+        return finish(run, loop(policy, held_to, source, asked, config, session))
+
+
+def fitting(model: Model, prompts: Sequence[Prompt], max_new_tokens: int) -> list[Prompt]:
+    """The prompts that leave room for an answer, encoded."""
+    return usable(prompts_that_fit(model.policy.template, prompts, max_new_tokens, model.limit))
+
+
+def recipe_of(
+    names: Sequence[str], settings: Mapping[str, object], seed: int, without: frozenset[str] = frozenset()
+) -> Recipe:
+    """The recipe with these settings of these sections; an unknown one is an error that names the nearest."""
+    known = {
+        key: name
+        for name in names
+        for key in sections()[name].model_fields
+        if key not in {*STAGES_ONLY[""], *STAGES_ONLY.get(name, ()), *without}
+    }
+    for key in settings:
+        if key not in known:
+            raise RecipeError(f"{key!r} is not a setting of [{'] or ['.join(names)}]; {hint(key, list(known))}")
+    dotted = {f"{known[key]}.{key}": value for key, value in settings.items()}
+    return Recipe().with_settings({"seed": seed, **dotted}, source="settings")

@@ -1,0 +1,43 @@
+"""`bridle demo`: the whole loop on the playground."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bridle.cli.options import Options, chosen_settings, shared_options
+from bridle.core.errors import UsageError
+from bridle.core.timeline import timed
+
+
+@click.command()
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Random seed.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("demo"),
+    show_default=True,
+    help="Folder to make; an unfinished demo there is resumed.",
+)
+@click.option("--quick", is_flag=True, help="Every stage, smaller: a minute or two, and numbers that prove nothing.")
+@click.option(
+    "--world", type=click.Path(path_type=Path), help="Data file of another playground world of the same form."
+)
+@shared_options("project")
+def demo(options: Options, seed: int, out: Path, quick: bool, world: Path | None) -> None:
+    """The whole loop on the playground, from nothing to a report, in minutes."""
+    with timed("import"):
+        from bridle.demo.demo import run_demo
+        from bridle.demo.stages import QUICK
+        from bridle.demo.summary import summary_lines
+        from bridle.recipe.recipe import Recipe
+
+    settings: dict[str, Any] = {"seed": seed, "data.source": "playground"}
+    settings |= {**(QUICK if quick else {}), **chosen_settings(options)}
+    if world is not None:
+        if not world.is_file():
+            raise UsageError(f"there is no world file at {world}")
+        settings["world.file"] = str(world.resolve())
+    summary = run_demo(out, Recipe().with_settings(settings))
+    click.echo(json.dumps(summary) if options.as_json else "\n".join(summary_lines(summary, out)))

@@ -1,0 +1,128 @@
+"""What the verbs share: options, the project that they work in, metrics printed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from bridle.core import timeline
+
+if TYPE_CHECKING:
+    from bridle.project.project import Project
+    from bridle.stages.workspace import Work
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the shared options were given."""
+
+    project: str | None = None
+    settings: tuple[str, ...] = ()
+    as_json: bool = False
+    debug: bool = False
+
+
+def note_option(ctx: click.Context, option: click.Parameter, value: Any) -> None:
+    """Note it for the verb, and for the group, which reports errors."""
+    ctx.obj = ctx.find_root().obj = replace(ctx.ensure_object(Options), **{str(option.name): value})
+
+
+def start_profile(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    if value:
+        timeline.record(f"bridle {ctx.info_name}")
+
+
+SHARED = {
+    "project": click.option(
+        "--project", metavar="DIR", expose_value=False, callback=note_option,
+        help="The project's folder (default: here or above).",
+    ),
+    "settings": click.option(
+        "--set", "settings", metavar="SECTION.KEY=VALUE", multiple=True, expose_value=False, callback=note_option,
+        help="Replace a setting of the recipe for this command; may be given several times.",
+    ),
+    "as_json": click.option(
+        "--json", "as_json", is_flag=True, expose_value=False, callback=note_option,
+        help="Print the metrics as JSON, for programs.",
+    ),
+    "profile": click.option(
+        "--profile", is_flag=True, expose_value=False, callback=start_profile, is_eager=True,
+        help="Write profile.json, a timeline for chrome://tracing or Perfetto, and show where the time went.",
+    ),
+    "debug": click.option(
+        "--debug", is_flag=True, expose_value=False, callback=note_option, is_eager=True,
+        help="Show the traceback of an error.",
+    ),
+}  # fmt: skip
+
+
+def shared_options(*without: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """The options that every verb has, in one decorator: all of SHARED but those named. The verb gets what they were given as its
+    first argument, `options`."""
+
+    def decorate(verb: Callable[..., None]) -> Callable[..., None]:
+        verb = click.pass_obj(verb)
+        for name in reversed([name for name in SHARED if name not in without]):
+            verb = SHARED[name](verb)
+        return verb
+
+    return decorate
+
+
+def chosen_settings(options: Options) -> dict[str, Any]:
+    """What --set was given, by dotted key."""
+    from bridle.recipe.recipe import parse_setting
+
+    return dict(parse_setting(text) for text in options.settings)
+
+
+def profile_in(folder: Path) -> None:
+    """Where --profile will write."""
+    if (recorded := timeline.recording()) is not None:
+        recorded.place = folder
+
+
+def open_project(options: Options) -> Project:
+    from bridle.project.project import Project
+
+    project = Project.find(Path(options.project or "."))
+    profile_in(project.folder)
+    return replace(project, recipe=project.recipe.with_settings(chosen_settings(options)))
+
+
+@contextmanager
+def opened_work(options: Options) -> Iterator[Work]:
+    """The project at work. What one run alone recorded is written into its folder."""
+    from bridle.project.progress import Progress
+    from bridle.stages.workspace import Work
+
+    work = Work(open_project(options), Progress())
+    try:
+        yield work
+    finally:
+        work.close()
+        if (recorded := timeline.recording()) is not None and len(set(recorded.runs)) == 1:
+            recorded.place = recorded.runs[0]
+
+
+def print_metrics(options: Options, metrics: Mapping[str, Any]) -> None:
+    click.echo(json.dumps(metrics) if options.as_json else "\n".join(metric_lines(metrics)))
+
+
+def metric_lines(metrics: Mapping[str, Any], indent: str = "") -> list[str]:
+    """Metrics a line each, nested ones indented, hashes left to --json."""
+    lines = []
+    for name, value in metrics.items():
+        if isinstance(value, dict):
+            lines += [f"{indent}{name}", *metric_lines(value, indent + "  ")]
+        elif isinstance(value, float):
+            lines.append(f"{indent}{name:<24} {value:.4g}")
+        elif not (isinstance(value, str) and len(value) == 64):
+            lines.append(f"{indent}{name:<24} {value}")
+    return lines

@@ -1,0 +1,84 @@
+"""Verbs of a project: init, import, report."""
+
+import json
+from pathlib import Path
+
+import click
+
+from bridle.cli.options import Options, chosen_settings, open_project, opened_work, profile_in, shared_options
+from bridle.core.errors import UsageError
+from bridle.core.timeline import timed
+
+
+@click.command()
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.option(
+    "--model", metavar="PATH", help="A Hugging Face model folder to start from, instead of pretraining a small one."
+)
+@shared_options("project", "as_json")
+def init(options: Options, folder: Path, model: str | None) -> None:
+    """Make a project: a folder with bridle.toml, in which every setting is explained."""
+    from bridle.project.project import Project
+    from bridle.recipe.recipe import Recipe
+
+    settings = chosen_settings(options)
+    if model is not None:
+        if (Path(model) / "adapter_config.json").is_file() and not (Path(model) / "config.json").is_file():
+            raise UsageError(
+                f"{model} is a LoRA adapter and not a whole model; merge it into its base and name that folder"
+            )
+        if not (Path(model) / "config.json").is_file():
+            raise UsageError(
+                f"there is no model at {model}; --model takes a folder with config.json and model.safetensors"
+            )
+        settings["model.path"] = str(Path(model).resolve())
+    project = Project.create(folder, Recipe().with_settings(settings))
+    profile_in(project.folder)
+    click.echo(f"made {project.folder}; next: cd {project.folder} && bridle import FILE")
+
+
+@click.command("import")
+@click.argument("source", metavar="FILE", type=click.Path(path_type=Path))
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["hh", "preference", "prompt", "completion", "messages", "sharegpt", "alpaca"]),
+    help="The form of every row (default: it is told from each row's fields).",
+)
+@shared_options()
+def import_(options: Options, source: Path, form: str | None) -> None:
+    """Bring preferences, demonstrations or prompts into the store: JSON lines, a JSON list or Parquet; gzip or not."""
+    with timed("import"):
+        from bridle.feedback.importing.formats import Form
+        from bridle.feedback.importing.importer import import_file
+        from bridle.feedback.store.store import Store
+        from bridle.project.progress import Progress
+
+    project, progress, megabyte = open_project(options), Progress(), 10**6
+    progress.begin(f"importing {source}, counted in megabytes")
+    try:
+        with Store.open(project.store) as store:
+            report = import_file(
+                store, source, form=Form(form) if form else None, held_out_share=project.recipe.data.heldout_share,
+                progress=lambda done, size: progress.update(done // megabyte, 1 + size // megabyte),
+            )  # fmt: skip
+    finally:
+        progress.clear()
+    click.echo(json.dumps(report.as_dict()) if options.as_json else report.text())
+
+
+@click.command()
+@click.argument("run", metavar="[RUN]", type=click.Path(path_type=Path), required=False)
+@shared_options("settings", "as_json")
+def report(options: Options, run: Path | None) -> None:
+    """Write report.html: of one run's folder, or of the whole project."""
+    with timed("import"):
+        from bridle.report.project import write_project_report
+        from bridle.report.run import write_run_report
+
+    if run is not None:
+        path = write_run_report(open_project(options), run)
+    else:
+        with opened_work(options) as work:
+            path = write_project_report(work)
+    click.echo(f"wrote {path}")

@@ -1,0 +1,217 @@
+"""The state of a run that is not over: every tensor and number that decides what the next step will be.
+
+    runs/ppo-0001/checkpoints/step-000012/
+        state.safetensors    policy.…, critic.…, optimizer.0.…   all tensors of modules and optimisers
+        state.json           step, named values (β, …), the recipe's hash, versions, and the manifest: every tensor's
+                             shape, dtype and hash; last a hash of all these
+
+A checkpoint is whole or absent, loading is strict, and the last good one is taken when the newest is damaged. The newest few
+are kept, and the one of the greatest selection score, a metric that the trainer chooses (never gold, which no real run has).
+Random numbers are not state: each step draws from a generator seeded by (seed, stage, step).
+"""
+
+import errno
+import hashlib
+import math
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from bridle.core.errors import BridleError, CheckpointError, TrainingStopped
+from bridle.core.files import read_json, whole_folder, write_json
+from bridle.core.records import content_hash
+from bridle.core.timeline import timed
+
+KEEP = 2
+FORM = 3  # of state.json: a checkpoint of another form is refused by name
+
+
+@dataclass
+class TrainingState:
+    """Named modules and optimisers, and the run's health, by reference: saving reads them, restoring writes into them."""
+
+    modules: Mapping[str, nn.Module]
+    optimizers: Sequence[torch.optim.Optimizer]
+    health: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+@timed("save")
+def save_checkpoint(
+    folder: Path,
+    step: int,
+    state: TrainingState,
+    values: Mapping[str, Any],
+    recipe_hash: str,
+    *,
+    keep: int = KEEP,
+    selection_score: float | None = None,
+) -> None:
+    """Save the state after `step` steps; the newest `keep` checkpoints are kept, and the one of the greatest `selection_score`.
+
+    Weights that are not finite are not saved: TrainingStopped, and the checkpoints before stay as they are.
+    """
+    tensors = gather(state)
+    if broken := [name for name, t in tensors.items() if t.is_floating_point() and not bool(torch.isfinite(t).all())]:
+        raise TrainingStopped(
+            f"{broken[0]} is not finite after step {step}, which was not saved; lower the learning rate, and resume from the "
+            f"checkpoint before or begin anew without {folder.parent}"
+        )
+    with whole_folder(folder / f"step-{step:06d}") as new:
+        save_tensors(tensors, new / "state.safetensors")
+        notes = {
+            "form": FORM,
+            "step": step,
+            "selection_score": selection_score if math.isfinite(selection_score or 0.0) else None,
+            "values": dict(values),
+            "health": state.health,
+            "recipe_hash": recipe_hash,
+            "versions": {"bridle": version("bridle"), "torch": torch.__version__},
+            "stepped": [bool(optimizer.state) for optimizer in state.optimizers],
+            "tensors": {name: described(tensor) for name, tensor in tensors.items()},
+        }
+        write_json(new / "state.json", {**notes, "sha256": content_hash(notes)})
+    found = steps_of(folder)
+    scores = {path: selection_score_of(path) for path in found}
+    best = max(found, key=lambda path: (scores[path], found.index(path)))
+    for old in found[:-keep]:
+        if old != best:
+            shutil.rmtree(old)
+
+
+def steps_of(folder: Path) -> list[Path]:
+    """A run's checkpoints, oldest first."""
+    return sorted(folder.glob("step-*"), key=lambda path: (len(path.name), path.name))
+
+
+def selection_score_of(path: Path) -> float:
+    """A checkpoint's selection score; -inf where it has none or cannot be read."""
+    try:
+        score = read_json(path / "state.json")["selection_score"]
+    except (BridleError, KeyError, TypeError):
+        score = None
+    return -math.inf if score is None else float(score)
+
+
+def described(tensor: Tensor) -> dict[str, Any]:
+    """A tensor's line of the manifest. Its bytes are hashed here once, and once when they are read again."""
+    data = tensor.cpu().reshape(-1).contiguous().view(torch.uint8).numpy()
+    return {
+        "shape": list(tensor.shape),
+        "dtype": str(tensor.dtype).removeprefix("torch."),
+        "sha256": hashlib.sha256(data.data).hexdigest(),
+    }
+
+
+def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Notes and tensors of one checkpoint, all that its manifest names and nothing else, or CheckpointError with what is wrong."""
+    notes = read_json(path / "state.json")
+    if not isinstance(notes, dict) or "form" not in notes or "sha256" not in notes:
+        raise CheckpointError("its state.json is not a checkpoint's")
+    if content_hash({name: value for name, value in notes.items() if name != "sha256"}) != notes["sha256"]:
+        raise CheckpointError("its state.json was changed after it was saved")
+    if notes["form"] != FORM:
+        return notes, {}
+    if path.name != f"step-{notes['step']:06d}":
+        raise CheckpointError(f"it holds step {notes['step']}")
+    tensors, manifest = load_file(path / "state.safetensors"), notes["tensors"]
+    if set(tensors) != set(manifest):
+        odd = min(set(tensors) ^ set(manifest))
+        raise CheckpointError(f"its manifest and its tensors differ ({odd} is in one of them only)")
+    for name, tensor in tensors.items():
+        if described(tensor) != manifest[name]:
+            raise CheckpointError(f"its tensor {name} is not the one that was saved")
+    return notes, tensors
+
+
+@timed("restore")
+def restore_checkpoint(
+    folder: Path, state: TrainingState, recipe_hash: str, say: Callable[[str], None]
+) -> tuple[int, dict[str, Any]]:
+    """Fill `state` from the newest good checkpoint; (steps done, values), or (0, {}) where there is none."""
+    found = steps_of(folder)[::-1]
+    for path in found:
+        try:
+            notes, tensors = read_checkpoint(path)
+        except (BridleError, KeyError, TypeError, OSError, SafetensorError) as error:
+            say(f"checkpoint {path.name} is damaged ({error}); trying the one before it")
+            continue
+        if notes["recipe_hash"] != recipe_hash:
+            raise CheckpointError(
+                f"{path} was written under another recipe; restore that recipe, or remove {folder.parent} to start anew"
+            )
+        if notes["form"] != FORM:
+            raise CheckpointError(
+                f"{path} was written by bridle {notes['versions']['bridle']} in form {notes['form']} of checkpoints, and this version "
+                f"reads form {FORM} only; finish the run with the version that began it, or remove {folder.parent} to start anew"
+            )
+        scatter(tensors, state, notes["stepped"], path)
+        state.health.clear()
+        state.health.update(notes["health"])
+        names = ", ".join([*state.modules, f"{len(state.optimizers)} optimisers", *notes["values"]])
+        say(f"resuming after step {notes['step']} (restored: {names})")
+        return int(notes["step"]), notes["values"]
+    if found:
+        say("no good checkpoint is left; starting from the beginning")
+    return 0, {}
+
+
+def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    """Write a safetensors file. The library wraps a full disk in its own exception; here it is an OSError again."""
+    try:
+        save_file(tensors, path, {"format": "pt"})
+    except SafetensorError as error:
+        raise OSError(errno.ENOSPC if "No space" in str(error) else errno.EIO, str(error)) from error
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    return load_file(path)
+
+
+def gather(state: TrainingState) -> dict[str, Tensor]:
+    tensors = {}
+    for name, module in state.modules.items():
+        for key, tensor in module.state_dict().items():
+            tensors[f"{name}.{key}"] = tensor.detach().contiguous()
+    for index, optimizer in enumerate(state.optimizers):
+        for number, entries in optimizer.state_dict()["state"].items():
+            for key, tensor in entries.items():
+                tensors[f"optimizer.{index}.{number}.{key}"] = torch.as_tensor(tensor).detach().contiguous()
+    return tensors
+
+
+def scatter(tensors: dict[str, Tensor], state: TrainingState, stepped: Sequence[bool], path: Path) -> None:
+    """Fill modules and optimisers, strictly: every weight, every trained weight's moments, and nothing over.
+
+    An optimiser that had not stepped yet (GRPO while no group differs) has no moments to give back.
+    """
+    left = set(tensors)
+    for name, module in state.modules.items():
+        expected = module.state_dict()
+        own = {key: tensors[f"{name}.{key}"] for key in expected if f"{name}.{key}" in tensors}
+        if missing := sorted(set(expected) - set(own)):
+            raise CheckpointError(f"{path} lacks {len(missing)} tensors of {name} (such as {missing[0]})")
+        if wrong := [key for key in own if own[key].shape != expected[key].shape]:
+            raise CheckpointError(f"{path} holds {name}.{wrong[0]} in another shape than this run's")
+        module.load_state_dict(own)
+        left -= {f"{name}.{key}" for key in own}
+    for index, optimizer in enumerate(state.optimizers):
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        entries: dict[int, dict[str, Tensor]] = {}
+        for number, parameter in enumerate(parameters):
+            prefix = f"optimizer.{index}.{number}."
+            entries[number] = {key.removeprefix(prefix): tensors[key] for key in left if key.startswith(prefix)}
+            if parameter.requires_grad and stepped[index] and not entries[number]:
+                raise CheckpointError(f"{path} lacks the moments of parameter {number} of optimiser {index}")
+            left -= {prefix + field for field in entries[number]}
+        entries = {number: found for number, found in entries.items() if found}
+        optimizer.load_state_dict({"state": entries, "param_groups": optimizer.state_dict()["param_groups"]})
+    if left:
+        raise CheckpointError(f"{path} holds {len(left)} tensors that this run has no place for (such as {min(left)})")

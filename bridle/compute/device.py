@@ -1,0 +1,147 @@
+"""What this machine offers and what is made of it: device, precision, kernels, threads. Chosen once, said in one line."""
+
+import os
+import sys
+import time
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import dtype as Precision
+
+from bridle.core.errors import RecipeError
+from bridle.kernels.kernels import Kernels, Unavailable, choose_kernels, in_process
+
+CPU_INFO = Path("/proc/cpuinfo")
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # malloc.h
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where tensors live, the precision of matrix products, and the threads used on a CPU; the rest is for the log."""
+
+    torch: torch.device
+    precision: Precision
+    threads: int
+    why: str
+    kernels: str = ""
+    products: str = ""
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """Matrix products in `precision`, weights and sums in float32."""
+        if self.precision == torch.float32:
+            return nullcontext()
+        return torch.autocast(self.torch.type, self.precision)
+
+    def __str__(self) -> str:
+        precision = str(self.precision).removeprefix("torch.")
+        threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
+        products = f"{precision} products{self.products}"
+        return ", ".join(filter(None, (self.torch.type, products, self.kernels, f"{threads} ({self.why})")))
+
+
+def choose_device(precision: str = "auto", threads: int | None = None, kernels: Kernels = "auto") -> Device:
+    """CUDA where there is one. On a CPU bfloat16 where the processor multiplies it fast, else float32.
+
+    `threads` fixes the count (a resumed run must keep its own); otherwise BRIDLE_THREADS, otherwise a thread a core (8
+    at most) on an idle machine and one on a busy one: a thread that must share its core makes all the others wait,
+    some ten times slower. `kernels`: see `kernels.choose_kernels`.
+    """
+    if torch.cuda.is_available():
+        chosen = torch.bfloat16 if precision in ("auto", "bfloat16") else torch.float32
+        made = kernels_of("torch") if kernels == "torch" else ""
+        return Device(torch.device("cuda"), chosen, torch.get_num_threads(), torch.cuda.get_device_name(), made)
+    fast = multiplies_bfloat16(torch.device("cpu"))
+    chosen = torch.bfloat16 if precision == "bfloat16" or (precision == "auto" and fast) else torch.float32
+    onednn = chosen == torch.float32 and onednn_is_faster()
+    torch.set_float32_matmul_precision("medium" if onednn else "highest")
+    products = " by oneDNN" if onednn else ""
+    if precision == "auto" and not fast:
+        products += " (the processor has no bfloat16)"
+    keep_memory()
+    made = kernels_of(kernels)
+    count, why = choose_threads(threads)
+    torch.set_num_threads(count)
+    return Device(torch.device("cpu"), chosen, count, why, made, products)
+
+
+def kernels_of(asked: Kernels) -> str:
+    try:
+        return choose_kernels(asked)
+    except Unavailable as error:
+        raise RecipeError(
+            f"model.kernels is {asked!r}, which is not available here: {error}; set it to 'auto'"
+        ) from error
+
+
+def onednn_is_faster() -> bool:
+    """Whether float32 products should go by oneDNN, which PyTorch does where less than the highest precision is asked for.
+
+    On AMD's processors with AVX-512 MKL takes its AVX2 path, half as fast. With AMX oneDNN would make bfloat16 of it: not there.
+    """
+    words = processor_words()
+    return "AuthenticAMD" in words and "avx512f" in words and "amx_bf16" not in words
+
+
+def keep_memory() -> None:
+    """Let freed memory stay with the process. A training step takes and frees the same blocks again and again, and glibc would give
+    the large ones back each time: a tenth of a step's time goes into getting them anew. Elsewhere than on glibc nothing is done."""
+    mallopt = in_process("mallopt") if sys.platform == "linux" else None
+    if mallopt is not None:
+        for option, value in ((M_MMAP_THRESHOLD, 2**30), (M_TRIM_THRESHOLD, 2**31 - 1), (M_TOP_PAD, 2**26)):
+            mallopt(option, value)
+
+
+def choose_threads(threads: int | None) -> tuple[int, str]:
+    if threads is not None:
+        return threads, "as the run began"
+    fixed = os.environ.get("BRIDLE_THREADS", "")
+    if fixed:
+        if not fixed.isdecimal() or int(fixed) < 1:
+            raise RecipeError(f"BRIDLE_THREADS must be a whole number of at least 1, got {fixed!r}")
+        return int(fixed), "BRIDLE_THREADS"
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    if cores < 2:
+        return 1, "one core"
+    others = cores_used_by_others(1.0)
+    if others > 0.5:
+        return 1, f"other programs use {others:.1f} cores"
+    return min(cores, 8), "idle machine"
+
+
+def cores_used_by_others(seconds: float) -> float:
+    """Cores kept busy by other processes during a short look at /proc/stat; 0 where the system has no such file."""
+    stat = Path("/proc/stat")
+    if not stat.exists():
+        return 0.0
+    before, own_before = busy_ticks(stat), time.process_time()
+    start = time.perf_counter()
+    time.sleep(seconds)
+    elapsed = time.perf_counter() - start
+    used = (busy_ticks(stat) - before) / os.sysconf("SC_CLK_TCK") - (time.process_time() - own_before)
+    return max(0.0, used / elapsed)
+
+
+def busy_ticks(stat: Path) -> int:
+    """user + nice + system + irq + softirq + steal of the first line of /proc/stat."""
+    fields = [int(x) for x in stat.read_text().split("\n", 1)[0].split()[1:9]]
+    user, nice, system, _idle, _iowait, irq, softirq, steal = fields
+    return user + nice + system + irq + softirq + steal
+
+
+def multiplies_bfloat16(device: torch.device) -> bool:
+    """Whether products in bfloat16 are the fast ones. A CPU without instructions for them is some 70 times slower at it."""
+    return device.type != "cpu" or cpu_multiplies_bfloat16()
+
+
+@cache
+def cpu_multiplies_bfloat16() -> bool:
+    """True on x86 with avx512_bf16 or amx_bf16, and on ARM with bf16, as Linux tells; elsewhere float32 is safe."""
+    return bool(processor_words() & {"avx512_bf16", "amx_bf16", "bf16"})
+
+
+def processor_words() -> set[str]:
+    """What Linux tells of the processor, word by word; elsewhere nothing."""
+    return set(CPU_INFO.read_text().split()) if CPU_INFO.exists() else set()

@@ -1,0 +1,199 @@
+"""Optimisers by name: AdamW for every stage, Muon for the matrices when a model is trained from nothing.
+
+Muon is ours although PyTorch ships one: `torch.optim.Muon` orthogonalises one matrix at a time, and a small model has
+dozens of equal shape. Stacking them takes the step from about 40 to 10 ms at 1.5 M parameters on two cores.
+"""
+
+import inspect
+import re
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from bridle.compute.device import multiplies_bfloat16
+from bridle.compute.parallel import sum_gradients, world_size
+from bridle.core.errors import TrainingStopped
+from bridle.core.timeline import timed
+
+# Polynomials a x + b x³ + c x⁵ that carry singular values towards 1 fastest when only three are applied
+# (Polar Express, Amsel 2025, arxiv.org/abs/2505.16932). Five rounds of the usual one cost more and learn slower here.
+POLAR_EXPRESS = (
+    (8.28721201814563, -23.595886519098837, 17.300387312530933),
+    (4.107059111542203, -2.9478499167379106, 0.5448431082926601),
+    (3.9486908534822946, -2.908902115962949, 0.5518191394370137),
+)
+
+
+def orthogonalise(stack_NRC: Tensor) -> Tensor:
+    """Roughly semi-orthogonal matrices in the direction of each of N gradients.
+
+    Singular values land mostly within .2 and 1.9; those under a few thousandths of the gradient's norm stay small. That
+    rough, bfloat16 does as well as float32 and is taken wherever it is the faster.
+    """
+    x = stack_NRC.to(torch.bfloat16 if multiplies_bfloat16(stack_NRC.device) else torch.float32)
+    tall = x.shape[1] > x.shape[2]
+    if tall:
+        x = x.transpose(1, 2)
+    x = x / (1.01 * x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    for a, b, c in POLAR_EXPRESS:
+        gram = x @ x.transpose(1, 2)
+        polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        x = torch.baddbmm(x, polynomial, x, beta=a)
+    return (x.transpose(1, 2) if tall else x).to(stack_NRC.dtype)
+
+
+class AdamW(torch.optim.Optimizer):
+    """Loshchilov & Hutter 2019 (arxiv.org/abs/1711.05101, algorithm 2) by PyTorch's fused kernel: each weight is read and written once.
+
+    Not `torch.optim.AdamW`, whose first step makes PyTorch load its compiler: a second or more of every process.
+    """
+
+    def __init__(
+        self, params: Iterable[nn.Parameter], lr: float, betas: tuple[float, float] = (0.9, 0.95), eps: float = 1e-8,
+        weight_decay: float = 0.0,
+    ) -> None:  # fmt: skip
+        leave_compiler_alone()
+        super().__init__(
+            list(params), {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "fused": True}
+        )
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+            for parameter in parameters:
+                state = self.state[parameter]
+                if not state:
+                    state["step"] = torch.zeros((), device=parameter.device)
+                    state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
+            if not parameters:
+                continue
+            states = [self.state[parameter] for parameter in parameters]
+            steps = [state["step"] for state in states]
+            torch._foreach_add_(steps, 1)
+            torch._fused_adamw_(
+                parameters, [parameter.grad for parameter in parameters], [state["exp_avg"] for state in states],
+                [state["exp_avg_sq"] for state in states], [], steps, lr=group["lr"], beta1=group["betas"][0],
+                beta2=group["betas"][1], weight_decay=group["weight_decay"], eps=group["eps"], amsgrad=False, maximize=False,
+            )  # fmt: skip
+
+
+def leave_compiler_alone() -> None:
+    """Four methods of PyTorch's optimisers load its compiler at their first call, only to tell it that they are not to be compiled.
+    The mark that they would leave on themselves then is left here; nothing of ours compiles an optimiser."""
+    base = torch.optim.Optimizer
+    for method in (base.add_param_group, base.zero_grad, base.state_dict, base.load_state_dict):
+        inner = inspect.unwrap(method)
+        inner.__dict__.setdefault("__dynamo_disable", inner)
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum, then orthogonalised updates, for 2-D weights; matrices of equal or transposed shape share a stack."""
+
+    def __init__(
+        self, params: Iterable[nn.Parameter], lr: float, momentum: float = 0.95, weight_decay: float = 0.01
+    ) -> None:
+        leave_compiler_alone()
+        super().__init__(list(params), {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            stacks: dict[tuple[int, int], list[tuple[nn.Parameter, Tensor]]] = {}
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                state = self.state[parameter]
+                if "momentum" not in state:
+                    state["momentum"] = torch.zeros_like(parameter)
+                state["momentum"].lerp_(parameter.grad, 1 - group["momentum"])
+                update = parameter.grad.lerp(state["momentum"], group["momentum"])  # Nesterov
+                rows, columns = update.shape
+                wide = update if rows <= columns else update.T
+                stacks.setdefault((wide.shape[0], wide.shape[1]), []).append((parameter, wide))
+            for members in stacks.values():
+                updates = orthogonalise(torch.stack([wide for _, wide in members]))
+                for (parameter, _), update in zip(members, updates, strict=True):
+                    rows, columns = parameter.shape
+                    parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                    scale = max(1.0, rows / columns) ** 0.5
+                    parameter.add_(update if rows <= columns else update.T, alpha=-group["lr"] * scale)
+
+
+@timed("set up")  # the first one of a process makes torch import its compiler
+def adamw(module: nn.Module, lr: float, weight_decay: float = 0.0) -> list[torch.optim.Optimizer]:
+    return [AdamW(module.parameters(), lr, weight_decay=weight_decay)]
+
+
+def muon(module: nn.Module, lr: float, weight_decay: float = 0.01) -> list[torch.optim.Optimizer]:
+    """Muon for the layers' matrices; AdamW at a fifth of the rate for embeddings, norms, biases and heads.
+
+    What a layer holds has the layer's number in its name, whatever the family calls its layers.
+    """
+    matrices: list[nn.Parameter] = []
+    rest: list[nn.Parameter] = []
+    for name, parameter in module.named_parameters():
+        (matrices if parameter.dim() == 2 and re.search(r"\.\d+\.", name) else rest).append(parameter)
+    adam = AdamW(rest, lr / 5)
+    return [Muon(matrices, lr, weight_decay=weight_decay), adam] if matrices else [adam]  # a lone head has no layers
+
+
+OPTIMIZERS: dict[str, Callable[[nn.Module, float], list[torch.optim.Optimizer]]] = {"adamw": adamw, "muon": muon}
+
+
+def warm_then_linear(step: int, steps: int, warmup: float = 0.03, decay: float = 0.7) -> float:
+    """Share of the peak rate at `step`: up over `warmup` of the run, level, straight to zero over the last `decay`.
+
+    Half a cosine from the start learns slower at every length tried (docs/failures.md).
+    """
+    rise = min(1.0, (step + 1) / (warmup * steps + 1))
+    return rise * min(1.0, (1 - step / steps) / decay)
+
+
+def set_rate(optimizers: Sequence[torch.optim.Optimizer], peaks: Sequence[float], share: float) -> None:
+    for optimizer, peak in zip(optimizers, peaks, strict=True):
+        for group in optimizer.param_groups:
+            group["lr"] = peak * share
+
+
+def finite(loss: Tensor) -> Tensor:
+    """The loss as it is. One that is not finite ends the run before anything is learnt from it.
+
+    Where ranks share the step, `clipped_step` sees it instead, in the sum of their gradients: all of them stop, and none waits."""
+    if world_size() == 1 and not bool(torch.isfinite(loss)):
+        raise TrainingStopped(
+            f"the loss is {float(loss.detach())}, and no step was taken; lower the learning rate, or look at the data of the step"
+        )
+    return loss
+
+
+@timed("backward")
+def backward(loss: Tensor) -> None:
+    """Add the gradient of a loss that is `finite`."""
+    torch.autograd.backward(finite(loss))
+
+
+@timed("optimizer")
+def clipped_step(modules: Sequence[nn.Module], optimizers: Sequence[torch.optim.Optimizer], clip_norm: float) -> float:
+    """Add up the ranks' gradients, clip each module's to the norm `clip_norm`, step, clear; the first one's gradient norm before.
+
+    Raises TrainingStopped, with every weight as it was, where a gradient is not finite.
+    """
+    sum_gradients(modules)
+    norms = [torch.nn.utils.clip_grad_norm_(module.parameters(), clip_norm) for module in modules]
+    if not all(bool(torch.isfinite(norm)) for norm in norms):
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        raise TrainingStopped(
+            f"the gradient norm is {[float(norm) for norm in norms]}, and no step was taken; lower the learning rate, or set "
+            "model.precision to float32"
+        )
+    for optimizer in optimizers:
+        optimizer.step()
+        optimizer.zero_grad()
+    return float(norms[0])
+
+
+def peak_rates(optimizers: Sequence[torch.optim.Optimizer]) -> list[float]:
+    return [float(optimizer.param_groups[0]["lr"]) for optimizer in optimizers]

@@ -1,0 +1,152 @@
+"""The steps of a run: where to begin, what to log, when to save and to stop. Every trainer's loop runs over one of these."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bridle.compute.checkpoint import TrainingState, restore_checkpoint, save_checkpoint
+from bridle.compute.device import Device
+from bridle.compute.optimizer import OPTIMIZERS, clipped_step, peak_rates, set_rate, warm_then_linear
+from bridle.compute.parallel import all_ranks_metrics
+from bridle.project.run import Run, Signal
+from bridle.recipe.base import TrainerSection
+
+Metrics = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Session:
+    """What every loop gets besides models, data and settings. `seed` decides every random number."""
+
+    run: Run
+    device: Device
+    seed: int
+
+
+class Steps:
+    """Restores the newest checkpoint; iterating gives the steps that are left.
+
+    `values` is what steers the run besides weights (β, running means); it lies in every checkpoint, with the last step's metrics.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        modules: Mapping[str, nn.Module],
+        optimizers: Sequence[torch.optim.Optimizer],
+        total: int,
+        every: int,
+    ) -> None:
+        self.session, self.run, self.optimizers = session, session.run, optimizers
+        self.total, self.every = total, every
+        watched = {} if self.run.watch is None else self.run.watch.state
+        self.state = TrainingState(modules, optimizers, watched)
+        self.peaks = peak_rates(optimizers)
+        self.done, restored = restore_checkpoint(self.run.checkpoints, self.state, self.run.key, self.run.progress.say)
+        self.run.rewind(self.done)
+        self.metrics: Metrics = restored.pop("metrics", {})  # a run with no step left returns those of its last
+        self.values: dict[str, Any] = restored
+        self.selection_score: float | None = None
+
+    @classmethod
+    def of_policy(cls, policy: nn.Module, config: TrainerSection, total: int, session: Session) -> Steps:
+        """The steps of a loop that moves a policy alone, by the recipe's optimiser."""
+        optimizers = OPTIMIZERS[config.optimizer](policy, config.learning_rate)
+        return cls(session, {"policy": policy}, optimizers, total, config.checkpoint_every)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self.done, self.total))
+
+    def scheduled_step(self, step: int, clip_norm: float) -> float:
+        """`clipped_step` at the step's share of the peak rates, which rise and fall over the run; the gradient norm."""
+        set_rate(self.optimizers, self.peaks, warm_then_linear(step, self.total))
+        return clipped_step(list(self.state.modules.values()), self.optimizers, clip_norm)
+
+    def save_on_error(self, step: int) -> AbstractContextManager[None]:
+        """Save the steps before this one if what is inside fails (a reward function of the user's, say)."""
+        return self.run.saving_on_error(step, lambda: self.save(step))
+
+    def end(
+        self,
+        step: int,
+        metrics: Metrics,
+        selection_score: float,
+        signal: Signal,
+        log: Mapping[str, float] | None = None,
+    ) -> None:
+        """Log the step, save when it is due, stop when that is asked for or needed.
+
+        `metrics` are kept for the result; `log` is what is logged where that differs, and an empty one logs nothing. The checkpoint of
+        the greatest `selection_score` stays besides the newest.
+        """
+        self.metrics, self.selection_score = metrics, selection_score
+        logged = metrics if log is None else log
+        if logged:
+            self.run.log(step, self.total, logged, signal)
+        self.run.end_step(step + 1, self.total)
+        if self.run.due(step + 1, self.every, self.total):
+            self.save(step + 1)
+            self.run.saved(step + 1)
+        self.run.stop_if_needed(step + 1, self.total)
+
+    def save(self, done: int) -> None:
+        values = {**self.values, "metrics": self.metrics}
+        save_checkpoint(
+            self.run.checkpoints, done, self.state, values, self.run.key,
+            keep=self.run.keep, selection_score=self.selection_score,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some answers of a minibatch in the training pass: their rows in the step's batch, log π of their tokens with its gradient and as
+    it was sampled, both [M, T] and zero off the mask. `tokens`: those of the whole minibatch on all ranks."""
+
+    rows: Tensor
+    logp_MT: Tensor
+    old_logp_MT: Tensor
+    tokens: Tensor
+
+
+class Means:
+    """Means over a step's updates. A loss's metrics are parts of one update's mean: they add up over its micro-batches."""
+
+    def __init__(self) -> None:
+        self.sums: Metrics = {}
+        self.norms, self.updates, self.skipped = 0.0, 0, 0
+        # Of log-probs, engine against training pass, while nothing has moved: what differs is precision alone.
+        self.gap = 0.0
+
+    def add(self, metrics: Mapping[str, Any], part: Part | None = None) -> None:
+        """A loss's metrics; of the first minibatch also the gap between the log-probs of `part`."""
+        for name, value in metrics.items():
+            self.sums[name] = self.sums.get(name, 0.0) + float(value)
+        if part is not None and self.updates == 0:
+            self.gap += float((part.logp_MT.detach() - part.old_logp_MT).abs().sum() / part.tokens)
+
+    def updated(self, norm: float) -> None:
+        """An optimiser step was taken, with this gradient norm."""
+        self.norms, self.updates = self.norms + norm, self.updates + 1
+
+    def skip(self) -> None:
+        """A minibatch was read, and its optimiser step not taken."""
+        self.skipped += 1
+
+    def totals(self) -> Metrics:
+        """Sums over all ranks: the means of a step with one update."""
+        return all_ranks_metrics(self.sums)
+
+    def result(self) -> Metrics:
+        """Means over the minibatches that were read, on all ranks; the gradient norm is over the steps taken, and absent where all
+        were skipped."""
+        sums = all_ranks_metrics({"logprob_gap": self.gap, **self.sums})
+        gap, count = sums.pop("logprob_gap"), max(1, self.updates + self.skipped)
+        means = {name: total / count for name, total in sums.items()}
+        norm = {} if self.skipped and not self.updates else {"grad_norm": self.norms / max(1, self.updates)}
+        return {**means, **norm, "logprob_gap": gap}

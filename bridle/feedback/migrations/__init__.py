@@ -1,1 +1,0 @@
-"""Alembic migrations of the store, run by `bridle.feedback.database.migrate`; each one follows the last."""

@@ -1,0 +1,1 @@
+"""The store of judgements: tables, rows, and the database that holds them."""

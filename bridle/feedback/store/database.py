@@ -1,0 +1,167 @@
+"""The store's database: connecting, SQLite's settings, transactions, migrations, and errors told in one sentence."""
+
+import json
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from alembic.migration import MigrationContext
+from alembic.operations import Operations
+from alembic.script import ScriptDirectory
+from alembic.script.revision import ResolutionError
+from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, make_url
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import ArgumentError, DBAPIError, StatementError
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from bridle.core.errors import DataError, StoreError
+
+BUSY_TIMEOUT_MS = 20_000
+MIGRATIONS = Path(__file__).parent / "migrations"
+
+
+def connect(target: str | Path) -> Engine:
+    """An engine for a file or a database URL, its schema brought up to date. Raises StoreError."""
+    url = _url(target)
+    engine = create_engine(url, json_serializer=_json_text)
+    if url.get_backend_name() == "sqlite":
+        event.listen(engine, "connect", _configure_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+    try:
+        with told_plainly(engine):
+            migrate(engine)
+    except BaseException:
+        engine.dispose()
+        raise
+    return engine
+
+
+def _url(target: str | Path) -> URL:
+    if isinstance(target, str) and "://" in target:
+        try:
+            return make_url(target)
+        except ArgumentError as error:
+            raise StoreError(f"{target!r} is not a database URL; give a file or postgresql+psycopg://…") from error
+    path = Path(target)
+    if path.is_dir():
+        raise StoreError(
+            f"{path} is a folder, but a store is a file; name a file in it, such as {path / 'store.sqlite'}"
+        )
+    if not path.parent.is_dir():
+        raise StoreError(f"the store {path} cannot be made because there is no folder {path.parent}; create that first")
+    return URL.create("sqlite", database=str(path))
+
+
+def _json_text(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
+
+def _configure_sqlite(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:
+    assert isinstance(connection, sqlite3.Connection)
+    connection.isolation_level = None  # sqlite3 must not begin transactions by itself: _begin_sqlite does
+    connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
+    _let_readers_go_on(connection)
+    connection.execute("PRAGMA synchronous = FULL")  # what was acknowledged survives a power cut
+    connection.execute("PRAGMA foreign_keys = ON")
+
+
+def _let_readers_go_on(connection: sqlite3.Connection) -> None:
+    """While somebody writes: write-ahead logging. Where another process makes the same switch at this moment SQLite refuses at once,
+    whatever the timeout, and the file is as wanted when it is done."""
+    last = time.monotonic() + BUSY_TIMEOUT_MS / 1000
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > last:
+                raise
+            time.sleep(0.02)
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    # A transaction that reads first and then writes is refused with "locked" in spite of any timeout; so a writer
+    # takes the write lock at its start.
+    write = connection.get_execution_options().get("write", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+
+@contextmanager
+def reading(engine: Engine) -> Iterator[Connection]:
+    """A transaction that only reads: it sees one state of the store from beginning to end."""
+    with told_plainly(engine), engine.begin() as connection:
+        yield connection
+
+
+@contextmanager
+def writing(engine: Engine) -> Iterator[Connection]:
+    """A transaction that holds the write lock from its start; all of it is kept, synced to disk, or none of it."""
+    with told_plainly(engine), engine.execution_options(write=True).begin() as connection:
+        yield connection
+
+
+def migrate(engine: Engine) -> None:
+    """Bring the schema to the newest migration. A current store is only read."""
+    scripts = ScriptDirectory(str(MIGRATIONS))
+    with engine.begin() as connection:
+        if _revision(connection) == scripts.get_current_head():
+            return
+        known_tables = inspect(connection).get_table_names()
+    with engine.execution_options(write=True).begin() as connection:
+        context = MigrationContext.configure(connection)
+        revision = context.get_current_revision()  # again: another process may have been faster
+        if revision is None and known_tables and not inspect(connection).has_table("alembic_version"):
+            raise StoreError(
+                f"{_name(engine)} holds the tables of another program ({', '.join(sorted(known_tables)[:3])}…), "
+                "and a store needs a database of its own; name another file"
+            )
+        try:
+            missing = list(scripts.iterate_revisions("head", revision or "base"))
+        except ResolutionError as error:
+            raise StoreError(
+                f"the store {_name(engine)} has schema {revision}, but this version of bridle knows none newer than "
+                f"{scripts.get_current_head()}; update bridle to open it"
+            ) from error
+        with Operations.context(context):
+            for script in reversed(missing):
+                script.module.upgrade()
+                context.stamp(scripts, script.revision)
+
+
+def _revision(connection: Connection) -> str | None:
+    return MigrationContext.configure(connection).get_current_revision()
+
+
+HINTS = {
+    "not a database": "name another file, or restore a backup of this one",
+    "malformed": "restore a backup of it",
+    "readonly": "make the file and its folder writable, or work on a copy",
+    "unable to open": "see that the file and its folder exist and are writable",
+    "disk is full": "free some space and do it again; nothing of this step was kept",
+    "disk I/O": "see that the disk is there and has space; nothing of this step was kept",
+    "locked": "another process has been writing for long; wait for it to end and do it again",
+    "append-only": "add a new judgement that supersedes the old one, or an exclusion",
+}
+
+
+@contextmanager
+def told_plainly(engine: Engine) -> Iterator[None]:
+    """Turn the database's own errors into one sentence of StoreError."""
+    try:
+        yield
+    except DBAPIError as error:
+        cause = " ".join(str(error.orig).split())
+        hint = next((hint for words, hint in HINTS.items() if words in cause), "nothing of this step was kept")
+        raise StoreError(f"the store {_name(engine)} refused ({cause}): {hint}") from error
+    except StatementError as error:
+        raise DataError(
+            f"a value cannot be stored ({error.orig}): meta, sampling and config take what JSON takes, without NaN"
+        ) from error
+
+
+def _name(engine: Engine) -> str:
+    if engine.dialect.name == "sqlite":
+        return str(engine.url.database)
+    return engine.url.render_as_string(hide_password=True)

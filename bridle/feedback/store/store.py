@@ -1,0 +1,510 @@
+"""The store: prompts, answers, and what people said of them. One file (SQLite) or a PostgreSQL database.
+
+Functions in, records out. Everything is named by its content, so adding a thing twice adds it once. A judgement is
+never updated or deleted: a correction is a row that supersedes, an exclusion a row of its own, and a snapshot keeps
+for ever which judgements a model was trained on.
+
+    with Store.open("store.sqlite") as store:
+        store.add_prompts(prompts, split=None, source="world")
+        store.add_completions(answers, source="sample")
+        store.add_items(groups, study="first")
+        store.add_judgements(judgements)
+        pairs = store.snapshot_pairs(store.take_snapshot(study="first").id)
+
+Not covered: who sees what and when (assignments, leases, drafts), free text with takedown, criteria, flags, the audit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from sqlalchemy import ColumnElement, Connection, Engine, Row, Select, Table, and_, func, insert, select
+from sqlalchemy.dialects.postgresql import insert as postgresql_insert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+
+from bridle.core.errors import DataError, StoreError
+from bridle.core.records import Completion, Judgement, Pair, Prompt, Ranking, content_hash
+from bridle.feedback.rankings import Item, check_judgement, item_id, pairs_of, ranking_of
+from bridle.feedback.store import tables
+from bridle.feedback.store.database import connect, reading, writing
+from bridle.feedback.store.rows import (
+    Values,
+    completion_of,
+    completion_values,
+    judgement_of,
+    judgement_values,
+    now,
+    prompt_of,
+    prompt_values,
+    shortened,
+)
+
+T = TypeVar("T")
+LOOKUP_SIZE = 5_000  # values in one IN (…); SQLite takes 32,766
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The judgements of one moment, sorted. `id` is the hash of query and judgements: the same data, the same id."""
+
+    id: str
+    query: Mapping[str, str | None]
+    judgement_ids: tuple[str, ...]
+
+
+def split_of(prompt_id: str, held_out_share: float) -> Literal["train", "heldout"]:
+    """The split of a prompt, by its hash alone: the same in every store, and a larger share keeps what was held out."""
+    if not 0 <= held_out_share < 1:
+        raise DataError(f"the held-out share is {held_out_share}, but it must be at least 0 and less than 1")
+    digest = hashlib.sha256(f"split:{prompt_id}".encode()).digest()
+    return "heldout" if int.from_bytes(digest[:8], "big") / 2**64 < held_out_share else "train"
+
+
+class Store:
+    """Open with `Store.open`. Safe to share between threads; each call is one transaction, on disk when it returns."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    @classmethod
+    def open(cls, target: str | Path) -> Store:
+        """Open the store at a file or database URL, making it where there is none. Raises StoreError."""
+        return cls(connect(target))
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    # ------------------------------------------------------------------------------------------------- prompts
+
+    def add_prompts(
+        self, prompts: Iterable[Prompt], *, split: str | None, source: str, held_out_share: float = 0.1
+    ) -> int:
+        """Add prompts that are new; returns their number. A prompt stays in the split it was first put in.
+
+        `split=None`: a new prompt's hash decides, `held_out_share` of them being held out. A named split that differs
+        from the one a prompt already has raises DataError, and nothing is added.
+        """
+        wanted = {prompt.id: prompt for prompt in reversed(list(prompts))}  # the first of equal prompts gives the meta
+        with writing(self._engine) as connection:
+            known = _lookup(connection, tables.prompt.c.sha256, wanted, tables.prompt.c.split)
+            for row in known:
+                if split is not None and row.split != split:
+                    raise DataError(
+                        f"the prompt {shortened(wanted[row.sha256].text)!r} is in split {row.split!r} and cannot be "
+                        f"added to {split!r} too; leave it out, or give split=None to keep each where it is"
+                    )
+            known_ids = {row.sha256 for row in known}
+            new = [prompt for prompt in reversed(wanted.values()) if prompt.id not in known_ids]
+            rows = [prompt_values(p, split or split_of(p.id, held_out_share), source) for p in new]
+            return _insert_new(connection, tables.prompt, rows)
+
+    def prompts(self, *, split: str | None = None, source: str | None = None, limit: int | None = None) -> list[Prompt]:
+        """Prompts in the order in which they came."""
+        query = select(tables.prompt).order_by(tables.prompt.c.id).limit(limit)
+        query = query.where(*_equal({tables.prompt.c.split: split, tables.prompt.c.source: source}))
+        with reading(self._engine) as connection:
+            return [prompt_of(row) for row in connection.execute(query)]
+
+    # --------------------------------------------------------------------------------------------- completions
+
+    def add_completions(self, completions: Iterable[Completion], *, source: str, author: str | None = None) -> int:
+        """Add answers that are new; returns their number. Their prompts must be there (else DataError).
+
+        `source` is for example "sample", "demonstration" or "import". The same answer by other weights, by another
+        author or from another source is another row, so each keeps its parents.
+        """
+        rows = [completion_values(completion, source, author or "") for completion in completions]
+        with writing(self._engine) as connection:
+            wanted = {row["prompt_sha256"] for row in rows}
+            known = {row.sha256 for row in _lookup(connection, tables.prompt.c.sha256, wanted)}
+            if missing := wanted - known:
+                raise DataError(
+                    f"{len(missing)} of the answers' {len(wanted)} prompts are not in the store "
+                    f"(such as {min(missing)[:12]}…); add the prompts first"
+                )
+            return _insert_new(connection, tables.completion, rows)
+
+    def completions(
+        self, *, source: str | None = None, split: str | None = None, weight_stamp: str | None = None
+    ) -> list[tuple[Prompt, Completion]]:
+        """Answers with their prompts, in the order in which they came; equal in every field to what was added."""
+        table = tables.completion
+        chosen = [
+            *_equal({table.c.source: source, table.c.weight_stamp: weight_stamp}),
+            *([_prompt_in_split(table, split)] if split is not None else []),
+        ]
+        prompt_query = select(tables.prompt).where(
+            tables.prompt.c.sha256.in_(select(table.c.prompt_sha256).where(*chosen))
+        )
+        with reading(self._engine) as connection:
+            prompts = {row.sha256: prompt_of(row) for row in connection.execute(prompt_query)}
+            rows = connection.execute(select(table).where(*chosen).order_by(table.c.id))
+            return [(prompts[row.prompt_sha256], completion_of(row)) for row in rows]
+
+    # --------------------------------------------------------------------------------------------------- items
+
+    def add_items(self, groups: Iterable[Sequence[Completion]], *, study: str) -> list[str]:
+        """Add one item for each group of two or more answers to one prompt; the order given is that of the slots.
+
+        Returns the items' ids in the order of the groups, also for those that were there. Answers must be in the store.
+        """
+        groups = list(groups)
+        for group in groups:
+            _check_group(group)
+        ids = [item_id(group, study) for group in groups]
+        with writing(self._engine) as connection:
+            rows_by_origin = _completion_keys(connection, [completion for group in groups for completion in group])
+            added_at = now()
+            items, slots = [], []
+            for key, group in zip(ids, groups, strict=True):
+                kind = "pairwise" if len(group) == 2 else "ranking"
+                items.append(
+                    {"sha256": key, "study": study, "kind": kind, "prompt_sha256": group[0].prompt_id, "state": "open"}
+                    | {"created_at": added_at}
+                )
+                slots += [
+                    {"item_sha256": key, "slot": slot, "completion_sha256": rows_by_origin[c.id, c.weight_stamp]}
+                    for slot, c in enumerate(group)
+                ]
+            _insert_new(connection, tables.item, items)
+            _insert_new(connection, tables.item_completion, slots)
+        return ids
+
+    def items(self, *, study: str, split: str | None = None) -> list[Item]:
+        """A study's items in the order in which they came."""
+        with reading(self._engine) as connection:
+            return list(_items(connection, _in_study(study, split)).values())
+
+    def unjudged_items(self, study: str) -> list[Item]:
+        """A study's items that have no judgement in force, in the order in which they came; excluded items left out."""
+        judged = select(tables.judgement.c.item_sha256).where(_in_force())
+        item = tables.item.c
+        open_items = [
+            *_in_study(study, None),
+            item.sha256.not_in(judged),
+            item.sha256.not_in(_excluded("item")),
+            item.prompt_sha256.not_in(_excluded("prompt")),
+        ]
+        with reading(self._engine) as connection:
+            return list(_items(connection, open_items).values())
+
+    # ---------------------------------------------------------------------------------------------- judgements
+
+    def add_judgements(self, judgements: Iterable[Judgement]) -> int:
+        """Add judgements; returns how many were new. A submission sent again (same key, same answer) adds nothing.
+
+        Raises DataError, and adds nothing, if an item is unknown, a ranking does not cover its slots, a display order
+        does not permute them, a labeler is known as another kind, or a key stands for another answer already.
+        """
+        judgements = list(judgements)
+        with writing(self._engine) as connection:
+            return _append(connection, judgements, supersedes=None)
+
+    def correct(self, judgement: Judgement, *, supersedes: str) -> int:
+        """Add a judgement in place of an earlier one of the same labeler on the same item, which stays in the store.
+
+        `supersedes` is the earlier judgement's id. Returns 1, or 0 if this correction was there.
+        """
+        with writing(self._engine) as connection:
+            table = tables.judgement
+            old = connection.execute(select(table).where(table.c.sha256 == supersedes)).one_or_none()
+            if old is None or (old.item_sha256, old.labeler) != (judgement.item_id, judgement.labeler):
+                raise DataError(
+                    f"the correction by {judgement.labeler!r} names judgement {supersedes[:12]}, "
+                    "but that is not a judgement of the same labeler on the same item"
+                )
+            newer = connection.execute(select(table.c.sha256).where(table.c.supersedes == supersedes)).scalar()
+            if newer not in (None, judgement.id):
+                raise DataError(f"judgement {supersedes[:12]} was corrected already; supersede the newer one, {newer}")
+            if newer is None and _lookup(connection, table.c.sha256, [judgement.id]):
+                raise DataError(
+                    f"the correction by {judgement.labeler!r} equals a judgement given before; "
+                    "to go back to an earlier answer, give the correction a submission key of its own"
+                )
+            return _append(connection, [judgement], supersedes=supersedes)
+
+    def exclude(
+        self, target: Literal["labeler", "judgement", "item", "prompt"], target_id: str, *, reason: str, by: str
+    ) -> None:
+        """Keep what this concerns out of `judgements` and of later snapshots, from now on; nothing is deleted.
+
+        `target_id` is a labeler's handle, or the id of a judgement, an item or a prompt.
+        """
+        key = {
+            "labeler": tables.labeler.c.handle,
+            "judgement": tables.judgement.c.sha256,
+            "item": tables.item.c.sha256,
+            "prompt": tables.prompt.c.sha256,
+        }[target]
+        with writing(self._engine) as connection:
+            if connection.execute(select(key).where(key == target_id)).first() is None:
+                raise DataError(f"there is no {target} {target_id!r} in the store to exclude")
+            values = {"target": target, "target_id": target_id, "reason": reason, "excluded_by": by}
+            connection.execute(insert(tables.exclusion), [values | {"created_at": now()}])
+
+    def judgements(self, *, study: str | None = None, split: str | None = None) -> list[tuple[Item, Judgement]]:
+        """The judgements in force, with their items, in the order in which they came: none superseded or excluded."""
+        with reading(self._engine) as connection:
+            return _judged(connection, [_in_force(), *_in_study(study, split)])
+
+    # ----------------------------------------------------------------------------------------------- snapshots
+
+    def take_snapshot(self, *, study: str | None = None, split: str = "train") -> Snapshot:
+        """Write down which judgements are in force now. Taken twice of the same data, it is the same snapshot."""
+        query = {"study": study, "split": split}
+        with writing(self._engine) as connection:
+            found = select(tables.judgement.c.sha256).join(tables.item).where(_in_force(), *_in_study(study, split))
+            ids = tuple(sorted(connection.execute(found).scalars()))
+            if not ids:
+                raise DataError(
+                    f"there is no judgement in study {study!r}, split {split!r}, so a snapshot would be empty; "
+                    "the store's studies are " + (", ".join(_studies(connection)) or "none")
+                )
+            snapshot = Snapshot(_snapshot_hash(query, ids), query, ids)
+            values = {"sha256": snapshot.id, "query": query, "n": len(ids), "created_at": now()}
+            _insert_new(connection, tables.snapshot, [values])
+            rows = [{"snapshot_sha256": snapshot.id, "judgement_sha256": judgement_id} for judgement_id in ids]
+            _insert_new(connection, tables.snapshot_row, rows)
+        return snapshot
+
+    def snapshot(self, snapshot_id: str) -> Snapshot:
+        """A snapshot that was taken before. Raises StoreError if there is none or its rows do not give its hash."""
+        with reading(self._engine) as connection:
+            return _snapshot(connection, snapshot_id)
+
+    def snapshot_judgements(self, snapshot_id: str) -> list[tuple[Item, Judgement]]:
+        """A snapshot's judgements with their items, ordered by judgement id: always the same from one snapshot."""
+        with reading(self._engine) as connection:
+            _snapshot(connection, snapshot_id)
+            rows = tables.snapshot_row.c
+            members = select(rows.judgement_sha256).where(rows.snapshot_sha256 == snapshot_id)
+            judged = _judged(connection, [tables.judgement.c.sha256.in_(members)])
+        return sorted(judged, key=lambda pair: pair[1].id)
+
+    def snapshot_pairs(self, snapshot_id: str, ties: bool = False) -> list[Pair]:
+        """The pairs of a snapshot's judgements (see `pairs_of`)."""
+        return [pair for item, one in self.snapshot_judgements(snapshot_id) for pair in pairs_of(item, one, ties)]
+
+    def snapshot_rankings(self, snapshot_id: str) -> list[Ranking]:
+        """The same judgements as whole rankings."""
+        return [ranking_of(item, judgement) for item, judgement in self.snapshot_judgements(snapshot_id)]
+
+    # ------------------------------------------------------------------------------------------ models, counts
+
+    def add_model_version(
+        self, name: str, *, kind: str, weights_sha256: str, parent: str | None = None, config: Values | None = None
+    ) -> None:
+        """Register a model as a candidate by the hash of its weights; `parent` is the hash of those it came from."""
+        values: Values = {"name": name, "kind": kind, "status": "candidate", "weights_sha256": weights_sha256}
+        values |= {"parent": parent, "config": config or {}, "created_at": now()}
+        with writing(self._engine) as connection:
+            _insert_new(connection, tables.model_version, [values])
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """What there is: prompts by split, answers by source, items by study, judgements by kind of labeler."""
+        groups = {
+            "prompts": select(tables.prompt.c.split, func.count()).group_by(tables.prompt.c.split),
+            "completions": select(tables.completion.c.source, func.count()).group_by(tables.completion.c.source),
+            "items": select(tables.item.c.study, func.count()).group_by(tables.item.c.study),
+            "judgements": select(tables.labeler.c.kind, func.count())
+            .join(tables.judgement, tables.judgement.c.labeler == tables.labeler.c.handle)
+            .group_by(tables.labeler.c.kind),
+            "exclusions": select(tables.exclusion.c.target, func.count()).group_by(tables.exclusion.c.target),
+        }
+        with reading(self._engine) as connection:
+            rows = {name: connection.execute(query).all() for name, query in groups.items()}
+        return {name: dict(sorted((row[0], row[1]) for row in found)) for name, found in rows.items()}
+
+
+# -------------------------------------------------------------------------------------------- reading together
+
+
+def _check_group(group: Sequence[Completion]) -> None:
+    if len(group) < 2:
+        raise DataError(f"an item has {len(group)} answers, but comparing needs at least 2")
+    if len({completion.prompt_id for completion in group}) > 1:
+        raise DataError("an item holds answers to different prompts, but only answers to one prompt can be compared")
+
+
+def _items(connection: Connection, where: Sequence[ColumnElement[bool]]) -> dict[str, Item]:
+    """Items by id, in the order in which they came."""
+    item, slot = tables.item, tables.item_completion
+    prompt_query = select(tables.prompt, item.c.sha256.label("item_sha256")).select_from(item).join(tables.prompt)
+    slot_query = select(tables.completion, slot.c.item_sha256).select_from(item).join(slot)
+    slot_query = slot_query.join(tables.completion, slot.c.completion_sha256 == tables.completion.c.sha256)
+    prompts = connection.execute(prompt_query.where(*where).order_by(item.c.id))
+    prompt_by_item = {row.item_sha256: prompt_of(row) for row in prompts}
+    slots: dict[str, list[Completion]] = {key: [] for key in prompt_by_item}
+    for row in connection.execute(slot_query.where(*where).order_by(item.c.id, slot.c.slot)):
+        slots[row.item_sha256].append(completion_of(row))
+    return {key: Item(key, prompt, tuple(slots[key])) for key, prompt in prompt_by_item.items()}
+
+
+def _judged(connection: Connection, where: Sequence[ColumnElement[bool]]) -> list[tuple[Item, Judgement]]:
+    judgement, item = tables.judgement, tables.item
+    query = select(judgement, tables.labeler.c.kind.label("labeler_kind")).join(tables.labeler).join(item)
+    found = [judgement_of(row) for row in connection.execute(query.where(*where).order_by(judgement.c.id))]
+    named = select(judgement.c.item_sha256).join(item).where(*where)
+    items = _items(connection, [item.c.sha256.in_(named)])
+    return [(items[judgement.item_id], judgement) for judgement in found]
+
+
+def _snapshot(connection: Connection, snapshot_id: str) -> Snapshot:
+    table, rows = tables.snapshot, tables.snapshot_row.c
+    found = connection.execute(select(table).where(table.c.sha256 == snapshot_id)).one_or_none()
+    if found is None:
+        raise StoreError(f"there is no snapshot {snapshot_id!r} in the store; take one with take_snapshot")
+    members = connection.execute(select(rows.judgement_sha256).where(rows.snapshot_sha256 == snapshot_id)).scalars()
+    ids = tuple(sorted(members))
+    if _snapshot_hash(found.query, ids) != snapshot_id:
+        raise StoreError(
+            f"snapshot {snapshot_id[:12]} has {len(ids)} judgements where {found.n} were written, and their hash is "
+            "another: somebody changed the store by hand; restore a backup of it"
+        )
+    return Snapshot(snapshot_id, found.query, ids)
+
+
+def _snapshot_hash(query: Mapping[str, str | None], judgement_ids: Sequence[str]) -> str:
+    return content_hash([query, list(judgement_ids)])
+
+
+# -------------------------------------------------------------------------------------------------- conditions
+
+
+def _equal(wanted: Mapping[ColumnElement[Any], object | None]) -> list[ColumnElement[bool]]:
+    return [column == value for column, value in wanted.items() if value is not None]
+
+
+def _prompt_in_split(table: Table, split: str) -> ColumnElement[bool]:
+    # Here and below correlate(None) keeps a subquery whole, also where the query round it reads the same table.
+    return table.c.prompt_sha256.in_(
+        select(tables.prompt.c.sha256).where(tables.prompt.c.split == split).correlate(None)
+    )
+
+
+def _in_study(study: str | None, split: str | None) -> list[ColumnElement[bool]]:
+    """Conditions on the item table; None is any."""
+    conditions = _equal({tables.item.c.study: study})
+    return conditions if split is None else [*conditions, _prompt_in_split(tables.item, split)]
+
+
+def _excluded(target: str) -> Select[str]:
+    """The ids of what was excluded of a kind."""
+    return select(tables.exclusion.c.target_id).where(tables.exclusion.c.target == target)
+
+
+def _in_force() -> ColumnElement[bool]:
+    """In force is what nothing supersedes, and of which neither the labeler, item or prompt nor itself is excluded."""
+    judgement, newer, item = tables.judgement.c, tables.judgement.alias("newer").c, tables.item.c
+    superseded = select(newer.supersedes).where(newer.supersedes.is_not(None))
+    items_of_prompts = select(item.sha256).where(item.prompt_sha256.in_(_excluded("prompt"))).correlate(None)
+    return and_(
+        judgement.sha256.not_in(superseded),
+        judgement.sha256.not_in(_excluded("judgement")),
+        judgement.labeler.not_in(_excluded("labeler")),
+        judgement.item_sha256.not_in(_excluded("item")),
+        judgement.item_sha256.not_in(items_of_prompts),
+    )
+
+
+# ------------------------------------------------------------------------------------------ looking up, writing
+
+
+def _batches(values: Iterable[T], size: int) -> Iterator[list[T]]:
+    values = list(values)
+    for start in range(0, len(values), size):
+        yield values[start : start + size]
+
+
+def _lookup(
+    connection: Connection, key: ColumnElement[Any], values: Iterable[str], *columns: ColumnElement[Any]
+) -> list[Row[Any]]:
+    """Rows of (key, *columns) whose key is among the values, however many these are."""
+    query = select(key, *columns)
+    return [row for batch in _batches(values, LOOKUP_SIZE) for row in connection.execute(query.where(key.in_(batch)))]
+
+
+def _insert_new(connection: Connection, table: Table, rows: Sequence[Values]) -> int:
+    """Insert the rows that are new by the table's unique keys; returns their number."""
+    if not rows:
+        return 0
+    dialect_insert = sqlite_insert if connection.dialect.name == "sqlite" else postgresql_insert
+    statement = dialect_insert(table).on_conflict_do_nothing().returning(*table.primary_key.columns)
+    return len(connection.execute(statement, rows).all())  # psycopg counts no rows of many; what returns is counted
+
+
+def _completion_keys(connection: Connection, completions: Sequence[Completion]) -> dict[tuple[str, str], str]:
+    """The rows of answers, by content and weights; of several origins the one that came first."""
+    table = tables.completion.c
+    wanted = {completion.id for completion in completions}
+    rows = _lookup(connection, table.content_sha256, wanted, table.weight_stamp, table.sha256, table.id)
+    rows.sort(key=lambda row: -row.id)
+    keys = {(row.content_sha256, row.weight_stamp): row.sha256 for row in rows}
+    missing = [c for c in completions if (c.id, c.weight_stamp) not in keys]
+    if missing:
+        raise DataError(
+            f"{len(missing)} answers of the items are not in the store (such as {shortened(missing[0].text)!r}); "
+            "add them first with add_completions"
+        )
+    return keys
+
+
+def _append(connection: Connection, judgements: Sequence[Judgement], supersedes: str | None) -> int:
+    slot = tables.item_completion.c
+    item_ids = {judgement.item_id for judgement in judgements}
+    slots: dict[str, int] = {}
+    for row in _lookup(connection, slot.item_sha256, item_ids, slot.slot):
+        slots[row.item_sha256] = max(slots.get(row.item_sha256, 0), row.slot + 1)
+    for judgement in judgements:
+        if judgement.item_id not in slots:
+            raise DataError(
+                f"{judgement.labeler!r} judged item {judgement.item_id[:12]}, which is not in the store; add it first"
+            )
+        check_judgement(judgement, slots[judgement.item_id])
+    _add_labelers(connection, judgements)
+    known = tables.judgement.c
+    rows = [judgement_values(judgement, supersedes) for judgement in judgements]
+    found = _lookup(connection, known.submission_key, {row["submission_key"] for row in rows}, known.sha256)
+    by_key = {row.submission_key: row.sha256 for row in found}
+    new = []
+    for values in rows:
+        key, sha256 = values["submission_key"], values["sha256"]
+        if key not in by_key:
+            new.append(values)
+        elif by_key[key] != sha256:
+            raise DataError(
+                f"submission {key!r} of {values['labeler']!r} came before with another answer; "
+                "a changed answer needs a key of its own and supersedes the first"
+            )
+        by_key[key] = sha256
+    if new:
+        connection.execute(insert(tables.judgement), new)
+    return len(new)
+
+
+def _add_labelers(connection: Connection, judgements: Sequence[Judgement]) -> None:
+    labeler = tables.labeler
+    kinds = {judgement.labeler: judgement.labeler_kind for judgement in judgements}
+    rows = [{"handle": handle, "kind": kind.value, "created_at": now()} for handle, kind in kinds.items()]
+    _insert_new(connection, labeler, rows)
+    stored = {row.handle: row.kind for row in _lookup(connection, labeler.c.handle, kinds, labeler.c.kind)}
+    for judgement in judgements:
+        if stored[judgement.labeler] != judgement.labeler_kind:
+            raise DataError(
+                f"labeler {judgement.labeler!r} is known as {stored[judgement.labeler]}, not {judgement.labeler_kind}; "
+                "give each kind of labeler a name of its own"
+            )
+
+
+def _studies(connection: Connection) -> list[str]:
+    return list(connection.execute(select(tables.item.c.study).distinct().order_by(tables.item.c.study)).scalars())

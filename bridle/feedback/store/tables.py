@@ -1,0 +1,148 @@
+"""The store's tables as they stand after the newest migration. A test compares both.
+
+Rows refer to one another by content hash, so that a reference means the same in every copy of a store; the integer `id`
+only keeps the order of arrival. Types are those that SQLite and PostgreSQL share. Times are ISO 8601 text in UTC.
+
+    prompt ─< completion ─< item_completion >─ item ─< judgement >─ labeler
+                                                           │
+                                    exclusion (by hash)    └─< snapshot_row >─ snapshot
+"""
+
+import sqlalchemy as sa
+
+metadata = sa.MetaData(
+    naming_convention={
+        "ix": "ix_%(column_0_label)s",
+        "uq": "uq_%(table_name)s_%(column_0_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+labeler = sa.Table(
+    "labeler",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("handle", sa.String(200), nullable=False, unique=True),
+    sa.Column("kind", sa.String(20), nullable=False),
+    sa.Column("created_at", sa.String(32), nullable=False),
+    sa.CheckConstraint("kind IN ('person', 'ai', 'simulated', 'imported')", name="kind"),
+)
+
+prompt = sa.Table(
+    "prompt",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("sha256", sa.String(64), nullable=False, unique=True),
+    sa.Column("messages", sa.JSON, nullable=False),
+    sa.Column("meta", sa.JSON, nullable=False),
+    sa.Column("split", sa.String(40), nullable=False),  # one row for each prompt, so it cannot sit in two splits
+    sa.Column("source", sa.String(200), nullable=False),
+    sa.Column("lang", sa.String(20)),
+    sa.Column("created_at", sa.String(32), nullable=False),
+)
+
+model_version = sa.Table(
+    "model_version",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("name", sa.String(200), nullable=False),
+    sa.Column("kind", sa.String(40), nullable=False),
+    sa.Column("status", sa.String(20), nullable=False),
+    sa.Column("weights_sha256", sa.String(64), nullable=False, unique=True),
+    sa.Column("parent", sa.String(64), sa.ForeignKey("model_version.weights_sha256")),
+    sa.Column("config", sa.JSON, nullable=False),
+    sa.Column("created_at", sa.String(32), nullable=False),
+    sa.CheckConstraint("status IN ('candidate', 'serving', 'retired')", name="status"),
+)
+
+completion = sa.Table(
+    "completion",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    # Of content and origin: two models may write the same answer.
+    sa.Column("sha256", sa.String(64), nullable=False, unique=True),
+    sa.Column("content_sha256", sa.String(64), nullable=False, index=True),  # Completion.id
+    sa.Column("prompt_sha256", sa.String(64), sa.ForeignKey("prompt.sha256"), nullable=False, index=True),
+    sa.Column("weight_stamp", sa.String(200), nullable=False, index=True),  # "" where no weights of ours wrote it
+    sa.Column("author", sa.String(200), nullable=False),  # "" where a model wrote it, or nobody knows
+    sa.Column("source", sa.String(40), nullable=False),
+    sa.Column("text", sa.Text, nullable=False),
+    sa.Column("token_ids", sa.JSON, nullable=False),
+    sa.Column("sampled_logprobs", sa.JSON, nullable=False),
+    sa.Column("sum_logprob", sa.Float),  # null where nothing was sampled
+    sa.Column("sampling", sa.JSON, nullable=False),
+    sa.Column("finish_reason", sa.String(20), nullable=False),
+    sa.Column("created_at", sa.String(32), nullable=False),
+)
+
+item = sa.Table(
+    "item",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("sha256", sa.String(64), nullable=False, unique=True),
+    sa.Column("study", sa.String(200), nullable=False, index=True),
+    sa.Column("kind", sa.String(20), nullable=False),
+    sa.Column("prompt_sha256", sa.String(64), sa.ForeignKey("prompt.sha256"), nullable=False, index=True),
+    sa.Column("state", sa.String(20), nullable=False),
+    sa.Column("created_at", sa.String(32), nullable=False),
+    sa.CheckConstraint("kind IN ('pairwise', 'ranking')", name="kind"),
+)
+
+item_completion = sa.Table(
+    "item_completion",
+    metadata,
+    sa.Column("item_sha256", sa.String(64), sa.ForeignKey("item.sha256"), primary_key=True),
+    sa.Column("slot", sa.SmallInteger, primary_key=True, autoincrement=False),  # canonical, never the order of display
+    sa.Column("completion_sha256", sa.String(64), sa.ForeignKey("completion.sha256"), nullable=False, index=True),
+)
+
+judgement = sa.Table(  # append-only: triggers refuse UPDATE and DELETE
+    "judgement",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("sha256", sa.String(64), nullable=False, unique=True),
+    sa.Column("submission_key", sa.String(200), nullable=False, unique=True),
+    sa.Column("item_sha256", sa.String(64), sa.ForeignKey("item.sha256"), nullable=False, index=True),
+    sa.Column("labeler", sa.String(200), sa.ForeignKey("labeler.handle"), nullable=False, index=True),
+    sa.Column("ranking", sa.JSON),  # [[2], [0, 1]]: best group first
+    sa.Column("outcome", sa.String(20), nullable=False),  # the winning slot, or 'tie' where the best group has several
+    sa.Column("strength", sa.SmallInteger),
+    sa.Column("display_order", sa.JSON(none_as_null=True)),
+    sa.Column("source", sa.String(20), nullable=False),
+    sa.Column("seconds", sa.Float),
+    sa.Column("supersedes", sa.String(64), sa.ForeignKey("judgement.sha256"), unique=True),
+    sa.Column("created_at", sa.String(32), nullable=False),
+    sa.CheckConstraint("strength BETWEEN 0 AND 3", name="strength"),
+    sa.CheckConstraint("source IN ('study', 'serving', 'import')", name="source"),
+)
+
+exclusion = sa.Table(  # keeps a judgement out of training without touching it
+    "exclusion",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("target", sa.String(20), nullable=False),
+    sa.Column("target_id", sa.String(200), nullable=False, index=True),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("excluded_by", sa.String(200), nullable=False),
+    sa.Column("created_at", sa.String(32), nullable=False),
+    sa.CheckConstraint("target IN ('labeler', 'judgement', 'item', 'prompt')", name="target"),
+)
+
+snapshot = sa.Table(
+    "snapshot",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("sha256", sa.String(64), nullable=False, unique=True),
+    sa.Column("query", sa.JSON, nullable=False),
+    sa.Column("n", sa.Integer, nullable=False),
+    sa.Column("created_at", sa.String(32), nullable=False),
+)
+
+snapshot_row = sa.Table(
+    "snapshot_row",
+    metadata,
+    sa.Column("snapshot_sha256", sa.String(64), sa.ForeignKey("snapshot.sha256"), primary_key=True),
+    sa.Column("judgement_sha256", sa.String(64), sa.ForeignKey("judgement.sha256"), primary_key=True),
+)

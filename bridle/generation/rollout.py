@@ -1,0 +1,300 @@
+"""A step's prompts, answered and scored: what every trainer that learns from its own answers begins with.
+
+Shapes: B answers, T predictions (see models/batches.py).
+"""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from numbers import Real
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bridle.compute.device import Device
+from bridle.compute.parallel import my_share
+from bridle.compute.randomness import derived_seed, shuffled
+from bridle.compute.steps import Part, Session, Steps
+from bridle.core.errors import NoUsableRows, TrainingStopped
+from bridle.core.records import Completion, FinishReason, Prompt, Reward, Scores
+from bridle.core.timeline import timed
+from bridle.generation.engine import Engine, answer_prompts
+from bridle.generation.sampling import Sampling
+from bridle.maths.kl import k1
+from bridle.maths.statistics import mean_and_se
+from bridle.models.batches import Batch, make_batch, sequence_logprobs, spread
+from bridle.models.policy import Policy
+from bridle.project.run import Signal
+from bridle.recipe.online import GRPOSection, REBELSection, RLOOSection
+
+# Looks at a step's answers for the log, and steers nothing.
+Observe = Callable[[Sequence[Prompt], Sequence[Completion]], Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class RolloutSession(Session):
+    """What a loop that learns from its own answers gets besides. `observe` looks at each step's answers for the log and steers
+    nothing."""
+
+    engine: Engine
+    max_new_tokens: int
+    observe: Observe | None = None
+
+
+@dataclass(frozen=True)
+class Asking:
+    """How a step asks: `count` of the prompts, each for `answers` answers, drawn at `temperature`; `penalty` is taken from the reward
+    of an answer that was cut off. `stream` names the random numbers, so that two trainers draw different ones; `method` is what
+    the user calls it, where that is another name."""
+
+    stream: str
+    prompts: Sequence[Prompt]
+    count: int
+    answers: int = 1
+    temperature: float = 1.0
+    penalty: float = 0.0
+    method: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.prompts:
+            method = self.method or self.stream.upper()
+            raise NoUsableRows(
+                f"{method} needs prompts to answer, got none; import some, or make some on the playground"
+            )
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """The answers of one step that could be scored, as tensors. Off the mask every [B, T] tensor is zero."""
+
+    batch: Batch
+    mask_BT: Tensor
+    old_logp_BT: Tensor  # of the distribution that was sampled from
+    score_B: Tensor  # from the reward source
+    reward_B: Tensor  # the same with the missing-stop penalty taken off
+    completions: list[Completion]
+    prompts: list[Prompt]
+    unscored: int
+    faults: dict[str, int] = field(default_factory=dict)  # why: None, nan, infinite, misshapen
+    reported: Mapping[str, float] = field(default_factory=dict)  # by the reward source, for the log
+    step: int = 0
+
+    @property
+    def flat(self) -> bool:
+        """Whether all scores are equal, so that nothing can be learnt from them."""
+        return len(self.completions) > 1 and bool((self.score_B == self.score_B[0]).all())
+
+
+def take_prompts(prompts: Sequence[Prompt], step: int, count: int, seed: int, purpose: str) -> list[Prompt]:
+    """The next `count` prompts of an endless series of shuffled passes."""
+    taken = [divmod(number, len(prompts)) for number in range(step * count, (step + 1) * count)]
+    orders = {epoch: shuffled(len(prompts), seed, purpose, epoch) for epoch in {epoch for epoch, _ in taken}}
+    return [prompts[int(orders[epoch][position])] for epoch, position in taken]
+
+
+def roll_out(step: int, policy: Policy, reward: Reward, asking: Asking, session: RolloutSession) -> Rollout:
+    """Answer a step's prompts and score; the answers to a prompt stand together.
+
+    An answer whose reward is None, not finite or no number is left out and counted by its fault, never taken for 0, and its
+    whole group with it. Raises TrainingStopped where more than the share `guard.max_unscored` has such a reward, or none is left.
+    """
+    with timed("pack"):
+        session.engine.load(policy)
+    drawn = take_prompts(asking.prompts, step, asking.count, session.seed, f"{asking.stream}-prompts")
+    asked = [prompt for prompt in drawn for _ in range(asking.answers)]
+    sampling = Sampling(session.max_new_tokens, asking.temperature)
+    with timed("answer"):
+        seed = derived_seed(session.seed, f"{asking.stream}-rollout", step)
+        completions = answer_prompts(session.engine, policy, asked, sampling, seed=seed)
+    stale = {c.weight_stamp for c in completions} - {policy.stamp}
+    if stale:
+        raise TrainingStopped(f"answers come from weights {sorted(stale)} where {policy.stamp} was expected")
+    with timed("score"):
+        found = reward(asked, completions)
+        scores = one_each(found, len(completions))
+    kept, faults = scored_groups(scores, asking.answers, session.run.limits.max_unscored)
+    with timed("batch"):
+        asked, completions = [asked[i] for i in kept], [completions[i] for i in kept]
+        score_B = torch.tensor([float(scores[i]) for i in kept], device=session.device.torch)
+        cut_off_B = torch.tensor([c.finish_reason is FinishReason.LENGTH for c in completions], device=score_B.device)
+        ids, answers = policy.template.prompt_ids(asked), [c.token_ids for c in completions]
+        batch = make_batch(ids, answers, policy.template.pad_id, score_B.device)
+        mask_BT = batch.mask_BT
+        flat = [logp for c in completions for logp in c.sampled_logprobs]
+        precision = policy.module.output_weight().dtype  # float32, but for tests that need more digits
+        old_logp_BT = spread(torch.tensor(flat, dtype=precision, device=score_B.device), mask_BT)
+        reward_B = score_B - asking.penalty * cut_off_B
+        return Rollout(
+            batch, mask_BT, old_logp_BT, score_B, reward_B, completions, asked,
+            unscored=len(scores) - len(kept), faults=faults, reported=found.metrics if isinstance(found, Scores) else {}, step=step,
+        )  # fmt: skip
+
+
+def rollouts(
+    steps: Steps, policy: Policy, reward: Reward, asking: Asking, session: RolloutSession
+) -> Iterator[Rollout]:
+    """The rollout of every step that is left, each from the policy as it is by then. Where a reward fails, the steps before are saved."""
+    policy.step += steps.done
+    for step in steps:
+        with steps.save_on_error(step):
+            rollout = roll_out(step, policy, reward, asking, session)
+        yield rollout
+
+
+def scored_groups(scores: Sequence[Any], group_size: int, max_unscored: float) -> tuple[list[int], dict[str, int]]:
+    """The places of answers in groups that were scored whole, and the faults of the other scores, counted."""
+    faults = Counter(fault for score in scores if (fault := fault_of(score)) is not None)
+    broken = {i // group_size for i, score in enumerate(scores) if fault_of(score) is not None}
+    kept = [i for i in range(len(scores)) if i // group_size not in broken]
+    if not kept or faults.total() > max_unscored * len(scores):
+        why = ", ".join(f"{count} {fault}" for fault, count in faults.items())
+        scored = len(scores) - faults.total()
+        few = f"none of {len(scores)} answers" if not kept else f"only {scored} of {len(scores)} answers"
+        raise TrainingStopped(
+            f"{few} got a finite reward to learn from ({why}); look at the reward source before going on, "
+            "which must give a number for each answer, or None where it cannot judge"
+        )
+    return kept, dict(faults)
+
+
+def one_each(scores: Any, answers: int) -> list[Any]:
+    """What a reward source gave, as a list with an entry for each answer; TrainingStopped where it is none."""
+    try:
+        listed = list(scores)
+    except TypeError:
+        raise TrainingStopped(
+            f"the reward source gave {named_shape(scores)} for {answers} answers; it must give a list with a number for each"
+        ) from None
+    if len(listed) != answers:
+        raise TrainingStopped(
+            f"the reward source gave {len(listed)} scores for {answers} answers; it must give one for each"
+        )
+    return listed
+
+
+def fault_of(score: Any) -> str | None:
+    """Why this reward cannot be used; None where it is a finite number."""
+    if score is None:
+        return "None"
+    if not isinstance(score, Real) and not (isinstance(score, Tensor) and score.ndim == 0):
+        return f"misshapen: {named_shape(score)}"
+    number = float(score)
+    return None if math.isfinite(number) else "nan" if math.isnan(number) else "infinite"
+
+
+def named_shape(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {list(value.shape)}"
+    return (
+        f"a {type(value).__name__} of {len(value)}" if isinstance(value, list | tuple) else f"a {type(value).__name__}"
+    )
+
+
+@timed("reference")
+@torch.no_grad()
+def reference_logprobs(
+    rollout: Rollout, reference: Policy, temperature: float, batch_size: int, device: Device
+) -> Tensor:
+    """log π_ref of the answers' tokens, [B, T], zero off the mask. Answers to a prompt that share a batch read it once."""
+    found_BT = torch.zeros_like(rollout.old_logp_BT)
+    for part in torch.arange(len(rollout.batch)).split(batch_size):
+        rows = rollout.batch.rows(part.to(device.torch))
+        with device.autocast():
+            logp_MT = sequence_logprobs(reference.module, rows, temperature)
+        found_BT[part, : logp_MT.shape[1]] = logp_MT.to(found_BT)
+    return found_BT
+
+
+def answer_kl(rollout: Rollout, reference: Policy, temperature: float, batch_size: int, device: Device) -> Tensor:
+    """Each answer's KL to the reference as its own tokens estimate it (k1), in nats, [B]."""
+    reference_BT = reference_logprobs(rollout, reference, temperature, batch_size, device)
+    return k1(rollout.old_logp_BT, reference_BT, rollout.mask_BT).sum(1)
+
+
+# ------------------------------------------------------------------------------------- learning from a step's answers
+
+
+Passes = GRPOSection | RLOOSection | REBELSection  # what says how a step's answers are gone through
+
+
+def minibatches(groups_G: Tensor, size: int, config: Passes, seed: int, label: str, step: int) -> Iterator[Tensor]:
+    """`epochs` passes over these groups of `size` answers, each in a new order, `minibatches` optimiser steps a pass.
+
+    A minibatch is the places of its answers in the rollout, [groups, size]. Every rank knows all of them.
+    """
+    places_GK = groups_G[:, None] * size + torch.arange(size)
+    for epoch in range(config.epochs):
+        order_G = shuffled(len(groups_G), seed, label, step * config.epochs + epoch)
+        yield from places_GK[order_G].chunk(config.minibatches) if len(order_G) else ()
+
+
+def read_parts(policy: Policy, rollout: Rollout, mini_GK: Tensor, config: Passes, device: Device) -> Iterator[Part]:
+    """Read this rank's share of a minibatch, in parts of about `batch_size` answers that change nothing but the memory. A group
+    stays together: its prompt is read once, and by one rank."""
+    mine_GK, tokens = my_share(mini_GK), rollout.mask_BT[mini_GK.flatten()].sum()
+    for part_GK in mine_GK.split(whole_groups(config.batch_size, mini_GK.shape[1])) if len(mine_GK) else ():
+        with timed("forward"):
+            rows = part_GK.flatten()
+            micro = rollout.batch.rows(rows.to(device.torch))
+            with device.autocast():
+                logp_MT = sequence_logprobs(policy.module, micro, config.temperature)
+            old_logp_MT = rollout.old_logp_BT[rows, : logp_MT.shape[1]]
+        yield Part(rows, logp_MT, old_logp_MT, tokens)
+
+
+def whole_groups(batch_size: int, size: int) -> int:
+    """Groups of `size` answers in one forward pass of `batch_size`: one at least."""
+    return max(1, batch_size // size)
+
+
+# ----------------------------------------------------------------------------------------- the end of a step, its log
+
+
+def end_step(
+    steps: Steps,
+    rollout: Rollout,
+    metrics: dict[str, float],
+    grad_norm: float | None,
+    kl_coef: float,
+    comparable: bool = True,
+    frozen: bool = False,
+) -> None:
+    """Log and save a step: the best checkpoint has the greatest reward less β times its KL. Nothing can be learnt where all scores are
+    equal, or the trainer finds nothing `comparable`; `frozen`: the policy is held still on purpose."""
+    signal = Signal(comparable and not rollout.flat, grad_norm, frozen)
+    steps.end(rollout.step, metrics, metrics["reward"] - kl_coef * metrics["kl"], signal)
+
+
+def answer_metrics(rollout: Rollout) -> dict[str, float]:
+    """What the answers look like: length in tokens, share cut off, share of distinct texts; the spread of their scores, and
+    the answers without one, by fault where there are any."""
+    completions, score_B = rollout.completions, rollout.score_B
+    # A mean of equal numbers may be off by a last digit, and so their standard deviation.
+    spread_of_scores = 0.0 if rollout.flat else float(score_B.std(correction=0))
+    return {
+        **({"score_sd": spread_of_scores} if len(completions) > 1 else {}),
+        "length": sum(len(c.token_ids) for c in completions) / len(completions),
+        "cut_off": sum(c.finish_reason is FinishReason.LENGTH for c in completions) / len(completions),
+        "distinct": len({c.text for c in completions}) / len(completions),
+        "unscored": rollout.unscored,
+        **{f"unscored_{fault}": count for fault, count in rollout.faults.items()},
+    }
+
+
+def rollout_metrics(rollout: Rollout, kl_B: Tensor, session: RolloutSession) -> dict[str, float]:
+    """What every such trainer logs of a step: reward, KL to the reference with its standard error (nats an answer), entropy (nats a
+    token, from the sampled log-probs), what the answers look like, and what `observe` reports of them."""
+    kl, kl_se = mean_and_se(kl_B.cpu().numpy())
+    with timed("observe"):
+        observed = {} if session.observe is None else session.observe(rollout.prompts, rollout.completions)
+    return {
+        "reward": float(rollout.reward_B.mean()),
+        "kl": kl,
+        "kl_se": kl_se,
+        "entropy": -float(rollout.old_logp_BT[rollout.mask_BT].mean()),
+        **answer_metrics(rollout),
+        **rollout.reported,
+        **observed,
+    }

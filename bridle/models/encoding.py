@@ -1,0 +1,396 @@
+"""From rows to token ids, and what of the data a model can learn from: what is kept, what is cut, what cannot be used, and why.
+
+What is too long loses the beginning of its prompt, which the answers of a comparison share: whole old turns where the chat
+template lets it, else its first tokens. An answer is never cut and no token is overwritten. What cannot be saved so is
+dropped; nothing is dropped without being counted, with one example for each reason. Each function here takes the template and the
+limit in tokens, and returns what is kept with a `DataReport`, which its caller prints and checks.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Generic, TypeVar
+
+from bridle.core.errors import ModelError, NoUsableRows
+from bridle.core.records import Completion, Encoded, Pair, Prompt, Ranking
+from bridle.core.timeline import timed
+from bridle.models.batches import Compared, Group, Ranked
+from bridle.models.imitation import Example
+from bridle.models.template import Template, special_ids
+
+# An answer's id and, where one ranking holds it several times, which of them it is.
+AnswerKey = tuple[str, int]
+
+EMPTY = "an empty answer"
+SAME = "answers of the same tokens"
+EVEN = "answers that all tie"
+LONG = "an answer longer than the context"
+NO_ROOM = "no room in the context for an answer"
+CONTROL = "a start or stop token written in the text"
+REFUSED = "messages that the chat template refuses"
+REWRITTEN = "a prompt that the chat template changes once it is answered"
+OLD_TURNS, LEFT = "old turns left out", "the prompt cut from the left"
+HINTS = {
+    EMPTY: "look at the answers' field in the file",
+    SAME: "look for answers that differ only in white space or after a stop token",
+    EVEN: "rank some answers above others",
+    LONG: "raise model.max_positions before `train pretrain`, or take a model of a longer context",
+    NO_ROOM: "lower sampling.max_new_tokens, or take a model of a longer context",
+    CONTROL: "import plain text, for the chat template writes such tokens itself",
+    REFUSED: "take another template, or leave out system messages and turns out of order",
+    REWRITTEN: "take a template that only appends",
+}
+
+
+@dataclass
+class DataReport:
+    """How many of `rows` can be used. `cut` and `dropped` count them by reason."""
+
+    what: str  # "demonstrations", "comparisons", "prompts"
+    rows: int
+    room: str = ""  # what a row leaves that has room for an answer: "leaves room for 72 new tokens in a context of 512"
+    cut: Counter[str] = field(default_factory=Counter)
+    dropped: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def kept(self) -> int:
+        return self.rows - self.dropped.total()
+
+    def drop(self, reason: str, prompt: Prompt, count: int = 1) -> None:
+        self.dropped[reason] += count
+        self.examples.setdefault(reason, beginning(prompt.text))
+
+    def shorten(self, reason: str, prompt: Prompt, count: int = 1) -> None:
+        self.cut[reason] += count
+        self.examples.setdefault(reason, beginning(prompt.text))
+
+    def lines(self) -> list[str]:
+        """What a person reads before the first step."""
+        if not self.cut and not self.dropped:
+            return [f"{self.what}: all {self.rows:,} kept whole"]
+        counted = [("cut", self.cut), ("dropped", self.dropped)]
+        return [f"{self.what}: {self.kept:,} of {self.rows:,} kept, {self.cut.total():,} of them cut"] + [
+            f"  {count:,} {done}: {reason}, such as “{self.examples[reason]}”"
+            for done, reasons in counted
+            for reason, count in reasons.most_common()
+        ]
+
+    def check(self, limit: float) -> None:
+        """Raise NoUsableRows where more than the share `limit` was dropped, or nothing is left (whatever the limit)."""
+        dropped = self.dropped.total()
+        if dropped <= limit * self.rows and (self.kept or not self.rows):
+            return
+        counted = ", ".join(f"{count:,} for {reason}" for reason, count in self.dropped.most_common())
+        worst = self.dropped.most_common(1)[0][0]
+        why = f"{counted}; the first begins “{self.examples[worst]}”"
+        if not self.kept:
+            good = self.room if worst == NO_ROOM else "can be used"
+            raise NoUsableRows(f"none of {self.rows:,} {self.what} {good} ({why}); {HINTS[worst]}")
+        raise NoUsableRows(
+            f"{dropped:,} of {self.rows:,} {self.what} cannot be used ({why}), "
+            f"which is more than data.drop_limit = {limit} allows; {HINTS[worst]}, or raise that limit"
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "rows": self.rows,
+            "kept": self.kept,
+            "cut": dict(self.cut),
+            "dropped": dict(self.dropped),
+            "examples": self.examples,
+        }
+
+
+def beginning(text: str, width: int = 60) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= width else f"{line[: width - 1]}…"
+
+
+# ------------------------------------------------------------------------------------------------- what is wrong
+
+
+def stop_tokens(template: Template) -> set[str]:
+    """The special tokens that end an answer, as text."""
+    special = special_ids(template.tokenizer)
+    return {token for i in template.stop_ids & special if (token := template.tokenizer.id_to_token(i))}
+
+
+def control_tokens(template: Template) -> set[str]:
+    """Those, and the one that opens a page."""
+    return stop_tokens(template) | ({template.bos_token} - {""})
+
+
+def prompt_fault(template: Template, prompt: Prompt) -> str | None:
+    """Why nothing can be learnt from answers to this prompt; None where all is well."""
+    return rendered(template, prompt)[1]
+
+
+def rendered(template: Template, prompt: Prompt) -> tuple[str, str | None]:
+    """The prompt as the template writes it up to the cue for the assistant, and its fault."""
+    control = control_tokens(template)
+    if any(token in message.content for message in prompt.messages for token in control):
+        return "", CONTROL
+    try:
+        return template.render(prompt.messages, answer_next=True), None
+    except ModelError:
+        return "", REFUSED
+
+
+def answer_fault(template: Template, prompt: Prompt, text: str) -> str | None:
+    """Why nothing can be learnt from this text, written elsewhere, as an answer. One stop token at its end is as good as none."""
+    body = text.strip()
+    for token in sorted(stop_tokens(template)):
+        body = body.removesuffix(token).strip()
+    if not body:
+        return EMPTY
+    if any(token in body for token in control_tokens(template)):
+        return CONTROL
+    try:
+        template.answer_text(prompt, text)
+    except ModelError:
+        return REWRITTEN
+    return None
+
+
+# ------------------------------------------------------------------------------------------------------ cutting
+
+
+def min_prompt_tokens(template: Template, prompt: Prompt) -> int:
+    """Tokens that must be left of a prompt: its start token, the cue for the assistant, and one token of what was asked."""
+    asked, cued = (template.render(prompt.messages, answer_next=cue) for cue in (False, True))
+    cue = cued[len(asked) :] if cued.startswith(asked) else cued[-1:]
+    return len(template.bos_ids) + len(template.tokenizer.encode(cue, add_special_tokens=False).ids) + 1
+
+
+def cut_prompt(template: Template, prompt: Prompt, room: int) -> tuple[list[int], str]:
+    """The prompt's ids in `room` tokens (at least `min_prompt_tokens`), and what was done: its oldest turns go first, up to a later
+    turn of the user; a system message stays. Where that is not enough, or the template refuses it, its first tokens go."""
+    count = 1 if prompt.messages[0].role == "system" else 0
+    system, turns = prompt.messages[:count], prompt.messages[count:]
+    ids = template.prompt_ids([prompt])[0]
+    for start in range(1, len(turns)):
+        if turns[start].role != "user":
+            continue
+        shorter = Prompt((*system, *turns[start:]))
+        if prompt_fault(template, shorter) is not None:
+            break
+        ids = template.prompt_ids([shorter])[0]
+        if len(ids) <= room:
+            return ids, OLD_TURNS
+    first = template.bos_ids if ids[: len(template.bos_ids)] == template.bos_ids else []
+    return [*first, *ids[len(ids) - room + len(first) :]], LEFT
+
+
+def fitting_ids(
+    template: Template, prompt: Prompt, ids: list[int], room: int, report: DataReport, rows: int = 1
+) -> list[int]:
+    """The prompt's ids where they fit, else what `cut_prompt` leaves of them, counted."""
+    if len(ids) <= room:
+        return ids
+    shorter, how = cut_prompt(template, prompt, room)
+    report.shorten(how, prompt, rows)
+    return shorter
+
+
+# ----------------------------------------------------------------------------------------------------- encoding
+
+
+def encode_prompts(template: Template, prompts: Sequence[Prompt], report: DataReport) -> list[Prompt]:
+    """The prompts that have no fault, with their ids: rendered and tokenised here, once, for all that follows."""
+    written = [rendered(template, prompt) for prompt in prompts]
+    good = [(prompt, text) for prompt, (text, fault) in zip(prompts, written, strict=True) if fault is None]
+    for prompt, (_, fault) in zip(prompts, written, strict=True):
+        if fault is not None:
+            report.drop(fault, prompt)
+    ids = template.rendered_ids([text for _, text in good])
+    return [
+        replace(prompt, encoded=Encoded(template.hash, tuple(row))) for (prompt, _), row in zip(good, ids, strict=True)
+    ]
+
+
+@timed("encode")
+def prompts_that_fit(
+    template: Template, prompts: Sequence[Prompt], new_tokens: int, limit: int, what: str = "prompts"
+) -> tuple[list[Prompt], DataReport]:
+    """Prompts that leave room for `new_tokens` within `limit`, whole: a question that is cut is another question."""
+    room = f"leaves room for {new_tokens} new tokens in a context of {limit}"
+    report, kept = DataReport(what, len(prompts), room), []
+    for prompt in encode_prompts(template, prompts, report):
+        assert prompt.encoded is not None
+        if len(prompt.encoded.ids) + new_tokens <= limit:
+            kept.append(prompt)
+        else:
+            report.drop(NO_ROOM, prompt)
+    return kept, report
+
+
+@timed("encode")
+def encode_demonstrations(
+    template: Template, demonstrations: Sequence[tuple[Prompt, str]], limit: int
+) -> tuple[list[Example], DataReport]:
+    """(prompt ids, answer ids) of demonstrations within `limit` tokens, and the report."""
+    report, good = DataReport("demonstrations", len(demonstrations)), []
+    for prompt, text in demonstrations:
+        fault = prompt_fault(template, prompt) or answer_fault(template, prompt, text)
+        if fault is None:
+            good.append((prompt, text))
+        else:
+            report.drop(fault, prompt)
+    prompts = template.prompt_ids([prompt for prompt, _ in good])
+    answers = template.completion_ids([prompt for prompt, _ in good], [text for _, text in good])
+    kept = []
+    for (prompt, _), ids, answer in zip(good, prompts, answers, strict=True):
+        if (fault := length_fault(template, prompt, ids, answer, limit)) is None:
+            kept.append((fitting_ids(template, prompt, ids, limit - len(answer), report), answer))
+        else:
+            report.drop(fault, prompt)
+    return kept, report
+
+
+def length_fault(template: Template, prompt: Prompt, ids: list[int], answer: list[int], limit: int) -> str | None:
+    """Why the two cannot fit: the answer leaves no room even for a cut prompt. None where they can."""
+    if len(ids) + len(answer) <= limit:
+        return None
+    return LONG if len(answer) + min(len(ids), min_prompt_tokens(template, prompt)) > limit else None
+
+
+def encode_answers(
+    template: Template, prompt: Prompt, answers: Mapping[AnswerKey, Completion], limit: int
+) -> tuple[list[int], dict[AnswerKey, list[int]], dict[AnswerKey, str]]:
+    """Ids of a prompt and of those of its answers that can be used, by key, and why the others cannot. What a model wrote is as it
+    wrote it."""
+    prompt_ids, faults = template.prompt_ids([prompt])[0], dict[AnswerKey, str]()
+    for key, answer in answers.items():
+        if not answer.token_ids and (fault := answer_fault(template, prompt, answer.text)) is not None:
+            faults[key] = fault
+    good = {key: answer for key, answer in answers.items() if key not in faults}
+    ids = dict(zip(good, answer_ids(template, prompt, list(good.values())), strict=True))
+    for key, row in ids.items():
+        if (fault := length_fault(template, prompt, prompt_ids, row, limit)) is not None:
+            faults[key] = fault
+    return prompt_ids, {key: row for key, row in ids.items() if key not in faults}, faults
+
+
+def answer_ids(template: Template, prompt: Prompt, completions: Sequence[Completion]) -> list[list[int]]:
+    """Ids as they were sampled; text written elsewhere is encoded as the template would."""
+    written = [c for c in completions if not c.token_ids]
+    encoded = iter(template.completion_ids([prompt] * len(written), [c.text for c in written]))
+    return [list(c.token_ids) if c.token_ids else next(encoded) for c in completions]
+
+
+Judged = TypeVar("Judged", Pair, Ranking)
+Turned = Callable[[Prompt], bool]
+
+
+@dataclass(frozen=True)
+class Usable(Generic[Judged]):
+    """What was said of the answers to one prompt, `members`, of which `kept` can be used; the prompt's ids, and those of the answers
+    that are compared."""
+
+    prompt: Prompt
+    members: list[Judged]
+    kept: list[Judged]
+    prompt_ids: list[int]
+    answers: dict[AnswerKey, list[int]]
+
+
+def usable_by_prompt(
+    template: Template, judged: Sequence[Judged], limit: int, report: DataReport
+) -> Iterator[Usable[Judged]]:
+    """Pairs or rankings by prompt. The prompt is cut once, for the longest answer that is kept. An answer that cannot be used leaves its
+    ranking; what then compares fewer than two answers of different tokens and places is dropped."""
+    by_prompt: dict[str, list[Judged]] = {}
+    for one in judged:
+        by_prompt.setdefault(one.prompt.id, []).append(one)
+    for members in by_prompt.values():
+        prompt, kept = members[0].prompt, list[Judged]()
+        if (fault := prompt_fault(template, prompt)) is not None:
+            report.drop(fault, prompt, len(members))
+            continue
+        places = [places_of(one) for one in members]
+        by_key = {key: answer for place in places for key, (answer, _) in place.items()}
+        prompt_ids, ids, faults = encode_answers(template, prompt, by_key, limit)
+        used: dict[AnswerKey, list[int]] = {}
+        for one, place in zip(members, places, strict=True):
+            ranks = {key: rank for key, (_, rank) in place.items() if key in ids}
+            even, same = len(set(ranks.values())) < 2, len({tuple(ids[key]) for key in ranks}) < 2
+            if even or same:
+                broken = [faults[key] for key in place if key in faults]
+                report.drop(broken[0] if broken else SAME if same else EVEN, prompt)
+            else:
+                kept.append(one)
+                used |= {key: ids[key] for key in ranks}
+        if kept:
+            room = limit - max(map(len, used.values()))
+            prompt_ids = fitting_ids(template, prompt, prompt_ids, room, report, len(kept))
+            yield Usable(prompt, members, kept, prompt_ids, used)
+
+
+def places_of(judged: Pair | Ranking) -> dict[AnswerKey, tuple[Completion, int]]:
+    """Its answers by key, each with its place; a pair is a ranking of two."""
+    if isinstance(judged, Pair):
+        judged = Ranking(judged.prompt, (judged.chosen, judged.rejected), (0, 1))
+    names = [answer.id for answer in judged.answers]
+    keys = [(name, names[:i].count(name)) for i, name in enumerate(names)]
+    return dict(zip(keys, zip(judged.answers, judged.ranks, strict=True), strict=True))
+
+
+@timed("encode")
+def encode_pairs(
+    template: Template,
+    pairs: Sequence[Pair],
+    limit: int,
+    *,
+    margin: float = 0.0,
+    turned: Turned | None = None,
+    what: str = "comparisons",
+) -> tuple[list[Group], DataReport]:
+    """Pairs by prompt, with their answers' ids.
+
+    Each pair should be won by `margin` times its strength, 1 where none was given. The pairs of a prompt that is `turned` are
+    turned round (a control).
+    """
+    groups, report = [], DataReport(what, len(pairs))
+    for usable in usable_by_prompt(template, pairs, limit, report):
+        turn = turned is not None and turned(usable.prompt)
+        scale = len({j for pair in usable.members for j in pair.judgement_ids}) or 1
+        place = {name: i for i, (name, _) in enumerate(usable.answers)}
+        compared = [compared_of(pair, place, scale, margin, turn) for pair in by_judgement(usable.kept)]
+        groups.append(Group(usable.prompt_ids, list(usable.answers.values()), compared))
+    return groups, report
+
+
+def by_judgement(pairs: Sequence[Pair]) -> list[Pair]:
+    """The pairs of one judgement after another, in the order in which judgements first come."""
+    found: dict[tuple[str, ...], list[Pair]] = {}
+    for pair in pairs:
+        found.setdefault(pair.judgement_ids, []).append(pair)
+    return [pair for members in found.values() for pair in members]
+
+
+def compared_of(pair: Pair, place: Mapping[str, int], scale: int, margin: float, turn: bool) -> Compared:
+    """The pair by the places of its answers, its weight shared among the prompt's `scale` judgements."""
+    better, worse = (pair.rejected, pair.chosen) if turn else (pair.chosen, pair.rejected)
+    gap = margin * (1.0 if pair.strength is None else pair.strength) if pair.target != 0.5 else 0.0
+    return Compared(place[better.id], place[worse.id], pair.weight / scale, pair.target, gap)
+
+
+@timed("encode")
+def encode_rankings(
+    template: Template, rankings: Sequence[Ranking], limit: int, *, turned: Turned | None = None, what: str = "rankings"
+) -> tuple[list[Group], DataReport]:
+    """Whole rankings by prompt, as they were given. A `turned` prompt's rankings are read from worst to best (a control)."""
+    groups, report = [], DataReport(what, len(rankings))
+    for usable in usable_by_prompt(template, rankings, limit, report):
+        turn = turned is not None and turned(usable.prompt)
+        ranked = [Ranked(ranks_among(one, usable.answers, turn), 1 / len(usable.members)) for one in usable.kept]
+        groups.append(Group(usable.prompt_ids, list(usable.answers.values()), rankings=ranked))
+    return groups, report
+
+
+def ranks_among(ranking: Ranking, answers: Collection[AnswerKey], turn: bool) -> tuple[int, ...]:
+    """The places of these answers in a ranking, or in the reverse of it; -1 where one is not in it."""
+    ranks = {key: rank for key, (_, rank) in places_of(ranking).items() if key in answers}
+    last = max(ranks.values())
+    return tuple(-1 if key not in ranks else last - ranks[key] if turn else ranks[key] for key in answers)

@@ -1,0 +1,292 @@
+"""One run of one stage: its lock, its log, when to save and when to stop.
+
+runs/ppo-0001/
+    recipe.toml      as it ran            parents.json    hashes of what it came from, threads
+    metrics.jsonl    a line a step        checkpoints/    what resuming needs
+    session.json     seconds at work, by part       result.json     written last: a run with it is finished
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import math
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any, Protocol
+
+from bridle.core.errors import BridleError, Interrupted, ProjectError, TrainingStopped
+from bridle.core.files import read_json, saving, write_json, write_text
+from bridle.core.timeline import Node, Parts, added, recording, timed
+from bridle.core.timeline import stage as marked_stage
+from bridle.project.metrics import complete_before, read_metrics
+from bridle.project.progress import Progress
+from bridle.project.project import RECIPE_FILE, Project
+from bridle.recipe.documents import to_toml
+from bridle.recipe.recipe import Recipe
+from bridle.recipe.watching import GuardSection
+
+# A logged line's step, the number of steps, its metrics; what it returns is not looked at.
+OnLog = Callable[[int, int, Mapping[str, float | int | str | None]], object]
+
+
+SESSION_FILE = "session.json"
+EARLIER_SESSION_FILE = "sitting.json"  # its name in runs of earlier versions
+
+
+@dataclass(frozen=True)
+class Signal:
+    """What a step had to learn from, handed by the trainer to whatever watches the run; by this a run may be stopped.
+
+    `comparable`: some of what was compared (answers, groups, pairs) differed in reward. `grad_norm`: the gradient norm, None where no
+    optimiser step was taken. `frozen`: the policy is held still on purpose, as while a critic warms up.
+    """
+
+    comparable: bool = True
+    grad_norm: float | None = None
+    frozen: bool = False
+
+
+class Watch(Protocol):
+    """What looks at every logged step. Its `state` lies in the checkpoints and steers a resumed run as it would have."""
+
+    state: dict[str, dict[str, Any]]
+
+    def look(self, metrics: Mapping[str, Any], signal: Signal) -> tuple[list[str], str | None]:
+        """(warnings that are new, why the run must stop or None)."""
+
+    def warnings(self) -> dict[str, str]:
+        """Every warning of the run so far, by name."""
+
+
+@dataclass
+class Run:
+    """One run of one stage. Used as a context: Ctrl-C inside it asks for a stop at the next safe point."""
+
+    stage: str
+    folder: Path
+    key: str
+    threads: int | None
+    resumed: bool
+    progress: Progress
+    earlier_seconds: float = 0.0
+    started: float = field(default_factory=time.monotonic)
+    stop_asked: bool = False
+    last_save: int = 0
+    limits: GuardSection = field(default_factory=GuardSection)
+    watch: Watch | None = None
+    cannot_learn: str | None = None
+    on_log: OnLog | None = None  # of whoever calls from Python
+    failure: Exception | None = None  # what it raised
+    kept: bool = True  # False: a folder that goes when the run ends, in which nothing need be saved
+    on_step: Callable[[int, int], object] | None = None  # told of the end of every step: how many are done, of how many
+    earlier_parts: Parts = field(default_factory=dict)
+    node: Node | None = None  # where the parts of this session add up
+
+    @classmethod
+    def begin(
+        cls,
+        project: Project,
+        stage: str,
+        key: str,
+        parents: Mapping[str, Any],
+        progress: Progress,
+        recipe: Recipe | None = None,
+    ) -> Run:
+        """A new folder, or the last one where it was begun with the same key and not finished."""
+        limits = (recipe or project.recipe).guard
+        folders = project.runs(stage)
+        if folders and not (folders[-1] / "result.json").exists() and (folders[-1] / "parents.json").exists():
+            last = folders[-1]
+            noted = read_json(last / "parents.json")
+            if noted["key"] == key:
+                return cls(stage, last, key, noted.get("threads"), True, progress, session_seconds(last), limits=limits)
+            if (last / "checkpoints").exists():
+                raise ProjectError(
+                    f"{last} is unfinished and was begun with another recipe or other parents; "
+                    f"restore {last / 'recipe.toml'} as {project.folder / RECIPE_FILE} to finish it, "
+                    f"or remove {last} to begin anew"
+                )
+            shutil.rmtree(last)  # it ended before anything was kept
+            folders = folders[:-1]
+        number = 1 + max((int(f.name.rsplit("-", 1)[1]) for f in folders), default=0)
+        folder = project.folder / "runs" / f"{stage}-{number:04d}"
+        with saving(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / "recipe.toml", to_toml(recipe or project.recipe))
+        write_json(folder / "parents.json", {"stage": stage, "key": key, **parents})
+        return cls(stage, folder, key, None, False, progress, limits=limits)
+
+    def __enter__(self) -> Run:
+        self._lock = open(self.folder / "lock", "w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self._lock.close()
+            raise ProjectError(f"another process is at work in {self.folder}; wait for it, or stop it") from error
+        self.earlier_parts = read_session(self.folder).get("parts", {})
+        if (kept := recording()) is not None:
+            kept.runs.append(self.folder)
+        self._mark = marked_stage(self.stage)
+        self.node = self._mark.__enter__()
+        self._handlers: dict[int, Any] = {}
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._handlers[number] = signal.signal(number, self._asked)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._mark.__exit__(kind, error, trace)
+        if error is not None:
+            with suppress(BridleError):  # the error that is on its way tells more
+                self.note_session()
+        self._lock.close()
+        self.progress.clear()
+        if isinstance(error, TrainingStopped) and self.last_save:
+            self.progress.say(f"the state after step {self.last_save} is kept in {self.checkpoints}")
+
+    def _asked(self, number: int, frame: FrameType | None) -> None:
+        if self.stop_asked:
+            raise KeyboardInterrupt
+        self.stop_asked = True
+        self.progress.say("stopping at the next safe point (once more to stop at once) …")
+
+    @property
+    def keep(self) -> int:
+        """Newest checkpoints that stay."""
+        return self.limits.keep_checkpoints
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+    @property
+    def seconds(self) -> float:
+        """Seconds at work in all sessions."""
+        return self.earlier_seconds + time.monotonic() - self.started
+
+    def record_device(self, threads: int, device: str) -> None:
+        """A resumed run must keep its thread count: sums are cut up by it."""
+        self.threads = threads
+        noted = read_json(self.folder / "parents.json")
+        write_json(self.folder / "parents.json", {**noted, "threads": threads, "device": device})
+
+    def rewind(self, step: int) -> None:
+        """Drop metrics of steps that will be done again."""
+        self.last_save = step
+        path = self.folder / "metrics.jsonl"
+        if path.exists():
+            kept = [line for line in path.read_text("utf-8").splitlines() if complete_before(line, step)]
+            write_text(path, "".join(f"{line}\n" for line in kept))
+
+    @timed("log")
+    def log(
+        self, step: int, total: int, metrics: Mapping[str, float | int | str], signal: Signal | None = None
+    ) -> None:
+        """Append a line to metrics.jsonl (non-finite numbers as null), ask the watch, move the progress line, call `on_log`."""
+        clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in metrics.items()}
+        line = json.dumps({"step": step, **clean, "seconds": round(self.seconds, 3)})
+        with saving(self.folder / "metrics.jsonl"), open(self.folder / "metrics.jsonl", "a", encoding="utf-8") as file:
+            file.write(line + "\n")
+        if self.watch is not None:
+            warnings, self.cannot_learn = self.watch.look(metrics, signal or Signal())
+            for sentence in warnings:
+                self.progress.say(sentence)
+        self.progress.update(step + 1, total, clean)
+        try:
+            if self.on_log is not None:
+                self.on_log(step, total, clean)
+        except Exception as error:
+            self.failure = error  # the step is saved first
+
+    def due(self, done: int, every: int, total: int) -> bool:
+        """Whether the state after `done` steps is to be saved: the time has come, it is the end, or a stop was asked for or is
+        needed."""
+        stopping = self.stop_asked or self.failure is not None or self.cannot_learn is not None
+        return self.kept and (stopping or done - self.last_save >= every or done == total)
+
+    def saved(self, done: int) -> None:
+        """Note that the state after `done` steps is on disk."""
+        self.last_save = done
+        self.note_session()
+
+    def end_step(self, done: int, total: int) -> None:
+        """Report the end of a step to whoever listens (the profile)."""
+        if self.on_step is not None:
+            self.on_step(done, total)
+
+    @timed("save")
+    def note_session(self) -> None:
+        """Keep the seconds at work, in all and by part (see core/timeline.py)."""
+        if self.kept:
+            write_json(self.folder / SESSION_FILE, {"seconds": round(self.seconds, 3), "parts": self.parts()})
+
+    def parts(self) -> Parts:
+        """Seconds and calls of each part, of all sessions."""
+        return added(self.earlier_parts, {} if self.node is None else self.node.parts())
+
+    def stop_if_needed(self, done: int, total: int) -> None:
+        """Stop after `done` steps, all saved, where `on_log` failed, nothing can be learnt, or the user asked for it."""
+        if self.failure is not None:
+            raise self.failure
+        if self.cannot_learn is not None and done < total:
+            raise TrainingStopped(
+                f"{self.stage} stopped after step {done} of {total}: {self.cannot_learn} (guard.dead_steps = 0 would continue all the same)"
+            )
+        if done < total:
+            self.stop_if_asked(f"{self.stage} stopped after step {done} of {total}")
+
+    @contextmanager
+    def saving_on_error(self, done: int, save: Callable[[], None]) -> Iterator[None]:
+        """Save the state after `done` steps before an error inside comes through (a reward of the user's, say): what was
+        learnt until then is not lost. Nothing inside may change that state."""
+        try:
+            yield
+        except Exception:
+            if done > self.last_save and self.kept:
+                save()
+                self.last_save = done
+            raise
+
+    def stop_if_asked(self, words: str) -> None:
+        if self.stop_asked:
+            saved = f"everything is saved in {self.folder}, run the same command again to resume"
+            raise Interrupted(f"{words}; {saved if self.kept else 'nothing is kept, for it was given no folder'}")
+
+    def with_warnings(self, result: Mapping[str, Any]) -> dict[str, Any]:
+        """A run's result with its warnings and the seconds."""
+        warnings = {} if self.watch is None else self.watch.warnings()
+        return {**result, **({"warnings": warnings} if warnings else {}), "seconds": round(self.seconds, 2)}
+
+    def finish(self, result: Mapping[str, Any]) -> dict[str, Any]:
+        whole = self.with_warnings(result)
+        self.note_session()
+        write_json(self.folder / "result.json", whole)
+        if self.stop_asked:
+            raise Interrupted(f"{self.stage} is finished and saved in {self.folder}; nothing after it was begun")
+        return whole
+
+
+def read_session(folder: Path) -> dict[str, Any]:
+    """What a run noted of its time: `seconds`, and `parts` by name; nothing before its first save."""
+    for name in (SESSION_FILE, EARLIER_SESSION_FILE):
+        if (folder / name).exists():
+            return dict(read_json(folder / name))
+    return {}
+
+
+def session_seconds(folder: Path) -> float:
+    """Seconds at work in earlier sessions: up to the last step that was logged, or noted, whichever is later."""
+    noted = float(read_session(folder).get("seconds", 0.0))
+    return max([noted, *(float(line.get("seconds", 0.0)) for line in read_metrics(folder)[-1:])])

@@ -1,0 +1,85 @@
+"""What the sections of the recipe share: how they are validated, and the settings that several of them have."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+# Strict: "12" is not taken for 12, nor true for 1. A setting is never rewritten behind the user's back.
+SETTLED = ConfigDict(
+    frozen=True, extra="forbid", strict=True, allow_inf_nan=False, validate_default=True, use_attribute_docstrings=True
+)
+
+# Settings that several sections have: bounds and description stand here once, each section gives its default. Where a section means it
+# more narrowly, it says so: `epochs: Epochs = Field(default=2, description="passes over the demonstrations")`.
+
+# Models of the project.
+Start = Annotated[
+    str,
+    Field(
+        description="name of the project's model to start from; empty: sft (on the playground, where a verifier scores, its "
+        "arithmetic branch)"
+    ),
+]
+Reference = Annotated[
+    str,
+    Field(description="name of the project's model that the KL is measured against; empty: the one it starts from"),
+]
+ScoredBy = Annotated[
+    Literal["reward", "verifier"],
+    Field(
+        description="reward: the reward model scores; verifier: 1 for a right answer, else 0, on prompts that have a solution"
+    ),
+]
+
+# How much of the data, how often.
+Steps = Annotated[int, Field(ge=1, description="rollout steps")]
+PromptsPerStep = Annotated[int, Field(ge=1, description="prompts in a step")]
+GroupSize = Annotated[int, Field(ge=2, description="answers to each prompt")]
+Epochs = Annotated[int, Field(ge=1, description="passes over a step's answers")]
+Minibatches = Annotated[int, Field(ge=1, description="optimiser steps in a pass")]
+BatchSize = Annotated[int, Field(ge=1, description="sequences in one optimiser step")]
+ComparedBatch = Annotated[
+    int, Field(ge=1, description="prompts in one optimiser step, each with all its answers and pairs")
+]
+RolloutBatch = Annotated[
+    int, Field(ge=1, description="sequences in one forward and backward pass; changes memory and speed only")
+]
+MicroBatch = Annotated[
+    int,
+    Field(
+        ge=0,
+        description="how many of batch_size go through one forward and backward pass (0: all); changes memory and speed only",
+    ),
+]
+Temperature = Annotated[float, Field(gt=0, description="of the rollouts; log-probs are taken at the same temperature")]
+MissingStopPenalty = Annotated[
+    float, Field(ge=0, description="subtracted from the reward of an answer that was cut off")
+]
+
+# How the weights move.
+PeakRate = Annotated[float, Field(gt=0, description="peak learning rate")]
+PolicyRate = Annotated[float, Field(ge=0, description="learning rate; for a billion parameters about 1e-6")]
+Optimizer = Annotated[
+    Literal["adamw", "muon"], Field(description="muon: for the matrices of models trained from scratch")
+]
+ClipNorm = Annotated[float, Field(gt=0, description="gradients are clipped to this norm")]
+KLCoef = Annotated[float, Field(ge=0, description="β, the weight of an answer's KL in its reward")]
+Clip = Annotated[float, Field(gt=0, description="ε: how far the probability ratio may move the loss")]
+RolloutCheckpoints = Annotated[int, Field(ge=1, description="rollout steps between checkpoints")]
+
+
+class Section(BaseModel):
+    model_config = SETTLED
+
+
+class TrainerSection(BaseModel):
+    """What every trainer has. Not a `Section`, so that inheritance of ours stays one deep."""
+
+    model_config = SETTLED
+
+    batch_size: BatchSize = 16
+    learning_rate: PeakRate = 1e-3
+    optimizer: Optimizer = "adamw"
+    clip_norm: ClipNorm = 1.0
+    checkpoint_every: int = Field(default=200, ge=1)
+    """optimiser steps between checkpoints"""

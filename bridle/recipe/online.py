@@ -1,0 +1,182 @@
+"""Settings of the trainers that learn from their own answers, and of what rewards them."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from bridle.recipe import base
+from bridle.recipe.base import Section, TrainerSection
+
+
+class PPOSection(TrainerSection):
+    """Reinforcement learning against the reward model, held by a KL penalty to the frozen reference."""
+
+    start: base.Start = ""
+    reference: base.Reference = ""
+    scored_by: base.ScoredBy = "reward"
+    steps: base.Steps = 12
+    prompts_per_step: base.PromptsPerStep = Field(default=96, description="prompts in a step, one answer each")
+    epochs: base.Epochs = 2
+    minibatches: base.Minibatches = 2
+    batch_size: base.RolloutBatch = 32
+    learning_rate: base.PolicyRate = Field(
+        default=5e-4, description="learning rate of the policy; for a billion parameters about 1e-6"
+    )
+    critic_learning_rate: base.PolicyRate = Field(default=1e-3, description="learning rate of the critic")
+    kl_coef: base.KLCoef = Field(default=0.12, description="β, the weight of the per-token KL penalty, at the start")
+    kl_target: float = Field(default=1.5, ge=0)
+    """nats per answer that β is steered towards; 0: β stays fixed"""
+    kl_gain: float = Field(default=0.1, ge=0, le=1)
+    """β changes by at most this share after each step"""
+    gamma: float = Field(default=1.0, gt=0, le=1)
+    """discount"""
+    lam: float = Field(default=0.95, ge=0, le=1)
+    """λ of generalised advantage estimation"""
+    clip: base.Clip = 0.2
+    value_clip: base.Clip = Field(default=0.5, description="the same for the critic, in units of the reward")
+    temperature: base.Temperature = 1.0
+    missing_stop_penalty: base.MissingStopPenalty = 1.0
+    shared_trunk: bool = False
+    """policy and critic are two heads of one network: less memory, and each moves the other"""
+    value_coef: float = Field(default=1.0, gt=0)
+    """weight of the critic's loss; it matters where the trunk is shared (0.1 is usual there)"""
+    critic_warmup: int = Field(default=0, ge=0)
+    """first rollout steps, in which only the critic learns"""
+    early_stop_kl: float = Field(default=0.0, ge=0)
+    """a minibatch whose approx_kl is above it ends the updates of its rollout step; 0: never"""
+    pretrain_coef: float = Field(default=0.0, ge=0)
+    """weight of a next-token loss on demonstrations mixed into each policy step (0: none)"""
+    checkpoint_every: base.RolloutCheckpoints = 5
+
+
+class GRPOSection(TrainerSection):
+    """Reinforcement learning on answers that can be checked: many answers to a prompt, the better ones reinforced."""
+
+    start: base.Start = ""
+    reference: base.Reference = ""
+    scored_by: base.ScoredBy = "verifier"
+    steps: base.Steps = 24
+    prompts_per_step: base.PromptsPerStep = 16
+    group_size: base.GroupSize = 8
+    epochs: base.Epochs = 1
+    minibatches: base.Minibatches = 2
+    batch_size: base.RolloutBatch = 32
+    learning_rate: base.PolicyRate = 5e-4
+    kl_coef: base.KLCoef = Field(default=0.02, description="β, the weight of the k3 loss against the reference")
+    clip: base.Clip = Field(default=0.2, description="ε: how far the probability ratio may fall")
+    clip_high: base.Clip = Field(default=0.2, description="how far it may rise (DAPO: .28)")
+    length_power: float = Field(default=0.0, ge=0, le=1)
+    """0: mean over all tokens of a step; 1: mean over answers of their means"""
+    std_power: float = Field(default=1.0, ge=0, le=1)
+    """1: advantages in standard deviations of the group (GRPO); 0: in rewards (Dr. GRPO)"""
+    temperature: base.Temperature = 1.0
+    missing_stop_penalty: base.MissingStopPenalty = Field(
+        default=0.0,
+        description="subtracted from the reward of an answer that was cut off; a verifier gives it 0 already",
+    )
+    checkpoint_every: base.RolloutCheckpoints = 5
+    branch_problems: int = Field(default=1000, ge=0)
+    """playground: worked problems that the arithmetic branch of SFT is trained on"""
+    branch_demonstrations: int = Field(default=500, ge=0)
+    """playground: answers to problems by authors of uneven skill, which it learns from as well"""
+
+
+class RLOOSection(TrainerSection):
+    """Reinforcement learning with several answers to a prompt, each measured against the mean of the others."""
+
+    start: base.Start = ""
+    reference: base.Reference = ""
+    scored_by: base.ScoredBy = "reward"
+    steps: base.Steps = 16
+    prompts_per_step: base.PromptsPerStep = 24
+    group_size: base.GroupSize = 4
+    epochs: base.Epochs = 1
+    minibatches: base.Minibatches = 1
+    batch_size: base.RolloutBatch = 32
+    learning_rate: base.PolicyRate = 1e-3
+    kl_coef: base.KLCoef = 0.1
+    clip: base.Clip = Field(
+        default=0.2, description="ε: how far an answer's ratio may move; with one optimiser step a pass it is 1"
+    )
+    temperature: base.Temperature = 1.0
+    missing_stop_penalty: base.MissingStopPenalty = 1.0
+    checkpoint_every: base.RolloutCheckpoints = 5
+
+
+class REBELSection(TrainerSection):
+    """Reinforcement learning as regression: two answers to a prompt, log-odds that follow the difference of their rewards."""
+
+    start: base.Start = ""
+    reference: base.Reference = ""
+    scored_by: base.ScoredBy = "reward"
+    steps: base.Steps = 12
+    prompts_per_step: base.PromptsPerStep = Field(default=48, description="prompts in a step, two answers each")
+    epochs: base.Epochs = Field(default=2, description="passes over a step's pairs")
+    minibatches: base.Minibatches = 2
+    batch_size: base.RolloutBatch = 32
+    learning_rate: base.PolicyRate = 5e-4
+    eta: float = Field(default=1.0, gt=0)
+    """η: a step solved exactly multiplies the policy by exp(η × reward)"""
+    kl_coef: base.KLCoef = Field(
+        default=0.1, description="β, the weight of an answer's KL in its reward; 0: only η holds the policy"
+    )
+    temperature: base.Temperature = 1.0
+    missing_stop_penalty: base.MissingStopPenalty = 1.0
+    checkpoint_every: base.RolloutCheckpoints = 5
+
+
+class RejectionSection(TrainerSection):
+    """Expert iteration: answer each prompt several times, keep the best, imitate it, and again."""
+
+    start: base.Start = ""
+    reference: base.Reference = ""
+    scored_by: base.ScoredBy = "reward"
+    rounds: int = Field(default=3, ge=1)
+    """times to answer afresh and imitate"""
+    prompts_per_round: int = Field(default=320, ge=1)
+    """prompts answered in a round"""
+    answers: int = Field(default=4, ge=1)
+    """n: answers to each prompt"""
+    keep: Literal["best", "threshold", "shortest"] = "best"
+    """of each prompt: best: the best answer; threshold: all that reach it; shortest: the shortest that does"""
+    threshold: float = 0.5
+    """the smallest reward that is kept (a right answer has 1, a wrong one 0)"""
+    batch_size: base.BatchSize = Field(default=16, description="kept answers in one optimiser step")
+    epochs: base.Epochs = Field(default=1, description="passes over the kept answers of a round")
+    learning_rate: base.PolicyRate = Field(
+        default=4e-4, description="learning rate; for a billion parameters about 1e-5"
+    )
+    temperature: base.Temperature = Field(default=1.0, description="of the answers to choose from")
+    checkpoint_every: base.RolloutCheckpoints = Field(default=1, description="rounds between checkpoints")
+
+    @model_validator(mode="after")
+    def a_wrong_answer_is_no_example(self) -> RejectionSection:
+        if self.scored_by == "verifier" and self.keep == "best":
+            raise ValueError(
+                "keep = 'best' would imitate a wrong answer where none is right; with scored_by = 'verifier' set it to "
+                "'shortest' or 'threshold'"
+            )
+        return self
+
+
+class RewardSource(Section):
+    """One of several sources of reward, of which RL gets the weighted sum; without any, the project's reward model scores alone."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_-]+$")
+    """what it is called in the log"""
+    kind: Literal["learned", "verifier"]
+    """learned: a reward model; verifier: 1 for an answer that is checked and right, else 0"""
+    path: str = ""
+    """learned: the reward model's folder; empty: the project's own"""
+    task: str = ""
+    """learned: which of its tasks; empty: its first"""
+    weight: float = 1.0
+    """of its score in the sum; below 0: a cost"""
+
+    @model_validator(mode="after")
+    def verifiers_have_no_model(self) -> RewardSource:
+        if self.kind == "verifier" and (self.path or self.task):
+            raise ValueError("kind = 'verifier' has neither path nor task; leave them out, or set kind = 'learned'")
+        return self

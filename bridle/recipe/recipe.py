@@ -1,0 +1,164 @@
+"""The recipe: every setting of a run, validated and frozen. `bridle.toml` holds it, each run keeps the one it ran with.
+
+An unknown key is an error that names the nearest one; no setting is changed behind the user's back. An error says where the value came
+from: a file's path, `--set`, or the function that was called.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, Field, ValidationError, model_validator
+
+from bridle.core.errors import RecipeError
+from bridle.core.records import content_hash
+from bridle.recipe.base import Section
+from bridle.recipe.data import DataSection, ModelSection, SamplingSection, WorldSection
+from bridle.recipe.offline import DPOSection, PretrainSection, RewardSection, SFTSection
+from bridle.recipe.online import GRPOSection, PPOSection, REBELSection, RejectionSection, RewardSource, RLOOSection
+from bridle.recipe.watching import GuardSection
+
+# A run's key holds a hash of its settings. Two kinds stay out of it, so that the key of a run made earlier is found again.
+NAMES_OF_MODELS = ("start", "reference")  # what they name is among the run's parents, by content hash
+# Newer than some runs: in the hash only where they differ from their default.
+ADDED_LATER = {"dpo": ("gamma",), "ppo": ("scored_by",)}
+
+
+class Recipe(Section):
+    """All sections; each default is the playground's."""
+
+    seed: int = Field(default=0, ge=0)
+    """random seed"""
+    world: WorldSection = Field(default_factory=WorldSection)
+    model: ModelSection = Field(default_factory=ModelSection)
+    data: DataSection = Field(default_factory=DataSection)
+    sampling: SamplingSection = Field(default_factory=SamplingSection)
+    pretrain: PretrainSection = Field(default_factory=PretrainSection)
+    sft: SFTSection = Field(default_factory=SFTSection)
+    reward: RewardSection = Field(default_factory=RewardSection)
+    ppo: PPOSection = Field(default_factory=PPOSection)
+    dpo: DPOSection = Field(default_factory=DPOSection)
+    grpo: GRPOSection = Field(default_factory=GRPOSection)
+    rloo: RLOOSection = Field(default_factory=RLOOSection)
+    rebel: REBELSection = Field(default_factory=REBELSection)
+    rejection: RejectionSection = Field(default_factory=RejectionSection)
+    guard: GuardSection = Field(default_factory=GuardSection)
+    reward_source: list[RewardSource] = Field(default_factory=list)
+
+    @model_validator(mode="after")
+    def sources_have_names_of_their_own(self) -> Recipe:
+        names = [source.name for source in self.reward_source]
+        if len(set(names)) < len(names):
+            raise ValueError(f"reward sources are called {', '.join(names)}; give each a name of its own")
+        return self
+
+    def hash_of(self, *sections: str) -> str:
+        """Content hash of the seed and some sections: what a stage depends on, and no more."""
+        whole = self.model_dump(mode="json")
+        return content_hash([self.seed, {name: hashed(name, whole[name]) for name in sections}])
+
+    def with_settings(self, settings: Mapping[str, Any], source: str = "--set") -> Recipe:
+        """A copy with dotted keys replaced: {"ppo.kl_coef": 0.2}. The values are validated like a file's; `source` is what an error
+        says they came from."""
+        raw = self.model_dump(mode="json")
+        for dotted, value in settings.items():
+            put(raw, dotted, value, source)
+        return parse(raw, source)
+
+
+def hashed(name: str, section: Any) -> Any:
+    """A dumped section without the settings that stay out of the hash."""
+    if not isinstance(section, dict):  # the list of reward sources
+        return section
+    defaults = {key: sections()[name].model_fields[key].default for key in ADDED_LATER.get(name, ())}
+    return {
+        key: value
+        for key, value in section.items()
+        if key not in NAMES_OF_MODELS and not (key in defaults and value == defaults[key])
+    }
+
+
+def load_recipe(path: Path) -> Recipe:
+    try:
+        raw = tomllib.loads(path.read_text("utf-8"))
+    except FileNotFoundError as error:
+        raise RecipeError(f"no recipe at {path}; `bridle init DIR` makes a project with one") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path} is not valid TOML: {error}") from error
+    return parse(raw, str(path))
+
+
+def parse(raw: Mapping[str, Any], source: str) -> Recipe:
+    try:
+        return Recipe.model_validate(raw)
+    except ValidationError as error:
+        raise RecipeError("; ".join(explain(dict(e), source) for e in error.errors())) from error
+
+
+def explain(problem: Mapping[str, Any], source: str) -> str:
+    """One sentence for one of pydantic's problems."""
+    where: Sequence[Any] = problem["loc"]
+    dotted = ".".join(str(part) for part in where)
+    if problem["type"] == "extra_forbidden":
+        return f"{source}: unknown setting {dotted!r}; {hint(str(where[-1]), known_keys(where[:-1]))}"
+    if problem["type"] == "missing":
+        return f"{source}: {dotted} is missing, and it has no default"
+    if problem["type"] == "model_type":
+        return f"{source}: {dotted} = {problem['input']!r} is invalid: must be a section of settings"
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "value_error":  # settings that do not go together
+        return f"{source}: {f'[{dotted}]' if dotted else 'the recipe'} is invalid: {message}"
+    message = re.sub(r"^(Input|String) should ", "must ", message)
+    return f"{source}: {dotted} = {problem['input']!r} is invalid: {message}"
+
+
+def hint(name: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, known, 1)
+    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+
+
+def known_keys(where: Sequence[Any]) -> list[str]:
+    fields = Recipe.model_fields
+    for part in where:
+        if isinstance(part, int):  # a place in the list of reward sources
+            continue
+        section = RewardSource if part == "reward_source" else fields[str(part)].annotation
+        assert isinstance(section, type) and issubclass(section, BaseModel)
+        fields = section.model_fields
+    return list(fields)
+
+
+def put(raw: dict[str, Any], dotted: str, value: Any, source: str) -> None:
+    *path, last = dotted.split(".")
+    for part in path:
+        found = raw.get(part)
+        if isinstance(found, list):
+            raise RecipeError(f"{source}: {part} is a list; give all of it, as in {part}='[{{name = \"a\", …}}]'")
+        if not isinstance(found, dict):
+            raise RecipeError(f"{source}: unknown section {part!r} in {dotted!r}; {hint(part, list(raw))}")
+        raw = found
+    raw[last] = value
+
+
+def parse_setting(text: str) -> tuple[str, Any]:
+    """`ppo.kl_coef=0.2` → ("ppo.kl_coef", 0.2); the value is read as TOML, or as plain text where that fails."""
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise RecipeError(f"--set takes section.key=value, got {text!r}")
+    try:
+        return key.strip(), tomllib.loads(f"value = {value.strip()}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key.strip(), value.strip()
+
+
+def sections() -> dict[str, type[BaseModel]]:
+    found = {}
+    for name, field in Recipe.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            found[name] = field.annotation
+    return found

@@ -1,0 +1,1 @@
+"""Floor 9: pages of a project and of a run."""

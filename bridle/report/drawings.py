@@ -1,0 +1,256 @@
+"""The report's drawings: what is to be drawn, drawn by matplotlib, and handed out as SVG text to stand inside a page.
+
+An SVG names its colours as CSS variables with a fallback (`var(--proxy, #d55e00)`), so the same figure is light or dark
+with its page, and right by itself. Text stays text. The same data gives the same bytes.
+Colours are Okabe and Ito's, told apart with any kind of colour blindness; line style and labels give the same again.
+"""
+
+from __future__ import annotations
+
+import html
+import io
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Value = float | None  # None and nan: not measured, a gap in the line
+
+INK, QUIET, GRID, GOLD, PROXY = "#1f2328", "#59636e", "#d9dee3", "#0072b2", "#d55e00"
+COLOURS = (GOLD, PROXY, "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+VARIABLES = {INK: "ink", QUIET: "quiet", GRID: "grid", GOLD: "gold", PROXY: "proxy"} | {
+    colour: f"series-{number}" for number, colour in enumerate(COLOURS[2:], start=3)
+}
+STYLES = ("-", "--", "-.", ":")
+SIZE = (4.7, 3.3)  # inches: small enough to be read on a phone without shrinking its letters away
+CLEARLY = 0.5  # points of gold: one step's mean over some hundred answers errs by about .3
+MOST_POINTS = 400  # a longer series is drawn as means of equal blocks
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """One line of a curve; a single point is drawn as a dot."""
+
+    name: str
+    x: Sequence[Value]
+    y: Sequence[Value]
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """Lines over one x axis: a loss over steps, gold over KL. `words` are how to read it."""
+
+    x_label: str
+    y_label: str
+    series: Sequence[Series]
+    title: str = ""
+    words: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CliffRun:
+    """A run of reinforcement learning, measured as it went; the first entry is the model it set out from.
+
+    `proxy` in sd of SFT's answers, `gold` in points (empty where nobody knows it), `kl` in nats per answer.
+    """
+
+    name: str
+    bridled: bool
+    steps: Sequence[int]
+    proxy: Sequence[Value]
+    gold: Sequence[Value]
+    kl: Sequence[Value]
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """`name` wins against `against` at `rate`, between `low` and `high`, on `n` prompts, judged by `by`."""
+
+    name: str
+    against: str
+    rate: Value
+    low: Value
+    high: Value
+    n: int
+    by: str
+
+
+def gold_peak(run: CliffRun) -> int | None:
+    """Index of the run's highest gold; None where gold is unknown."""
+    gold = _numbers(run.gold)
+    return int(np.nanargmax(gold)) if np.isfinite(gold).any() else None
+
+
+def fell(run: CliffRun) -> bool:
+    """Whether the run went over the cliff: its gold ends clearly below where it set out, after having been above."""
+    gold = _numbers(run.gold)
+    known = gold[np.isfinite(gold)]
+    return known.size > 2 and known[-1] < known[0] - CLEARLY and known[0] < known.max()
+
+
+def draw_curve(curve: Curve) -> Figure:
+    with _style():
+        figure, axes = _axes(curve.x_label, curve.y_label)
+        for number, series in enumerate(curve.series):
+            block = -(-len(series.x) // MOST_POINTS)
+            x, y = _block_means(series.x, block), _block_means(series.y, block)
+            colour = COLOURS[number % len(COLOURS)]
+            style = STYLES[number // len(COLOURS) % len(STYLES)] if y.size > 1 else "none"
+            name = series.name if block <= 1 else f"{series.name} (means of {block})"
+            axes.plot(x, y, linestyle=style, color=colour, label=name, marker="o" if y.size < 30 else "", markersize=5)
+        if len(curve.series) > 1 or any(len(series.x) > MOST_POINTS for series in curve.series):
+            _legend(axes)
+        return figure
+
+
+def draw_cliff(runs: Sequence[CliffRun], against: Literal["steps", "kl"]) -> Figure:
+    """Proxy and gold of every run, each as its change since the run set out: they start together, then part.
+
+    Thick lines are runs without the bridle, thin ones runs with it; dashes are the proxy, whole lines gold.
+    """
+    with _style():
+        figure, axes = _axes("step" if against == "steps" else "KL from SFT, nats per answer", "change since SFT")
+        axes.axhline(0, color=QUIET, linewidth=0.8, zorder=1)
+        for run in sorted(runs, key=lambda run: run.bridled):
+            _draw_run(axes, run, against)
+        _legend(axes)
+        return figure
+
+
+def draw_comparisons(comparisons: Sequence[Comparison]) -> Figure:
+    """Win rates as dots with their intervals, one to a row, beside the line at one half."""
+    with _style():
+        figure, axes = _axes("share of prompts won", "")
+        figure.set_size_inches(SIZE[0], 0.8 + 0.58 * len(comparisons))
+        axes.axvline(0.5, color=QUIET, linewidth=1, linestyle="--", zorder=1)
+        for row, one in enumerate(comparisons):
+            rate, low, high = _numbers([one.rate, one.low, one.high])
+            colour = GOLD if low > 0.5 else PROXY if high < 0.5 else QUIET
+            axes.plot([low, high], [row, row], color=colour, linewidth=3, solid_capstyle="round")
+            axes.plot([rate], [row], "o", color=colour, markersize=8)
+            axes.text(0.01, row - 0.3, f"{one.name} against {one.against}", va="center", fontsize=10, color=INK)
+            axes.text(0.99, row, f"{rate:.3f}" if np.isfinite(rate) else "–", va="center", ha="right", color=INK)
+        axes.set(xlim=(0, 1), ylim=(len(comparisons) - 0.4, -0.7), yticks=[], xticks=np.linspace(0, 1, 5))
+        axes.spines["left"].set_visible(False)
+        axes.grid(False)
+        return figure
+
+
+def to_svg(figure: Figure, label: str) -> str:
+    """The figure as an `<svg>` element to stand inside HTML5; `label` says in words what it shows."""
+    with _style(hashsalt=label):
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", transparent=True)
+    written = re.search(r'<svg[^>]*viewBox="([^"]*)"[^>]*>(.*)</svg>', buffer.getvalue(), flags=re.DOTALL)
+    assert written is not None, "matplotlib wrote no <svg> element"
+    viewbox, body = written.groups()
+    body = re.sub(r"<metadata>.*?</metadata>|<style[^>]*>.*?</style>|<!--.*?-->", "", body, flags=re.DOTALL)
+    body = re.sub(r'<g id="[^"]*"', "<g", body)  # they repeat from figure to figure; nothing refers to them
+    for colour, variable in VARIABLES.items():
+        body = body.replace(colour, f"var(--{variable}, {colour})")
+    return f'<svg role="img" aria-label="{html.escape(label)}" viewBox="{viewbox}">{body.strip()}</svg>'
+
+
+def save_png(figure: Figure, path: Path, dpi: int = 200) -> None:
+    with _style():
+        figure.savefig(path, format="png", dpi=dpi, facecolor="white")
+
+
+def _draw_run(axes: Axes, run: CliffRun, against: Literal["steps", "kl"]) -> None:
+    x = _numbers(run.steps if against == "steps" else run.kl)
+    proxy, gold = _since_start(run.proxy), _since_start(run.gold)
+    width = 1.4 if run.bridled else 2.6
+    axes.plot(x, proxy, "--", color=PROXY, linewidth=width, label=f"proxy, {run.name}")
+    axes.plot(x[-1:], proxy[-1:], "o", color=PROXY, markersize=4 + width)
+    peak = gold_peak(run)
+    if peak is None:
+        return
+    axes.plot(x, gold, "-", color=GOLD, linewidth=width, label=f"gold, {run.name}")
+    axes.plot(x[-1:], gold[-1:], "o", color=GOLD, markersize=4 + width)
+    if run.bridled:
+        axes.plot(x[-1:], gold[-1:], "D", color=INK, markersize=7, label="the bridled run ends")
+    elif fell(run) and np.isfinite(x[peak]):
+        axes.fill_between(x, gold, proxy, where=np.arange(x.size) >= peak, color=PROXY, alpha=0.13, linewidth=0)
+        axes.axvline(x[peak], color=QUIET, linewidth=1.2, linestyle=":", label="where gold turns")
+        foot, transform = (x[peak], 0.05), axes.get_xaxis_transform()
+        side, gap = ("right", -6) if x[peak] > 0.3 * np.nanmax(x) else ("left", 6)  # lines fall to the right of it
+        axes.annotate("the cliff", foot, (gap, 0), transform, "offset points", ha=side, fontweight="bold", color=INK)
+
+
+@contextmanager
+def _style(hashsalt: str = "") -> Iterator[None]:
+    import matplotlib
+
+    with (
+        warnings.catch_warnings(),
+        matplotlib.rc_context(
+            {
+                "svg.fonttype": "none",
+                "svg.hashsalt": f"bridle {hashsalt}",
+                "text.parse_math": False,  # a dollar sign in a name is a dollar sign
+                "font.family": "DejaVu Sans",  # comes with matplotlib: the same layout everywhere
+                "font.size": 10.5,
+            }
+        ),
+    ):
+        warnings.filterwarnings(
+            "ignore", message="Glyph .* missing from font"
+        )  # the reader's browser has its own fonts
+        yield
+
+
+def _axes(x_label: str, y_label: str) -> tuple[Figure, Axes]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=SIZE, layout="constrained")
+    axes = figure.subplots()
+    axes.set_xlabel(x_label, color=QUIET)
+    axes.set_ylabel(y_label, color=QUIET)
+    axes.tick_params(colors=QUIET, length=0)
+    axes.grid(True, color=GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.spines["bottom"].set_color(GRID)
+    return figure, axes
+
+
+def _legend(axes: Axes) -> None:
+    figure = axes.get_figure()
+    assert figure is not None
+    lines = [line for line in axes.lines if not str(line.get_label()).startswith("_child")]  # matplotlib's own: unnamed
+    names = [str(line.get_label()) for line in lines]
+    columns = 2 if max(map(len, names), default=0) <= 30 else 1
+    figure.legend(lines, names, loc="outside upper left", ncols=columns, frameon=False, labelcolor=INK, fontsize=9)
+
+
+def _numbers(values: Sequence[Value]) -> NDArray[np.float64]:
+    """Values [n] with nan for what is None or infinite."""
+    numbers = np.array(values, dtype=np.float64)
+    return np.where(np.isfinite(numbers), numbers, np.nan)
+
+
+def _since_start(values: Sequence[Value]) -> NDArray[np.float64]:
+    numbers = _numbers(values)
+    known = numbers[np.isfinite(numbers)]
+    return numbers - known[0] if known.size else numbers
+
+
+def _block_means(values: Sequence[Value], block: int) -> NDArray[np.float64]:
+    """Means of blocks of `block` values, the last one shorter; a block that holds nothing measured stays nan."""
+    numbers = _numbers(values)
+    if block <= 1:
+        return numbers
+    starts = np.arange(0, numbers.size, block)
+    count = np.add.reduceat(np.isfinite(numbers).astype(float), starts)
+    total = np.add.reduceat(np.nan_to_num(numbers), starts)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)

@@ -1,0 +1,267 @@
+"""One self-contained HTML page that shows what a run, or the whole loop, did: in words, curves, answers and metrics.
+
+Every part of a `LoopReport` may be empty and then leaves no trace: a project with real people has no gold, a single run
+has only its curve. The page loads nothing from anywhere. The same report gives the same bytes.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from bridle.core.errors import BridleError
+from bridle.core.files import write_text
+from bridle.report import drawings
+
+BAR_COLOURS = ("gold", "proxy", "series-3", "series-4", "series-5", "series-6")  # CSS variables of the page
+Cell = str | int | float | bool | None  # None and nan are shown as a dash
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """A labelled value; `hint` gives in a few plain words what it means, or what to expect."""
+
+    label: str
+    value: Cell
+    hint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StageReport:
+    """What one stage did. `words` are for a newcomer, `seconds` its wall-clock time."""
+
+    name: str
+    title: str
+    words: str
+    seconds: float | None = None
+    metrics: Sequence[Fact] = ()
+    curve: drawings.Curve | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelAnswer:
+    """One model's answer; `score` above 0 is shown as good, below as bad, and always written out."""
+
+    label: str
+    text: str
+    score: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SideBySide:
+    """Answers to one prompt, side by side: before, after, past the cliff. `score_name` says whose score it is."""
+
+    prompt: str
+    answers: Sequence[ModelAnswer]
+    note: str = ""
+    score_name: str = "gold"
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column; floats are shown with `decimals`, and `hint` explains it beneath the table."""
+
+    name: str
+    hint: str = ""
+    decimals: int = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Rows of cells under columns; the first column names the row."""
+
+    title: str
+    columns: Sequence[Column]
+    rows: Sequence[Sequence[Cell]]
+    words: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """An experiment that must fail, or must change nothing, if the others are to be believed. `holds` None: not run."""
+
+    name: str
+    expectation: str
+    measured: Cell
+    holds: bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """Seconds of a stage, and of what of it, by word; what is left of them is not named."""
+
+    title: str
+    seconds: float
+    words: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class LoopReport:
+    title: str
+    lead: str
+    headline: Sequence[Fact] = ()  # the few numbers to remember
+    facts: Sequence[Fact] = ()  # seed, seconds, threads, device, version
+    stages: Sequence[StageReport] = ()
+    cliff: Sequence[drawings.CliffRun] = ()
+    curves: Sequence[drawings.Curve] = ()
+    examples: Sequence[SideBySide] = ()
+    comparisons: Sequence[drawings.Comparison] = ()
+    tables: Sequence[Table] = ()
+    controls: Sequence[Control] = ()
+    spent: Sequence[Spent] = ()
+    time_tables: Sequence[Table] = ()  # of the same in full
+
+
+def render(report: LoopReport) -> str:
+    """The whole page as HTML. Every text is escaped; lists that ought to be equally long and are not are refused."""
+    report = replace(report, cliff=[run for run in report.cliff if run.steps])
+    _check_lengths(report)
+    page = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    page.filters |= {"show": show, "with_sign": with_sign, "verdict": verdict, "duration": duration}
+    has_gold = any(drawings.gold_peak(run) is not None for run in report.cliff)
+    return page.get_template("page.html").render(
+        report=report,
+        sections=_sections(report, has_gold),
+        has_gold=has_gold,
+        colours=colours(report.spent),
+        cliff_sentences=[run_words(run) for run in report.cliff],
+        curve_svg=curve_svg,
+        cliff_svg=cliff_svg,
+        comparisons_svg=comparisons_svg,
+    )
+
+
+def _check_lengths(report: LoopReport) -> None:
+    rows = [
+        (f"a row of table '{t.title}'", len(row), len(t.columns))
+        for t in [*report.tables, *report.time_tables]
+        for row in t.rows
+    ]
+    curves = [stage.curve for stage in report.stages if stage.curve] + list(report.curves)
+    lines = [(f"series '{one.name}'", len(one.y), len(one.x)) for curve in curves for one in curve.series]
+    runs = [
+        (f"{name} of run '{run.name}'", len(values), len(run.steps))
+        for run in report.cliff
+        for name, values in (("proxy", run.proxy), ("kl", run.kl), ("gold", run.gold or run.steps))
+    ]
+    for name, got, needed in rows + lines + runs:
+        if got != needed:
+            raise BridleError(f"{name} has {got} values where {needed} are needed; put None where nothing was measured")
+
+
+def _sections(report: LoopReport, has_gold: bool) -> dict[str, str]:
+    """Title of each section by its id, in the order of the page; only those that have something to show."""
+    sections: list[tuple[str, str, object]] = [
+        ("examples", "Answers side by side", report.examples),
+        ("wins", "Who wins", report.comparisons),
+        ("cliff", "The cliff" if has_gold else "Reward and distance", report.cliff),
+        ("stages", "What happened, stage by stage", report.stages),
+        ("curves", "More curves", report.curves),
+        ("tables", "All metrics", report.tables),
+        ("controls", "Controls", report.controls),
+        ("time", "Where the time went", report.spent),
+        ("words", "Words used here", report.cliff or report.comparisons),
+    ]
+    return {id: title for id, title, content in sections if content}
+
+
+def colours(spent: Sequence[Spent]) -> dict[str, str]:
+    """The words that took longest in all, each with the colour of its part of the bars, the longest first."""
+    whole: dict[str, float] = {}
+    for one in spent:
+        for word, seconds in one.words.items():
+            whole[word] = whole.get(word, 0.0) + seconds
+    longest = sorted(whole, key=lambda word: (-whole[word], word))
+    return dict(zip(longest, BAR_COLOURS, strict=False))
+
+
+def write(report: LoopReport, path: Path) -> None:
+    """Renders to `path`, all or nothing; a broken character in an answer stays visible as its escape."""
+    write_text(path, render(report).encode("utf-8", errors="backslashreplace").decode("utf-8"))
+
+
+def show(value: Cell, decimals: int | None = None) -> str:
+    """A cell as text: a dash for nothing, thousands with a thin space, a real minus sign.
+
+    Without `decimals` a float gets as many as it deserves: 1 234, 12.3, 0.68, 0.0003.
+    """
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, str):
+        return value
+    if isinstance(value, float) and math.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    if isinstance(value, int):
+        decimals = 0
+    elif decimals is None:
+        size = abs(value)
+        small = 0 < size < 0.01
+        decimals = -math.floor(math.log10(size)) if small else 0 if size >= 1000 else 1 if size >= 10 else 2
+    text = f"{value:,.{decimals}f}"
+    if not text.strip("-0.,"):
+        text = text.lstrip("-")  # no minus zero
+    return text.replace(",", "\u202f").replace("-", "−")
+
+
+def duration(seconds: float | None) -> str:
+    if seconds is None or not math.isfinite(seconds):
+        return "–"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def with_sign(score: float | None) -> str:
+    text = show(None if score is None else float(score), 2)
+    return f"+{text}" if score is not None and score > 0 else text
+
+
+def verdict(score: float | None) -> str:
+    """The score's class on the page: good above 0, bad below, none at 0 or where there is no score."""
+    if score is None or not score or math.isnan(score):
+        return ""
+    return " good" if score > 0 else " bad"
+
+
+def curve_svg(curve: drawings.Curve) -> Markup:
+    names = ", ".join(series.name for series in curve.series)
+    return Markup(
+        drawings.to_svg(drawings.draw_curve(curve), f"{curve.title or curve.y_label}: {names} over {curve.x_label}")
+    )
+
+
+def cliff_svg(runs: Sequence[drawings.CliffRun], against: Literal["steps", "kl"]) -> Markup:
+    label = f"Change of proxy and gold over {against}. " + " ".join(run_words(run) for run in runs)
+    return Markup(drawings.to_svg(drawings.draw_cliff(runs, against), label))
+
+
+def comparisons_svg(comparisons: Sequence[drawings.Comparison]) -> Markup:
+    rows = "; ".join(f"{one.name} against {one.against} {show(one.rate, 3)}" for one in comparisons)
+    return Markup(drawings.to_svg(drawings.draw_comparisons(comparisons), f"Win rates with intervals: {rows}"))
+
+
+def run_words(run: drawings.CliffRun) -> str:
+    """What happened to a run, in words, from its own metrics."""
+    peak, proxy = drawings.gold_peak(run), f"{run.name}: the proxy went from {_ends(run.proxy)}"
+    if peak is None:
+        return f"{proxy}, at a KL of {show(run.kl[-1])} nats."
+    fall = "It went over the cliff." if drawings.fell(run) else ""
+    top = f"Gold was highest, {show(run.gold[peak])}, at step {run.steps[peak]} and KL {show(run.kl[peak])} nats"
+    return f"{proxy}, gold from {_ends(run.gold)}. {top}; the run ended at {show(run.kl[-1])} nats. {fall}".strip()
+
+
+def _ends(values: Sequence[float | None]) -> str:
+    return f"{show(values[0])} to {show(values[-1])}"

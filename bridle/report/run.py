@@ -1,0 +1,55 @@
+"""The page of one run: its metrics and every curve."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from bridle.core.errors import ProjectError
+from bridle.core.files import read_json
+from bridle.project.metrics import read_metrics
+from bridle.project.project import Project
+from bridle.report.drawings import Curve, Series
+from bridle.report.page import Cell, Column, Fact, LoopReport, Table, write
+from bridle.report.stages import title_of
+from bridle.report.timing import times
+
+
+def write_run_report(project: Project, folder: Path) -> Path:
+    """`report.html` of one run: its metrics and every curve."""
+    path = folder if folder.is_absolute() or folder.exists() else project.folder / "runs" / folder
+    if not (path / "parents.json").is_file():
+        raise ProjectError(f"{folder} is not a run folder; those of this project are in {project.folder / 'runs'}")
+    stage = str(read_json(path / "parents.json")["stage"])
+    result = read_json(path / "result.json") if (path / "result.json").exists() else {}
+    lead = f"Run {path.name} of project {project.folder.name}" + ("" if result else ", not finished yet") + "."
+    facts = [Fact(n, v) for n, v in result.items() if isinstance(v, int | float | str) and not is_hash(v)]
+    tables = [data_table(read_json(path / "data.json"))] if (path / "data.json").exists() else []
+    spent, time_tables = times({stage: path}, path)
+    curves = every_curve(read_metrics(path))
+    page = LoopReport(
+        title_of(stage), lead, facts=facts, curves=curves, tables=tables, spent=spent, time_tables=time_tables
+    )
+    write(page, path / "report.html")
+    return path / "report.html"
+
+
+def every_curve(metrics: list[dict[str, Any]]) -> list[Curve]:
+    names = [n for n in (metrics[-1] if metrics else {}) if n not in ("step", "seconds")]
+    steps = [m["step"] for m in metrics]
+    return [Curve("step", n, [Series(n, steps, [m.get(n) for m in metrics])]) for n in names]
+
+
+def data_table(counted: Mapping[str, Any]) -> Table:
+    """What of a run's data was used, from its data.json."""
+    rows: list[list[Cell]] = []
+    for what, report in counted.items():
+        rows.append([what, "kept", report["kept"], ""])
+        for done in ("cut", "dropped"):
+            rows += [[what, f"{done}: {why}", n, report["examples"][why]] for why, n in report[done].items()]
+    columns = [Column("data"), Column("what became of it"), Column("rows"), Column("the first one")]
+    words = "What is cut has lost the beginning of its prompt, and is among those kept."
+    return Table("The data", columns, rows, words)
+
+
+def is_hash(value: object) -> bool:
+    return isinstance(value, str) and len(value) == 64

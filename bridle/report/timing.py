@@ -1,0 +1,62 @@
+"""Where the time went: each stage's parts, and the operators of a profiled step."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from bridle.core.files import read_json
+from bridle.core.timeline import Parts, own_seconds
+from bridle.project.profile import FILE as PROFILE
+from bridle.project.profile import OPERATORS_SHOWN
+from bridle.project.run import read_session
+from bridle.report.page import Cell, Column, Spent, Table
+from bridle.report.stages import title_of
+
+
+def times(folders: Mapping[str, Path], profiled: Path) -> tuple[list[Spent], list[Table]]:
+    """Each run's seconds and what took them, as a bar and in a table; where `profiled` holds a profile, its operators."""
+    spent, rows = [], list[list[Cell]]()
+    found = [(stage, time_of(folder)) for stage, folder in folders.items()]
+    work = sum(seconds for _, (seconds, _) in found)
+    for stage, (seconds, parts) in found:
+        spent.append(Spent(title_of(stage), seconds, own_seconds(parts)))
+        rows.append([title_of(stage), seconds, share(seconds, work), None])
+        rows += [[indented(path), p["seconds"], share(p["seconds"], seconds), p["calls"]] for path, p in parts.items()]
+        rest = max(0.0, seconds - sum(p["seconds"] for path, p in parts.items() if "/" not in path))
+        rows += [[indented("the rest"), rest, share(rest, seconds), None]] if parts else []
+    words = "A part's share is of its stage, what is indented under a part is in it too; a stage's share is of all the work."
+    columns = [Column("stage and part"), Column("seconds"), Column("share"), Column("times")]
+    tables = [Table("Share of time: every part of every stage", columns, rows, words)] if rows else []
+    path = profiled / PROFILE
+    return spent, tables + ([operator_table(read_json(path)["bridle"])] if path.exists() else [])
+
+
+def time_of(folder: Path) -> tuple[float, Parts]:
+    """A run's seconds, and what of them; a run that noted no parts has none."""
+    noted = read_session(folder)
+    result = read_json(folder / "result.json") if (folder / "result.json").exists() else noted
+    return float(result.get("seconds", 0.0)), noted.get("parts", {})
+
+
+def share(seconds: float, whole: float) -> str:
+    return f"{seconds / whole:.1%}" if whole else "–"
+
+
+def indented(path: str) -> str:
+    """The last word of a path, pushed in by its depth."""
+    return "\u2003" * (1 + path.count("/")) + path.rpartition("/")[2]
+
+
+def operator_table(profile: Mapping[str, Any]) -> Table:
+    """The operators that took longest of the one step of each stage that torch's profiler looked at."""
+    rows: list[list[Cell]] = []
+    for stage in dict.fromkeys(row["stage"] for row in profile["operators"]):
+        own = [row for row in profile["operators"] if row["stage"] == stage]
+        whole = sum(row["seconds"] for row in own if row["on"] == "operator")
+        rows.append([title_of(stage), None, 1000 * whole, None, None])
+        for row in own[:OPERATORS_SHOWN]:
+            seconds = row["seconds"]
+            rows.append(["\u2003" + row["operator"], row["part"], 1000 * seconds, share(seconds, whole), row["calls"]])
+    columns = [Column("stage and operator"), Column("in"), Column("ms"), Column("share"), Column("calls")]
+    words = f"By {profile['title']} --profile: of one step of each stage, the time that operators took by themselves."
+    return Table("Share of time: one step of each stage by operator", columns, rows, words)

@@ -1,0 +1,337 @@
+"""Where a project's prompts, texts and demonstrations come from: the playground's world, or what was imported.
+
+Two classes with one interface; a stage asks its project's and need not know which it is. What only the playground knows, the true
+quality of answers ("gold"), is empty for a store: no scores, no metrics.
+"""
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import numpy as np
+
+from bridle.core.errors import NoUsableRows
+from bridle.core.records import Completion, Judgement, LabelerKind, Prompt, Reward, content_hash
+from bridle.core.timeline import timed
+from bridle.feedback.importing.importer import DEMONSTRATION
+from bridle.feedback.store.store import Store
+from bridle.playground.gold import Gold, GoldScore, author_table
+from bridle.playground.labelers import rank
+from bridle.playground.spec import Family, Quality
+from bridle.playground.world import World
+from bridle.project.project import Project
+from bridle.rewards.verifiers import GSM8K, number_verifier, sentence_pattern, stated_number
+from bridle.stages.observe import gold_metrics
+
+TRAIN, HELDOUT, PROBE, SAMPLE = "prompts", "heldout", "probe", "sample"
+STUDY = "comparisons"
+SPEAKERS = {"system": "System", "user": "Human", "assistant": "Assistant"}  # as the plain template writes them
+SITTING = 40  # items that a simulated labeler judges before a rest
+PROBED: tuple[Family, ...] = ("harm", "border")
+BRANCH = "arithmetic"  # the model that the playground's word problems are practised from
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Checkable:
+    """Prompts whose answers can be checked, to train on and held out, and what checks them."""
+
+    train: list[Prompt]
+    heldout: list[Prompt]
+    verifier: Reward
+
+
+@dataclass(frozen=True)
+class Yardstick:
+    """How long the playground's yardstick is: mean gold by family and author, and of demonstrations; how often gold was asked, by
+    purpose."""
+
+    means: Mapping[Family, Mapping[Quality, float]]
+    demonstrations: float
+    gold_calls: Mapping[str, int]
+
+
+class StoreData:
+    """What was imported into the project's store."""
+
+    study: str | None = None  # judgements of every study
+    score_by: Literal["gold", "reward"] = "reward"  # who judges two models' answers, unless another is named
+    score_name: Literal["gold", "proxy"] = "proxy"  # the score that kept answers carry
+    world_hash = ""
+    branch = ""
+    knows_gold = False
+
+    def __init__(self, project: Project, store: Callable[[], Store]) -> None:
+        self.project, self.settings, self._store = project, project.recipe.data, store
+
+    @property
+    def store(self) -> Store:
+        return self._store()
+
+    @timed("data")
+    def documents(self, tokens: int) -> list[str]:
+        """Text for pretraining: every training prompt with each of its answers, as plain turns."""
+        return self.dialogues()
+
+    def dialogues(self) -> list[str]:
+        texts = []
+        for prompt, completion in self.store.completions(split="train"):
+            if completion.weight_stamp:
+                continue  # a model's own answer is nothing to learn language from
+            turns = [f"{SPEAKERS[m.role]}: {m.content}" for m in prompt.messages]
+            texts.append("\n".join([*turns, f"Assistant: {completion.text}"]))
+        return self.require(texts, "text to learn from")
+
+    def text_parents(self) -> dict[str, str]:
+        """What identifies the text for pretraining besides the recipe."""
+        return {"texts": content_hash(self.dialogues())}
+
+    @timed("data")
+    def train_prompts(self) -> list[Prompt]:
+        """Prompts to answer and to train on."""
+        found = self.store.prompts(split="train", limit=self.settings.train_prompts)
+        return self.require(found, "training prompts")
+
+    @timed("data")
+    def heldout_prompts(self) -> list[Prompt]:
+        """Prompts of every evaluation."""
+        found = self.store.prompts(split="heldout", limit=self.settings.heldout_prompts)
+        return self.require(found, "held-out prompts")
+
+    def probe_prompts(self) -> list[Prompt]:
+        """Prompts that are added to an evaluation for what is rare in the natural mix."""
+        return []
+
+    @timed("data")
+    def demonstrations(self) -> list[tuple[Prompt, str]]:
+        """Answers to imitate: written ones where there are any, else the answers that people preferred."""
+        limit = self.settings.demonstrations
+        if written := written_answers(self.store):
+            return written[:limit]
+        chosen: dict[str, tuple[Prompt, str]] = {}
+        for item, judgement in self.store.judgements(split="train"):
+            best = item.completions[judgement.ranking[0][0]]
+            chosen.setdefault(best.id, (item.prompt, best.text))
+        return self.require(list(chosen.values())[:limit], "demonstrations or preferred answers")
+
+    def branch_demonstrations(self) -> list[tuple[Prompt, str]]:
+        """What the branch for checkable prompts learns from, where there is one (`branch` names its model)."""
+        raise NoUsableRows("only the playground has a branch for arithmetic; begin from another model of the project")
+
+    @timed("data")
+    def checkable(self) -> Checkable:
+        """Imported prompts with a written answer that ends in "#### number", as GSM8K's do."""
+        solutions: dict[str, object] = {}
+        splits: dict[str, list[Prompt]] = {"train": [], "heldout": []}
+        for split, found in splits.items():
+            for prompt, completion in self.store.completions(source=DEMONSTRATION, split=split):
+                number = stated_number(completion.text, GSM8K)
+                if number is not None and prompt.id not in solutions:
+                    solutions[prompt.id] = number
+                    found.append(prompt)
+        train, heldout = splits["train"][: self.settings.train_prompts], splits["heldout"]
+        if not train or not heldout:
+            raise NoUsableRows(
+                f"{self.project.store} holds no prompts whose answers can be checked; import rows {{prompt, completion}} "
+                'whose completion ends in "#### number"'
+            )
+        verifier = number_verifier(lambda prompt: solutions.get(prompt.id), GSM8K)
+        return Checkable(train, heldout[: self.settings.heldout_prompts], verifier)
+
+    def require(self, found: list[T], what: str) -> list[T]:
+        if not found:
+            raise NoUsableRows(
+                f"{self.project.store} holds no {what}; `bridle import FILE` brings some, see `bridle import --help`"
+            )
+        return found
+
+    # ----------------------------------------------------------------------------------- what nobody knows of a store
+
+    def score(self, prompts: Sequence[Prompt], completions: Sequence[Completion], purpose: str) -> list[GoldScore]:
+        """The true quality of each answer where it is known, else nothing."""
+        return []
+
+    def observe(
+        self, prompts: Sequence[Prompt], completions: Sequence[Completion], purpose: str = "log"
+    ) -> dict[str, float]:
+        """What is known of a step's answers besides their reward, for the log; it steers nothing."""
+        return {}
+
+    def shown_work(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> dict[str, float]:
+        """Of answers that are checked, the share that shows its work, where that is known."""
+        return {}
+
+    def simulate_labels(self) -> int:
+        raise NoUsableRows(
+            "simulated people know the playground alone; import comparisons of your own with `bridle import`"
+        )
+
+    def yardstick(self) -> Yardstick | None:
+        return None
+
+
+class PlaygroundData:
+    """The playground: its world writes prompts, texts and demonstrations, the same for the same seed and world, and its rubric knows
+    what every answer is worth. Kept in the project's store when first asked for."""
+
+    study: str | None = STUDY
+    score_by: Literal["gold", "reward"] = "gold"
+    score_name: Literal["gold", "proxy"] = "gold"
+    branch = BRANCH
+    knows_gold = True
+
+    def __init__(self, project: Project, store: Callable[[], Store]) -> None:
+        self.project, self.recipe, self._store = project, project.recipe, store
+
+    @cached_property
+    def world(self) -> World:
+        path = self.recipe.world.file
+        return World.load(self.project.folder / Path(path) if path else None)
+
+    @property
+    def world_hash(self) -> str:
+        """Content hash of the world's data file."""
+        return content_hash(self.world.spec.model_dump(mode="json"))
+
+    @cached_property
+    def gold(self) -> Gold:
+        return Gold(self.world)
+
+    @property
+    def store(self) -> Store:
+        """The project's store, filled with the world's prompts and demonstrations."""
+        store = self._store()
+        if not store.prompts(source=PROBE, limit=1):
+            self.fill(store)
+        return store
+
+    def fill(self, store: Store) -> None:
+        data, seed, world = self.recipe.data, self.recipe.seed, self.world
+        rng = random.Random(f"{seed}/prompts")
+        heldout = world.held_out_prompts(data.heldout_prompts, seed=seed)
+        probes = [p for family in PROBED for p in world.held_out_prompts(data.probe_prompts, seed + 1, family)]
+        store.add_prompts(distinct(world, rng, data.train_prompts), split="train", source=TRAIN)
+        demonstrations = [world.demonstration(rng) for _ in range(data.demonstrations)]
+        store.add_prompts([prompt for prompt, _ in demonstrations], split="train", source=DEMONSTRATION)
+        answers = [Completion(p.id, text) for p, text in demonstrations]
+        store.add_completions(answers, source=DEMONSTRATION, author="world")
+        store.add_prompts(heldout, split="heldout", source=HELDOUT)
+        store.add_prompts(probes, split="heldout", source=PROBE)
+
+    # ------------------------------------------------------------------------------------------ what stages need
+
+    @timed("data")
+    def documents(self, tokens: int) -> list[str]:
+        rng = random.Random(f"{self.recipe.seed}/documents")
+        documents: list[str] = []
+        characters = 0
+        while characters < tokens * 4:  # a token is 3 to 4 characters here; what is too much is left unread
+            documents.append(self.world.document(rng))
+            characters += len(documents[-1])
+        return documents
+
+    def text_parents(self) -> dict[str, str]:
+        return {}
+
+    @timed("data")
+    def train_prompts(self) -> list[Prompt]:
+        return self.store.prompts(source=TRAIN, limit=self.recipe.data.train_prompts)
+
+    @timed("data")
+    def heldout_prompts(self) -> list[Prompt]:
+        return self.store.prompts(source=HELDOUT, limit=self.recipe.data.heldout_prompts)
+
+    @timed("data")
+    def probe_prompts(self) -> list[Prompt]:
+        """Harmful and border prompts beyond those of the natural mix."""
+        return self.store.prompts(source=PROBE)
+
+    @timed("data")
+    def demonstrations(self) -> list[tuple[Prompt, str]]:
+        return written_answers(self.store)[: self.recipe.data.demonstrations]
+
+    @timed("data")
+    def branch_demonstrations(self) -> list[tuple[Prompt, str]]:
+        """Word problems with worked answers, then some with answers of uneven skill."""
+        section, world = self.recipe.grpo, self.world
+        rng = random.Random(f"{self.recipe.seed}/arithmetic")
+        problems = [world.prompt(rng, "math") for _ in range(section.branch_problems)]
+        worked = [(prompt, world.worked_solution(rng, prompt)) for prompt in problems]
+        uneven = [world.demonstration(rng, "math") for _ in range(section.branch_demonstrations)]
+        if not worked + uneven:
+            raise NoUsableRows("the arithmetic branch needs examples; raise grpo.branch_problems")
+        return worked + uneven
+
+    @timed("data")
+    def checkable(self) -> Checkable:
+        """Word problems of its own making."""
+        data, world, seed = self.recipe.data, self.world, self.recipe.seed
+        rng = random.Random(f"{seed}/grpo-prompts")
+        drawn = {p.id: p for p in (world.prompt(rng, "math") for _ in range(data.train_prompts))}
+        heldout = world.held_out_prompts(data.heldout_prompts, seed + 2, "math")
+        pattern = sentence_pattern(world.spec.math.answer)
+        return Checkable(list(drawn.values()), heldout, number_verifier(lambda p: p.meta.get("answer"), pattern))
+
+    # ------------------------------------------------------------------------------------------ gold and labelers
+
+    @timed("gold")
+    def score(self, prompts: Sequence[Prompt], completions: Sequence[Completion], purpose: str) -> list[GoldScore]:
+        pairs = zip(prompts, completions, strict=True)
+        return [self.gold.score(p, c.text, c.finish_reason, purpose) for p, c in pairs]
+
+    def observe(
+        self, prompts: Sequence[Prompt], completions: Sequence[Completion], purpose: str = "log"
+    ) -> dict[str, float]:
+        return gold_metrics(self.score(prompts, completions, purpose), [p.meta["family"] for p in prompts])
+
+    def shown_work(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> dict[str, float]:
+        scores = self.score(prompts, completions, "log")
+        return {"worked": float(np.mean([score.flags["worked"] > 0 for score in scores]))}
+
+    @timed("label")
+    def simulate_labels(self) -> int:
+        """Simulated people rank every open item of the study, blind and in random order; returns their number."""
+        labelers, store = self.world.spec.labelers, self.store
+        rng = random.Random(f"{self.recipe.seed}/labels")
+        judged = dict.fromkeys((labeler.name for labeler in labelers), 0)
+        judgements = []
+        for item in store.unjudged_items(STUDY):
+            labeler = rng.choice(labelers)
+            order = list(range(len(item.completions)))
+            rng.shuffle(order)
+            scores = self.score([item.prompt] * len(order), item.completions, "labelers")
+            texts = [c.text for c in item.completions]
+            ranking = rank(labeler, rng, item.prompt, texts, scores, order, judged[labeler.name] % SITTING)
+            judged[labeler.name] += 1
+            kind, key = LabelerKind.SIMULATED, f"{item.id}/{labeler.name}"
+            judgements.append(Judgement(item.id, labeler.name, kind, ranking, tuple(order), submission_key=key))
+        return store.add_judgements(judgements)
+
+    def yardstick(self) -> Yardstick | None:
+        """What keeps the yardstick honest: what each kind of author is worth, and how often gold was asked, for what."""
+        table = author_table(self.world, self.gold, random.Random(self.recipe.seed), 200)
+        return Yardstick(table.means, table.demonstrations, dict(self.gold.calls))
+
+
+def written_answers(store: Store) -> list[tuple[Prompt, str]]:
+    """Demonstrations of the training split, as they were written."""
+    return [(p, c.text) for p, c in store.completions(source=DEMONSTRATION, split="train")]
+
+
+def distinct(world: World, rng: random.Random, count: int) -> list[Prompt]:
+    """`count` training prompts of distinct texts."""
+    found: dict[str, Prompt] = {}
+    for _ in range(100 * count):
+        if len(found) == count:
+            break
+        prompt = world.prompt(rng)
+        found.setdefault(prompt.id, prompt)
+    if len(found) < count:
+        raise NoUsableRows(
+            f"the world gave {len(found)} distinct training prompts where {count} were asked for; ask for fewer"
+        )
+    return list(found.values())

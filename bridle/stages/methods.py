@@ -1,0 +1,27 @@
+"""Every way to train, in one table: the command line, the Python API, the report and the demo read it.
+
+A new method is a loss (maths/losses.py), a loop (training/), its settings (recipe/), a row here, and its page in docs/.
+"""
+
+from bridle.stages.practice import practise
+from bridle.stages.preferences import train_dpo
+from bridle.stages.pretrain import train_pretrain
+from bridle.stages.reward import train_reward
+from bridle.stages.rewards import first_critic
+from bridle.stages.sft import train_sft
+from bridle.stages.workspace import Method
+from bridle.training import dpo, grpo, ppo, pretrain, rebel, rejection, reward, rloo, sft
+
+# fmt: off
+METHODS = {method.name: method for method in (
+    Method("pretrain", "pretrain", "Pretraining a small model on plain text", train_pretrain, pretrain.train),
+    Method("sft", "sft", "Teaching it to answer: imitating demonstrations", train_sft, sft.train),
+    Method("reward", "reward", "Training the reward model on the comparisons", train_reward, reward.train),
+    Method("ppo", "ppo", "PPO: practising against the reward model, held by the KL bridle", practise, ppo.train, first_critic),
+    Method("dpo", "dpo", "DPO: the same comparisons, and no reward model", train_dpo, dpo.train),
+    Method("grpo", "grpo", "GRPO: many answers to a problem, the right ones reinforced", practise, grpo.train),
+    Method("rloo", "rloo", "RLOO: several answers to a prompt, each against the mean of the others", practise, rloo.train),
+    Method("rebel", "rebel", "REBEL: two answers to a prompt, log-odds that follow their rewards", practise, rebel.train),
+    Method("best-of-n", "rejection", "Best of n: imitating its own best answers", practise, rejection.train),
+)}
+# fmt: on

@@ -1,0 +1,132 @@
+"""Policies that learn from their own answers: PPO, GRPO, RLOO, REBEL, best of n and online DPO, all by one stage.
+
+A policy begins from one model of the project and is held to another (`start`, `reference`); its answers are scored by the reward model,
+or by a verifier on prompts whose answers can be checked.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from bridle.core.records import Completion, Prompt, content_hash
+from bridle.generation.rollout import Observe, RolloutSession
+from bridle.maths.statistics import wilson_interval
+from bridle.models.encoding import encode_demonstrations
+from bridle.models.imitation import Example
+from bridle.models.policy import Policy
+from bridle.recipe.offline import DPOSection
+from bridle.recipe.online import GRPOSection, PPOSection, REBELSection, RejectionSection, RLOOSection
+from bridle.recipe.recipe import Recipe
+from bridle.stages.data import Checkable
+from bridle.stages.rewards import reward_parents, training_reward
+from bridle.stages.sft import train_branch
+from bridle.stages.workspace import Method, Variant, Work, done_before, require_model, stage_key
+from bridle.training.ppo import Actors
+
+PracticeSection = PPOSection | GRPOSection | RLOOSection | REBELSection | RejectionSection | DPOSection
+
+
+def practise(work: Work, method: Method, variant: Variant) -> dict[str, Any]:
+    """Train by a method that answers prompts and learns from how the answers score."""
+    recipe, name = method.recipe(work, variant), variant.name
+    config: PracticeSection = dict(recipe)[method.section]
+    start, held_to = origins(work, config)
+    branch = {"branch": train_branch(work, reuse=True)} if start == work.data.branch else {}
+    checked = config.scored_by == "verifier"
+    parents = model_parents(work, start, held_to, "sft" if start == "sft" and not checked else "start")
+    checkable = work.data.checkable() if checked else None
+    parents |= reward_identity(work, checkable, variant)
+    key = stage_key(recipe, ("model", method.section, "data", "sampling"), parents)
+    if (before := done_before(work, name, key, variant.reuse, name)) is not None:
+        return {**before, **branch}
+    with work.start(name, variant.title, key, parents, recipe) as run:
+        policy, reference = work.load_policy(start), work.load_policy(held_to)
+        parent = policy.origin
+        policy.origin = content_hash([parent, key])  # two runs from the same weights must not share stamps
+        prompts = work.fitting(policy, work.data.train_prompts() if checkable is None else checkable.train)
+        if variant.reward is not None:
+            reward = variant.reward
+        elif checkable is not None and not recipe.reward_source:
+            reward = checkable.verifier
+        else:
+            reward = training_reward(work, policy)
+        observe = work.data.observe if checkable is None else checks(work, checkable)
+        tokens = recipe.sampling.max_new_tokens
+        session = RolloutSession(run, work.device, recipe.seed, work.engine, tokens, observe)
+        heldout = [] if checkable is None else work.fitting(policy, checkable.heldout, "held-out prompts")
+        measured = check_answers(work, policy, heldout, checkable, f"{method.section}-before")
+        if method.critic is None:
+            result = method.loop(policy, reference, reward, prompts, config, session)
+        else:
+            actors = Actors(policy, reference, method.critic(work, policy))
+            result = method.loop(actors, reward, prompts, mixed_in(work, policy, recipe), config, session)
+        saved = work.keep_policy(name, method.section, policy, parent)
+        if checkable is not None:
+            measured |= check_answers(work, policy, heldout, checkable, f"{method.section}-after")
+            result = {metric: value for metric, value in result.items() if metric not in ("accuracy", "worked")}
+            measured["problems"] = len(heldout)
+        return {**run.finish({**result, **measured, "model": saved}), **branch}
+
+
+def origins(work: Work, config: PracticeSection) -> tuple[str, str]:
+    """Names of the models that a policy begins from and is held to."""
+    usual = work.data.branch if config.scored_by == "verifier" and work.data.branch else "sft"
+    start = config.start or usual
+    return start, config.reference or start
+
+
+def model_parents(work: Work, start: str, reference: str, first: str) -> dict[str, Any]:
+    """The models that a policy begins from and is held to, by content hash. The start is noted as `first`: runs made before one could
+    begin elsewhere noted SFT under its name, and are still the same runs."""
+    parents: dict[str, Any] = {first: require_model(work.project, start, f"train {start}")}
+    if reference != start:
+        parents["reference"] = require_model(work.project, reference, f"train {reference}")
+    return parents
+
+
+def reward_identity(work: Work, checkable: Checkable | None, variant: Variant) -> dict[str, Any]:
+    """What rewards a run, by content hash, and the prompts whose answers can be checked."""
+    parents: dict[str, Any] = {}
+    if variant.reward is not None:
+        parents["source"] = variant.name
+    elif checkable is None:
+        parents |= {**reward_parents(work), "source": "learned"}
+    else:
+        parents |= {"source": "verifier", **(reward_parents(work) if work.recipe.reward_source else {})}
+    if checkable is not None:
+        asked = [[prompt.id for prompt in prompts] for prompts in (checkable.train, checkable.heldout)]
+        parents |= {"world": work.data.world_hash, "data": content_hash(asked)}
+    return parents
+
+
+def mixed_in(work: Work, policy: Policy, recipe: Recipe) -> list[Example]:
+    """Demonstrations that PPO imitates beside its own loss, where `ppo.pretrain_coef` wants some."""
+    if not recipe.ppo.pretrain_coef:
+        return []
+    limit = policy.module.config.max_positions
+    return work.usable(encode_demonstrations(policy.template, work.data.demonstrations(), limit))
+
+
+def checks(work: Work, checkable: Checkable) -> Observe:
+    """For the log: the share of right answers and, where that is known, of those that show their work."""
+
+    def observe(prompts: Sequence[Prompt], completions: Sequence[Completion]) -> dict[str, float]:
+        right = [score for score in checkable.verifier(prompts, completions) if score is not None]
+        return {"accuracy": float(np.mean(right)), **work.data.shown_work(prompts, completions)}
+
+    return observe
+
+
+def check_answers(
+    work: Work, policy: Policy, prompts: Sequence[Prompt], checkable: Checkable | None, purpose: str
+) -> dict[str, float]:
+    """One sampled answer to each held-out problem: the share of right ones with its interval, and what `checks` reports besides; each
+    name ends as `purpose` does ("before", "after")."""
+    if checkable is None:
+        return {}
+    answered = work.answer(policy, prompts, purpose)
+    metrics = dict(checks(work, checkable)(answered.prompts, answered.completions))
+    low, high = wilson_interval(round(metrics["accuracy"] * len(prompts)), len(prompts))
+    when = purpose.rpartition("-")[2]
+    return {f"{n}_{when}": v for n, v in {**metrics, "accuracy_low": low, "accuracy_high": high}.items()}

@@ -1,0 +1,75 @@
+"""Policies from comparisons, without a reward model: DPO and family, and online DPO in rounds."""
+
+from collections.abc import Callable
+from typing import Any
+
+from bridle.compute.steps import Session
+from bridle.core.errors import DataError, NoUsableRows
+from bridle.core.records import content_hash
+from bridle.evaluation.answers import kl_of
+from bridle.feedback.store.store import Snapshot
+from bridle.models.encoding import encode_pairs
+from bridle.models.policy import Policy
+from bridle.stages.practice import model_parents, practise
+from bridle.stages.workspace import Method, Variant, Work, done_before, stage_key
+from bridle.training import dpo
+
+OBSERVED = 128  # prompts that DPO's KL is measured on as it goes
+NO_REFERENCE = ("simpo",)  # losses that are held by none
+
+
+def training_snapshot(work: Work) -> Snapshot:
+    """The comparisons of training prompts that are in force now, kept under a hash."""
+    try:
+        return work.store.take_snapshot(study=work.data.study, split="train")
+    except DataError as error:
+        raise NoUsableRows(
+            f"{work.project.store} holds no comparisons to learn from; `bridle import FILE` brings some, "
+            "on the playground `bridle sample` and `bridle label --simulate` make them"
+        ) from error
+
+
+def train_dpo(work: Work, method: Method, variant: Variant) -> dict[str, Any]:
+    """On the same comparisons as the reward model, or online on fresh answers that a reward ranks."""
+    recipe, name = method.recipe(work, variant), variant.name
+    if recipe.dpo.online_rounds:
+        title = "Online DPO: its own answers, ranked by a reward"
+        online = Method(method.name, method.section, title, practise, dpo.train_online)
+        return practise(work, online, Variant(name, title, variant.settings, variant.reward, variant.reuse))
+    start = recipe.dpo.start or "sft"
+    held_to = recipe.dpo.reference or start
+    snapshot = training_snapshot(work)
+    parents = model_parents(work, start, held_to, "sft" if start == "sft" else "start")
+    parents["snapshot"] = snapshot.id
+    key = stage_key(recipe, ("model", "dpo", "data", "sampling"), parents)
+    if (before := done_before(work, name, key, variant.reuse, name)) is not None:
+        return before
+    with work.start(name, variant.title, key, parents, recipe) as run:
+        policy = work.load_policy(start)
+        parent = policy.origin
+        policy.origin = content_hash([parent, key])  # two runs from the same weights must not share stamps
+        reference = None if recipe.dpo.loss in NO_REFERENCE else work.load_policy(held_to)
+        pairs = work.store.snapshot_pairs(snapshot.id)
+        groups = work.usable(encode_pairs(policy.template, pairs, policy.module.config.max_positions))
+        observe = observer(work, policy, reference)
+        session = Session(run, work.device, recipe.seed)
+        cache = work.project.folder / "cache"
+        result = dpo.train(policy, reference, groups, recipe.dpo, session, cache, observe)
+        saved = work.keep_policy(name, "dpo", policy, parent)
+        return run.finish({"snapshot": snapshot.id, **result, **observe(), "model": saved})
+
+
+def observer(work: Work, policy: Policy, reference: Policy | None) -> Callable[[], dict[str, float]]:
+    """Fresh answers to a few training prompts, measured: their KL from the reference in nats per answer, which DPO itself never looks
+    at, and what is known of them besides."""
+    prompts = work.fitting(policy, work.data.train_prompts()[:OBSERVED])
+
+    def measure() -> dict[str, float]:
+        answered = work.answer(policy, prompts, "dpo-observe", policy.step)
+        metrics = work.data.observe(answered.prompts, answered.completions)
+        if reference is not None:
+            kl, error = kl_of(answered, policy, reference, work.device)
+            metrics = {"kl": kl, "kl_se": error, **metrics}
+        return metrics
+
+    return measure

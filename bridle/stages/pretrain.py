@@ -1,0 +1,73 @@
+"""The base model: a small one from nothing, or one of the user's."""
+
+from pathlib import Path
+from typing import Any
+
+from bridle.compute.device import Device
+from bridle.compute.randomness import generator
+from bridle.compute.steps import Session
+from bridle.core.errors import ModelError
+from bridle.core.timeline import timed
+from bridle.models.decoder import Decoder, DecoderConfig, initialise
+from bridle.models.policy import Policy, load_policy
+from bridle.models.template import Template, train_tokenizer
+from bridle.recipe.recipe import Recipe
+from bridle.stages.workspace import Method, Variant, Work, done_before, stage_key
+from bridle.training import pretrain
+
+TOKENIZER_TEXTS = 8000
+
+
+def train_pretrain(work: Work, method: Method, variant: Variant) -> dict[str, Any]:
+    """A small model from nothing: tokenizer and weights. With `model.path` set, that model is taken instead."""
+    recipe = method.recipe(work, variant)
+    if recipe.model.path:
+        return adopt_base(work)
+    parents: dict[str, Any] = {"model": recipe.model.path, "world": work.data.world_hash, **work.data.text_parents()}
+    key = stage_key(recipe, ("world", "model", "data", "pretrain"), parents)
+    if (before := done_before(work, "pretrain", key, variant.reuse, "base")) is not None:
+        return before
+    with work.start("pretrain", variant.title, key, parents) as run:
+        texts = work.data.documents(recipe.data.pretrain_tokens)
+        template = train_tokenizer(texts[:TOKENIZER_TEXTS], recipe.model.vocab_size)
+        with timed("encode"):
+            rows = pretrain.rows_of(template.document_ids(texts), recipe.pretrain.length)
+        policy = new_policy(recipe, template, work.device)
+        session = Session(run, work.device, recipe.seed)
+        result = pretrain.train(policy, rows, recipe.data.pretrain_tokens, recipe.pretrain, session)
+        saved = work.keep_policy("base", "base", policy, None)
+        parameters = sum(p.numel() for p in policy.module.parameters())
+        return run.finish({**result, "documents": len(texts), "parameters": parameters, "model": saved})
+
+
+def adopt_base(work: Work) -> dict[str, Any]:
+    """Take the user's model as the base: loaded once to be sure that it can be, then copied into the project."""
+    source = work.project.folder / Path(work.recipe.model.path).expanduser()
+    work.progress.begin(f"Taking {source} as the base model")
+    policy = load_policy(source, work.device.torch)
+    if not isinstance(policy.module, Decoder):
+        family = policy.module.config.family
+        work.progress.say(
+            f"transformers runs this {family} model, for the native decoder does not know its shape; slower"
+        )
+    saved = work.keep_policy("base", "base", policy, None)
+    parameters = sum(p.numel() for p in policy.module.parameters())
+    return {"model": saved, "parameters": parameters, "steps": 0, "seconds": 0.0, "loss": None}
+
+
+def new_policy(recipe: Recipe, template: Template, device: Device) -> Policy:
+    """A model of the recipe's shape with random weights."""
+    section = recipe.model
+    if section.hidden_size % (2 * section.heads):
+        raise ModelError(
+            f"model.hidden_size must be a multiple of 2 × heads, got {section.hidden_size} and {section.heads}"
+        )
+    if section.heads % section.kv_heads:
+        raise ModelError(f"model.heads must be a multiple of kv_heads, got {section.heads} and {section.kv_heads}")
+    shape = {"hidden_size", "intermediate_size", "layers", "heads", "kv_heads", "max_positions"}
+    vocab_size, head_size = template.tokenizer.get_vocab_size(), section.hidden_size // section.heads
+    # Qwen 3's norms of queries and keys let a small model learn far faster (docs/failures.md).
+    config = DecoderConfig("qwen3", vocab_size=vocab_size, head_size=head_size, **section.model_dump(include=shape))
+    module = Decoder(config)
+    initialise(module, config.layers, generator(recipe.seed, "weights"))
+    return Policy(module.to(device.torch), template, "new")

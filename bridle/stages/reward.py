@@ -1,0 +1,227 @@
+"""Reward models as stages: trained from the comparisons in force, centred on SFT's answers, tested on what was held out."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from bridle.compute.device import Device
+from bridle.compute.randomness import derived_seed, generator
+from bridle.compute.steps import Session
+from bridle.core.records import Completion, Pair, Prompt, Ranking
+from bridle.core.timeline import timed
+from bridle.evaluation.reward_tests import AnswerPair, pair_accuracy
+from bridle.feedback.rankings import pairs_of
+from bridle.models.batches import Group
+from bridle.models.decoder import DecoderConfig, Trunk, initialise
+from bridle.models.encoding import DataReport, encode_pairs, encode_rankings
+from bridle.models.policy import Policy, RewardModel, load_policy, save_reward_model
+from bridle.models.scorer import Scorer, init_head, scorer_from
+from bridle.recipe.recipe import Recipe
+from bridle.rewards.learned import LearnedReward, task_scores
+from bridle.stages.label import CLEAR_GAP
+from bridle.stages.preferences import training_snapshot
+from bridle.stages.rewards import member_names
+from bridle.stages.workspace import Method, Variant, Work, done_before, require_model, stage_key
+from bridle.training import reward
+
+SLIM, SHUFFLED = "reward-slim", "reward-shuffled"
+TITLES = {
+    "reward": "Training the reward model on the comparisons",
+    SLIM: "Training a slim reward model beside it",
+    SHUFFLED: "Control: a slim reward model on shuffled labels",
+}
+
+
+def train_reward(work: Work, method: Method, variant: Variant) -> dict[str, Any]:
+    """The full reward model from SFT's weights, as many members as the recipe wants, and maybe a slim one from nothing."""
+    names = [*member_names(work.recipe), *([SLIM] if work.recipe.reward.slim else [])]
+    begun = [runs[-1] for name in names[1:] if (runs := work.project.runs(name))]
+    resumed = any(not (run / "result.json").exists() for run in begun)  # stopped in a later one: those before are done
+    result, *others = [train_scorer(work, name, variant.reuse or resumed) for name in names]
+    if work.recipe.reward.slim:
+        result["slim"] = others.pop()
+    if others:
+        result["member_accuracies"] = [member["pair_accuracy"] for member in (result, *others)]
+    return result
+
+
+def train_shuffled(work: Work, reuse: bool = False) -> dict[str, Any]:
+    """The control: the slim one again, each prompt's rankings turned round or not by a coin, so nothing can be learnt.
+
+    The held-out pairs are turned round by coins too: whatever direction the noise taught it, it must be right on half of
+    them, unless the order of a pair betrays which answer was chosen.
+    """
+    return train_scorer(work, SHUFFLED, reuse)
+
+
+def train_scorer(work: Work, stage: str, reuse: bool) -> dict[str, Any]:
+    """One reward model: a member from SFT's weights or another model's, "reward-slim" and "reward-shuffled" from nothing."""
+    recipe, section = work.recipe, work.recipe.reward
+    sft_hash = require_model(work.project, "sft", "train sft")
+    snapshot = training_snapshot(work)
+    parents = {"sft": sft_hash, "snapshot": snapshot.id, "stage": stage}
+    if stage in member_names(recipe) and section.path:
+        parents["base"] = load_policy(work.project.folder / section.path, work.device.torch).origin
+    # How many members there are, and how RL combines them, changes none of them.
+    alone = recipe.with_settings({"reward.members": 1, "reward.combine": "mean", "reward.uncertainty": 0.0})
+    key = stage_key(alone, ("model", "reward", "data", "sampling"), parents)
+    if (before := done_before(work, stage, key, reuse, stage)) is not None:
+        return before
+    with work.start(stage, TITLES.get(stage, f"Another for the ensemble: {stage}"), key, parents) as run:
+        policy = work.load_policy("sft")
+        model, epochs, rate, seed = new_scorer(work, stage, policy)
+        count, encoded = comparisons(work, snapshot.id, model, policy, turned_by(work, stage))
+        groups = work.usable(encoded)
+        reference_prompts(work, policy, enforce=True)  # what the scores will be centred on is looked at before training
+        result = {"snapshot": snapshot.id, "judgements": len(snapshot.judgement_ids), **count}
+        result |= reward.train(model, groups, section, epochs, rate, Session(run, work.device, seed))
+        return run.finish({**result, **finish_reward(work, model, policy, stage)})
+
+
+def comparisons(
+    work: Work, snapshot: str, model: RewardModel, policy: Policy, turned: Callable[[Prompt], bool] | None
+) -> tuple[dict[str, int], tuple[list[Group], DataReport]]:
+    """What the snapshot's judgements say, as pairs or as whole rankings: their number, and the same encoded."""
+    section, store, template = work.recipe.reward, work.store, model.template
+    foreign, limit = template.hash != policy.template.hash, model.module.config.max_positions
+    if section.loss == "ranking":
+        rankings = store.snapshot_rankings(snapshot)
+        rankings = [ranking_as_text(ranking) for ranking in rankings] if foreign else rankings
+        return {"rankings": len(rankings)}, encode_rankings(template, rankings, limit, turned=turned)
+    pairs = store.snapshot_pairs(snapshot, ties=section.ties == "half")
+    pairs = [pair_as_text(pair) for pair in pairs] if foreign else pairs
+    return {"pairs": len(pairs)}, encode_pairs(template, pairs, limit, margin=section.margin, turned=turned)
+
+
+def turned_by(work: Work, stage: str) -> Callable[[Prompt], bool] | None:
+    """For the control a coin: heads or tails for a prompt, always the same."""
+    if stage != SHUFFLED:
+        return None
+    return lambda prompt: derived_seed(work.recipe.seed, f"coin/{prompt.id}", 0) % 2 == 1
+
+
+def new_scorer(work: Work, stage: str, policy: Policy) -> tuple[RewardModel, int, float, int]:
+    """A reward model before its training, with its epochs, its learning rate, and the seed of its order.
+
+    The members of an ensemble learn the same pairs and differ in the head that they begin with and in the order.
+    """
+    recipe, section = work.recipe, work.recipe.reward
+    if stage not in member_names(recipe):
+        epochs = section.slim_epochs if stage == SLIM else 1
+        model = RewardModel(slim_scorer(recipe, policy, work.device), policy.template, "new")
+        return model, epochs, section.slim_learning_rate, recipe.seed
+    base = load_policy(work.project.folder / section.path, work.device.torch) if section.path else policy
+    first = stage == "reward"
+    head = generator(recipe.seed, "head" if first else f"head/{stage}")
+    seed = recipe.seed if first else derived_seed(recipe.seed, f"order/{stage}", 0)
+    model = RewardModel(scorer_from(base.module, head), base.template, "new")
+    return model, section.epochs, section.learning_rate, seed
+
+
+def pair_as_text(pair: Pair) -> Pair:
+    """The pair for a tokenizer that did not write it."""
+    return replace(pair, chosen=replace(pair.chosen, token_ids=()), rejected=replace(pair.rejected, token_ids=()))
+
+
+def ranking_as_text(ranking: Ranking) -> Ranking:
+    return replace(ranking, answers=tuple(replace(answer, token_ids=()) for answer in ranking.answers))
+
+
+def slim_scorer(recipe: Recipe, policy: Policy, device: Device) -> Scorer:
+    """A narrower, shallower native scorer with new weights, its heads as wide as the policy's if that is native too."""
+    full, width = policy.module.config, recipe.reward.slim_hidden_size
+    head_size, rope_theta = (full.head_size, full.rope_theta) if isinstance(full, DecoderConfig) else (32, 10_000.0)
+    heads = max(1, width // head_size)
+    config = DecoderConfig(
+        family="qwen3",
+        vocab_size=full.vocab_size,
+        hidden_size=width,
+        intermediate_size=round(width * 8 / 3 / 32) * 32,
+        layers=recipe.reward.slim_layers,
+        heads=heads,
+        kv_heads=heads,
+        head_size=head_size,
+        max_positions=full.max_positions,
+        rope_theta=rope_theta,
+    )
+    scorer, draws = Scorer(Trunk(config)), generator(recipe.seed, "slim-weights")
+    initialise(scorer, config.layers, draws)
+    init_head(scorer, draws)
+    return scorer.to(device.torch)
+
+
+def reference_prompts(work: Work, policy: Policy, enforce: bool) -> list[Prompt]:
+    """Training prompts whose fresh answers give the scores their centre and scale."""
+    return work.fitting(policy, work.data.train_prompts()[:256], enforce=enforce)
+
+
+def finish_reward(work: Work, model: RewardModel, policy: Policy, name: str) -> dict[str, Any]:
+    """Centre and scale on fresh answers of the reference policy, fit its temperature, save, and test on held-out comparisons."""
+    reader = LearnedReward(model, work.device, same_tokens=model.template.hash == policy.template.hash)
+    answered = work.answer(policy, reference_prompts(work, policy, enforce=False), "centre")
+    ids = reader.ids(answered.prompts, answered.completions)
+    with timed("score"):
+        scores = task_scores(model, *ids, work.device)
+    reward.set_centre_and_scale(model, scores, [p + a for p, a in zip(ids[0][:4], ids[1][:4], strict=True)])
+    turned = turned_by(work, name)
+    calibration = fit_temperature_of(work, reader, turned)
+    saved = save_reward_model(work.project.model(name), model)
+    work.store.add_model_version(name, kind="reward", weights_sha256=saved, parent=policy.origin)
+    parameters = sum(p.numel() for p in model.module.parameters())
+    return {
+        **heldout_metrics(work, reader, turned),
+        **calibration,
+        "parameters": parameters,
+        "centre": model.tasks[0].centre,
+        "scale": model.tasks[0].scale,
+        "model": saved,
+    }
+
+
+@timed("calibration")
+def fit_temperature_of(
+    work: Work, reader: LearnedReward, turned: Callable[[Prompt], bool] | None
+) -> dict[str, float | None]:
+    """The temperature by what people said of held-out answers, and the calibration error before and after."""
+    judged = work.store.judgements(study=work.data.study, split="heldout")
+    pairs = [pair for item, judgement in judged for pair in pairs_of(item, judgement)]
+    pairs = pairs if reader.same_tokens else [pair_as_text(pair) for pair in pairs]
+    template, limit = reader.model.template, reader.model.module.config.max_positions
+    encoded = encode_pairs(template, pairs, limit, turned=turned, what="held-out comparisons")
+    groups = work.usable(encoded, enforce=False)
+    return reward.fit_temperatures(reader.model, groups, work.device)[reader.model.tasks[0].name]
+
+
+@timed("test")
+def heldout_metrics(work: Work, reader: LearnedReward, turned: Callable[[Prompt], bool] | None) -> dict[str, Any]:
+    """Accuracy on held-out pairs: against gold (clear pairs) where it is known, against people everywhere."""
+    by_people: list[AnswerPair] = []
+    by_gold: list[AnswerPair] = []
+    for item, judgement in work.store.judgements(study=work.data.study, split="heldout"):
+        (best, *_), *others = judgement.ranking  # what tied with the best was not beaten by it
+        by_people += [
+            (item.prompt, item.completions[best], item.completions[slot]) for group in others for slot in group
+        ]
+        by_gold += clear_pairs(work, item.prompt, item.completions)
+    by_people, by_gold = turned_round(by_people, turned), turned_round(by_gold, turned)
+    people = pair_accuracy(reader, by_people, work.progress.say)
+    metrics = {f"people_{name}": value for name, value in people.items()}
+    known = work.data.knows_gold
+    return {**metrics, **(pair_accuracy(reader, by_gold, work.progress.say) if known else people)}
+
+
+def clear_pairs(work: Work, prompt: Prompt, completions: Sequence[Completion]) -> list[AnswerPair]:
+    """Every two answers of which gold clearly prefers one, where gold is known."""
+    scores = work.data.score([prompt] * len(completions), completions, "evaluation")
+    return [
+        (prompt, better, worse)
+        for better, high in zip(completions, scores, strict=False)
+        for worse, low in zip(completions, scores, strict=False)
+        if high.points - low.points > CLEAR_GAP
+    ]
+
+
+def turned_round(pairs: list[AnswerPair], turned: Callable[[Prompt], bool] | None) -> list[AnswerPair]:
+    if turned is None:
+        return pairs
+    return [(p, worse, better) if turned(p) else (p, better, worse) for p, better, worse in pairs]

@@ -1,0 +1,84 @@
+"""What reinforcement learning learns from: the project's reward models, verifiers, and sums of them."""
+
+from pathlib import Path
+from typing import Any
+
+from bridle.compute.randomness import generator
+from bridle.core.errors import ModelError
+from bridle.core.records import Reward
+from bridle.models.policy import Policy, folder_hash, load_reward_model
+from bridle.models.scorer import Scorer, critic_from, scorer_from, shared_critic
+from bridle.recipe.recipe import Recipe
+from bridle.rewards.learned import Ensemble, LearnedReward
+from bridle.rewards.weighted import Source, WeightedSum
+from bridle.stages.workspace import Work, require_model
+
+
+def member_names(recipe: Recipe) -> list[str]:
+    """The models that are the project's reward: one, or the members of an ensemble."""
+    return ["reward", *(f"reward-member-{number}" for number in range(2, recipe.reward.members + 1))]
+
+
+def learned_reward(work: Work, policy: Policy) -> LearnedReward | Ensemble:
+    """The project's reward model, or its ensemble, to score this policy's answers."""
+    members = [load_scores(work, work.project.model(name), policy) for name in member_names(work.recipe)]
+    section = work.recipe.reward
+    return members[0] if len(members) == 1 else Ensemble(members, section.combine, section.uncertainty)
+
+
+def load_scores(work: Work, folder: Path, policy: Policy, task: str = "") -> LearnedReward:
+    """A reward model; answers of a policy whose tokens are not its own are read as text."""
+    model = load_reward_model(folder, work.device.torch)
+    return LearnedReward(model, work.device, model.template.hash == policy.template.hash, task)
+
+
+def training_reward(work: Work, policy: Policy) -> Reward:
+    """What RL learns from: the weighted sum of the recipe's sources, or the project's reward model alone."""
+    if not work.recipe.reward_source:
+        return learned_reward(work, policy)
+    sources = []
+    for source in work.recipe.reward_source:
+        if source.kind == "verifier":
+            found: Reward = work.data.checkable().verifier
+        elif source.path:
+            found = load_scores(work, work.project.folder / source.path, policy, source.task)
+        else:
+            found = learned_reward(work, policy)
+        sources.append(Source(source.name, source.weight, found))
+    return WeightedSum(sources)
+
+
+def reward_parents(work: Work) -> dict[str, Any]:
+    """The models that the reward of RL is made of, by content hash; a missing one is reported before anything starts."""
+    recipe, parents = work.recipe, dict[str, Any]()
+    if recipe.reward_source:
+        parents["reward_source"] = [source.model_dump(mode="json") for source in recipe.reward_source]
+    for source in recipe.reward_source:
+        folder = work.project.folder / source.path
+        if source.path and not (folder / "bridle_reward.json").is_file():
+            raise ModelError(
+                f"reward source {source.name!r} names {folder}, where there is no reward model; give the folder of one, "
+                "or leave its path out for the project's own"
+            )
+        parents |= {source.name: folder_hash(folder)} if source.path else {}
+    if not recipe.reward_source or any(source.kind == "learned" and not source.path for source in recipe.reward_source):
+        parents |= member_parents(work)
+    return parents
+
+
+def member_parents(work: Work) -> dict[str, Any]:
+    """The project's reward model, or the members of its ensemble and how they are combined."""
+    section, names = work.recipe.reward, member_names(work.recipe)
+    parents: dict[str, Any] = {name: require_model(work.project, name, "train reward") for name in names}
+    return parents | ({"ensemble": [section.combine, section.uncertainty]} if len(names) > 1 else {})
+
+
+def first_critic(work: Work, policy: Policy) -> Scorer:
+    """PPO's critic as it begins: a second head on the policy's trunk where the recipe wants one, else the project's reward model with a
+    head of zeros, else, where there is none or it has other tokens, the policy's trunk with one."""
+    if work.recipe.ppo.shared_trunk:
+        return shared_critic(policy.module)
+    folder = work.project.model("reward")
+    if (folder / "config.json").is_file() and (own := load_scores(work, folder, policy)).same_tokens:
+        return critic_from(own.model.module)
+    return critic_from(scorer_from(policy.module, generator(work.recipe.seed, "critic")))

@@ -1,0 +1,52 @@
+"""Supervised fine-tuning of the base model on demonstrations."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from bridle.compute.steps import Session
+from bridle.core.records import Prompt, content_hash
+from bridle.models.encoding import encode_demonstrations
+from bridle.project.run import Run
+from bridle.recipe.offline import SFTSection
+from bridle.stages.workspace import Method, Variant, Work, done_before, require_model, stage_key
+from bridle.training import sft
+
+
+def train_sft(work: Work, method: Method, variant: Variant) -> dict[str, Any]:
+    recipe, name = method.recipe(work, variant), variant.name
+    base = require_model(work.project, "base", "train pretrain")  # what comes first is missed first
+    demonstrations = work.data.demonstrations()
+    parents = {"base": base, "data": content_hash([[prompt.id, text] for prompt, text in demonstrations])}
+    key = stage_key(recipe, ("model", "sft"), parents)
+    if (before := done_before(work, name, key, variant.reuse, name)) is not None:
+        return before
+    with work.start(name, variant.title, key, parents, recipe) as run:
+        return imitate_demonstrations(work, run, name, demonstrations, recipe.sft)
+
+
+def train_branch(work: Work, reuse: bool = False) -> dict[str, Any]:
+    """A branch of the base model for prompts that can be checked, which the data names and writes the demonstrations for.
+
+    What a small model lacks at first is copying numbers from the question, and no reward teaches that; the branch does.
+    """
+    recipe, name = work.recipe, work.data.branch
+    parents = {"base": require_model(work.project, "base", "train pretrain"), "world": work.data.world_hash}
+    branch = [recipe.grpo.branch_problems, recipe.grpo.branch_demonstrations]
+    key = content_hash([stage_key(recipe, ("model", "sft"), parents), branch])
+    if (before := done_before(work, name, key, reuse, name)) is not None:
+        return before
+    with work.start(name, "A branch that learns arithmetic from worked problems", key, parents) as run:
+        config = recipe.sft.model_copy(update={"epochs": 1})
+        return imitate_demonstrations(work, run, name, work.data.branch_demonstrations(), config)
+
+
+def imitate_demonstrations(
+    work: Work, run: Run, name: str, demonstrations: Sequence[tuple[Prompt, str]], config: SFTSection
+) -> dict[str, Any]:
+    """Train the base model on demonstrations and keep it as `name`."""
+    policy = work.load_policy("base")
+    limit = policy.module.config.max_positions
+    examples = work.usable(encode_demonstrations(policy.template, demonstrations, limit))
+    result = sft.train(policy, examples, config, Session(run, work.device, work.recipe.seed))
+    saved = work.keep_policy(name, "sft", policy, policy.origin)
+    return run.finish({**result, "demonstrations": len(examples), "model": saved})

@@ -1,0 +1,85 @@
+"""REINFORCE with a leave-one-out baseline: several answers to a prompt, each measured against the mean of the others
+(RLOO: Ahmadian 2024, arxiv.org/abs/2402.14740).
+
+Each step: 1. answer each prompt several times  2. score the answers  3. measure each against the others  4. improve the policy
+5. share the new weights, log and save.
+A whole answer is one action, and there is no critic. Its KL (k1) is part of its reward, so the optimum is π_ref exp(r/β) / Z, as for PPO
+and REBEL. A group whose answers all got the same net reward says nothing: it is left out of the update, and counted.
+Left out on purpose: whitening of advantages over the step, a rate that falls (a run here is some twenty steps).
+Shapes: B answers of a step in groups of K to a prompt, T predictions, M answers of a part of a minibatch.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from bridle.compute.optimizer import backward, clipped_step
+from bridle.compute.steps import Means, Metrics, Steps
+from bridle.core.records import Prompt, Reward
+from bridle.core.timeline import timed
+from bridle.generation import rollout as online
+from bridle.maths.advantages import group_spread, leave_one_out
+from bridle.maths.losses import rloo
+from bridle.models.policy import Policy
+from bridle.recipe.online import RLOOSection
+
+
+def train(
+    policy: Policy,
+    reference: Policy,
+    reward: Reward,
+    prompts: Sequence[Prompt],
+    config: RLOOSection,
+    session: online.RolloutSession,
+) -> Metrics:
+    """Train `policy` in place."""
+    asking = online.Asking(
+        "rloo", prompts, config.prompts_per_step, config.group_size, config.temperature, config.missing_stop_penalty
+    )
+    at_once = config.group_size * online.whole_groups(config.batch_size, config.group_size)
+    steps = Steps.of_policy(policy.module, config, config.steps, session)
+    for rollout in online.rollouts(
+        steps, policy, reward, asking, session
+    ):  # 1. answer each prompt  2. score the answers
+        # 3. measure each against the others, the KL in its reward
+        kl_B = online.answer_kl(rollout, reference, config.temperature, at_once, session.device)
+        adv_B = net_advantages(rollout, kl_B, config)
+        # 4. improve the policy
+        updates = improve_by_answers(policy, steps, rollout, adv_B, config)
+        # 5. share the new weights (a new stamp), log and save
+        policy.step += 1
+        flat_G = group_spread(adv_B, config.group_size) == 0
+        compared = {"without_variance": float(flat_G.float().mean())}
+        metrics = {**online.rollout_metrics(rollout, kl_B, session), **updates, **compared}
+        online.end_step(steps, rollout, metrics, updates["grad_norm"], config.kl_coef, not flat_G.all())
+    return {"steps": config.steps, **steps.metrics}
+
+
+@timed("advantages")
+def net_advantages(rollout: online.Rollout, kl_B: Tensor, config: RLOOSection) -> Tensor:
+    """Each answer's reward less β times its KL, against the mean of the same for the other answers to its prompt, [B]."""
+    return leave_one_out(rollout.reward_B - config.kl_coef * kl_B, config.group_size)
+
+
+@timed("improve")
+def improve_by_answers(
+    policy: Policy, steps: Steps, rollout: online.Rollout, adv_B: Tensor, config: RLOOSection
+) -> Metrics:
+    """`epochs` passes over the groups that say something, `minibatches` optimiser steps each: REINFORCE at first, with a clip from the
+    second step on the same answers. Ranks share a minibatch by groups."""
+    means, device = Means(), steps.session.device
+    useful_G = group_spread(adv_B, config.group_size).nonzero()[:, 0].cpu()
+    passes = online.minibatches(
+        useful_G, config.group_size, config, steps.session.seed, "grpo-minibatches", rollout.step
+    )
+    for mini_GK in passes:
+        answers = torch.tensor(mini_GK.numel(), dtype=adv_B.dtype, device=device.torch)
+        for part in online.read_parts(policy, rollout, mini_GK, config, device):
+            # log π of a whole answer is the sum over its tokens
+            logp_M, old_logp_M = part.logp_MT.sum(1), part.old_logp_MT.sum(1)
+            loss, metrics = rloo(logp_M, old_logp_M, adv_B[part.rows], clip=config.clip, count=answers)
+            backward(loss)
+            means.add(metrics, part)
+        means.updated(clipped_step([policy.module], steps.optimizers, config.clip_norm))
+    return means.result()

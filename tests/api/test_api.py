@@ -1,0 +1,359 @@
+"""bridle from Python: every trainer as a function, a reward of one's own, and a call that goes on where it stopped."""
+
+import re
+import signal
+import sys
+import types
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import bridle
+from bridle.compute.steps import Session
+from bridle.core.errors import BridleError, DataError, Interrupted, NoUsableRows, ProjectError, RecipeError, UsageError
+from bridle.core.records import Prompt
+from bridle.models.policy import save_policy
+from bridle.project.metrics import read_metrics
+from bridle.recipe.offline import SFTSection
+from bridle.training import sft as sft_loop
+from tests.house.source import ROOT
+from tests.models.tiny import TEXTS, one_sentence
+from tests.models.tiny import policy as tiny_policy
+from tests.training.runs import DEVICE, run_in, same, weights
+
+PROMPTS = [f"What is {i} + {i % 7}?" for i in range(16)]
+TURNS = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello!"}]
+EXAMPLES = [(prompt, f"It is {i}.") for i, prompt in enumerate(PROMPTS)]
+PAIRS = [(prompt, "It is a cat.", "No no no.") for prompt in PROMPTS]
+FAST: dict[str, Any] = {"optimizer": "adamw", "learning_rate": 1e-3}
+PPO: dict[str, Any] = {"steps": 3, "prompts_per_step": 8, "max_new_tokens": 8, "checkpoint_every": 100}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    save_policy(tmp_path / "model", tiny_policy())
+    return tmp_path / "model"
+
+
+@pytest.fixture
+def model(folder: Path) -> bridle.Model:
+    return bridle.load(folder, precision="float32")
+
+
+def length(prompts: Sequence[Any], answers: Sequence[str]) -> list[float]:
+    return [len(answer) / 10 for answer in answers]
+
+
+class Log:
+    """What `on_log` was told; raises at one of the steps."""
+
+    def __init__(self, fail_at: int = -1) -> None:
+        self.lines: list[tuple[int, int, Mapping[str, Any]]] = []
+        self.fail_at = fail_at
+
+    def __call__(self, step: int, total: int, figures: Mapping[str, Any]) -> None:
+        self.lines.append((step, total, figures))
+        if step == self.fail_at:
+            raise ZeroDivisionError("mine")
+
+
+# ------------------------------------------------------------------------------------------------ asking and saving
+
+
+def test_a_saved_model_answers_as_before(model: bridle.Model, tmp_path: Path) -> None:
+    said = model.answer([*PROMPTS, TURNS], max_new_tokens=8, seed=3)
+    assert len(said) == 17 and len(set(said)) > 8
+    model.save(tmp_path / "again")
+    assert (
+        bridle.load(tmp_path / "again", precision="float32").answer([*PROMPTS, TURNS], max_new_tokens=8, seed=3) == said
+    )
+    assert model.answer(PROMPTS, max_new_tokens=8, seed=4) != said[:16]
+
+
+def test_a_small_model_from_nothing() -> None:
+    log = Log()
+    shape = {"vocab_size": 300, "hidden_size": 32, "intermediate_size": 48, "layers": 1, "heads": 2, "kv_heads": 2}
+    small = bridle.pretrain(TEXTS, tokens=1500, length=16, on_log=log, precision="float32", **shape)
+    assert log.lines[-1][2]["loss"] < log.lines[0][2]["loss"] - 0.3
+    assert len(small.answer(["Hello?"], max_new_tokens=4)) == 1
+    with pytest.raises(RecipeError, match="'path' is not a setting of .pretrain. or .model."):
+        bridle.pretrain(TEXTS, tokens=1500, path="elsewhere")
+
+
+def test_what_python_offers_is_listed() -> None:
+    assert set(bridle.__all__) <= set(dir(bridle))
+    with pytest.raises(AttributeError, match="no attribute 'sftt'"):
+        bridle.sftt  # noqa: B018  # type: ignore[attr-defined]
+
+
+# ------------------------------------------------------------------------------------------------------- trainers
+
+
+def test_sft_is_the_loop_of_the_command_line(model: bridle.Model, tmp_path: Path) -> None:
+    log = Log()
+    figures = bridle.sft(model, EXAMPLES, epochs=2, batch_size=4, on_log=log, **FAST)
+    ours = tiny_policy()
+    asked = [Prompt.from_text(prompt) for prompt, _ in EXAMPLES]
+    answers = ours.template.completion_ids(asked, [answer for _, answer in EXAMPLES])
+    encoded = list(zip(ours.template.prompt_ids(asked), answers, strict=True))
+    config = SFTSection.model_validate({"epochs": 2, "batch_size": 4, **FAST})
+    assert figures.pop("seconds") >= 0 and figures == sft_loop.train(
+        ours, encoded, config, Session(run_in(tmp_path / "run"), DEVICE, seed=0)
+    )
+    assert same(weights(ours.module), model.policy.module)
+    assert [(step, total) for step, total, _ in log.lines] == [(0, 8), (5, 8), (7, 8)]
+    assert log.lines[-1][2]["loss"] < log.lines[0][2]["loss"]
+    assert model.policy.stamp != tiny_policy().stamp
+
+
+def test_ppo_raises_a_reward_of_ones_own(model: bridle.Model) -> None:
+    """It is shown prompts as they were given, and texts; the critic begins with a head of zeros."""
+    seen: list[tuple[Sequence[Any], Sequence[str]]] = []
+
+    def reward(prompts: Sequence[Any], answers: Sequence[str]) -> list[float]:
+        seen.append((prompts, answers))
+        return [float("e" in answer) for answer in answers]
+
+    log = Log()
+    settings = {"steps": 12, "prompts_per_step": 32, "learning_rate": 3e-3, "kl_target": 0.0, "kl_coef": 0.01}
+    figures = bridle.ppo(
+        model, [*PROMPTS, TURNS], reward, on_log=log, max_new_tokens=8, missing_stop_penalty=0.0, **settings
+    )  # fmt: skip
+    assert len(seen) == 12 and all(len(prompts) == len(answers) == 32 for prompts, answers in seen)
+    assert TURNS in [prompt for prompts, _ in seen for prompt in prompts] and PROMPTS[0] in seen[0][0] + seen[1][0]
+    rewards = [line["reward"] for _, _, line in log.lines]
+    assert sum(rewards[-3:]) / 3 > sum(rewards[:3]) / 3 + 0.2
+    assert figures["reward"] == rewards[-1]
+
+
+def test_dpo_holds_to_the_model_as_it_was(model: bridle.Model) -> None:
+    log = Log()
+    figures = bridle.dpo(model, PAIRS, batch_size=4, on_log=log, epochs=4, learning_rate=3e-3)
+    assert log.lines[0][2]["loss"] == pytest.approx(0.6931, abs=1e-4)  # policy and reference are equal
+    assert figures["pairs"] == 16 and log.lines[-1][2]["accuracy"] == 1.0
+
+
+def test_another_reference_is_held_to(model: bridle.Model) -> None:
+    start = model.copy()
+    bridle.dpo(model, PAIRS, batch_size=4, epochs=2, learning_rate=3e-3)
+    log = Log()
+    bridle.dpo(model, PAIRS, reference=start, batch_size=4, on_log=log)
+    assert log.lines[0][2]["loss"] < 0.6
+    again = Log()
+    bridle.dpo(model, PAIRS, reference=model, batch_size=4, on_log=again)  # itself: as it is now, not as it becomes
+    assert again.lines[0][2]["loss"] == pytest.approx(0.6931, abs=1e-4)
+
+
+PRACTICE: list[tuple[Callable[..., Any], dict[str, Any], str]] = [
+    (bridle.grpo, {"steps": 8, "prompts_per_step": 8, "group_size": 4}, "reward"),
+    (bridle.rloo, {"steps": 8, "prompts_per_step": 8, "group_size": 4}, "reward"),
+    (bridle.rebel, {"steps": 8, "prompts_per_step": 16, "eta": 10.0, "kl_coef": 0.0}, "reward"),
+    (bridle.online_dpo, {"online_rounds": 6, "online_prompts": 16}, "reward"),
+    (bridle.best_of_n, {"rounds": 4, "prompts_per_round": 16, "epochs": 2}, "ended"),  # it imitates answers that ended
+]
+
+
+@pytest.mark.parametrize(("train", "settings", "better"), PRACTICE, ids=[train.__name__ for train, _, _ in PRACTICE])
+def test_every_way_to_practise_needs_prompts_and_a_function(
+    train: Callable[..., Any], settings: dict[str, Any], better: str, model: bridle.Model
+) -> None:
+    """The share of answers with a letter in them."""
+    log, start = Log(), model.policy.stamp
+    reward = lambda _, answers: ["e" in answer for answer in answers]  # noqa: E731
+    train(model, PROMPTS, reward, max_new_tokens=8, learning_rate=3e-3, on_log=log, **settings)
+    found = [1 - line["cut_off"] if better == "ended" else line["reward"] for _, _, line in log.lines]
+    assert found[-1] > found[0] + 0.15
+    assert model.policy.stamp != start
+
+
+def test_ppo_may_share_its_trunk(model: bridle.Model) -> None:
+    assert bridle.ppo(model, PROMPTS, length, shared_trunk=True, **PPO)["steps"] == 3
+
+
+def test_a_reward_model_scores_texts_and_trains_a_policy(model: bridle.Model, tmp_path: Path) -> None:
+    before = weights(model.policy.module)
+    judge = bridle.reward_model(model, PAIRS, epochs=4, batch_size=4, learning_rate=3e-3, max_new_tokens=8)
+    assert same(before, model.policy.module)
+    better, worse = (judge(PROMPTS, [pair[side] for pair in PAIRS]) for side in (1, 2))
+    assert all(a is not None and b is not None and a > b for a, b in zip(better, worse, strict=True))
+    assert judge.metrics["pairs"] == 16 and judge.metrics["scale"] > 0
+    judge.save(tmp_path / "judge")
+    again = bridle.load_reward(tmp_path / "judge", precision="float32")
+    assert again(PROMPTS, ["It is a cat."] * 16) == pytest.approx(judge(PROMPTS, ["It is a cat."] * 16))
+    figures = bridle.ppo(model, PROMPTS, again, **PPO)
+    assert figures["steps"] == 3 and not same(before, model.policy.module)
+
+
+# ---------------------------------------------------------------------------------------------- stopping, going on
+
+
+def test_an_exception_in_on_log_leaves_the_model_and_the_same_call_goes_on(model: bridle.Model, tmp_path: Path) -> None:
+    start, plain = model.copy(), model.copy()
+    whole = bridle.ppo(plain, PROMPTS, length, **PPO)
+    with pytest.raises(ZeroDivisionError, match="mine"):
+        bridle.ppo(model, PROMPTS, length, folder=tmp_path / "run", on_log=Log(fail_at=1), **PPO)
+    assert same(weights(start.policy.module), model.policy.module) and model.policy.stamp == start.policy.stamp
+    log = Log()
+    resumed = bridle.ppo(model, PROMPTS, length, folder=tmp_path / "run", on_log=log, **PPO)
+    assert [step for step, _, _ in log.lines] == [2]  # the step at which it raised had been saved
+    assert same(weights(plain.policy.module), model.policy.module) and model.policy.stamp == plain.policy.stamp
+    assert {**resumed, "seconds": 0} == {**whole, "seconds": 0}
+    assert [line["step"] for line in read_metrics(tmp_path / "run")] == [0, 1, 2]
+
+    finished = Log()  # a finished run is restored, and nothing is done twice
+    bridle.ppo(start, PROMPTS, length, folder=tmp_path / "run", on_log=finished, **PPO)
+    assert not finished.lines and same(weights(plain.policy.module), start.policy.module)
+
+
+def test_without_a_folder_an_exception_comes_through_at_once(model: bridle.Model) -> None:
+    before, log = weights(model.policy.module), Log(fail_at=1)
+    with pytest.raises(ZeroDivisionError, match="mine"):
+        bridle.ppo(model, PROMPTS, length, on_log=log, **PPO)
+    assert len(log.lines) == 2 and same(before, model.policy.module)
+    assert all(parameter.grad is None for parameter in model.policy.module.parameters())
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_control_c_stops_at_a_safe_point(model: bridle.Model, tmp_path: Path, kept: bool) -> None:
+    before = weights(model.policy.module)
+    words = "everything is saved in" if kept else "nothing is kept, for it was given no folder"
+    folder = tmp_path / "run" if kept else None
+    with pytest.raises(Interrupted, match=f"sft stopped after step 1 of 4; {words}"):
+        bridle.sft(
+            model, EXAMPLES, epochs=1, batch_size=4, folder=folder, on_log=lambda *_: signal.raise_signal(signal.SIGINT)
+        )  # fmt: skip
+    assert same(before, model.policy.module)
+
+
+def test_a_folder_belongs_to_one_call(model: bridle.Model, tmp_path: Path) -> None:
+    bridle.sft(model.copy(), EXAMPLES, batch_size=4, folder=tmp_path / "run", **FAST)
+    calls: list[Callable[[], object]] = [
+        lambda: bridle.sft(model, EXAMPLES, batch_size=8, folder=tmp_path / "run", **FAST),
+        lambda: bridle.sft(model, EXAMPLES[1:], batch_size=4, folder=tmp_path / "run", **FAST),
+        lambda: bridle.sft(model, EXAMPLES, batch_size=4, folder=tmp_path / "run", seed=1, **FAST),
+        lambda: bridle.dpo(model, PAIRS, folder=tmp_path / "run"),
+    ]
+    for call in calls:
+        with pytest.raises(ProjectError, match="run of sft that was begun with other settings, other data or another"):
+            call()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").write_text("mine")
+    with pytest.raises(ProjectError, match="exists and holds no run"):
+        bridle.sft(model, EXAMPLES, folder=tmp_path / "full")
+    (tmp_path / "killed").mkdir()
+    (tmp_path / "killed" / ".parents.json.7.new").write_text("{")  # it was killed while it wrote its first file
+    bridle.sft(model, EXAMPLES, batch_size=4, folder=tmp_path / "killed", **FAST)
+
+
+# ------------------------------------------------------------------------------------------------------- bad input
+
+BAD: list[tuple[Callable[[bridle.Model], object], type[BridleError], str]] = [
+    (lambda m: bridle.ppo(m, PROMPTS, length, kl_coeff=1.0), RecipeError, "'kl_coeff' is not a setting of .ppo.; did you mean 'kl_coef'"),
+    (lambda m: bridle.ppo(m, PROMPTS, length, kl_coef=-1.0), RecipeError, "ppo.kl_coef = -1.0 is invalid"),
+    (lambda m: bridle.grpo(m, PROMPTS, length, scored_by="verifier"), RecipeError, "'scored_by' is not a setting of .grpo."),
+    (lambda m: bridle.dpo(m, PAIRS, online_rounds=3), RecipeError, "'online_rounds' is not a setting of .dpo."),
+    (lambda m: bridle.online_dpo(m, PROMPTS, length, online_rounds=0), RecipeError, "online_dpo needs online_rounds of at"),
+    (lambda m: bridle.ppo(m, [], length), NoUsableRows, "PPO needs prompts to answer, got none"),
+    (lambda m: bridle.sft(m, []), NoUsableRows, "SFT needs demonstrations"),
+    (lambda m: bridle.dpo(m, []), NoUsableRows, "DPO needs pairs"),
+    (lambda m: bridle.sft(m, [("a", "b", "c")]), DataError, "row 0 is tuple .*, where a prompt and its answer are needed"),  # type: ignore[list-item]
+    (lambda m: bridle.dpo(m, ["abc"]), DataError, "row 0 is str 'abc', where a prompt, the better answer and"),  # type: ignore[list-item]
+    (lambda m: bridle.sft(m, [("a", 7)]), DataError, "row 0 holds int '7' where an answer's text is needed"),  # type: ignore[list-item]
+    (lambda m: m.answer("Hello?"), DataError, "prompts are a list"),
+    (lambda m: bridle.pretrain("Once", tokens=10), DataError, "texts are a list"),
+    (lambda m: m.answer(["Hi", 7]), DataError, "prompt 1 is int '7', where text is needed"),  # type: ignore[list-item]
+    (lambda m: m.answer([TURNS[:1]]), DataError, "that end with the user's"),
+    (lambda m: m.answer([[{"role": "robot", "content": "Hi"}]]), DataError, "prompt 0 is list"),
+    (lambda m: bridle.ppo(m, PROMPTS, lambda p, a: 1.0, **PPO), DataError, "gave float '1.0' for 8 answers"),  # type: ignore[arg-type,return-value]
+    (lambda m: bridle.ppo(m, PROMPTS, lambda p, a: ["good"] * 8, **PPO), DataError, "one number"),  # type: ignore[arg-type,list-item,return-value]
+    (lambda m: bridle.ppo(m, PROMPTS, lambda p, a: [1.0], **PPO), BridleError, "1 scores for 8 answers"),
+    (lambda m: bridle.ppo(m, PROMPTS, lambda p, a: [None] * 8, **PPO), BridleError, "none of 8 answers got a finite"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("call", "kind", "words"), BAD)
+def test_mistakes_end_in_one_sentence(
+    call: Callable[[bridle.Model], object], kind: type[BridleError], words: str, model: bridle.Model
+) -> None:
+    before, stamp = weights(model.policy.module), model.policy.stamp
+    with pytest.raises(kind, match=words) as caught:
+        call(model)
+    assert one_sentence(str(caught.value))
+    assert same(before, model.policy.module) and model.policy.stamp == stamp
+
+
+def test_scores_may_be_tensors_and_none(model: bridle.Model) -> None:
+    bridle.ppo(model, PROMPTS, lambda prompts, answers: torch.arange(8.0), **PPO)  # type: ignore[arg-type,return-value]
+    figures = bridle.ppo(model, PROMPTS, lambda prompts, answers: [None, *map(float, range(7))], **PPO)
+    assert figures["unscored"] == 1
+
+
+# ------------------------------------------------------------------------------------------------------ TensorBoard
+
+
+def test_without_tensorboard_one_is_told_how_to_get_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(UsageError, match="not installed; install it by `pip install 'bridle.track.'`"):
+        bridle.tensorboard(tmp_path)
+
+
+def test_every_number_is_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """With a stand-in, so that this is tested where TensorBoard is missing too."""
+    written: list[tuple[str, str, float, int]] = []
+
+    class Writer:
+        def __init__(self, folder: str) -> None:
+            self.folder = folder
+
+        def add_scalar(self, name: str, value: float, step: int) -> None:
+            written.append((self.folder, name, value, step))
+
+        def flush(self) -> None:
+            written.append((self.folder, "flushed", 0.0, 0))
+
+    stand_in = types.ModuleType("torch.utils.tensorboard")
+    monkeypatch.setitem(stand_in.__dict__, "SummaryWriter", Writer)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", stand_in)
+    bridle.tensorboard(tmp_path)(3, 9, {"loss": 0.5, "pairs": 2, "note": "text", "kl": None})
+    place = str(tmp_path)
+    assert written == [(place, "loss", 0.5, 3), (place, "pairs", 2, 3), (place, "flushed", 0.0, 0)]
+
+
+def test_tensorboard_reads_what_was_written(model: bridle.Model, tmp_path: Path) -> None:
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    bridle.sft(model, EXAMPLES, epochs=2, batch_size=4, on_log=bridle.tensorboard(tmp_path / "tb"), **FAST)
+    found = events.EventAccumulator(str(tmp_path / "tb"))
+    found.Reload()
+    assert set(found.Tags()["scalars"]) == {"loss", "grad_norm"}
+    assert [event.step for event in found.Scalars("loss")] == [0, 5, 7]
+
+
+# -------------------------------------------------------------------------------------------------- its page in docs
+
+PAGE = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
+
+
+def test_the_page_names_what_there_is_and_nothing_else() -> None:
+    named = set(re.findall(r"bridle\.([a-z_]+)\(", PAGE))
+    classes = {"Model", "ScoreModel"}
+    assert named == set(bridle.__all__) - classes
+    assert all(f"`{name}`" in PAGE for name in classes)
+
+
+def test_the_first_example_runs(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As it stands, with fewer and shorter answers."""
+    (folder.parent / "path" / "to").mkdir(parents=True)
+    folder.rename(folder.parent / "path" / "to" / "model")
+    monkeypatch.chdir(folder.parent)
+    text = PAGE.split("```python\n")[1].split("```")[0]
+    short = text.replace("kl_coef=0.1", "kl_coef=0.1, steps=1, prompts_per_step=8, max_new_tokens=8")
+    short = short.replace('bored."]))', 'bored."], max_new_tokens=8))')
+    assert short.count("max_new_tokens") == 2
+    exec(compile(short, "docs/python.md", "exec"), {})
+    assert capsys.readouterr().out.startswith("[")
+    assert (folder.parent / "tuned" / "model.safetensors").is_file()

@@ -1,0 +1,61 @@
+"""Seconds of a demo over its sessions, and a second process that was never needed."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from bridle.compute.device import Device
+from bridle.demo.second import SecondProcess
+from bridle.demo.session import DemoSession
+from bridle.project.progress import Progress
+from bridle.project.project import Project
+from bridle.recipe.recipe import Recipe
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    return Project.create(tmp_path / "demo", Recipe())
+
+
+def noted(project: Project) -> dict[str, float]:
+    found: dict[str, float] = json.loads((project.folder / "demo.json").read_text())
+    return found
+
+
+def test_a_session_that_was_killed_counts_up_to_the_last_file_of_its_runs(project: Project) -> None:
+    run = project.folder / "runs/sft-0001"
+    run.mkdir(parents=True)
+    (run / "metrics.jsonl").write_text("")
+    os.utime(run / "metrics.jsonl", (1_000_040, 1_000_040))
+    (project.folder / "demo.json").write_text(json.dumps({"threads": 2, "seconds": 100.0, "began": 1_000_000.0}))
+    session = DemoSession.begin(project)
+    assert session.threads == 2 and session.earlier == 140.0 and session.seconds == pytest.approx(140.0, abs=5)
+    session.end()
+    assert noted(project)["seconds"] == pytest.approx(140.0, abs=5) and "began" not in noted(project)
+
+
+def test_a_look_at_a_finished_demo_adds_nothing(project: Project) -> None:
+    (project.folder / "demo.json").write_text(json.dumps({"threads": 1, "seconds": 60.0}))
+    (project.folder / "summary.json").write_text("{}")
+    session = DemoSession.begin(project)
+    session.began -= 1000
+    assert session.seconds == 60.0
+
+
+def test_a_first_session_notes_its_threads_when_the_device_is_known(project: Project) -> None:
+    session = DemoSession.begin(project)
+    assert session.threads is None
+    session.end()  # stopped before a device was chosen: nothing to note
+    assert not (project.folder / "demo.json").exists()
+    session.note(Device(torch.device("cpu"), torch.float32, 3, "asked for"))
+    assert noted(project)["threads"] == 3 and noted(project)["began"] == session.began and "3" in session.device
+
+
+def test_a_second_process_that_nothing_was_given_was_never_started(tmp_path: Path) -> None:
+    lines: list[str] = []
+    with SecondProcess(tmp_path) as second:
+        second.wait(Progress(write=lines.append, live=False))
+    assert second.process is None and lines == []

@@ -1,0 +1,178 @@
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import event
+
+from bridle.core.errors import StoreError
+from bridle.core.records import Prompt
+from bridle.feedback.store import database, tables
+from bridle.feedback.store.database import BUSY_TIMEOUT_MS, reading, writing
+from bridle.feedback.store.store import Store
+from tests.feedback.sample import Sample
+
+
+def test_the_migrations_give_the_tables(any_store: Store) -> None:
+    with any_store._engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, tables.metadata) == []
+
+
+def test_sqlite_settings_on_each_connection(store: Store) -> None:
+    with store._engine.connect() as one, store._engine.connect() as two:
+        for connection in (one, two):
+            asked = ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
+            found = [connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in asked]
+            assert found == ["wal", 2, 1, BUSY_TIMEOUT_MS]  # 2 is FULL
+
+
+def test_a_writer_takes_the_lock_at_its_start_and_a_reader_does_not(store: Store) -> None:
+    begun: list[str] = []
+
+    @event.listens_for(store._engine, "before_cursor_execute")
+    def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        if statement.startswith("BEGIN"):
+            begun.append(statement)
+
+    path = store._engine.url.database
+    with reading(store._engine), sqlite3.connect(str(path), timeout=0, isolation_level=None) as other:
+        other.execute("BEGIN IMMEDIATE")
+        other.execute("ROLLBACK")
+    with writing(store._engine), sqlite3.connect(str(path), timeout=0, isolation_level=None) as other:
+        with pytest.raises(sqlite3.OperationalError, match="locked"):
+            other.execute("BEGIN IMMEDIATE")
+    assert begun == ["BEGIN", "BEGIN IMMEDIATE"]
+
+
+def test_every_write_begins_immediate(store: Store, sample: Sample) -> None:
+    begun: list[str] = []
+
+    @event.listens_for(store._engine, "before_cursor_execute")
+    def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        word = statement.split()[0]
+        if word == "BEGIN":
+            begun.append(statement)
+        elif word in ("INSERT", "UPDATE", "DELETE"):
+            assert begun[-1] == "BEGIN IMMEDIATE"
+
+    ids = sample.fill(store)
+    store.add_judgements([sample.judgement(ids[0], "key")])
+    store.take_snapshot()
+    assert begun == ["BEGIN IMMEDIATE"] * 5
+
+
+def test_reopening_keeps_everything(tmp_path: Path) -> None:
+    prompt = Prompt.from_text("Question?")
+    with Store.open(str(tmp_path / "store.sqlite")) as store:
+        store.add_prompts([prompt], split="train", source="world")
+    with Store.open(f"sqlite:///{tmp_path / 'store.sqlite'}") as store:
+        assert store.prompts() == [prompt]
+
+
+def test_two_processes_may_make_the_same_store(tmp_path: Path) -> None:
+    code = "import sys; from bridle.feedback.store.store import Store; Store.open(sys.argv[1]).counts()"
+    path = str(tmp_path / "store.sqlite")
+    processes = [subprocess.Popen([sys.executable, "-c", code, path]) for _ in range(2)]
+    assert [process.wait(30) for process in processes] == [0, 0]
+
+
+def test_a_switch_to_the_log_that_is_refused_at_once_is_made_again(tmp_path: Path) -> None:
+    """SQLite does not wait for another process that switches at the same moment."""
+
+    class Refusing(sqlite3.Connection):
+        left = 3
+
+        def execute(self, sql: str, *rest: Any) -> sqlite3.Cursor:
+            if "journal_mode" in sql and self.left:
+                self.left -= 1
+                raise sqlite3.OperationalError("database is locked")
+            return super().execute(sql, *rest)
+
+    connection = sqlite3.connect(tmp_path / "store.sqlite", factory=Refusing)
+    database._let_readers_go_on(connection)
+    assert connection.left == 0 and connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    connection.close()
+
+
+def one_sentence(error: pytest.ExceptionInfo[StoreError]) -> str:
+    message = str(error.value)
+    assert "\n" not in message and len(message) < 400
+    return message
+
+
+def test_a_newer_store_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "store.sqlite"
+    Store.open(path).close()
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    with pytest.raises(StoreError, match="has schema 9999.*update bridle") as error:
+        Store.open(path)
+    one_sentence(error)
+
+
+def test_what_is_no_store_is_refused_and_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_bytes(b"These are my notes.\n" * 100)
+    with pytest.raises(StoreError, match="not a database") as error:
+        Store.open(path)
+    one_sentence(error)
+    assert path.read_bytes() == b"These are my notes.\n" * 100
+    other = tmp_path / "other.sqlite"
+    with sqlite3.connect(other) as connection:
+        connection.execute("CREATE TABLE bookmarks (id)")
+    with pytest.raises(StoreError, match="another program .bookmarks") as error:
+        Store.open(other)
+    one_sentence(error)
+
+
+def test_places_where_no_store_can_be(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="is a folder"):
+        Store.open(tmp_path)
+    with pytest.raises(StoreError, match="no folder"):
+        Store.open(tmp_path / "nowhere" / "store.sqlite")
+    with pytest.raises(StoreError, match="not a database URL"):
+        Store.open("://")
+
+
+def test_a_store_that_cannot_be_written_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "store.sqlite"
+    prompt = Prompt.from_text("Question?")
+    with Store.open(path) as store:
+        store.add_prompts([prompt], split="train", source="world")
+    with Store.open(f"sqlite:///file:{path}?mode=ro&uri=true") as store:
+        assert store.prompts() == [prompt]
+        with pytest.raises(StoreError, match="make the file and its folder writable") as error:
+            store.add_prompts([Prompt.from_text("More?")], split="train", source="world")
+        one_sentence(error)
+    fresh = tmp_path / "fresh.sqlite"
+    with pytest.raises(StoreError, match="unable to open") as error:
+        Store.open(f"sqlite:///file:{fresh}?mode=ro&uri=true")
+    one_sentence(error)
+
+
+def test_a_full_disk_keeps_nothing_of_the_step(store: Store) -> None:
+    kept = Prompt.from_text("Question?")
+    store.add_prompts([kept], split="train", source="world")
+    with store._engine.connect() as connection:
+        pages = connection.exec_driver_sql("PRAGMA page_count").scalar()
+
+    @event.listens_for(store._engine, "begin")
+    def fill_the_disk(connection: object) -> None:
+        connection.exec_driver_sql(f"PRAGMA max_page_count = {pages + 2}")  # type: ignore[attr-defined, operator]
+
+    with pytest.raises(StoreError, match="disk is full.*nothing of this step was kept") as error:
+        store.add_prompts([Prompt.from_text(f"{n} " * 500) for n in range(500)], split="train", source="world")
+    one_sentence(error)
+    assert store.prompts() == [kept]
+
+
+def test_a_password_is_never_shown() -> None:
+    pytest.importorskip("psycopg", reason="psycopg is not installed")
+    with pytest.raises(StoreError) as error:
+        Store.open("postgresql+psycopg://ann:secret@127.0.0.1:1/none")
+    assert "secret" not in str(error.value)

@@ -1,0 +1,254 @@
+"""The recipe: settings that are known, typed, frozen, and the same after every way out and in."""
+
+import json
+import os
+import tomllib
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel, ValidationError
+
+from bridle.core.errors import RecipeError
+from bridle.recipe.documents import reference, starter, to_toml
+from bridle.recipe.recipe import ADDED_LATER, NAMES_OF_MODELS, Recipe, load_recipe, parse, parse_setting, sections
+
+EARLIER = json.loads(
+    Path(__file__).with_name("earlier.json").read_text("utf-8")
+)  # what stood before `start`, `simpo`, …
+DOCS = Path(__file__).parents[2] / "docs" / "recipe.md"
+CHANGED = Recipe().with_settings({"seed": 7, "ppo.kl_coef": 0.25, "model.path": 'a "b" \\ c', "reward.slim": False})
+
+
+@pytest.mark.parametrize(
+    ("raw", "words"),
+    [
+        ({"ppo": {"kl_coeff": 0.1}}, "unknown setting 'ppo.kl_coeff'; did you mean 'kl_coef'?"),
+        ({"pppo": {}}, "unknown setting 'pppo'; did you mean 'ppo'?"),
+        ({"sampling": {"zzz": 1}}, "unknown setting 'sampling.zzz'; known: answers, temperature, top_p"),
+        ({"zzzzzz": 1}, "unknown setting 'zzzzzz'; known: seed, world"),
+    ],
+)
+def test_an_unknown_key_names_the_nearest(raw: dict[str, object], words: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        parse(raw, "bridle.toml")
+    assert str(caught.value).startswith("bridle.toml: ") and words in str(caught.value)
+    assert caught.value.exit_status == 2
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("ppo.steps", "12"),
+        ("ppo.steps", 1.5),
+        ("ppo.steps", 14.0),
+        ("ppo.steps", True),
+        ("ppo.steps", 0),
+        ("ppo.clip", "0.2"),
+        ("ppo.learning_rate", float("inf")),
+        ("ppo.learning_rate", float("nan")),
+        ("ppo.gamma", 1.1),
+        ("reward.slim", 1),
+        ("reward.slim", "true"),
+        ("sft.optimizer", "adam"),
+        ("model.path", 3),
+        ("ppo", 3),
+        ("seed", -1),
+        ("seed", [1]),
+    ],
+)
+def test_a_wrong_value_is_refused_and_never_rewritten(key: str, value: object) -> None:
+    with pytest.raises(RecipeError) as caught:
+        Recipe().with_settings({key: value})
+    assert f"--set: {key} = {value!r} is invalid: must " in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_error_says_where_the_value_came_from(tmp_path: Path) -> None:
+    for settings, words in (
+        ({"ppo.kl_coef": -1}, "ppo: ppo.kl_coef = -1 is invalid: must be greater than or equal to 0"),
+        ({"ppo.klcoef": 1}, "ppo: unknown setting 'ppo.klcoef'; did you mean 'kl_coef'?"),
+        ({"pppo.kl": 1}, "ppo: unknown section 'pppo' in 'pppo.kl'; did you mean 'ppo'?"),
+        ({"reward_source.weight": 1}, "ppo: reward_source is a list; give all of it"),
+        ({"reward_source": [{"name": "a"}]}, "ppo: reward_source.0.kind is missing, and it has no default"),
+        (
+            {"reward_source": [{"name": "a b", "kind": "learned"}]},
+            "ppo: reward_source.0.name = 'a b' is invalid: must match",
+        ),
+        ({"ppo": 3}, "ppo: ppo = 3 is invalid: must be a section of settings"),
+    ):
+        with pytest.raises(RecipeError) as caught:
+            Recipe().with_settings(settings, source="ppo")
+        assert str(caught.value).startswith(words), caught.value
+
+
+def test_whole_numbers_do_for_shares() -> None:
+    assert Recipe().with_settings({"ppo.gamma": 1}).ppo.gamma == 1.0
+
+
+def test_several_faults_are_told_at_once() -> None:
+    with pytest.raises(RecipeError) as caught:
+        parse({"ppo": {"steps": 0}, "sft": {"epochz": 1}}, "x")
+    assert "ppo.steps" in str(caught.value) and "sft.epochz" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "pair"),
+    [
+        ("ppo.steps=3", ("ppo.steps", 3)),
+        ("ppo.kl_coef = 0.2", ("ppo.kl_coef", 0.2)),
+        ("ppo.learning_rate=1e-4", ("ppo.learning_rate", 1e-4)),
+        ("reward.slim=false", ("reward.slim", False)),
+        ('model.path="3"', ("model.path", "3")),
+        ("model.path=models/base", ("model.path", "models/base")),
+        ("model.path=a=b", ("model.path", "a=b")),
+        ("model.path=", ("model.path", "")),
+        ("x=[1, 2]", ("x", [1, 2])),
+        ("x=['a', \"b\"]", ("x", ["a", "b"])),
+    ],
+)
+def test_set_reads_a_value_as_toml_or_as_text(text: str, pair: tuple[str, object]) -> None:
+    found = parse_setting(text)
+    assert found == pair and type(found[1]) is type(pair[1])
+
+
+@pytest.mark.parametrize("text", ["ppo.steps", "=3", " = 3", ""])
+def test_set_without_key_or_value_is_refused(text: str) -> None:
+    with pytest.raises(RecipeError, match=r"--set takes section\.key=value, got"):
+        parse_setting(text)
+
+
+def test_set_with_an_unknown_section_names_the_nearest() -> None:
+    with pytest.raises(RecipeError, match="unknown section 'rewad' in 'rewad.epochs'; did you mean 'reward'?"):
+        Recipe().with_settings({"rewad.epochs": 1})
+    with pytest.raises(RecipeError, match="unknown section 'steps' in 'ppo.steps.more'"):
+        Recipe().with_settings({"ppo.steps.more": 1})
+
+
+def test_settings_are_frozen() -> None:
+    recipe = Recipe()
+    with pytest.raises(ValidationError, match="frozen"):
+        recipe.ppo.steps = 3  # type: ignore[misc]
+    with pytest.raises(ValidationError, match="frozen"):
+        recipe.seed = 3  # type: ignore[misc]
+
+
+def test_a_changed_copy_leaves_the_first_alone() -> None:
+    recipe = Recipe()
+    assert recipe.with_settings({"ppo.steps": 3}).ppo.steps == 3
+    assert recipe == Recipe()
+
+
+@pytest.mark.parametrize("recipe", [Recipe(), CHANGED], ids=["defaults", "changed"])
+def test_toml_comes_back(recipe: Recipe, tmp_path: Path) -> None:
+    for text in (to_toml(recipe), starter(recipe)):
+        (tmp_path / "bridle.toml").write_text(text, "utf-8")
+        assert load_recipe(tmp_path / "bridle.toml") == recipe
+
+
+def test_the_starter_explains_every_setting() -> None:
+    text = starter(Recipe())
+    assert set(tomllib.loads(text)) == {"seed", *sections()}
+    for section in sections().values():
+        for key, field in section.model_fields.items():
+            meaning = " ".join((field.description or "").split())
+            assert meaning
+            assert [line for line in text.splitlines() if line.startswith(f"{key} = ") and meaning in line]
+
+
+@pytest.mark.parametrize(("text", "words"), [("seed = ", "is not valid TOML"), ("seed = 'x'", "seed = 'x' is invalid")])
+def test_a_file_that_will_not_do_is_named(text: str, words: str, tmp_path: Path) -> None:
+    (tmp_path / "bridle.toml").write_text(text)
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(tmp_path / "bridle.toml")
+    assert str(tmp_path / "bridle.toml") in str(caught.value) and words in str(caught.value)
+
+
+def test_a_file_that_is_not_there_or_no_text(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="no recipe at .*; `bridle init DIR` makes"):
+        load_recipe(tmp_path / "bridle.toml")
+    (tmp_path / "bridle.toml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(RecipeError, match="is not valid TOML"):
+        load_recipe(tmp_path / "bridle.toml")
+
+
+def test_the_hash_of_a_stage_knows_its_sections_and_the_seed_alone() -> None:
+    recipe = Recipe()
+    base = recipe.hash_of("sft", "model")
+    assert recipe.with_settings({"ppo.steps": 3, "reward.slim": False}).hash_of("sft", "model") == base
+    assert recipe.hash_of("model", "sft") == base
+    changed = [{"sft.epochs": 3}, {"model.layers": 3}, {"seed": 1}]
+    assert len({base, *(recipe.with_settings(c).hash_of("sft", "model") for c in changed)}) == 4
+    assert recipe.hash_of("sft") != base
+
+
+def test_every_trainer_has_what_all_trainers_have() -> None:
+    shared = {"batch_size", "learning_rate", "optimizer", "clip_norm", "checkpoint_every"}
+    for name in ("pretrain", "sft", "reward", "ppo"):
+        assert shared < set(sections()[name].model_fields)
+    assert Recipe().ppo.batch_size == 32 and Recipe().sft.batch_size == 16 and Recipe().ppo.checkpoint_every == 5
+
+
+def test_every_section_is_closed_frozen_and_told() -> None:
+    for section in (Recipe, *sections().values()):
+        assert issubclass(section, BaseModel) and section.__doc__
+        assert section.model_config["extra"] == "forbid"
+        assert section.model_config["frozen"] and section.model_config["strict"]
+
+
+def test_the_documentation_is_what_the_code_says() -> None:
+    text = reference()
+    if os.environ.get("BRIDLE_UPDATE_GOLDEN"):
+        DOCS.write_text(text, "utf-8")
+    assert DOCS.read_text("utf-8") == text, "run `make docs`: docs/recipe.md is written from bridle/recipe"
+    for name, section in sections().items():
+        assert f"## [{name}]" in text
+        assert all(f"| `{name}.{key}` | " in text for key in section.model_fields)
+
+
+def test_settings_that_do_not_go_together_are_told_as_such() -> None:
+    with pytest.raises(RecipeError, match=r"\[dpo\] is invalid: label_smoothing belongs to loss = 'dpo'"):
+        Recipe().with_settings({"dpo.loss": "ipo", "dpo.label_smoothing": 0.1})
+    with pytest.raises(RecipeError, match="label_smoothing belongs to loss = 'dpo'; simpo has none, set it to 0"):
+        Recipe().with_settings({"dpo.loss": "simpo", "dpo.label_smoothing": 0.1})
+    with pytest.raises(
+        RecipeError, match=r"\[dpo\] is invalid: gamma belongs to loss = 'simpo'; dpo has none, leave it at 0.5"
+    ):
+        Recipe().with_settings({"dpo.gamma": 1.0})
+
+
+@pytest.mark.parametrize("settings", [{"dpo.reference": "base"}, {"dpo.online_reference": "round"}])
+def test_simpo_has_no_reference(settings: dict[str, str]) -> None:
+    Recipe().with_settings(settings)
+    with pytest.raises(RecipeError) as caught:
+        Recipe().with_settings({"dpo.loss": "simpo", "dpo.beta": 2.0, "dpo.gamma": 1.0, **settings})
+    assert "[dpo] is invalid: loss = 'simpo' has no reference; set reference = ''" in str(caught.value)
+
+
+def test_defaults_are_those_of_earlier_versions_in_their_order() -> None:
+    dumped = Recipe().model_dump(mode="json")
+    assert list(dumped) == list(EARLIER["dump"])
+    for name, section in EARLIER["dump"].items():
+        if isinstance(section, dict):
+            new = {*NAMES_OF_MODELS, *ADDED_LATER.get(name, ())}
+            assert [key for key in dumped[name] if key not in new] == list(section), name
+            assert all(type(dumped[name][key]) is type(value) for key, value in section.items()), name
+            assert {**dumped[name], **section} == dumped[name], name
+        else:
+            assert dumped[name] == section
+
+
+def test_the_keys_of_earlier_runs_stay() -> None:
+    for names, expected in EARLIER["hashes"].items():
+        assert Recipe().hash_of(*names.split()) == expected, names
+    changed = Recipe().with_settings(EARLIER["changed"])
+    assert changed.hash_of("model", "ppo", "dpo", "data", "sampling") == EARLIER["changed_hash"]
+
+
+def test_a_name_of_a_model_is_no_part_of_the_hash_and_a_later_setting_is_where_it_differs() -> None:
+    recipe = Recipe()
+    for name in ("ppo", "grpo", "rloo", "rebel", "rejection", "dpo"):
+        named = recipe.with_settings({f"{name}.start": "base", f"{name}.reference": "sft"})
+        assert named.hash_of(name) == recipe.hash_of(name)
+        assert tomllib.loads(to_toml(named))[name]["start"] == "base"
+    simpo = recipe.with_settings({"dpo.loss": "simpo"})
+    assert len({r.hash_of("dpo") for r in (recipe, simpo, simpo.with_settings({"dpo.gamma": 1.0}))}) == 3
