@@ -32,7 +32,7 @@ def bridle(trial: Trial) -> None:
     for _ in range(trial.steps):
         trial.took("import", seconds_of("-c", "import bridle"))
         trial.took("import trainers", seconds_of("-c", "import bridle.api"))
-        trial.took("--help", seconds_of("-c", "from bridle.cli import main; main()", "--help"))
+        trial.took("--help", seconds_of("-c", "from bridle.cli.main import main; main()", "--help"))
         trial.took("first SFT step", first_step("sft.py", "bridle"))
         with tempfile.TemporaryDirectory() as empty:
             trial.took("first SFT step, kernels to be compiled", first_step("sft.py", "bridle", XDG_CACHE_HOME=empty))

@@ -158,6 +158,17 @@ def test_transformers_reads_what_was_trained(finished_demo: Path) -> None:
             assert float(scorer(torch.tensor([probe["ids"]])).logits) == pytest.approx(probe["scores"][0], abs=1e-3)
 
 
+def test_the_report_shows_a_dpo_that_measured_no_distance(finished_demo: Path, tmp_path: Path) -> None:
+    """SimPO is held by no reference, so what it logs on its way holds gold and no KL."""
+    project = Path(shutil.copytree(finished_demo, tmp_path / "demo"))
+    path = project / "runs/dpo-0001/metrics.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    for line in lines:
+        line.pop("kl", None)
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert any("gold" in line for line in lines) and "wrote" in done("report", "--project", project)
+
+
 @pytest.mark.parametrize("method", ["dpo", "grpo"])
 def test_tuning_again_by_its_verb_gives_the_same_model(method: str, finished_demo: Path, tmp_path: Path) -> None:
     """The branch that GRPO starts from is there already, and is not made twice."""

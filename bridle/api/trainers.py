@@ -116,6 +116,10 @@ def dpo(
     `reference` holds the model; None: the model as it is when the call begins. With loss "simpo" there is none.
     """
     recipe = recipe_of(("dpo",), settings, seed, without=ONLINE)
+    if reference is not None and recipe.dpo.loss in NO_REFERENCE:
+        raise UsageError(
+            f"loss = {recipe.dpo.loss!r} has no reference, and one was given; leave it out, or choose loss = 'dpo'"
+        )
     groups = usable(encode_pairs(model.policy.template, preferences_of(pairs), model.limit))
     data = [[g.prompt, g.answers, g.pairs] for g in groups]
     key = run_key("dpo", recipe, ("dpo",), model, data, reference)

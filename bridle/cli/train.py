@@ -7,29 +7,27 @@ import click
 from bridle.cli.options import Options, opened_work, print_metrics, shared_options
 from bridle.core.timeline import timed
 
-CALLED = {"rejection": "best-of-n"}  # methods that are not called as their section of the recipe is
-
 
 class MethodName(click.ParamType):  # type: ignore[type-arg]  # in newer versions of click alone it takes one
-    """A name in the table METHODS. That loads torch, so the names are read off the recipe, where each method has a section, and only
-    when somebody asks: `bridle --help` loads neither."""
+    """A name in the table METHODS, which loads torch: it is asked when a verb runs; help lists the names as the recipe has them."""
 
     name = "method"
 
     @property
     def choices(self) -> list[str]:
-        from bridle.recipe.base import TrainerSection
-        from bridle.recipe.recipe import sections
+        from bridle.recipe.recipe import trained_names
 
-        trained = [name for name, section in sections().items() if issubclass(section, TrainerSection)]
-        return [CALLED.get(name, name) for name in trained]
+        return trained_names()
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
         return f"{{{'|'.join(self.choices)}}}"
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        if value not in self.choices:
-            self.fail(f"{value!r} is not one of {', '.join(map(repr, self.choices))}.", param, ctx)
+        with timed("import"):
+            from bridle.stages.methods import METHODS
+
+        if value not in METHODS:
+            self.fail(f"{value!r} is not one of {', '.join(map(repr, METHODS))}.", param, ctx)
         return value
 
 
@@ -38,8 +36,7 @@ class MethodName(click.ParamType):  # type: ignore[type-arg]  # in newer version
 @shared_options()
 def train(options: Options, method: str) -> None:
     """Train a model by one of the methods. An unfinished run of the same recipe is resumed."""
-    with timed("import"):
-        from bridle.stages.methods import METHODS
+    from bridle.stages.methods import METHODS
 
     with opened_work(options) as work:
         metrics = METHODS[method].train(work)

@@ -32,6 +32,7 @@ from bridle.core.timeline import timed
 
 KEEP = 2
 FORM = 3  # of state.json: a checkpoint of another form is refused by name
+EARLIER_FORM = 2  # is read too: it says the same in other words
 
 
 @dataclass
@@ -94,7 +95,8 @@ def steps_of(folder: Path) -> list[Path]:
 def selection_score_of(path: Path) -> float:
     """A checkpoint's selection score; -inf where it has none or cannot be read."""
     try:
-        score = read_json(path / "state.json")["selection_score"]
+        notes = read_json(path / "state.json")
+        score = notes["merit"] if notes["form"] == EARLIER_FORM else notes["selection_score"]
     except (BridleError, KeyError, TypeError):
         score = None
     return -math.inf if score is None else float(score)
@@ -117,7 +119,9 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise CheckpointError("its state.json is not a checkpoint's")
     if content_hash({name: value for name, value in notes.items() if name != "sha256"}) != notes["sha256"]:
         raise CheckpointError("its state.json was changed after it was saved")
-    if notes["form"] != FORM:
+    if notes["form"] == EARLIER_FORM:
+        notes = as_written_now(notes)
+    elif notes["form"] != FORM:
         return notes, {}
     if path.name != f"step-{notes['step']:06d}":
         raise CheckpointError(f"it holds step {notes['step']}")
@@ -129,6 +133,18 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         if described(tensor) != manifest[name]:
             raise CheckpointError(f"its tensor {name} is not the one that was saved")
     return notes, tensors
+
+
+def as_written_now(notes: Mapping[str, Any]) -> dict[str, Any]:
+    """The notes of a checkpoint of form 2, under the names of form 3: other words, and the last metrics where each trainer had its own."""
+    values = dict(notes["values"])
+    metrics = values.pop("figures", None) or values.pop("last", None)
+    if metrics is None and (losses := values.get("last_losses")):
+        metrics = {"loss": sum(losses) / len(losses)}
+    if metrics is None:
+        metrics = {"loss": values["loss_average"]} if "loss_average" in values else {}
+    health = {{"said": "warned"}.get(name, name): found for name, found in notes["health"].items()}
+    return {**notes, "form": FORM, "values": {**values, "metrics": metrics}, "health": health}
 
 
 @timed("restore")
@@ -150,7 +166,8 @@ def restore_checkpoint(
         if notes["form"] != FORM:
             raise CheckpointError(
                 f"{path} was written by bridle {notes['versions']['bridle']} in form {notes['form']} of checkpoints, and this version "
-                f"reads form {FORM} only; finish the run with the version that began it, or remove {folder.parent} to start anew"
+                f"reads forms {EARLIER_FORM} and {FORM}; finish the run with the version that began it, or remove "
+                f"{folder.parent} to start anew"
             )
         scatter(tensors, state, notes["stepped"], path)
         state.health.clear()

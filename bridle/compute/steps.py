@@ -53,6 +53,7 @@ class Steps:
         self.metrics: Metrics = restored.pop("metrics", {})  # a run with no step left returns those of its last
         self.values: dict[str, Any] = restored
         self.selection_score: float | None = None
+        self.grad_norm: float | None = None  # of the last step; None where no optimiser step was taken
 
     @classmethod
     def of_policy(cls, policy: nn.Module, config: TrainerSection, total: int, session: Session) -> Steps:
@@ -142,11 +143,16 @@ class Means:
         """Sums over all ranks: the means of a step with one update."""
         return all_ranks_metrics(self.sums)
 
+    @property
+    def grad_norm(self) -> float | None:
+        """Mean over the optimiser steps taken; None where all were skipped."""
+        return None if self.skipped and not self.updates else self.norms / max(1, self.updates)
+
     def result(self) -> Metrics:
         """Means over the minibatches that were read, on all ranks; the gradient norm is over the steps taken, and absent where all
         were skipped."""
         sums = all_ranks_metrics({"logprob_gap": self.gap, **self.sums})
         gap, count = sums.pop("logprob_gap"), max(1, self.updates + self.skipped)
         means = {name: total / count for name, total in sums.items()}
-        norm = {} if self.skipped and not self.updates else {"grad_norm": self.norms / max(1, self.updates)}
+        norm = {} if self.grad_norm is None else {"grad_norm": self.grad_norm}
         return {**means, **norm, "logprob_gap": gap}

@@ -54,9 +54,11 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """Token ids of a prompt, and the hash of the template that wrote them: only for that one are they good."""
+    """A prompt as a chat template renders it up to the cue for the assistant, its token ids, and the hash of the template that wrote
+    both: only for that one are they good."""
 
     template: str
+    text: str
     ids: tuple[int, ...]
 
 

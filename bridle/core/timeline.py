@@ -5,7 +5,7 @@
     with stage("ppo"):           a run of a stage: what is inside belongs to it
 
 Each thread adds up the seconds of its parts as it goes, at less than a microsecond a mark; a run keeps those of its own
-(`sitting.json`). Only while a recording is on (`--profile`) is every mark kept by itself, for the trace (`project/profile.py`).
+(`session.json`). Only while a recording is on (`--profile`) is every mark kept by itself, for the trace (`project/profile.py`).
 A mark changes no result. On a GPU a part without a recording ends when its work was handed over, not when it is done.
 """
 

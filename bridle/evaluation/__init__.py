@@ -1,1 +1,1 @@
-"""How good is it: win rates, the reward-KL frontier, tests of reward models, and the report."""
+"""Floor 7: how good it is: answers to held-out prompts, KL and proxy, tests of reward models."""

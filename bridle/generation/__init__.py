@@ -1,1 +1,1 @@
-"""Floor 4: sampling from a distribution, and the engine that answers prompts in batches."""
+"""Floor 5: sampling from a distribution, the engine that answers prompts in batches, a step's rollout."""

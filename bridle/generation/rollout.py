@@ -256,14 +256,13 @@ def end_step(
     steps: Steps,
     rollout: Rollout,
     metrics: dict[str, float],
-    grad_norm: float | None,
     kl_coef: float,
     comparable: bool = True,
     frozen: bool = False,
 ) -> None:
     """Log and save a step: the best checkpoint has the greatest reward less β times its KL. Nothing can be learnt where all scores are
     equal, or the trainer finds nothing `comparable`; `frozen`: the policy is held still on purpose."""
-    signal = Signal(comparable and not rollout.flat, grad_norm, frozen)
+    signal = Signal(comparable and not rollout.flat, steps.grad_norm, frozen)
     steps.end(rollout.step, metrics, metrics["reward"] - kl_coef * metrics["kl"], signal)
 
 
@@ -290,11 +289,11 @@ def rollout_metrics(rollout: Rollout, kl_B: Tensor, session: RolloutSession) -> 
     with timed("observe"):
         observed = {} if session.observe is None else session.observe(rollout.prompts, rollout.completions)
     return {
+        **rollout.reported,
         "reward": float(rollout.reward_B.mean()),
         "kl": kl,
         "kl_se": kl_se,
         "entropy": -float(rollout.old_logp_BT[rollout.mask_BT].mean()),
         **answer_metrics(rollout),
-        **rollout.reported,
         **observed,
     }

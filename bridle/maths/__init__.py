@@ -1,1 +1,1 @@
-"""The mathematics of RLHF: losses, advantages, KL control and statistics, as pure functions."""
+"""Floor 1: the mathematics of RLHF: losses, advantages, KL control and statistics, as pure functions."""

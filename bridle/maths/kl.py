@@ -25,6 +25,11 @@ def k3(logp_BT: Tensor, reference_logp_BT: Tensor, mask_BT: Tensor) -> Tensor:
     return torch.expm1(-rho_BT) + rho_BT
 
 
+def mean_k2(logp_BT: Tensor, old_logp_BT: Tensor, mask_BT: Tensor, tokens: Tensor | int) -> Tensor:
+    """Σ ½ (log r)² / tokens, r = π / π_old: how far an update has moved from the policy that answered (Schulman's k2)."""
+    return 0.5 * torch.where(mask_BT, logp_BT - old_logp_BT, 0.0).square().sum() / tokens
+
+
 @dataclass(frozen=True)
 class KLControl:
     """The weight β of the KL penalty, fixed (`target` None) or steered towards `target` nats per answer.

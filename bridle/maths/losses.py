@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bridle.maths.kl import k3
+from bridle.maths.kl import k3, mean_k2
 
 LossMetrics = dict[str, Tensor]
 
@@ -33,7 +33,7 @@ def clipped_policy(
     loss = torch.where(mask_BT, loss_BT, 0.0).sum() / tokens
     with torch.no_grad():
         clipped = (clipped_BT & mask_BT).sum() / tokens
-        approx_kl = 0.5 * log_ratio_BT.square().sum() / tokens
+        approx_kl = mean_k2(logp_BT, old_logp_BT, mask_BT, tokens)
     return loss, {"policy_loss": loss.detach(), "clip_fraction": clipped, "approx_kl": approx_kl}
 
 

@@ -1,1 +1,1 @@
-"""Floor 3: templates and tokenizers, the native decoder, policies and scorers, batches, checkpoints."""
+"""Floor 4: templates and tokenizers, rows to ids, the native decoder, policies and scorers, batches."""

@@ -8,11 +8,11 @@ limit in tokens, and returns what is kept with a `DataReport`, which its caller 
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from bridle.core.errors import ModelError, NoUsableRows
-from bridle.core.records import Completion, Encoded, Pair, Prompt, Ranking
+from bridle.core.records import Completion, Pair, Prompt, Ranking
 from bridle.core.timeline import timed
 from bridle.models.batches import Compared, Group, Ranked
 from bridle.models.imitation import Example
@@ -121,36 +121,32 @@ def control_tokens(template: Template) -> set[str]:
     return stop_tokens(template) | ({template.bos_token} - {""})
 
 
-def prompt_fault(template: Template, prompt: Prompt) -> str | None:
-    """Why nothing can be learnt from answers to this prompt; None where all is well."""
-    return rendered(template, prompt)[1]
-
-
-def rendered(template: Template, prompt: Prompt) -> tuple[str, str | None]:
-    """The prompt as the template writes it up to the cue for the assistant, and its fault."""
+def render_prompt(template: Template, prompt: Prompt) -> tuple[str, str | None]:
+    """The prompt as the template writes it up to the cue for the assistant, and why nothing can be learnt from answers to it; None
+    where all is well."""
     control = control_tokens(template)
     if any(token in message.content for message in prompt.messages for token in control):
         return "", CONTROL
     try:
-        return template.render(prompt.messages, answer_next=True), None
+        return template.prompt_text(prompt), None
     except ModelError:
         return "", REFUSED
 
 
-def answer_fault(template: Template, prompt: Prompt, text: str) -> str | None:
-    """Why nothing can be learnt from this text, written elsewhere, as an answer. One stop token at its end is as good as none."""
+def render_answer(template: Template, prompt: Prompt, text: str) -> tuple[str, str | None]:
+    """What the template appends to the prompt for this text, written elsewhere, and why nothing can be learnt from it as an answer;
+    None where all is well. One stop token at its end is as good as none."""
     body = text.strip()
     for token in sorted(stop_tokens(template)):
         body = body.removesuffix(token).strip()
     if not body:
-        return EMPTY
+        return "", EMPTY
     if any(token in body for token in control_tokens(template)):
-        return CONTROL
+        return "", CONTROL
     try:
-        template.answer_text(prompt, text)
+        return template.answer_text(prompt, text), None
     except ModelError:
-        return REWRITTEN
-    return None
+        return "", REWRITTEN
 
 
 # ------------------------------------------------------------------------------------------------------ cutting
@@ -158,7 +154,7 @@ def answer_fault(template: Template, prompt: Prompt, text: str) -> str | None:
 
 def min_prompt_tokens(template: Template, prompt: Prompt) -> int:
     """Tokens that must be left of a prompt: its start token, the cue for the assistant, and one token of what was asked."""
-    asked, cued = (template.render(prompt.messages, answer_next=cue) for cue in (False, True))
+    asked, cued = template.render(prompt.messages, answer_next=False), template.prompt_text(prompt)
     cue = cued[len(asked) :] if cued.startswith(asked) else cued[-1:]
     return len(template.bos_ids) + len(template.tokenizer.encode(cue, add_special_tokens=False).ids) + 1
 
@@ -172,10 +168,10 @@ def cut_prompt(template: Template, prompt: Prompt, room: int) -> tuple[list[int]
     for start in range(1, len(turns)):
         if turns[start].role != "user":
             continue
-        shorter = Prompt((*system, *turns[start:]))
-        if prompt_fault(template, shorter) is not None:
+        shorter, fault = render_prompt(template, Prompt((*system, *turns[start:])))
+        if fault is not None:
             break
-        ids = template.prompt_ids([shorter])[0]
+        ids = template.rendered_ids([shorter])[0]
         if len(ids) <= room:
             return ids, OLD_TURNS
     first = template.bos_ids if ids[: len(template.bos_ids)] == template.bos_ids else []
@@ -196,17 +192,13 @@ def fitting_ids(
 # ----------------------------------------------------------------------------------------------------- encoding
 
 
-def encode_prompts(template: Template, prompts: Sequence[Prompt], report: DataReport) -> list[Prompt]:
-    """The prompts that have no fault, with their ids: rendered and tokenised here, once, for all that follows."""
-    written = [rendered(template, prompt) for prompt in prompts]
+def encode_prompts(template: Template, prompts: Sequence[Prompt]) -> list[tuple[Prompt, str | None]]:
+    """Each prompt with its text and ids, rendered and tokenised here, once, for all that follows; or, as it was, with its fault."""
+    written = [render_prompt(template, prompt) for prompt in prompts]
     good = [(prompt, text) for prompt, (text, fault) in zip(prompts, written, strict=True) if fault is None]
-    for prompt, (_, fault) in zip(prompts, written, strict=True):
-        if fault is not None:
-            report.drop(fault, prompt)
-    ids = template.rendered_ids([text for _, text in good])
-    return [
-        replace(prompt, encoded=Encoded(template.hash, tuple(row))) for (prompt, _), row in zip(good, ids, strict=True)
-    ]
+    encoded = iter(template.encode([prompt for prompt, _ in good], [text for _, text in good]))
+    faults = [fault for _, fault in written]
+    return [(next(encoded) if fault is None else prompt, fault) for prompt, fault in zip(prompts, faults, strict=True)]
 
 
 @timed("encode")
@@ -215,10 +207,14 @@ def prompts_that_fit(
 ) -> tuple[list[Prompt], DataReport]:
     """Prompts that leave room for `new_tokens` within `limit`, whole: a question that is cut is another question."""
     room = f"leaves room for {new_tokens} new tokens in a context of {limit}"
-    report, kept = DataReport(what, len(prompts), room), []
-    for prompt in encode_prompts(template, prompts, report):
-        assert prompt.encoded is not None
-        if len(prompt.encoded.ids) + new_tokens <= limit:
+    report, kept, good = DataReport(what, len(prompts), room), [], []
+    for prompt, fault in encode_prompts(template, prompts):
+        if fault is None:
+            good.append(prompt)
+        else:
+            report.drop(fault, prompt)
+    for prompt, ids in zip(good, template.prompt_ids(good), strict=True):
+        if len(ids) + new_tokens <= limit:
             kept.append(prompt)
         else:
             report.drop(NO_ROOM, prompt)
@@ -231,14 +227,15 @@ def encode_demonstrations(
 ) -> tuple[list[Example], DataReport]:
     """(prompt ids, answer ids) of demonstrations within `limit` tokens, and the report."""
     report, good = DataReport("demonstrations", len(demonstrations)), []
-    for prompt, text in demonstrations:
-        fault = prompt_fault(template, prompt) or answer_fault(template, prompt, text)
+    encoded = encode_prompts(template, [prompt for prompt, _ in demonstrations])
+    for (prompt, fault), (_, text) in zip(encoded, demonstrations, strict=True):
+        suffix, fault = render_answer(template, prompt, text) if fault is None else ("", fault)
         if fault is None:
-            good.append((prompt, text))
+            good.append((prompt, suffix))
         else:
             report.drop(fault, prompt)
     prompts = template.prompt_ids([prompt for prompt, _ in good])
-    answers = template.completion_ids([prompt for prompt, _ in good], [text for _, text in good])
+    answers = template.answer_ids([suffix for _, suffix in good])
     kept = []
     for (prompt, _), ids, answer in zip(good, prompts, answers, strict=True):
         if (fault := length_fault(template, prompt, ids, answer, limit)) is None:
@@ -259,24 +256,22 @@ def encode_answers(
     template: Template, prompt: Prompt, answers: Mapping[AnswerKey, Completion], limit: int
 ) -> tuple[list[int], dict[AnswerKey, list[int]], dict[AnswerKey, str]]:
     """Ids of a prompt and of those of its answers that can be used, by key, and why the others cannot. What a model wrote is as it
-    wrote it."""
-    prompt_ids, faults = template.prompt_ids([prompt])[0], dict[AnswerKey, str]()
+    wrote it; text written elsewhere is encoded as the template would."""
+    prompt_ids, suffixes, faults = template.prompt_ids([prompt])[0], dict[AnswerKey, str](), dict[AnswerKey, str]()
     for key, answer in answers.items():
-        if not answer.token_ids and (fault := answer_fault(template, prompt, answer.text)) is not None:
+        if answer.token_ids:
+            continue
+        suffix, fault = render_answer(template, prompt, answer.text)
+        if fault is None:
+            suffixes[key] = suffix
+        else:
             faults[key] = fault
-    good = {key: answer for key, answer in answers.items() if key not in faults}
-    ids = dict(zip(good, answer_ids(template, prompt, list(good.values())), strict=True))
+    written = dict(zip(suffixes, template.answer_ids(list(suffixes.values())), strict=True))
+    ids = {key: written.get(key) or list(answer.token_ids) for key, answer in answers.items() if key not in faults}
     for key, row in ids.items():
         if (fault := length_fault(template, prompt, prompt_ids, row, limit)) is not None:
             faults[key] = fault
     return prompt_ids, {key: row for key, row in ids.items() if key not in faults}, faults
-
-
-def answer_ids(template: Template, prompt: Prompt, completions: Sequence[Completion]) -> list[list[int]]:
-    """Ids as they were sampled; text written elsewhere is encoded as the template would."""
-    written = [c for c in completions if not c.token_ids]
-    encoded = iter(template.completion_ids([prompt] * len(written), [c.text for c in written]))
-    return [list(c.token_ids) if c.token_ids else next(encoded) for c in completions]
 
 
 Judged = TypeVar("Judged", Pair, Ranking)
@@ -304,8 +299,8 @@ def usable_by_prompt(
     for one in judged:
         by_prompt.setdefault(one.prompt.id, []).append(one)
     for members in by_prompt.values():
-        prompt, kept = members[0].prompt, list[Judged]()
-        if (fault := prompt_fault(template, prompt)) is not None:
+        [(prompt, fault)], kept = encode_prompts(template, [members[0].prompt]), list[Judged]()
+        if fault is not None:
             report.drop(fault, prompt, len(members))
             continue
         places = [places_of(one) for one in members]

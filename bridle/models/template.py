@@ -19,7 +19,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from bridle.core.errors import DataError, ModelError
-from bridle.core.records import Message, Prompt, content_hash
+from bridle.core.records import Encoded, Message, Prompt, content_hash
 from bridle.core.timeline import timed
 
 PAD, END, START = "<|pad|>", "<|end|>", "<|doc|>"
@@ -84,13 +84,27 @@ class Template:
         except (TemplateError, TypeError) as error:
             raise ModelError(f"the chat template could not render {len(messages)} messages: {error}") from error
 
+    def encoded(self, prompt: Prompt) -> Encoded | None:
+        """What travels with the prompt, where this template wrote it."""
+        return prompt.encoded if prompt.encoded is not None and prompt.encoded.template == self.hash else None
+
+    def prompt_text(self, prompt: Prompt) -> str:
+        """The prompt, up to and including the cue for the assistant's turn: as it travels, else rendered now."""
+        known = self.encoded(prompt)
+        return self.render(prompt.messages, answer_next=True) if known is None else known.text
+
     def prompt_ids(self, prompts: Sequence[Prompt]) -> list[list[int]]:
         """Ids of each prompt, up to and including the cue for the assistant's turn: those that travel with it, where this
         template wrote them, else written now."""
-        known = [p.encoded.ids if p.encoded is not None and p.encoded.template == self.hash else None for p in prompts]
-        new = [prompt for prompt, ids in zip(prompts, known, strict=True) if ids is None]
-        fresh = iter(self.rendered_ids([self.render(prompt.messages, answer_next=True) for prompt in new]))
-        return [next(fresh) if ids is None else list(ids) for ids in known]
+        known = [self.encoded(prompt) for prompt in prompts]
+        new = [prompt for prompt, encoded in zip(prompts, known, strict=True) if encoded is None]
+        fresh = iter(self.rendered_ids([self.prompt_text(prompt) for prompt in new]))
+        return [next(fresh) if encoded is None else list(encoded.ids) for encoded in known]
+
+    def encode(self, prompts: Sequence[Prompt], rendered: Sequence[str]) -> list[Prompt]:
+        """The prompts with their text, as `prompt_text` gave it, and its ids: tokenised here, once, for all that follows."""
+        found = zip(prompts, rendered, self.rendered_ids(rendered), strict=True)
+        return [replace(prompt, encoded=Encoded(self.hash, text, tuple(ids))) for prompt, text, ids in found]
 
     def rendered_ids(self, rendered: Sequence[str]) -> list[list[int]]:
         """Ids of prompts that are rendered already."""
@@ -101,7 +115,7 @@ class Template:
 
     def answer_text(self, prompt: Prompt, text: str) -> str:
         """What the template appends to a prompt for this answer; one that changes the prompt itself is refused."""
-        head = self.render(prompt.messages, answer_next=True)
+        head = self.prompt_text(prompt)
         whole = self.render([*prompt.messages, Message("assistant", text)], answer_next=False)
         if not whole.startswith(head):
             raise ModelError(
@@ -112,8 +126,11 @@ class Template:
 
     def completion_ids(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[list[int]]:
         """Ids that the template appends for each text, up to and including the first stop token."""
-        suffixes = [self.answer_text(prompt, text) for prompt, text in zip(prompts, texts, strict=True)]
-        encoded = self.tokenizer.encode_batch(suffixes, add_special_tokens=False)
+        return self.answer_ids([self.answer_text(prompt, text) for prompt, text in zip(prompts, texts, strict=True)])
+
+    def answer_ids(self, suffixes: Sequence[str]) -> list[list[int]]:
+        """Ids of what `answer_text` gave, up to and including the first stop token."""
+        encoded = self.tokenizer.encode_batch(list(suffixes), add_special_tokens=False)
         return [self._through_stop(e.ids) for e in encoded]
 
     def document_ids(self, documents: Sequence[str]) -> list[list[int]]:

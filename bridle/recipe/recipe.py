@@ -17,7 +17,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from bridle.core.errors import RecipeError
 from bridle.core.records import content_hash
-from bridle.recipe.base import Section
+from bridle.recipe.base import Section, TrainerSection
 from bridle.recipe.data import DataSection, ModelSection, SamplingSection, WorldSection
 from bridle.recipe.offline import DPOSection, PretrainSection, RewardSection, SFTSection
 from bridle.recipe.online import GRPOSection, PPOSection, REBELSection, RejectionSection, RewardSource, RLOOSection
@@ -81,6 +81,12 @@ def hashed(name: str, section: Any) -> Any:
         for key, value in section.items()
         if key not in NAMES_OF_MODELS and not (key in defaults and value == defaults[key])
     }
+
+
+def trained_names() -> list[str]:
+    """What `bridle train` trains, as the sections stand: the names that the table of methods has, for those who must not load it."""
+    trained = [name for name, section in sections().items() if issubclass(section, TrainerSection)]
+    return ["best-of-n" if name == "rejection" else name for name in trained]
 
 
 def load_recipe(path: Path) -> Recipe:

@@ -6,8 +6,7 @@ from bridle.recipe.base import Section
 
 
 class GuardSection(Section):
-    """What watches over a run: when it warns, when it stops, which checkpoints are kept. No part of a run's identity.
-    What watches over a run: when it warns, when it stops, which checkpoints are kept. No part of a run's identity."""
+    """What watches over a run: when it warns, when it stops, which checkpoints are kept. No part of a run's identity."""
 
     dead_steps: int = Field(default=10, ge=0)
     """stop after so many logged steps in a row from which nothing can be learnt; 0: never"""

@@ -170,7 +170,7 @@ def frontier(project: Project, evaluated: Results, results: Results) -> list[Cur
     for stage, label in (("ppo", "PPO, its steps"), ("unbridled", "PPO without its bridle")):
         if measured := [m for m in finished_metrics(project, stage) if "gold" in m]:
             lines.append(Series(label, [m["kl"] for m in measured], [m["gold"] for m in measured]))
-    observed = [m for m in finished_metrics(project, "dpo") if "gold" in m]
+    observed = [m for m in finished_metrics(project, "dpo") if "gold" in m and "kl" in m]
     kl = [0.0, *(m["kl"] for m in observed), evaluated["dpo"]["kl"]]
     gold = [evaluated["sft"]["gold"], *(m["gold"] for m in observed), evaluated["dpo"]["gold"]]
     lines.append(Series("DPO", kl, gold))

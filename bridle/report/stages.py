@@ -51,6 +51,14 @@ def reward_words(result: Mapping[str, Any]) -> str:
     )
 
 
+def dpo_words(result: Mapping[str, Any]) -> str:
+    against = "measured against the model it is held to" if "kl" in result else "by the mean of its tokens' log-probs"
+    return (
+        "The same comparisons again, and no reward model: the preferred answer of each pair is made more likely than the other, "
+        f"{against}. Fewer parts, and no practice of its own."
+    )
+
+
 ROWS = {row.name: row for row in (
     StageRow(
         "pretrain", "Pretraining",
@@ -94,8 +102,7 @@ ROWS = {row.name: row for row in (
     ),
     StageRow(
         "dpo", "DPO: no reward model",
-        "The same comparisons again, and no reward model: the preferred answer of each pair is made more likely than the other, "
-        "measured against the model it started from. Fewer parts, and no practice of its own.",
+        dpo_words,
         ("steps", "pairs", "loss", "accuracy", "chosen_moved", "rejected_moved", "kl"), MOVED, "dpo", "after: DPO",
     ),
     StageRow(

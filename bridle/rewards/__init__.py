@@ -1,1 +1,1 @@
-"""Floor 5: sources of reward behind one signature, `bridle.core.records.Reward`."""
+"""Floor 6: sources of reward behind one signature, `bridle.core.records.Reward`."""

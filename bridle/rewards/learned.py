@@ -29,20 +29,31 @@ def task_scores(
 
 
 class LearnedReward:
-    """Scores by one task of a reward model. Ids are read as they are where its tokenizer wrote them, else made from text."""
+    """Scores by one task of a reward model. Ids are read as they are where its tokenizer wrote them, else made from text: a prompt's
+    once, and kept by its id."""
 
     def __init__(self, model: RewardModel, device: Device, same_tokens: bool, task: str = "") -> None:
         self.model, self.device, self.same_tokens = model, device, same_tokens
         self.row = model.row(task)
+        self.known: dict[str, Prompt] = {}  # prompts that come without this template's ids, with them
 
     def ids(
         self, prompts: Sequence[Prompt], completions: Sequence[Completion]
     ) -> tuple[list[list[int]], list[list[int]]]:
-        template = self.model.template
-        prompt_ids = template.prompt_ids(prompts)
+        template, read = self.model.template, self.encode_once(prompts)
+        prompt_ids = template.prompt_ids(read)
         if self.same_tokens and all(c.token_ids for c in completions):
             return prompt_ids, [list(c.token_ids) for c in completions]
-        return prompt_ids, template.completion_ids(prompts, [c.text for c in completions])
+        return prompt_ids, template.completion_ids(read, [c.text for c in completions])
+
+    def encode_once(self, prompts: Sequence[Prompt]) -> list[Prompt]:
+        """The prompts with their text and ids by this model's template: as they travel, where it wrote them, else written once."""
+        template = self.model.template
+        other = {prompt.id: prompt for prompt in prompts if template.encoded(prompt) is None}
+        new = [prompt for name, prompt in other.items() if name not in self.known]
+        written = template.encode(new, [template.prompt_text(prompt) for prompt in new])
+        self.known |= {prompt.id: prompt for prompt in written}
+        return [self.known[prompt.id] if prompt.id in other else prompt for prompt in prompts]
 
     def raw(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> Tensor:
         """The head's own numbers, [B]; of a binary task the logits."""

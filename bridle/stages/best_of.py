@@ -18,7 +18,7 @@ def evaluate_best_of(work: Work, n: int = 4, reuse: bool = False) -> dict[str, A
     """
     recipe, stage = work.recipe, f"best-of-{n}"
     parents = {
-        "sft": require_model(work.project, "sft", "train sft"),
+        "sft": require_model(work.project, "sft"),
         **member_parents(work),
         "world": work.data.world_hash,
     }

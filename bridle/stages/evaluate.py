@@ -54,7 +54,7 @@ def evaluate(work: Work, name: str, reuse: bool = False) -> dict[str, Any]:
 def evaluation_parents(work: Work, name: str) -> dict[str, Any]:
     """The model and, where they are there, SFT to measure the distance from and the reward model."""
     parents: dict[str, Any] = {
-        "model": require_model(work.project, name, f"train {name}"),
+        "model": require_model(work.project, name),
         "name": name,
         "world": work.data.world_hash,
     }

@@ -11,7 +11,7 @@ CLEAR_GAP = 0.25  # gold points: closer answers are no fair test of labelers or 
 
 def label_simulated(work: Work, reuse: bool = False) -> dict[str, Any]:
     """Simulated people rank the open items; on the playground their agreement with gold is known."""
-    parents = {"sft": require_model(work.project, "sft", "train sft"), "world": work.data.world_hash}
+    parents = {"sft": require_model(work.project, "sft"), "world": work.data.world_hash}
     key = stage_key(work.recipe, ("world", "sampling", "data"), parents)
     if (before := done_before(work, "label", key, reuse)) is not None:
         return before

@@ -19,7 +19,7 @@ from bridle.recipe.offline import DPOSection
 from bridle.recipe.online import GRPOSection, PPOSection, REBELSection, RejectionSection, RLOOSection
 from bridle.recipe.recipe import Recipe
 from bridle.stages.data import Checkable
-from bridle.stages.rewards import reward_parents, training_reward
+from bridle.stages.rewards import critic_parents, reward_parents, training_reward
 from bridle.stages.sft import train_branch
 from bridle.stages.workspace import Method, Variant, Work, done_before, require_model, stage_key
 from bridle.training.ppo import Actors
@@ -37,11 +37,14 @@ def practise(work: Work, method: Method, variant: Variant) -> dict[str, Any]:
     parents = model_parents(work, start, held_to, "sft" if start == "sft" and not checked else "start")
     checkable = work.data.checkable() if checked else None
     parents |= reward_identity(work, checkable, variant)
+    if method.critic is not None:  # it begins as the reward model, whatever scores
+        parents |= reward_parents(work) if checkable is None else critic_parents(work)
     key = stage_key(recipe, ("model", method.section, "data", "sampling"), parents)
     if (before := done_before(work, name, key, variant.reuse, name)) is not None:
         return {**before, **branch}
     with work.start(name, variant.title, key, parents, recipe) as run:
-        policy, reference = work.load_policy(start), work.load_policy(held_to)
+        policy = work.load_policy(start)
+        reference = work.load_reference(held_to, policy)
         parent = policy.origin
         policy.origin = content_hash([parent, key])  # two runs from the same weights must not share stamps
         prompts = work.fitting(policy, work.data.train_prompts() if checkable is None else checkable.train)
@@ -79,9 +82,9 @@ def origins(work: Work, config: PracticeSection) -> tuple[str, str]:
 def model_parents(work: Work, start: str, reference: str, first: str) -> dict[str, Any]:
     """The models that a policy begins from and is held to, by content hash. The start is noted as `first`: runs made before one could
     begin elsewhere noted SFT under its name, and are still the same runs."""
-    parents: dict[str, Any] = {first: require_model(work.project, start, f"train {start}")}
+    parents: dict[str, Any] = {first: require_model(work.project, start)}
     if reference != start:
-        parents["reference"] = require_model(work.project, reference, f"train {reference}")
+        parents["reference"] = require_model(work.project, reference)
     return parents
 
 

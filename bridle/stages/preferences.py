@@ -36,6 +36,7 @@ def train_dpo(work: Work, method: Method, variant: Variant) -> dict[str, Any]:
         title = "Online DPO: its own answers, ranked by a reward"
         online = Method(method.name, method.section, title, practise, dpo.train_online)
         return practise(work, online, Variant(name, title, variant.settings, variant.reward, variant.reuse))
+    variant.only(method, "name", "title", "settings")  # who scores is for the online kind
     start = recipe.dpo.start or "sft"
     held_to = recipe.dpo.reference or start
     snapshot = training_snapshot(work)
@@ -48,7 +49,7 @@ def train_dpo(work: Work, method: Method, variant: Variant) -> dict[str, Any]:
         policy = work.load_policy(start)
         parent = policy.origin
         policy.origin = content_hash([parent, key])  # two runs from the same weights must not share stamps
-        reference = None if recipe.dpo.loss in NO_REFERENCE else work.load_policy(held_to)
+        reference = None if recipe.dpo.loss in NO_REFERENCE else work.load_reference(held_to, policy)
         pairs = work.store.snapshot_pairs(snapshot.id)
         groups = work.usable(encode_pairs(policy.template, pairs, policy.module.config.max_positions))
         observe = observer(work, policy, reference)

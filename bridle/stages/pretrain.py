@@ -20,6 +20,7 @@ TOKENIZER_TEXTS = 8000
 
 def train_pretrain(work: Work, method: Method, variant: Variant) -> dict[str, Any]:
     """A small model from nothing: tokenizer and weights. With `model.path` set, that model is taken instead."""
+    variant.only(method, "title", "settings")
     recipe = method.recipe(work, variant)
     if recipe.model.path:
         return adopt_base(work)
@@ -27,7 +28,7 @@ def train_pretrain(work: Work, method: Method, variant: Variant) -> dict[str, An
     key = stage_key(recipe, ("world", "model", "data", "pretrain"), parents)
     if (before := done_before(work, "pretrain", key, variant.reuse, "base")) is not None:
         return before
-    with work.start("pretrain", variant.title, key, parents) as run:
+    with work.start("pretrain", variant.title, key, parents, recipe) as run:
         texts = work.data.documents(recipe.data.pretrain_tokens)
         template = train_tokenizer(texts[:TOKENIZER_TEXTS], recipe.model.vocab_size)
         with timed("encode"):

@@ -34,6 +34,7 @@ TITLES = {
 
 def train_reward(work: Work, method: Method, variant: Variant) -> dict[str, Any]:
     """The full reward model from SFT's weights, as many members as the recipe wants, and maybe a slim one from nothing."""
+    variant.only(method)
     names = [*member_names(work.recipe), *([SLIM] if work.recipe.reward.slim else [])]
     begun = [runs[-1] for name in names[1:] if (runs := work.project.runs(name))]
     resumed = any(not (run / "result.json").exists() for run in begun)  # stopped in a later one: those before are done
@@ -57,7 +58,7 @@ def train_shuffled(work: Work, reuse: bool = False) -> dict[str, Any]:
 def train_scorer(work: Work, stage: str, reuse: bool) -> dict[str, Any]:
     """One reward model: a member from SFT's weights or another model's, "reward-slim" and "reward-shuffled" from nothing."""
     recipe, section = work.recipe, work.recipe.reward
-    sft_hash = require_model(work.project, "sft", "train sft")
+    sft_hash = require_model(work.project, "sft")
     snapshot = training_snapshot(work)
     parents = {"sft": sft_hash, "snapshot": snapshot.id, "stage": stage}
     if stage in member_names(recipe) and section.path:

@@ -69,8 +69,14 @@ def reward_parents(work: Work) -> dict[str, Any]:
 def member_parents(work: Work) -> dict[str, Any]:
     """The project's reward model, or the members of its ensemble and how they are combined."""
     section, names = work.recipe.reward, member_names(work.recipe)
-    parents: dict[str, Any] = {name: require_model(work.project, name, "train reward") for name in names}
+    parents: dict[str, Any] = {name: require_model(work.project, name) for name in names}
     return parents | ({"ensemble": [section.combine, section.uncertainty]} if len(names) > 1 else {})
+
+
+def critic_parents(work: Work) -> dict[str, Any]:
+    """The reward model that a critic begins as, where there is one."""
+    folder = work.project.model("reward")
+    return {"critic": folder_hash(folder)} if (folder / "config.json").is_file() else {}
 
 
 def first_critic(work: Work, policy: Policy) -> Scorer:

@@ -15,7 +15,7 @@ from bridle.stages.workspace import Work, done_before, require_model, stage_key
 def sample(work: Work, reuse: bool = False) -> dict[str, Any]:
     """K nucleus samples for each training prompt and some held-out ones, one item each, into the store."""
     recipe, k = work.recipe, work.recipe.sampling.answers
-    parents = {"sft": require_model(work.project, "sft", "train sft")}
+    parents = {"sft": require_model(work.project, "sft")}
     key = stage_key(recipe, ("model", "sampling", "data"), parents)
     if (before := done_before(work, "sample", key, reuse)) is not None:
         return before

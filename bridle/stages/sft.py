@@ -13,8 +13,9 @@ from bridle.training import sft
 
 
 def train_sft(work: Work, method: Method, variant: Variant) -> dict[str, Any]:
+    variant.only(method, "name", "title", "settings")
     recipe, name = method.recipe(work, variant), variant.name
-    base = require_model(work.project, "base", "train pretrain")  # what comes first is missed first
+    base = require_model(work.project, "base")  # what comes first is missed first
     demonstrations = work.data.demonstrations()
     parents = {"base": base, "data": content_hash([[prompt.id, text] for prompt, text in demonstrations])}
     key = stage_key(recipe, ("model", "sft"), parents)
@@ -30,7 +31,7 @@ def train_branch(work: Work, reuse: bool = False) -> dict[str, Any]:
     What a small model lacks at first is copying numbers from the question, and no reward teaches that; the branch does.
     """
     recipe, name = work.recipe, work.data.branch
-    parents = {"base": require_model(work.project, "base", "train pretrain"), "world": work.data.world_hash}
+    parents = {"base": require_model(work.project, "base"), "world": work.data.world_hash}
     branch = [recipe.grpo.branch_problems, recipe.grpo.branch_demonstrations]
     key = content_hash([stage_key(recipe, ("model", "sft"), parents), branch])
     if (before := done_before(work, name, key, reuse, name)) is not None:

@@ -16,7 +16,7 @@ import torch
 from bridle.compute.device import Device, choose_device
 from bridle.compute.operators import Operators
 from bridle.compute.randomness import derived_seed
-from bridle.core.errors import ModelError
+from bridle.core.errors import ModelError, UsageError
 from bridle.core.files import read_json, write_json
 from bridle.core.records import Prompt, Reward, content_hash
 from bridle.core.timeline import recording, timed
@@ -30,7 +30,7 @@ from bridle.models.scorer import Scorer
 from bridle.project.progress import Progress
 from bridle.project.project import Project
 from bridle.project.run import Run
-from bridle.recipe.recipe import Recipe
+from bridle.recipe.recipe import Recipe, trained_names
 from bridle.stages.data import PlaygroundData, StoreData
 
 Rows = TypeVar("Rows")
@@ -132,6 +132,16 @@ class Work:
         self.store.add_model_version(name, kind=name, weights_sha256=policy.origin)
         return policy
 
+    def load_reference(self, name: str, policy: Policy) -> Policy:
+        """The model that a policy is held to, which must read the same tokens."""
+        reference = self.load_policy(name)
+        if reference.template.hash != policy.template.hash:
+            raise ModelError(
+                f"the reference {name} has another tokenizer or chat template than the model that begins, so its log-probs cannot be "
+                "compared; name a reference that descends from the same base"
+            )
+        return reference
+
     def close(self) -> None:
         if self.operators is not None:
             self.operators.stop()  # the run may have ended in the middle of that step
@@ -150,6 +160,19 @@ class Variant:
     settings: Mapping[str, Any] = field(default_factory=dict)
     reward: Reward | None = None
     reuse: bool = False
+
+    def only(self, method: Method, *taken: str) -> None:
+        """Refuse what this stage does not take, so that nothing that was asked for is left out in silence."""
+        asked = {
+            "name": self.name != method.name,
+            "title": self.title != method.title,
+            "settings": bool(self.settings),
+            "reward": self.reward is not None,
+        }
+        if odd := [what for what, given in asked.items() if given and what not in taken]:
+            raise UsageError(
+                f"{method.name} takes no {' and no '.join(odd)} of its own; change the recipe, or leave them out"
+            )
 
 
 @dataclass(frozen=True)
@@ -195,9 +218,13 @@ def done_before(work: Work, stage: str, key: str, reuse: bool, model: str | None
     return work.project.finished(stage, key) if reuse and there else None
 
 
-def require_model(project: Project, name: str, verb: str) -> str:
+def require_model(project: Project, name: str) -> str:
     """The content hash of a model of the project; ModelError where there is none."""
     folder = project.model(name)
     if not (folder / "config.json").is_file():
-        raise ModelError(f"there is no model at {folder}; make it with `bridle {verb}`")
+        maker = {"base": "pretrain"}.get(name, "reward" if name.startswith("reward") else name)
+        there = sorted(path.parent.name for path in project.model(name).parent.glob("*/config.json"))
+        found = f"the project has {', '.join(there)}" if there else "the project has none yet"
+        made = f"make it with `bridle train {maker}`" if maker in trained_names() else found
+        raise ModelError(f"there is no model at {folder}; {made}")
     return folder_hash(folder)

@@ -35,6 +35,8 @@ from bridle.recipe.offline import DPOSection
 
 CACHE_FILE = "logprobs.safetensors"
 Pairs = tuple[Tensor, Tensor, Tensor]  # better, worse, weight, each [P]
+# What the loss is measured against: log π_ref of each group's answers; None for SimPO, which looks at none.
+References = list[Tensor] | None
 
 
 def train(
@@ -120,7 +122,7 @@ def cached_logprobs(
 
 def read_reference(
     reference: Policy | None, groups: Sequence[batches.Group], config: DPOSection, session: Session, cache: Path
-) -> list[Tensor] | None:
+) -> References:
     """What the loss is measured against, one tensor a group; None for SimPO, which has no reference."""
     if config.loss == "simpo":
         return None
@@ -131,7 +133,7 @@ def read_reference(
     return cached_logprobs(reference, groups, session.device, cache, session.run.progress.say)
 
 
-def pick(reference_of: Sequence[Tensor] | None, rows: Sequence[int]) -> list[Tensor] | None:
+def pick(reference_of: References, rows: Sequence[int]) -> References:
     return None if reference_of is None else [reference_of[i] for i in rows]
 
 
@@ -139,11 +141,7 @@ def pick(reference_of: Sequence[Tensor] | None, rows: Sequence[int]) -> list[Ten
 
 
 def compare_answers(
-    policy: Policy,
-    groups: Sequence[batches.Group],
-    reference_of: Sequence[Tensor] | None,
-    config: DPOSection,
-    device: Device,
+    policy: Policy, groups: Sequence[batches.Group], reference_of: References, config: DPOSection, device: Device
 ) -> Metrics:
     """Add the gradient of the loss on a step's groups, every answer read once; the metrics of the step.
 
@@ -223,6 +221,7 @@ def train_online(
     asking = Asking("dpo", prompts, config.online_prompts, size, penalty=stop, method="online DPO")
     optimizers = OPTIMIZERS[config.optimizer](policy.module, config.learning_rate)
     steps = Steps(session, {"policy": policy.module}, optimizers, config.online_rounds, every=1)
+    kl_coef = 0.0 if config.loss == "simpo" else config.beta  # SimPO's β scales log-probs, and weighs no KL
     for rollout in rollouts(steps, policy, reward, asking, session):  # 1. answer prompts  2. a reward ranks the answers
         with timed("rank"):
             groups = rank_answers(rollout, policy.template.prompt_ids(rollout.prompts), size)
@@ -232,7 +231,7 @@ def train_online(
         useful = [i for i, group in enumerate(groups) if group.pairs]
         # 4. compare, improve
         known = None if config.loss == "simpo" else [held[i] for i in useful]
-        updates = learn_round(policy, optimizers, [groups[i] for i in useful], known, config, session, rollout.step)
+        updates = learn_round(policy, steps, [groups[i] for i in useful], known, config, rollout.step)
         # 5. share the new weights (a new stamp), log and save
         policy.step += 1
         kl_B = rollout.old_logp_BT.sum(1).cpu() - torch.cat(started_from)
@@ -240,7 +239,7 @@ def train_online(
         answered = rollout_metrics(rollout, kl_B, session)
         del answered["entropy"]  # no method with DPO's loss logs one
         metrics = {**answered, **without, **updates}
-        end_step(steps, rollout, metrics, updates.get("grad_norm"), config.beta, bool(useful))
+        end_step(steps, rollout, metrics, kl_coef, bool(useful))
     return {"rounds": config.online_rounds, **steps.metrics}
 
 
@@ -258,23 +257,23 @@ def rank_answers(rollout: Rollout, prompt_ids: Sequence[list[int]], size: int) -
 @timed("improve")
 def learn_round(
     policy: Policy,
-    optimizers: Sequence[torch.optim.Optimizer],
+    steps: Steps,
     groups: Sequence[batches.Group],
-    reference_of: Sequence[Tensor] | None,
+    reference_of: References,
     config: DPOSection,
-    session: RolloutSession,
     number: int,
 ) -> Metrics:
     """`epochs` passes over a round's pairs; means of the metrics over its optimiser steps."""
     sums: Metrics = {}
-    updates, lengths = 0, [group.length for group in groups]
+    norms: list[float] = []
+    lengths, session = [group.length for group in groups], steps.session
     for epoch in range(config.epochs if groups else 0):
         for rows in batches.length_batches(
             lengths, config.batch_size, session.seed, "dpo-online", number * config.epochs + epoch
         ):
             chosen, known = [groups[i] for i in rows], pick(reference_of, rows)
             metrics = compare_answers(policy, chosen, known, config, session.device)
-            metrics["grad_norm"] = clipped_step([policy.module], optimizers, config.clip_norm)
+            norms.append(clipped_step([policy.module], steps.optimizers, config.clip_norm))
             sums = {name: sums.get(name, 0.0) + value for name, value in metrics.items()}
-            updates += 1
-    return {name: total / updates for name, total in sums.items()}
+    steps.grad_norm = sum(norms) / len(norms) if norms else None
+    return {name: total / len(norms) for name, total in (sums | ({"grad_norm": sum(norms)} if norms else {})).items()}

@@ -54,7 +54,7 @@ def train(
         spread_G = group_spread(adv_B, size)
         compared = {"without_variance": float((spread_G == 0).float().mean())}
         metrics = {**online.rollout_metrics(rollout, kl_B, session), **compared, **updates}
-        online.end_step(steps, rollout, metrics, updates["grad_norm"], config.kl_coef, bool(spread_G.any()))
+        online.end_step(steps, rollout, metrics, config.kl_coef, bool(spread_G.any()))
     return {"steps": config.steps, **steps.metrics}
 
 
@@ -78,4 +78,5 @@ def improve_by_groups(
             backward(loss)
             means.add(metrics, part)
         means.updated(clipped_step([policy.module], steps.optimizers, config.clip_norm))
+    steps.grad_norm = means.grad_norm
     return means.result()

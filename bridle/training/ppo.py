@@ -26,7 +26,7 @@ from bridle.core.records import Prompt, Reward
 from bridle.core.timeline import timed
 from bridle.generation.rollout import Asking, Rollout, RolloutSession, end_step, rollout_metrics, rollouts
 from bridle.maths.advantages import gae, place_at_end, whiten
-from bridle.maths.kl import KLControl, k1, k3
+from bridle.maths.kl import KLControl, k1, k3, mean_k2
 from bridle.maths.losses import LossMetrics, clipped_policy, clipped_value
 from bridle.maths.statistics import mean_and_se
 from bridle.models.batches import Batch, answer_states, micro_batches, sequence_logprobs, spread
@@ -73,7 +73,7 @@ def train(
         control = control.after(estimates.kl)
         steps.values["beta"] = control.beta
         frozen = rollout.step < config.critic_warmup
-        end_step(steps, rollout, metrics, updates.get("grad_norm"), config.kl_coef, frozen=frozen)
+        end_step(steps, rollout, metrics, config.kl_coef, frozen=frozen)
     return {"steps": config.steps, **steps.metrics}
 
 
@@ -165,12 +165,15 @@ def improve_actors(
                 part, values_MT = read_part(actors, rollout, rows, tokens, config.temperature, device)
                 loss, metrics = actors_loss(part, values_MT, rollout, estimates, config)
                 backward(loss)
-                approx_kl += metrics["approx_kl"]
+                if config.early_stop_kl:
+                    mask_MT = rollout.mask_BT[rows, : part.logp_MT.shape[1]]
+                    approx_kl += mean_k2(part.logp_MT.detach(), part.old_logp_MT, mask_MT, tokens)
                 means.add(metrics, part)
             if config.early_stop_kl and float(all_ranks_sum(approx_kl)) > config.early_stop_kl:
                 for optimizer in steps.optimizers:
                     optimizer.zero_grad()  # this minibatch's gradient is not taken
                 means.skip()
+                steps.grad_norm = means.grad_norm
                 return {**means.result(), "updates": means.updates}
             if rollout.step < config.critic_warmup:
                 policy.module.zero_grad()  # without a gradient its optimiser does nothing, not even count
@@ -181,6 +184,7 @@ def improve_actors(
                 ]
                 imitate(policy, [demonstrations[i] for i in picked.tolist()], device, weight=config.pretrain_coef)
             means.updated(clipped_step([policy.module, actors.critics_own], steps.optimizers, config.clip_norm))
+    steps.grad_norm = means.grad_norm
     return {**means.result(), **({"updates": means.updates} if config.early_stop_kl else {})}
 
 

@@ -51,7 +51,7 @@ def train(
         policy.step += 1
         gaps = {"reward_gap": float(gap_P.abs().mean()), "without_variance": float((gap_P == 0).float().mean())}
         metrics = {**online.rollout_metrics(rollout, kl_B, session), **gaps, **updates}
-        online.end_step(steps, rollout, metrics, updates["grad_norm"], config.kl_coef, bool(gap_P.any()))
+        online.end_step(steps, rollout, metrics, config.kl_coef, bool(gap_P.any()))
     return {"steps": config.steps, **steps.metrics}
 
 
@@ -71,4 +71,5 @@ def improve_by_pairs(
             backward(loss)
             means.add(metrics, part)
         means.updated(clipped_step([policy.module], steps.optimizers, config.clip_norm))
+    steps.grad_norm = means.grad_norm
     return means.result()

@@ -11,8 +11,6 @@ Shapes: B answers of a round, T predictions, N answer tokens of a batch.
 
 from collections.abc import Sequence
 
-import torch
-
 from bridle.compute.optimizer import clipped_step
 from bridle.compute.steps import Metrics, Steps
 from bridle.core.errors import TrainingStopped
@@ -22,7 +20,6 @@ from bridle.generation import rollout as online
 from bridle.models.batches import length_batches
 from bridle.models.imitation import Example, imitate
 from bridle.models.policy import Policy
-from bridle.project.run import Signal
 from bridle.recipe.online import RejectionSection
 
 
@@ -45,7 +42,7 @@ def train(
         kept = choose(rollout, config)
         examples = kept_examples(policy, rollout, kept)
         # 4. imitate them
-        updates = imitate_kept(policy, steps.optimizers, examples, config, session, rollout.step)
+        updates = imitate_kept(policy, steps, examples, config, rollout.step)
         # 5. share the new weights (a new stamp), log and save
         policy.step += 1
         metrics = {
@@ -56,7 +53,7 @@ def train(
             "taught": len({i // config.answers for i in kept}) / (len(rollout.completions) // config.answers),
             **updates,
         }
-        steps.end(rollout.step, metrics, metrics["reward"], Signal(not rollout.flat, updates["grad_norm"]))
+        online.end_step(steps, rollout, metrics, 0.0)
     return {"rounds": config.rounds, **steps.metrics}
 
 
@@ -95,18 +92,18 @@ def kept_examples(policy: Policy, rollout: online.Rollout, kept: Sequence[int]) 
 @timed("improve")
 def imitate_kept(
     policy: Policy,
-    optimizers: Sequence[torch.optim.Optimizer],
+    steps: Steps,
     examples: Sequence[Example],
     config: RejectionSection,
-    session: online.RolloutSession,
     number: int,
 ) -> Metrics:
     """`epochs` passes of SFT over prompt ids and answer ids, the stop token learnt with the answer."""
-    losses, norms = [], []
+    losses, norms, session = [], [], steps.session
     lengths = [len(prompt) + len(answer) for prompt, answer in examples]
     for epoch in range(config.epochs):
         batches = length_batches(lengths, config.batch_size, session.seed, "rejection", number * config.epochs + epoch)
         for rows in batches:
             losses.append(imitate(policy, [examples[i] for i in rows], session.device))
-            norms.append(clipped_step([policy.module], optimizers, config.clip_norm))
-    return {"loss": sum(losses) / len(losses), "grad_norm": sum(norms) / len(norms)}
+            norms.append(clipped_step([policy.module], steps.optimizers, config.clip_norm))
+    steps.grad_norm = sum(norms) / len(norms)
+    return {"loss": sum(losses) / len(losses), "grad_norm": steps.grad_norm}

@@ -52,7 +52,7 @@ def train(
         flat_G = group_spread(adv_B, config.group_size) == 0
         compared = {"without_variance": float(flat_G.float().mean())}
         metrics = {**online.rollout_metrics(rollout, kl_B, session), **updates, **compared}
-        online.end_step(steps, rollout, metrics, updates["grad_norm"], config.kl_coef, not flat_G.all())
+        online.end_step(steps, rollout, metrics, config.kl_coef, not flat_G.all())
     return {"steps": config.steps, **steps.metrics}
 
 
@@ -82,4 +82,5 @@ def improve_by_answers(
             backward(loss)
             means.add(metrics, part)
         means.updated(clipped_step([policy.module], steps.optimizers, config.clip_norm))
+    steps.grad_norm = means.grad_norm
     return means.result()

@@ -11,7 +11,14 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from bridle.compute.checkpoint import KEEP, TrainingState, described, restore_checkpoint, save_checkpoint
+from bridle.compute.checkpoint import (
+    KEEP,
+    TrainingState,
+    described,
+    restore_checkpoint,
+    save_checkpoint,
+    selection_score_of,
+)
 from bridle.compute.optimizer import OPTIMIZERS
 from bridle.core.errors import BridleError, CheckpointError, TrainingStopped
 from bridle.core.records import content_hash
@@ -331,18 +338,14 @@ def test_a_damaged_tensor_is_named(tmp_path: Path) -> None:
     assert "its tensor critic.model.norm.weight is not the one that was saved" in said[0]
 
 
-@pytest.mark.parametrize("form", [2, 99])
-def test_a_checkpoint_of_another_form_is_refused_by_name(form: int, tmp_path: Path) -> None:
-    """Form 2 is that of unfinished runs of earlier versions: `merit` stood for the selection score."""
+def test_a_checkpoint_of_another_form_is_refused_by_name(tmp_path: Path) -> None:
     save_steps(tmp_path, 1)
-    file = tmp_path / "step-000001" / "state.json"
-    file.write_text(file.read_text().replace('"selection_score"', '"merit"'))
-    note(tmp_path / "step-000001", form=form, versions={"bridle": "9.1"})
+    note(tmp_path / "step-000001", form=99, versions={"bridle": "9.1"})
     with pytest.raises(CheckpointError) as caught:
         restore_checkpoint(tmp_path, fresh("adamw"), "key", silent)
     words = str(caught.value)
     assert (
-        f"step-000001 was written by bridle 9.1 in form {form} of checkpoints, and this version reads form 3" in words
+        "step-000001 was written by bridle 9.1 in form 99 of checkpoints, and this version reads forms 2 and 3" in words
     )
     assert f"finish the run with the version that began it, or remove {tmp_path.parent} to start anew" in words
     assert one_sentence(words)
@@ -374,3 +377,32 @@ def test_health_is_part_of_the_state(tmp_path: Path) -> None:
     other.health = mine = {"held": {}, "warned": {}}
     restore_checkpoint(tmp_path, other, "key", silent)
     assert mine == state.health, "written into the run's own"
+
+
+@pytest.mark.parametrize(
+    ("values", "found"),
+    [
+        (
+            {"beta": 0.1, "figures": {"kl": 2.0}},
+            {"beta": 0.1, "metrics": {"kl": 2.0}},
+        ),  # what learns from its own answers
+        ({"last": {"loss": 0.6}}, {"metrics": {"loss": 0.6}}),  # DPO
+        ({"last_losses": [1.0, 3.0]}, {"last_losses": [1.0, 3.0], "metrics": {"loss": 2.0}}),  # SFT
+        ({"loss_average": 0.5}, {"loss_average": 0.5, "metrics": {"loss": 0.5}}),  # pretraining, the reward model
+    ],
+)
+def test_a_checkpoint_of_an_earlier_version_is_read(
+    values: dict[str, Any], found: dict[str, Any], tmp_path: Path
+) -> None:
+    """It said the same in other words: merit for the selection score, said for warned, and the last metrics by several names."""
+    save_steps(tmp_path, 1)
+    folder = tmp_path / "step-000001"
+    notes = json.loads((folder / "state.json").read_text())
+    notes |= {"form": 2, "merit": 0.25, "values": values, "health": {"held": {"a": 1}, "said": {"a": "b"}}}
+    del notes["selection_score"], notes["sha256"]
+    (folder / "state.json").write_text(json.dumps(notes))
+    note(folder)
+    state = fresh("adamw")
+    assert restore_checkpoint(tmp_path, state, "key", silent) == (1, found)
+    assert state.health == {"held": {"a": 1}, "warned": {"a": "b"}}
+    assert selection_score_of(folder) == 0.25

@@ -117,7 +117,7 @@ def test_what_stops_is_the_signal_and_never_a_metric() -> None:
     """A metric of the same name steers nothing, and a policy that is held still on purpose is no dead run."""
     health = Health()
     for _ in range(50):
-        assert health.look({**GOOD, "grad_norm": 0.0, "score_sd": 0.0, "warming": 1}, Signal(grad_norm=0.7))[1] is None
+        assert health.look({**GOOD, "grad_norm": 0.0, "score_sd": 0.0}, Signal(grad_norm=0.7))[1] is None
     health = Health()
     assert look(health, 50, grad_norm=0.0, frozen=True) == ([], None)
     assert look(health, 10, grad_norm=0.0)[1] is not None

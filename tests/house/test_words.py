@@ -35,7 +35,7 @@ PHRASES = [
     Phrase(r"\broomy\b", "prompts_that_fit"),
     Phrase(r"least_room", "min_prompt_tokens"),
     Phrase(r"encode_shown", "encode_demonstration"),
-    Phrase(r"\bmerits?\b|\bmerit_", "selection score"),
+    Phrase(r"\bmerits?\b(?!\"\])|\bmerit_", "selection score"),
     Phrase(r"\b[Ss]ittings?\b(?!\.json)", "session (of a run)", allowed=PEOPLES_SITTINGS),
     Phrase(r"\b[Ss]ureness", "confidence"),
     Phrase(r"\b[Ll]ikelier\b", "more likely"),
@@ -167,7 +167,9 @@ def test_a_phrase_is_found(path: str, text: str) -> None:
         ("bridle/models/policy.py", '"there is no model at {folder}; there is\\nno other"\n"it is no longer there"'),
         ("bridle/playground/labelers.py", "`seen` counts the items judged before in this sitting"),
         ("bridle/project/run.py", 'read_json(folder / "sitting.json")'),
-        ("docs/commands.md", "| `sitting.json` | seconds at work |"),
+        ("docs/commands.md", "| `session.json` | seconds at work |"),
+        ("bridle/compute/checkpoint.py", 'notes["merit"]'),  # the name that an earlier version wrote
+        ("bridle/compute/checkpoint.py", 'notes["merit"]'),  # the name that an earlier version wrote
         ("CHANGELOG.md", "`merit` is `selection_score` now"),
         ("docs/ppo.md", "in standard deviations of SFT's answers; gradient norm; emerits"),
         ("bridle/feedback/rankings.py", "are checked (twice), and self.checked"),

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bridle.maths.advantages import gae, group_relative, leave_one_out, place_at_end, whiten
+from bridle.maths.advantages import gae, group_relative, group_spread, leave_one_out, place_at_end, whiten
 
 
 def uneven_mask() -> Tensor:
@@ -151,6 +151,20 @@ def test_a_group_of_equal_rewards_is_exactly_zero(reward: float, size: int, powe
     rewards = torch.cat([torch.full((size,), reward), torch.arange(size, dtype=torch.float32)])
     found = group_relative(rewards, size, std_power=power)
     assert not found[:size].any() and found[size:].any()
+
+
+@pytest.mark.parametrize("gap", [1e-3, 1e-4, 1e-6, 1e-8])
+def test_a_group_says_something_however_little_its_rewards_differ(gap: float) -> None:
+    """Of two groups the second is flat: by any measure the first has a spread, and the second has exactly none."""
+    rewards = torch.tensor([0.0, gap] * 3 + [0.3] * 6)  # whose mean is not 0.3 to the last digit
+    found = {
+        gap / 2: group_relative(rewards, 6, std_power=0.0),
+        gap / 2 / (gap * 0.3**0.5 + 1e-4): group_relative(rewards, 6),
+        gap / 2 * 6 / 5: leave_one_out(rewards, 6),
+    }
+    for size, adv_B in found.items():
+        assert adv_B.tolist() == pytest.approx([-size, size] * 3 + [0.0] * 6, rel=1e-5, abs=0)
+        assert group_spread(adv_B, 6).tolist() == pytest.approx([size, 0.0], rel=1e-5, abs=0)
 
 
 def test_each_group_is_measured_by_itself() -> None:

@@ -21,14 +21,14 @@ from bridle.models.encoding import (
     REWRITTEN,
     SAME,
     DataReport,
-    answer_fault,
     cut_prompt,
     encode_demonstrations,
     encode_pairs,
     encode_rankings,
     min_prompt_tokens,
-    prompt_fault,
     prompts_that_fit,
+    render_answer,
+    render_prompt,
 )
 from bridle.models.template import Template
 from tests.models.tiny import one_sentence, template
@@ -49,6 +49,9 @@ FORGETFUL = (  # as models that think: what was thought is left out of earlier t
 )
 
 
+Renderings = list[tuple[tuple[Message, ...], bool]]
+
+
 def length(t: Template, *messages: Message) -> int:
     return len(t.prompt_ids([Prompt(messages)])[0])
 
@@ -59,6 +62,20 @@ def written(text: str, prompt: Prompt = HI) -> Completion:
 
 def sampled(text: str, ids: Sequence[int], prompt: Prompt = HI) -> Completion:
     return Completion(prompt.id, text, tuple(ids), (-1.0,) * len(ids), FinishReason.STOP, "stamp")
+
+
+@pytest.fixture
+def renderings(monkeypatch: pytest.MonkeyPatch) -> Renderings:
+    """The messages of every call of `Template.render` from here on, each with its `answer_next`."""
+    calls: Renderings = []
+    render = Template.render
+
+    def counted(self: Template, messages: Sequence[Message], *, answer_next: bool) -> str:
+        calls.append((tuple(messages), answer_next))
+        return render(self, messages, answer_next=answer_next)
+
+    monkeypatch.setattr(Template, "render", counted)
+    return calls
 
 
 # ------------------------------------------------------------------------------------------------------- faults
@@ -72,16 +89,18 @@ def sampled(text: str, ids: Sequence[int], prompt: Prompt = HI) -> Completion:
     ],
 )  # fmt: skip
 def test_what_is_wrong_with_an_answer(text: str, fault: str | None) -> None:
-    assert answer_fault(template(), HI, text) == fault
+    suffix, found = render_answer(template(), HI, text)
+    assert found == fault and suffix == ("" if fault else template().answer_text(HI, text))
 
 
 @pytest.mark.parametrize(
     ("text", "fault"), [("Hi", None), ("<|doc|>Hi", CONTROL), ("Hi<|end|>", CONTROL), ("a <|doc|> b", CONTROL)]
 )
 def test_what_is_wrong_with_a_prompt(text: str, fault: str | None) -> None:
-    assert prompt_fault(template(), Prompt.from_text(text)) == fault
+    assert render_prompt(template(), Prompt.from_text(text))[1] == fault
     earlier = Prompt((Message("user", text), REPLY, LAST))
-    assert prompt_fault(template(), earlier) == fault
+    rendered, found = render_prompt(template(), earlier)
+    assert found == fault and rendered == ("" if fault else template().prompt_text(earlier))
 
 
 def test_a_template_that_refuses_a_row_costs_that_row_alone() -> None:
@@ -173,6 +192,15 @@ def test_every_row_is_counted_once_with_an_example() -> None:
     assert lines[2] == "  2 dropped: an empty answer, such as “Hi”" and len(lines) == 5
 
 
+def test_a_demonstration_is_rendered_once_without_its_answer_and_once_with_it(renderings: Renderings) -> None:
+    shown = [(Prompt.from_text(f"Question {i}"), f"Answer {i}") for i in range(10)]
+    kept, report = encode_demonstrations(template(), shown, 96)
+    assert len(kept) == report.kept == 10
+    prompts = [(prompt.messages, True) for prompt, _ in shown]
+    answers = [((*prompt.messages, Message("assistant", text)), False) for prompt, text in shown]
+    assert renderings == [*prompts, *answers]
+
+
 # --------------------------------------------------------------------------------------------------- comparisons
 
 
@@ -250,6 +278,17 @@ def test_a_prompt_that_cannot_be_used_takes_all_its_pairs_along() -> None:
     assert found is None and report.dropped == {CONTROL: 3}
 
 
+def test_a_prompt_of_many_pairs_and_each_written_answer_are_rendered_once(renderings: Renderings) -> None:
+    pairs = []
+    for prompt in (Prompt.from_text(f"Question {i}") for i in range(10)):
+        yes, no, own = written("Yes", prompt), written("No", prompt), sampled("Why", [40, 41, 1], prompt)
+        pairs += [Pair(prompt, yes, no), Pair(prompt, yes, own), Pair(prompt, own, no)]
+    groups, report = encode_pairs(template(), pairs, 96)
+    assert len(groups) == 10 and report.kept == 30
+    assert len(renderings) == len(set(renderings)) == 10 + 20
+    assert sum(answer_next for _, answer_next in renderings) == 10
+
+
 # ------------------------------------------------------------------------------------------------------ rankings
 
 
@@ -298,6 +337,20 @@ def test_prompts_to_answer_are_whole_or_left_out() -> None:
     assert prompts_that_fit(t, [HI, TALK], new_tokens=room, limit=96)[0] == [HI, TALK]
     kept, report = prompts_that_fit(t, [HI, TALK, Prompt.from_text("<|end|>")], new_tokens=room + 1, limit=96)
     assert kept == [HI] and report.dropped == {NO_ROOM: 1, CONTROL: 1}
+
+
+def test_a_prompt_that_fits_carries_its_text_and_ids_and_is_never_rendered_again(renderings: Renderings) -> None:
+    t = template()
+    kept, _ = prompts_that_fit(t, [HI, TALK], new_tokens=1, limit=200)
+    assert [answer_next for _, answer_next in renderings] == [True, True]
+    ids, texts = t.prompt_ids(kept), [t.prompt_text(prompt) for prompt in kept]
+    assert len(renderings) == 2
+    assert ids == t.prompt_ids([HI, TALK]) and texts == [t.prompt_text(prompt) for prompt in (HI, TALK)]
+
+
+def test_faults_of_prompts_are_counted_before_the_room_that_others_lack() -> None:
+    _, report = prompts_that_fit(template(), [TALK, Prompt.from_text("<|end|>")], new_tokens=96, limit=96)
+    assert list(report.dropped) == list(report.examples) == [CONTROL, NO_ROOM]
 
 
 @pytest.mark.parametrize(

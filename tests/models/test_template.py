@@ -98,6 +98,29 @@ def test_a_template_that_changes_the_prompt_is_refused_when_used_and_when_loaded
         load_template(tmp_path)
 
 
+def test_what_travels_with_a_prompt_is_read_by_the_template_that_wrote_it_alone() -> None:
+    t, other = template(), replace(template(), source=CHATML)
+    text = t.prompt_text(MULTI_TURN)
+    [carrying] = t.encode([MULTI_TURN], [text])
+    assert carrying == MULTI_TURN and carrying.encoded is not None
+    assert (carrying.encoded.template, carrying.encoded.text) == (t.hash, text)
+    assert list(carrying.encoded.ids) == t.prompt_ids([MULTI_TURN])[0]
+    for one in (t, other):
+        assert one.prompt_text(carrying) == one.render(MULTI_TURN.messages, answer_next=True)
+        assert one.prompt_ids([carrying, MULTI_TURN]) == one.prompt_ids([MULTI_TURN]) * 2
+        assert one.answer_text(carrying, "A joke.") == one.answer_text(MULTI_TURN, "A joke.")
+    assert t.encoded(carrying) is carrying.encoded and other.encoded(carrying) is None and t.encoded(MULTI_TURN) is None
+
+
+def test_an_answer_is_appended_to_the_text_that_travels_which_is_not_rendered_anew() -> None:
+    t = template()
+    [carrying] = t.encode([MULTI_TURN], ["<|doc|>System: Be brief."])
+    assert (
+        t.answer_text(carrying, "A joke.")
+        == "\nHuman: Hi\nAssistant: Hello<|end|>\nHuman: Joke?\nAssistant: A joke.<|end|>"
+    )
+
+
 @pytest.mark.parametrize(
     "source",
     [

@@ -1,16 +1,18 @@
 """A reward model as a reward: centred, scaled, and the same in any batch; another tokenizer's, by text; several, as one."""
 
 import math
+from collections.abc import Sequence
 
 import pytest
 import torch
 
 from bridle.compute.device import Device
 from bridle.core.errors import ModelError
-from bridle.core.records import Completion, Prompt
+from bridle.core.records import Completion, Message, Prompt
+from bridle.models.encoding import prompts_that_fit
 from bridle.models.policy import RewardModel, Task
 from bridle.models.scorer import scorer_from
-from bridle.models.template import train_tokenizer
+from bridle.models.template import Template, train_tokenizer
 from bridle.rewards.learned import Combine, Ensemble, LearnedReward, combined, task_scores
 from tests.models.tiny import CPU, TEXTS, one_sentence, policy, random_ids, template
 
@@ -62,6 +64,27 @@ def test_a_reward_model_of_another_tokenizer_reads_the_text() -> None:
     (found,) = LearnedReward(ours, DEVICE, same_tokens=False)([prompt], [written])
     expected = task_scores(ours, other.prompt_ids([prompt]), [own], DEVICE)[:, 0]
     assert found == pytest.approx(float(expected[0]), abs=1e-5)
+
+
+def test_another_template_reads_a_prompt_once_however_often_it_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its answers it reads each time; where the prompts carry what its own template wrote, it renders none."""
+    render, asked = Template.render, list[str]()
+
+    def counted(self: Template, messages: Sequence[Message], *, answer_next: bool) -> str:
+        asked.extend(message.content for message in messages[-1:] if answer_next)
+        return render(self, messages, answer_next=answer_next)
+
+    other = train_tokenizer([text.upper() for text in TEXTS], 280)
+    ours = RewardModel(scorer_from(policy("gpt2").module, torch.Generator().manual_seed(0)), other, "made")
+    prompts, _ = prompts_that_fit(template(), [Prompt.from_text(text) for text in ("Hi", "Rain?")], 20, 96)
+    rows = [prompts[0], prompts[1], prompts[0], prompts[1]]
+    calls = [[Completion(p.id, f"{word} {i}.") for i, p in enumerate(rows)] for word in ("Play", "No")]
+    expected = [(other.prompt_ids(rows), other.completion_ids(rows, [c.text for c in call])) for call in calls]
+    monkeypatch.setattr(Template, "render", counted)
+    reward = LearnedReward(ours, DEVICE, same_tokens=False)
+    assert [reward.ids(rows, call) for call in calls] == expected and asked == ["Hi", "Rain?"]
+    same = LearnedReward(model(), DEVICE, same_tokens=True)
+    assert same.ids(rows, calls[0])[0] == template().prompt_ids(rows) and asked == ["Hi", "Rain?"] and not same.known
 
 
 def test_a_task_is_scored_by_its_own_row_and_centre() -> None:

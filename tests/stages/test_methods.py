@@ -10,6 +10,7 @@ import pytest
 import bridle as bridle_api
 from bridle.cli.train import train as train_verb
 from bridle.core.errors import UsageError
+from bridle.models.template import train_tokenizer
 from bridle.project.progress import Progress
 from bridle.project.project import Project
 from bridle.recipe.recipe import Recipe, sections
@@ -18,6 +19,7 @@ from bridle.stages.methods import METHODS
 from bridle.stages.practice import practise
 from bridle.stages.workspace import Method, Work
 from bridle.training import rebel
+from tests.models.tiny import TEXTS
 from tests.tiny_project import SHAPE, bridle, complaint, done, metrics, preferences, result, settings, weights
 
 SMALL: dict[str, Any] = {
@@ -132,8 +134,8 @@ def test_simpo_is_held_by_no_reference(project: Path, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"ppo.start": "nowhere"}, "there is no model at {}/models/nowhere; make it with `bridle train nowhere`"),
-        ({"ppo.reference": "nowhere"}, "there is no model at {}/models/nowhere"),
+        ({"ppo.start": "nowhere"}, "there is no model at {}/models/nowhere; the project has base, ppo, reward, sft"),
+        ({"ppo.reference": "rloo"}, "there is no model at {}/models/rloo; make it with `bridle train rloo`"),
     ],
 )
 def test_a_model_that_is_not_there_ends_before_any_step(values: dict[str, Any], words: str, project: Path) -> None:
@@ -141,6 +143,35 @@ def test_a_model_that_is_not_there_ends_before_any_step(values: dict[str, Any], 
     found = bridle("train", "ppo", "--project", project, *settings(values))
     assert found.exit_code == 1 and words.format(project) in complaint(found)
     assert not list(project.glob("runs/ppo-*"))
+
+
+def test_a_reference_of_other_tokens_is_refused(project: Path) -> None:
+    other = Path(shutil.copytree(project / "models/sft", project / "models/other"))
+    train_tokenizer(TEXTS, 300).save(other, 400)
+    found = bridle("train", "rebel", "--project", project, *settings({"rebel.reference": "other"}))
+    assert found.exit_code == 1 and "the reference other has another tokenizer" in complaint(found), complaint(found)
+
+
+def test_what_a_stage_does_not_take_is_refused(project: Path) -> None:
+    with Quiet(project, {}) as work:
+        with pytest.raises(UsageError, match="reward takes no settings of its own"):
+            METHODS["reward"].train(work, settings={"epochs": 3})
+        with pytest.raises(UsageError, match="sft takes no reward of its own"):
+            METHODS["sft"].train(work, reward=lambda prompts, completions: [0.0] * len(completions))
+
+
+def test_a_run_of_ppo_knows_the_model_that_its_critic_began_as(project: Path) -> None:
+    """Whatever scores: with a reward of the caller's own too."""
+    with Quiet(project, {}) as work:
+        METHODS["ppo"].train(work, name="own", reward=lambda prompts, completions: [1.0, 0.0] * (len(completions) // 2))
+    noted = parents(project, "own-0001")
+    assert noted["reward"] == parents(project, "ppo-0001")["reward"] and noted["source"] == "own"
+
+
+def test_simpo_from_python_takes_no_reference(project: Path) -> None:
+    model = bridle_api.load(project / "models/sft", precision="float32")
+    with pytest.raises(UsageError, match="loss = 'simpo' has no reference, and one was given"):
+        bridle_api.dpo(model, [("Why?", "Because.", "No.")], reference=model.copy(), loss="simpo", beta=2.0)
 
 
 def test_the_command_line_trains_what_the_table_holds() -> None:

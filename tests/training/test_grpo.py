@@ -76,6 +76,18 @@ def test_groups_without_variance_are_counted_and_left_out_of_the_update(
     assert [len(adv) for adv in seen] == [round(16 * (1 - share)) for share in shares]
 
 
+def test_a_group_whose_rewards_hardly_differ_still_trains(tmp_path: Path) -> None:
+    """Advantages of a millionth, in rewards: a small signal is one, and only equal rewards are none."""
+    who = cast()
+    before = weights(who.policy.module)
+
+    def nearly_flat(prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[float | None]:
+        return [1e-6 * (i % 4) for i in range(len(completions))]
+
+    figures = train(who, nearly_flat, with_settings(steps=1, std_power=0.0), run_in(tmp_path))
+    assert figures["without_variance"] == 0 and figures["grad_norm"] > 0 and not same(before, who.policy.module)
+
+
 def test_what_says_nothing_does_not_thin_out_what_does() -> None:
     """The mean is over the tokens of useful answers: groups without variance beside them change no weight."""
     found = []
@@ -141,6 +153,28 @@ def test_the_kl_is_that_of_whole_answers_against_the_reference(tmp_path: Path) -
         assert not found_BT[~rollout.mask_BT].any()
     figures = train(who, low_ids, with_settings(steps=1), run_in(tmp_path))
     assert figures["kl"] > 1.0 and figures["kl_se"] > 0
+
+
+def test_the_logged_kl_counts_negative_estimates_as_what_they_are(tmp_path: Path) -> None:
+    """An answer that its reference finds likelier estimates less than nothing: the mean is over the signed ones."""
+    who, estimates = cast(), list[float]()
+    with torch.no_grad():  # sharper than the policy: it likes the likely answers more, and the others less
+        who.reference.module.output_weight().mul_(1.1)
+
+    def observe(prompts: Sequence[Prompt], completions: Sequence[Completion]) -> dict[str, float]:
+        for ids, answer in zip(template().prompt_ids(prompts), completions, strict=True):
+            whole, taken = torch.tensor([[*ids, *answer.token_ids]]), torch.tensor(answer.token_ids)
+            with torch.no_grad():
+                logp_TV = who.reference.module(whole[:, :-1])[0].log_softmax(-1)[-len(taken) :]
+            estimates.append(sum(answer.sampled_logprobs) - float(logp_TV.gather(1, taken[:, None]).sum()))
+        return {}
+
+    session = who.session(run_in(tmp_path), observe=observe)
+    figures = grpo.train(who.policy, who.reference, low_ids, PROMPTS, with_settings(steps=1), session)
+    found = torch.tensor(estimates)
+    assert int((found < -0.01).sum()) >= 3 and int((found > 0.01).sum()) >= 3, "the test needs both signs"
+    assert figures["kl"] == pytest.approx(float(found.mean()), abs=1e-4)
+    assert figures["kl_se"] == pytest.approx(float(found.std()) / 4, abs=1e-4)
 
 
 @pytest.mark.parametrize("length_power", [0.0, 1.0])

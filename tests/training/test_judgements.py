@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bridle.core.errors import BridleError
 from bridle.maths.losses import bradley_terry, classification, plackett_luce, rating
-from bridle.models.batches import Compared, Group, Ranked, Rated
+from bridle.models.batches import Compared, Group, Ranked, Rated, group_batch
 from bridle.models.policy import RewardModel, Task
 from bridle.models.scorer import scorer_from
 from bridle.project.metrics import read_metrics
@@ -154,6 +154,26 @@ def test_the_loss_is_the_sum_of_what_each_judgement_says() -> None:
     assert float(loss) == pytest.approx(float(sum(parts)), abs=1e-6)
     assert float(stats["loss"]) == float(loss)
     assert reward.judged_weight(MIXED) == 0.5 + 2 + 1 + 0.25 + 4
+
+
+@pytest.mark.parametrize("micro_batch", [0, 1])
+def test_the_scores_size_is_a_mean_over_answers_and_tasks(micro_batch: int) -> None:
+    """Five answers and two tasks: what the setting adds to the gradient is that of ten squares' mean."""
+    model, found = fresh(TWO), []
+    for size in (0.0, 0.5):
+        model.module.zero_grad()
+        reward.judge(model, MIXED, RewardSection(score_size=size, micro_batch=micro_batch), DEVICE)
+        found.append({name: p.grad.clone() for name, p in model.module.named_parameters() if p.grad is not None})
+    model.module.zero_grad()
+    batch = group_batch(MIXED, model.template.pad_id, DEVICE.torch)
+    scores_BC = model.module.batch_scores(batch)
+    assert scores_BC.shape == (5, 2)
+    (0.5 * scores_BC.square().sum() / 10).backward()
+    for name, parameter in model.module.named_parameters():
+        if parameter.grad is not None:
+            torch.testing.assert_close(found[1][name] - found[0][name], parameter.grad, rtol=1e-3, atol=1e-5)
+    row = model.module.score.weight.grad
+    assert row is not None and bool((row.abs().amax(1) > 1e-3).all()), "both tasks' rows are pulled"
 
 
 def test_judgements_pull_the_same_however_a_step_is_cut_up() -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from bridle.core.errors import NoUsableRows
-from bridle.core.records import Reward
+from bridle.core.records import FinishReason, Reward
 from bridle.models.batches import Group
 from bridle.project.run import Run
 from bridle.recipe.offline import DPOSection
@@ -45,6 +45,20 @@ def test_every_two_answers_of_unequal_reward_are_a_pair_and_a_prompt_weighs_one(
     assert [pair[:3] for pair in first.pairs] == [(1, 0, 0.5), (1, 2, 0.5)] and second.pairs == []
     assert first.answers == [list(c.token_ids) for c in rollout.completions[:3]]
     assert first.prompt == who.policy.template.prompt_ids([PROMPTS[0]])[0] != second.prompt
+
+
+def test_an_answer_that_was_cut_off_loses_to_one_that_ended_by_the_missing_stop_alone() -> None:
+    """All scores are equal: what ranks the answers is the reward, which the penalty is taken from."""
+    who = cast()
+    rollout = who.roll_out(constant, group_size=4, penalty=0.5)
+    ended = [c.finish_reason is FinishReason.STOP for c in rollout.completions]
+    ranked = dpo.rank_answers(rollout, who.policy.template.prompt_ids(rollout.prompts), 4)
+    expected = []
+    for first in range(0, len(ended), 4):
+        own = ended[first : first + 4]
+        expected.append({(a, b) for a, b in product(range(4), repeat=2) if own[a] and not own[b]})
+    assert any(expected), "the test needs a prompt with both endings"
+    assert [{pair[:2] for pair in group.pairs} for group in ranked] == expected
 
 
 def test_a_reward_that_never_differs_changes_no_weight(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from bridle.generation import rollout
 from bridle.generation.engine import Engine, answer_prompts
 from bridle.generation.rollout import Asking, Observe, Rollout, RolloutSession, roll_out, take_prompts
 from bridle.models.batches import sequence_logprobs
-from bridle.models.imitation import imitate
+from bridle.models.imitation import Example, imitate
 from bridle.models.policy import Policy, RewardModel
 from bridle.models.scorer import Scorer, critic_from, init_head, scorer_from, shared_critic
 from bridle.project.metrics import read_metrics
@@ -231,6 +231,24 @@ def test_micro_batches_change_nothing_but_the_memory() -> None:
             for name in theirs:
                 torch.testing.assert_close(ours[name], theirs[name], rtol=1e-9, atol=1e-11)
         assert cut[2] == pytest.approx(whole[2], rel=1e-5, abs=1e-7)
+
+
+def test_every_pass_of_every_step_takes_answers_and_demonstrations_in_an_order_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    minibatches: list[list[int]] = []
+    demonstrations: list[list[Example]] = []
+    monkeypatch.setattr(ppo, "my_share", lambda mini_M: (minibatches.append(mini_M.tolist()), mini_M)[1])
+    monkeypatch.setattr(ppo, "imitate", lambda policy, chosen, device, weight: demonstrations.append(chosen))
+    shown = list(zip(random_ids(40, 3, 8), random_ids(40, 3, 8, seed=1), strict=True))
+    config = replace_config(steps=3, epochs=2, minibatches=2, pretrain_coef=0.1)
+    train(cast(), tokens_reward, config, run_in(tmp_path), shown)
+    passes = [first + second for first, second in zip(minibatches[::2], minibatches[1::2], strict=True)]
+    assert len(passes) == 6 and all(sorted(order) == list(range(8)) for order in passes)
+    assert len({tuple(order) for order in passes}) == 6, passes
+    picked = [tuple(shown.index(example) for example in chosen) for chosen in demonstrations]
+    assert len(picked) == 12 and all(len(set(places)) == ppo.DEMONSTRATIONS for places in picked)
+    assert len(set(picked)) == 12, picked
 
 
 def test_estimates_do_not_depend_on_the_micro_batch() -> None:

@@ -8,14 +8,18 @@ from typing import Any
 import pytest
 import torch
 
+from bridle.compute.device import Device
 from bridle.core.errors import NoUsableRows, RecipeError, TrainingStopped
 from bridle.core.records import Completion, FinishReason, Prompt, Reward
 from bridle.generation.rollout import Rollout
+from bridle.models.imitation import Example, imitate
+from bridle.models.policy import Policy
 from bridle.project.run import Run
 from bridle.recipe.online import RejectionSection
 from bridle.recipe.recipe import Recipe
 from bridle.training import rejection
 from tests.training.practice import PROMPTS, Cast, answer_logprob, cast, constant, low_ids
+from tests.training.runs import STOP as STOP_ID
 from tests.training.runs import dying_at, metrics, run_in, same, weights
 
 CONFIG = RejectionSection(rounds=2, prompts_per_round=8, answers=4, batch_size=4)
@@ -110,7 +114,7 @@ def test_what_is_kept_becomes_likelier_stop_token_and_all() -> None:
     prompts = who.policy.template.prompt_ids([rollout.prompts[i] for i in kept])
     examples = [(ids, list(rollout.completions[i].token_ids)) for ids, i in zip(prompts, kept, strict=True)]
     optimizers = [torch.optim.AdamW(who.policy.module.parameters(), 1e-3)]
-    rejection.imitate_kept(who.policy, optimizers, examples, with_settings(epochs=3), who.session(), number=0)
+    rejection.imitate_kept(who.policy, who.steps(optimizers), examples, with_settings(epochs=3), number=0)
     after = [answer_logprob(who.policy, rollout, row).detach() for row in kept]
     assert all(float(new.sum()) > float(old.sum()) for new, old in zip(after, before, strict=True))
     assert sum(float(new[-1]) for new in after) > sum(float(old[-1]) for old in before), "the stop token"
@@ -136,6 +140,25 @@ def test_a_reward_that_is_alike_for_all_teaches_nothing(tmp_path: Path) -> None:
     config = RejectionSection(rounds=4, prompts_per_round=24, answers=4, learning_rate=1e-3)
     train(cast(), alike, config, run_in(tmp_path))
     assert abs(shares[-1] - shares[0]) < 0.12, shares
+
+
+def test_every_pass_of_every_round_takes_its_examples_in_an_order_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same eight examples are kept in each round, so that nothing but the seed can change their order."""
+    kept: list[Example] = [([40 + i], [50, 60, STOP_ID]) for i in range(8)]
+    seen: list[int] = []
+
+    def watch(policy: Policy, chosen: Sequence[Example], device: Device) -> float:
+        seen.extend(kept.index(example) for example in chosen)
+        return imitate(policy, chosen, device)
+
+    monkeypatch.setattr(rejection, "kept_examples", lambda policy, rollout, places: kept)
+    monkeypatch.setattr(rejection, "imitate", watch)
+    train(cast(), low_ids, with_settings(rounds=3, epochs=2, batch_size=2), run_in(tmp_path))
+    passes = [tuple(seen[start : start + 8]) for start in range(0, len(seen), 8)]
+    assert len(passes) == 6 and all(sorted(order) == list(range(8)) for order in passes)
+    assert len(set(passes)) == 6, passes
 
 
 def test_a_rate_of_zero_changes_no_weight_and_the_reference_stays(tmp_path: Path) -> None:

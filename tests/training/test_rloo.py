@@ -114,6 +114,17 @@ def test_a_constant_reward_and_a_rate_of_zero_change_no_weight(tmp_path: Path) -
     assert not same(before, who.policy.module) and same(theirs, who.reference.module)
 
 
+def test_a_group_whose_rewards_hardly_differ_still_trains(tmp_path: Path) -> None:
+    who = cast()
+    before = weights(who.policy.module)
+
+    def nearly_flat(prompts: list[Prompt], completions: list[Completion]) -> list[float | None]:
+        return [1e-6 * (i % 4) for i in range(len(completions))]
+
+    figures = train(who, nearly_flat, with_settings(steps=1), run_in(tmp_path))
+    assert figures["without_variance"] == 0 and figures["grad_norm"] > 0 and not same(before, who.policy.module)
+
+
 def test_what_is_rewarded_becomes_likelier(tmp_path: Path) -> None:
     config = RLOOSection(steps=12, prompts_per_step=9, group_size=4, learning_rate=4e-3, kl_coef=0.0)
     figures = train(cast(), low_ids, config, run_in(tmp_path))
