@@ -43,7 +43,7 @@ def init(options: Options, folder: Path, model: str | None) -> None:
     "--format",
     "form",
     type=click.Choice(["hh", "preference", "prompt", "completion", "messages", "sharegpt", "alpaca"]),
-    help="The form of every row (default: it is told from each row's fields).",
+    help="The form of every row (default: inferred from each row's fields).",
 )
 @shared_options()
 def import_(options: Options, source: Path, form: str | None) -> None:

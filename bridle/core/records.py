@@ -141,7 +141,7 @@ class Pair:
 
     `group` is the prompt's id: all pairs of a group stay in one batch and one split. `weight` is 1/pairs of the judgement,
     so a ranking of four counts as one judgement and not as six. `target` is how sure the preference is: ½ for a tie, which
-    has no better side. `strength` is how much better the chosen answer is where that was told, in the teller's units.
+    has no better side. `strength` is how much better the chosen answer is where that was given, in its giver's units.
     """
 
     prompt: Prompt

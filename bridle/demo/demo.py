@@ -89,7 +89,7 @@ def write_results(work: Work, results: Results, session: DemoSession) -> dict[st
     began = time.monotonic()
     if (recorded := recording()) is not None:
         take(recorded, project.folder / LEFT)
-        with suppress(BridleError):  # for the report to show; it is written again, and its errors told, at the end
+        with suppress(BridleError):  # for the report to show; it is written again, and its errors reported, at the end
             write_profile(recorded, project.folder)
     with timed("report"):
         write_json(project.folder / "summary.json", summarise(work, results, session))

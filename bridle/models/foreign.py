@@ -319,7 +319,7 @@ def scorer_architecture(family: str) -> str | None:
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """transformers without its bars and advice: what matters of it is told as errors."""
+    """transformers without its bars and advice: what matters of it is raised as errors."""
     from transformers.utils import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

@@ -86,7 +86,7 @@ class Run:
     on_log: OnLog | None = None  # of whoever calls from Python
     failure: Exception | None = None  # what it raised
     kept: bool = True  # False: a folder that goes when the run ends, in which nothing need be saved
-    on_step: Callable[[int, int], object] | None = None  # told of the end of every step: how many are done, of how many
+    on_step: Callable[[int, int], object] | None = None  # called after every step: how many are done, of how many
     earlier_parts: Parts = field(default_factory=dict)
     node: Node | None = None  # where the parts of this session add up
 
