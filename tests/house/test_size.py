@@ -21,10 +21,10 @@ BUDGETS = {
     "the reader's core": (7_500, "core project compute recipe maths models generation rewards training"),
     "people's data": (3_900, "feedback playground"),
     "watching and serving": (
-        4_500,
+        4_000,
         "guard evaluation site labelling serve rewards/judge rewards/constitution rewards/sandbox rewards/constraints",
     ),
-    "what is driven": (3_800, "stages report api demo loop launch cli"),
+    "what is driven": (4_300, "stages report api demo loop launch cli"),
 }
 COUNTED_APART = {"kernels", ""}  # Python beside C, and bridle/__init__.py: within the budget of all Python alone
 OTHERS = {  # not blank
@@ -169,8 +169,8 @@ def test_each_file_counts_in_one_group() -> None:
 @pytest.mark.parametrize(
     ("check", "good", "bad"),
     [
-        (over_budget, [lines("bridle/demo/a.py", 3_000)], [lines("bridle/demo/a.py", 3_000), lines("bridle/loop.py", 801)]),
-        (over_budget, [lines("bridle/rewards/judge.py", 4_500)], [lines("bridle/rewards/judges.py", 7_501)]),
+        (over_budget, [lines("bridle/demo/a.py", 3_000)], [lines("bridle/demo/a.py", 3_000), lines("bridle/loop.py", 1_301)]),
+        (over_budget, [lines("bridle/rewards/judge.py", 4_000)], [lines("bridle/rewards/judges.py", 7_501)]),
         (over_budget, [lines("bridle/kernels/a.py", 19_500)], [lines("bridle/kernels/a.py", 19_501)]),
         (long_files, [lines("bridle/core/a.py", 400)], [lines("bridle/core/a.py", 401)]),
         (
