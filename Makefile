@@ -7,7 +7,7 @@ STAMP := .venv/installed
 PEERS := .venv-trl/installed .venv-trl-ppo/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo format check test test-all docs bench bench-setup clean
+.PHONY: help setup demo format check test test-all mutants docs bench bench-setup clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
@@ -42,6 +42,9 @@ test: setup  ## what CI runs: all tests but the slow ones; ARGS="-k layers" are 
 
 test-all: setup  ## every test, the slow ones too
 	$(BIN)/pytest $(ARGS)
+
+mutants: setup  ## plant the one-line faults of tests/mutants, one by one, and report those that no test notices; ARGS="-k ppo" runs fewer
+	$(BIN)/python tests/mutants/run.py $(ARGS)
 
 docs: setup  ## write again what is written from code: docs/recipe.md and the list of commands that a test holds
 	$(BIN)/python -m bridle.recipe.documents > docs/recipe.md

@@ -16,12 +16,13 @@ import torch
 
 from bridle.core.files import write_json
 from bridle.core.records import Completion, Prompt, content_hash
+from bridle.maths.statistics import mean_and_se
 from bridle.models.policy import load_policy
 from bridle.project.progress import Progress
 from bridle.project.project import Project
 from bridle.report.project import write_project_report
 from bridle.stages.data import PlaygroundData
-from bridle.stages.evaluate import compare, evaluate
+from bridle.stages.evaluate import compare, evaluate, read_answers
 from bridle.stages.methods import METHODS
 from bridle.stages.workspace import Work
 
@@ -45,7 +46,8 @@ def main(folder: Path) -> None:
     still = {"steps": 2, "learning_rate": 0.0, "critic_learning_rate": 0.0}
     ppo.train(work, name="control-still", title="Control: learning rate 0", settings=still, reuse=True)
     chance = grpo.train(work, name="control-grpo-random", reward=random_reward, reuse=True)
-    noise, ceiling = evaluate(work, "control-random", reuse=True), evaluate(work, "control-gold", reuse=True)
+    ceiling = evaluate(work, "control-gold", reuse=True)
+    evaluate(work, "control-random", reuse=True)
     against = compare(work, "control-random", "sft", "gold")
     before, after = (
         load_policy(project.model(n), work.device.torch).module.state_dict() for n in ("sft", "control-still")
@@ -53,7 +55,11 @@ def main(folder: Path) -> None:
     moved = max(float((before[name] - after[name]).abs().max()) for name in before)
     assert isinstance(work.data, PlaygroundData)
     calls = work.data.gold.calls["reward (control)"]
-    gain, error = noise["gold"] - sft["gold"], (noise["gold_se"] ** 2 + sft["gold_se"] ** 2) ** 0.5
+    golds = {line["id"]: line["gold"] for line in read_answers(work, "sft")}
+    both = [(line["id"], line["gold"]) for line in read_answers(work, "control-random") if line["id"] in golds]
+    gain, error = mean_and_se(
+        [gold - golds[name] for name, gold in both], [name for name, _ in both]
+    )  # the same prompts
     controls = [
         {
             "name": "random reward",

@@ -5,7 +5,7 @@
 Whole prompts are dealt to five folds by hash. For each fold a network, its tokenizer included, learns from the other four
 alone, from nothing, by `training/reward.py`; then it scores the fold's pairs. No number of a network's row comes from
 anything but the network. Beside it: the rules "longest wins" and "shortest wins", and a bag of words on the same folds.
-Differences are paired: on the same pairs, with intervals by bootstrap over prompts. Several seeds are shown each by itself,
+Differences are paired: on the same pairs, with Student's interval by prompt. Several seeds are shown each by itself,
 and together by the mean of their scores.
 
 The network reads the last `--prompt-tokens` of a prompt and the whole answer. A pair that the context does not hold
@@ -32,8 +32,8 @@ from bridle.compute.randomness import generator
 from bridle.compute.steps import Session
 from bridle.core.files import write_json
 from bridle.core.records import Completion, Pair, Prompt, content_hash
-from bridle.evaluation.reward_tests import cluster_interval
 from bridle.feedback.importing.importer import ImportReport, read_examples
+from bridle.maths.statistics import mean_interval, proportion
 from bridle.models.batches import Compared, Group
 from bridle.models.policy import RewardModel, folder_hash, load_policy
 from bridle.models.scorer import scorer_from
@@ -184,8 +184,13 @@ def right(margins: Sequence[float | None] | np.ndarray) -> np.ndarray:
 # ---------------------------------------------------------------------------------------------------------- figures
 
 
-def share(values: np.ndarray, prompts: Sequence[str]) -> dict[str, float]:
-    low, high = cluster_interval(values, prompts)
+def accuracy(values: np.ndarray, prompts: Sequence[str]) -> dict[str, float]:
+    found = proportion(values, prompts)
+    return {"mean": found.rate, "low": found.low, "high": found.high}
+
+
+def difference(values: np.ndarray, prompts: Sequence[str]) -> dict[str, float]:
+    low, high = mean_interval(values, prompts)
     return {"mean": float(values.mean()), "low": low, "high": high}
 
 
@@ -200,10 +205,10 @@ def compare(outcomes: dict[str, np.ndarray], prompts: Sequence[str], folds: Sequ
     """Every row's accuracy, whole and by fold, and its paired differences to "shortest wins" and the bag of words."""
     rows = []
     for name, values in outcomes.items():
-        row: dict[str, Any] = {"name": name, "accuracy": share(values, prompts)}
+        row: dict[str, Any] = {"name": name, "accuracy": accuracy(values, prompts)}
         row["folds"] = [float(values[np.array(folds) == fold].mean()) for fold in range(FOLDS)]
         for rival in ("shortest wins", "bag of words"):
-            row[f"over {rival}"] = None if name == rival else share(values - outcomes[rival], prompts)
+            row[f"over {rival}"] = None if name == rival else difference(values - outcomes[rival], prompts)
         row["mcnemar"] = mcnemar(values, outcomes["bag of words"])
         rows.append(row)
     return rows

@@ -1,61 +1,74 @@
-"""What each method pays in KL for what it gains in gold, over several seeds: python experiments/frontier.py FOLDER [PICTURE]
+"""What each method pays in KL for what it gains in gold, over several seeds: python experiments/frontier.py FROM [PICTURE]
 
-FOLDER holds finished demos (seed-1, seed-2, …, as experiments/seeds.py leaves them); methods that experiments/trainers.py added to all
-of them are drawn too. Each is followed along its own training, a point being the mean over seeds of (KL, gold − SFT's gold) at one
-step; best-of-n are 1, 2 and 4 answers. The last point is measured on the held-out prompts, those before it on training prompts.
+FROM is a folder of finished demos (seed-1, seed-2, …, as experiments/seeds.py leaves them); methods that experiments/trainers.py added to
+all of them are drawn too. Or it is such figures as JSON (experiments/frontier.json has those of docs/results.md): by method, `gain` of gold
+over SFT and `kl` in nats an answer, each with a number for every seed or, where no more is known, the mean alone.
+
+Every point is a mean over seeds of what finished models did on held-out prompts, with the mean's 95% interval; nothing of a training run
+is drawn. Best-of-n trains nothing, and its KL is an upper bound.
 """
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from bridle.core.files import read_json
-from bridle.project.metrics import read_metrics
+from bridle.maths.statistics import mean_and_se, mean_interval
 from bridle.project.project import Project
-from bridle.report.drawings import Curve, Series, draw_curve, save_png
+from bridle.report.drawings import Frontier, Point, draw_frontier, save_png
 
-Point = tuple[float, float]
+Figures = dict[str, dict[str, list[float]]]
 NAMES = {
-    "ppo": "PPO", "dpo": "DPO", "grpo-gold": "GRPO", "rloo": "RLOO", "rebel": "REBEL",
-    "best-of-n": "imitating the best of 4", "dpo-online": "DPO online",
+    "dpo": "DPO", "ppo": "PPO", "rloo": "RLOO", "rebel": "REBEL", "dpo-online": "DPO online",
+    "best-of-n": "imitating the best of 4", "grpo-gold": "GRPO, by the reward model",
 }  # fmt: skip
 
 
-def trajectory(demo: Project, stage: str) -> list[Point]:
-    """(KL, gain) at each measured step of a run, and at its end on held-out prompts; [] where it was not run."""
-    end, start, run = demo.finished(f"evaluate-{stage}"), demo.finished("evaluate-sft"), demo.finished_folder(stage)
-    if end is None or start is None or run is None:
-        return []
-    steps = [line for line in read_metrics(run) if line.get("gold") is not None]
-    return [*((s["kl"], s["gold"] - start["gold"]) for s in steps), (end["kl"], end["gold"] - start["gold"])]
+def measured(demos: list[Project]) -> Figures:
+    """Of every method that all demos evaluated, what its models did on held-out prompts; and of best-of-n."""
+    figures: Figures = {}
+    for stage, name in NAMES.items():
+        found = [(demo.finished(f"evaluate-{stage}"), demo.finished("evaluate-sft")) for demo in demos]
+        ends = [(end, sft) for end, sft in found if end is not None and sft is not None]
+        if len(ends) == len(demos):
+            gains = [end["gold"] - sft["gold"] for end, sft in ends]
+            figures[name] = {"gain": gains, "kl": [end["kl"] for end, _ in ends]}
+    tried = [result["frontier"] for demo in demos if (result := demo.finished("best-of-4")) is not None]
+    if len(tried) == len(demos):
+        for points in list(zip(*tried, strict=True))[
+            1:
+        ]:  # of every demo the same n; the first is one answer, SFT's own
+            gains = [point["gold"] - one[0]["gold"] for point, one in zip(points, tried, strict=True)]
+            figures[f"best-of-{points[0]['n']}"] = {"gain": gains, "kl": [points[0]["kl"]]}
+    return figures
 
 
-def best_of(demo: Project) -> list[Point]:
-    points: list[dict[str, Any]] = read_json(demo.folder / "summary.json")["stages"]["best_of_4"]["frontier"]
-    return [(p["kl"], p["gold"] - points[0]["gold"]) for p in points]
+def mean_and_half(values: list[float]) -> tuple[float, float]:
+    """The mean and half the width of its 95% interval, which is unknown, and drawn as none, where the mean alone is given."""
+    mean = mean_and_se(values)[0]
+    return mean, mean_interval(values)[1] - mean if len(values) > 1 else 0.0
 
 
-def main(folder: Path, picture: Path) -> None:
-    demos = [Project.find(d) for d in sorted(folder.glob("seed-*")) if (d / "summary.json").exists()]
-    lines = {name: [trajectory(demo, stage) for demo in demos] for stage, name in NAMES.items()}
-    lines["best of 1, 2, 4"] = [best_of(demo) for demo in demos]
-    series = []
-    print("| method | KL | gain of gold | standard error over seeds |\n|---|---|---|---|")
-    for name, runs in lines.items():
-        if not all(runs):
-            continue
-        points_SPX = np.array(runs)  # seeds, points, (KL, gain)
-        mean_PX = points_SPX.mean(0)
-        error_P = points_SPX[:, :, 1].std(0, ddof=1) / len(demos) ** 0.5
-        series.append(Series(name, mean_PX[:, 0].tolist(), mean_PX[:, 1].tolist()))
-        print(f"| {name}, at its end | {mean_PX[-1, 0]:.2f} | {mean_PX[-1, 1]:+.2f} | {error_P[-1]:.2f} |")
-    curve = Curve("KL from SFT, nats per answer", "gain of gold over SFT, points", series)
-    save_png(draw_curve(curve), picture)
-    print(f"\n{len(demos)} seeds; picture: {picture}")
+def frontier_of(figures: Figures) -> Frontier:
+    points = []
+    for name, of in figures.items():
+        (gain, gain_half), (kl, kl_half) = mean_and_half(of["gain"]), mean_and_half(of["kl"])
+        points.append(Point(name, kl, gain, kl_half, gain_half))
+    chosen = [point for point in points if point.name.startswith("best-of-")]
+    lines = [[point] for point in points if point not in chosen]
+    return Frontier("gain of gold over SFT, points", Point("SFT", 0.0, 0.0), [*lines, *([chosen] if chosen else [])])
+
+
+def main(source: Path, picture: Path) -> None:
+    found = [Project.find(folder) for folder in sorted(source.glob("seed-*")) if (folder / "summary.json").exists()]
+    drawn = frontier_of(measured(found) if source.is_dir() else read_json(source))
+    print("| method | KL | gain of gold (95%) |\n|---|---|---|")
+    for point in (point for line in drawn.lines for point in line):
+        low, high = point.score - point.score_half, point.score + point.score_half
+        print(f"| {point.name} | {point.kl:.2f} | {point.score:+.2f} ({low:+.2f} to {high:+.2f}) |")
+    save_png(draw_frontier(drawn), picture)
+    print(f"\npicture: {picture}")
 
 
 if __name__ == "__main__":

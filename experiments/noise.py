@@ -63,7 +63,8 @@ def learn(difference_PD: Tensor, label_P: Tensor, ridge: float = 1e-3) -> Tensor
 
 
 def right(gap_P: Tensor, label_P: Tensor) -> float:
-    return float((gap_P * label_P > 0).double().mean())
+    """Share of pairs whose preferred answer scores higher; a tie counts half."""
+    return float((gap_P * label_P).sign().mean() + 1) / 2
 
 
 def one_seed(noise: float, pairs: int, seed: int, shuffled: bool = False) -> dict[str, float]:

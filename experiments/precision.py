@@ -10,9 +10,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from trainers import STUDENT
-
-from bridle.maths.statistics import mean_and_se
+from bridle.maths.statistics import mean_and_se, mean_interval
 from bridle.project.metrics import read_metrics
 from bridle.project.progress import Progress
 from bridle.project.project import Project
@@ -64,10 +62,10 @@ def main(folder: Path, seeds: list[int]) -> None:
         print("|---" * (number + 3) + "|")
         for name in found[0]["float32"]:
             pairs = [(row["bfloat16"][name], row["float32"][name]) for row in found]
-            mean, error = mean_and_se([low - wide for low, wide in pairs])
-            half = STUDENT.get(len(pairs), float("nan")) * error
-            shown = " | ".join(f"{low:.3f}, {wide:.3f}" for low, wide in pairs)
-            print(f"| {name} | {shown} | {mean:+.3f} ({mean - half:+.3f} to {mean + half:+.3f}) |", flush=True)
+            differences = [narrow - wide for narrow, wide in pairs]
+            mean, (low, high) = mean_and_se(differences)[0], mean_interval(differences)
+            shown = " | ".join(f"{narrow:.3f}, {wide:.3f}" for narrow, wide in pairs)
+            print(f"| {name} | {shown} | {mean:+.3f} ({low:+.3f} to {high:+.3f}) |", flush=True)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from bridle.maths.losses import bradley_terry, plackett_luce
-from bridle.maths.statistics import mean_and_se
+from bridle.maths.statistics import mean_and_se, student_quantile
 
 WIDTH = 20
 KS = (2, 4, 9)
@@ -119,13 +119,14 @@ def one_seed(seed: int, read: int) -> dict[str, float]:
 def main(seeds: int, read: int) -> bool:
     """Print the tables; whether everything came out as it must."""
     rows = [one_seed(seed, read) for seed in range(seeds)]
+    wide = student_quantile(0.95, seeds - 1)  # at 20 seeds 2.09
 
     def shown(name: str, other: str = "") -> str:
-        """Mean ± 1.96 standard errors; of the difference to another column, paired by seed."""
+        """Mean and its 95% interval; of the difference to another column, paired by seed."""
         mean, error = mean_and_se([row[name] - (row[other] if other else 0) for row in rows])
-        return f"{mean:{'+' if other else ''}.3f} ± {1.96 * error:.3f}"
+        return f"{mean:{'+' if other else ''}.3f} ± {wide * error:.3f}"
 
-    print(f"{read} answers read, {seeds} seeds; ± is 1.96 standard errors over seeds, differences paired\n")
+    print(f"{read} answers read, {seeds} seeds; ± is Student's 95% over seeds, differences paired\n")
     print("| answers to a prompt | all pairs | Plackett-Luce | difference | over the K before |\n" + "|---" * 5 + "|")
     for before, k in zip((None, *KS), KS, strict=False):
         more = shown(f"pairs {k}", f"pairs {before}") if before else ""
@@ -141,7 +142,7 @@ def main(seeds: int, read: int) -> bool:
         return mean_and_se([row[name] - row[other] for row in rows])
 
     rises = [mean("pairs 4", "pairs 2"), mean("pairs 9", "pairs 4"), mean("apart gap", "together gap")]
-    holds = all(rise > 1.96 * error for rise, error in rises)
+    holds = all(rise > wide * error for rise, error in rises)
     holds &= all(abs(mean(f"ranking {k}", f"pairs {k}")[0]) <= 0.01 for k in KS)
     print("\nall as it must be" if holds else "\nNOT all as it must be")
     return holds

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bridle.maths.statistics import mean_and_se
+from bridle.maths.statistics import mean_and_se, mean_interval
 from bridle.project.progress import Progress
 from bridle.project.project import Project
 from bridle.stages.evaluate import compare, evaluate
@@ -28,17 +28,6 @@ WAYS: dict[str, tuple[str, dict[str, Any]]] = {
     "best-of-n": ("best-of-n", {}),
     "dpo-online": ("dpo", {"online_rounds": 8}),
 }
-STUDENT = {
-    2: 12.71,
-    3: 4.30,
-    4: 3.18,
-    5: 2.78,
-    6: 2.57,
-    7: 2.45,
-    8: 2.36,
-    9: 2.31,
-    10: 2.26,
-}  # 95%, by the number of seeds
 
 
 def tuned(demo: Path) -> dict[str, dict[str, float]]:
@@ -69,11 +58,10 @@ def print_table(seeds: list[int], rows: list[dict[str, dict[str, float]]]) -> No
     print("|---" * (len(seeds) + 4) + "|")
     for name in WAYS:
         gains = [row[name]["gain"] for row in rows]
-        mean, error = mean_and_se(gains)
-        half = STUDENT.get(len(rows), float("nan")) * error
+        mean, (low, high) = mean_and_se(gains)[0], mean_interval(gains)
         kl, wins = (sum(row[name][key] for row in rows) / len(rows) for key in ("kl", "wins"))
         shown = " | ".join(f"{gain:+.2f}" for gain in gains)
-        print(f"| {name} | {shown} | {mean:+.2f} ({mean - half:+.2f} to {mean + half:+.2f}) | {kl:.2f} | {wins:.3f} |")
+        print(f"| {name} | {shown} | {mean:+.2f} ({low:+.2f} to {high:+.2f}) | {kl:.2f} | {wins:.3f} |")
     sys.stdout.flush()
 
 

@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -16,7 +17,8 @@ from click.testing import Result
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
 
-from bridle.core.errors import TrainingStopped
+from bridle.cli.options import Options, metric_lines, print_metrics
+from bridle.core.errors import ModelError, TrainingStopped
 from bridle.project.progress import Progress
 from bridle.project.project import Project
 from bridle.stages.methods import METHODS
@@ -79,6 +81,13 @@ def refused(bad: Bad, folder: Path) -> None:
         Bad("init {}/p --set ppo.learning_rate=nan", 2, "ppo.learning_rate = nan is invalid: must"),
         Bad("init {}/p --set ppo=3", 2, "ppo = 3 is invalid: must"),
         Bad("init {}/p --set ppo.steps", 2, "--set takes section.key=value"),
+        Bad("init {}/p --set kl_coef=0.2", 2, "a section: ppo.kl_coef, grpo.kl_coef, rloo.kl_coef, rebel.kl_coef"),
+        Bad("init {}/p --set kl_ceof=0.2", 2, "did you mean ppo.kl_coef, grpo.kl_coef, rloo.kl_coef, rebel.kl_coef?"),
+        Bad("init {}/p --set reward.kl_coef=0.2", 2, "other sections have it: ppo.kl_coef, "),
+        Bad("init {}/p --set sede=1", 2, "did you mean 'seed'?"),
+        Bad("init {}/p --set best-of-n.rounds=3", 2, "its section is 'rejection'"),
+        Bad("evaluate a --by gold --project {}", 2, "--by gold compares two models, and a alone was named"),
+        Bad("train zzz --project {}", 2, "'zzz' is not a method; the methods are pretrain, sft, reward, ppo"),
         Bad("init {}/p --set sft.optimizer=sgd", 2, "sft.optimizer = 'sgd' is invalid: must"),
         Bad("init {}/p --model {}/nowhere", 2, "no model at"),
         Bad("demo --out {}/d --world {}/nowhere.toml", 2, "no world file at"),
@@ -130,14 +139,39 @@ def test_a_thread_count_that_is_none_is_told(threads: str, tmp_path: Path, monke
     )
 
 
-def test_labelling_by_people_is_not_there_yet(project: Path) -> None:
+def test_labelling_by_people_is_not_there_yet(project: Path, empty: Path) -> None:
     refused(Bad("label --project {}", 2, "--simulate"), project)
+    refused(Bad("label --project {}", 2, "`bridle import FILE` brings comparisons that were made elsewhere"), empty)
+    assert "--simulate" not in bridle("label", "--project", empty).stderr
 
 
-@pytest.mark.parametrize("words", ["train nothing", "evaluate", "nothing", "demo --seed -1", "train sft --nothing"])
-def test_what_the_command_line_does_not_know_ends_in_2(words: str) -> None:
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("nothing", "no such command 'nothing'; `bridle --help` shows"),
+        ("--nothing", "no such option '--nothing'; `bridle --help` shows"),
+        ("train", "missing argument '{pretrain|sft|"),
+        ("train nothing", "'nothing' is not a method; the methods are pretrain, sft"),
+        ("train sft --nothing", "no such option '--nothing'; `bridle train --help` shows"),
+        ("train sft more", "unexpected extra argument (more); `bridle train --help` shows"),
+        ("train sft --set", "option '--set' requires an argument; `bridle train --help` shows"),
+        ("evaluate", "missing argument 'A'; `bridle evaluate --help` shows"),
+        ("evaluate a b --by me", "invalid value for '--by': 'me' is not one of 'gold', 'reward'; `bridle evaluate"),
+        ("import", "missing argument 'FILE'; `bridle import --help` shows"),
+        ("init", "missing argument 'DIR'; `bridle init --help` shows"),
+        ("demo --seed -1", "invalid value for '--seed': -1 is not in the range x>=0; `bridle demo --help` shows"),
+        ("demo --seed one", "'one' is not a valid whole number; `bridle demo --help` shows"),
+    ],
+)
+def test_what_the_command_line_does_not_know_is_told_in_a_sentence(words: str, told: str) -> None:
     found = bridle(*words.split())
-    assert found.exit_code == 2 and "Traceback" not in found.output
+    assert found.exit_code == 2 and complaint(found).startswith("bridle: ") and told in complaint(found)
+    assert "Traceback" not in found.output and "Usage" not in found.output
+
+
+def test_the_command_alone_shows_its_help() -> None:
+    found = bridle()
+    assert "Usage: bridle" in found.output and "bridle: " not in found.output
 
 
 # --------------------------------------------------------------------------------------------- the work failed: 1
@@ -172,6 +206,11 @@ def test_a_file_that_cannot_be_imported_is_told(content: bytes | None, told: str
         ("sample", "bridle train sft"),
         ("evaluate ppo", "bridle train ppo"),
         ("evaluate nothing", "no model at"),
+        ("evaluate zzz", "none yet, and `bridle train pretrain` makes the first, called base"),
+        ("evaluate pretrain", "none yet"),
+        ("evaluate rewards", "none yet"),
+        ("evaluate arithmetic", "bridle train grpo"),
+        ("report", "report.html shows nothing yet, for no run of this project is finished; `bridle train METHOD`"),
     ],
 )
 def test_a_step_before_its_time_says_which_comes_first(words: str, told: str, empty: Path) -> None:
@@ -184,7 +223,56 @@ def test_nothing_imported_is_told(empty: Path, finished_demo: Path) -> None:
     refused(Bad("train sft --project {}", 1, "holds no demonstrations or preferred answers"), empty)
     refused(Bad("sample --project {}", 1, "holds no"), empty)
     refused(Bad("train reward --project {}", 1, "holds no comparisons to learn from"), empty)
-    refused(Bad("label --simulate --project {}", 1, "know the playground alone"), empty)
+    refused(Bad("label --simulate --project {}", 2, "know the playground alone"), empty)
+
+
+def test_comparing_before_sampling_is_told(finished_demo: Path, tmp_path: Path) -> None:
+    done("init", tmp_path / "new", *settings(PLAYGROUND))
+    shutil.copytree(finished_demo / "models", tmp_path / "new/models")
+    refused(
+        Bad("label --simulate --project {}", 1, "holds no answers to compare; `bridle sample` draws some"),
+        tmp_path / "new",
+    )
+
+
+def test_answers_that_can_be_checked_are_counted_where_they_are_too_few(empty: Path, finished_demo: Path) -> None:
+    """ "#### number" ends the answer, on a line of its own or not; all of them fell into one split."""
+    answers = ["It is 4. #### 4", "So:\n#### 5", "#### 6, I think.", "It is 7.", "It is 8. #### eight"]
+    rows = [{"prompt": f"Question {i}?", "completion": answer} for i, answer in enumerate(answers)]
+    (empty / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    done("import", empty / "rows.jsonl", "--project", empty, "--set", "data.heldout_share=0.0001")
+    shutil.copytree(finished_demo / "models/sft", empty / "models/sft")
+    told = (
+        'no held-out prompts whose answers can be checked: 5 written answers were looked at, and 2 end in "#### number"'
+    )
+    refused(Bad("train grpo --project {}", 1, told), empty)
+
+
+def test_a_model_of_the_users_is_taken_and_not_pretrained(project: Path) -> None:
+    printed = done("train", "pretrain", "--project", project, "--set", f"model.path={project / 'models/sft'}")
+    assert f"your model is taken as the base: {project / 'models/sft'}" in printed
+    assert "None" not in printed and "steps" not in printed and "loss" not in printed
+
+
+def test_what_was_not_measured_is_printed_as_that(capsys: pytest.CaptureFixture[str]) -> None:
+    for as_json, printed in ((True, '{"ppo": {"kl_se": null}}\n'), (False, f"ppo\n  {'kl_se':<24} not measured\n")):
+        print_metrics(Options(as_json=as_json), {"ppo": {"kl_se": math.nan}})
+        assert capsys.readouterr().out == printed
+    assert metric_lines({"a": {"temperature": None}}) == ["a", f"  {'temperature':<24} not measured"]
+
+
+@pytest.mark.parametrize(
+    ("source", "first"), [("playground", "bridle train pretrain"), ("store", "bridle import FILE")]
+)
+def test_a_new_project_is_told_what_comes_first(source: str, first: str, tmp_path: Path) -> None:
+    assert done("init", tmp_path / "p", "--set", f"data.source={source}").endswith(f"&& {first}\n")
+
+
+def test_a_report_of_runs_that_are_not_finished_names_them(project: Path) -> None:
+    for path in project.glob("runs/*/result.json"):
+        path.unlink()
+    told = complaint(bridle("report", "--project", project))
+    assert "no run of this project is finished; finish arithmetic-0001, " in told and "ppo-0001" in told
 
 
 def test_ppo_before_the_reward_model_is_told(project: Path) -> None:
@@ -202,6 +290,10 @@ def test_a_model_that_is_no_language_model_is_not_evaluated(project: Path) -> No
         ("report runs/ppo-0009", "is not a run folder"),
         ("report models", "is not a run folder"),
         ("evaluate ppo rpo", "no model at"),
+        ("evaluate zzz", "models/zzz; the project has arithmetic, base, dpo, grpo, ppo, sft, "),
+        ("evaluate pretrain", "models/pretrain; the project has arithmetic, base, "),
+        ("evaluate rewards", "models/rewards; the project has arithmetic, base, "),
+        ("evaluate reward-2", "models/reward-2; the project has arithmetic, base, "),
     ],
 )
 def test_a_name_that_is_not_there_is_told(words: str, told: str, project: Path) -> None:
@@ -212,7 +304,74 @@ def test_gold_is_asked_for_where_there_is_none(empty: Path, finished_demo: Path)
     done("import", preferences(empty / "pairs.jsonl"), "--project", empty)
     shutil.copytree(finished_demo / "models/base", empty / "models/base")
     shutil.copytree(finished_demo / "models/sft", empty / "models/sft")
-    refused(Bad("evaluate base sft --by gold --project {}", 1, "gold needs the playground"), empty)
+    refused(Bad("evaluate base sft --by gold --project {}", 2, "gold needs the playground"), empty)
+    told = complaint(bridle("evaluate", "base", "sft", "--by", "gold", "--project", empty))
+    assert "`--by reward` judges by the reward model" in told
+    refused(Bad("evaluate base sft --project {}", 1, "models/reward; make it with `bridle train reward`"), empty)
+    assert not list(empty.glob("runs/evaluate-*")), "no model answers for a comparison that cannot be made"
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../etc", "sft/", "/etc"])
+def test_a_model_is_named_and_not_pointed_at(name: str, project: Path) -> None:
+    runs = sorted(project.glob("runs/*"))
+    for words in ([name], ["sft", name], [name, "sft"]):
+        found = bridle("evaluate", *words, "--project", project)
+        assert found.exit_code == 2 and f"{name!r} is not the name of a model" in complaint(found), complaint(found)
+    for setting in ("ppo.start", "ppo.reference", "grpo.reference", "dpo.start", "dpo.reference") if name else ():
+        found = bridle("train", setting.partition(".")[0], "--project", project, "--set", f"{setting}={name}")
+        assert found.exit_code == 2 and f"{name!r} is not the name of a model" in complaint(found), complaint(found)
+    assert sorted(project.glob("runs/*")) == runs
+
+
+def test_what_is_missing_of_a_comparison_is_told_before_anything_is_answered(project: Path) -> None:
+    for run in project.glob("runs/evaluate-*"):
+        shutil.rmtree(run)
+    for words, told in {"ppo reward": "holds a", "ppo nothing": "no model at", "nothing ppo": "no model at"}.items():
+        refused(Bad(f"evaluate {words} --project {{}}", 1, told), project)
+    shutil.rmtree(project / "models/reward")
+    refused(Bad("evaluate ppo sft --by reward --project {}", 1, "make it with `bridle train reward`"), project)
+    assert not list(project.glob("runs/evaluate-*"))
+
+
+def test_a_comparison_that_fails_loses_no_evaluation(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nothing_in_common(*arguments: object) -> None:
+        raise ModelError("nothing in common")
+
+    monkeypatch.setattr("bridle.stages.evaluate.compare", nothing_in_common)
+    found = bridle("evaluate", "ppo", "sft", "--json", "--project", project)
+    assert found.exit_code == 1 and "nothing in common" in complaint(found)
+    assert {name: shown["prompts"] for name, shown in json.loads(found.stdout).items()} == {"ppo": 24, "sft": 24}
+
+
+def test_a_reward_model_where_one_must_answer_ends_before_a_run_begins(project: Path) -> None:
+    runs = sorted(project.glob("runs/*"))
+    for words in ("evaluate reward", "train ppo --set ppo.start=reward", "train dpo --set dpo.reference=reward-slim"):
+        refused(Bad(f"{words} --project {{}}", 1, "which scores text and writes none"), project)
+    shutil.copytree(project / "models/reward-slim", project / "models/sft", dirs_exist_ok=True)
+    for words in ("sample", "label --simulate", "train ppo", "train dpo", "train reward"):
+        refused(Bad(f"{words} --project {{}}", 1, "which scores text and writes none"), project)
+    assert sorted(project.glob("runs/*")) == runs
+
+
+def test_a_missing_member_of_an_ensemble_is_made_with_the_others(project: Path) -> None:
+    told = "models/reward-member-2; make it with `bridle train reward`"
+    refused(Bad("train ppo --set reward.members=2 --project {}", 1, told), project)
+
+
+def test_a_run_is_found_by_its_name_or_path_from_anywhere(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tmp_path / "elsewhere"  # where another project's run of that name lies, which is not what --project says
+    shutil.copytree(project / "runs/sft-0001", other / "runs/sample-0001")
+    monkeypatch.chdir(other)
+    for named in ("sample-0001", "runs/sample-0001", project / "runs/sample-0001", "../project/runs/sample-0001"):
+        printed = done("report", named, "--project", project)
+        assert Path(printed.removeprefix("wrote ").strip()).resolve() == project / "runs/sample-0001/report.html"
+    for named in ("ppo", "runs/ppo"):
+        refused(
+            Bad(f"report {named} --project {{}}", 2, "is not a run folder; the last run of ppo is ppo-0001"), project
+        )
+    refused(Bad("report nothing --project {}", 2, "is not a run folder; those of this project are in"), project)
 
 
 # ----------------------------------------------------------------------------------------------- models of others

@@ -53,9 +53,6 @@ def test_a_demo_leaves_a_report_and_a_summary(finished_demo: Path) -> None:
         "win_rate",
         "win_rate_low",
         "win_rate_high",
-        "kl",
-        "complies",
-        "refuses_benign",
     ]
     wanted = {
         "reward": ["pair_accuracy", "pair_accuracy_low", "pair_accuracy_high"],
@@ -83,6 +80,9 @@ def test_the_summary_says_what_the_evaluations_found(finished_demo: Path) -> Non
         assert stages[name]["gold_after"] == pytest.approx(sum(gold[name]) / 24)
         wins = [(a > b) + (a == b) / 2 for a, b in zip(gold[name], gold["sft"], strict=True)]
         assert stages[name]["win_rate"] == pytest.approx(sum(wins) / 24)
+        trained, measured = (result(finished_demo / f"runs/{stage}-0001") for stage in (name, f"evaluate-{name}"))
+        assert trained.items() <= untimed(stages[name]).items(), "training's figures stay training's"
+        assert measured.items() <= untimed(stages[f"evaluate-{name}"]).items()
         assert [line["prompt"] for line in answers["sft"]] == [line["prompt"] for line in answers[name]]
 
 
@@ -253,10 +253,68 @@ def test_dpo_learns_from_imported_preferences(imported: Path) -> None:
     assert 0 <= figures["win_rate"]["rate"] <= 1
 
 
+def test_rows_that_a_setting_leaves_out_are_said_and_reported(imported: Path, tmp_path: Path) -> None:
+    project = Path(shutil.copytree(imported, tmp_path / "copy"))
+    shown = tmp_path / "shown.jsonl"
+    shown.write_text(json.dumps({"prompt": "What of the sea?", "completion": "It is wide."}))
+    done("import", shown, "--project", project)
+    pairs = result(project / "runs/reward-0001")["pairs"]
+    (whole,) = [line for line in said("train", "sft", project) if "demonstrations: " in line]
+    assert whole.strip() == f"demonstrations: 1 written, {pairs} preferred; all {pairs + 1} can be used as they are"
+    (few,) = [line for line in said("train", "sft", project, "data.demonstrations=4") if "demonstrations: " in line]
+    note = f"4 of {pairs + 1} used (data.demonstrations)"
+    assert few.strip().startswith(f"demonstrations: {note}; ") and few.endswith(
+        "preferred; all 4 can be used as they are"
+    )
+    run = project / "runs/sft-0003"
+    assert note in json.loads((run / "data.json").read_text())["demonstrations"]["notes"]
+    sampled = "\n".join(said("sample", project, "data.train_prompts=5", "data.compared_heldout=2"))
+    assert f"prompts: 5 of {pairs + 1} used (data.train_prompts); all 5 can be used as they are" in sampled
+    assert (
+        "held-out prompts: 2 of " in sampled
+        and "used (data.compared_heldout); all 2 can be used as they are" in sampled
+    )
+    evaluated = "\n".join(said("evaluate", "sft", project, "data.heldout_prompts=3"))
+    assert "prompts: 3 of " in evaluated and "used (data.heldout_prompts); all 3 can be used as they are" in evaluated
+    mixed = {"data.train_prompts": 5, "data.demonstrations": 3, "ppo.pretrain_coef": 0.5, "ppo.steps": 1}
+    practised = "\n".join(said("train", "ppo", project, *(f"{key}={value}" for key, value in mixed.items())))
+    assert f"prompts: 5 of {pairs + 1} used" in practised and f"demonstrations: 3 of {pairs + 1} used" in practised
+    parents = json.loads((project / "runs/ppo-0002/parents.json").read_text())
+    assert {"prompts", "demonstrations"} <= set(parents)
+    for page, words in ((run, ()), (None, ("data.train_prompts", "data.heldout_prompts", "With 3 held-out prompts"))):
+        done("report", *([page] if page else []), "--project", project)
+        text = ((page or project) / "report.html").read_text()
+        assert note in text and all(word in text for word in words)
+
+
+def test_what_is_measured_on_few_prompts_says_of_how_many(
+    imported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = Path(shutil.copytree(imported, tmp_path / "copy"))
+    there = result(project / "runs/reward-0001")["pairs"]
+    for method, few in (("dpo", "preferences.OBSERVED"), ("reward", "reward.CENTRED_ON")):
+        monkeypatch.setattr(f"bridle.stages.{few}", 5)
+        (line,) = [line for line in said("train", method, project) if line.strip().startswith("prompts: ")]
+        assert line.strip().startswith(f"prompts: 5 of {there} used (to ") and line.endswith(
+            "; all 5 can be used as they are"
+        )
+
+
+def said(*words: str | Path) -> list[str]:
+    """What a verb, its project and settings print besides the metrics."""
+    verb = [word for word in words if isinstance(word, str) and "=" not in word]
+    (project,) = [word for word in words if isinstance(word, Path)]
+    chosen = [part for word in words if isinstance(word, str) and "=" in word for part in ("--set", word)]
+    found = bridle(*verb, "--project", project, *chosen)
+    assert found.exit_code == 0, found.stderr
+    return str(found.stderr).splitlines()
+
+
 def test_preferences_alone_have_no_answers_to_check(imported: Path, tmp_path: Path) -> None:
     project = Path(shutil.copytree(imported, tmp_path / "copy"))
     told = complaint(bridle("train", "grpo", "--project", project))
-    assert "no prompts whose answers can be checked" in told and '"#### number"' in told
+    assert "no prompts whose answers can be checked: 0 written answers were looked at, and 0 end in" in told
+    assert '"#### number"' in told
     assert not (project / "models/grpo").exists()
 
 

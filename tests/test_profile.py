@@ -142,20 +142,19 @@ def test_a_profile_that_cannot_be_written_is_one_sentence_and_costs_no_result(
 
 
 def test_a_demo_in_two_processes_leaves_one_trace(project: Path) -> None:
-    for stage in ("dpo", "evaluate-dpo"):
-        shutil.rmtree(project / f"runs/{stage}-0001")
+    shutil.rmtree(project / "runs/grpo-0001")
     (project / "demo.json").write_text(json.dumps({"threads": 2, "seconds": 0.0}))
     done("demo", "--out", project, "--profile", *settings(PLAYGROUND))
     torch.set_num_threads(1)
     found = complete(written(project))
     assert nested(found)
-    first, second = ({e["pid"] for e in found if e["name"] == name} for name in ("import", "dpo"))
+    first, second = ({e["pid"] for e in found if e["name"] == name} for name in ("import", "grpo"))
     assert len(first) == len(second) == 1 and first != second
     processes = [e for e in written(project)["traceEvents"] if e["name"] == "process_name"]
     assert [e["pid"] for e in processes] == [*first, *second] and processes[0]["args"]["name"] == "bridle demo"
     (wait,) = [e for e in found if e["name"] == "wait"]
-    (dpo,) = [e for e in found if e["cat"] == "stage" and e["name"] == "dpo"]
-    assert wait["ts"] < dpo["ts"] < dpo["ts"] + dpo["dur"] < wait["ts"] + wait["dur"]  # one clock
-    assert {stage for stage, _ in parts_of(project)} == {"", "dpo", "evaluate-dpo"}
+    (grpo,) = [e for e in found if e["cat"] == "stage" and e["name"] == "grpo"]
+    assert wait["ts"] < grpo["ts"] < grpo["ts"] + grpo["dur"] < wait["ts"] + wait["dur"]  # one clock
+    assert {stage for stage, _ in parts_of(project)} == {"", "grpo"}
     assert not list(project.glob(".profile*"))
     assert "by operator" in (project / "report.html").read_text()  # the page shows the profile of its own demo

@@ -348,7 +348,7 @@ def test_a_demo_in_two_processes_killed_and_stopped_ends_as_one_alone(finished_d
     assert ends(project), "the second process outlived the first"
 
     process = started(*command)  # stopped by Ctrl-C, which reaches the first process alone
-    wait_for_lines(process, runs / "dpo-0001/metrics.jsonl", 1)
+    wait_for_lines(process, runs / "unbridled-0001/metrics.jsonl", 1)
     process.send_signal(signal.SIGINT)
     _, told = process.communicate(timeout=60)
     assert process.returncode == 130 and told.splitlines()[-1].startswith("bridle:") and "Traceback" not in told, told
@@ -366,12 +366,12 @@ def test_a_demo_in_two_processes_killed_and_stopped_ends_as_one_alone(finished_d
 def test_what_the_second_process_leaves_undone_the_first_one_does(
     finished_demo: Path, without: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    project = without("dpo")
+    project = without("grpo")
     (project / "demo.json").write_text(json.dumps({"threads": 2, "seconds": 0.0}))
     monkeypatch.setattr(second, "second_process_command", lambda *_: [sys.executable, "-c", "raise SystemExit(1)"])
     done("demo", "--out", project, *settings(PLAYGROUND))
     torch.set_num_threads(1)
-    equal(project, finished_demo, "dpo-0001", "dpo")
+    equal(project, finished_demo, "grpo-0001", "grpo")
 
 
 def test_seconds_of_a_killed_session_count(finished_demo: Path, without: Callable[..., Path]) -> None:

@@ -113,7 +113,7 @@ def reward_source(reward: Score | ScoreModel, policy: Policy) -> Reward:
 
 
 def quiet() -> Progress:
-    """Says what must be said, and draws no line of progress: `on_log` is for that."""
+    """Says what must be said, and not how far it is."""
     return Progress(live=False, every=math.inf)
 
 

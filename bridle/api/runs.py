@@ -15,9 +15,11 @@ from bridle.core.files import read_json, write_json, write_text
 from bridle.core.records import content_hash
 from bridle.guard.health import Health
 from bridle.models.policy import Policy
+from bridle.project.progress import Progress
 from bridle.project.run import OnLog, Run, session_seconds
 from bridle.recipe.documents import to_toml
 from bridle.recipe.recipe import Recipe
+from bridle.stages.methods import METHODS
 
 
 def run_key(
@@ -34,6 +36,16 @@ def reference_of(model: Model, reference: Model | None, before: Policy) -> Polic
     return before if reference is None or reference is model else reference.policy
 
 
+def progress_of(on_log: OnLog | None) -> Progress:
+    """A line that moves, unless `on_log` shows how far it is."""
+    return Progress() if on_log is None else quiet()
+
+
+def announce(method: str) -> None:
+    """Say what begins, before the data is read."""
+    quiet().begin(METHODS[method].title)
+
+
 @contextmanager
 def training(
     model: Model, stage: str, key: str, recipe: Recipe, folder: str | Path | None, on_log: OnLog | None
@@ -47,7 +59,7 @@ def training(
         with tempfile.TemporaryDirectory() as passing:
             place = Path(passing) / stage if folder is None else Path(folder)
             run = open_run(place, stage, key, recipe, model.device)
-            run.on_log, run.kept = on_log, folder is not None
+            run.progress, run.on_log, run.kept = progress_of(on_log), on_log, folder is not None
             with run:
                 yield run, before
     except BaseException:

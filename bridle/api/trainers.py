@@ -5,9 +5,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bridle.api.inputs import Score, Text, as_prompts, demonstrations_of, preferences_of
-from bridle.api.models import NEW_TOKENS, Model, Result, ScoreModel, chosen_device, new_engine, reward_source, usable
-from bridle.api.runs import finish, reference_of, run_key, training
-from bridle.compute.randomness import derived_seed, generator
+from bridle.api.models import (
+    NEW_TOKENS,
+    Model,
+    Result,
+    ScoreModel,
+    chosen_device,
+    new_engine,
+    quiet,
+    reward_source,
+    usable,
+)
+from bridle.api.runs import announce, finish, reference_of, run_key, training
+from bridle.compute.randomness import derived_seed, drawn, generator
 from bridle.compute.steps import Session
 from bridle.core.errors import DataError, RecipeError, UsageError
 from bridle.core.records import Prompt
@@ -20,10 +30,12 @@ from bridle.models.template import train_tokenizer
 from bridle.project.run import OnLog
 from bridle.recipe.recipe import Recipe, hint, sections
 from bridle.rewards.learned import LearnedReward, task_scores
+from bridle.stages.data import TOKENIZER_TEXTS, used_note
 from bridle.stages.methods import METHODS
 from bridle.stages.practice import practise
 from bridle.stages.preferences import NO_REFERENCE
-from bridle.stages.pretrain import TOKENIZER_TEXTS, new_policy
+from bridle.stages.pretrain import new_policy
+from bridle.stages.reward import CENTRED_ON
 from bridle.training import dpo as dpo_loop
 from bridle.training import ppo as ppo_loop
 from bridle.training import pretrain as pretrain_loop
@@ -43,7 +55,6 @@ STAGES_ONLY = {
 }
 # Settings of [dpo] that `online_dpo` has alone.
 ONLINE = frozenset("online_rounds online_prompts online_answers online_reference missing_stop_penalty".split())
-CENTRED_ON = 256  # prompts whose answers a reward model is centred and scaled on
 
 
 def pretrain(
@@ -52,16 +63,27 @@ def pretrain(
 ) -> Model:  # fmt: skip
     """A small model from nothing: a tokenizer from the texts, and next-token prediction on about `tokens` tokens of them.
 
-    Settings of [pretrain] and [model]; texts are repeated where there are fewer tokens.
+    Settings of [pretrain] and [model]; texts are repeated where there are fewer tokens. The tokenizer is learnt from up to 8,000 of
+    them, drawn by the seed.
     """
     if isinstance(texts, str):
         raise DataError("texts are a list, and a single text was given; put it into a list")
     recipe = recipe_of(("pretrain", "model"), settings, seed)
+    announce("pretrain")
     device = chosen_device(recipe.model.precision)
-    template = train_tokenizer(list(texts)[:TOKENIZER_TEXTS], recipe.model.vocab_size)
+    few = drawn(texts, texts, TOKENIZER_TEXTS, seed)
+    for note in used_note(len(few), len(texts), "to learn the tokenizer"):
+        quiet().say(f"texts: {note}")
+    template = train_tokenizer(few, recipe.model.vocab_size)
     model = Model(new_policy(recipe, template, device), device)
     rows = pretrain_loop.rows_of(template.document_ids(texts), recipe.pretrain.length)
-    key = run_key("pretrain", recipe, ("pretrain", "model"), model, [list(texts), tokens])
+    key = run_key(
+        "pretrain",
+        recipe,
+        ("pretrain", "model"),
+        model,
+        [list(texts), tokens, *([few] if len(few) < len(texts) else [])],
+    )
     with training(model, "pretrain", key, recipe, folder, on_log) as (run, _):
         finish(run, pretrain_loop.train(model.policy, rows, tokens, recipe.pretrain, Session(run, device, seed)))
     return model
@@ -73,6 +95,7 @@ def sft(
 ) -> Result:  # fmt: skip
     """Imitate answers, given as (prompt, answer). Settings of [sft]."""
     recipe = recipe_of(("sft",), settings, seed)
+    announce("sft")
     encoded = usable(encode_demonstrations(model.policy.template, demonstrations_of(examples), model.limit))
     key = run_key("sft", recipe, ("sft",), model, encoded)
     with training(model, "sft", key, recipe, folder, on_log) as (run, _):
@@ -85,19 +108,21 @@ def reward_model(
 ) -> ScoreModel:  # fmt: skip
     """A reward model from comparisons, given as (prompt, better answer, worse answer), on a copy of the model's trunk.
 
-    Its scores are centred and scaled on answers of `model` to up to 256 of the prompts. Settings of [reward].
+    Its scores are centred and scaled on answers of `model` to up to 256 of the prompts, drawn by the seed. Settings of [reward].
     """
     recipe = recipe_of(("reward",), settings, seed)
+    announce("reward")
     policy, device, section = model.policy, model.device, recipe.reward
     compared = preferences_of(pairs)
-    groups = usable(encode_pairs(policy.template, compared, model.limit))
+    groups = usable(encode_pairs(policy.template, compared, model.limit, margin=section.margin))
     key = run_key("reward", recipe, ("reward",), model, [[g.prompt, g.answers, g.pairs] for g in groups])
     scorer = RewardModel(scorer_from(policy.module, generator(seed, "head")), policy.template, key)
     with training(model, "reward", key, recipe, folder, on_log) as (run, _):
         session = Session(run, device, seed)
         result = reward_loop.train(scorer, groups, section, section.epochs, section.learning_rate, session)
         asked = list(dict.fromkeys(pair.prompt for pair in compared))
-        prompts = fitting(model, asked, max_new_tokens)[:CENTRED_ON]
+        fit = fitting(model, asked, max_new_tokens)
+        prompts = drawn(fit, [prompt.id for prompt in fit], CENTRED_ON, seed)
         centre_seed = derived_seed(seed, "centre", 0)
         answered = answer_all(policy, new_engine(device), prompts, max_new_tokens, centre_seed)
         prompt_ids, answer_ids = LearnedReward(scorer, device, True).ids(answered.prompts, answered.completions)
@@ -116,6 +141,7 @@ def dpo(
     `reference` holds the model; None: the model as it is when the call begins. With loss "simpo" there is none.
     """
     recipe = recipe_of(("dpo",), settings, seed, without=ONLINE)
+    announce("dpo")
     if reference is not None and recipe.dpo.loss in NO_REFERENCE:
         raise UsageError(
             f"loss = {recipe.dpo.loss!r} has no reference, and one was given; leave it out, or choose loss = 'dpo'"
@@ -134,14 +160,15 @@ def ppo(
     demonstrations: Sequence[tuple[Text, str]] = (), max_new_tokens: int = NEW_TOKENS, seed: int = 0,
     folder: str | Path | None = None, on_log: OnLog | None = None, **settings: object,
 ) -> Result:  # fmt: skip
-    """Practise against a reward under a KL penalty. Settings of [ppo]; β, the critic's clip and the penalty of an answer that
-    was cut off are in units of your reward.
+    """Practise against a reward under a KL penalty. Settings of [ppo]; β and the penalty of an answer that was cut off are in
+    units of your reward.
 
     `reward(prompts, answers)` gives a number for each answer, None where it cannot judge. The critic begins as the reward
     model where `reward` is one with the model's tokenizer, else as the model with a head of zeros. `demonstrations` are
     for `pretrain_coef`.
     """
     recipe = recipe_of(("ppo",), settings, seed)
+    announce("ppo")
     policy = model.policy
     asked = fitting(model, as_prompts(prompts), max_new_tokens)
     mixed_in = []
@@ -247,6 +274,7 @@ def practise_in_memory(name: str, given: Given, seed: int, settings: Mapping[str
     """Any method that needs no more than prompts and a reward."""
     method = METHODS[name]
     recipe = recipe_of((method.section,), settings, seed)
+    announce(name)
     config, loop = dict(recipe)[method.section], dpo_loop.train_online if name == "dpo" else method.loop
     model, policy, tokens = given.model, given.model.policy, given.max_new_tokens
     asked = fitting(model, as_prompts(given.prompts), tokens)

@@ -6,13 +6,17 @@ from typing import Any
 
 import click
 
-from bridle.cli.options import Options, chosen_settings, shared_options
+from bridle.cli.options import Options, chosen_settings, loading, shared_options
 from bridle.core.errors import UsageError
-from bridle.core.timeline import timed
+from bridle.core.files import finite_or_none
+
+
+class Seed(click.IntRange):
+    name = "whole number"  # as click calls it where it gets something else
 
 
 @click.command()
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Random seed.")
+@click.option("--seed", type=Seed(min=0), default=0, show_default=True, help="Random seed.")
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -27,7 +31,7 @@ from bridle.core.timeline import timed
 @shared_options("project")
 def demo(options: Options, seed: int, out: Path, quick: bool, world: Path | None) -> None:
     """The whole loop on the playground, from nothing to a report, in minutes."""
-    with timed("import"):
+    with loading():
         from bridle.demo.demo import run_demo
         from bridle.demo.stages import QUICK
         from bridle.demo.summary import summary_lines
@@ -40,4 +44,4 @@ def demo(options: Options, seed: int, out: Path, quick: bool, world: Path | None
             raise UsageError(f"there is no world file at {world}")
         settings["world.file"] = str(world.resolve())
     summary = run_demo(out, Recipe().with_settings(settings))
-    click.echo(json.dumps(summary) if options.as_json else "\n".join(summary_lines(summary, out)))
+    click.echo(json.dumps(finite_or_none(summary)) if options.as_json else "\n".join(summary_lines(summary, out)))

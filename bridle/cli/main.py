@@ -17,21 +17,35 @@ from bridle.core.errors import BridleError, Interrupted
 
 
 class Verbs(click.Group):
-    """Errors end in one sentence on standard error and the exit status that they carry; --debug shows where they came from."""
+    """Errors, click's own too, end in one sentence on standard error and the exit status that they carry; --debug shows where they
+    came from."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not args:
+            return super().parse_args(ctx, args)  # shows the help
+        with telling(ctx):
+            return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
-        ctx.ensure_object(Options)
-        try:
-            with writing_profile():
-                return super().invoke(ctx)
-        except (click.ClickException, click.exceptions.Exit, click.Abort):
-            raise
-        except (Exception, KeyboardInterrupt) as error:
-            if ctx.obj.debug:
-                traceback.print_exception(error)
-            sentence, status = sentence_and_status(error)
-        click.echo(f"bridle: {sentence}", err=True)
-        ctx.exit(status)
+        with telling(ctx), writing_profile():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def telling(ctx: click.Context) -> Iterator[None]:
+    """Tell of an error in one sentence, and end with its status."""
+    try:
+        yield
+        return
+    except (click.exceptions.Exit, click.Abort):
+        raise
+    except (Exception, KeyboardInterrupt) as error:
+        if ctx.ensure_object(Options).debug:
+            traceback.print_exception(error)
+        command = " ".join(filter(None, (ctx.command_path, ctx.invoked_subcommand)))
+        sentence, status = sentence_and_status(error, command)
+    click.echo(f"bridle: {sentence}", err=True)
+    ctx.exit(status)
 
 
 @contextmanager
@@ -56,10 +70,13 @@ def write_recording() -> None:
     click.echo("\n".join(["", *lines, "", f"trace: {recorded.place / FILE}"]), err=True)
 
 
-def sentence_and_status(error: BaseException) -> tuple[str, int]:
-    """An error as a sentence and an exit status."""
+def sentence_and_status(error: BaseException, command: str) -> tuple[str, int]:
+    """An error of a command (`bridle train`) as a sentence and an exit status."""
     if isinstance(error, BridleError):
         return str(error), error.exit_status
+    if isinstance(error, click.ClickException):
+        message = error.format_message().rstrip(".")
+        return f"{message[:1].lower()}{message[1:]}; `{command} --help` shows what there is", error.exit_code
     if isinstance(error, KeyboardInterrupt):
         return "interrupted; what was saved stays, run the same command again to resume", Interrupted.exit_status
     if isinstance(error, OSError):
@@ -68,6 +85,7 @@ def sentence_and_status(error: BaseException) -> tuple[str, int]:
 
 
 @click.group(
+    name="bridle",
     cls=Verbs,
     commands=[demo, evaluate, import_, init, label, report, sample, train],
     context_settings={"help_option_names": ["-h", "--help"]},

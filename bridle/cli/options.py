@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bridle.core import timeline
+from bridle.core.files import finite_or_none
+from bridle.core.timeline import timed
 
 if TYPE_CHECKING:
     from bridle.project.project import Project
@@ -82,6 +84,14 @@ def chosen_settings(options: Options) -> dict[str, Any]:
     return dict(parse_setting(text) for text in options.settings)
 
 
+@contextmanager
+def loading() -> Iterator[None]:
+    """Around the import of what loads PyTorch: it takes seconds, in which somebody waits."""
+    click.echo("loading PyTorch …", err=True)
+    with timed("import"):
+        yield
+
+
 def profile_in(folder: Path) -> None:
     """Where --profile will write."""
     if (recorded := timeline.recording()) is not None:
@@ -112,7 +122,8 @@ def opened_work(options: Options) -> Iterator[Work]:
 
 
 def print_metrics(options: Options, metrics: Mapping[str, Any]) -> None:
-    click.echo(json.dumps(metrics) if options.as_json else "\n".join(metric_lines(metrics)))
+    known = finite_or_none(metrics)
+    click.echo(json.dumps(known) if options.as_json else "\n".join(metric_lines(known)))
 
 
 def metric_lines(metrics: Mapping[str, Any], indent: str = "") -> list[str]:
@@ -124,5 +135,5 @@ def metric_lines(metrics: Mapping[str, Any], indent: str = "") -> list[str]:
         elif isinstance(value, float):
             lines.append(f"{indent}{name:<24} {value:.4g}")
         elif not (isinstance(value, str) and len(value) == 64):
-            lines.append(f"{indent}{name:<24} {value}")
+            lines.append(f"{indent}{name:<24} {'not measured' if value is None else value}")
     return lines

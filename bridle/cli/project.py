@@ -5,8 +5,16 @@ from pathlib import Path
 
 import click
 
-from bridle.cli.options import Options, chosen_settings, open_project, opened_work, profile_in, shared_options
-from bridle.core.errors import UsageError
+from bridle.cli.options import (
+    Options,
+    chosen_settings,
+    loading,
+    open_project,
+    opened_work,
+    profile_in,
+    shared_options,
+)
+from bridle.core.errors import DataError, UsageError
 from bridle.core.timeline import timed
 
 
@@ -34,7 +42,8 @@ def init(options: Options, folder: Path, model: str | None) -> None:
         settings["model.path"] = str(Path(model).resolve())
     project = Project.create(folder, Recipe().with_settings(settings))
     profile_in(project.folder)
-    click.echo(f"made {project.folder}; next: cd {project.folder} && bridle import FILE")
+    first = "train pretrain" if project.recipe.data.source == "playground" else "import FILE"
+    click.echo(f"made {project.folder}; next: cd {project.folder} && bridle {first}")
 
 
 @click.command("import")
@@ -48,19 +57,19 @@ def init(options: Options, folder: Path, model: str | None) -> None:
 @shared_options()
 def import_(options: Options, source: Path, form: str | None) -> None:
     """Bring preferences, demonstrations or prompts into the store: JSON lines, a JSON list or Parquet; gzip or not."""
+    from bridle.project.progress import Progress
+
+    project, progress, megabyte = open_project(options), Progress(), 10**6
+    progress.begin(f"importing {source}")
     with timed("import"):
         from bridle.feedback.importing.formats import Form
         from bridle.feedback.importing.importer import import_file
         from bridle.feedback.store.store import Store
-        from bridle.project.progress import Progress
-
-    project, progress, megabyte = open_project(options), Progress(), 10**6
-    progress.begin(f"importing {source}, counted in megabytes")
     try:
         with Store.open(project.store) as store:
             report = import_file(
                 store, source, form=Form(form) if form else None, held_out_share=project.recipe.data.heldout_share,
-                progress=lambda done, size: progress.update(done // megabyte, 1 + size // megabyte),
+                progress=lambda done, size: progress.update(done // megabyte, 1 + size // megabyte, unit="MB"),
             )  # fmt: skip
     finally:
         progress.clear()
@@ -72,13 +81,20 @@ def import_(options: Options, source: Path, form: str | None) -> None:
 @shared_options("settings", "as_json")
 def report(options: Options, run: Path | None) -> None:
     """Write report.html: of one run's folder, or of the whole project."""
-    with timed("import"):
+    with loading():
         from bridle.report.project import write_project_report
         from bridle.report.run import write_run_report
 
-    if run is not None:
-        path = write_run_report(open_project(options), run)
-    else:
-        with opened_work(options) as work:
-            path = write_project_report(work)
+    with opened_work(options) as work:
+        if run is not None:
+            click.echo(f"wrote {write_run_report(work, work.project.run(run))}")
+            return
+        path = write_project_report(work)
+    runs = work.project.folder / "runs"
+    if not any(runs.glob("*/result.json")):
+        begun = ", ".join(sorted(folder.parent.name for folder in runs.glob("*/parents.json")))
+        raise DataError(
+            f"{path} shows nothing yet, for no run of this project is finished; "
+            + (f"finish {begun}, or give one to `bridle report`" if begun else "`bridle train METHOD` makes one")
+        )
     click.echo(f"wrote {path}")

@@ -4,8 +4,8 @@ from typing import Any
 
 import click
 
-from bridle.cli.options import Options, opened_work, print_metrics, shared_options
-from bridle.core.timeline import timed
+from bridle.cli.options import Options, loading, opened_work, print_metrics, shared_options
+from bridle.core.errors import UsageError
 
 
 class MethodName(click.ParamType):  # type: ignore[type-arg]  # in newer versions of click alone it takes one
@@ -23,11 +23,11 @@ class MethodName(click.ParamType):  # type: ignore[type-arg]  # in newer version
         return f"{{{'|'.join(self.choices)}}}"
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        with timed("import"):
+        with loading():
             from bridle.stages.methods import METHODS
 
         if value not in METHODS:
-            self.fail(f"{value!r} is not one of {', '.join(map(repr, METHODS))}.", param, ctx)
+            raise UsageError(f"{value!r} is not a method; the methods are {', '.join(METHODS)}")
         return value
 
 
@@ -54,13 +54,23 @@ def train(options: Options, method: str) -> None:
 @shared_options()
 def evaluate(options: Options, model_a: str, model_b: str | None, by: str | None) -> None:
     """Answer the held-out prompts with A (and B) and measure: win rate with interval, gold, KL, diversity."""
-    with timed("import"):
-        from bridle.stages.evaluate import compare
+    if by is not None and model_b is None:
+        raise UsageError(
+            f"--by {by} compares two models, and {model_a} alone was named; name another, or leave --by out"
+        )
+    with loading():
+        from bridle.stages.evaluate import compare, require_comparison
         from bridle.stages.evaluate import evaluate as evaluate_model
 
+    metrics: dict[str, Any] = {}
     with opened_work(options) as work:
-        metrics: dict[str, Any] = {model_a: evaluate_model(work, model_a, reuse=True)}
-        if model_b is not None:
-            metrics[model_b] = evaluate_model(work, model_b, reuse=True)
-            metrics["win_rate"] = compare(work, model_a, model_b, by or work.data.score_by)
-    print_metrics(options, metrics)
+        try:
+            if model_b is not None:
+                require_comparison(work, model_a, model_b, by or work.data.score_by)
+            for name in [model_a] if model_b is None else [model_a, model_b]:
+                metrics[name] = evaluate_model(work, name, reuse=True)
+            if model_b is not None:
+                metrics["win_rate"] = compare(work, model_a, model_b, by or work.data.score_by)
+        finally:
+            if metrics:  # what was measured is shown, whatever ended the rest
+                print_metrics(options, metrics)

@@ -26,7 +26,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from bridle.core.errors import BridleError, CheckpointError, TrainingStopped
-from bridle.core.files import read_json, whole_folder, write_json
+from bridle.core.files import finite_or_none, read_json, whole_folder, write_json
 from bridle.core.records import content_hash
 from bridle.core.timeline import timed
 
@@ -67,17 +67,19 @@ def save_checkpoint(
         )
     with whole_folder(folder / f"step-{step:06d}") as new:
         save_tensors(tensors, new / "state.safetensors")
-        notes = {
-            "form": FORM,
-            "step": step,
-            "selection_score": selection_score if math.isfinite(selection_score or 0.0) else None,
-            "values": dict(values),
-            "health": state.health,
-            "recipe_hash": recipe_hash,
-            "versions": {"bridle": version("bridle"), "torch": torch.__version__},
-            "stepped": [bool(optimizer.state) for optimizer in state.optimizers],
-            "tensors": {name: described(tensor) for name, tensor in tensors.items()},
-        }
+        notes = finite_or_none(
+            {
+                "form": FORM,
+                "step": step,
+                "selection_score": selection_score if math.isfinite(selection_score or 0.0) else None,
+                "values": dict(values),
+                "health": state.health,
+                "recipe_hash": recipe_hash,
+                "versions": {"bridle": version("bridle"), "torch": torch.__version__},
+                "stepped": [bool(optimizer.state) for optimizer in state.optimizers],
+                "tensors": {name: described(tensor) for name, tensor in tensors.items()},
+            }
+        )  # hashed as they are written
         write_json(new / "state.json", {**notes, "sha256": content_hash(notes)})
     found = steps_of(folder)
     scores = {path: selection_score_of(path) for path in found}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -33,6 +33,7 @@ class Steps:
     """Restores the newest checkpoint; iterating gives the steps that are left.
 
     `values` is what steers the run besides weights (β, running means); it lies in every checkpoint, with the last step's metrics.
+    `done` counts the steps that were taken, before and after the restoring.
     """
 
     def __init__(
@@ -51,7 +52,9 @@ class Steps:
         self.done, restored = restore_checkpoint(self.run.checkpoints, self.state, self.run.key, self.run.progress.say)
         self.run.rewind(self.done)
         self.metrics: Metrics = restored.pop("metrics", {})  # a run with no step left returns those of its last
+        self.signals = [Signal(**signal) for signal in restored.pop("signals", [])]  # for what may end the run
         self.values: dict[str, Any] = restored
+        self.ask_whether_to_end()
         self.selection_score: float | None = None
         self.grad_norm: float | None = None  # of the last step; None where no optimiser step was taken
 
@@ -62,7 +65,14 @@ class Steps:
         return cls(session, {"policy": policy}, optimizers, total, config.checkpoint_every)
 
     def __iter__(self) -> Iterator[int]:
-        return iter(range(self.done, self.total))
+        for step in range(self.done, self.total):
+            if self.run.ended is not None:
+                return
+            yield step
+
+    def ask_whether_to_end(self) -> None:
+        if self.run.until is not None and self.signals:
+            self.run.ended = self.run.until.reached(self.signals)
 
     def scheduled_step(self, step: int, clip_norm: float) -> float:
         """`clipped_step` at the step's share of the peak rates, which rise and fall over the run; the gradient norm."""
@@ -86,7 +96,10 @@ class Steps:
         `metrics` are kept for the result; `log` is what is logged where that differs, and an empty one logs nothing. The checkpoint of
         the greatest `selection_score` stays besides the newest.
         """
-        self.metrics, self.selection_score = metrics, selection_score
+        self.metrics, self.selection_score, self.done = metrics, selection_score, step + 1
+        if self.run.until is not None:
+            self.signals.append(signal)
+            self.ask_whether_to_end()
         logged = metrics if log is None else log
         if logged:
             self.run.log(step, self.total, logged, signal)
@@ -98,6 +111,8 @@ class Steps:
 
     def save(self, done: int) -> None:
         values = {**self.values, "metrics": self.metrics}
+        if self.signals:
+            values["signals"] = [asdict(signal) for signal in self.signals]
         save_checkpoint(
             self.run.checkpoints, done, self.state, values, self.run.key,
             keep=self.run.keep, selection_score=self.selection_score,
@@ -115,21 +130,31 @@ class Part:
     tokens: Tensor
 
 
+def logprob_gaps(logp_MT: Tensor, old_logp_MT: Tensor, tokens: Tensor | int, answers: int) -> Metrics:
+    """How far two readings of the same answers by the same weights, zero off the mask, are apart, in nats: Σ |log π - log π_old| /
+    `tokens`, and of whole answers Σ |Σ_t (log π - log π_old)| / `answers`. What differs is precision alone, but it adds up."""
+    off_MT = logp_MT.detach() - old_logp_MT
+    per_token, per_answer = off_MT.abs().sum() / tokens, off_MT.sum(1).abs().sum() / answers
+    return {"logprob_gap": float(per_token), "answer_gap": float(per_answer)}
+
+
 class Means:
     """Means over a step's updates. A loss's metrics are parts of one update's mean: they add up over its micro-batches."""
 
     def __init__(self) -> None:
         self.sums: Metrics = {}
         self.norms, self.updates, self.skipped = 0.0, 0, 0
-        # Of log-probs, engine against training pass, while nothing has moved: what differs is precision alone.
-        self.gap = 0.0
+        # Engine against training pass, while nothing has moved; of whole answers a sum over so many of them.
+        self.gaps, self.answers = {"logprob_gap": 0.0, "answer_gap": 0.0}, 0
 
     def add(self, metrics: Mapping[str, Any], part: Part | None = None) -> None:
-        """A loss's metrics; of the first minibatch also the gap between the log-probs of `part`."""
+        """A loss's metrics; of the first minibatch also the gaps between the log-probs of `part`."""
         for name, value in metrics.items():
             self.sums[name] = self.sums.get(name, 0.0) + float(value)
         if part is not None and self.updates == 0:
-            self.gap += float((part.logp_MT.detach() - part.old_logp_MT).abs().sum() / part.tokens)
+            for name, gap in logprob_gaps(part.logp_MT, part.old_logp_MT, part.tokens, answers=1).items():
+                self.gaps[name] += gap
+            self.answers += len(part.rows)
 
     def updated(self, norm: float) -> None:
         """An optimiser step was taken, with this gradient norm."""
@@ -151,8 +176,12 @@ class Means:
     def result(self) -> Metrics:
         """Means over the minibatches that were read, on all ranks; the gradient norm is over the steps taken, and absent where all
         were skipped."""
-        sums = all_ranks_metrics({"logprob_gap": self.gap, **self.sums})
-        gap, count = sums.pop("logprob_gap"), max(1, self.updates + self.skipped)
+        sums = all_ranks_metrics({**self.gaps, "answers": self.answers, **self.sums})
+        gaps = {
+            "logprob_gap": sums.pop("logprob_gap"),
+            "answer_gap": sums.pop("answer_gap") / max(1, sums.pop("answers")),
+        }
+        count = max(1, self.updates + self.skipped)
         means = {name: total / count for name, total in sums.items()}
         norm = {} if self.grad_norm is None else {"grad_norm": self.grad_norm}
-        return {**means, **norm, "logprob_gap": gap}
+        return {**means, **norm, **gaps}

@@ -69,7 +69,7 @@ class SecondProcess:
         with timed("wait"):
             self._write(END)
             if self.process.poll() is None:
-                progress.begin("What the second process did, and is still at")
+                progress.begin("Waiting for the second process; what it did, and is still doing")
                 assert self.process.stdout is not None
                 for line in self.process.stdout:
                     progress.say(line.strip())

@@ -1,9 +1,10 @@
-"""The demo's stages in order, with the settings of `--quick` and of the unbridled run."""
+"""The demo's stages in order, with the settings of `--quick`, and the unbridled run with what ends it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from bridle.project.run import Signal, Until
 from bridle.stages.best_of import evaluate_best_of
 from bridle.stages.evaluate import evaluate
 from bridle.stages.label import label_simulated
@@ -12,8 +13,11 @@ from bridle.stages.reward import train_shuffled
 from bridle.stages.sample import sample
 from bridle.stages.workspace import Work
 
-# PPO as it should not be done: no KL penalty, a higher rate, more and smaller steps.
-UNBRIDLED = {"kl_coef": 0.0, "kl_target": 0.0, "learning_rate": 8e-4}
+# PPO with β alone changed, run on until what it was run for can be seen.
+UNBRIDLED = {"kl_coef": 0.0, "kl_target": 0.0}
+MOST_STEPS = 40  # where the recipe's PPO has 12 or more, in proportion where it has fewer
+FAR = 30.0  # nats an answer
+SMOOTH = 3  # steps in a running mean of gold: one step's prompts are few
 
 # `demo --quick`: every stage, and no more of each than shows that it works.
 QUICK = {
@@ -25,11 +29,31 @@ QUICK = {
 
 
 def train_unbridled(work: Work) -> dict[str, Any]:
-    """Near twice as many rollout steps as the recipe's PPO, of two thirds of its prompts."""
-    title = "PPO without its bridle: the same, and nothing that holds it"
-    ppo = work.recipe.ppo
-    longer = {"steps": -(-22 * ppo.steps // 12), "prompts_per_step": max(1, 2 * ppo.prompts_per_step // 3)}
-    return METHODS["ppo"].train(work, name="unbridled", title=title, settings={**UNBRIDLED, **longer}, reuse=True)
+    """The recipe's PPO without its KL penalty, run on until the first of three ends."""
+    steps = min(MOST_STEPS, -(-MOST_STEPS * work.recipe.ppo.steps // 12))
+    until = over_the_cliff(steps, evaluate(work, "sft", reuse=True).get("gold"))
+    settings, title = {**UNBRIDLED, "steps": steps}, f"PPO without its bridle: β is 0, all else as before. {until.rule}"
+    return METHODS["ppo"].train(work, name="unbridled", title=title, settings=settings, reuse=True, until=until)
+
+
+def over_the_cliff(steps: int, sft: float | None) -> Until:
+    """The end of a run that nothing holds: gold of SFT's answers to held-out prompts is `sft`, where it is known."""
+    known = "" if sft is None else f" or until gold has fallen below SFT's {sft:.2f} (mean of {SMOOTH} steps)"
+
+    def reached(signals: Sequence[Signal]) -> str | None:
+        gold = smooth([signal.gold for signal in signals if signal.gold is not None])
+        if sft is not None and gold and gold[-1] < sft < max(gold):
+            return f"gold had fallen below SFT's {sft:.2f} (mean of {SMOOTH} steps)"
+        if (signals[-1].kl or 0.0) >= FAR:
+            return f"its KL had reached {FAR:g} nats"
+        return f"its {steps} steps were done" if len(signals) >= steps else None
+
+    return Until(f"It runs for at most {steps} steps, until its KL is {FAR:g} nats{known}", reached)
+
+
+def smooth(values: Sequence[float]) -> list[float]:
+    """Running means over SMOOTH steps; nothing of fewer."""
+    return [sum(values[i : i + SMOOTH]) / SMOOTH for i in range(len(values) - SMOOTH + 1)]
 
 
 @dataclass(frozen=True)
@@ -45,19 +69,19 @@ class DemoStage:
 
 STAGES = [
     DemoStage("pretrain", 140, lambda work: METHODS["pretrain"].train(work, reuse=True)),
-    DemoStage("sft", 40, lambda work: METHODS["sft"].train(work, reuse=True)),
-    DemoStage("sample", 24, lambda work: sample(work, reuse=True)),
+    DemoStage("sft", 34, lambda work: METHODS["sft"].train(work, reuse=True)),
+    DemoStage("sample", 10, lambda work: sample(work, reuse=True)),
     DemoStage("label", 1, lambda work: label_simulated(work, reuse=True)),
-    DemoStage("reward", 45, lambda work: METHODS["reward"].train(work, reuse=True)),
-    DemoStage("ppo", 50, lambda work: METHODS["ppo"].train(work, reuse=True)),
-    DemoStage("unbridled", 72, train_unbridled, after="reward"),
-    DemoStage("dpo", 28, lambda work: METHODS["dpo"].train(work, reuse=True), after="label"),
-    DemoStage("grpo", 50, lambda work: METHODS["grpo"].train(work, reuse=True), after="pretrain"),
-    DemoStage("best_of_4", 10, lambda work: evaluate_best_of(work, 4, reuse=True)),
-    DemoStage("evaluate-base", 7, lambda work: evaluate(work, "base", reuse=True)),
-    DemoStage("evaluate-sft", 5, lambda work: evaluate(work, "sft", reuse=True)),
-    DemoStage("evaluate-ppo", 8, lambda work: evaluate(work, "ppo", reuse=True)),
-    DemoStage("evaluate-dpo", 7, lambda work: evaluate(work, "dpo", reuse=True), after="reward"),
-    DemoStage("evaluate-unbridled", 9, lambda work: evaluate(work, "unbridled", reuse=True), after="reward"),
-    DemoStage("reward-shuffled", 10, lambda work: train_shuffled(work, reuse=True), after="label"),
+    DemoStage("reward", 24, lambda work: METHODS["reward"].train(work, reuse=True)),
+    DemoStage("evaluate-sft", 3, lambda work: evaluate(work, "sft", reuse=True)),
+    DemoStage("ppo", 30, lambda work: METHODS["ppo"].train(work, reuse=True)),
+    DemoStage("unbridled", 60, train_unbridled, after="evaluate-sft"),
+    DemoStage("dpo", 24, lambda work: METHODS["dpo"].train(work, reuse=True)),
+    DemoStage("grpo", 40, lambda work: METHODS["grpo"].train(work, reuse=True), after="pretrain"),
+    DemoStage("best_of_4", 7, lambda work: evaluate_best_of(work, 4, reuse=True), after="reward"),
+    DemoStage("evaluate-base", 4, lambda work: evaluate(work, "base", reuse=True), after="reward"),
+    DemoStage("evaluate-ppo", 7, lambda work: evaluate(work, "ppo", reuse=True)),
+    DemoStage("evaluate-dpo", 6, lambda work: evaluate(work, "dpo", reuse=True)),
+    DemoStage("evaluate-unbridled", 7, lambda work: evaluate(work, "unbridled", reuse=True), after="evaluate-sft"),
+    DemoStage("reward-shuffled", 6, lambda work: train_shuffled(work, reuse=True), after="label"),
 ]

@@ -1,7 +1,7 @@
 """One fresh answer to each held-out prompt at temperature 1, and what can be measured of them.
 
 KL is the sum over an answer's tokens of log π - log π_ref, its mean over answers with a
-standard error; the proxy is the reward model's score in standard deviations of SFT's answers.
+standard error by prompt; the proxy is the reward model's score in standard deviations of SFT's answers.
 """
 
 from collections.abc import Callable, Sequence
@@ -56,15 +56,17 @@ def kl_of(answered: Answered, policy: Policy, reference: Policy, device: Device)
         with device.autocast():
             gap_BT = sequence_logprobs(policy.module, batch) - sequence_logprobs(reference.module, batch)
         per_answer[rows] = gap_BT.sum(1).float().cpu()
-    return mean_and_se(per_answer.numpy())
+    return mean_and_se(per_answer.numpy(), [prompt.id for prompt in answered.prompts])
 
 
 def text_metrics(answered: Answered) -> dict[str, float]:
-    """Length in tokens, share cut off, share of distinct texts."""
+    """Length in tokens with its standard error, share cut off, share of distinct texts."""
     completions = answered.completions
     count = len(completions)
+    length, error = mean_and_se([len(c.token_ids) for c in completions], [prompt.id for prompt in answered.prompts])
     return {
-        "length": sum(len(c.token_ids) for c in completions) / count,
+        "length": length,
+        "length_se": error,
         "cut_off": sum(c.finish_reason is FinishReason.LENGTH for c in completions) / count,
         "distinct": len({c.text for c in completions}) / count,
     }

@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 
 from bridle.core.records import Completion, Prompt
+from bridle.evaluation.answers import Answered, proxy_scores
+from bridle.maths.statistics import win_rate
 from bridle.rewards.learned import LearnedReward
 
 PAIR_METRICS = ("pair_accuracy", "pair_accuracy_low", "pair_accuracy_high", "longest", "shortest")
@@ -13,23 +15,28 @@ AnswerPair = tuple[Prompt, Completion, Completion]  # a prompt with its better a
 
 
 def pair_accuracy(reader: LearnedReward, pairs: Sequence[AnswerPair], say: Callable[[str], object]) -> dict[str, Any]:
-    """Share of pairs whose better answer scores higher, interval by bootstrap over prompts, with two rules of thumb beside it."""
-    fits = within_context(reader, pairs)
-    if len(fits) < len(pairs):
-        say(f"{len(pairs) - len(fits)} of {len(pairs)} held-out pairs are longer than the context and left out")
+    """Share of pairs whose better answer scores higher, a tie counting half, interval by prompt, with two rules of thumb beside it.
+    A pair of equal texts has no better answer and is left out."""
+    different = [(p, better, worse) for p, better, worse in pairs if better.text != worse.text]
+    fits = within_context(reader, different)
+    for left_out, why in (
+        (len(pairs) - len(different), "of equal text"),
+        (len(different) - len(fits), "longer than the context"),
+    ):
+        if left_out:
+            say(f"{left_out} of {len(pairs)} held-out pairs are {why} and left out")
     if not fits:
         say("there is no held-out pair to test the reward model on; import more comparisons")
         return dict.fromkeys(PAIR_METRICS) | {"heldout_pairs": 0}
     asked = {answer.id: (p, answer) for p, c, r in fits for answer in (c, r)}  # an answer is in several pairs
-    found = reader([p for p, _ in asked.values()], [answer for _, answer in asked.values()])
-    score = dict(zip(asked, (float(s or 0) for s in found), strict=True))
-    right = np.array([score[c.id] > score[r.id] for _, c, r in fits], dtype=float)
+    found = proxy_scores(Answered([p for p, _ in asked.values()], [answer for _, answer in asked.values()]), reader)
+    score = dict(zip(asked, found, strict=True))
+    right = win_rate([score[c.id] for _, c, _ in fits], [score[r.id] for _, _, r in fits], [p.id for p, _, _ in fits])
     longer = np.sign([len(c.text) - len(r.text) for _, c, r in fits])
-    low, high = cluster_interval(right, [p.id for p, _, _ in fits])
     return {
-        "pair_accuracy": float(right.mean()),
-        "pair_accuracy_low": low,
-        "pair_accuracy_high": high,
+        "pair_accuracy": right.rate,
+        "pair_accuracy_low": right.low,
+        "pair_accuracy_high": right.high,
         "heldout_pairs": len(fits),
         "longest": float((longer > 0).mean() + (longer == 0).mean() / 2),
         "shortest": float((longer < 0).mean() + (longer == 0).mean() / 2),
@@ -43,13 +50,3 @@ def within_context(reader: LearnedReward, pairs: Sequence[AnswerPair]) -> list[A
     _, worse = reader.ids(asked, [w for _, _, w in pairs])
     lengths = [len(p) + max(len(b), len(w)) for p, b, w in zip(prompts, better, worse, strict=True)]
     return [pair for pair, length in zip(pairs, lengths, strict=True) if length <= limit]
-
-
-def cluster_interval(right: np.ndarray, groups: Sequence[str], resamples: int = 1000) -> tuple[float, float]:
-    """95% percentile bootstrap of a share whose outcomes come in groups: whole prompts are drawn, not pairs."""
-    names, index = np.unique(np.array(groups), return_inverse=True)
-    hits, sizes = np.bincount(index, right), np.bincount(index)
-    draws = np.random.default_rng(0).integers(0, len(names), (resamples, len(names)))
-    shares = hits[draws].sum(1) / sizes[draws].sum(1)
-    low, high = np.percentile(shares, [2.5, 97.5])
-    return float(low), float(high)

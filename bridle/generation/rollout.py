@@ -6,7 +6,7 @@ Shapes: B answers, T predictions (see models/batches.py).
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from numbers import Real
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from bridle.compute.device import Device
 from bridle.compute.parallel import my_share
 from bridle.compute.randomness import derived_seed, shuffled
-from bridle.compute.steps import Part, Session, Steps
+from bridle.compute.steps import Metrics, Part, Session, Steps, logprob_gaps
 from bridle.core.errors import NoUsableRows, TrainingStopped
 from bridle.core.records import Completion, FinishReason, Prompt, Reward, Scores
 from bridle.core.timeline import timed
@@ -27,8 +27,9 @@ from bridle.maths.statistics import mean_and_se
 from bridle.models.batches import Batch, make_batch, sequence_logprobs, spread
 from bridle.models.policy import Policy
 from bridle.project.run import Signal
-from bridle.recipe.online import GRPOSection, REBELSection, RLOOSection
+from bridle.recipe.online import GRPOSection, REBELSection, RejectionSection, RLOOSection
 
+Passes = GRPOSection | RLOOSection | REBELSection  # what says how a step's answers are gone through
 # Looks at a step's answers for the log, and steers nothing.
 Observe = Callable[[Sequence[Prompt], Sequence[Completion]], Mapping[str, float]]
 
@@ -83,7 +84,7 @@ class Rollout:
 
     @property
     def flat(self) -> bool:
-        """Whether all scores are equal, so that nothing can be learnt from them."""
+        """Whether the source gave all the same score: it tells nothing apart, whatever the missing-stop penalty adds."""
         return len(self.completions) > 1 and bool((self.score_B == self.score_B[0]).all())
 
 
@@ -137,6 +138,9 @@ def rollouts(
 ) -> Iterator[Rollout]:
     """The rollout of every step that is left, each from the policy as it is by then. Where a reward fails, the steps before are saved."""
     policy.step += steps.done
+    asked, there = steps.total * asking.count, len(asking.prompts)
+    if asked < there:
+        steps.run.progress.say(f"prompts: {asked:,} of {there:,} are answered, {asking.count} a step")
     for step in steps:
         with steps.save_on_error(step):
             rollout = roll_out(step, policy, reward, asking, session)
@@ -195,28 +199,51 @@ def named_shape(value: Any) -> str:
 @timed("reference")
 @torch.no_grad()
 def reference_logprobs(
-    rollout: Rollout, reference: Policy, temperature: float, batch_size: int, device: Device
+    rollout: Rollout, reference: Policy, temperature: float, batch_size: int, device: Device, whose: str = "reference"
 ) -> Tensor:
-    """log π_ref of the answers' tokens, [B, T], zero off the mask. Answers to a prompt that share a batch read it once."""
+    """log π_ref of the answers' tokens by the training pass, [B, T], zero off the mask. Answers to a prompt that share a batch read it
+    once. A policy of equal weights gives equal numbers, in any precision. `whose`: what is read, for the error."""
     found_BT = torch.zeros_like(rollout.old_logp_BT)
     for part in torch.arange(len(rollout.batch)).split(batch_size):
         rows = rollout.batch.rows(part.to(device.torch))
         with device.autocast():
             logp_MT = sequence_logprobs(reference.module, rows, temperature)
         found_BT[part, : logp_MT.shape[1]] = logp_MT.to(found_BT)
-    return found_BT
+    return finite_reference(found_BT, whose)
 
 
-def answer_kl(rollout: Rollout, reference: Policy, temperature: float, batch_size: int, device: Device) -> Tensor:
-    """Each answer's KL to the reference as its own tokens estimate it (k1), in nats, [B]."""
-    reference_BT = reference_logprobs(rollout, reference, temperature, batch_size, device)
-    return k1(rollout.old_logp_BT, reference_BT, rollout.mask_BT).sum(1)
+def finite_reference(logp_BT: Tensor, whose: str = "reference") -> Tensor:
+    """log π_ref as it is, or that of `whose` answers are read. Where it is not finite there is no KL, and the run ends before anything
+    is learnt from it."""
+    bad = int((~torch.isfinite(logp_BT)).any(1).sum())
+    if bad:
+        raise TrainingStopped(
+            f"the {whose}'s log-probs of {bad} of {len(logp_BT)} answers are not finite, so they have no KL, and no step was taken; "
+            f"look at the {whose}'s weights, or set model.precision to float32"
+        )
+    return logp_BT
+
+
+def reread(
+    rollout: Rollout, policy: Policy, reference: Policy, config: Passes | RejectionSection, size: int, device: Device
+) -> tuple[Rollout, Tensor, Metrics]:
+    """For whole answers, in a loss or in the log: the rollout with π_old as the training pass has it, each answer's KL to the reference
+    (k1, nats, [B]) by the same pass, and how far the engine's log-probs are off.
+
+    The rounding by which engine and training pass differ adds up over an answer: a hundredth of a nat a token in bfloat16, which at
+    400 tokens clips a third of the answers before anything has moved. The policy is read as its reference is, in the same batches,
+    so where they are equal the KL is exactly 0.
+    """
+    together = size * whole_groups(config.batch_size, size)
+    old_BT, reference_BT = (
+        reference_logprobs(rollout, model, config.temperature, together, device, whose)
+        for model, whose in ((policy, "policy"), (reference, "reference"))
+    )
+    gaps = logprob_gaps(old_BT, rollout.old_logp_BT, rollout.mask_BT.sum(), len(rollout.batch))
+    return replace(rollout, old_logp_BT=old_BT), k1(old_BT, reference_BT, rollout.mask_BT).sum(1), gaps
 
 
 # ------------------------------------------------------------------------------------- learning from a step's answers
-
-
-Passes = GRPOSection | RLOOSection | REBELSection  # what says how a step's answers are gone through
 
 
 def minibatches(groups_G: Tensor, size: int, config: Passes, seed: int, label: str, step: int) -> Iterator[Tensor]:
@@ -262,7 +289,7 @@ def end_step(
 ) -> None:
     """Log and save a step: the best checkpoint has the greatest reward less β times its KL. Nothing can be learnt where all scores are
     equal, or the trainer finds nothing `comparable`; `frozen`: the policy is held still on purpose."""
-    signal = Signal(comparable and not rollout.flat, steps.grad_norm, frozen)
+    signal = Signal(comparable and not rollout.flat, steps.grad_norm, frozen, metrics["kl"], metrics.get("gold"))
     steps.end(rollout.step, metrics, metrics["reward"] - kl_coef * metrics["kl"], signal)
 
 
@@ -284,8 +311,9 @@ def answer_metrics(rollout: Rollout) -> dict[str, float]:
 
 def rollout_metrics(rollout: Rollout, kl_B: Tensor, session: RolloutSession) -> dict[str, float]:
     """What every such trainer logs of a step: reward, KL to the reference with its standard error (nats an answer), entropy (nats a
-    token, from the sampled log-probs), what the answers look like, and what `observe` reports of them."""
-    kl, kl_se = mean_and_se(kl_B.cpu().numpy())
+    token, from the sampled log-probs), what the answers look like, and what `observe` reports of them. Answers to one prompt, drawn
+    once or twice, are a group to the standard error."""
+    kl, kl_se = mean_and_se(kl_B.cpu().numpy(), [prompt.id for prompt in rollout.prompts])
     with timed("observe"):
         observed = {} if session.observe is None else session.observe(rollout.prompts, rollout.completions)
     return {

@@ -40,6 +40,13 @@ SIGNS = (
         patience=1,
     ),
     Sign(
+        "whole answers",
+        lambda metrics, signal, limits: metrics.get("answer_gap", 0.0) > limits.max_answer_gap,
+        "the engine's log-probs of whole answers differ from the training pass's by {answer_gap:.2f} nats on average, so what "
+        "is trained is not quite what was sampled; set model.precision to float32, or lower sampling.max_new_tokens",
+        patience=1,
+    ),
+    Sign(
         "unscored",
         lambda metrics, signal, limits: metrics.get("unscored", 0) > 0,
         "{unscored} answers of a step had no usable reward and were left out ({kinds}); look at the reward source",
@@ -53,7 +60,7 @@ SIGNS = (
     ),
     Sign(
         "flat groups",
-        lambda metrics, signal, limits: limits.max_flat_groups < metrics.get("without_variance", 0.0) < 1.0,
+        lambda metrics, signal, limits: metrics.get("without_variance", 0.0) > limits.max_flat_groups,
         "in {without_variance:.0%} of the groups all answers got the same reward, and nothing is learnt from them; "
         "take prompts of middling difficulty, or more answers to each",
     ),

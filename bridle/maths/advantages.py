@@ -36,11 +36,24 @@ def whiten(x_BT: Tensor, mask_BT: Tensor, *, eps: float = 1e-8) -> Tensor:
     """(x - mean) / √(var + eps) over the masked tokens alone, biased variance, zero elsewhere (Ziegler 2019's code).
 
     `x` is of a whole rollout step: taken before the step is cut into minibatches, micro-batches and ranks' shares, so none of
-    them changes it.
+    them changes it. Where all are equal they say nothing: zero.
     """
     inside_N = x_BT[mask_BT]
     mean, var = inside_N.mean(), inside_N.var(unbiased=False)
-    return torch.where(mask_BT, (x_BT - mean) * (var + eps).rsqrt(), 0.0)
+    differ = inside_N.amax() > inside_N.amin()
+    return torch.where(mask_BT & differ, (x_BT - mean) * (var + eps).rsqrt(), 0.0)
+
+
+def flat_groups(rewards_B: Tensor, group_size: int) -> Tensor:
+    """Which groups of `group_size` answers to one prompt all got the same reward, and so say nothing, [G] bool.
+
+    The largest is the smallest. A deviation cannot tell: the mean of equal numbers may be off by a last digit, and an optimiser that
+    divides by the gradient's size (Adam, Muon) makes whole steps of that.
+    """
+    if group_size < 2 or len(rewards_B) % group_size:
+        raise ValueError(f"{len(rewards_B)} rewards do not make groups of {group_size}; a group needs at least two")
+    rewards_GK = rewards_B.view(-1, group_size)
+    return rewards_GK.amax(1) == rewards_GK.amin(1)
 
 
 def group_relative(rewards_B: Tensor, group_size: int, *, std_power: float = 1.0, eps: float = 1e-4) -> Tensor:
@@ -50,12 +63,10 @@ def group_relative(rewards_B: Tensor, group_size: int, *, std_power: float = 1.0
     little weight (Liu 2025, arxiv.org/abs/2503.20783). The deviation divides by n - 1, as in the authors' code. A group
     whose rewards are all equal says nothing: zero. Groups are whole: no minibatch and no rank holds a part of one.
     """
-    if group_size < 2 or len(rewards_B) % group_size:
-        raise ValueError(f"{len(rewards_B)} rewards do not make groups of {group_size}; a group needs at least two")
-    rewards_GK = rewards_B.view(-1, group_size)
+    flat_G, rewards_GK = flat_groups(rewards_B, group_size), rewards_B.view(-1, group_size)
     centred_GK = rewards_GK - rewards_GK.mean(1, keepdim=True)
     spread_G1 = rewards_GK.std(1, keepdim=True)
-    return torch.where(spread_G1 > 0, centred_GK / (spread_G1 + eps) ** std_power, 0.0).flatten()
+    return torch.where(flat_G[:, None], 0.0, centred_GK / (spread_G1 + eps) ** std_power).flatten()
 
 
 def leave_one_out(rewards_B: Tensor, group_size: int) -> Tensor:
@@ -63,8 +74,3 @@ def leave_one_out(rewards_B: Tensor, group_size: int) -> Tensor:
     arxiv.org/abs/2402.14740; Kool 2019). The baseline does not depend on the answer, so the gradient has no bias.
     """
     return group_relative(rewards_B, group_size, std_power=0.0) * (group_size / (group_size - 1))
-
-
-def group_spread(adv_B: Tensor, group_size: int) -> Tensor:
-    """The greatest |advantage| of each group, [G]: zero where all its answers got the same reward, so that it says nothing."""
-    return adv_B.view(-1, group_size).abs().amax(1)

@@ -123,7 +123,7 @@ def scaled(
     return logits_NV if temperature == 1.0 else logits_NV / temperature
 
 
-def row_slices(rows: int, vocabulary: int, numbers: int = SLICE) -> list[slice]:
-    """Slices of so many rows of logits that are small enough to be held at once."""
-    size = max(LEAST_ROWS, numbers // vocabulary)
+def row_slices(rows: int, vocabulary: int, numbers: int | None = None) -> list[slice]:
+    """Slices of so many rows of logits that are small enough to be held at once: `numbers` of them, None for `SLICE`."""
+    size = max(LEAST_ROWS, (SLICE if numbers is None else numbers) // vocabulary)
     return [slice(start, start + size) for start in range(0, rows, size)]

@@ -49,7 +49,7 @@ def clipped_value(
 ) -> tuple[Tensor, LossMetrics]:
     """Σ ½ max((v - R)², (v_clip - R)²) / tokens; v_clip stays within ±clip of the rollout's value (Schulman's code).
 
-    Clipping keeps the critic from leaping after one batch of noisy returns; `clip` is in units of the return.
+    Clipping keeps the critic from leaping after one batch of noisy returns; `clip` is in units of the values.
     """
     held_BT = old_values_BT + (values_BT - old_values_BT).clamp(-clip, clip)
     error_BT = torch.where(mask_BT, values_BT - returns_BT, 0.0)  # before squaring: a square's gradient at nan is nan
@@ -73,14 +73,14 @@ def bradley_terry(
     With w = 1 / pairs of the prompt's ranking and `count` the prompts of the step, every prompt weighs the same however
     many of its answers were ranked. p is how sure it is that the first is better: 1 for a plain choice, ½ for a tie. m is the
     margin by which it should win (Touvron 2023, eq. 2, arxiv.org/abs/2307.09288). LossMetrics: `accuracy`, weighted like the loss,
-    the more likely answer being the right one; a tie has none and counts half.
+    the more likely answer being the right one; a tie, of people or of the scores, counts half.
     """
     gap_P = chosen_P - rejected_P
     loss_P = target_P * F.softplus(margin_P - gap_P) + (1 - target_P) * F.softplus(gap_P - margin_P)
     loss = (weight_P * loss_P).sum() / count
     lean_P = torch.as_tensor(target_P, device=gap_P.device) - 0.5
-    right_P = torch.where(lean_P == 0, 0.5, (gap_P * lean_P > 0).to(weight_P.dtype))
-    accuracy = (weight_P * right_P).sum() / count
+    ties_count_half_P = 0.5 + 0.5 * torch.sign(gap_P.detach() * lean_P)
+    accuracy = (weight_P * ties_count_half_P).sum() / count
     return loss, {"loss": loss.detach(), "accuracy": accuracy.detach()}
 
 
@@ -217,7 +217,7 @@ def rebel(
 
 def _preferred(gap_P: Tensor, weight_P: Tensor, beta: float, count: Tensor | float) -> LossMetrics:
     with torch.no_grad():
-        ties_count_half_P = (gap_P > 0).float() + 0.5 * (gap_P == 0)
+        ties_count_half_P = 0.5 + 0.5 * gap_P.sign()
         return {
             "accuracy": (weight_P * ties_count_half_P).sum() / count,
             "margin": beta * (weight_P * gap_P).sum() / count,
@@ -237,16 +237,17 @@ def grpo(
     kl_coef: float,
     count: Tensor | float,
 ) -> tuple[Tensor, LossMetrics]:
-    """Σ_i w_i Σ_t [-min(r A_i, clip(r, 1-ε, 1+ε_high) A_i) + β k3_t] / count (Shao 2024, eq. 3, arxiv.org/abs/2402.03300).
+    """Σ_i w_i Σ_t [-min(r A_i, clip(r, 1-ε, 1+ε_high) A_i) + β r̄ k3_t] / count (Shao 2024, eq. 3, arxiv.org/abs/2402.03300).
 
     k3 = exp(-ρ) - 1 + ρ with ρ = log π - log π_ref, differentiated as a loss: on the policy's own tokens its gradient is that of
-    the *forward* KL(π_ref‖π), not of KL(π‖π_ref) that PPO's penalty holds. `weight_B` and `count` say how tokens are
-    averaged (`token_weights`); ε_high above ε is DAPO's clip-higher (arxiv.org/abs/2503.14476).
+    the *forward* KL(π_ref‖π), not of KL(π‖π_ref) that PPO's penalty holds. From the second optimiser step on the tokens are
+    those of π_old, so each weighs r̄, the ratio r without a gradient; on fresh tokens it is 1, and the loss is Shao's. `weight_B` and
+    `count` say how tokens are averaged (`token_weights`); ε_high above ε is DAPO's clip-higher (arxiv.org/abs/2503.14476).
     """
     log_ratio_BT = torch.where(mask_BT, logp_BT - old_logp_BT, 0.0)
     policy_BT, clipped_BT = _surrogate(log_ratio_BT, adv_B[:, None], clip, clip_high)
     weight_B1 = weight_B[:, None]
-    k3_BT = k3(logp_BT, reference_logp_BT, mask_BT)
+    k3_BT = log_ratio_BT.detach().exp() * k3(logp_BT, reference_logp_BT, mask_BT)
     policy_loss = torch.where(mask_BT, weight_B1 * policy_BT, 0.0).sum() / count
     kl_loss = torch.where(mask_BT, weight_B1 * k3_BT, 0.0).sum() / count
     with torch.no_grad():

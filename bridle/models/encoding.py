@@ -7,7 +7,7 @@ limit in tokens, and returns what is kept with a `DataReport`, which its caller 
 """
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -17,6 +17,8 @@ from bridle.core.timeline import timed
 from bridle.models.batches import Compared, Group, Ranked
 from bridle.models.imitation import Example
 from bridle.models.template import Template, special_ids
+
+T = TypeVar("T")
 
 # An answer's id and, where one ranking holds it several times, which of them it is.
 AnswerKey = tuple[str, int]
@@ -42,9 +44,21 @@ HINTS = {
 }
 
 
+class Chosen(list[T]):
+    """Rows that were chosen of a user's, with `notes` of what they are: "40 of 400 used (data.demonstrations)"."""
+
+    def __init__(self, rows: Iterable[T], *notes: str) -> None:
+        super().__init__(rows)
+        self.notes = notes
+
+
+def notes_of(rows: Sequence[Any]) -> tuple[str, ...]:
+    return rows.notes if isinstance(rows, Chosen) else ()
+
+
 @dataclass
 class DataReport:
-    """How many of `rows` can be used. `cut` and `dropped` count them by reason."""
+    """How many of `rows` can be used. `cut` and `dropped` count them by reason; `notes` say how the rows were chosen before."""
 
     what: str  # "demonstrations", "comparisons", "prompts"
     rows: int
@@ -52,6 +66,7 @@ class DataReport:
     cut: Counter[str] = field(default_factory=Counter)
     dropped: Counter[str] = field(default_factory=Counter)
     examples: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def kept(self) -> int:
@@ -67,10 +82,11 @@ class DataReport:
 
     def lines(self) -> list[str]:
         """What a person reads before the first step."""
+        name = f"{self.what}: " + "".join(f"{note}; " for note in self.notes)
         if not self.cut and not self.dropped:
-            return [f"{self.what}: all {self.rows:,} kept whole"]
+            return [f"{name}all {self.rows:,} can be used as they are"]
         counted = [("cut", self.cut), ("dropped", self.dropped)]
-        return [f"{self.what}: {self.kept:,} of {self.rows:,} kept, {self.cut.total():,} of them cut"] + [
+        return [f"{name}{self.kept:,} of {self.rows:,} kept, {self.cut.total():,} of them cut"] + [
             f"  {count:,} {done}: {reason}, such as “{self.examples[reason]}”"
             for done, reasons in counted
             for reason, count in reasons.most_common()
@@ -99,6 +115,7 @@ class DataReport:
             "cut": dict(self.cut),
             "dropped": dict(self.dropped),
             "examples": self.examples,
+            **({"notes": list(self.notes)} if self.notes else {}),
         }
 
 
@@ -207,7 +224,7 @@ def prompts_that_fit(
 ) -> tuple[list[Prompt], DataReport]:
     """Prompts that leave room for `new_tokens` within `limit`, whole: a question that is cut is another question."""
     room = f"leaves room for {new_tokens} new tokens in a context of {limit}"
-    report, kept, good = DataReport(what, len(prompts), room), [], []
+    report, kept, good = DataReport(what, len(prompts), room, notes=notes_of(prompts)), [], []
     for prompt, fault in encode_prompts(template, prompts):
         if fault is None:
             good.append(prompt)
@@ -226,7 +243,7 @@ def encode_demonstrations(
     template: Template, demonstrations: Sequence[tuple[Prompt, str]], limit: int
 ) -> tuple[list[Example], DataReport]:
     """(prompt ids, answer ids) of demonstrations within `limit` tokens, and the report."""
-    report, good = DataReport("demonstrations", len(demonstrations)), []
+    report, good = DataReport("demonstrations", len(demonstrations), notes=notes_of(demonstrations)), []
     encoded = encode_prompts(template, [prompt for prompt, _ in demonstrations])
     for (prompt, fault), (_, text) in zip(encoded, demonstrations, strict=True):
         suffix, fault = render_answer(template, prompt, text) if fault is None else ("", fault)
@@ -346,7 +363,7 @@ def encode_pairs(
     Each pair should be won by `margin` times its strength, 1 where none was given. The pairs of a prompt that is `turned` are
     turned round (a control).
     """
-    groups, report = [], DataReport(what, len(pairs))
+    groups, report = [], DataReport(what, len(pairs), notes=notes_of(pairs))
     for usable in usable_by_prompt(template, pairs, limit, report):
         turn = turned is not None and turned(usable.prompt)
         scale = len({j for pair in usable.members for j in pair.judgement_ids}) or 1

@@ -58,7 +58,8 @@ def rank(
 
 
 def agreement(rankings: Sequence[Ranking], scores: Sequence[Sequence[GoldScore]], gap: float = 0.25) -> float:
-    """Share of the implied pairs that gold orders the same, of those more than `gap` points of gold apart.
+    """Share of the implied pairs that gold orders the same, of those more than `gap` points of gold apart. What ties is of one text and
+    implies none.
 
     NoUsableRows when no pair is that far apart.
     """

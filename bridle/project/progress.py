@@ -1,58 +1,69 @@
-"""How far along the work is: a line that moves, with the time left."""
+"""How far along the work is: one line that moves at a terminal, and a line now and then elsewhere."""
 
 import math
+import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 MARGIN = "  "
+# What the line shows of a step's metrics, in this order and with units; docs/metrics.md has them all, by these names.
+DISPLAYED = {
+    "loss": "loss {:.3g}",
+    "accuracy": "right on {:.0%}",
+    "reward": "reward {:.3g}",
+    "kl": "KL {:.3g} nats",
+    "gold": "true quality {:+.2f} points",
+}
 
 
 class Progress:
-    """One line on standard error that is written over at a terminal, and a line now and then elsewhere, or never (`every` is
-    infinite): then nothing is written but what is said."""
+    """What goes to standard error: titles, sentences, and how much is done. At a terminal that is one line, written over and never
+    wider than the terminal; elsewhere (a file, a notebook, a terminal that cannot go back in a line) a line of its own every so many
+    seconds, or never where `every` is infinite."""
 
     def __init__(
         self, write: Callable[[str], Any] | None = None, live: bool | None = None, every: float = 15.0
     ) -> None:
         self.write = write or sys.stderr.write
-        self.live = sys.stderr.isatty() if live is None else live
+        self.live = writes_over() if live is None else live
         self.every = every
-        self.title = ""
-        self.width = 0
+        self.width = 0  # cells of the line that stands there
         self.later = 0.0  # seconds that the stages after this one are expected to take
-        self.began = self.last = time.monotonic()
+        self.last = time.monotonic()
         self.first_done: tuple[int, float] | None = None
 
     def begin(self, title: str, later: float = 0.0) -> None:
         self.clear()
-        self.title, self.later = title, later
-        self.began = self.last = time.monotonic()
+        self.later = later
+        self.last = time.monotonic()
         self.first_done = None
         self.write(f"{title}\n")
 
-    def update(self, done: int, total: int, metrics: Mapping[str, Any] | None = None) -> None:
+    def update(self, done: int, total: int, metrics: Mapping[str, Any] | None = None, unit: str = "steps") -> None:
         now = time.monotonic()
         if self.first_done is None:
             self.first_done = (done, now)  # what a first step costs more than others is left out of the rate
         if now - self.last < (0.2 if self.live else self.every) and (done < total or self.every == math.inf):
             return
         self.last = now
-        known = [f"{k} {v:.3g}" for k, v in (metrics or {}).items() if isinstance(v, float)]
-        text = f"{MARGIN}{done}/{total}  {self.left(done, total, now)}  {'  '.join(known[:5])}"
-        if self.live:
-            self.write("\r" + text[:118].ljust(self.width))
-            self.width = min(118, len(text))
-        else:
-            self.write(text + "\n")
+        pieces = [f"{done}/{total} {unit}", self.left(done, total, now), *metric_words(metrics or {})]
+        if not self.live:
+            self.write(f"{MARGIN}{MARGIN.join(filter(None, pieces))}\n")
+            return
+        room = columns() - 1  # a full line would begin another
+        line = fitted(filter(None, pieces), room)
+        self.write("\r" + line + " " * (min(self.width, room) - cells(line)))
+        self.width = cells(line)
 
     def left(self, done: int, total: int, now: float) -> str:
         since, at = self.first_done or (done, now)
         if done <= since:
-            return "…"
+            return ""
         seconds = (now - at) / (done - since) * (total - done)
-        whole = f", {clock(seconds + self.later)} to the end" if self.later else ""
+        whole = f", {clock(seconds + self.later)} for all stages" if self.later else ""
         return f"{clock(seconds)} left{whole}"
 
     def say(self, text: str) -> None:
@@ -61,22 +72,65 @@ class Progress:
 
     def clear(self) -> None:
         if self.live and self.width:
-            self.write("\r" + " " * self.width + "\r")
+            self.write("\r" + " " * min(self.width, columns() - 1) + "\r")
         self.width = 0
 
 
+def writes_over() -> bool:
+    """Whether standard error is a terminal that goes back to the beginning of a line. A notebook's is none."""
+    return sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def columns() -> int:
+    """Cells of a line as the terminal is now, for it may be resized; COLUMNS may ask for fewer."""
+    try:
+        found = os.get_terminal_size(sys.stderr.fileno()).columns
+    except (OSError, ValueError, AttributeError):  # not a terminal, closed, or no file at all
+        found = 0
+    asked = os.environ.get("COLUMNS", "")
+    return max(2, min([n for n in (found, int(asked) if asked.isdecimal() else 0) if n] or [80]))
+
+
+def cells(text: str) -> int:
+    """What a text takes of a line: a wide character takes two, one that is put upon another none."""
+    wide = sum(unicodedata.east_asian_width(c) in "WF" for c in text)
+    return len(text) + wide - sum(unicodedata.category(c) in ("Mn", "Me", "Cf") for c in text)
+
+
+def fitted(pieces: Iterable[str], room: int) -> str:
+    """As many of the pieces as `room` cells hold, the first of them cut where it alone is too long."""
+    first, *others = pieces
+    line = MARGIN + first
+    while cells(line) > room:
+        line = line[:-1]
+    for piece in others:
+        if cells(line + MARGIN + piece) > room:
+            break
+        line += MARGIN + piece
+    return line
+
+
+def metric_words(metrics: Mapping[str, Any]) -> list[str]:
+    """The metrics that DISPLAYED knows; of a method that logs none of them, its first three by their own names."""
+    numbers = {name: value for name, value in metrics.items() if isinstance(value, float)}
+    known = [words.format(numbers[name]) for name, words in DISPLAYED.items() if name in numbers]
+    return known or [f"{name} {value:.3g}" for name, value in list(numbers.items())[:3]]
+
+
 def clock(seconds: float) -> str:
-    whole = max(0, round(seconds))
-    return f"{whole // 60}:{whole % 60:02d}"
+    """1:02:03, or 2:03 within the hour."""
+    minutes, rest = divmod(max(0, round(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
-def count_through(items: int, progress: Progress) -> Callable[[int], None]:
+def count_through(items: int, progress: Progress, unit: str = "answers") -> Callable[[int], None]:
     """A callback that adds up and moves the progress line."""
     done = 0
 
     def add(more: int) -> None:
         nonlocal done
         done += more
-        progress.update(done, items)
+        progress.update(done, items, unit=unit)
 
     return add

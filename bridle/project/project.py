@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bridle.core.errors import ProjectError
+from bridle.core.errors import ProjectError, UsageError
 from bridle.core.files import read_json, write_text
 from bridle.recipe.documents import starter
 from bridle.recipe.recipe import Recipe, load_recipe
@@ -49,10 +49,29 @@ class Project:
         return self.folder / "store.sqlite"
 
     def model(self, name: str) -> Path:
+        """The folder of a model; UsageError where the name is not that of one folder in `models/`."""
+        if name in ("", "..") or name != Path(name).name:
+            raise UsageError(
+                f"{name!r} is not the name of a model; a name is one folder's in {self.folder / 'models'}, such as 'sft', without a path"
+            )
         return self.folder / "models" / name
+
+    def reference(self, content: str) -> Path:
+        """Where a model that another was held to is kept, by its content hash."""
+        return self.folder / "references" / content
 
     def runs(self, stage: str) -> list[Path]:
         return sorted((self.folder / "runs").glob(f"{stage}-[0-9][0-9][0-9][0-9]"))
+
+    def run(self, named: Path) -> Path:
+        """The folder of a run, by its name, by its path in the project, or by any path; `named` itself where none of them is a run."""
+        places = (self.folder / "runs" / named, self.folder / named, named)
+        for place in places:
+            if (place / "parents.json").is_file():
+                return place
+        if runs := self.runs(named.name):
+            raise ProjectError(f"{named} is not a run folder; the last run of {named.name} is {runs[-1].name}")
+        return named
 
     def finished_folder(self, stage: str) -> Path | None:
         """The last finished run of a stage."""

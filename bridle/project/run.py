@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import fcntl
 import json
-import math
 import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +22,7 @@ from types import FrameType, TracebackType
 from typing import Any, Protocol
 
 from bridle.core.errors import BridleError, Interrupted, ProjectError, TrainingStopped
-from bridle.core.files import read_json, saving, write_json, write_text
+from bridle.core.files import finite_or_none, read_json, saving, write_json, write_text
 from bridle.core.timeline import Node, Parts, added, recording, timed
 from bridle.core.timeline import stage as marked_stage
 from bridle.project.metrics import complete_before, read_metrics
@@ -46,12 +45,27 @@ class Signal:
     """What a step had to learn from, handed by the trainer to whatever watches the run; by this a run may be stopped.
 
     `comparable`: some of what was compared (answers, groups, pairs) differed in reward. `grad_norm`: the gradient norm, None where no
-    optimiser step was taken. `frozen`: the policy is held still on purpose, as while a critic warms up.
+    optimiser step was taken. `frozen`: the policy is held still on purpose, as while a critic warms up. `kl`: how far the answers'
+    policy is from the reference, nats an answer; `gold`: their mean true quality; each None where nobody knows it.
     """
 
     comparable: bool = True
     grad_norm: float | None = None
     frozen: bool = False
+    kl: float | None = None
+    gold: float | None = None
+
+
+@dataclass(frozen=True)
+class Until:
+    """What may end a run before its last step as if that were its last: the model is kept, and the result says why (`ended`).
+
+    `reached` looks at the signals of all steps so far and gives the reason, or None. `rule` is the same in words, and part of what
+    makes two runs the same.
+    """
+
+    rule: str
+    reached: Callable[[Sequence[Signal]], str | None]
 
 
 class Watch(Protocol):
@@ -83,6 +97,8 @@ class Run:
     limits: GuardSection = field(default_factory=GuardSection)
     watch: Watch | None = None
     cannot_learn: str | None = None
+    until: Until | None = None
+    ended: str | None = None  # why `until` ended it
     on_log: OnLog | None = None  # of whoever calls from Python
     failure: Exception | None = None  # what it raised
     kept: bool = True  # False: a folder that goes when the run ends, in which nothing need be saved
@@ -195,7 +211,7 @@ class Run:
         self, step: int, total: int, metrics: Mapping[str, float | int | str], signal: Signal | None = None
     ) -> None:
         """Append a line to metrics.jsonl (non-finite numbers as null), ask the watch, move the progress line, call `on_log`."""
-        clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in metrics.items()}
+        clean = finite_or_none(metrics)
         line = json.dumps({"step": step, **clean, "seconds": round(self.seconds, 3)})
         with saving(self.folder / "metrics.jsonl"), open(self.folder / "metrics.jsonl", "a", encoding="utf-8") as file:
             file.write(line + "\n")
@@ -213,7 +229,7 @@ class Run:
     def due(self, done: int, every: int, total: int) -> bool:
         """Whether the state after `done` steps is to be saved: the time has come, it is the end, or a stop was asked for or is
         needed."""
-        stopping = self.stop_asked or self.failure is not None or self.cannot_learn is not None
+        stopping = self.stop_asked or any(why is not None for why in (self.failure, self.cannot_learn, self.ended))
         return self.kept and (stopping or done - self.last_save >= every or done == total)
 
     def saved(self, done: int) -> None:
@@ -240,12 +256,13 @@ class Run:
         """Stop after `done` steps, all saved, where `on_log` failed, nothing can be learnt, or the user asked for it."""
         if self.failure is not None:
             raise self.failure
-        if self.cannot_learn is not None and done < total:
+        if done == total or self.ended is not None:
+            return
+        if self.cannot_learn is not None:
             raise TrainingStopped(
                 f"{self.stage} stopped after step {done} of {total}: {self.cannot_learn} (guard.dead_steps = 0 would continue all the same)"
             )
-        if done < total:
-            self.stop_if_asked(f"{self.stage} stopped after step {done} of {total}")
+        self.stop_if_asked(f"{self.stage} stopped after step {done} of {total}")
 
     @contextmanager
     def saving_on_error(self, done: int, save: Callable[[], None]) -> Iterator[None]:
@@ -265,9 +282,10 @@ class Run:
             raise Interrupted(f"{words}; {saved if self.kept else 'nothing is kept, for it was given no folder'}")
 
     def with_warnings(self, result: Mapping[str, Any]) -> dict[str, Any]:
-        """A run's result with its warnings and the seconds."""
+        """A run's result with its warnings, why it ended where that was before its time, and the seconds."""
         warnings = {} if self.watch is None else self.watch.warnings()
-        return {**result, **({"warnings": warnings} if warnings else {}), "seconds": round(self.seconds, 2)}
+        noted = {name: value for name, value in (("warnings", warnings), ("ended", self.ended)) if value}
+        return {**result, **noted, "seconds": round(self.seconds, 2)}
 
     def finish(self, result: Mapping[str, Any]) -> dict[str, Any]:
         whole = self.with_warnings(result)

@@ -1,8 +1,8 @@
 """Settings of the world, the base model, the data and how answers are sampled."""
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from bridle.recipe.base import Section
 
@@ -40,27 +40,50 @@ class ModelSection(Section):
     own; torch: a training step's layers by torch.compile, for long runs on a GPU"""
 
 
+# How many of each the playground makes where the recipe says 0, for it could go on for ever.
+PLAYGROUND_SIZES = {"train_prompts": 1000, "heldout_prompts": 512, "compared_heldout": 250, "demonstrations": 3000}
+
+
 class DataSection(Section):
-    """Where prompts, demonstrations and text come from, and how many are used."""
+    """Where prompts, demonstrations and text come from, and how many are used: of more, as many as the number says, drawn by the seed."""
 
     source: Literal["playground", "store"] = "store"
     """playground: made by the world; store: what was imported"""
-    train_prompts: int = Field(default=1000, ge=1)
-    """prompts to answer and compare, and to train on"""
-    heldout_prompts: int = Field(default=512, ge=1)
-    """prompts of every evaluation; never trained on"""
+    train_prompts: int = Field(default=0, ge=0)
+    """prompts to answer and compare, and to train on; 0: all that were imported (playground: 1000)"""
+    heldout_prompts: int = Field(default=0, ge=0)
+    """prompts of every evaluation, never trained on; 0: all that were imported (playground: 512)"""
     probe_prompts: int = Field(default=200, ge=1)
     """playground: how many harmful prompts, and how many border prompts, are added to every evaluation"""
-    compared_heldout: int = Field(default=250, ge=1)
-    """held-out prompts whose answers test the reward model"""
-    demonstrations: int = Field(default=3000, ge=1)
-    """answers to imitate in SFT"""
+    compared_heldout: int = Field(default=0, ge=0)
+    """held-out prompts that `sample` answers, to test the reward model on; 0: all of heldout_prompts (playground: 250)"""
+    demonstrations: int = Field(default=0, ge=0)
+    """answers to imitate in SFT; 0: all that were imported (playground: 3000)"""
+    imitate: Literal["both", "written", "preferred"] = "both"
+    """what these are of imported data: written: demonstrations; preferred: the best answer of each judgement; both: each
+    answer once"""
     pretrain_tokens: int = Field(default=1_400_000, ge=1000)
     """tokens of pretraining text (the playground writes as many; a store's text is repeated)"""
     heldout_share: float = Field(default=0.1, gt=0, lt=1)
     """share of imported prompts that is held out, by hash"""
     drop_limit: float = Field(default=0.5, ge=0, le=1)
     """training is refused where a larger share of its rows cannot be used; 1: never"""
+
+    @model_validator(mode="before")
+    @classmethod
+    def the_playground_makes_so_many(cls, given: Any) -> Any:
+        if not isinstance(given, dict) or given.get("source") != "playground":
+            return given
+        unsaid = [key for key in PLAYGROUND_SIZES if key not in given or (type(given[key]) is int and given[key] == 0)]
+        return {**given, **{key: PLAYGROUND_SIZES[key] for key in unsaid}}
+
+    @model_validator(mode="after")
+    def the_playground_writes_its_demonstrations(self) -> "DataSection":
+        if self.source == "playground" and self.imitate != "both":
+            raise ValueError(
+                f"imitate = {self.imitate!r} is for imported data; the playground writes its demonstrations, leave it at 'both'"
+            )
+        return self
 
 
 class SamplingSection(Section):

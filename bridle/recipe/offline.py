@@ -67,9 +67,13 @@ class RewardSection(TrainerSection):
     slim_learning_rate: base.PeakRate = Field(default=1.5e-3, description="peak learning rate of the slim one")
 
     @model_validator(mode="after")
-    def ties_and_margins_are_for_pairs(self) -> RewardSection:
+    def ties_margins_and_ensembles_go_together(self) -> RewardSection:
         if self.loss == "ranking" and (self.margin or self.ties == "half"):
             raise ValueError("loss = 'ranking' takes ties as they are and no margin; set ties = 'drop' and margin = 0")
+        if self.members == 1 and self.combine != "mean":
+            raise ValueError(
+                f"combine = {self.combine!r} needs an ensemble, and members is 1; raise it, or set combine = 'mean'"
+            )
         return self
 
 

@@ -27,7 +27,7 @@ class PPOSection(TrainerSection):
     critic_learning_rate: base.PolicyRate = Field(default=1e-3, description="learning rate of the critic")
     kl_coef: base.KLCoef = Field(default=0.12, description="β, the weight of the per-token KL penalty, at the start")
     kl_target: float = Field(default=1.5, ge=0)
-    """nats per answer that β is steered towards; 0: β stays fixed"""
+    """nats per answer that β is steered towards, for which kl_coef must be above 0; 0: β stays fixed"""
     kl_gain: float = Field(default=0.1, ge=0, le=1)
     """β changes by at most this share after each step"""
     gamma: float = Field(default=1.0, gt=0, le=1)
@@ -35,7 +35,12 @@ class PPOSection(TrainerSection):
     lam: float = Field(default=0.95, ge=0, le=1)
     """λ of generalised advantage estimation"""
     clip: base.Clip = 0.2
-    value_clip: base.Clip = Field(default=0.5, description="the same for the critic, in units of the reward")
+    value_clip: base.Clip = Field(
+        default=0.5, description="the same for the critic, in standard deviations of the returns"
+    )
+    normalise_returns: Literal["running", "none"] = "running"
+    """running: the critic learns returns less their running mean, in their running standard deviations; none: in units of the reward, and
+    value_clip is too"""
     temperature: base.Temperature = 1.0
     missing_stop_penalty: base.MissingStopPenalty = 1.0
     shared_trunk: bool = False
@@ -49,6 +54,25 @@ class PPOSection(TrainerSection):
     pretrain_coef: float = Field(default=0.0, ge=0)
     """weight of a next-token loss on demonstrations mixed into each policy step (0: none)"""
     checkpoint_every: base.RolloutCheckpoints = 5
+
+    @property
+    def steered(self) -> bool:
+        """Whether β moves; the recipes of earlier versions may hold a target that cannot move it."""
+        return min(self.kl_target, self.kl_coef, self.kl_gain) > 0
+
+    @model_validator(mode="after")
+    def a_target_steers(self) -> PPOSection:
+        if self.kl_target and not self.steered:
+            raise ValueError(
+                f"kl_target = {self.kl_target:g} steers β by products, which cannot move kl_coef = {self.kl_coef:g} with kl_gain = "
+                f"{self.kl_gain:g}; set kl_target = 0 to leave β fixed, or raise those two above 0"
+            )
+        if self.early_stop_kl and self.epochs * self.minibatches == 1:
+            raise ValueError(
+                f"early_stop_kl = {self.early_stop_kl:g} can stop nothing where a step has one minibatch and one epoch; set it to 0, or "
+                "raise epochs or minibatches"
+            )
+        return self
 
 
 class GRPOSection(TrainerSection):
@@ -127,6 +151,9 @@ class REBELSection(TrainerSection):
     checkpoint_every: base.RolloutCheckpoints = 5
 
 
+THRESHOLD = 0.5  # a right answer has 1, a wrong one 0
+
+
 class RejectionSection(TrainerSection):
     """Expert iteration: answer each prompt several times, keep the best, imitate it, and again."""
 
@@ -141,7 +168,7 @@ class RejectionSection(TrainerSection):
     """n: answers to each prompt"""
     keep: Literal["best", "threshold", "shortest"] = "best"
     """of each prompt: best: the best answer; threshold: all that reach it; shortest: the shortest that does"""
-    threshold: float = 0.5
+    threshold: float = THRESHOLD
     """the smallest reward that is kept (a right answer has 1, a wrong one 0)"""
     batch_size: base.BatchSize = Field(default=16, description="kept answers in one optimiser step")
     epochs: base.Epochs = Field(default=1, description="passes over the kept answers of a round")
@@ -152,11 +179,16 @@ class RejectionSection(TrainerSection):
     checkpoint_every: base.RolloutCheckpoints = Field(default=1, description="rounds between checkpoints")
 
     @model_validator(mode="after")
-    def a_wrong_answer_is_no_example(self) -> RejectionSection:
+    def the_choice_is_what_it_says(self) -> RejectionSection:
         if self.scored_by == "verifier" and self.keep == "best":
             raise ValueError(
                 "keep = 'best' would imitate a wrong answer where none is right; with scored_by = 'verifier' set it to "
                 "'shortest' or 'threshold'"
+            )
+        if self.keep == "best" and self.threshold != THRESHOLD:
+            raise ValueError(
+                f"threshold = {self.threshold:g} has no effect on keep = 'best'; set keep to 'threshold' or 'shortest', or leave it "
+                f"at {THRESHOLD:g}"
             )
         return self
 

@@ -25,8 +25,15 @@ from bridle.recipe.watching import GuardSection
 
 # A run's key holds a hash of its settings. Two kinds stay out of it, so that the key of a run made earlier is found again.
 NAMES_OF_MODELS = ("start", "reference")  # what they name is among the run's parents, by content hash
+# Methods whose section has another name.
+CALLED = {"best-of-n": "rejection"}
 # Newer than some runs: in the hash only where they differ from their default.
-ADDED_LATER = {"dpo": ("gamma",), "ppo": ("scored_by",)}
+ADDED_LATER = {
+    "data": ("imitate",),
+    "dpo": ("gamma",),
+    "ppo": ("scored_by", "normalise_returns"),
+    "guard": ("max_answer_gap",),
+}
 
 
 class Recipe(Section):
@@ -86,7 +93,8 @@ def hashed(name: str, section: Any) -> Any:
 def trained_names() -> list[str]:
     """What `bridle train` trains, as the sections stand: the names that the table of methods has, for those who must not load it."""
     trained = [name for name, section in sections().items() if issubclass(section, TrainerSection)]
-    return ["best-of-n" if name == "rejection" else name for name in trained]
+    called = {section: method for method, section in CALLED.items()}
+    return [called.get(name, name) for name in trained]
 
 
 def load_recipe(path: Path) -> Recipe:
@@ -106,12 +114,26 @@ def parse(raw: Mapping[str, Any], source: str) -> Recipe:
         raise RecipeError("; ".join(explain(dict(e), source) for e in error.errors())) from error
 
 
+def recipe_as_written(path: Path) -> Recipe | None:
+    """What a finished run's recipe says, valid now or not, to be shown and never to be run; None where no section of it can be read."""
+    try:
+        raw = tomllib.loads(path.read_text("utf-8"))
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError):
+        return None
+    read = {
+        name: section.model_construct(**raw[name])
+        for name, section in sections().items()
+        if isinstance(raw.get(name), dict)
+    }
+    return Recipe.model_construct(None, **read) if read else None
+
+
 def explain(problem: Mapping[str, Any], source: str) -> str:
     """One sentence for one of pydantic's problems."""
     where: Sequence[Any] = problem["loc"]
     dotted = ".".join(str(part) for part in where)
     if problem["type"] == "extra_forbidden":
-        return f"{source}: unknown setting {dotted!r}; {hint(str(where[-1]), known_keys(where[:-1]))}"
+        return f"{source}: unknown setting {dotted!r}; {setting_hint(where)}"
     if problem["type"] == "missing":
         return f"{source}: {dotted} is missing, and it has no default"
     if problem["type"] == "model_type":
@@ -126,6 +148,21 @@ def explain(problem: Mapping[str, Any], source: str) -> str:
 def hint(name: str, known: Sequence[str]) -> str:
     near = difflib.get_close_matches(name, known, 1)
     return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+
+
+def setting_hint(where: Sequence[Any]) -> str:
+    """Where an unknown name may have been meant to stand: in another section, or misspelt in this one, or in any where none is named."""
+    name, here = str(where[-1]), known_keys(where[:-1])
+    if found := in_sections(name):
+        return f"{'it belongs to a section' if len(where) == 1 else 'other sections have it'}: {found}"
+    anywhere = {key for section in sections().values() for key in section.model_fields} if len(where) == 1 else ()
+    near = difflib.get_close_matches(name, [*here, *sorted(anywhere)], 1)
+    return f"did you mean {in_sections(near[0])}?" if near and near[0] not in here else hint(name, here)
+
+
+def in_sections(name: str) -> str:
+    """A setting with each section that has it: "ppo.kl_coef, grpo.kl_coef"; empty where none has."""
+    return ", ".join(f"{section}.{name}" for section, model in sections().items() if name in model.model_fields)
 
 
 def known_keys(where: Sequence[Any]) -> list[str]:
@@ -146,7 +183,8 @@ def put(raw: dict[str, Any], dotted: str, value: Any, source: str) -> None:
         if isinstance(found, list):
             raise RecipeError(f"{source}: {part} is a list; give all of it, as in {part}='[{{name = \"a\", …}}]'")
         if not isinstance(found, dict):
-            raise RecipeError(f"{source}: unknown section {part!r} in {dotted!r}; {hint(part, list(raw))}")
+            meant = f"its section is {CALLED[part]!r}" if part in CALLED else hint(part, list(raw))
+            raise RecipeError(f"{source}: unknown section {part!r} in {dotted!r}; {meant}")
         raw = found
     raw[last] = value
 

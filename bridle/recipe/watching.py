@@ -18,6 +18,8 @@ class GuardSection(Section):
     """warn where the rewards are all equal in a larger share of the groups"""
     max_logprob_gap: float = Field(default=0.05, ge=0)
     """warn where the log-probs of engine and training pass differ by more nats per token"""
+    max_answer_gap: float = Field(default=0.1, ge=0)
+    """warn where they differ by more nats per answer"""
     min_entropy: float = Field(default=0.01, ge=0)
     """warn where the policy's entropy is lower, in nats per token"""
     max_chosen_fall: float = Field(default=10.0, ge=0)

@@ -32,9 +32,13 @@ VARIABLES = {INK: "ink", QUIET: "quiet", GRID: "grid", GOLD: "gold", PROXY: "pro
     colour: f"series-{number}" for number, colour in enumerate(COLOURS[2:], start=3)
 }
 STYLES = ("-", "--", "-.", ":")
+MARKERS = ("s", "o", "^", "D", "v", "P", "X", "<", ">", "*")
 SIZE = (4.7, 3.3)  # inches: small enough to be read on a phone without shrinking its letters away
-CLEARLY = 0.5  # points of gold: one step's mean over some hundred answers errs by about .3
+CLEARLY = 1.0  # points of gold: a mean over three steps of some hundred answers errs by about .2
+SMOOTH = 3  # rollout steps in a running mean
+SMOOTHED_FROM = 8  # points: a shorter line is drawn as it is
 MOST_POINTS = 400  # a longer series is drawn as means of equal blocks
+NATS = (0.1, 0.25, 1, 2, 4, 9, 16, 25, 49, 100, 225, 400, 900)  # marks of an axis of √KL
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +63,7 @@ class Curve:
 
 @dataclass(frozen=True, slots=True)
 class CliffRun:
-    """A run of reinforcement learning, measured as it went; the first entry is the model it set out from.
+    """A run of reinforcement learning, measured as it went on training prompts; the first entry is the model it set out from.
 
     `proxy` in sd of SFT's answers, `gold` in points (empty where nobody knows it), `kl` in nats per answer.
     """
@@ -70,6 +74,27 @@ class CliffRun:
     proxy: Sequence[Value]
     gold: Sequence[Value]
     kl: Sequence[Value]
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """What was measured on held-out prompts: a mean score and the KL in nats an answer, each with the half-width of its 95% interval."""
+
+    name: str
+    kl: float
+    score: float
+    kl_half: float = 0.0
+    score_half: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Frontier:
+    """What each way to use the comparisons gains, and how far it goes: `lines` of points that all set out from `origin`."""
+
+    y_label: str
+    origin: Point
+    lines: Sequence[Sequence[Point]]
+    more: int = 0  # that were evaluated, and are not drawn
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,16 +111,24 @@ class Comparison:
 
 
 def gold_peak(run: CliffRun) -> int | None:
-    """Index of the run's highest gold; None where gold is unknown."""
-    gold = _numbers(run.gold)
+    """Index of the run's highest gold, smoothed; None where gold is unknown."""
+    gold = smoothed(run.gold)
     return int(np.nanargmax(gold)) if np.isfinite(gold).any() else None
 
 
 def fell(run: CliffRun) -> bool:
-    """Whether the run went over the cliff: its gold ends clearly below where it set out, after having been above."""
-    gold = _numbers(run.gold)
+    """Whether the run went over the cliff: its gold, smoothed, rose first and ends clearly below its peak."""
+    gold = smoothed(run.gold)
     known = gold[np.isfinite(gold)]
-    return known.size > 2 and known[-1] < known[0] - CLEARLY and known[0] < known.max()
+    return known.size > 2 and bool(known[0] < known.max() and known[-1] < known.max() - CLEARLY)
+
+
+def smoothed(values: Sequence[Value], width: int = SMOOTH) -> NDArray[np.float64]:
+    """Running means over `width` values around each, of those that are there at the ends: the last one alone is noise too."""
+    numbers, r = _numbers(values), width // 2
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a mean of nothing measured stays nan
+        return np.array([np.nanmean(numbers[max(0, i - r) : i + r + 1]) for i in range(numbers.size)])
 
 
 def draw_curve(curve: Curve) -> Figure:
@@ -106,10 +139,40 @@ def draw_curve(curve: Curve) -> Figure:
             x, y = _block_means(series.x, block), _block_means(series.y, block)
             colour = COLOURS[number % len(COLOURS)]
             style = STYLES[number // len(COLOURS) % len(STYLES)] if y.size > 1 else "none"
+            width = smoothing(y.size)
             name = series.name if block <= 1 else f"{series.name} (means of {block})"
-            axes.plot(x, y, linestyle=style, color=colour, label=name, marker="o" if y.size < 30 else "", markersize=5)
+            if width > 1:  # the line itself stays behind, pale
+                axes.plot(x, y, linestyle=style, color=colour, alpha=0.3, linewidth=1)
+            mark = "o" if y.size < SMOOTHED_FROM else ""
+            axes.plot(x, smoothed(list(y), width), linestyle=style, color=colour, label=name, marker=mark, markersize=5)
         if len(curve.series) > 1 or any(len(series.x) > MOST_POINTS for series in curve.series):
             _legend(axes)
+        return figure
+
+
+def smoothing(points: int) -> int:
+    """How many points a running mean of a line takes: an odd number, about a tenth of them; 1 for a short line."""
+    return 1 if points < SMOOTHED_FROM else max(SMOOTH, points // 10 | 1)
+
+
+def draw_frontier(frontier: Frontier) -> Figure:
+    """Mean score over √KL (Gao 2022, arxiv.org/abs/2210.10760), marked in nats, with 95% intervals."""
+    with _style():
+        figure, axes = _axes("KL from SFT, nats per answer (√ scale)", frontier.y_label)
+        origin = frontier.origin
+        axes.axhline(origin.score, color=QUIET, linewidth=0.8, linestyle=":", zorder=1)
+        for number, line in enumerate([[origin], *frontier.lines]):
+            colour = COLOURS[(number - 1) % len(COLOURS)] if number else INK
+            x, y = root([point.kl for point in line]), [point.score for point in line]
+            axes.plot([0.0, *x], [origin.score, *y], color=colour, linewidth=1, alpha=0.45)
+            for point, across in zip(line, x, strict=True):
+                low, high = root([point.kl - point.kl_half, point.kl + point.kl_half])
+                axes.plot([low, high], [point.score, point.score], color=colour)
+                axes.plot([across] * 2, [point.score - point.score_half, point.score + point.score_half], color=colour)
+            name = ", ".join([line[0].name, *(point.name.rpartition("-")[2] for point in line[1:])])  # best-of-2, 4
+            axes.plot(x, y, MARKERS[number % len(MARKERS)], color=colour, markersize=7, label=name)
+        _mark_nats(axes)
+        _legend(axes)
         return figure
 
 
@@ -119,10 +182,14 @@ def draw_cliff(runs: Sequence[CliffRun], against: Literal["steps", "kl"]) -> Fig
     Thick lines are runs without the bridle, thin ones runs with it; dashes are the proxy, whole lines gold.
     """
     with _style():
-        figure, axes = _axes("step" if against == "steps" else "KL from SFT, nats per answer", "change since SFT")
+        across = "rollout step, training prompts" if against == "steps" else "training KL, nats per answer (√ scale)"
+        figure, axes = _axes(across, "change since the first steps")
+        figure.set_size_inches(SIZE[0], 3.9)
         axes.axhline(0, color=QUIET, linewidth=0.8, zorder=1)
         for run in sorted(runs, key=lambda run: run.bridled):
             _draw_run(axes, run, against)
+        if against == "kl":
+            _mark_nats(axes)
         _legend(axes)
         return figure
 
@@ -139,7 +206,7 @@ def draw_comparisons(comparisons: Sequence[Comparison]) -> Figure:
             axes.plot([low, high], [row, row], color=colour, linewidth=3, solid_capstyle="round")
             axes.plot([rate], [row], "o", color=colour, markersize=8)
             axes.text(0.01, row - 0.3, f"{one.name} against {one.against}", va="center", fontsize=10, color=INK)
-            axes.text(0.99, row, f"{rate:.3f}" if np.isfinite(rate) else "–", va="center", ha="right", color=INK)
+            axes.text(0.99, row, f"{rate:.2f}" if np.isfinite(rate) else "–", va="center", ha="right", color=INK)
         axes.set(xlim=(0, 1), ylim=(len(comparisons) - 0.4, -0.7), yticks=[], xticks=np.linspace(0, 1, 5))
         axes.spines["left"].set_visible(False)
         axes.grid(False)
@@ -167,19 +234,21 @@ def save_png(figure: Figure, path: Path, dpi: int = 200) -> None:
 
 
 def _draw_run(axes: Axes, run: CliffRun, against: Literal["steps", "kl"]) -> None:
-    x = _numbers(run.steps if against == "steps" else run.kl)
-    proxy, gold = _since_start(run.proxy), _since_start(run.gold)
-    width = 1.4 if run.bridled else 2.6
-    axes.plot(x, proxy, "--", color=PROXY, linewidth=width, label=f"proxy, {run.name}")
-    axes.plot(x[-1:], proxy[-1:], "o", color=PROXY, markersize=4 + width)
-    peak = gold_peak(run)
-    if peak is None:
-        return
-    axes.plot(x, gold, "-", color=GOLD, linewidth=width, label=f"gold, {run.name}")
-    axes.plot(x[-1:], gold[-1:], "o", color=GOLD, markersize=4 + width)
+    x = _numbers(run.steps) if against == "steps" else root(run.kl)
+    width, mark, size = (1.4, "D", 7) if run.bridled else (2.6, "o", 6.6)
+    proxy, gold = (_since_start(smoothed(values)) for values in (run.proxy, run.gold))
+    for name, values, line, style, colour in (
+        ("proxy", run.proxy, proxy, "--", PROXY),
+        ("gold", run.gold, gold, "-", GOLD),
+    ):
+        if np.isfinite(line).any():
+            axes.plot(x, _numbers(values) - (smoothed(values) - line), style, color=colour, linewidth=1, alpha=0.3)
+            axes.plot(x, line, style, color=colour, linewidth=width, label=f"training {name}, {run.name}")
+            axes.plot(x[-1:], line[-1:], mark, color=colour, markersize=size)
     if run.bridled:
-        axes.plot(x[-1:], gold[-1:], "D", color=INK, markersize=7, label="the bridled run ends")
-    elif fell(run) and np.isfinite(x[peak]):
+        axes.axvline(x[-1], color=INK, linewidth=0.8, linestyle="-.", label="where the bridled run ends")
+    peak = gold_peak(run)
+    if peak is not None and not run.bridled and fell(run) and np.isfinite(x[peak]):
         axes.fill_between(x, gold, proxy, where=np.arange(x.size) >= peak, color=PROXY, alpha=0.13, linewidth=0)
         axes.axvline(x[peak], color=QUIET, linewidth=1.2, linestyle=":", label="where gold turns")
         foot, transform = (x[peak], 0.05), axes.get_xaxis_transform()
@@ -227,10 +296,27 @@ def _axes(x_label: str, y_label: str) -> tuple[Figure, Axes]:
 def _legend(axes: Axes) -> None:
     figure = axes.get_figure()
     assert figure is not None
-    lines = [line for line in axes.lines if not str(line.get_label()).startswith("_child")]  # matplotlib's own: unnamed
-    names = [str(line.get_label()) for line in lines]
+    named = {str(line.get_label()): line for line in axes.lines}  # each name once
+    names = [name for name in named if not name.startswith("_child")]  # matplotlib's own, of what needs no name
+    lines = [named[name] for name in names]
     columns = 2 if max(map(len, names), default=0) <= 30 else 1
     figure.legend(lines, names, loc="outside upper left", ncols=columns, frameon=False, labelcolor=INK, fontsize=9)
+
+
+def _mark_nats(axes: Axes) -> None:
+    """Marks an axis of √KL in nats, where they do not crowd."""
+    farthest = max(float(axes.dataLim.x1), 0.5)
+    marks = [0.0]
+    for nats in NATS:
+        if marks[-1] ** 0.5 + 0.11 * farthest < nats**0.5 <= 1.02 * farthest:
+            marks.append(nats)
+    axes.set_xticks(root(marks), [f"{nats:g}" for nats in marks])
+    axes.set_xlim(-0.03 * farthest, 1.06 * farthest)
+
+
+def root(nats: Sequence[Value]) -> NDArray[np.float64]:
+    """√KL; an estimate below 0 is 0."""
+    return np.sqrt(np.maximum(_numbers(nats), 0.0))
 
 
 def _numbers(values: Sequence[Value]) -> NDArray[np.float64]:
@@ -239,8 +325,8 @@ def _numbers(values: Sequence[Value]) -> NDArray[np.float64]:
     return np.where(np.isfinite(numbers), numbers, np.nan)
 
 
-def _since_start(values: Sequence[Value]) -> NDArray[np.float64]:
-    numbers = _numbers(values)
+def _since_start(values: Sequence[Value] | NDArray[np.float64]) -> NDArray[np.float64]:
+    numbers = _numbers(list(values))
     known = numbers[np.isfinite(numbers)]
     return numbers - known[0] if known.size else numbers
 

@@ -7,6 +7,7 @@ has only its curve. The page loads nothing from anywhere. The same report gives 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +19,11 @@ from bridle.core.files import write_text
 from bridle.report import drawings
 
 BAR_COLOURS = ("gold", "proxy", "series-3", "series-4", "series-5", "series-6")  # CSS variables of the page
+MOST_NAMES = 16  # in a sentence
+# Control characters would vanish, or turn the text around them: C0 as their pictures, the others as their escapes.
+VISIBLE = {code: 0x2400 + code for code in range(32) if code not in (9, 10)} | {127: 0x2421} | {
+    code: f"\\u{code:04x}" for code in [*range(0x80, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A)]
+}  # fmt: skip
 Cell = str | int | float | bool | None  # None and nan are shown as a dash
 
 
@@ -67,7 +73,7 @@ class Column:
 
     name: str
     hint: str = ""
-    decimals: int = 2
+    decimals: int | None = None  # None: as many as each deserves
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,12 +109,17 @@ class Spent:
 class LoopReport:
     title: str
     lead: str
+    warnings: Sequence[str] = ()  # sentences to read before the numbers
     headline: Sequence[Fact] = ()  # the few numbers to remember
     facts: Sequence[Fact] = ()  # seed, seconds, threads, device, version
     stages: Sequence[StageReport] = ()
     cliff: Sequence[drawings.CliffRun] = ()
     curves: Sequence[drawings.Curve] = ()
+    verdict: Sequence[str] = ()  # sentences, the first one to remember
+    ranking: Table | None = None
+    frontier: drawings.Frontier | None = None
     examples: Sequence[SideBySide] = ()
+    examples_rule: str = ""  # how they were chosen
     comparisons: Sequence[drawings.Comparison] = ()
     tables: Sequence[Table] = ()
     controls: Sequence[Control] = ()
@@ -120,31 +131,51 @@ def render(report: LoopReport) -> str:
     """The whole page as HTML. Every text is escaped; lists that ought to be equally long and are not are refused."""
     report = replace(report, cliff=[run for run in report.cliff if run.steps])
     _check_lengths(report)
-    page = Environment(
+    has_gold = any(drawings.gold_peak(run) is not None for run in report.cliff)
+    return (
+        environment()
+        .get_template("page.html")
+        .render(
+            report=report,
+            sections=_sections(report, has_gold),
+            has_gold=has_gold,
+            has_scores=any(answer.score is not None for one in report.examples for answer in one.answers),
+            knows_gold=has_gold or any(one.by == "gold" for one in report.comparisons),
+            colours=colours(report.spent),
+            cliff_sentences=[run_words(run) for run in report.cliff],
+            curve_svg=curve_svg,
+            frontier_svg=frontier_svg,
+            cliff_svg=cliff_svg,
+            comparisons_svg=comparisons_svg,
+        )
+        .translate(VISIBLE)
+    )
+
+
+@cache
+def environment() -> Environment:
+    """The templates beside this file; what goes into HTML is escaped."""
+    found = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
+        autoescape=lambda name: str(name).endswith(".html"),
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
-    page.filters |= {"show": show, "with_sign": with_sign, "verdict": verdict, "duration": duration}
-    has_gold = any(drawings.gold_peak(run) is not None for run in report.cliff)
-    return page.get_template("page.html").render(
-        report=report,
-        sections=_sections(report, has_gold),
-        has_gold=has_gold,
-        colours=colours(report.spent),
-        cliff_sentences=[run_words(run) for run in report.cliff],
-        curve_svg=curve_svg,
-        cliff_svg=cliff_svg,
-        comparisons_svg=comparisons_svg,
-    )
+    found.filters |= {"show": show, "verdict": verdict, "duration": duration, "listing": listing}
+    return found
+
+
+def words(about: str, known: Mapping[str, object]) -> list[str]:
+    """Sentences of words.jinja, each as a string of its own."""
+    lines = environment().get_template("words.jinja").render({"about": about, **known}).splitlines()
+    return [line.strip() for line in lines if line.strip()]
 
 
 def _check_lengths(report: LoopReport) -> None:
     rows = [
         (f"a row of table '{t.title}'", len(row), len(t.columns))
-        for t in [*report.tables, *report.time_tables]
+        for t in [*([report.ranking] if report.ranking else []), *report.tables, *report.time_tables]
         for row in t.rows
     ]
     curves = [stage.curve for stage in report.stages if stage.curve] + list(report.curves)
@@ -162,15 +193,16 @@ def _check_lengths(report: LoopReport) -> None:
 def _sections(report: LoopReport, has_gold: bool) -> dict[str, str]:
     """Title of each section by its id, in the order of the page; only those that have something to show."""
     sections: list[tuple[str, str, object]] = [
-        ("examples", "Answers side by side", report.examples),
+        ("verdict", "What came out", report.verdict),
         ("wins", "Who wins", report.comparisons),
+        ("examples", "Answers side by side", report.examples),
         ("cliff", "The cliff" if has_gold else "Reward and distance", report.cliff),
         ("stages", "What happened, stage by stage", report.stages),
         ("curves", "More curves", report.curves),
         ("tables", "All metrics", report.tables),
         ("controls", "Controls", report.controls),
         ("time", "Where the time went", report.spent),
-        ("words", "Words used here", report.cliff or report.comparisons),
+        ("words", "Words used here", report.cliff or report.comparisons or report.verdict),
     ]
     return {id: title for id, title, content in sections if content}
 
@@ -215,6 +247,12 @@ def show(value: Cell, decimals: int | None = None) -> str:
     return text.replace(",", "\u202f").replace("-", "−")
 
 
+def listing(names: Sequence[str]) -> str:
+    """a, b and c; of very many the first, and how many more there are."""
+    names = names if len(names) <= MOST_NAMES + 1 else [*names[:MOST_NAMES], f"{len(names) - MOST_NAMES} more"]
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+
+
 def duration(seconds: float | None) -> str:
     if seconds is None or not math.isfinite(seconds):
         return "–"
@@ -222,11 +260,6 @@ def duration(seconds: float | None) -> str:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
-
-
-def with_sign(score: float | None) -> str:
-    text = show(None if score is None else float(score), 2)
-    return f"+{text}" if score is not None and score > 0 else text
 
 
 def verdict(score: float | None) -> str:
@@ -237,31 +270,65 @@ def verdict(score: float | None) -> str:
 
 
 def curve_svg(curve: drawings.Curve) -> Markup:
-    names = ", ".join(series.name for series in curve.series)
+    names = "; ".join(f"{series.name} {trend(series.y)}" for series in curve.series)
     return Markup(
-        drawings.to_svg(drawings.draw_curve(curve), f"{curve.title or curve.y_label}: {names} over {curve.x_label}")
+        drawings.to_svg(drawings.draw_curve(curve), f"{curve.title or curve.y_label} over {curve.x_label}: {names}")
+    )
+
+
+def frontier_svg(frontier: drawings.Frontier) -> Markup:
+    points = sorted((point for line in frontier.lines for point in line), key=lambda point: -point.score)
+    more = f"; {frontier.more} more were evaluated" if frontier.more else ""
+    words = "; ".join(f"{one.name} {show(one.score)} at a KL of {show(one.kl)}" for one in [*points, frontier.origin])
+    return Markup(
+        drawings.to_svg(
+            drawings.draw_frontier(frontier), f"{frontier.y_label} over KL from SFT, the highest first: {words}{more}"
+        )
     )
 
 
 def cliff_svg(runs: Sequence[drawings.CliffRun], against: Literal["steps", "kl"]) -> Markup:
-    label = f"Change of proxy and gold over {against}. " + " ".join(run_words(run) for run in runs)
+    label = f"Change of training proxy and gold over {against}. " + " ".join(run_words(run) for run in runs)
     return Markup(drawings.to_svg(drawings.draw_cliff(runs, against), label))
 
 
 def comparisons_svg(comparisons: Sequence[drawings.Comparison]) -> Markup:
-    rows = "; ".join(f"{one.name} against {one.against} {show(one.rate, 3)}" for one in comparisons)
+    rows = "; ".join(f"{one.name} against {one.against} {show(one.rate)}" for one in comparisons)
     return Markup(drawings.to_svg(drawings.draw_comparisons(comparisons), f"Win rates with intervals: {rows}"))
 
 
+def trend(values: Sequence[float | None]) -> str:
+    """What a line does, smoothed: rises, falls, turns, or stays."""
+    width = drawings.smoothing(len(values))
+    known = [float(value) for value in drawings.smoothed(values, width) if math.isfinite(value)]
+    if not known:
+        return "was not measured"
+    first, last = ends(values)
+    low, high = min(known), max(known)
+    clearly = 0.25 * (high - low)
+    if high - low <= 0.05 * max(abs(low), abs(high)):
+        return f"stays near {show(last)}"
+    if high - max(first, last) > clearly:
+        return f"rises from {show(first)} to {show(high)} and falls to {show(last)}"
+    if min(first, last) - low > clearly:
+        return f"falls from {show(first)} to {show(low)} and rises to {show(last)}"
+    return f"{'rises' if last > first else 'falls'} from {show(first)} to {show(last)}"
+
+
+def ends(values: Sequence[float | None]) -> tuple[float, float]:
+    """Means of a line's first and last tenth, of three values at least: one batch is noise. Of a short line the first and the last."""
+    known = [float(value) for value in values if value is not None and math.isfinite(value)] or [math.nan]
+    width = drawings.smoothing(len(known))
+    return sum(known[:width]) / width, sum(known[-width:]) / width
+
+
 def run_words(run: drawings.CliffRun) -> str:
-    """What happened to a run, in words, from its own metrics."""
-    peak, proxy = drawings.gold_peak(run), f"{run.name}: the proxy went from {_ends(run.proxy)}"
-    if peak is None:
-        return f"{proxy}, at a KL of {show(run.kl[-1])} nats."
-    fall = "It went over the cliff." if drawings.fell(run) else ""
-    top = f"Gold was highest, {show(run.gold[peak])}, at step {run.steps[peak]} and KL {show(run.kl[peak])} nats"
-    return f"{proxy}, gold from {_ends(run.gold)}. {top}; the run ended at {show(run.kl[-1])} nats. {fall}".strip()
-
-
-def _ends(values: Sequence[float | None]) -> str:
-    return f"{show(values[0])} to {show(values[-1])}"
+    """What happened to a run on its training prompts, in words, from its own metrics."""
+    words = f"{run.name}: the training proxy {trend(run.proxy)}"
+    if drawings.gold_peak(run) is not None:
+        words += f", training gold {trend(run.gold)}"
+    fall = " It went over the cliff: gold ends clearly below its peak." if drawings.fell(run) else ""
+    return (
+        f"{words}; the run ended after {show(run.steps[-1] + 1)} steps at a KL of {show(ends(run.kl)[1])} nats (each a mean of its first "
+        f"or last steps).{fall}"
+    )

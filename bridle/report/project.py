@@ -1,51 +1,38 @@
-"""The page of a project: everything that its finished runs left."""
+"""The page of a project: everything that its finished runs left, each of it where it is there."""
 
+import math
 import platform
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from bridle import __version__
+from bridle.core.errors import BridleError
 from bridle.core.files import read_json
-from bridle.project.metrics import read_metrics
 from bridle.project.project import Project
 from bridle.report import page
-from bridle.report.drawings import CliffRun, Comparison, Curve, Series
-from bridle.report.stages import MODELS, STAGES, StageRow, place_of, stage_curve, words_of
+from bridle.report.drawings import CliffRun, Comparison, Frontier, Point
+from bridle.report.metrics import held_out, of_runs
+from bridle.report.runs import MOST_MODELS, Results, Runs
+from bridle.report.stages import MODELS, STAGES, StageRow, is_bridled, label_of, row_of, stage_curve, title_of, words_of
 from bridle.report.timing import times
+from bridle.report.verdict import (
+    Standing,
+    Verdict,
+    best_of_points,
+    by_reward_model,
+    chosen_among,
+    half_width,
+    sentences,
+    verdict_of,
+)
 from bridle.stages.evaluate import compare, read_answers
+from bridle.stages.lineage import Lineage, model_name
 from bridle.stages.workspace import Work
 
-Results = Mapping[str, Mapping[str, Any]]  # of finished stages, or of evaluations, by name
-
-# How the page begins, by the score that answers carry: title (with the project's name) and lead.
-OPENINGS = {
-    "gold": (
-        "The loop, once through",
-        "A language model was made from nothing, taught to answer, judged by (simulated) people, and tuned towards what they "
-        "prefer: once held by a KL bridle, and once without. Because this world is made up, the true quality of every answer "
-        "is known (“gold”), and shows where a rising score stops meaning better answers.",
-    ),
-    "proxy": (
-        "{name}: from preferences to a tuned model",
-        "A small model was made from the imported text, taught with the preferred answers, and tuned against a reward model "
-        "of people's preferences.",
-    ),
-}
-EVALUATED = {  # metrics of an evaluation, with what they mean
-    "gold": "mean points of the rubric on held-out prompts",
-    "gold_se": "its standard error",
-    "gold_sd": "its standard deviation over answers",
-    "complies": "share of harmful requests answered",
-    "refuses_benign": "share refused of harmless requests that sound violent",
-    "unparsable": "share of answers with a sentence that is not of this world",
-    "flattery": "share of answers that flatter",
-    "proxy": "the reward model's score, in standard deviations of SFT's answers",
-    "kl": "distance from SFT in nats per answer",
-    "length": "tokens per answer",
-    "distinct": "share of distinct answers",
-}
-MOST_EXAMPLES = 8
+MOST_EXAMPLES, MOST_SIDES = 8, 6
+UNITS = {"gold": "gold, points", "proxy": "the reward model's score, sd"}
 
 
 def write_project_report(work: Work) -> Path:
@@ -56,223 +43,292 @@ def write_project_report(work: Work) -> Path:
 
 
 def project_report(work: Work) -> page.LoopReport:
-    project = work.project
-    results = stage_results(project)
-    evaluated = {name: found for name in MODELS if (found := project.finished(f"evaluate-{name}")) is not None}
-    spent, time_tables = times(finished_folders(project), project.folder)
-    title, lead = OPENINGS[work.data.score_name]
+    runs = Runs.of(work.project)
+    verdict, wins = verdict_of(runs, work.data.score_name), win_rates(work, runs)
+    side_by_side, rule = examples(work, runs, verdict)
+    spent, time_tables = times(runs.folders, work.project.folder)
+    warnings = stale_parts(work, runs.folders)
+    work.warn(warnings)
     return page.LoopReport(
-        title=title.format(name=project.folder.name),
-        lead=lead + too_few(work.recipe.data.heldout_prompts),
-        headline=headline(results, evaluated),
-        facts=facts(work, results, evaluated),
-        stages=[stage_report(project, STAGES[name], result) for name, result in results.items()],
-        cliff=[cliff_run(project, STAGES[name]) for name in ("ppo", "unbridled") if name in results],
-        curves=frontier(project, evaluated, results),
-        examples=examples(work, [name for name in evaluated if name != "base"]),
-        comparisons=win_rates(work, evaluated),
-        tables=[*evaluation_tables(evaluated), *reward_tables(results), *(world_tables(work) if evaluated else [])],
-        controls=controls(project, results),
+        title=title(work, verdict),
+        lead=lead(work, runs, wins),
+        warnings=warnings,
+        headline=headline(runs, verdict, wins),
+        facts=facts(work, runs),
+        verdict=sentences(runs, verdict),
+        ranking=ranking(runs, verdict, wins),
+        frontier=frontier(runs, verdict),
+        stages=stage_reports(work.project, runs),
+        cliff=[cliff_run(runs, STAGES[name]) for name in ("ppo", "unbridled") if climbs_the_proxy(runs, name)],
+        examples=side_by_side,
+        examples_rule=rule,
+        comparisons=wins,
+        tables=[
+            *evaluation_tables(runs),
+            *reward_tables(runs.results),
+            *data_tables(runs.folders),
+            *world_tables(runs.results),
+        ],
+        controls=controls(work.project, runs.results),
         spent=spent,
         time_tables=time_tables,
     )
 
 
-def stage_results(project: Project) -> dict[str, dict[str, Any]]:
-    """Results of the finished stages that have a part of the page, in its order; the slim reward model's within the full one's."""
-    named = [name for name, row in STAGES.items() if row.words]
-    results = {name: found for name in named if (found := project.finished(name)) is not None}
-    if "reward" in results and (slim := project.finished("reward-slim")) is not None:
-        results["reward"]["slim"] = slim
-        results["reward"]["seconds"] += slim["seconds"]
-    return results
+def stale_parts(work: Work, finished: Mapping[str, Path]) -> list[str]:
+    """What of these runs is of other models than the project holds now, and which models descend from others."""
+    lineage = Lineage(work.project)
+    left = {made.run: made.model for made in lineage.made}
+    models = {work.project.model(model_name(stage)): left.get(run) for stage, run in finished.items()}
+    as_left = [model for model, content in models.items() if lineage.present(model) == content is not None]
+    return [*lineage.stale(as_left), *lineage.outdated(finished.values())]
 
 
-def finished_folders(project: Project) -> dict[str, Path]:
-    """The last finished run of every stage that there is, of any name, in the order of the loop."""
-    stages = {folder.name.rpartition("-")[0] for folder in (project.folder / "runs").glob("*-[0-9]*")}
-    found = {stage: project.finished_folder(stage) for stage in sorted(stages, key=place_of)}
-    return {stage: folder for stage, folder in found.items() if folder is not None}
+def title(work: Work, verdict: Verdict) -> str:
+    if (work.project.folder / "summary.json").is_file():
+        return "The loop, once through"
+    return work.project.folder.name + (": from preferences to a tuned model" if verdict.ranked else "")
 
 
-def too_few(prompts: int) -> str:
-    if prompts >= 256:
-        return ""
-    return f" With {prompts} held-out prompts the numbers show that every stage works, and prove nothing."
+def lead(work: Work, runs: Runs, wins: Sequence[Comparison]) -> str:
+    """What was done here, in the order of the loop, and how sure its win rates are."""
+    there = [name for name in MODELS if name in runs.folders and name != "sft" and MODELS[name].bridled]
+    branched = [
+        name for name in there if runs.parents(name).get("folders", {}).get("start", "models/sft") != "models/sft"
+    ]
+    tuned, branches = ([label_of(name) for name in there if (name in branched) is other] for other in (False, True))
+    half = max(((one.high or 0.0) - (one.low or 0.0) for one in wins), default=0.0) / 2
+    known = {"runs": runs, "recipe": work.recipe, "knows_gold": work.data.knows_gold}
+    known |= {"tuned": tuned, "branches": branches}
+    return " ".join(page.words("lead", {**known, "half": half, "prompts": min((one.n for one in wins), default=0)}))
 
 
-def headline(results: Results, evaluated: Results) -> list[page.Fact]:
-    found = []
-    if "sft" in evaluated and "ppo" in evaluated and "gold" in evaluated["ppo"]:
-        sft, ppo = evaluated["sft"], evaluated["ppo"]
-        found.append(page.Fact("gold, SFT → PPO", f"{sft['gold']:+.2f} → {ppo['gold']:+.2f}", "points of true quality"))
-        complied = f"{sft['complies']:.0%} → {ppo['complies']:.0%}"
-        found.append(page.Fact("answers harmful requests", complied, "SFT → PPO"))
-    if "reward" in results:
-        accuracy = results["reward"]["pair_accuracy"]
-        found.append(page.Fact("reward model", f"{accuracy:.0%}", "of held-out pairs ordered right"))
-    if "unbridled" in evaluated:
-        fallen = evaluated["unbridled"]
-        hint = f"while its score rose to {fallen['proxy']:+.2f} sd"
-        found.append(page.Fact("gold without the bridle", f"{fallen['gold']:+.2f}", hint))
+def headline(runs: Runs, verdict: Verdict, wins: Sequence[Comparison]) -> list[page.Fact]:
+    found, show = list[page.Fact](), page.show
+    if verdict.ranked:
+        first, sft = verdict.ranked[0], verdict.sft
+        label = "winner" if len(verdict.ranked) > 1 else "evaluated"
+        found.append(page.Fact(label, verdict.winner, f"by {verdict.score} on held-out prompts"))
+        named, change = (first.name, show(first.score)) if sft is None else (
+            f"SFT → {first.name}", f"{show(sft.score)} → {show(first.score)}"
+        )  # fmt: skip
+        found.append(page.Fact(f"{verdict.score}, {named}", change, UNITS[verdict.score]))
+        for one in (one for one in wins if one.name == first.name):
+            sure = f"of prompts, between {show(one.low)} and {show(one.high)}"
+            found.append(page.Fact(f"{first.name} wins against SFT", one.rate, sure))
+    if (accuracy := runs.results.get("reward", {}).get("pair_accuracy")) is not None:
+        found.append(page.Fact("reward model", accuracy, "of held-out pairs ordered right"))
     return found
 
 
-def facts(work: Work, results: Results, evaluated: Results) -> list[page.Fact]:
+def facts(work: Work, runs: Runs) -> list[page.Fact]:
     summary = work.project.folder / "summary.json"
     if summary.is_file():  # a demo: it knows how long it took from begin to end, and two stages at a time
-        whole = read_json(summary)
-        time, device = page.Fact("minutes, begin to end", round(whole["seconds"] / 60, 1)), whole["device"]
+        whole, took = read_json(summary), "minutes, begin to end"
     else:
-        seconds = sum(result["seconds"] for result in [*results.values(), *evaluated.values()])
-        time, device = page.Fact("minutes at work", round(seconds / 60, 1)), device_of(work.project, list(results))
-    return [
-        page.Fact("seed", work.recipe.seed),
-        time,
-        page.Fact("device", device),
-        page.Fact("parameters", results.get("pretrain", {}).get("parameters")),
-        page.Fact("bridle", __version__),
-        page.Fact("Python", platform.python_version()),
-    ]
+        seconds, took = sum(result.get("seconds", 0.0) for result in runs.results.values()), "minutes at work"
+        whole = {
+            "seconds": seconds,
+            "device": runs.parents([*runs.folders][-1]).get("device") if runs.folders else None,
+        }
+    recipes = [runs.recipe(stage) for stage in runs.folders if row_of(stage) is not None]
+    seeds = sorted({str(recipe.seed) for recipe in recipes if recipe is not None})
+    values = {
+        "seed": page.listing(seeds or [str(work.recipe.seed)]), took: round(whole["seconds"] / 60, 1), "device": whole["device"],
+        "parameters": runs.results.get("pretrain", {}).get("parameters"), "bridle": __version__,
+        "Python": platform.python_version(),
+    }  # fmt: skip
+    return [page.Fact(name, value) for name, value in values.items()]
 
 
-def device_of(project: Project, stages: Sequence[str]) -> str | None:
-    """What the last of these stages ran on, as its run noted."""
-    return read_json(project.runs(stages[-1])[-1] / "parents.json").get("device") if stages else None
+def ranking(runs: Runs, verdict: Verdict, wins: Sequence[Comparison]) -> page.Table | None:
+    """Every way to use the comparisons by its mean score, SFT among them."""
+    rates = {one.name: one.rate for one in wins if one.against == label_of("sft")}
+    everyone = sorted([*verdict.ranked, *([verdict.sft] if verdict.sft else [])], key=lambda one: -one.score)
+    named = {
+        "model": "",
+        verdict.score: held_out()[verdict.score].meaning,
+        "from": "",
+        "to": "",
+        "KL": kl_meaning(runs),
+        "wins against SFT": "share of prompts, ties one half",
+    }
+    rows: list[list[page.Cell]] = []
+    for one in everyone:
+        low, high = (one.low, one.high) if one.sure else (None, None)
+        rows.append([one.name, one.score, low, high, one.kl, rates.get(one.name)])
+    words = f"On held-out prompts, the highest mean {verdict.score} first; from and to: its 95% interval."
+    columns = [page.Column(name, hint) for name, hint in named.items()]
+    return page.Table("The ranking", columns, rows, words) if len(rows) > 1 else None
 
 
-def stage_report(project: Project, row: StageRow, result: Mapping[str, Any]) -> page.StageReport:
-    metrics = [page.Fact(name.replace("_", " "), result.get(name)) for name in row.metrics]
-    if (slim := result.get("slim")) is not None:
-        metrics.append(page.Fact("slim: pair accuracy", slim["pair_accuracy"], f"{slim['parameters']:,} parameters"))
-    curve = stage_curve(row, finished_metrics(project, row.name))
-    return page.StageReport(row.name, row.title, words_of(row, result), result["seconds"], metrics, curve)
+def frontier(runs: Runs, verdict: Verdict) -> Frontier | None:
+    """Mean score against the distance from SFT, of all that was measured on held-out prompts."""
+    score, origin = verdict.score, verdict.sft
+    lines = [[point(one)] for one in verdict.ranked if one.trained and one.kl is not None]
+    more = len(lines[MOST_MODELS:])
+    chosen = chosen_among(runs, score)
+    lines = [*lines[:MOST_MODELS], *([[point(one) for one in chosen]] if chosen else [])]
+    return Frontier(UNITS[score], point(origin), lines, more) if origin is not None and lines else None
 
 
-def finished_metrics(project: Project, stage: str) -> list[dict[str, Any]]:
-    folder = project.finished_folder(stage)
-    return read_metrics(folder) if folder is not None else []
+def point(one: Standing) -> Point:
+    halves = [half_width(error, one.prompts) for error in (one.kl_error, one.error)]
+    return Point(one.name, one.kl or 0.0, one.score, *(0.0 if math.isnan(half) else half for half in halves))
 
 
-def cliff_run(project: Project, row: StageRow) -> CliffRun:
-    metrics = finished_metrics(project, row.name)
-    gold = [m.get("gold") for m in metrics] if metrics and "gold" in metrics[-1] else []
-    name = "PPO with the bridle" if row.bridled else "PPO without it"
-    steps, proxy, kl = [m["step"] for m in metrics], [m.get("proxy") for m in metrics], [m["kl"] for m in metrics]
-    return CliffRun(name, row.bridled, steps, proxy, gold, kl)
+def stage_reports(project: Project, runs: Runs) -> list[page.StageReport]:
+    taken = "pretrain" not in runs.folders and project.recipe.model.path
+    found = [page.StageReport("base", "The base model", f"The model at {taken}, taken as it is.")] if taken else []
+    rows = [(stage, row) for stage in runs.folders if (row := row_of(stage)) is not None and not row.within]
+    return found + [stage_report(runs, stage, row) for stage, row in rows]
 
 
-def frontier(project: Project, evaluated: Results, results: Results) -> list[Curve]:
-    """Gold against the distance from SFT, of every way to use the comparisons; nothing where gold is not known of DPO."""
-    if "gold" not in evaluated.get("dpo", {}):
-        return []
-    lines = []
-    for stage, label in (("ppo", "PPO, its steps"), ("unbridled", "PPO without its bridle")):
-        if measured := [m for m in finished_metrics(project, stage) if "gold" in m]:
-            lines.append(Series(label, [m["kl"] for m in measured], [m["gold"] for m in measured]))
-    observed = [m for m in finished_metrics(project, "dpo") if "gold" in m and "kl" in m]
-    kl = [0.0, *(m["kl"] for m in observed), evaluated["dpo"]["kl"]]
-    gold = [evaluated["sft"]["gold"], *(m["gold"] for m in observed), evaluated["dpo"]["gold"]]
-    lines.append(Series("DPO", kl, gold))
-    if (best := results.get("best-of-4")) is not None and "gold" in best:
-        points = best["frontier"]
-        label = f"best of {', '.join(str(point['n']) for point in points)}"
-        lines.append(Series(label, [point["kl"] for point in points], [point["gold"] for point in points]))
-    words = (
-        "Up is better, and left is nearer to SFT: what each method pays, in KL, for what it gains. PPO's and DPO's points before "
-        "the last are measured on few training prompts; the KL of best-of-n is its upper bound, log n − (n − 1)/n."
+def stage_report(runs: Runs, stage: str, row: StageRow) -> page.StageReport:
+    result, names = dict(runs.results[stage]), {**of_runs(), **(held_out() if row.name == "best-of-4" else {})}
+    if stage == "reward" and (slim := runs.results.get("reward-slim")) is not None:
+        seconds = result.get("seconds", 0.0) + slim.get("seconds", 0.0)
+        result |= {"slim": slim, "seconds": seconds, "slim_accuracy": slim.get("pair_accuracy")}
+    there = [name for name in row.metrics if result.get(name) is not None]
+    metrics = [page.Fact(names[name].label, result[name], names[name].meaning) for name in there]
+    words, curve = words_of(row, result, runs.recipe(stage)), stage_curve(row, runs.metrics(stage))
+    return page.StageReport(stage, title_of(stage, runs.folders[stage]), words, result.get("seconds"), metrics, curve)
+
+
+def climbs_the_proxy(runs: Runs, name: str) -> bool:
+    """Whether a run was rewarded by the reward model, and logged its score; a verifier's score has no part in it."""
+    return (
+        by_reward_model(runs.parents(name)) and any("proxy" in m for m in runs.metrics(name))
+        if name in runs.folders
+        else False
     )
-    return [Curve("KL from SFT, nats per answer", "gold, points", lines, "Gain against distance", words)]
 
 
-def examples(work: Work, names: Sequence[str]) -> list[page.SideBySide]:
-    """The first prompts of each family on which all models differ, their answers side by side."""
-    if not names:
-        return []
+def cliff_run(runs: Runs, row: StageRow) -> CliffRun:
+    metrics = runs.metrics(row.name)
+    steps, kl, proxy, gold = ([m.get(name) for m in metrics] for name in ("step", "kl", "proxy", "gold"))
+    known = gold if any(value is not None for value in gold) else []
+    return CliffRun(
+        row.label, is_bridled(row, runs.folders[row.name]), [int(step or 0) for step in steps], proxy, known, kl
+    )
+
+
+def examples(work: Work, runs: Runs, verdict: Verdict) -> tuple[list[page.SideBySide], str]:
+    """Prompts on which all models differ, a family after another, and the rule in words; one of the first two is one that the
+    first of the ranking answered worse than SFT."""
+    names, score = [name for name in runs.answered if name != "base"][:MOST_SIDES], work.data.score_name
     answers = {name: {line["id"]: line for line in read_answers(work, name)} for name in names}
-    first, score = answers[names[0]], work.data.score_name
+    if not names:
+        return [], ""
+    first = answers[names[0]]
     picked: dict[str, list[str]] = {}
     for prompt, line in first.items():
         texts = {answers[name][prompt]["answer"] for name in names if prompt in answers[name]}
         if len(texts) == len(names):
             picked.setdefault(str(line.get("family", "")), []).append(prompt)
     rounds = max((len(prompts) for prompts in picked.values()), default=0)
-    order = [prompts[i] for i in range(rounds) for prompts in picked.values() if i < len(prompts)]
+    order = [prompts[i] for i in range(rounds) for prompts in picked.values() if i < len(prompts)][:MOST_EXAMPLES]
+    rule = "Not picked by hand: the first held-out prompts, of each family in turn, that every model answered in other words."
+    best = next((one for one in verdict.ranked if one.model in names), None)
+    among = {prompt for prompts in picked.values() for prompt in prompts}
+    ours = {} if best is None else {p: line for p, line in answers[best.model].items() if p in among}
+    lost = first_lost(ours, answers.get("sft", {}), score)
+    if best is not None and lost:
+        others = [prompt for prompt in order if prompt != lost]
+        order = [*others[:1], lost, *others[1:]][:MOST_EXAMPLES]
+        rule += f" Among them is the first one that {best.name} answered worse than SFT, by {score}."
     found = []
-    for prompt in order[:MOST_EXAMPLES]:
+    for prompt in order:
         lines = {name: answers[name][prompt] for name in names}
-        side = [page.ModelAnswer(MODELS[n].label, line["answer"], line.get(score)) for n, line in lines.items()]
-        note = str(first[prompt].get("family", ""))
-        found.append(page.SideBySide(first[prompt]["prompt"], side, note, score))
+        side = [page.ModelAnswer(label_of(n), line["answer"], line.get(score)) for n, line in lines.items()]
+        found.append(page.SideBySide(first[prompt]["prompt"], side, str(first[prompt].get("family", "")), score))
+    return found, rule
+
+
+def first_lost(ours: Mapping[str, Mapping[str, Any]], sfts: Mapping[str, Mapping[str, Any]], score: str) -> str:
+    """The first prompt on which our answer scored less than SFT's; empty where there is none."""
+    scored = {p: (line.get(score), sfts[p].get(score)) for p, line in ours.items() if p in sfts}
+    return next((p for p, (own, sft) in scored.items() if own is not None and sft is not None and own < sft), "")
+
+
+def win_rates(work: Work, runs: Runs) -> list[Comparison]:
+    """Every model against SFT, and SFT against base, where both answers were kept with the score that judges."""
+    found = []
+    pairs = [(name, "base" if name == "sft" else "sft") for name in runs.answered if name != "base"][:MOST_MODELS]
+    for name, against in [pair for pair in pairs if pair[1] in runs.answered]:
+        with suppress(BridleError):  # no score of them is known
+            f = compare(work, name, against, work.data.score_by)
+            found.append(Comparison(label_of(name), label_of(against), f["rate"], f["low"], f["high"], f["n"], f["by"]))
     return found
 
 
-def win_rates(work: Work, evaluated: Results) -> list[Comparison]:
-    """Every model against SFT, and SFT against base, where both answers have the score that judges."""
-    scored = [name for name, result in evaluated.items() if work.data.score_name in result]
-    wanted = [(name, "base" if name == "sft" else "sft") for name in scored if name != "base"]
-    found = [compare(work, a, b, work.data.score_by) for a, b in wanted if b in scored]
-    return [Comparison(f["model"], f["against"], f["rate"], f["low"], f["high"], f["n"], f["by"]) for f in found]
-
-
-def evaluation_tables(evaluated: Results) -> list[page.Table]:
-    if not evaluated:
+def evaluation_tables(runs: Runs) -> list[page.Table]:
+    if not runs.evaluated:
         return []
-    kept = {name: hint for name, hint in EVALUATED.items() if any(name in result for result in evaluated.values())}
-    columns = [page.Column("model"), *(page.Column(name.replace("_", " "), hint) for name, hint in kept.items())]
-    rows: list[list[page.Cell]] = [
-        [name, *(result.get(column) for column in kept)] for name, result in evaluated.items()
-    ]
-    words = "Each model answered every held-out prompt once, at temperature 1."
+    kept = [name for name in held_out() if any(name in result for result in runs.evaluated.values())]
+    meanings = {**{name: held_out()[name].meaning for name in kept}, "kl": kl_meaning(runs)}
+    columns = [page.Column("model"), *(page.Column(held_out()[name].label, meanings[name]) for name in kept)]
+    found = [(label_of(name), result) for name, result in runs.evaluated.items()][:MOST_MODELS]
+    found += [(f"best-of-{one['n']}", one) for one in best_of_points(runs)]
+    rows: list[list[page.Cell]] = [[name, *(result.get(column) for column in kept)] for name, result in found]
+    words = "Each model answered every held-out prompt once, at temperature 1; of best of n what can be said of the chosen answers."
+    words += "" if (more := len(runs.evaluated) - MOST_MODELS) <= 0 else f" {more} more were evaluated."
     return [page.Table("Every model on held-out prompts", columns, rows, words)]
 
 
+def kl_meaning(runs: Runs) -> str:
+    """From what the KL was measured; each model's reference where that is not SFT, or not the same SFT, for all."""
+    noted = {name: result["kl_reference"] for name, result in runs.evaluated.items() if "kl_reference" in result}
+    if {found["name"] for found in noted.values()} <= {"sft"} and len({found["hash"] for found in noted.values()}) < 2:
+        return held_out()["kl"].meaning
+    each = ", ".join(f"{label_of(name)} from {found['name']} {found['hash'][:8]}" for name, found in noted.items())
+    return f"nats per answer from the model that each was held to, by name and hash: {each}"
+
+
+def data_tables(folders: Mapping[str, Path]) -> list[page.Table]:
+    """Which rows each stage used where that needs saying, from its data.json."""
+    rows: list[list[page.Cell]] = []
+    for stage, folder in folders.items():
+        kept = read_json(folder / "data.json") if (folder / "data.json").exists() else {}
+        rows += [[stage, what, note] for what, report in kept.items() for note in report.get("notes", [])]
+    columns = [page.Column("stage"), page.Column("data"), page.Column("which of it")]
+    words = "Of more rows than a setting or a measurement takes, those that are used are drawn by the seed."
+    return [page.Table("The data that was used", columns, rows, words)] if rows else []
+
+
 def reward_tables(results: Results) -> list[page.Table]:
-    if "reward" not in results:
+    full = results.get("reward", {})
+    if "pair_accuracy" not in full:
         return []
-    full = results["reward"]
-    models = {"full": full, **({"slim": full["slim"]} if "slim" in full else {})}
-    intervals = [page.Column(name, decimals=3) for name in ("right", "from", "to")]
-    columns = [page.Column("reward model"), page.Column("parameters"), *intervals, page.Column("pairs")]
-    metrics = ("parameters", "pair_accuracy", "pair_accuracy_low", "pair_accuracy_high", "heldout_pairs")
-    rows: list[list[page.Cell]] = [[name, *(result[metric] for metric in metrics)] for name, result in models.items()]
-    rows += [[f"rule: the {rule} wins", None, full[rule], None, None, None] for rule in ("longest", "shortest")]
-    words = "Share of held-out pairs ordered right, the interval by bootstrap over prompts, beside two rules that read nothing."
+    models = {"full": full, **({"slim": results["reward-slim"]} if "reward-slim" in results else {})}
+    names = ("parameters", "pair_accuracy", "pair_accuracy_low", "pair_accuracy_high", "heldout_pairs")
+    columns = [page.Column(name) for name in ("reward model", "parameters", "right", "from", "to", "pairs")]
+    rows: list[list[page.Cell]] = [[name, *(result.get(metric) for metric in names)] for name, result in models.items()]
+    rows += [[f"rule: the {rule} wins", None, full.get(rule), None, None, None] for rule in ("longest", "shortest")]
+    words = "Share of held-out pairs ordered right, its 95% interval, beside two rules that read nothing."
     return [page.Table("The reward models, and two rules of thumb", columns, rows, words)]
 
 
-def world_tables(work: Work) -> list[page.Table]:
-    """What keeps the yardstick honest: what each kind of author is worth, and how often gold was asked, for what."""
-    if (yardstick := work.data.yardstick()) is None:
+def world_tables(results: Results) -> list[page.Table]:
+    """What keeps the yardstick honest: what each kind of author is worth."""
+    if (yardstick := results.get("label", {}).get("yardstick")) is None:
         return []
-    authors = page.Table(
-        "The yardstick: mean gold of authors by family",
-        [page.Column("family"), page.Column("good"), page.Column("mid"), page.Column("bad")],
-        [[family, means["good"], means["mid"], means["bad"]] for family, means in yardstick.means.items()],
-        f"Demonstrations, by people of uneven skill, average {yardstick.demonstrations:.2f} points.",
-    )
-    calls = page.Table(
-        "How often gold was asked in this session, and for what",
-        [page.Column("purpose"), page.Column("answers scored")],
-        [[purpose, count] for purpose, count in sorted(yardstick.gold_calls.items())],
-        "Gold never reaches the trainers: labelers see it through their faults, the log and the evaluation only look on.",
-    )
-    return [authors, calls]
+    columns = [page.Column("family"), page.Column("good"), page.Column("mid"), page.Column("bad")]
+    rows: list[list[page.Cell]] = [
+        [family, means["good"], means["mid"], means["bad"]] for family, means in yardstick["means"].items()
+    ]
+    words = f"Demonstrations, by people of uneven skill, average {page.show(yardstick['demonstrations'])} points."
+    return [page.Table("The yardstick: mean gold of authors by family", columns, rows, words)]
 
 
 def controls(project: Project, results: Results) -> list[page.Control]:
     found = []
-    if (shuffled := results.get("reward-shuffled")) is not None:
-        low, high = shuffled["pair_accuracy_low"], shuffled["pair_accuracy_high"]
-        measured = f"{shuffled['pair_accuracy']:.3f} ({low:.3f} to {high:.3f})"
-        found.append(
-            page.Control(
-                "shuffled labels",
-                "rankings turned round by coins, in training and in the test, teach nothing: .50 within the interval",
-                measured,
-                low <= 0.5 <= high,
-            )
-        )
+    shuffled = results.get("reward-shuffled", {})
+    rate, low, high = (shuffled.get(f"pair_accuracy{end}") for end in ("", "_low", "_high"))
+    if rate is not None and low is not None and high is not None:
+        expected = "rankings turned round by coins, in training and in the test, teach a slim reward model nothing: .5 within the interval"
+        measured = f"{page.show(rate)} ({page.show(low)} to {page.show(high)})"
+        found.append(page.Control("shuffled labels", expected, measured, low <= 0.5 <= high))
     notes = project.folder / "controls.json"
     for control in read_json(notes) if notes.exists() else []:
         found.append(page.Control(control["name"], control["expectation"], control["measured"], control["holds"]))

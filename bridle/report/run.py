@@ -7,27 +7,45 @@ from typing import Any
 from bridle.core.errors import ProjectError
 from bridle.core.files import read_json
 from bridle.project.metrics import read_metrics
-from bridle.project.project import Project
 from bridle.report.drawings import Curve, Series
+from bridle.report.metrics import held_out, of_runs
 from bridle.report.page import Cell, Column, Fact, LoopReport, Table, write
-from bridle.report.stages import title_of
+from bridle.report.project import stale_parts
+from bridle.report.stages import BEST_OF, title_of
 from bridle.report.timing import times
+from bridle.stages.workspace import Work
 
 
-def write_run_report(project: Project, folder: Path) -> Path:
+def write_run_report(work: Work, folder: Path) -> Path:
     """`report.html` of one run: its metrics and every curve."""
+    project = work.project
     path = folder if folder.is_absolute() or folder.exists() else project.folder / "runs" / folder
     if not (path / "parents.json").is_file():
         raise ProjectError(f"{folder} is not a run folder; those of this project are in {project.folder / 'runs'}")
     stage = str(read_json(path / "parents.json")["stage"])
     result = read_json(path / "result.json") if (path / "result.json").exists() else {}
     lead = f"Run {path.name} of project {project.folder.name}" + ("" if result else ", not finished yet") + "."
-    facts = [Fact(n, v) for n, v in result.items() if isinstance(v, int | float | str) and not is_hash(v)]
+    meanings = {**of_runs(), **(held_out() if stage.startswith("evaluate-") or BEST_OF.fullmatch(stage) else {})}
+    facts = [
+        Fact(meanings[n].label, v, meanings[n].meaning) if n in meanings else Fact(n, v)
+        for n, v in result.items()
+        if isinstance(v, int | float | str) and not is_hash(v)
+    ]
     tables = [data_table(read_json(path / "data.json"))] if (path / "data.json").exists() else []
     spent, time_tables = times({stage: path}, path)
     curves = every_curve(read_metrics(path))
+    ours = path.resolve().parent == project.folder / "runs"
+    warnings = stale_parts(work, {stage: path.resolve()}) if ours else []
+    work.warn(warnings)
     page = LoopReport(
-        title_of(stage), lead, facts=facts, curves=curves, tables=tables, spent=spent, time_tables=time_tables
+        title_of(stage, path),
+        lead,
+        warnings,
+        facts=facts,
+        curves=curves,
+        tables=tables,
+        spent=spent,
+        time_tables=time_tables,
     )
     write(page, path / "report.html")
     return path / "report.html"
@@ -36,13 +54,15 @@ def write_run_report(project: Project, folder: Path) -> Path:
 def every_curve(metrics: list[dict[str, Any]]) -> list[Curve]:
     names = [n for n in (metrics[-1] if metrics else {}) if n not in ("step", "seconds")]
     steps = [m["step"] for m in metrics]
-    return [Curve("step", n, [Series(n, steps, [m.get(n) for m in metrics])]) for n in names]
+    labels = {n: of_runs()[n].label if n in of_runs() else n for n in names}
+    return [Curve("step", labels[n], [Series(labels[n], steps, [m.get(n) for m in metrics])]) for n in names]
 
 
 def data_table(counted: Mapping[str, Any]) -> Table:
     """What of a run's data was used, from its data.json."""
     rows: list[list[Cell]] = []
     for what, report in counted.items():
+        rows += [[what, note, None, ""] for note in report.get("notes", [])]
         rows.append([what, "kept", report["kept"], ""])
         for done in ("cut", "dropped"):
             rows += [[what, f"{done}: {why}", n, report["examples"][why]] for why, n in report[done].items()]

@@ -3,12 +3,20 @@
 A stage without a row (an evaluation, a run under a name of its own) is shown among the times, by its name.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from bridle.core.errors import RecipeError
+from bridle.recipe.recipe import Recipe, load_recipe
 from bridle.report.drawings import Curve, Series
+from bridle.report.metrics import of_runs
+from bridle.report.page import words
 from bridle.stages.methods import METHODS
+
+BEST_OF = re.compile(r"best-of-\d+")  # stages that choose among SFT's answers
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,135 +29,80 @@ class Lines:
 
 
 LOSS = Lines("optimiser step", "loss in nats", ("loss",))
-ANSWERS = Lines("rollout step", "nats, or share of answers", ("kl", "entropy", "unparsable", "distinct"))
-CHECKED = Lines("rollout step", "share of answers", ("accuracy", "worked", "without_variance"))
+ANSWERS = Lines("rollout step, training prompts", "sd, points, nats", ("reward", "gold", "kl", "entropy"))
+CHECKED = Lines("rollout step, training prompts", "share of answers", ("accuracy", "worked", "without_variance"))
 MOVED = Lines("optimiser step", "change of log-prob, nats", ("chosen_moved", "rejected_moved"))
-KEPT = Lines("round", "reward", ("reward", "kept_reward"))
+KEPT = Lines("round, training prompts", "reward", ("reward", "kept_reward"))
 
 
 @dataclass(frozen=True, slots=True)
 class StageRow:
-    """`words` are for a newcomer, or make them of the result; empty: the stage is shown within another. `model` is the language model
-    that it leaves, and `label` what stands over that one's answers. `bridled`: its KL is held."""
+    """`metrics` of the result are shown, and `lines` of the log drawn. `model` is the language model that it leaves, and `label` what that
+    one is called. `bridled`: its KL is held. `asks`: for how many answers a step of it asks. `within`: where it is shown, if not alone."""
 
     name: str
     title: str
-    words: str | Callable[[Mapping[str, Any]], str]
-    metrics: tuple[str, ...] = ()  # of the result
+    metrics: tuple[str, ...] = ()
     lines: Lines = LOSS
     model: str = ""
     label: str = ""
     bridled: bool = True
-
-
-def reward_words(result: Mapping[str, Any]) -> str:
-    slim = " A slim one, a quarter of its size, learns beside it from nothing." if "slim" in result else ""
-    tested = "Both are" if slim else "It is"
-    return (
-        f"A second network learns to score answers so that the preferred one scores higher.{slim} {tested} tested on answers to "
-        "prompts that were held out."
-    )
-
-
-def dpo_words(result: Mapping[str, Any]) -> str:
-    against = "measured against the model it is held to" if "kl" in result else "by the mean of its tokens' log-probs"
-    return (
-        "The same comparisons again, and no reward model: the preferred answer of each pair is made more likely than the other, "
-        f"{against}. Fewer parts, and no practice of its own."
-    )
+    asks: Callable[[Recipe], int] | None = None
+    within: str = ""
 
 
 ROWS = {row.name: row for row in (
+    StageRow("pretrain", "Pretraining", ("tokens", "documents", "parameters", "loss_average"), model="base", label="base"),
+    StageRow("sft", "Imitating demonstrations (SFT)", ("demonstrations", "answer_tokens", "loss_average"), model="sft", label="SFT"),
+    StageRow("sample", "Sampling answers", ("prompts", "answers", "items")),
+    StageRow("label", "People compare", ("judgements", "agreement_with_gold")),
     StageRow(
-        "pretrain", "Pretraining",
-        "A network with random weights reads plain pages, forum threads and sums, and learns to guess the next word piece. "
-        "It ends up writing in the world's language, with answers as good and as bad as those it read.",
-        ("tokens", "documents", "parameters", "loss"), model="base", label="base",
+        "reward", "The reward model",
+        ("judgements", "pairs", "pair_accuracy", "people_pair_accuracy", "longest", "shortest", "slim_accuracy"),
+    ),
+    StageRow("reward-slim", "The slim reward model", within="reward"),
+    StageRow(
+        "ppo", "PPO with the KL bridle", ("steps", "reward", "kl", "beta", "entropy", "value_explained", "logprob_gap"),
+        ANSWERS, "ppo", "PPO", asks=lambda recipe: recipe.ppo.prompts_per_step,
     ),
     StageRow(
-        "sft", "Imitating demonstrations (SFT)",
-        "Demonstrations by people of uneven skill: the model imitates their answers. It now answers instead of rambling, "
-        "and takes over their faults too.",
-        ("demonstrations", "answer_tokens", "loss"), model="sft", label="before: SFT",
+        "unbridled", "PPO without its bridle", ("steps", "reward", "kl", "entropy"),
+        ANSWERS, "unbridled", "PPO unbridled", bridled=False, asks=lambda recipe: recipe.ppo.prompts_per_step,
     ),
     StageRow(
-        "sample", "Sampling answers",
-        "The model answers each prompt several times. These answers are what people will compare.",
-        ("prompts", "answers", "items"),
+        "dpo", "DPO: preferred answers made more likely",
+        ("steps", "rounds", "pairs", "loss", "accuracy", "chosen_moved", "rejected_moved", "kl"),
+        MOVED, "dpo", "DPO", asks=lambda recipe: recipe.dpo.online_prompts * recipe.dpo.online_answers,
     ),
+    StageRow("arithmetic", "The arithmetic branch", ("demonstrations", "loss_average")),
     StageRow(
-        "label", "People compare",
-        "People rank the answers to a prompt, blind and in random order. Here they are simulated: they err, tire, prefer the answer "
-        "that was shown first, and like to be flattered. How often they agree with the true quality is known.",
-        ("judgements", "agreement_with_gold"),
-    ),
-    StageRow(
-        "reward", "The reward model", reward_words,
-        ("judgements", "pairs", "pair_accuracy", "people_pair_accuracy", "longest", "shortest"),
-    ),
-    StageRow("reward-slim", "The slim reward model", ""),
-    StageRow(
-        "ppo", "PPO with the KL bridle",
-        "The model answers prompts, the reward model scores the answers, and what scored better than expected becomes more likely. "
-        "A penalty on the distance from where it started (the KL bridle) is steered to a small target.",
-        ("steps", "reward", "kl", "beta", "entropy", "value_explained", "logprob_gap"), ANSWERS, "ppo", "after: PPO",
-    ),
-    StageRow(
-        "unbridled", "PPO without its bridle",
-        "The same without the bridle, and for longer. The score that it is trained on keeps rising; what people really want "
-        "rises, turns, and falls: the model has found what the reward model gets wrong.",
-        ("steps", "reward", "kl", "entropy"), ANSWERS, "unbridled", "past the cliff: unbridled", bridled=False,
-    ),
-    StageRow(
-        "dpo", "DPO: no reward model",
-        dpo_words,
-        ("steps", "pairs", "loss", "accuracy", "chosen_moved", "rejected_moved", "kl"), MOVED, "dpo", "after: DPO",
-    ),
-    StageRow(
-        "arithmetic", "The arithmetic branch",
-        "A branch of the base model reads worked word problems and answers of uneven skill: what it needs before practice "
-        "can help.",
-        ("demonstrations", "loss"),
-    ),
-    StageRow(
-        "grpo", "GRPO on answers that can be checked",
-        "Where an answer can be checked nobody has to judge it. The branch answers each problem many times; right answers become "
-        "more likely, wrong ones less likely. Nothing here can be outwitted, so nothing falls off a cliff.",
-        ("steps", "accuracy_before", "accuracy_after", "worked_before", "worked_after", "without_variance"), CHECKED,
-        "grpo", "after: GRPO",
+        "grpo", "GRPO: answers in groups",
+        ("steps", "reward", "kl", "accuracy_before", "accuracy_after", "worked_before", "worked_after", "without_variance"),
+        CHECKED, "grpo", "GRPO", asks=lambda recipe: recipe.grpo.prompts_per_step * recipe.grpo.group_size,
     ),
     StageRow(
         "rloo", "RLOO: answers against their neighbours",
-        "The model answers each prompt several times. What scored better than the mean of the other answers to it becomes more "
-        "likely, so no second network has to guess what was to be expected.",
-        ("steps", "reward", "kl", "entropy", "without_variance", "logprob_gap"), ANSWERS, "rloo", "after: RLOO",
+        ("steps", "reward", "kl", "entropy", "without_variance", "logprob_gap"),
+        ANSWERS, "rloo", "RLOO", asks=lambda recipe: recipe.rloo.prompts_per_step * recipe.rloo.group_size,
     ),
     StageRow(
         "rebel", "REBEL: rewards as a regression",
-        "The model answers each prompt twice. How much more likely one answer has become than the other is fitted to how much "
-        "better it scored, by least squares.",
-        ("steps", "reward", "reward_gap", "kl", "entropy", "without_variance"), ANSWERS, "rebel", "after: REBEL",
+        ("steps", "reward", "reward_gap", "kl", "entropy", "without_variance"),
+        ANSWERS, "rebel", "REBEL", asks=lambda recipe: recipe.rebel.prompts_per_step * 2,
     ),
     StageRow(
-        "best-of-n", "Imitating its own best answers",
-        "The model answers each prompt several times, keeps the answers that score best, imitates them, and begins again.",
-        ("rounds", "reward", "kept", "kept_reward", "kl", "entropy"), KEPT, "best-of-n", "after: best of n",
+        "best-of-n", "Imitating its own best answers", ("rounds", "reward", "kept", "kept_reward", "kl", "entropy"),
+        KEPT, "best-of-n", "imitated best of n",
+        asks=lambda recipe: recipe.rejection.prompts_per_round * recipe.rejection.answers,
     ),
-    StageRow(
-        "best-of-4", "Best of four", "Nothing is trained: SFT answers four times, and the reward model picks one.",
-        ("prompts", "gold", "proxy", "kl"),
-    ),
-    StageRow(
-        "reward-shuffled", "Control: shuffled labels",
-        "A control: the same training on rankings turned round by a coin. It must learn nothing.",
-        ("pairs", "pair_accuracy"),
-    ),
+    StageRow("best-of-4", "Best of n", ("prompts", "gold", "proxy", "kl")),
+    StageRow("reward-shuffled", "Control: shuffled labels", ("pairs", "pair_accuracy")),
 )}  # fmt: skip
 
 # A method without a row of its own is shown by its title, and by what every loop over its own answers logs.
 METRICS = ("steps", "reward", "kl", "entropy")
 STAGES = ROWS | {
-    name: StageRow(name, method.title, f"{method.title}.", METRICS, ANSWERS, name, f"after: {name}")
+    name: StageRow(name, method.title, METRICS, ANSWERS, name, name.upper())
     for name, method in METHODS.items()
     if name not in ROWS
 }
@@ -164,20 +117,44 @@ def place_of(stage: str) -> tuple[int, str]:
     return (names.index(stage) if stage in names else len(names), stage)
 
 
-def title_of(stage: str) -> str:
-    if stage in STAGES:
-        return STAGES[stage].title
+def label_of(model: str) -> str:
+    return MODELS[model].label if model in MODELS else model
+
+
+def row_of(stage: str) -> StageRow | None:
+    """Its row, whatever n of best of n it is."""
+    return STAGES["best-of-4"] if BEST_OF.fullmatch(stage) else STAGES.get(stage)
+
+
+def is_bridled(row: StageRow, folder: Path) -> bool:
+    """Whether the run's own recipe held its KL, for PPO; the row's word where an earlier version's recipe cannot be read."""
+    try:
+        return load_recipe(folder / "recipe.toml").ppo.kl_coef > 0
+    except RecipeError:
+        return row.bridled
+
+
+def title_of(stage: str, folder: Path | None = None) -> str:
+    """`folder`: of the run; PPO whose β was 0 had no bridle."""
+    if (row := row_of(stage)) is not None:
+        free = stage == "ppo" and folder is not None and not is_bridled(row, folder)
+        return STAGES["unbridled"].title if free else row.title
     model = stage.removeprefix("evaluate-")
     return f"Evaluating {model}" if model != stage else stage
 
 
-def words_of(row: StageRow, result: Mapping[str, Any]) -> str:
-    return row.words if isinstance(row.words, str) else row.words(result)
+def words_of(row: StageRow, result: Mapping[str, Any], recipe: Recipe | None) -> str:
+    """For a newcomer: what it did, by what it was set to and what came of it."""
+    return (
+        "Its recipe cannot be read any more."
+        if recipe is None
+        else " ".join(words(row.name, {"result": result, "recipe": recipe, "title": row.title}))
+    )
 
 
 def stage_curve(row: StageRow, metrics: Sequence[Mapping[str, Any]]) -> Curve | None:
     """The row's lines over the logged steps; None where nothing of them was logged."""
-    names = [name for name in row.lines.names if metrics and name in metrics[-1]]
+    names = [name for name in row.lines.names if any(name in m for m in metrics)]
     steps = [m["step"] for m in metrics]
-    lines = [Series(name.replace("_", " "), steps, [m.get(name) for m in metrics]) for name in names]
+    lines = [Series(of_runs()[name].label, steps, [m.get(name) for m in metrics]) for name in names]
     return Curve(row.lines.x_label, row.lines.y_label, lines) if lines else None

@@ -12,18 +12,26 @@ from bridle.project.run import read_session
 from bridle.report.page import Cell, Column, Spent, Table
 from bridle.report.stages import title_of
 
+MOST_STAGES = 40  # that are shown by themselves: those that took longest
+
 
 def times(folders: Mapping[str, Path], profiled: Path) -> tuple[list[Spent], list[Table]]:
     """Each run's seconds and what took them, as a bar and in a table; where `profiled` holds a profile, its operators."""
     spent, rows = [], list[list[Cell]]()
-    found = [(stage, time_of(folder)) for stage, folder in folders.items()]
-    work = sum(seconds for _, (seconds, _) in found)
-    for stage, (seconds, parts) in found:
-        spent.append(Spent(title_of(stage), seconds, own_seconds(parts)))
-        rows.append([title_of(stage), seconds, share(seconds, work), None])
+    found = {stage: time_of(folder) for stage, folder in folders.items()}
+    work = sum(seconds for seconds, _ in found.values())
+    longest = sorted(found, key=lambda stage: -found[stage][0])[:MOST_STAGES]
+    for stage, (seconds, parts) in ((stage, found[stage]) for stage in found if stage in longest):
+        title = title_of(stage, folders[stage])
+        spent.append(Spent(title, seconds, own_seconds(parts)))
+        rows.append([title, seconds, share(seconds, work), None])
         rows += [[indented(path), p["seconds"], share(p["seconds"], seconds), p["calls"]] for path, p in parts.items()]
         rest = max(0.0, seconds - sum(p["seconds"] for path, p in parts.items() if "/" not in path))
         rows += [[indented("the rest"), rest, share(rest, seconds), None]] if parts else []
+    if len(found) > len(longest):
+        seconds = work - sum(found[stage][0] for stage in longest)
+        spent.append(Spent(f"{len(found) - len(longest)} shorter ones", seconds))
+        rows.append([spent[-1].title, seconds, share(seconds, work), None])
     words = "A part's share is of its stage, what is indented under a part is in it too; a stage's share is of all the work."
     columns = [Column("stage and part"), Column("seconds"), Column("share"), Column("times")]
     tables = [Table("Share of time: every part of every stage", columns, rows, words)] if rows else []

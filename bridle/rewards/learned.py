@@ -18,14 +18,20 @@ Combine = Literal["mean", "min", "uwo"]
 def task_scores(
     model: RewardModel, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], device: Device
 ) -> Tensor:
-    """Raw scores [B, C] by every task of answers given as ids, batched by length."""
-    out = torch.zeros(len(prompts), len(model.tasks))
-    lengths = [len(p) + len(a) for p, a in zip(prompts, answers, strict=True)]
-    for rows in by_length(lengths, 128):
-        batch = make_batch([prompts[i] for i in rows], [answers[i] for i in rows], model.template.pad_id, device.torch)
+    """Raw scores [B, C] by every task of answers given as ids, batched by length.
+
+    Equal answers to a prompt are scored once: in another batch, or another row of it, the last digits may be others, and answers
+    that are equal would differ in reward."""
+    numbers: dict[tuple[tuple[int, ...], tuple[int, ...]], int] = {}
+    number_B = [numbers.setdefault((tuple(p), tuple(a)), len(numbers)) for p, a in zip(prompts, answers, strict=True)]
+    distinct = list(numbers)
+    out = torch.zeros(len(distinct), len(model.tasks))
+    for rows in by_length([len(p) + len(a) for p, a in distinct], 128):
+        read = [distinct[i] for i in rows]
+        batch = make_batch([p for p, _ in read], [a for _, a in read], model.template.pad_id, device.torch)
         with device.autocast():
             out[rows] = model.module.task_scores(batch.ids_BW, batch.lengths_B).float().cpu()
-    return out
+    return out[number_B]
 
 
 class LearnedReward:

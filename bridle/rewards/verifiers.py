@@ -10,8 +10,11 @@ from decimal import Decimal, InvalidOperation
 
 from bridle.core.records import Completion, FinishReason, Prompt, Reward
 
-NUMBER = r"-?\d[\d,]*(?:\.\d+)?"
-GSM8K = rf"(?m)^#### *({NUMBER}) *$"  # how the worked answers of GSM8K end: a line of its own
+NUMBER = r"[-−]?\d[\d,]*(?:\.\d+)?"
+GROUPED = re.compile(r"[-−+]?[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?")  # a comma groups three digits, or it is none of ours
+# How the worked answers of GSM8K end: "#### 12", on a line of its own or not. Every such mark counts; where something else ends the answer
+# its last sign is a match too, with no number in it, which undoes them all. Nothing is read twice, however many marks there are.
+GSM8K = rf"(?<!#)#### *({NUMBER})(?!\S)|\S\Z"
 
 
 def sentence_pattern(template: str) -> str:
@@ -20,9 +23,20 @@ def sentence_pattern(template: str) -> str:
     return rf"(?:\A|(?<=[.!?])\s+){re.escape(before)}({NUMBER}){re.escape(after)}(?=\s|\Z)"
 
 
+def number_of(text: str) -> Decimal | None:
+    """The finite number that a text is, its commas between groups of three digits ("1,234.5"); None where it is none ("1,2")."""
+    text = text.strip()
+    plain = text.replace(",", "") if GROUPED.fullmatch(text) else text
+    try:
+        number = Decimal("" if "_" in plain else plain.replace("−", "-"))
+    except InvalidOperation:
+        return None
+    return number if number.is_finite() else None
+
+
 def stated_number(text: str, pattern: str) -> Decimal | None:
-    """The number in the pattern's group; None where there is none, or where its matches disagree."""
-    found = {Decimal(number.replace(",", "")) for number in re.findall(pattern, text.strip())}
+    """The number in the pattern's group; None where there is none, where a match has none, or where matches disagree."""
+    found = {number_of(number) for number in re.findall(pattern, text.strip())}
     return found.pop() if len(found) == 1 else None
 
 
@@ -33,11 +47,8 @@ def number_verifier(solution: Callable[[Prompt], object], pattern: str) -> Rewar
     """
 
     def judge(prompt: Prompt, completion: Completion) -> float | None:
-        try:
-            expected = Decimal(str(solution(prompt)).replace(",", ""))
-        except InvalidOperation:
-            return None
-        if not expected.is_finite():
+        expected = number_of(str(solution(prompt)))
+        if expected is None:
             return None
         if completion.finish_reason is FinishReason.LENGTH:
             return 0.0

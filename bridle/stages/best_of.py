@@ -34,10 +34,11 @@ def evaluate_best_of(work: Work, n: int = 4, reuse: bool = False) -> dict[str, A
         values = {"proxy": proxy_PN}
         if golds := work.data.score(asked, answered.completions, "evaluation"):
             values["gold"] = np.array([score.points for score in golds]).reshape(-1, n)
-        frontier = []
+        frontier, names = [], [prompt.id for prompt in prompts]
         for size in sorted({*(2**i for i in range(n.bit_length())), n}):
             point: dict[str, float] = {"n": size, "kl": best_of_n_kl(size)}
             for name, values_PN in values.items():
-                point[name], point[f"{name}_se"] = mean_and_se(expected_best_of_n(proxy_PN, size, values_PN))
+                expected_P = expected_best_of_n(proxy_PN, size, values_PN)
+                point[name], point[f"{name}_se"] = mean_and_se(expected_P, names)
             frontier.append(point)
         return run.finish({**frontier[-1], "prompts": len(prompts), "frontier": frontier})

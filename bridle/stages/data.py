@@ -13,16 +13,19 @@ from typing import Literal, TypeVar
 
 import numpy as np
 
+from bridle.compute.randomness import drawn
 from bridle.core.errors import NoUsableRows
 from bridle.core.records import Completion, Judgement, LabelerKind, Prompt, Reward, content_hash
 from bridle.core.timeline import timed
 from bridle.feedback.importing.importer import DEMONSTRATION
 from bridle.feedback.store.store import Store
+from bridle.models.encoding import Chosen, notes_of
 from bridle.playground.gold import Gold, GoldScore, author_table
 from bridle.playground.labelers import rank
 from bridle.playground.spec import Family, Quality
 from bridle.playground.world import World
 from bridle.project.project import Project
+from bridle.recipe.recipe import Recipe
 from bridle.rewards.verifiers import GSM8K, number_verifier, sentence_pattern, stated_number
 from bridle.stages.observe import gold_metrics
 
@@ -31,6 +34,7 @@ STUDY = "comparisons"
 SPEAKERS = {"system": "System", "user": "Human", "assistant": "Assistant"}  # as the plain template writes them
 SITTING = 40  # items that a simulated labeler judges before a rest
 PROBED: tuple[Family, ...] = ("harm", "border")
+TOKENIZER_TEXTS = 8000  # texts that the tokenizer is learnt from
 BRANCH = "arithmetic"  # the model that the playground's word problems are practised from
 
 T = TypeVar("T")
@@ -47,16 +51,15 @@ class Checkable:
 
 @dataclass(frozen=True)
 class Yardstick:
-    """How long the playground's yardstick is: mean gold by family and author, and of demonstrations; how often gold was asked, by
-    purpose."""
+    """How long the playground's yardstick is: mean gold by family and author, and of demonstrations."""
 
     means: Mapping[Family, Mapping[Quality, float]]
     demonstrations: float
-    gold_calls: Mapping[str, int]
 
 
 class StoreData:
-    """What was imported into the project's store."""
+    """What was imported into the project's store: all of it, but where the recipe gives a number, or a stage needs few. Of more rows those
+    are drawn by the seed and keep their order."""
 
     study: str | None = None  # judgements of every study
     score_by: Literal["gold", "reward"] = "reward"  # who judges two models' answers, unless another is named
@@ -66,7 +69,7 @@ class StoreData:
     knows_gold = False
 
     def __init__(self, project: Project, store: Callable[[], Store]) -> None:
-        self.project, self.settings, self._store = project, project.recipe.data, store
+        self.project, self.recipe, self._store = project, project.recipe, store
 
     @property
     def store(self) -> Store:
@@ -87,60 +90,84 @@ class StoreData:
         return self.require(texts, "text to learn from")
 
     def text_parents(self) -> dict[str, str]:
-        """What identifies the text for pretraining besides the recipe."""
-        return {"texts": content_hash(self.dialogues())}
+        """What identifies the text for pretraining besides the recipe, and the texts for the tokenizer where those are not all."""
+        texts = self.dialogues()
+        few = self.tokenizer_texts(texts)
+        return {"texts": content_hash(texts), **({"tokenizer": content_hash(few)} if few.notes else {})}
+
+    def tokenizer_texts(self, texts: list[str]) -> Chosen[str]:
+        """Those of the texts that the tokenizer is learnt from."""
+        return draw_rows(texts, texts, TOKENIZER_TEXTS, self.recipe.seed, "to learn the tokenizer")
 
     @timed("data")
-    def train_prompts(self) -> list[Prompt]:
+    def train_prompts(self) -> Chosen[Prompt]:
         """Prompts to answer and to train on."""
-        found = self.store.prompts(split="train", limit=self.settings.train_prompts)
-        return self.require(found, "training prompts")
+        found = self.require(self.store.prompts(split="train"), "training prompts")
+        return capped(found, ids_of(found), self.recipe, "train_prompts")
 
     @timed("data")
-    def heldout_prompts(self) -> list[Prompt]:
+    def few_train_prompts(self, most: int, why: str) -> Chosen[Prompt]:
+        """Those of them that are enough to measure something on; `why` says what."""
+        found = self.train_prompts()
+        return draw_rows(found, ids_of(found), most, self.recipe.seed, why)
+
+    @timed("data")
+    def heldout_prompts(self) -> Chosen[Prompt]:
         """Prompts of every evaluation."""
-        found = self.store.prompts(split="heldout", limit=self.settings.heldout_prompts)
-        return self.require(found, "held-out prompts")
+        return self.heldout("heldout_prompts")
+
+    @timed("data")
+    def compared_heldout(self) -> Chosen[Prompt]:
+        """Those of them whose answers are compared."""
+        return self.heldout("heldout_prompts", "compared_heldout")
+
+    def heldout(self, *settings: str) -> Chosen[Prompt]:
+        found = self.require(self.store.prompts(split="heldout"), "held-out prompts")
+        return capped(found, ids_of(found), self.recipe, *settings)
 
     def probe_prompts(self) -> list[Prompt]:
         """Prompts that are added to an evaluation for what is rare in the natural mix."""
         return []
 
     @timed("data")
-    def demonstrations(self) -> list[tuple[Prompt, str]]:
-        """Answers to imitate: written ones where there are any, else the answers that people preferred."""
-        limit = self.settings.demonstrations
-        if written := written_answers(self.store):
-            return written[:limit]
-        chosen: dict[str, tuple[Prompt, str]] = {}
-        for item, judgement in self.store.judgements(split="train"):
-            best = item.completions[judgement.ranking[0][0]]
-            chosen.setdefault(best.id, (item.prompt, best.text))
-        return self.require(list(chosen.values())[:limit], "demonstrations or preferred answers")
-
-    def branch_demonstrations(self) -> list[tuple[Prompt, str]]:
-        """What the branch for checkable prompts learns from, where there is one (`branch` names its model)."""
-        raise NoUsableRows("only the playground has a branch for arithmetic; begin from another model of the project")
+    def demonstrations(self) -> Chosen[tuple[Prompt, str]]:
+        """Answers to imitate, each once: those that were written, then those that people preferred, as `data.imitate` wants."""
+        kind, store = self.recipe.data.imitate, self.store
+        written = {} if kind == "preferred" else by_content(written_answers(store))
+        found = written if kind == "written" else {**written, **by_content(preferred_answers(store))}
+        what = {
+            "written": "demonstrations (data.imitate = 'written')",
+            "preferred": "preferred answers (data.imitate = 'preferred')",
+        }
+        rows = self.require(list(found.values()), what.get(kind, "demonstrations or preferred answers"))
+        used = capped(rows, list(found), self.recipe, "demonstrations")
+        count = sum(key in written for key in by_content(used))
+        return Chosen(used, *used.notes, f"{count:,} written, {len(used) - count:,} preferred")
 
     @timed("data")
     def checkable(self) -> Checkable:
         """Imported prompts with a written answer that ends in "#### number", as GSM8K's do."""
         solutions: dict[str, object] = {}
-        splits: dict[str, list[Prompt]] = {"train": [], "heldout": []}
-        for split, found in splits.items():
+        parts, looked_at, marked = [], 0, 0
+        for split, setting in (("train", "train_prompts"), ("heldout", "heldout_prompts")):
+            answered: dict[str, Prompt] = {}
             for prompt, completion in self.store.completions(source=DEMONSTRATION, split=split):
-                number = stated_number(completion.text, GSM8K)
-                if number is not None and prompt.id not in solutions:
-                    solutions[prompt.id] = number
-                    found.append(prompt)
-        train, heldout = splits["train"][: self.settings.train_prompts], splits["heldout"]
+                answered[prompt.id] = prompt
+                looked_at += 1
+                if (number := stated_number(completion.text, GSM8K)) is not None:
+                    marked += 1
+                    solutions.setdefault(prompt.id, number)
+            found = [prompt for name, prompt in answered.items() if name in solutions]
+            stated = used_note(len(found), len(answered), "those whose answers end in #### number")
+            parts.append(capped(Chosen(found, *stated), ids_of(found), self.recipe, setting))
+        train, heldout = parts
         if not train or not heldout:
+            lacking = "held-out " if train else "training " if heldout else ""
             raise NoUsableRows(
-                f"{self.project.store} holds no prompts whose answers can be checked; import rows {{prompt, completion}} "
-                'whose completion ends in "#### number"'
+                f"{self.project.store} holds no {lacking}prompts whose answers can be checked: {looked_at:,} written answers were "
+                f'looked at, and {marked:,} end in "#### number"; import rows {{prompt, completion}} whose completion ends so'
             )
-        verifier = number_verifier(lambda prompt: solutions.get(prompt.id), GSM8K)
-        return Checkable(train, heldout[: self.settings.heldout_prompts], verifier)
+        return Checkable(train, heldout, number_verifier(lambda prompt: solutions.get(prompt.id), GSM8K))
 
     def require(self, found: list[T], what: str) -> list[T]:
         if not found:
@@ -165,18 +192,14 @@ class StoreData:
         """Of answers that are checked, the share that shows its work, where that is known."""
         return {}
 
-    def simulate_labels(self) -> int:
-        raise NoUsableRows(
-            "simulated people know the playground alone; import comparisons of your own with `bridle import`"
-        )
-
     def yardstick(self) -> Yardstick | None:
         return None
 
 
 class PlaygroundData:
     """The playground: its world writes prompts, texts and demonstrations, the same for the same seed and world, and its rubric knows
-    what every answer is worth. Kept in the project's store when first asked for."""
+    what every answer is worth. Kept in the project's store when first asked for. Where the recipe says fewer later, those are drawn as
+    an import's are; of what a stage needs few of the first will do, for the world draws them all alike."""
 
     study: str | None = STUDY
     score_by: Literal["gold", "reward"] = "gold"
@@ -237,13 +260,24 @@ class PlaygroundData:
     def text_parents(self) -> dict[str, str]:
         return {}
 
-    @timed("data")
-    def train_prompts(self) -> list[Prompt]:
-        return self.store.prompts(source=TRAIN, limit=self.recipe.data.train_prompts)
+    def tokenizer_texts(self, texts: list[str]) -> Chosen[str]:
+        return first_rows(texts, TOKENIZER_TEXTS, "to learn the tokenizer")
 
     @timed("data")
-    def heldout_prompts(self) -> list[Prompt]:
-        return self.store.prompts(source=HELDOUT, limit=self.recipe.data.heldout_prompts)
+    def train_prompts(self) -> Chosen[Prompt]:
+        found = self.store.prompts(source=TRAIN)
+        return capped(found, ids_of(found), self.recipe, "train_prompts")
+
+    def few_train_prompts(self, most: int, why: str) -> Chosen[Prompt]:
+        return first_rows(self.train_prompts(), most, why)
+
+    @timed("data")
+    def heldout_prompts(self) -> Chosen[Prompt]:
+        found = self.store.prompts(source=HELDOUT)
+        return capped(found, ids_of(found), self.recipe, "heldout_prompts")
+
+    def compared_heldout(self) -> Chosen[Prompt]:
+        return first_rows(self.heldout_prompts(), self.recipe.data.compared_heldout, "data.compared_heldout")
 
     @timed("data")
     def probe_prompts(self) -> list[Prompt]:
@@ -251,12 +285,13 @@ class PlaygroundData:
         return self.store.prompts(source=PROBE)
 
     @timed("data")
-    def demonstrations(self) -> list[tuple[Prompt, str]]:
-        return written_answers(self.store)[: self.recipe.data.demonstrations]
+    def demonstrations(self) -> Chosen[tuple[Prompt, str]]:
+        found = written_answers(self.store)
+        return capped(found, names_of(found), self.recipe, "demonstrations")
 
     @timed("data")
     def branch_demonstrations(self) -> list[tuple[Prompt, str]]:
-        """Word problems with worked answers, then some with answers of uneven skill."""
+        """What the branch learns from: word problems with worked answers, then some with answers of uneven skill."""
         section, world = self.recipe.grpo, self.world
         rng = random.Random(f"{self.recipe.seed}/arithmetic")
         problems = [world.prompt(rng, "math") for _ in range(section.branch_problems)]
@@ -286,7 +321,7 @@ class PlaygroundData:
     def observe(
         self, prompts: Sequence[Prompt], completions: Sequence[Completion], purpose: str = "log"
     ) -> dict[str, float]:
-        return gold_metrics(self.score(prompts, completions, purpose), [p.meta["family"] for p in prompts])
+        return gold_metrics(self.score(prompts, completions, purpose), prompts)
 
     def shown_work(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> dict[str, float]:
         scores = self.score(prompts, completions, "log")
@@ -312,14 +347,61 @@ class PlaygroundData:
         return store.add_judgements(judgements)
 
     def yardstick(self) -> Yardstick | None:
-        """What keeps the yardstick honest: what each kind of author is worth, and how often gold was asked, for what."""
+        """What keeps the yardstick honest: what each kind of author is worth."""
         table = author_table(self.world, self.gold, random.Random(self.recipe.seed), 200)
-        return Yardstick(table.means, table.demonstrations, dict(self.gold.calls))
+        return Yardstick(table.means, table.demonstrations)
 
 
 def written_answers(store: Store) -> list[tuple[Prompt, str]]:
     """Demonstrations of the training split, as they were written."""
     return [(p, c.text) for p, c in store.completions(source=DEMONSTRATION, split="train")]
+
+
+def preferred_answers(store: Store) -> list[tuple[Prompt, str]]:
+    """Of each judgement of a training prompt the best answer, of several the first; a judgement that calls all equal prefers none."""
+    judged = [(item, one.ranking) for item, one in store.judgements(split="train") if len(one.ranking) > 1]
+    return [(item.prompt, item.completions[ranking[0][0]].text) for item, ranking in judged]
+
+
+def by_content(demonstrations: Sequence[tuple[Prompt, str]]) -> dict[str, tuple[Prompt, str]]:
+    """Each once, by what names it."""
+    return dict(zip(names_of(demonstrations), demonstrations, strict=True))
+
+
+def names_of(demonstrations: Sequence[tuple[Prompt, str]]) -> list[str]:
+    return [f"{prompt.id} {text}" for prompt, text in demonstrations]
+
+
+def ids_of(prompts: Sequence[Prompt]) -> list[str]:
+    return [prompt.id for prompt in prompts]
+
+
+def capped(rows: list[T], names: Sequence[str], recipe: Recipe, *settings: str) -> Chosen[T]:
+    """As many of the rows as the least of these settings of [data] allows (0: all), with a note where that is not all."""
+    caps = [(most, setting) for setting in settings if (most := dict(recipe.data)[setting])]
+    most, setting = min(caps, default=(len(rows), ""))
+    return draw_rows(rows, names, most, recipe.seed, f"data.{setting}")
+
+
+def draw_rows(rows: list[T], names: Sequence[str], most: int, seed: int, why: str) -> Chosen[T]:
+    """`most` of the rows, by the seed. What was said of the rows before still holds of them, here and in `first_rows`."""
+    return Chosen(drawn(rows, names, most, seed), *notes_of(rows), *used_note(most, len(rows), why))
+
+
+def first_rows(rows: list[T], most: int, why: str) -> Chosen[T]:
+    return Chosen(rows[:most], *notes_of(rows), *used_note(most, len(rows), why))
+
+
+def practice_parents(prompts: Sequence[Prompt], imitated: Sequence[tuple[Prompt, str]]) -> dict[str, str]:
+    """What identifies the data of a run that practises besides the recipe: its prompts, and the answers that it imitates, each where
+    something is to be said of which they are."""
+    drawn_from = {"prompts": content_hash(ids_of(prompts))} if notes_of(prompts) else {}
+    return drawn_from | ({"demonstrations": content_hash(names_of(imitated))} if notes_of(imitated) else {})
+
+
+def used_note(count: int, found: int, why: str) -> tuple[str, ...]:
+    """What is said where fewer are used than there are."""
+    return (f"{count:,} of {found:,} used ({why})",) if count < found else ()
 
 
 def distinct(world: World, rng: random.Random, count: int) -> list[Prompt]:

@@ -6,14 +6,16 @@ from typing import Any
 
 import numpy as np
 
-from bridle.core.errors import ModelError
-from bridle.core.files import write_text
+from bridle.core.errors import ModelError, UsageError
+from bridle.core.files import finite_or_none, write_text
 from bridle.core.records import Prompt
 from bridle.core.timeline import timed
 from bridle.evaluation.answers import Answered, kl_of, proxy_scores, text_metrics
-from bridle.maths.statistics import win_rate
+from bridle.maths.statistics import mean_and_se, win_rate
 from bridle.models.policy import Policy, folder_hash, load_policy
+from bridle.models.template import load_template
 from bridle.project.progress import count_through
+from bridle.stages.lineage import Lineage, Reference
 from bridle.stages.observe import gold_by_family, probe_metrics
 from bridle.stages.rewards import learned_reward, member_parents
 from bridle.stages.workspace import Count, Work, done_before, require_model, stage_key
@@ -25,7 +27,12 @@ KEPT_SCORES = {"gold": "gold", "reward": "proxy"}
 def evaluate(work: Work, name: str, reuse: bool = False) -> dict[str, Any]:
     """Fresh answers of one model to every held-out prompt, with all metrics; the answers are kept with the run."""
     recipe, stage = work.recipe, f"evaluate-{name}"
-    parents = evaluation_parents(work, name)
+    parents, reference = evaluation_parents(work, name), Lineage(work.project).reference(name)
+    if reference is not None and (lacking := kl_lacks(work, name, reference)):
+        work.warn([f"the KL of {name} is left out: {lacking}"])
+        parents["reference"], reference = None, None
+    elif reference is not None and reference.hash != parents.get("sft"):
+        parents["reference"] = reference.hash
     key = stage_key(recipe, ("model", "data", "sampling", "world"), parents)
     if (before := done_before(work, stage, key, reuse)) is not None:
         return before
@@ -39,20 +46,43 @@ def evaluate(work: Work, name: str, reuse: bool = False) -> dict[str, Any]:
         result: dict[str, Any] = {"prompts": len(mix), **text_metrics(answered), **known}
         if probes:
             result |= probe(work, policy, answered, probes, report)
-        if "sft" in parents and name != "base":
-            reference = load_policy(work.project.model("sft"), work.device.torch)
-            kl, error = (0.0, 0.0) if name == "sft" else kl_of(answered, policy, reference, work.device)
-            result |= {"kl": kl, "kl_se": error}
+        if reference is not None and reference.folder is not None:
+            kl, error = 0.0, 0.0
+            if reference.hash != policy.origin:
+                kl, error = kl_of(answered, policy, load_policy(reference.folder, work.device.torch), work.device)
+            noted = {"name": reference.name, "hash": reference.hash}
+            result |= {"kl": kl, "kl_se": error, "kl_reference": noted}
         if "reward" in parents:
             scores = proxy_scores(answered, learned_reward(work, policy))
-            result["proxy"] = float(np.nanmean(scores))
+            asked = zip(scores, answered.prompts, strict=True)
+            judged = [(score, prompt.id) for score, prompt in asked if np.isfinite(score)]
+            measured = mean_and_se(*zip(*judged, strict=True)) if judged else (None, None)
+            result |= dict(zip(("proxy", "proxy_se"), measured, strict=True))
             lines = [{**line, "proxy": score} for line, score in zip(lines, scores, strict=True)]
-        write_text(run.folder / "answers.jsonl", "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+        write_text(
+            run.folder / "answers.jsonl",
+            "".join(json.dumps(finite_or_none(line), ensure_ascii=False) + "\n" for line in lines),
+        )
         return run.finish(result)
 
 
+def kl_lacks(work: Work, name: str, reference: Reference) -> str:
+    """Why a model's KL cannot be measured against this reference; empty where it can."""
+    if reference.folder is None:
+        return (
+            f"{reference.name} {reference.hash[:16]}…, which it is measured against, lies neither in references/ nor in models/ any "
+            f"more; put that folder back, or train {name} again"
+        )
+    if load_template(reference.folder).hash != load_template(work.project.model(name)).hash:
+        return (
+            f"{reference.name}, which it is measured against, has another tokenizer or chat template, so their log-probs cannot be "
+            "compared; compare models that descend from the same base"
+        )
+    return ""
+
+
 def evaluation_parents(work: Work, name: str) -> dict[str, Any]:
-    """The model and, where they are there, SFT to measure the distance from and the reward model."""
+    """The model, and where they are there SFT and the reward model."""
     parents: dict[str, Any] = {
         "model": require_model(work.project, name),
         "name": name,
@@ -82,8 +112,8 @@ def probe(work: Work, policy: Policy, answered: Answered, probes: Sequence[Promp
     """Compliance and over-refusal on the mix's harmful and border prompts together with the probe prompts."""
     extra = work.answer(policy, probes, "probe", progress=report)
     prompts, completions = [*answered.prompts, *extra.prompts], [*answered.completions, *extra.completions]
-    scores = work.data.score(prompts, completions, "evaluation")
-    return probe_metrics(scores, [p.meta["family"] for p in prompts])
+    scores, families = work.data.score(prompts, completions, "evaluation"), [p.meta["family"] for p in prompts]
+    return {**probe_metrics(scores, families), "harmful": families.count("harm"), "border": families.count("border")}
 
 
 def read_answers(work: Work, name: str) -> list[dict[str, Any]]:
@@ -95,16 +125,37 @@ def read_answers(work: Work, name: str) -> list[dict[str, Any]]:
         return [json.loads(line) for line in file]
 
 
+def require_comparison(work: Work, a: str, b: str, by: str) -> None:
+    """Refuse a comparison that cannot be made before either model has answered."""
+    for name in (a, b):
+        require_model(work.project, name)
+    if by == "gold" and work.data.score_by != "gold":
+        raise UsageError(
+            "gold needs the playground, and this project's data was imported; `--by reward` judges by the reward model"
+        )
+    if by == "reward":
+        member_parents(work)
+
+
 @timed("compare")
 def compare(work: Work, a: str, b: str, by: str) -> dict[str, Any]:
-    """Win rate of A's kept answers over B's, on the prompts that both answered; by gold or by the reward model."""
+    """Win rate of A's kept answers over B's, on the prompts that both answered; by gold or by the reward model. Equal texts tie."""
     score = KEPT_SCORES[by]
     ours, theirs = read_answers(work, a), {line["id"]: line for line in read_answers(work, b)}
     both: list[tuple[Mapping[str, Any], Mapping[str, Any]]] = [
         (line, theirs[line["id"]]) for line in ours if line["id"] in theirs
     ]
     if not both or score not in both[0][0] or score not in both[0][1]:
-        need = "gold needs the playground" if by == "gold" else "train a reward model"
-        raise ModelError(f"the answers of {a} and {b} carry no score by {by}; {need}")
-    rate = win_rate([x[score] for x, _ in both], [y[score] for _, y in both])
+        raise ModelError(
+            f"the kept answers of {a} and {b} are to no prompt in common, or carry no score by {by}; "
+            "evaluate both with that judge in place, on prompts that fit both"
+        )
+    lineage, runs = Lineage(work.project), [work.project.finished_folder(f"evaluate-{name}") for name in (a, b)]
+    work.warn(lineage.outdated([run for run in runs if run is not None]))
+    work.warn(lineage.stale(work.project.model(name) for name in (a, b)))
+    ours_P = [x[score] for x, _ in both]
+    theirs_P = [
+        x[score] if x["answer"] == y["answer"] else y[score] for x, y in both
+    ]  # of equal text neither is better
+    rate = win_rate(ours_P, theirs_P, [x["id"] for x, _ in both])
     return {"model": a, "against": b, "by": by, "rate": rate.rate, "low": rate.low, "high": rate.high, "n": rate.n}

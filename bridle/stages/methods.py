@@ -15,13 +15,13 @@ from bridle.training import dpo, grpo, ppo, pretrain, rebel, rejection, reward, 
 # fmt: off
 METHODS = {method.name: method for method in (
     Method("pretrain", "pretrain", "Pretraining a small model on plain text", train_pretrain, pretrain.train),
-    Method("sft", "sft", "Teaching it to answer: imitating demonstrations", train_sft, sft.train),
+    Method("sft", "sft", "SFT: teaching the model to answer by imitating demonstrations", train_sft, sft.train),
     Method("reward", "reward", "Training the reward model on the comparisons", train_reward, reward.train),
-    Method("ppo", "ppo", "PPO: practising against the reward model, held by the KL bridle", practise, ppo.train, first_critic),
-    Method("dpo", "dpo", "DPO: the same comparisons, and no reward model", train_dpo, dpo.train),
-    Method("grpo", "grpo", "GRPO: many answers to a problem, the right ones reinforced", practise, grpo.train),
-    Method("rloo", "rloo", "RLOO: several answers to a prompt, each against the mean of the others", practise, rloo.train),
-    Method("rebel", "rebel", "REBEL: two answers to a prompt, log-odds that follow their rewards", practise, rebel.train),
+    Method("ppo", "ppo", "PPO: practising for a higher reward, held near its start by a KL penalty", practise, ppo.train, first_critic),
+    Method("dpo", "dpo", "DPO: making the preferred answers of comparisons more likely", train_dpo, dpo.train),
+    Method("grpo", "grpo", "GRPO: several answers to each prompt, the better ones reinforced", practise, grpo.train),
+    Method("rloo", "rloo", "RLOO: several answers to each prompt, each measured against the mean of the others", practise, rloo.train),
+    Method("rebel", "rebel", "REBEL: two answers to each prompt, log-odds that follow their rewards", practise, rebel.train),
     Method("best-of-n", "rejection", "Best of n: imitating its own best answers", practise, rejection.train),
 )}
 # fmt: on

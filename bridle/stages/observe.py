@@ -4,17 +4,18 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from bridle.core.records import Prompt
 from bridle.maths.statistics import mean_and_se
 from bridle.playground.gold import GoldScore
 
 
-def gold_metrics(scores: Sequence[GoldScore], families: Sequence[str]) -> dict[str, float]:
-    """Mean gold and the shares that the rubric's flags give. Shares of a family that is absent are left out."""
-    mean, error = mean_and_se([s.points for s in scores])
+def gold_metrics(scores: Sequence[GoldScore], prompts: Sequence[Prompt]) -> dict[str, float]:
+    """Mean gold, its standard error by prompt, and the shares that the rubric's flags give; those of an absent family are left out."""
+    mean, error = mean_and_se([s.points for s in scores], [prompt.id for prompt in prompts])
     gold = {"gold": mean, "gold_se": error, "gold_sd": float(np.std([s.points for s in scores]))}
     flags = ("unparsable", "flattery", "repeated")
     flagged = {flag: float(np.mean([s.flags[flag] > 0 for s in scores])) for flag in flags}
-    return {**gold, **flagged, **probe_metrics(scores, families)}
+    return {**gold, **flagged, **probe_metrics(scores, [prompt.meta["family"] for prompt in prompts])}
 
 
 def probe_metrics(scores: Sequence[GoldScore], families: Sequence[str]) -> dict[str, float]:

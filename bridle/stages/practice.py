@@ -11,14 +11,14 @@ import numpy as np
 
 from bridle.core.records import Completion, Prompt, content_hash
 from bridle.generation.rollout import Observe, RolloutSession
-from bridle.maths.statistics import wilson_interval
+from bridle.maths.statistics import proportion
 from bridle.models.encoding import encode_demonstrations
 from bridle.models.imitation import Example
 from bridle.models.policy import Policy
 from bridle.recipe.offline import DPOSection
 from bridle.recipe.online import GRPOSection, PPOSection, REBELSection, RejectionSection, RLOOSection
-from bridle.recipe.recipe import Recipe
-from bridle.stages.data import Checkable
+from bridle.stages.data import Checkable, practice_parents
+from bridle.stages.lineage import keep_reference
 from bridle.stages.rewards import critic_parents, reward_parents, training_reward
 from bridle.stages.sft import train_branch
 from bridle.stages.workspace import Method, Variant, Work, done_before, require_model, stage_key
@@ -32,22 +32,33 @@ def practise(work: Work, method: Method, variant: Variant) -> dict[str, Any]:
     recipe, name = method.recipe(work, variant), variant.name
     config: PracticeSection = dict(recipe)[method.section]
     start, held_to = origins(work, config)
-    branch = {"branch": train_branch(work, reuse=True)} if start == work.data.branch else {}
+    branch = {}
+    if start == work.data.branch:
+        if held_to != start:
+            require_model(work.project, held_to)  # missed before the branch is trained
+        branch = {"branch": train_branch(work, reuse=True)}
     checked = config.scored_by == "verifier"
     parents = model_parents(work, start, held_to, "sft" if start == "sft" and not checked else "start")
     checkable = work.data.checkable() if checked else None
     parents |= reward_identity(work, checkable, variant)
     if method.critic is not None:  # it begins as the reward model, whatever scores
         parents |= reward_parents(work) if checkable is None else critic_parents(work)
+    prompts = work.data.train_prompts() if checkable is None else checkable.train
+    imitated = work.data.demonstrations() if method.critic is not None and recipe.ppo.pretrain_coef else []
+    parents |= practice_parents(prompts if checkable is None else [], imitated)
+    parents |= {} if variant.until is None else {"until": variant.until.rule}
     key = stage_key(recipe, ("model", method.section, "data", "sampling"), parents)
     if (before := done_before(work, name, key, variant.reuse, name)) is not None:
         return {**before, **branch}
-    with work.start(name, variant.title, key, parents, recipe) as run:
+    noted = {**parents, "folders": {"start": f"models/{start}", "reference": f"models/{held_to}"}}
+    with work.start(name, variant.title, key, noted, recipe) as run:
+        run.until = variant.until
         policy = work.load_policy(start)
+        keep_reference(work.project, held_to)
         reference = work.load_reference(held_to, policy)
         parent = policy.origin
         policy.origin = content_hash([parent, key])  # two runs from the same weights must not share stamps
-        prompts = work.fitting(policy, work.data.train_prompts() if checkable is None else checkable.train)
+        prompts = work.fitting(policy, prompts)
         if variant.reward is not None:
             reward = variant.reward
         elif checkable is not None and not recipe.reward_source:
@@ -63,7 +74,7 @@ def practise(work: Work, method: Method, variant: Variant) -> dict[str, Any]:
             result = method.loop(policy, reference, reward, prompts, config, session)
         else:
             actors = Actors(policy, reference, method.critic(work, policy))
-            result = method.loop(actors, reward, prompts, mixed_in(work, policy, recipe), config, session)
+            result = method.loop(actors, reward, prompts, mixed_in(work, policy, imitated), config, session)
         saved = work.keep_policy(name, method.section, policy, parent)
         if checkable is not None:
             measured |= check_answers(work, policy, heldout, checkable, f"{method.section}-after")
@@ -103,12 +114,11 @@ def reward_identity(work: Work, checkable: Checkable | None, variant: Variant) -
     return parents
 
 
-def mixed_in(work: Work, policy: Policy, recipe: Recipe) -> list[Example]:
+def mixed_in(work: Work, policy: Policy, imitated: Sequence[tuple[Prompt, str]]) -> list[Example]:
     """Demonstrations that PPO imitates beside its own loss, where `ppo.pretrain_coef` wants some."""
-    if not recipe.ppo.pretrain_coef:
+    if not imitated:
         return []
-    limit = policy.module.config.max_positions
-    return work.usable(encode_demonstrations(policy.template, work.data.demonstrations(), limit))
+    return work.usable(encode_demonstrations(policy.template, imitated, policy.module.config.max_positions))
 
 
 def checks(work: Work, checkable: Checkable) -> Observe:
@@ -129,7 +139,10 @@ def check_answers(
     if checkable is None:
         return {}
     answered = work.answer(policy, prompts, purpose)
-    metrics = dict(checks(work, checkable)(answered.prompts, answered.completions))
-    low, high = wilson_interval(round(metrics["accuracy"] * len(prompts)), len(prompts))
+    scores = checkable.verifier(answered.prompts, answered.completions)
+    judged = [(prompt.id, score) for prompt, score in zip(answered.prompts, scores, strict=True) if score is not None]
+    right = proportion([score for _, score in judged], [name for name, _ in judged])
+    metrics = {"accuracy": right.rate, "accuracy_low": right.low, "accuracy_high": right.high}
+    metrics |= work.data.shown_work(answered.prompts, answered.completions)
     when = purpose.rpartition("-")[2]
-    return {f"{n}_{when}": v for n, v in {**metrics, "accuracy_low": low, "accuracy_high": high}.items()}
+    return {f"{name}_{when}": value for name, value in metrics.items()}

@@ -1,15 +1,18 @@
 """Policies from comparisons, without a reward model: DPO and family, and online DPO in rounds."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from bridle.compute.steps import Session
 from bridle.core.errors import DataError, NoUsableRows
-from bridle.core.records import content_hash
+from bridle.core.records import Pair, content_hash
 from bridle.evaluation.answers import kl_of
 from bridle.feedback.store.store import Snapshot
-from bridle.models.encoding import encode_pairs
+from bridle.models.encoding import Chosen, encode_pairs
 from bridle.models.policy import Policy
+from bridle.stages.data import used_note
+from bridle.stages.lineage import keep_reference
 from bridle.stages.practice import model_parents, practise
 from bridle.stages.workspace import Method, Variant, Work, done_before, stage_key
 from bridle.training import dpo
@@ -29,13 +32,20 @@ def training_snapshot(work: Work) -> Snapshot:
         ) from error
 
 
+def judged_pairs(work: Work, snapshot: Snapshot, ties: bool = False) -> Chosen[Pair]:
+    """The pairs of a snapshot, with a note where some judgements give none: they call all answers equal, or these have the same text."""
+    pairs = work.store.snapshot_pairs(snapshot.id, ties)
+    count, there = len({name for pair in pairs for name in pair.judgement_ids}), len(snapshot.judgement_ids)
+    return Chosen(pairs, *used_note(count, there, "judgements that tell answers apart"))
+
+
 def train_dpo(work: Work, method: Method, variant: Variant) -> dict[str, Any]:
     """On the same comparisons as the reward model, or online on fresh answers that a reward ranks."""
     recipe, name = method.recipe(work, variant), variant.name
     if recipe.dpo.online_rounds:
         title = "Online DPO: its own answers, ranked by a reward"
         online = Method(method.name, method.section, title, practise, dpo.train_online)
-        return practise(work, online, Variant(name, title, variant.settings, variant.reward, variant.reuse))
+        return practise(work, online, replace(variant, title=title))
     variant.only(method, "name", "title", "settings")  # who scores is for the online kind
     start = recipe.dpo.start or "sft"
     held_to = recipe.dpo.reference or start
@@ -45,12 +55,14 @@ def train_dpo(work: Work, method: Method, variant: Variant) -> dict[str, Any]:
     key = stage_key(recipe, ("model", "dpo", "data", "sampling"), parents)
     if (before := done_before(work, name, key, variant.reuse, name)) is not None:
         return before
-    with work.start(name, variant.title, key, parents, recipe) as run:
+    noted = {**parents, "folders": {"start": f"models/{start}", "reference": f"models/{held_to}"}}
+    with work.start(name, variant.title, key, noted, recipe) as run:
         policy = work.load_policy(start)
+        keep_reference(work.project, held_to)
         parent = policy.origin
         policy.origin = content_hash([parent, key])  # two runs from the same weights must not share stamps
         reference = None if recipe.dpo.loss in NO_REFERENCE else work.load_reference(held_to, policy)
-        pairs = work.store.snapshot_pairs(snapshot.id)
+        pairs = judged_pairs(work, snapshot)
         groups = work.usable(encode_pairs(policy.template, pairs, policy.module.config.max_positions))
         observe = observer(work, policy, reference)
         session = Session(run, work.device, recipe.seed)
@@ -63,7 +75,7 @@ def train_dpo(work: Work, method: Method, variant: Variant) -> dict[str, Any]:
 def observer(work: Work, policy: Policy, reference: Policy | None) -> Callable[[], dict[str, float]]:
     """Fresh answers to a few training prompts, measured: their KL from the reference in nats per answer, which DPO itself never looks
     at, and what is known of them besides."""
-    prompts = work.fitting(policy, work.data.train_prompts()[:OBSERVED])
+    prompts = work.fitting(policy, work.data.few_train_prompts(OBSERVED, "to measure the KL"))
 
     def measure() -> dict[str, float]:
         answered = work.answer(policy, prompts, "dpo-observe", policy.step)

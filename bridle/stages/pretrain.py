@@ -1,5 +1,6 @@
 """The base model: a small one from nothing, or one of the user's."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,13 @@ from bridle.compute.steps import Session
 from bridle.core.errors import ModelError
 from bridle.core.timeline import timed
 from bridle.models.decoder import Decoder, DecoderConfig, initialise
+from bridle.models.encoding import notes_of
 from bridle.models.policy import Policy, load_policy
 from bridle.models.template import Template, train_tokenizer
 from bridle.recipe.recipe import Recipe
+from bridle.stages.data import used_note
 from bridle.stages.workspace import Method, Variant, Work, done_before, stage_key
 from bridle.training import pretrain
-
-TOKENIZER_TEXTS = 8000
 
 
 def train_pretrain(work: Work, method: Method, variant: Variant) -> dict[str, Any]:
@@ -30,12 +31,18 @@ def train_pretrain(work: Work, method: Method, variant: Variant) -> dict[str, An
         return before
     with work.start("pretrain", variant.title, key, parents, recipe) as run:
         texts = work.data.documents(recipe.data.pretrain_tokens)
-        template = train_tokenizer(texts[:TOKENIZER_TEXTS], recipe.model.vocab_size)
+        few = work.data.tokenizer_texts(texts)
+        template = train_tokenizer(few, recipe.model.vocab_size)
         with timed("encode"):
             rows = pretrain.rows_of(template.document_ids(texts), recipe.pretrain.length)
+        tokens, there = recipe.data.pretrain_tokens, len(rows) * recipe.pretrain.length
+        for note in notes_of(few):
+            work.progress.say(f"texts: {note}")
+        for note in used_note(tokens, there, "data.pretrain_tokens"):
+            work.progress.say(f"tokens: {note}")
         policy = new_policy(recipe, template, work.device)
         session = Session(run, work.device, recipe.seed)
-        result = pretrain.train(policy, rows, recipe.data.pretrain_tokens, recipe.pretrain, session)
+        result = pretrain.train(policy, rows, tokens, recipe.pretrain, session)
         saved = work.keep_policy("base", "base", policy, None)
         parameters = sum(p.numel() for p in policy.module.parameters())
         return run.finish({**result, "documents": len(texts), "parameters": parameters, "model": saved})
@@ -44,7 +51,8 @@ def train_pretrain(work: Work, method: Method, variant: Variant) -> dict[str, An
 def adopt_base(work: Work) -> dict[str, Any]:
     """Take the user's model as the base: loaded once to be sure that it can be, then copied into the project."""
     source = work.project.folder / Path(work.recipe.model.path).expanduser()
-    work.progress.begin(f"Taking {source} as the base model")
+    began = time.monotonic()
+    work.progress.begin(f"Taking your model {source} as the base: nothing is pretrained")
     policy = load_policy(source, work.device.torch)
     if not isinstance(policy.module, Decoder):
         family = policy.module.config.family
@@ -53,7 +61,13 @@ def adopt_base(work: Work) -> dict[str, Any]:
         )
     saved = work.keep_policy("base", "base", policy, None)
     parameters = sum(p.numel() for p in policy.module.parameters())
-    return {"model": saved, "parameters": parameters, "steps": 0, "seconds": 0.0, "loss": None}
+    seconds = round(time.monotonic() - began, 2)
+    return {
+        "base": f"your model is taken as the base: {source}",
+        "parameters": parameters,
+        "seconds": seconds,
+        "model": saved,
+    }
 
 
 def new_policy(recipe: Recipe, template: Template, device: Device) -> Policy:

@@ -11,24 +11,26 @@ from bridle.core.records import Completion, Pair, Prompt, Ranking
 from bridle.core.timeline import timed
 from bridle.evaluation.reward_tests import AnswerPair, pair_accuracy
 from bridle.feedback.rankings import pairs_of
+from bridle.feedback.store.store import Snapshot
 from bridle.models.batches import Group
 from bridle.models.decoder import DecoderConfig, Trunk, initialise
-from bridle.models.encoding import DataReport, encode_pairs, encode_rankings
+from bridle.models.encoding import Chosen, DataReport, encode_pairs, encode_rankings
 from bridle.models.policy import Policy, RewardModel, load_policy, save_reward_model
 from bridle.models.scorer import Scorer, init_head, scorer_from
 from bridle.recipe.recipe import Recipe
 from bridle.rewards.learned import LearnedReward, task_scores
 from bridle.stages.label import CLEAR_GAP
-from bridle.stages.preferences import training_snapshot
+from bridle.stages.preferences import judged_pairs, training_snapshot
 from bridle.stages.rewards import member_names
 from bridle.stages.workspace import Method, Variant, Work, done_before, require_model, stage_key
 from bridle.training import reward
 
+CENTRED_ON = 256  # prompts whose answers a reward model is centred and scaled on
 SLIM, SHUFFLED = "reward-slim", "reward-shuffled"
 TITLES = {
     "reward": "Training the reward model on the comparisons",
-    SLIM: "Training a slim reward model beside it",
-    SHUFFLED: "Control: a slim reward model on shuffled labels",
+    SLIM: "Training a slim reward model (smaller, from random weights) to compare with",
+    SHUFFLED: "A check: the slim reward model on shuffled comparisons, from which it must learn nothing",
 }
 
 
@@ -68,10 +70,13 @@ def train_scorer(work: Work, stage: str, reuse: bool) -> dict[str, Any]:
     key = stage_key(alone, ("model", "reward", "data", "sampling"), parents)
     if (before := done_before(work, stage, key, reuse, stage)) is not None:
         return before
-    with work.start(stage, TITLES.get(stage, f"Another for the ensemble: {stage}"), key, parents) as run:
+    noted = {**parents, **({"folders": {"base": section.path}} if "base" in parents else {})}
+    with work.start(
+        stage, TITLES.get(stage, f"Training another reward model, for the ensemble: {stage}"), key, noted
+    ) as run:
         policy = work.load_policy("sft")
         model, epochs, rate, seed = new_scorer(work, stage, policy)
-        count, encoded = comparisons(work, snapshot.id, model, policy, turned_by(work, stage))
+        count, encoded = comparisons(work, snapshot, model, policy, turned_by(work, stage))
         groups = work.usable(encoded)
         reference_prompts(work, policy, enforce=True)  # what the scores will be centred on is looked at before training
         result = {"snapshot": snapshot.id, "judgements": len(snapshot.judgement_ids), **count}
@@ -80,17 +85,17 @@ def train_scorer(work: Work, stage: str, reuse: bool) -> dict[str, Any]:
 
 
 def comparisons(
-    work: Work, snapshot: str, model: RewardModel, policy: Policy, turned: Callable[[Prompt], bool] | None
+    work: Work, snapshot: Snapshot, model: RewardModel, policy: Policy, turned: Callable[[Prompt], bool] | None
 ) -> tuple[dict[str, int], tuple[list[Group], DataReport]]:
     """What the snapshot's judgements say, as pairs or as whole rankings: their number, and the same encoded."""
-    section, store, template = work.recipe.reward, work.store, model.template
+    section, template = work.recipe.reward, model.template
     foreign, limit = template.hash != policy.template.hash, model.module.config.max_positions
     if section.loss == "ranking":
-        rankings = store.snapshot_rankings(snapshot)
+        rankings = work.store.snapshot_rankings(snapshot.id)
         rankings = [ranking_as_text(ranking) for ranking in rankings] if foreign else rankings
         return {"rankings": len(rankings)}, encode_rankings(template, rankings, limit, turned=turned)
-    pairs = store.snapshot_pairs(snapshot, ties=section.ties == "half")
-    pairs = [pair_as_text(pair) for pair in pairs] if foreign else pairs
+    pairs = judged_pairs(work, snapshot, ties=section.ties == "half")
+    pairs = Chosen(map(pair_as_text, pairs), *pairs.notes) if foreign else pairs
     return {"pairs": len(pairs)}, encode_pairs(template, pairs, limit, margin=section.margin, turned=turned)
 
 
@@ -153,7 +158,8 @@ def slim_scorer(recipe: Recipe, policy: Policy, device: Device) -> Scorer:
 
 def reference_prompts(work: Work, policy: Policy, enforce: bool) -> list[Prompt]:
     """Training prompts whose fresh answers give the scores their centre and scale."""
-    return work.fitting(policy, work.data.train_prompts()[:256], enforce=enforce)
+    few = work.data.few_train_prompts(CENTRED_ON, "to centre and scale the scores")
+    return work.fitting(policy, few, enforce=enforce)
 
 
 def finish_reward(work: Work, model: RewardModel, policy: Policy, name: str) -> dict[str, Any]:
@@ -185,7 +191,8 @@ def fit_temperature_of(
 ) -> dict[str, float | None]:
     """The temperature by what people said of held-out answers, and the calibration error before and after."""
     judged = work.store.judgements(study=work.data.study, split="heldout")
-    pairs = [pair for item, judgement in judged for pair in pairs_of(item, judgement)]
+    ties = work.recipe.reward.ties == "half"
+    pairs = [pair for item, judgement in judged for pair in pairs_of(item, judgement, ties)]
     pairs = pairs if reader.same_tokens else [pair_as_text(pair) for pair in pairs]
     template, limit = reader.model.template, reader.model.module.config.max_positions
     encoded = encode_pairs(template, pairs, limit, turned=turned, what="held-out comparisons")

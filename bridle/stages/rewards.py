@@ -13,6 +13,14 @@ from bridle.rewards.learned import Ensemble, LearnedReward
 from bridle.rewards.weighted import Source, WeightedSum
 from bridle.stages.workspace import Work, require_model
 
+# Keys of a run's other parents and notes: a reward source of such a name has a key apart.
+TAKEN = frozenset(
+    (
+        "stage key threads device folders sft start reference critic ensemble reward_source source world data prompts demonstrations "
+        "until"
+    ).split()
+)
+
 
 def member_names(recipe: Recipe) -> list[str]:
     """The models that are the project's reward: one, or the members of an ensemble."""
@@ -51,6 +59,8 @@ def training_reward(work: Work, policy: Policy) -> Reward:
 def reward_parents(work: Work) -> dict[str, Any]:
     """The models that the reward of RL is made of, by content hash; a missing one is reported before anything starts."""
     recipe, parents = work.recipe, dict[str, Any]()
+    own = not recipe.reward_source or any(s.kind == "learned" and not s.path for s in recipe.reward_source)
+    members = member_parents(work) if own else {}
     if recipe.reward_source:
         parents["reward_source"] = [source.model_dump(mode="json") for source in recipe.reward_source]
     for source in recipe.reward_source:
@@ -60,16 +70,16 @@ def reward_parents(work: Work) -> dict[str, Any]:
                 f"reward source {source.name!r} names {folder}, where there is no reward model; give the folder of one, "
                 "or leave its path out for the project's own"
             )
-        parents |= {source.name: folder_hash(folder)} if source.path else {}
-    if not recipe.reward_source or any(source.kind == "learned" and not source.path for source in recipe.reward_source):
-        parents |= member_parents(work)
-    return parents
+        if source.path:
+            clash = source.name in TAKEN or source.name in members
+            parents[f"reward_source.{source.name}" if clash else source.name] = folder_hash(folder)
+    return parents | members
 
 
 def member_parents(work: Work) -> dict[str, Any]:
     """The project's reward model, or the members of its ensemble and how they are combined."""
     section, names = work.recipe.reward, member_names(work.recipe)
-    parents: dict[str, Any] = {name: require_model(work.project, name) for name in names}
+    parents: dict[str, Any] = {name: require_model(work.project, name, scores=True) for name in names}
     return parents | ({"ensemble": [section.combine, section.uncertainty]} if len(names) > 1 else {})
 
 

@@ -21,8 +21,8 @@ def sample(work: Work, reuse: bool = False) -> dict[str, Any]:
         return before
     with work.start("sample", f"Sampling {k} answers to each prompt", key, parents) as run:
         policy = load_policy(work.project.model("sft"), work.device.torch)
-        heldout = work.data.heldout_prompts()[: recipe.data.compared_heldout]
-        prompts = work.fitting(policy, work.data.train_prompts() + heldout)
+        prompts = work.fitting(policy, work.data.train_prompts())
+        prompts += work.fitting(policy, work.data.compared_heldout(), "held-out prompts")
         asked = [prompt for prompt in prompts for _ in range(k)]
         section = recipe.sampling
         settings = Sampling(section.max_new_tokens, section.temperature, section.top_p, section.top_k)

@@ -8,6 +8,7 @@ from bridle.core.records import Prompt, content_hash
 from bridle.models.encoding import encode_demonstrations
 from bridle.project.run import Run
 from bridle.recipe.offline import SFTSection
+from bridle.stages.data import PlaygroundData
 from bridle.stages.workspace import Method, Variant, Work, done_before, require_model, stage_key
 from bridle.training import sft
 
@@ -36,8 +37,11 @@ def train_branch(work: Work, reuse: bool = False) -> dict[str, Any]:
     key = content_hash([stage_key(recipe, ("model", "sft"), parents), branch])
     if (before := done_before(work, name, key, reuse, name)) is not None:
         return before
-    with work.start(name, "A branch that learns arithmetic from worked problems", key, parents) as run:
+    with work.start(
+        name, "A copy of the base model learns arithmetic from worked problems, for GRPO", key, parents
+    ) as run:
         config = recipe.sft.model_copy(update={"epochs": 1})
+        assert isinstance(work.data, PlaygroundData)  # it alone names a branch
         return imitate_demonstrations(work, run, name, work.data.branch_demonstrations(), config)
 
 

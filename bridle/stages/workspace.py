@@ -6,7 +6,8 @@ make again, so `reuse` (the demo) takes it as it is; an unfinished one is resume
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeVar
@@ -25,16 +26,20 @@ from bridle.feedback.store.store import Store
 from bridle.generation.engine import Engine
 from bridle.guard.health import Health
 from bridle.models.encoding import DataReport, prompts_that_fit
-from bridle.models.policy import Policy, folder_hash, load_policy, save_policy
+from bridle.models.policy import Policy, folder_hash, load_policy, read_config, require_head, save_policy
 from bridle.models.scorer import Scorer
 from bridle.project.progress import Progress
 from bridle.project.project import Project
-from bridle.project.run import Run
+from bridle.project.run import Run, Until
 from bridle.recipe.recipe import Recipe, trained_names
 from bridle.stages.data import PlaygroundData, StoreData
+from bridle.stages.lineage import Lineage
 
 Rows = TypeVar("Rows")
 Count = Callable[[int], None]  # how many more are done
+
+# Which method leaves a model that is not called after it; None: no method leaves a model of this name.
+MAKERS = {"base": "pretrain", "pretrain": None, "arithmetic": "grpo", "reward-slim": "reward"}
 
 
 @dataclass
@@ -47,6 +52,7 @@ class Work:
     run: Run | None = field(default=None, init=False)  # the last one that was begun
     operators: Operators | None = field(default=None, init=False)  # of one of its steps, where a profile is asked for
     opened: Store | None = field(default=None, init=False)
+    warnings: list[str] = field(default_factory=list, init=False)  # those given, each once
 
     @property
     def recipe(self) -> Recipe:
@@ -77,8 +83,9 @@ class Work:
         return Engine(self.device.precision, batch_size=256)
 
     def start(self, stage: str, title: str, key: str, parents: Mapping[str, Any], recipe: Recipe | None = None) -> Run:
-        """Begin or resume a run; one that is resumed keeps its thread count."""
+        """Begin or resume a run; one that is resumed keeps its thread count. Warns where a model among its parents is stale."""
         self.progress.begin(title, self.progress.later)
+        self.warn_of_stale({"stage": stage, **parents})
         run = Run.begin(self.project, stage, key, parents, self.progress, recipe)
         run.watch = Health(run.limits)
         if run.threads is not None and run.threads != self.device.threads:
@@ -90,6 +97,18 @@ class Work:
             run.on_step = self.operators = Operators(kept, stage)
         self.run = run
         return run
+
+    def warn_of_stale(self, noted: Mapping[str, Any]) -> None:
+        """Warn where a model among a run's parents descends from another than the project holds now."""
+        lineage = Lineage(self.project)
+        self.warn(lineage.stale(lineage.parents(noted)))
+
+    def warn(self, sentences: Iterable[str]) -> None:
+        """Print each of these once in a session."""
+        for sentence in sentences:
+            if sentence not in self.warnings:
+                self.warnings.append(sentence)
+                self.progress.say(sentence)
 
     def usable(self, found: tuple[list[Rows], DataReport], enforce: bool = True) -> list[Rows]:
         """The rows that can be used. Prints what became of the others and keeps it in the run's data.json; refuses data of which too
@@ -153,13 +172,14 @@ class Work:
 @dataclass(frozen=True)
 class Variant:
     """How one run of a method differs from what the recipe says: `settings` replace some of its section's, `reward` scores in place of
-    what the recipe names (a control's, the caller's own)."""
+    what the recipe names (a control's, the caller's own), `until` may end it early."""
 
     name: str
     title: str
     settings: Mapping[str, Any] = field(default_factory=dict)
     reward: Reward | None = None
     reuse: bool = False
+    until: Until | None = None
 
     def only(self, method: Method, *taken: str) -> None:
         """Refuse what this stage does not take, so that nothing that was asked for is left out in silence."""
@@ -168,6 +188,7 @@ class Variant:
             "title": self.title != method.title,
             "settings": bool(self.settings),
             "reward": self.reward is not None,
+            "end": self.until is not None,
         }
         if odd := [what for what, given in asked.items() if given and what not in taken]:
             raise UsageError(
@@ -199,9 +220,11 @@ class Method:
         settings: Mapping[str, Any] | None = None,
         reward: Reward | None = None,
         reuse: bool = False,
+        until: Until | None = None,
     ) -> dict[str, Any]:
         """Run the stage in a project; returns its result. `name` is of the run and the model, by default the method's."""
-        return self.stage(work, self, Variant(name or self.name, title or self.title, settings or {}, reward, reuse))
+        variant = Variant(name or self.name, title or self.title, settings or {}, reward, reuse, until)
+        return self.stage(work, self, variant)
 
     def recipe(self, work: Work, variant: Variant) -> Recipe:
         """The project's recipe with the variant's settings in the method's section."""
@@ -213,18 +236,28 @@ def stage_key(recipe: Recipe, sections: Sequence[str], parents: Mapping[str, Any
 
 
 def done_before(work: Work, stage: str, key: str, reuse: bool, model: str | None = None) -> dict[str, Any] | None:
-    """The result of a finished run with this key, where it may be taken and `model`, which it left, is still there."""
+    """The result of a finished run with this key, where it may be taken and `model`, which it left, is still there. Warns as the run
+    itself would: what its parents descend from is not in the key."""
     there = model is None or (work.project.model(model) / "config.json").is_file()
-    return work.project.finished(stage, key) if reuse and there else None
+    folder, found = work.project.finished_folder(stage), work.project.finished(stage, key) if reuse and there else None
+    if folder is not None and found is not None:
+        work.warn_of_stale(read_json(folder / "parents.json"))
+    return found
 
 
-def require_model(project: Project, name: str) -> str:
-    """The content hash of a model of the project; ModelError where there is none."""
+def require_model(project: Project, name: str, scores: bool = False) -> str:
+    """The content hash of a language model of the project, or of a reward model where one that `scores` is meant; ModelError where there
+    is none, or where what should answer can only score: before a run begins."""
     folder = project.model(name)
     if not (folder / "config.json").is_file():
-        maker = {"base": "pretrain"}.get(name, "reward" if name.startswith("reward") else name)
-        there = sorted(path.parent.name for path in project.model(name).parent.glob("*/config.json"))
-        found = f"the project has {', '.join(there)}" if there else "the project has none yet"
-        made = f"make it with `bridle train {maker}`" if maker in trained_names() else found
+        usual = "reward" if re.fullmatch(r"reward-(member-)?\d+", name) else name
+        maker = MAKERS.get(name, usual if usual in trained_names() else None)
+        maker = None if maker == "reward" and not scores else maker
+        models = [path.parent for path in (project.folder / "models").glob("*/config.json")]
+        there = sorted(model.name for model in models if (model / "bridle_reward.json").is_file() == scores)
+        found = ", ".join(there) or "none yet, and `bridle train pretrain` makes the first, called base"
+        made = f"make it with `bridle train {maker}`" if maker else f"the project has {found}"
         raise ModelError(f"there is no model at {folder}; {made}")
+    if not scores:
+        require_head(folder, read_config(folder))
     return folder_hash(folder)

@@ -22,11 +22,19 @@ from bridle.compute.device import Device
 from bridle.compute.optimizer import OPTIMIZERS, backward, clipped_step
 from bridle.compute.parallel import all_ranks_sum, my_share
 from bridle.compute.steps import Means, Metrics, Session, Steps
-from bridle.core.errors import ModelError, NoUsableRows
+from bridle.core.errors import DataError, ModelError, NoUsableRows
 from bridle.core.files import whole_folder
 from bridle.core.records import Prompt, Reward, content_hash
 from bridle.core.timeline import timed
-from bridle.generation.rollout import Asking, Rollout, RolloutSession, end_step, rollout_metrics, rollouts
+from bridle.generation.rollout import (
+    Asking,
+    Rollout,
+    RolloutSession,
+    end_step,
+    finite_reference,
+    rollout_metrics,
+    rollouts,
+)
 from bridle.maths.losses import LossMetrics, dpo, ipo, simpo
 from bridle.models import batches
 from bridle.models.policy import Policy
@@ -34,6 +42,7 @@ from bridle.project.run import Signal
 from bridle.recipe.offline import DPOSection
 
 CACHE_FILE = "logprobs.safetensors"
+AVERAGED = 20  # steps that the metrics at the end are running means over
 Pairs = tuple[Tensor, Tensor, Tensor]  # better, worse, weight, each [P]
 # What the loss is measured against: log π_ref of each group's answers; None for SimPO, which looks at none.
 References = list[Tensor] | None
@@ -53,6 +62,12 @@ def train(
     usable = [group for group in groups if group.pairs]
     if not usable:
         raise NoUsableRows("DPO needs pairs of a better and a worse answer, got none; collect or import comparisons")
+    unsure = [pair for group in usable for pair in group.pairs if batches.Compared(*pair).target != 1]
+    if unsure:
+        raise DataError(
+            f"DPO takes comparisons that are sure, got {len(unsure)} whose target is not 1; leave out ties and give the others a "
+            "weight, or learn a reward model from them"
+        )
     plan = batches.length_plan(
         [group.length for group in usable], config.batch_size, config.epochs, session.seed, "dpo"
     )
@@ -73,12 +88,13 @@ def train(
                 metrics |= observe()
         steps.end(step, means, -means["loss"], Signal(grad_norm=norm), log=metrics)
     pairs = sum(len(group.pairs) for group in usable)
-    return {"steps": len(plan), "prompts": len(usable), "pairs": pairs, **steps.metrics}
+    return {"steps": len(plan), "prompts": len(usable), "pairs": pairs, "steps_averaged": AVERAGED, **steps.metrics}
 
 
 def running_means(before: Mapping[str, float], now: Mapping[str, float]) -> Metrics:
-    """Over about twenty steps, for the metrics at the end: one batch alone is noise."""
-    return {name: 0.95 * before.get(name, value) + 0.05 * value for name, value in now.items()}
+    """Over about AVERAGED steps, for the metrics at the end: one batch alone is noise."""
+    weight = 1 / AVERAGED
+    return {name: (1 - weight) * before.get(name, value) + weight * value for name, value in now.items()}
 
 
 # ------------------------------------------------------------------------------------------------- the reference, if any
@@ -92,14 +108,17 @@ def answer_logprobs(policy: Policy, batch: batches.Batch, device: Device) -> Ten
 
 @timed("reference")
 @torch.no_grad()
-def read_logprobs(policy: Policy, groups: Sequence[batches.Group], device: Device) -> list[Tensor]:
-    """log π of every answer, one tensor a group, on the CPU."""
+def read_logprobs(
+    policy: Policy, groups: Sequence[batches.Group], device: Device, whose: str = "reference"
+) -> list[Tensor]:
+    """log π of every answer, one tensor a group, on the CPU; TrainingStopped, naming `whose`, where it is not finite."""
     found: list[Tensor] = [torch.empty(0)] * len(groups)
     for chosen in batches.by_length([group.length for group in groups], 16):
         batch = batches.group_batch([groups[i] for i in chosen], policy.template.pad_id, device.torch)
         logp_B = answer_logprobs(policy, batch, device).float().cpu()
         for i, logp in zip(chosen, logp_B.split([len(groups[i].answers) for i in chosen]), strict=True):
             found[i] = logp
+    finite_reference(torch.cat(found)[:, None], whose)
     return found
 
 
@@ -112,7 +131,8 @@ def cached_logprobs(
     folder = cache / f"reference-{key[:16]}"
     if (folder / CACHE_FILE).is_file():
         say("the reference's log-probs are known from an earlier run")
-        return list(load_tensors(folder / CACHE_FILE)["logp"].to(device.torch).split(sizes))
+        known_N = load_tensors(folder / CACHE_FILE)["logp"]
+        return list(finite_reference(known_N[:, None])[:, 0].to(device.torch).split(sizes))
     found = read_logprobs(reference, groups, device)
     logp_N = torch.cat(found)
     with whole_folder(folder) as new:
@@ -225,22 +245,25 @@ def train_online(
     for rollout in rollouts(steps, policy, reward, asking, session):  # 1. answer prompts  2. a reward ranks the answers
         with timed("rank"):
             groups = rank_answers(rollout, policy.template.prompt_ids(rollout.prompts), size)
-        # 3. the reference's log-probs
-        started_from = read_logprobs(reference, groups, session.device)
-        held = read_logprobs(policy, groups, session.device) if config.online_reference == "round" else started_from
+        # 3. the reference's log-probs, and the policy's by the same pass: where they are equal the KL is exactly 0
+        with steps.save_on_error(rollout.step):
+            started_from = read_logprobs(reference, groups, session.device)
+            own = read_logprobs(policy, groups, session.device, "policy")
+        held = own if config.online_reference == "round" else started_from
         useful = [i for i, group in enumerate(groups) if group.pairs]
         # 4. compare, improve
         known = None if config.loss == "simpo" else [held[i] for i in useful]
         updates = learn_round(policy, steps, [groups[i] for i in useful], known, config, rollout.step)
         # 5. share the new weights (a new stamp), log and save
         policy.step += 1
-        kl_B = rollout.old_logp_BT.sum(1).cpu() - torch.cat(started_from)
-        without = {"without_pairs": 1 - len(useful) / len(groups)}
+        kl_B = torch.cat(own) - torch.cat(started_from)
+        gap = float((torch.cat(own) - rollout.old_logp_BT.sum(1).cpu()).abs().mean())
+        without = {"without_pairs": 1 - len(useful) / len(groups), "answer_gap": gap}
         answered = rollout_metrics(rollout, kl_B, session)
         del answered["entropy"]  # no method with DPO's loss logs one
         metrics = {**answered, **without, **updates}
         end_step(steps, rollout, metrics, kl_coef, bool(useful))
-    return {"rounds": config.online_rounds, **steps.metrics}
+    return {"rounds": steps.done, **steps.metrics}
 
 
 def rank_answers(rollout: Rollout, prompt_ids: Sequence[list[int]], size: int) -> list[batches.Group]:

@@ -19,7 +19,7 @@ from bridle.compute.steps import Means, Metrics, Steps
 from bridle.core.records import Prompt, Reward
 from bridle.core.timeline import timed
 from bridle.generation import rollout as online
-from bridle.maths.advantages import group_relative, group_spread
+from bridle.maths.advantages import flat_groups, group_relative
 from bridle.maths.kl import k1
 from bridle.maths.losses import grpo, token_weights
 from bridle.models.policy import Policy
@@ -38,12 +38,11 @@ def train(
     size, temperature = config.group_size, config.temperature
     asking = online.Asking("grpo", prompts, config.prompts_per_step, size, temperature, config.missing_stop_penalty)
     steps = Steps.of_policy(policy.module, config, config.steps, session)
-    for rollout in online.rollouts(
-        steps, policy, reward, asking, session
-    ):  # 1. answer each prompt  2. score the answers
+    for rollout in online.rollouts(steps, policy, reward, asking, session):  # 1. answer each prompt  2. score
         # 3. compare within groups
         together = size * online.whole_groups(config.batch_size, size)
-        reference_BT = online.reference_logprobs(rollout, reference, temperature, together, session.device)
+        with steps.save_on_error(rollout.step):
+            reference_BT = online.reference_logprobs(rollout, reference, temperature, together, session.device)
         with timed("advantages"):
             adv_B = group_relative(rollout.reward_B, size, std_power=config.std_power)
         # 4. improve the policy
@@ -51,11 +50,11 @@ def train(
         # 5. share the new weights (a new stamp), log and save
         policy.step += 1
         kl_B = k1(rollout.old_logp_BT, reference_BT, rollout.mask_BT).sum(1)
-        spread_G = group_spread(adv_B, size)
-        compared = {"without_variance": float((spread_G == 0).float().mean())}
+        flat_G = flat_groups(rollout.reward_B, size)
+        compared = {"without_variance": float(flat_G.float().mean())}
         metrics = {**online.rollout_metrics(rollout, kl_B, session), **compared, **updates}
-        online.end_step(steps, rollout, metrics, config.kl_coef, bool(spread_G.any()))
-    return {"steps": config.steps, **steps.metrics}
+        online.end_step(steps, rollout, metrics, config.kl_coef, bool(adv_B.any()))
+    return {"steps": steps.done, **steps.metrics}
 
 
 @timed("improve")
@@ -65,7 +64,7 @@ def improve_by_groups(
     """`epochs` passes over the groups that say something, `minibatches` optimiser steps each. Each rank takes its share of a
     minibatch's groups, and tokens are counted on all."""
     means, size, lengths_B = Means(), config.group_size, rollout.mask_BT.sum(1)
-    useful_G = group_spread(adv_B, size).nonzero()[:, 0].cpu()
+    useful_G = adv_B.view(-1, size).any(1).nonzero()[:, 0].cpu()
     for mini_GK in online.minibatches(useful_G, size, config, steps.session.seed, "grpo-minibatches", rollout.step):
         weight_B, mine = token_weights(lengths_B, config.length_power, my_share(mini_GK).flatten())
         count = all_ranks_sum(mine).to(adv_B.dtype)

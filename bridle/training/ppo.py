@@ -3,7 +3,9 @@
 Each step: 1. answer prompts  2. score the answers  3. estimate advantages  4. improve policy and critic a little  5. share the
 new weights with the engine, steer β, log and save.
 The critic is a network of its own that begins as the reward model, or a second head on the policy's trunk. The KL penalty is
-part of the reward of every token and uses the log-probs of the distribution that was sampled from; so does the first ratio.
+part of the reward of every token; policy and reference are read alike for it, so that it is exactly 0 where they are equal. The ratio
+is to the log-probs of the distribution that was sampled from.
+Rewards, returns and advantages are in the reward's units; the critic predicts in standard deviations of the returns so far.
 Left out on purpose: whitening of rewards (it moves the KL penalty's meaning), an entropy bonus (the KL penalty keeps variety),
 a decaying learning rate (a run here is a few dozen steps). docs/ppo.md lists every detail with its source.
 Shapes: B answers of a step, T predictions (see models/batches.py), M answers of a minibatch.
@@ -12,7 +14,7 @@ Shapes: B answers of a step, T predictions (see models/batches.py), M answers of
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor, nn
@@ -22,12 +24,22 @@ from bridle.compute.optimizer import OPTIMIZERS, backward, clipped_step
 from bridle.compute.parallel import all_ranks_sum, my_share
 from bridle.compute.randomness import shuffled
 from bridle.compute.steps import Means, Metrics, Part, Steps
+from bridle.core.errors import NoUsableRows
 from bridle.core.records import Prompt, Reward
 from bridle.core.timeline import timed
-from bridle.generation.rollout import Asking, Rollout, RolloutSession, end_step, rollout_metrics, rollouts
+from bridle.generation.rollout import (
+    Asking,
+    Rollout,
+    RolloutSession,
+    end_step,
+    finite_reference,
+    rollout_metrics,
+    rollouts,
+)
 from bridle.maths.advantages import gae, place_at_end, whiten
 from bridle.maths.kl import KLControl, k1, k3, mean_k2
 from bridle.maths.losses import LossMetrics, clipped_policy, clipped_value
+from bridle.maths.returns import ReturnScale
 from bridle.maths.statistics import mean_and_se
 from bridle.models.batches import Batch, answer_states, micro_batches, sequence_logprobs, spread
 from bridle.models.imitation import Example, imitate
@@ -49,15 +61,25 @@ def train(
 ) -> Metrics:
     """Train the policy and the critic in place."""
     policy, own = actors.policy, actors.critics_own
+    if bool(config.pretrain_coef) != bool(demonstrations):
+        raise NoUsableRows(
+            f"pretrain_coef = {config.pretrain_coef:g} weighs demonstrations that are mixed in, got {len(demonstrations)}; give some "
+            "with a pretrain_coef above 0, or neither"
+        )
     asking = Asking("ppo", prompts, config.prompts_per_step, 1, config.temperature, config.missing_stop_penalty)
     optimizers = OPTIMIZERS[config.optimizer](policy.module, config.learning_rate)
     optimizers += OPTIMIZERS[config.optimizer](own, config.critic_learning_rate)
     steps = Steps(session, {"policy": policy.module, "critic": own}, optimizers, config.steps, config.checkpoint_every)
-    beta = steps.values.get("beta", config.kl_coef)
-    control = KLControl(beta, config.kl_target or None, config.kl_gain)
+    beta, scale = steps.values.get("beta", config.kl_coef), first_scale(steps, config)
+    # β is in units of the reward: what is large or small for it is known from where it began.
+    floor, ceiling = min(1e-6, 0.01 * config.kl_coef), max(10.0, 100 * config.kl_coef)
+    if config.kl_target:  # a checkpoint of before there was such a floor may hold less
+        beta = min(max(beta, floor), ceiling)
+    control = KLControl(beta, config.kl_target or None, config.kl_gain, floor, ceiling)
     for rollout in rollouts(steps, policy, reward, asking, session):  # 1. answer prompts  2. score the answers
         # 3. estimate advantages
-        estimates = estimate(rollout, actors, control.beta, config, session.device)
+        with steps.save_on_error(rollout.step):  # of a reference without finite log-probs, say
+            estimates = estimate(rollout, actors, control.beta, config, session.device, scale)
         # 4. improve policy and critic a little
         updates = improve_actors(actors, steps, rollout, estimates, demonstrations, config)
         # 5. share the new weights (a new stamp), steer β, log and save
@@ -72,9 +94,12 @@ def train(
         }
         control = control.after(estimates.kl)
         steps.values["beta"] = control.beta
+        if scale is not None:
+            scale = estimates.scale
+            steps.values["returns"] = asdict(scale)
         frozen = rollout.step < config.critic_warmup
         end_step(steps, rollout, metrics, config.kl_coef, frozen=frozen)
-    return {"steps": config.steps, **steps.metrics}
+    return {"steps": steps.done, **steps.metrics}
 
 
 @dataclass(frozen=True)
@@ -98,13 +123,24 @@ class Actors:
 # ------------------------------------------------------------------------------------------------ 3. estimate advantages
 
 
+def first_scale(steps: Steps, config: PPOSection) -> ReturnScale | None:
+    """The scale of the returns so far; None where the critic predicts in units of the reward: by its setting, or because the run was
+    begun when there was no other way, and the critic in its checkpoint does."""
+    if config.normalise_returns == "none" or (steps.done and "returns" not in steps.values):
+        return None
+    return ReturnScale(**steps.values.get("returns", {}))
+
+
 @dataclass(frozen=True)
 class Estimates:
+    """Of a step's answers, in units of the reward but for the whitened advantages; `scale` is what the critic predicts in."""
+
     adv_BT: Tensor
     returns_BT: Tensor
     values_BT: Tensor
     kl_BT: Tensor
     metrics: Metrics
+    scale: ReturnScale
 
     @property
     def kl(self) -> float:
@@ -114,27 +150,37 @@ class Estimates:
 
 @timed("advantages")
 @torch.no_grad()
-def estimate(rollout: Rollout, actors: Actors, beta: float, config: PPOSection, device: Device) -> Estimates:
-    """KL to the reference, the critic's values, advantages and returns."""
+def estimate(
+    rollout: Rollout, actors: Actors, beta: float, config: PPOSection, device: Device, before: ReturnScale | None = None
+) -> Estimates:
+    """KL to the reference, the critic's values, advantages and returns. The critic predicts in the scale `before` with this step's own
+    returns in it, or, without one, in units of the reward."""
     batch, mask_BT = rollout.batch, rollout.mask_BT
-    reference_BT, values_BT = torch.zeros_like(rollout.old_logp_BT), torch.zeros_like(rollout.old_logp_BT)
+    old_BT, reference_BT, values_BT = (torch.zeros_like(rollout.old_logp_BT) for _ in range(3))
     for part in micro_batches(torch.arange(len(batch)), batch.lengths_B, config.batch_size):
         rows = batch.rows(part.to(device.torch))
         width = rows.ids_BW.shape[1] - 1
         with device.autocast():
             reference_MT = sequence_logprobs(actors.reference.module, rows, config.temperature)
             reference_BT[part, :width] = reference_MT.to(reference_BT)
-            values_BT[part, :width] = actors.critic.batch_values(rows).to(values_BT)
-    values_BT = torch.where(mask_BT, values_BT, 0.0)
-    kl_BT = k1(rollout.old_logp_BT, reference_BT, mask_BT)
+            old_MT, values_MT = logprobs_and_values(actors, rows, config.temperature)
+        old_BT[part, :width], values_BT[part, :width] = old_MT.to(old_BT), values_MT.to(values_BT)
+    kl_BT = k1(old_BT, finite_reference(reference_BT), mask_BT)
     rewards_BT = place_at_end(rollout.reward_B, mask_BT) - beta * kl_BT
+    # From what was paid alone: no critic has a part in its own scale.
+    paid_N = gae(rewards_BT, torch.zeros_like(rewards_BT), mask_BT, gamma=config.gamma, lam=1.0)[1][mask_BT]
+    scale = ReturnScale() if before is None else before.after(paid_N)
+    values_BT = torch.where(mask_BT, scale.in_rewards(values_BT), 0.0)
     adv_BT, returns_BT = gae(rewards_BT, values_BT, mask_BT, gamma=config.gamma, lam=config.lam)
-    left_over = (returns_BT - values_BT)[mask_BT].var(correction=0) / returns_BT[mask_BT].var(correction=0).clamp(1e-8)
+    if paid_N.amax() == paid_N.amin():  # every action was paid alike: what is left of advantages is the critic's error
+        adv_BT = torch.zeros_like(adv_BT)
+    returns_N, errors_N = returns_BT[mask_BT] / scale.deviation, (returns_BT - values_BT)[mask_BT] / scale.deviation
+    left_over = errors_N.var(correction=0) / returns_N.var(correction=0).clamp(1e-8)
     metrics = {
-        "kl_k3": float(k3(rollout.old_logp_BT, reference_BT, mask_BT).sum(1).mean()),
+        "kl_k3": float(k3(old_BT, reference_BT, mask_BT).sum(1).mean()),
         "value_explained": 1.0 - float(left_over),
     }
-    return Estimates(whiten(adv_BT, mask_BT), returns_BT, values_BT, kl_BT, metrics)
+    return Estimates(whiten(adv_BT / scale.deviation, mask_BT), returns_BT, values_BT, kl_BT, metrics, scale)
 
 
 # ----------------------------------------------------------------------------------------------------------- 4. improve
@@ -175,9 +221,9 @@ def improve_actors(
                 means.skip()
                 steps.grad_norm = means.grad_norm
                 return {**means.result(), "updates": means.updates}
-            if rollout.step < config.critic_warmup:
+            if rollout.step < config.critic_warmup or not estimates.adv_BT.any():
                 policy.module.zero_grad()  # without a gradient its optimiser does nothing, not even count
-            elif config.pretrain_coef and demonstrations:
+            elif config.pretrain_coef:
                 update = number * config.minibatches + index
                 picked = shuffled(len(demonstrations), steps.session.seed, "ppo-demonstrations", update)[
                     :DEMONSTRATIONS
@@ -212,13 +258,14 @@ def logprobs_and_values(actors: Actors, batch: Batch, temperature: float) -> tup
 def actors_loss(
     part: Part, values_MT: Tensor, rollout: Rollout, estimates: Estimates, config: PPOSection
 ) -> tuple[Tensor, LossMetrics]:
-    """The policy's clipped loss and `value_coef` times the critic's."""
+    """The policy's clipped loss and `value_coef` times the critic's, which is in the critic's own units."""
     here, tokens = (part.rows, slice(values_MT.shape[1])), part.tokens
+    old_MT, returns_MT = (estimates.scale.normalised(x[here]) for x in (estimates.values_BT, estimates.returns_BT))
     mask_MT = rollout.mask_BT[here]
     policy_loss, policy_metrics = clipped_policy(
         part.logp_MT, part.old_logp_MT, estimates.adv_BT[here], mask_MT, clip=config.clip, tokens=tokens
     )
     value_loss, value_metrics = clipped_value(
-        values_MT, estimates.values_BT[here], estimates.returns_BT[here], mask_MT, clip=config.value_clip, tokens=tokens
+        values_MT, old_MT, returns_MT, mask_MT, clip=config.value_clip, tokens=tokens
     )
     return policy_loss + config.value_coef * value_loss, {**policy_metrics, **value_metrics}

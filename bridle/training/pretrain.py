@@ -46,9 +46,9 @@ def train(policy: Policy, rows_RT: Tensor, total_tokens: int, config: PretrainSe
         steps.values["loss_average"] = average
         logged = step % 10 == 0 or step == total - 1
         log = {"loss": loss, "loss_average": average, "grad_norm": norm} if logged else {}
-        steps.end(step, {"loss": average}, -average, Signal(grad_norm=norm), log)
+        steps.end(step, {"loss": loss, "loss_average": average}, -average, Signal(grad_norm=norm), log)
     policy.step += total
-    return {"steps": total, "tokens": total * batch_size * config.length, "loss": average}
+    return {"steps": total, "tokens": total * batch_size * config.length, **steps.metrics}
 
 
 def next_token_step(policy: Policy, batch_RT: Tensor, session: Session) -> float:

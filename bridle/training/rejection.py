@@ -4,12 +4,16 @@
 Each round: 1. answer each prompt n times  2. score the answers  3. keep the best  4. imitate them  5. share the new weights,
 log and save.
 Nothing is pushed down and nothing holds the policy but the choice itself: imitating the best of n answers well moves it by at
-most log n - (n - 1)/n nats a round. An answer that was cut off is never kept: it never said that it was done.
+most log n - (n - 1)/n nats a round. An answer that was cut off is never kept: it never said that it was done. Where all n scored the
+same none is the best: that prompt is left out and counted. With n = 1 nothing is compared, and every answer that ended is imitated.
 Left out on purpose: beginning each round from the first weights again (STaR), older rounds' answers, a decaying rate.
 Shapes: B answers of a round, T predictions, N answer tokens of a batch.
 """
 
 from collections.abc import Sequence
+
+import torch
+from torch import Tensor
 
 from bridle.compute.optimizer import clipped_step
 from bridle.compute.steps import Metrics, Steps
@@ -17,6 +21,7 @@ from bridle.core.errors import TrainingStopped
 from bridle.core.records import FinishReason, Prompt, Reward
 from bridle.core.timeline import timed
 from bridle.generation import rollout as online
+from bridle.maths.advantages import flat_groups
 from bridle.models.batches import length_batches
 from bridle.models.imitation import Example, imitate
 from bridle.models.policy import Policy
@@ -37,31 +42,46 @@ def train(
     )
     steps = Steps.of_policy(policy.module, config, config.rounds, session)
     for rollout in online.rollouts(steps, policy, reward, asking, session):  # 1. answer each prompt n times  2. score
-        kl_B = online.answer_kl(rollout, reference, config.temperature, config.batch_size, session.device)
-        # 3. keep the best
-        kept = choose(rollout, config)
-        examples = kept_examples(policy, rollout, kept)
+        with steps.save_on_error(rollout.step):
+            _, kl_B, gaps = online.reread(rollout, policy, reference, config, config.answers, session.device)
+            # 3. keep the best
+            flat_G, kept = without_best(rollout, config), choose(rollout, config)
+            examples = [] if flat_G.all() else kept_examples(policy, rollout, kept)
         # 4. imitate them
         updates = imitate_kept(policy, steps, examples, config, rollout.step)
         # 5. share the new weights (a new stamp), log and save
         policy.step += 1
         metrics = {
             **online.rollout_metrics(rollout, kl_B, session),
-            "kept": len(kept),
-            "kept_reward": float(rollout.score_B[kept].mean()),
-            "kept_length": sum(len(answer) for _, answer in examples) / len(examples),
-            "taught": len({i // config.answers for i in kept}) / (len(rollout.completions) // config.answers),
+            **kept_metrics(rollout, kept, examples, config),
+            **({"without_variance": float(flat_G.float().mean())} if compares(config) else {}),
             **updates,
+            **gaps,
         }
-        online.end_step(steps, rollout, metrics, 0.0)
-    return {"rounds": config.rounds, **steps.metrics}
+        online.end_step(steps, rollout, metrics, 0.0, not flat_G.all())
+    return {"rounds": steps.done, **steps.metrics}
+
+
+def compares(config: RejectionSection) -> bool:
+    """Whether an answer is kept for being better than others to its prompt: not by a bar, and not because it is the only one."""
+    return config.keep == "best" and config.answers > 1
+
+
+def without_best(rollout: online.Rollout, config: RejectionSection) -> Tensor:
+    """Which prompts' answers all scored the same where they are compared, so that none is the best, [G] bool."""
+    if not compares(config):
+        return torch.zeros(len(rollout.completions) // config.answers, dtype=torch.bool)
+    return flat_groups(rollout.score_B, config.answers)
 
 
 @timed("choose")
 def choose(rollout: online.Rollout, config: RejectionSection) -> list[int]:
     """The answers to imitate, by their place in the rollout; of equal ones the first."""
     scores, completions, chosen = rollout.score_B.tolist(), rollout.completions, []
+    flat = without_best(rollout, config).tolist()
     for first in range(0, len(completions), config.answers):
+        if flat[first // config.answers]:
+            continue  # the first of equals would be imitated for nothing, and the policy would drift
         answers = range(first, first + config.answers)
         ended = [i for i in answers if completions[i].finish_reason is not FinishReason.LENGTH]
         good = ended if config.keep == "best" else [i for i in ended if scores[i] >= config.threshold]
@@ -89,6 +109,22 @@ def kept_examples(policy: Policy, rollout: online.Rollout, kept: Sequence[int]) 
     return [(ids, list(rollout.completions[i].token_ids)) for ids, i in zip(prompt_ids, kept, strict=True)]
 
 
+def kept_metrics(
+    rollout: online.Rollout, kept: Sequence[int], examples: Sequence[Example], config: RejectionSection
+) -> Metrics:
+    """What is imitated: how many answers, to what share of the prompts, and, where there are any, their mean reward and length."""
+    taught = len({i // config.answers for i in kept}) / (len(rollout.completions) // config.answers)
+    if not kept:
+        return {"kept": 0, "taught": taught}
+    length = sum(len(answer) for _, answer in examples) / len(examples)
+    return {
+        "kept": len(kept),
+        "kept_reward": float(rollout.score_B[kept].mean()),
+        "kept_length": length,
+        "taught": taught,
+    }
+
+
 @timed("improve")
 def imitate_kept(
     policy: Policy,
@@ -97,13 +133,13 @@ def imitate_kept(
     config: RejectionSection,
     number: int,
 ) -> Metrics:
-    """`epochs` passes of SFT over prompt ids and answer ids, the stop token learnt with the answer."""
+    """`epochs` passes of SFT over prompt ids and answer ids, the stop token learnt with the answer; no step where there are none."""
     losses, norms, session = [], [], steps.session
     lengths = [len(prompt) + len(answer) for prompt, answer in examples]
-    for epoch in range(config.epochs):
+    for epoch in range(config.epochs if examples else 0):
         batches = length_batches(lengths, config.batch_size, session.seed, "rejection", number * config.epochs + epoch)
         for rows in batches:
             losses.append(imitate(policy, [examples[i] for i in rows], session.device))
             norms.append(clipped_step([policy.module], steps.optimizers, config.clip_norm))
-    steps.grad_norm = sum(norms) / len(norms)
-    return {"loss": sum(losses) / len(losses), "grad_norm": steps.grad_norm}
+    steps.grad_norm = sum(norms) / len(norms) if norms else None
+    return {"loss": sum(losses) / len(losses), "grad_norm": sum(norms) / len(norms)} if norms else {}

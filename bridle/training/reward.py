@@ -214,11 +214,13 @@ def check_judgements(model: RewardModel, groups: Sequence[Group]) -> None:
 
 
 def measure_ratings(model: RewardModel, groups: Sequence[Group]) -> None:
-    """Keep mean and standard deviation of each task's ratings, so that its scores can be read in their units."""
+    """Keep mean and standard deviation of each task's ratings by their weights, so that its scores can be read in their units."""
     for task in model.tasks:
-        values = [rated.value for _, rated in flatten(groups)[2] if rated.task == task.name]
-        if values and task.kind == "score":
-            task.rating_mean, task.rating_sd = float(np.mean(values)), float(np.std(values))
+        rated = [(one.value, one.weight) for _, one in flatten(groups)[2] if one.task == task.name]
+        if rated and task.kind == "score":
+            value, weight = np.array(rated).T
+            task.rating_mean = float(np.average(value, weights=weight))
+            task.rating_sd = math.sqrt(np.average((value - task.rating_mean) ** 2, weights=weight))
 
 
 # ------------------------------------------------------------------------------------- what its numbers mean afterwards
@@ -226,14 +228,15 @@ def measure_ratings(model: RewardModel, groups: Sequence[Group]) -> None:
 
 def set_centre_and_scale(model: RewardModel, reference_scores: Tensor, probes: Sequence[list[int]]) -> None:
     """Centre and scale on the reference's answers ([N], or [N, C] for several tasks), and keep a few sequences with
-    their scores to check on loading."""
+    their scores to check on loading. Scores that are all equal have no scale of their own: 1."""
     scores_NC = reference_scores.reshape(-1, len(model.tasks))
     if len(scores_NC) < 2 or not bool(torch.isfinite(scores_NC).all()):
         raise NoUsableRows(
             f"centring a reward model needs at least two finite scores, got {reference_scores[:5].tolist()}"
         )
     for task, scores_N in zip(model.tasks, scores_NC.unbind(1), strict=True):
-        task.centre, task.scale = float(scores_N.mean()), max(float(scores_N.std()), 1e-6)
+        differ = bool(scores_N.amax() > scores_N.amin())  # of equal ones the deviation is rounding, not always 0
+        task.centre, task.scale = float(scores_N.mean()), max(float(scores_N.std()), 1e-6) if differ else 1.0
     device = model.module.score.weight.device
     model.probes = [{"ids": list(ids), "scores": probe_scores(model.module, ids, device)} for ids in probes]
 
@@ -271,7 +274,7 @@ def fit_temperatures(model: RewardModel, groups: Sequence[Group], device: Device
 
 
 def error_of(judged: Sequence[tuple[float, float, float]], temperature: float) -> float:
-    """Expected calibration error of the confidence in the more likely side, over (gap, confidence, weight); ties tell nothing."""
-    clear = np.array([(gap, confidence) for gap, confidence, _ in judged if confidence != 0.5])
-    predicted = 1 / (1 + np.exp(-np.abs(clear[:, 0]) / temperature))
-    return ece(predicted, (clear[:, 0] > 0) == (clear[:, 1] > 0.5))
+    """Expected calibration error of the probability of the side that scores higher, over (gap, confidence, weight)."""
+    gap, confidence, weight = np.array(judged).T
+    predicted = 1 / (1 + np.exp(-np.abs(gap) / temperature))
+    return ece(predicted, 0.5 + np.sign(gap) * (confidence - 0.5), weight)

@@ -4,7 +4,8 @@
 Each step: 1. answer each prompt several times  2. score the answers  3. measure each against the others  4. improve the policy
 5. share the new weights, log and save.
 A whole answer is one action, and there is no critic. Its KL (k1) is part of its reward, so the optimum is π_ref exp(r/β) / Z, as for PPO
-and REBEL. A group whose answers all got the same net reward says nothing: it is left out of the update, and counted.
+and REBEL. A group whose answers all have the same net reward says nothing and is left out of the update; what is counted is those of
+equal reward, the KL apart, which teach nothing but the way back to the reference.
 Left out on purpose: whitening of advantages over the step, a rate that falls (a run here is some twenty steps).
 Shapes: B answers of a step in groups of K to a prompt, T predictions, M answers of a part of a minibatch.
 """
@@ -19,7 +20,7 @@ from bridle.compute.steps import Means, Metrics, Steps
 from bridle.core.records import Prompt, Reward
 from bridle.core.timeline import timed
 from bridle.generation import rollout as online
-from bridle.maths.advantages import group_spread, leave_one_out
+from bridle.maths.advantages import flat_groups, leave_one_out
 from bridle.maths.losses import rloo
 from bridle.models.policy import Policy
 from bridle.recipe.online import RLOOSection
@@ -37,23 +38,21 @@ def train(
     asking = online.Asking(
         "rloo", prompts, config.prompts_per_step, config.group_size, config.temperature, config.missing_stop_penalty
     )
-    at_once = config.group_size * online.whole_groups(config.batch_size, config.group_size)
     steps = Steps.of_policy(policy.module, config, config.steps, session)
-    for rollout in online.rollouts(
-        steps, policy, reward, asking, session
-    ):  # 1. answer each prompt  2. score the answers
+    for rollout in online.rollouts(steps, policy, reward, asking, session):  # 1. answer each prompt  2. score
         # 3. measure each against the others, the KL in its reward
-        kl_B = online.answer_kl(rollout, reference, config.temperature, at_once, session.device)
+        with steps.save_on_error(rollout.step):
+            reread, kl_B, gaps = online.reread(rollout, policy, reference, config, config.group_size, session.device)
         adv_B = net_advantages(rollout, kl_B, config)
         # 4. improve the policy
-        updates = improve_by_answers(policy, steps, rollout, adv_B, config)
+        updates = improve_by_answers(policy, steps, reread, adv_B, config)
         # 5. share the new weights (a new stamp), log and save
         policy.step += 1
-        flat_G = group_spread(adv_B, config.group_size) == 0
+        flat_G = flat_groups(rollout.reward_B, config.group_size)
         compared = {"without_variance": float(flat_G.float().mean())}
-        metrics = {**online.rollout_metrics(rollout, kl_B, session), **updates, **compared}
+        metrics = {**online.rollout_metrics(rollout, kl_B, session), **updates, **gaps, **compared}
         online.end_step(steps, rollout, metrics, config.kl_coef, not flat_G.all())
-    return {"steps": config.steps, **steps.metrics}
+    return {"steps": steps.done, **steps.metrics}
 
 
 @timed("advantages")
@@ -69,7 +68,7 @@ def improve_by_answers(
     """`epochs` passes over the groups that say something, `minibatches` optimiser steps each: REINFORCE at first, with a clip from the
     second step on the same answers. Ranks share a minibatch by groups."""
     means, device = Means(), steps.session.device
-    useful_G = group_spread(adv_B, config.group_size).nonzero()[:, 0].cpu()
+    useful_G = adv_B.view(-1, config.group_size).any(1).nonzero()[:, 0].cpu()
     passes = online.minibatches(
         useful_G, config.group_size, config, steps.session.seed, "grpo-minibatches", rollout.step
     )
@@ -80,7 +79,8 @@ def improve_by_answers(
             logp_M, old_logp_M = part.logp_MT.sum(1), part.old_logp_MT.sum(1)
             loss, metrics = rloo(logp_M, old_logp_M, adv_B[part.rows], clip=config.clip, count=answers)
             backward(loss)
-            means.add(metrics, part)
+            means.add(metrics)
         means.updated(clipped_step([policy.module], steps.optimizers, config.clip_norm))
     steps.grad_norm = means.grad_norm
-    return means.result()
+    nothing = dict.fromkeys(("policy_loss", "clip_fraction", "approx_kl"), 0.0)  # where every group is flat
+    return {**nothing, **means.result()}

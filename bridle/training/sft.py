@@ -34,10 +34,10 @@ def train(policy: Policy, examples: Sequence[Example], config: SFTSection, sessi
         norm = steps.scheduled_step(step, config.clip_norm)
         # 4. log and save
         del losses[:-REMEMBERED]
-        mean = sum(losses) / len(losses)
+        means = {"loss": losses[-1], "loss_average": sum(losses) / len(losses)}
         logged = step % LOGGED_EVERY == 0 or step == len(plan) - 1
         log = {"loss": losses[-1], "grad_norm": norm} if logged else {}
-        steps.end(step, {"loss": mean}, -mean, Signal(grad_norm=norm), log)
+        steps.end(step, means, -means["loss_average"], Signal(grad_norm=norm), log)
     policy.step += len(plan)
     tokens = config.epochs * sum(len(answer) for _, answer in examples)
     return {"steps": len(plan), "answer_tokens": tokens, **steps.metrics}

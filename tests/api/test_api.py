@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import bridle
+from bridle.api import trainers
 from bridle.compute.steps import Session
 from bridle.core.errors import BridleError, DataError, Interrupted, NoUsableRows, ProjectError, RecipeError, UsageError
 from bridle.core.records import Prompt
@@ -81,6 +82,32 @@ def test_a_small_model_from_nothing() -> None:
     assert len(small.answer(["Hello?"], max_new_tokens=4)) == 1
     with pytest.raises(RecipeError, match="'path' is not a setting of .pretrain. or .model."):
         bridle.pretrain(TEXTS, tokens=1500, path="elsewhere")
+
+
+def test_what_is_learnt_from_few_rows_is_learnt_from_drawn_ones(
+    model: bridle.Model, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[list[Prompt]] = []
+    answer_all = trainers.answer_all
+    monkeypatch.setattr(trainers, "CENTRED_ON", 8)
+    monkeypatch.setattr(
+        trainers, "answer_all", lambda p, e, prompts, *rest: asked.append(prompts) or answer_all(p, e, prompts, *rest)
+    )
+    for seed in (0, 1):
+        bridle.reward_model(model, PAIRS, max_new_tokens=8, seed=seed, **FAST)
+    first, second = ([prompt.text for prompt in prompts] for prompts in asked)
+    assert len(first) == 8 and first != PROMPTS[:8] and first != second and first == sorted(first, key=PROMPTS.index)
+
+    learnt: list[list[str]] = []
+    train_tokenizer = trainers.train_tokenizer
+    monkeypatch.setattr(trainers, "TOKENIZER_TEXTS", 5)
+    monkeypatch.setattr(
+        trainers, "train_tokenizer", lambda texts, size: learnt.append(texts) or train_tokenizer(texts, size)
+    )
+    shape = {"vocab_size": 300, "hidden_size": 16, "intermediate_size": 32, "layers": 1, "heads": 1, "kv_heads": 1}
+    bridle.pretrain(PROMPTS, tokens=100, length=8, precision="float32", **shape)
+    assert len(learnt[0]) == 5 and learnt[0] != PROMPTS[:5]
+    assert "texts: 5 of 16 used (to learn the tokenizer)" in capsys.readouterr().err
 
 
 def test_what_python_offers_is_listed() -> None:
@@ -185,6 +212,16 @@ def test_a_reward_model_scores_texts_and_trains_a_policy(model: bridle.Model, tm
     assert again(PROMPTS, ["It is a cat."] * 16) == pytest.approx(judge(PROMPTS, ["It is a cat."] * 16))
     figures = bridle.ppo(model, PROMPTS, again, **PPO)
     assert figures["steps"] == 3 and not same(before, model.policy.module)
+
+
+def test_a_margin_is_learnt_from_python_too(model: bridle.Model) -> None:
+    """The first loss is about log(1 + exp(margin)): a new head tells nothing apart."""
+    losses = {}
+    for margin in (0.0, 20.0):
+        log = Log()
+        bridle.reward_model(model, PAIRS[:4], batch_size=8, margin=margin, max_new_tokens=2, on_log=log)
+        losses[margin] = log.lines[0][2]["loss"]
+    assert losses[20.0] - losses[0.0] > 15, losses
 
 
 # ---------------------------------------------------------------------------------------------- stopping, going on
@@ -341,6 +378,21 @@ def test_the_page_names_what_there_is_and_nothing_else() -> None:
     classes = {"Model", "ScoreModel"}
     assert named == set(bridle.__all__) - classes
     assert all(f"`{name}`" in PAGE for name in classes)
+
+
+def test_a_call_says_what_it_does_and_how_far_it_is_unless_on_log_shows_that(
+    model: bridle.Model, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Elsewhere than at a terminal, as in a notebook: no line is written over."""
+    title = "SFT: teaching the model to answer by imitating demonstrations"
+    bridle.sft(model, EXAMPLES, epochs=2, **FAST)
+    written = capsys.readouterr()
+    assert written.err.splitlines()[0] == title and "  2/2 steps  0:00 left  loss " in written.err
+    assert "\r" not in written.err and not written.out
+    bridle.sft(model, EXAMPLES, epochs=2, on_log=Log(), **FAST)
+    assert title in (told := capsys.readouterr().err) and " steps " not in told
+    bridle.tune("rebel", model, PROMPTS, length, steps=1, prompts_per_step=8, max_new_tokens=8)
+    assert capsys.readouterr().err.startswith("REBEL: two answers to each prompt, ")
 
 
 def test_the_first_example_runs(

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,14 @@ def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 
 def silent(text: str) -> None:
     pass
+
+
+def test_a_metric_that_is_not_known_damages_no_checkpoint(tmp_path: Path) -> None:
+    """Nor makes its notes what is no JSON: a standard error of one prompt is nan."""
+    save_checkpoint(tmp_path, 1, fresh("adamw"), {"metrics": {"kl": 0.5, "kl_se": math.nan}}, "key")
+    (notes,) = tmp_path.glob("*/state.json")
+    assert json.loads(notes.read_text(), parse_constant=pytest.fail)["values"]["metrics"]["kl_se"] is None
+    assert restore_checkpoint(tmp_path, fresh("adamw"), "key", silent) == (1, {"metrics": {"kl": 0.5, "kl_se": None}})
 
 
 @pytest.mark.parametrize("shapes", [("qwen3", "llama"), ("gpt2", "gemma"), ("gemma2", "mixtral")])

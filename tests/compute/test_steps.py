@@ -1,6 +1,6 @@
 """The steps of a run: which are left, what is logged and saved of them, when they end early; and means over their updates."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from bridle.compute.optimizer import adamw, warm_then_linear
-from bridle.compute.steps import Means, Part, Steps
+from bridle.compute.steps import Means, Part, Steps, logprob_gaps
 from bridle.core.errors import Interrupted, TrainingStopped
-from bridle.project.run import Run, Signal
+from bridle.project.run import Run, Signal, Until
 from bridle.recipe.base import TrainerSection
 from bridle.recipe.watching import GuardSection
 from tests.training.runs import metrics, run_in, session, weights
@@ -97,6 +97,52 @@ def test_an_error_saves_the_steps_before_it(tmp_path: Path) -> None:
     assert saved(tmp_path) == ["step-000003"], "that is saved already"
 
 
+def far(signals: Sequence[Signal]) -> str | None:
+    return "its KL had reached 3 nats" if (signals[-1].kl or 0.0) >= 3 else None
+
+
+def walk_until(folder: Path, stop_before: int = 9) -> tuple[nn.Linear, Steps, Run]:
+    """Nine steps at most, each a nat further, that end at three nats; as if the process were gone before a step."""
+    run = run_in(folder)
+    run.until = Until("until 3 nats", far)
+    module, steps = begin(run, total=9, every=3)
+    for step in steps:
+        if step == stop_before:
+            break
+        with torch.no_grad():
+            module.weight.add_(1.0)
+        steps.end(step, {"loss": float(step)}, float(step), Signal(grad_norm=1.0, kl=float(step)))
+    return module, steps, run
+
+
+def test_a_run_ends_where_it_has_done_what_it_was_for(tmp_path: Path) -> None:
+    module, steps, run = walk_until(tmp_path)
+    assert run.ended == "its KL had reached 3 nats" and steps.done == 4 and float(module.weight.detach()[0, 0]) == 4.0
+    assert saved(tmp_path)[-1] == "step-000004" and len(metrics(tmp_path)) == 4
+    assert run.with_warnings({})["ended"] == run.ended
+
+
+@pytest.mark.parametrize("stop_before", [1, 3, 4])
+def test_a_run_that_was_cut_ends_where_it_would_have(stop_before: int, tmp_path: Path) -> None:
+    walk_until(tmp_path / "cut", stop_before)
+    module, steps, run = walk_until(tmp_path / "cut")
+    whole, _, _ = walk_until(tmp_path / "whole")
+    assert run.ended == "its KL had reached 3 nats" and steps.done == 4 and steps.metrics == {"loss": 3.0}
+    assert torch.equal(module.weight, whole.weight) and metrics(tmp_path / "cut") == metrics(tmp_path / "whole")
+
+
+def test_an_end_that_is_reached_comes_before_a_stop(tmp_path: Path) -> None:
+    """A run that has done what it was for is finished, whoever asks it to stop and whatever it can no longer learn."""
+    run = run_in(tmp_path, limits=GuardSection(dead_steps=1))
+    run.until = Until("at once", lambda signals: "it was enough")
+    _, steps = begin(run)
+    run.stop_asked = True
+    steps.end(0, {"loss": 1.0}, 0.0, Signal(comparable=False))
+    assert list(steps) == [] and saved(tmp_path) == ["step-000001"]
+    with pytest.raises(Interrupted, match="is finished and saved"):
+        run.finish({})
+
+
 def test_a_stop_that_is_asked_for_comes_after_the_step_is_saved(tmp_path: Path) -> None:
     run = run_in(tmp_path)
     _, steps = begin(run)
@@ -165,13 +211,27 @@ def filled(*updates: tuple[float, ...]) -> Means:
 
 def test_micro_batches_add_up_and_updates_are_averaged() -> None:
     found = filled((2.0, 1.0, 3.0), (4.0, 6.0)).result()
-    assert found == pytest.approx({"loss": (4 + 6) / 2, "grad_norm": 3.0, "logprob_gap": 0.5}), (
-        "the gap of the first alone"
-    )
+    expected = {"loss": (4 + 6) / 2, "grad_norm": 3.0, "logprob_gap": 0.5, "answer_gap": 1.0}
+    assert found == pytest.approx(expected), "the gaps of the first alone"
+
+
+def test_the_gap_of_an_answer_is_that_of_the_sum_over_its_tokens() -> None:
+    """Two that cancel, and two that add up; .8 over four tokens, .4 and 0 over two answers. Signs of answers do not cancel."""
+    old = torch.tensor([[-1.0, -2.0], [-3.0, -4.0]])
+    off = torch.tensor([[0.2, -0.2], [-0.2, -0.2]])
+    assert logprob_gaps(old + off, old, 4, 2) == pytest.approx({"logprob_gap": 0.2, "answer_gap": 0.2})
+    means = Means()
+    for row in (0, 1):
+        means.add({}, Part(torch.tensor([row]), (old + off)[row : row + 1], old[row : row + 1], torch.tensor(4)))
+    assert means.result() == pytest.approx({"grad_norm": 0.0, "logprob_gap": 0.2, "answer_gap": 0.2})
+    uneven = Means()  # three answers in parts of two and one: (0 + .4 + .4) / 3
+    for rows in ([0, 1], [1]):
+        uneven.add({}, Part(torch.tensor(rows), (old + off)[rows], old[rows], torch.tensor(6)))
+    assert uneven.result()["answer_gap"] == pytest.approx(0.8 / 3)
 
 
 def test_of_no_update_at_all_the_gradient_is_zero() -> None:
-    assert Means().result() == {"grad_norm": 0.0, "logprob_gap": 0.0}
+    assert Means().result() == {"grad_norm": 0.0, "logprob_gap": 0.0, "answer_gap": 0.0}
 
 
 def skipped(updates: int) -> Mapping[str, float]:
@@ -182,8 +242,8 @@ def skipped(updates: int) -> Mapping[str, float]:
 
 
 def test_a_minibatch_that_took_no_step_counts_in_the_means_and_has_no_gradient() -> None:
-    assert skipped(updates=1) == pytest.approx({"loss": 2.5, "grad_norm": 2.0, "logprob_gap": 0.25})
-    assert skipped(updates=0) == {"loss": 4.0, "logprob_gap": 0.0}
+    assert skipped(updates=1) == pytest.approx({"loss": 2.5, "grad_norm": 2.0, "logprob_gap": 0.25, "answer_gap": 1.0})
+    assert skipped(updates=0) == {"loss": 4.0, "logprob_gap": 0.0, "answer_gap": 0.0}
 
 
 def test_the_totals_are_the_means_of_one_update() -> None:

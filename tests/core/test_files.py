@@ -1,6 +1,8 @@
 """Files and folders are whole or absent, whatever happens while they are written."""
 
 import errno
+import json
+import math
 import os
 from pathlib import Path
 
@@ -33,6 +35,12 @@ def test_json_comes_back(tmp_path: Path) -> None:
     write_json(tmp_path / "x.json", value)
     assert read_json(tmp_path / "x.json") == value
     assert "é" in (tmp_path / "x.json").read_text("utf-8")
+
+
+def test_what_is_no_finite_number_is_null(tmp_path: Path) -> None:
+    write_json(tmp_path / "x.json", {"kl_se": math.nan, "points": [{"low": -math.inf, "n": 2}, (1.5, math.inf)]})
+    found = json.loads((tmp_path / "x.json").read_text(), parse_constant=pytest.fail)
+    assert found == {"kl_se": None, "points": [{"low": None, "n": 2}, [1.5, None]]}
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -137,7 +137,13 @@ def check_sft_learns_how_often() -> None:
 
 
 def check_the_first_ppo_gradient() -> None:
-    """One PPO step at temperature .7, from a policy that has drifted and a critic that is wrong, by hand."""
+    """One PPO step at temperature .7, from a policy that has drifted and a critic that is wrong, by hand; the critic predicts in
+    standard deviations of what was paid, or in units of the reward."""
+    for normalise in ("running", "none"):
+        first_ppo_gradient(normalise)
+
+
+def first_ppo_gradient(normalise: Literal["running", "none"]) -> None:
     policy, reference, values = drifted(WORLD), WORLD.policy("reference"), critic()
     with torch.no_grad():
         values.score.weight.normal_(generator=torch.Generator().manual_seed(2))
@@ -145,7 +151,7 @@ def check_the_first_ppo_gradient() -> None:
     config = PPOSection(
         steps=1, prompts_per_step=24, epochs=1, minibatches=1, batch_size=5, learning_rate=0.0, critic_learning_rate=0.0,
         kl_coef=beta, kl_target=0.0, clip_norm=1e6, missing_stop_penalty=cost, temperature=temperature, gamma=gamma,
-        lam=lam, value_clip=100.0,
+        lam=lam, value_clip=100.0, normalise_returns=normalise,
     )  # fmt: skip
     reward = Listener(WORLD.reward())
     with scratch() as folder, caught_gradients() as found:
@@ -156,19 +162,26 @@ def check_the_first_ppo_gradient() -> None:
     table = policy.module.output_weight().detach().clone().requires_grad_()
     worth = values.score.weight.detach()[0].clone().requires_grad_()
     logp_VS, reference_VS = (table / temperature).log_softmax(0), (WORLD.reference_VS / temperature).log_softmax(0)
-    logps, advantages, errors = [], [], []
+    logps, advantages, errors, paid = [], [], [], list[float]()
+    answers = []
     for prompt, completion, score in reward.heard:
         path, length = states_of(prompt, completion), len(completion.token_ids)
         logp = [logp_VS[token, state] for token, state in zip(completion.token_ids, path, strict=True)]
         told = [reference_VS[token, state] for token, state in zip(completion.token_ids, path, strict=True)]
         rewards = [-beta * float(ours.detach() - theirs) for ours, theirs in zip(logp, told, strict=True)]
         rewards[-1] += score - cost * (completion.finish_reason is FinishReason.LENGTH)
-        v = [float(worth.detach()[state]) for state in path] + [0.0]
+        answers.append((path, logp, rewards))
+        paid += [sum(gamma ** (k - t) * rewards[k] for k in range(t, length)) for t in range(length)]
+    middle = sum(paid) / len(paid) if normalise == "running" else 0.0
+    unit = (sum((r - middle) ** 2 for r in paid) / len(paid)) ** 0.5 if normalise == "running" else 1.0
+    for path, logp, rewards in answers:
+        length = len(path)
+        v = [middle + unit * float(worth.detach()[state]) for state in path] + [0.0]
         deltas = [rewards[t] + gamma * v[t + 1] - v[t] for t in range(length)]
         adv = [sum((gamma * lam) ** (k - t) * deltas[k] for k in range(t, length)) for t in range(length)]
         logps += logp
         advantages += adv
-        errors += [worth[state] - (a + value) for state, a, value in zip(path, adv, v, strict=False)]
+        errors += [worth[state] - (a + value - middle) / unit for state, a, value in zip(path, adv, v, strict=False)]
     mean = sum(advantages) / len(advantages)
     deviation = (sum((a - mean) ** 2 for a in advantages) / len(advantages)) ** 0.5
     loss = -sum((a - mean) / deviation * logp for a, logp in zip(advantages, logps, strict=True)) / len(advantages)

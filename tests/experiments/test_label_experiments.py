@@ -49,6 +49,7 @@ def test_a_linear_reward_model_finds_the_gold_that_made_its_labels(noise: Module
     drawn = noise.draw(gold, 30_000, 0.0, generator())
     assert noise.learn(drawn.difference_PD, drawn.clean_P).tolist() == pytest.approx(gold.tolist(), abs=0.05)
     assert noise.right(torch.tensor([1.0, -1.0, 2.0]), torch.tensor([1.0, 1.0, 1.0])) == pytest.approx(2 / 3)
+    assert noise.right(torch.zeros(3), torch.tensor([1.0, -1.0, 1.0])) == 0.5, "a tie is half right"
 
 
 def test_rankings_are_drawn_by_plackett_luce(rankings: ModuleType) -> None:
@@ -91,4 +92,4 @@ def test_noisy_labels_come_out_as_they_must(noise: ModuleType, capsys: pytest.Ca
 
 @pytest.mark.slow
 def test_rankings_come_out_as_they_must(rankings: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
-    assert rankings.main(seeds=5, read=720), capsys.readouterr().out
+    assert rankings.main(seeds=8, read=720), capsys.readouterr().out

@@ -2,19 +2,39 @@
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from bridle.compute.steps import Steps
 from bridle.core.errors import TrainingStopped
 from bridle.core.records import Completion, FinishReason, Prompt, Reward
 from bridle.generation.engine import Engine
-from bridle.generation.rollout import Asking, Rollout, RolloutSession, answer_metrics, roll_out, take_prompts
+from bridle.generation.rollout import (
+    Asking,
+    Rollout,
+    RolloutSession,
+    answer_metrics,
+    end_step,
+    minibatches,
+    reference_logprobs,
+    reread,
+    roll_out,
+    rollout_metrics,
+    rollouts,
+    take_prompts,
+)
+from bridle.project.progress import Progress
+from bridle.project.run import Run
+from bridle.recipe.online import GRPOSection
+from bridle.recipe.watching import GuardSection
 from tests.models.tiny import one_sentence, template
 from tests.models.tiny import policy as tiny_policy
-from tests.training.practice import in_order, spare_run
+from tests.training.practice import cast, in_order, spare_run
 from tests.training.runs import DEVICE
 
 PROMPTS = [Prompt.from_text(f"What is {i} + {i % 7}?") for i in range(4)]
@@ -109,10 +129,71 @@ def test_figures_tell_what_the_answers_look_like() -> None:
     assert found["distinct"] == len({c.text for c in rollout.completions}) / 12
 
 
+def test_the_log_has_the_reward_that_is_learnt_from_and_the_entropy_of_what_was_drawn() -> None:
+    rollout = answered(numbered, 3, penalty=0.75)
+    drawn = [logp for c in rollout.completions for logp in c.sampled_logprobs]
+    found = rollout_metrics(rollout, torch.arange(12.0), cast().session())
+    paid = sum(i - 0.75 * (c.finish_reason is FinishReason.LENGTH) for i, c in enumerate(rollout.completions))
+    assert found["reward"] == pytest.approx(paid / 12) and found["reward"] < 5.5
+    assert found["entropy"] == pytest.approx(-sum(drawn) / len(drawn), rel=1e-5) and found["entropy"] > 0
+    assert found["kl"] == pytest.approx(5.5)
+
+
+def test_the_best_step_has_the_greatest_reward_less_its_kl() -> None:
+    ends: list[float] = []
+    steps: Any = SimpleNamespace(grad_norm=1.0, end=lambda step, metrics, score, signal: ends.append(score))
+    end_step(steps, answered(numbered, 3), {"reward": 2.0, "kl": 3.0}, 0.5)
+    assert ends == [0.5]
+
+
 def test_two_trainers_take_their_prompts_in_orders_of_their_own() -> None:
     prompts = PROMPTS * 5
     orders = {purpose: take_prompts(prompts, 0, 20, 0, purpose) for purpose in ("ppo-prompts", "grpo-prompts")}
     assert orders["ppo-prompts"] != orders["grpo-prompts"]
+
+
+def test_answers_are_drawn_anew_at_every_step_and_by_every_trainer() -> None:
+    """One prompt, the same weights: nothing but the random numbers can make its answers differ."""
+    who = cast()
+    found = [
+        tuple(
+            c.token_ids
+            for c in roll_out(step, who.policy, numbered, Asking(stream, PROMPTS[:1], 1, 3), session).completions
+        )
+        for stream, seed in (("one", 0), ("two", 0), ("one", 1))
+        for session in [who.session(seed=seed)]
+        for step in (0, 1)
+    ]
+    assert len(set(found)) == 6
+
+
+def test_every_pass_of_every_step_takes_its_groups_in_an_order_of_its_own() -> None:
+    config, seen = GRPOSection(epochs=2, minibatches=2), []
+    for seed, label, step in ((0, "one", 0), (0, "one", 1), (0, "one", 2), (1, "one", 0), (0, "two", 0)):
+        parts = [part.tolist() for part in minibatches(torch.arange(1, 9), 2, config, seed, label, step)]
+        assert [len(part) for part in parts] == [4] * 4
+        seen += [tuple(a for a, _ in first + second) for first, second in (parts[:2], parts[2:])]
+        assert all(b == a + 1 for part in parts for a, b in part)
+    assert all(sorted(places) == list(range(2, 18, 2)) for places in seen), "the answers of groups 1 to 8, each once"
+    assert len(set(seen)) == 10
+
+
+def test_a_reference_without_finite_log_probs_is_told_before_anything_is_learnt() -> None:
+    rollout, broken = answered(numbered, 3), tiny_policy()
+    with torch.no_grad():
+        broken.module.output_weight()[5] = math.nan
+    with pytest.raises(TrainingStopped, match="the reference's log-probs of 12 of 12 answers are not finite"):
+        reference_logprobs(rollout, broken, 1.0, 8, DEVICE)
+
+
+@pytest.mark.parametrize("whose", ["policy", "reference"])
+def test_of_the_two_that_are_read_the_broken_one_is_named(whose: str) -> None:
+    rollout, models = answered(numbered, 2), {"policy": tiny_policy(), "reference": tiny_policy()}
+    with torch.no_grad():
+        models[whose].module.output_weight()[5] = math.nan
+    with pytest.raises(TrainingStopped, match=f"the {whose}'s log-probs of 8 of 8 .*look at the {whose}'s") as caught:
+        reread(rollout, models["policy"], models["reference"], GRPOSection(), 2, DEVICE)
+    assert one_sentence(str(caught.value))
 
 
 # --------------------------------------------------------------------------------------------- rewards that are none
@@ -177,6 +258,28 @@ def test_rewards_that_are_all_equal_have_no_spread_at_all(equal: float) -> None:
     assert answer_metrics(answered(lambda p, c: [equal] * len(c), 3))["score_sd"] == 0.0
 
 
+def test_answers_to_one_prompt_are_one_piece_of_evidence_of_the_kl() -> None:
+    """However they came to share it: answers of a group, or a prompt that a step draws twice."""
+    session = RolloutSession(spare_run(), DEVICE, 1, Engine(torch.float32), 10)
+    grouped, twice = answered(numbered, 2), answered(numbered, 1, prompts=[p for p in PROMPTS for _ in range(2)])
+    kl_B = torch.tensor([0.0, 2.0, 5.0, 7.0, 1.0, 1.0, 4.0, 2.0])
+    for rollout in (grouped, twice):
+        figures = rollout_metrics(rollout, kl_B, session)
+        assert figures["kl_se"] == pytest.approx(float(kl_B.view(4, 2).mean(1).std()) / 2)
+    assert math.isnan(rollout_metrics(answered(numbered, 3, prompts=PROMPTS[:1]), kl_B[:3], session)["kl_se"])
+
+
 def test_the_spread_of_rewards_is_told() -> None:
     assert answer_metrics(answered(numbered, 3))["score_sd"] == pytest.approx(np.std(np.arange(12.0)))
     assert "score_sd" not in answer_metrics(answered(numbered, 1, prompts=PROMPTS[:1])), "one answer has none"
+
+
+@pytest.mark.parametrize(("steps", "said"), [(1, ["prompts: 3 of 4 are answered, 3 a step"]), (2, [])])
+def test_prompts_that_no_step_will_ask_are_said(steps: int, said: list[str], tmp_path: Path) -> None:
+    lines: list[str] = []
+    policy, progress = tiny_policy(), Progress(lines.append, live=False)
+    run = Run("test", tmp_path, "key", 1, False, progress, limits=GuardSection())
+    session = RolloutSession(run, DEVICE, 1, Engine(torch.float32), 4)
+    left = Steps(session, {"policy": policy.module}, [], steps, 1)
+    found = list(rollouts(left, policy, numbered, Asking("test", PROMPTS, 3), session))
+    assert len(found) == steps and [line.strip() for line in lines] == said

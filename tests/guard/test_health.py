@@ -18,10 +18,11 @@ from tests.models.tiny import one_sentence
 
 GOOD = {
     "reward": 0.2, "score_sd": 1.0, "without_variance": 0.3, "cut_off": 0.1, "entropy": 0.4, "grad_norm": 0.7,
-    "logprob_gap": 0.003, "unscored": 0, "chosen_moved": -1.5,
+    "logprob_gap": 0.003, "answer_gap": 0.02, "unscored": 0, "chosen_moved": -1.5,
 }  # fmt: skip
 BAD: dict[str, dict[str, Any]] = {
     "first ratio": {"logprob_gap": 0.06},
+    "whole answers": {"answer_gap": 0.6},
     "unscored": {"unscored": 3, "unscored_nan": 1, "unscored_None": 2},
     "cut off": {"cut_off": 0.97},
     "flat groups": {"without_variance": 0.95},
@@ -30,7 +31,7 @@ BAD: dict[str, dict[str, Any]] = {
     "entropy collapse": {"entropy": 0.001},
     "displacement": {"chosen_moved": -12.0},
 }
-AT_ONCE = {"first ratio", "unscored"}
+AT_ONCE = {"first ratio", "whole answers", "unscored"}
 
 
 def look(health: Health, times: int, **changed: Any) -> tuple[list[str], str | None]:
@@ -93,17 +94,20 @@ def test_it_never_stops_where_the_recipe_says_so(name: str) -> None:
     assert look(Health(GuardSection(dead_steps=0)), 100, **BAD[name])[1] is None
 
 
-def test_groups_that_are_all_flat_are_a_dead_reward_and_not_two_warnings() -> None:
+def test_groups_that_are_all_flat_are_flat_groups_and_a_dead_reward() -> None:
+    """One says which prompts to take, the other where to look, and stops."""
     health = Health()
     said, stop = look(health, 10, without_variance=1.0, comparable=False)
-    assert len(said) == 1 and "all answers that were compared got the same reward" in said[0]
+    assert list(health.state["warned"]) == ["flat groups", "dead reward"] and len(said) == 2
+    assert "in 100% of the groups" in said[0] and "all answers that were compared got the same reward" in said[1]
     assert stop is not None
 
 
 @pytest.mark.parametrize(
     ("name", "setting", "value"),
     [
-        ("first ratio", "max_logprob_gap", 0.06), ("cut off", "max_cut_off", 0.97), ("flat groups", "max_flat_groups", 0.95),
+        ("first ratio", "max_logprob_gap", 0.06), ("whole answers", "max_answer_gap", 0.6),
+        ("cut off", "max_cut_off", 0.97), ("flat groups", "max_flat_groups", 0.95),
         ("entropy collapse", "min_entropy", 0.001), ("displacement", "max_chosen_fall", 12.0),
     ],
 )  # fmt: skip

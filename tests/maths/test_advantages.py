@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bridle.maths.advantages import gae, group_relative, group_spread, leave_one_out, place_at_end, whiten
+from bridle.maths.advantages import flat_groups, gae, group_relative, leave_one_out, place_at_end, whiten
 
 
 def uneven_mask() -> Tensor:
@@ -100,8 +100,12 @@ def test_whitening_does_not_depend_on_padding() -> None:
     assert torch.equal(wide[:, 3:9], whiten(x, mask))
 
 
-def test_equal_advantages_become_zero_and_not_nan() -> None:
-    assert whiten(torch.full((2, 3), 4.0), torch.ones(2, 3, dtype=torch.bool)).tolist() == [[0.0] * 3] * 2
+@pytest.mark.parametrize("x", [4.0, 0.3, 0.1, -1 / 3])
+def test_equal_advantages_become_zero_and_not_nan(x: float) -> None:
+    """Exactly, where their mean is another number in the last digit too: an optimiser makes whole steps of any difference."""
+    mask = torch.ones(3, 7, dtype=torch.bool)
+    mask[0, 0] = False
+    assert whiten(torch.where(mask, x, 9.0), mask).tolist() == [[0.0] * 7] * 3
 
 
 def test_a_group_by_hand() -> None:
@@ -147,10 +151,14 @@ def test_leaving_one_out_has_no_bias_where_dr_grpos_mean_shrinks_the_gradient() 
 @pytest.mark.parametrize("size", [2, 3, 7, 16])
 @pytest.mark.parametrize("reward", [0.0, 1.0, 0.1, 1 / 3, -2.3e5])
 def test_a_group_of_equal_rewards_is_exactly_zero(reward: float, size: int, power: float) -> None:
-    """Also where the mean of equal numbers is not that number: what is left of rounding is no signal."""
-    rewards = torch.cat([torch.full((size,), reward), torch.arange(size, dtype=torch.float32)])
+    """Also where the mean of equal numbers is not that number: what is left of rounding is no signal. A group by itself is summed up
+    another way than one among others."""
+    flat = torch.full((size,), reward)
+    rewards = torch.cat([flat, torch.arange(size, dtype=torch.float32)])
     found = group_relative(rewards, size, std_power=power)
     assert not found[:size].any() and found[size:].any()
+    assert not group_relative(flat, size, std_power=power).any() and not leave_one_out(flat, size).any()
+    assert flat_groups(rewards, size).tolist() == [True, False] and flat_groups(flat, size).tolist() == [True]
 
 
 @pytest.mark.parametrize("gap", [1e-3, 1e-4, 1e-6, 1e-8])
@@ -164,7 +172,12 @@ def test_a_group_says_something_however_little_its_rewards_differ(gap: float) ->
     }
     for size, adv_B in found.items():
         assert adv_B.tolist() == pytest.approx([-size, size] * 3 + [0.0] * 6, rel=1e-5, abs=0)
-        assert group_spread(adv_B, 6).tolist() == pytest.approx([size, 0.0], rel=1e-5, abs=0)
+        assert flat_groups(adv_B, 6).tolist() == flat_groups(rewards, 6).tolist() == [False, True]
+
+
+def test_a_group_with_a_mean_answer_is_not_flat() -> None:
+    adv_B = group_relative(torch.tensor([0.0, 0.5, 1.0]), 3, std_power=0.0)
+    assert adv_B.tolist() == [-0.5, 0.0, 0.5] and flat_groups(adv_B, 3).tolist() == [False]
 
 
 def test_each_group_is_measured_by_itself() -> None:

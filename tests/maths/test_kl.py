@@ -1,12 +1,15 @@
 """KL estimators against exact enumeration on a policy of five tokens, and the control of the penalty's weight."""
 
+import math
 from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor
 
+from bridle.core.errors import RecipeError, TrainingStopped
 from bridle.maths.kl import KLControl, k1, k3
+from tests.models.tiny import one_sentence
 
 Estimator = Callable[[Tensor, Tensor, Tensor], Tensor]
 POLICY = torch.tensor([1.3, -0.4, 0.2, 0.9, -1.1], dtype=torch.float64)
@@ -119,6 +122,41 @@ def test_beta_stays_fixed_without_a_target() -> None:
 def test_beta_stays_within_floor_and_ceiling() -> None:
     assert KLControl(0.2, target=1.0, ceiling=0.21).after(50.0).beta == 0.21
     assert KLControl(0.2, target=1.0, floor=0.19).after(0.0).beta == 0.19
+
+
+@pytest.mark.parametrize(
+    "control",
+    [
+        *({"beta": 0.2, "target": target} for target in (0.0, -1.0, math.nan, math.inf)),
+        {"beta": 0.0, "target": 1.0},  # a product never leaves 0
+        *({"beta": beta} for beta in (-0.1, math.nan, math.inf)),
+        *({"beta": 0.2, "target": 1.0, "gain": gain} for gain in (0.0, -0.1, 1.1, math.nan)),
+        {"beta": 0.2, "gain": 1.1},
+        {"beta": 0.2, "floor": 2.0, "ceiling": 1.0},
+        {"beta": 0.2, "ceiling": math.inf},
+        {"beta": 0.2, "target": 1.0, "floor": 0.0},
+        {"beta": 0.2, "target": 1.0, "floor": 0.3},
+        {"beta": 20.0, "target": 1.0},  # the first step would pull it down to the ceiling
+    ],
+)
+def test_what_cannot_steer_is_refused_where_it_is_made(control: dict[str, float]) -> None:
+    with pytest.raises(RecipeError, match="got KLControl") as caught:
+        KLControl(**control)
+    assert one_sentence(str(caught.value))
+
+
+@pytest.mark.parametrize("target", [None, 1.0])
+@pytest.mark.parametrize("kl", [math.nan, math.inf, -math.inf])
+def test_a_kl_that_is_not_finite_steers_nothing(kl: float, target: float | None) -> None:
+    with pytest.raises(TrainingStopped, match=f"the KL to the reference is {kl}") as caught:
+        KLControl(0.2, target).after(kl)
+    assert one_sentence(str(caught.value))
+
+
+def test_a_weight_that_has_fallen_as_far_as_it_may_comes_back() -> None:
+    control = KLControl(0.2, target=1.0, gain=1.0).after(0.0)
+    assert 0 < control.beta < control.after(5.0).beta
+    assert KLControl(0.0).after(5.0).beta == 0.0, "fixed at 0 is no penalty, which may be meant"
 
 
 def test_steering_reaches_the_target() -> None:

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bridle.maths.kl import k3
 from bridle.maths.losses import (
     bradley_terry,
     classification,
@@ -102,6 +103,12 @@ def test_bradley_terry_is_the_log_sigmoid_of_the_gap() -> None:
     by_hand = [math.log(1 / (1 + math.exp(-gap))) for gap in (1.0, -0.5, -5.0)]
     assert float(loss) == pytest.approx(-(by_hand[0] + 0.5 * by_hand[1] + 2 * by_hand[2]) / 2)
     assert float(stats["accuracy"]) == 0.5  # of weight 3.5, the first pair alone is right: 1 / 2
+
+
+def test_bradley_terry_counts_equal_scores_as_half_right() -> None:
+    level = torch.zeros(3)
+    targets = torch.tensor([1.0, 0.2, 0.5])
+    assert float(bradley_terry(level, level, torch.ones(3), count=3, target_P=targets)[1]["accuracy"]) == 0.5
 
 
 def test_bradley_terry_starts_at_log_two_and_pulls_apart() -> None:
@@ -250,6 +257,7 @@ def test_a_rating_is_a_square_and_a_class_a_cross_entropy() -> None:
 
 def test_score_size() -> None:
     assert float(score_size(torch.tensor([3.0, -4.0]), count=2)) == 12.5
+    assert float(score_size(torch.tensor([[3.0, -4.0], [0.0, 5.0]]), count=10)) == 5.0, "over the whole step's scores"
 
 
 # ------------------------------------------------------------------------------------------- DPO and IPO
@@ -425,6 +433,25 @@ def test_the_kl_term_pulls_like_the_forward_kl() -> None:
     reverse = gradient(lambda logp: (logp.exp() * (logp - reference_logp)).sum())
     torch.testing.assert_close(gradient(penalty), forward, rtol=0, atol=1e-12)
     assert float((forward - reverse).abs().max()) > 0.1, "the test needs two that differ"
+
+
+def test_the_kl_term_pulls_like_the_forward_kl_on_the_tokens_of_an_older_policy_too() -> None:
+    """A later optimiser step on the same answers: every action with the probability that it was drawn with, then as rare as that."""
+    torch.manual_seed(5)
+    logits, reference, drift = torch.randn(3, 5, dtype=torch.float64)
+    logits.requires_grad_()
+    logp, reference_logp, old_logp = logits.log_softmax(0), reference.log_softmax(0), (logits + drift).log_softmax(0)
+    loss, stats = grpo(
+        logp[:, None], old_logp.detach()[:, None], reference_logp[:, None], torch.zeros(5), old_logp.detach().exp(),
+        torch.ones(5, 1, dtype=torch.bool), clip=0.2, clip_high=0.2, kl_coef=1.0, count=1,
+    )  # fmt: skip
+    (found,) = torch.autograd.grad(loss, logits, retain_graph=True)
+    (forward,) = torch.autograd.grad((reference_logp.exp() * (reference_logp - logp)).sum(), logits, retain_graph=True)
+    torch.testing.assert_close(found, forward, rtol=0, atol=1e-12)
+    assert float(stats["kl_loss"]) == pytest.approx(float((logp.exp() * (logp - reference_logp)).sum().detach()))
+    unweighed = (old_logp.detach().exp() * k3(logp, reference_logp, torch.ones(5, dtype=torch.bool))).sum()
+    (off,) = torch.autograd.grad(unweighed, logits)
+    assert float((off - forward).norm() / forward.norm()) > 0.5, "the test needs a drift that matters"
 
 
 def test_without_a_kl_term_the_first_step_climbs_the_expected_advantage() -> None:

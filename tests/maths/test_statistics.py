@@ -1,7 +1,10 @@
 """Statistics against hand-computed values, against brute force, and by the coverage of their intervals."""
 
+import importlib.util
 import math
 from itertools import combinations
+from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -10,14 +13,27 @@ from bridle.core.errors import DataError
 from bridle.maths.statistics import (
     accuracy,
     best_of_n_kl,
-    bootstrap_interval,
     ece,
     expected_best_of_n,
     fit_temperature,
     mean_and_se,
+    mean_interval,
+    proportion,
+    student_quantile,
     wilson_interval,
     win_rate,
 )
+
+
+@pytest.fixture
+def coverage() -> ModuleType:
+    """The script as a module: `experiments/` is no package."""
+    path = Path(__file__).parents[2] / "experiments" / "coverage.py"
+    spec = importlib.util.spec_from_file_location("experiments_coverage", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def test_mean_and_se_by_hand() -> None:
@@ -27,40 +43,94 @@ def test_mean_and_se_by_hand() -> None:
     assert math.isnan(mean_and_se([5.0])[1])
 
 
+# ------------------------------------------------------------------------------------------------ means, by group
+
+
+def test_values_that_share_a_group_have_the_standard_error_of_groups() -> None:
+    values, names = [1.0, 3.0, 2.0, 2.0, 9.0, 7.0], ["a", "a", "b", "b", "c", "c"]
+    assert mean_and_se(values, names) == pytest.approx(mean_and_se([2.0, 2.0, 8.0]))
+    assert mean_and_se(values, range(6)) == pytest.approx(mean_and_se(values))
+    mixed = [4, 1, 3, 0, 5, 2]
+    assert mean_and_se([values[i] for i in mixed], [names[i] for i in mixed]) == pytest.approx(
+        mean_and_se(values, names)
+    )
+    assert mean_and_se([4.0, 6.0], ["a", "a"])[0] == 5.0 and math.isnan(mean_and_se([4.0, 6.0], ["a", "a"])[1])
+
+
+def test_groups_of_different_sizes_by_hand() -> None:
+    mean, se = mean_and_se([0.0, 3.0, 3.0], ["a", "b", "b"])
+    assert (mean, se) == (2.0, pytest.approx(math.sqrt(2 / 1 * ((-2) ** 2 + (1 + 1) ** 2)) / 3))
+
+
+@pytest.mark.parametrize(
+    ("degrees", "quantile"), [(1, 12.7062), (2, 4.3027), (4, 2.7764), (19, 2.0930), (1000, 1.9623)]
+)
+def test_the_quantiles_of_student(degrees: int, quantile: float) -> None:
+    assert student_quantile(0.95, degrees) == pytest.approx(quantile, abs=1e-4)
+
+
+def test_an_interval_of_a_mean_is_as_wide_as_few_groups_make_it() -> None:
+    names = [0, 0, 1, 1, 2, 2]
+    mean, se = mean_and_se([1.0, 3.0, 2.0, 2.0, 9.0, 7.0], names)
+    low, high = mean_interval([1.0, 3.0, 2.0, 2.0, 9.0, 7.0], names)
+    assert (low, high) == pytest.approx((mean - 4.3027 * se, mean + 4.3027 * se), abs=1e-3)
+    assert mean_interval([2.0, 2.0]) == (2.0, 2.0) and math.isnan(mean_interval([2.0])[0])
+
+
+@pytest.mark.parametrize("each", ["4 each", "1 to 8"])
+def test_a_mean_is_covered_by_prompt_and_not_by_answer(coverage: ModuleType, each: str) -> None:
+    by_answer, by_prompt, student = coverage.mean_coverage(16, each, 400)
+    assert by_answer < 0.72 and by_prompt > 0.89 and 0.92 <= student <= 0.98
+
+
+# ------------------------------------------------------------------------------------------------ shares
+
+
 def test_win_rate_counts_ties_as_one_half() -> None:
     result = win_rate([1.0, 2.0, 3.0, 0.0], [0.0, 2.0 + 1e-9, 4.0, -1.0])
     assert (result.rate, result.n) == (0.625, 4)  # win, tie, loss, win
     assert result.low < result.rate < result.high
     swapped = win_rate([0.0, 2.0 + 1e-9, 4.0, -1.0], [1.0, 2.0, 3.0, 0.0])
-    assert swapped.rate == 1 - result.rate
+    assert (swapped.rate, swapped.low, swapped.high) == pytest.approx((0.375, 1 - result.high, 1 - result.low))
 
 
-def test_bootstrap_agrees_with_the_normal_interval_and_repeats_itself() -> None:
-    values = np.random.default_rng(1).normal(size=400)
-    mean, se = mean_and_se(values)
-    low, high = bootstrap_interval(values, resamples=4000)
-    assert (low, high) == pytest.approx((mean - 1.96 * se, mean + 1.96 * se), abs=0.1 * se)
-    assert bootstrap_interval(values, resamples=4000) == (low, high)
-    assert bootstrap_interval(values, resamples=4000, seed=1) != (low, high)
-    assert bootstrap_interval([2.0, 2.0]) == (2.0, 2.0)
+def test_a_few_wins_and_no_loss_prove_little() -> None:
+    five, none, one = win_rate([1.0] * 5, [0.0] * 5), win_rate([0.0] * 5, [1.0] * 5), win_rate([1.0], [0.0])
+    assert (five.rate, five.high) == (1.0, 1.0) and five.low == pytest.approx(wilson_interval(4, 4)[0])
+    assert (none.low, none.high) == (0.0, pytest.approx(1 - five.low))
+    assert (one.rate, one.low, one.high) == (1.0, 0.0, 1.0)
+    assert win_rate([0.0] * 5, [0.0] * 5).low < 0.25, "ties alone"
 
 
-def test_bootstrap_in_blocks_draws_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    values = np.arange(50.0)
-    whole = bootstrap_interval(values)
-    monkeypatch.setattr("bridle.maths.statistics.BLOCK", 50 * 7)
-    assert bootstrap_interval(values) == whole
+def test_a_share_counts_groups_and_not_what_they_hold() -> None:
+    plain, names = [1.0, 1.0, 0.0, 1.0, 0.0], [0, 1, 2, 3, 4]
+    one, four = proportion(plain), proportion(plain * 4, names * 4)
+    assert (four.rate, four.low, four.high) == pytest.approx((one.rate, one.low, one.high)) and (one.n, four.n) == (
+        5,
+        20,
+    )
+    assert proportion(plain * 4).high - proportion(plain * 4).low < 0.7 * (four.high - four.low)
+    skewed = proportion([1.0] * 16 + [0.0] * 4, [0] * 16 + [1, 2, 3, 4])  # one prompt speaks for most
+    assert skewed.low < 0.2 < 0.98 < skewed.high
+    lost_by_one = proportion([0.0] * 10 + [1.0] * 90, [0] * 10 + [*range(1, 91)])
+    assert lost_by_one.low < 0.68, "all losses are one prompt's: as sure as ten prompts make it"
 
 
-@pytest.mark.parametrize("truth", [0.5, 0.62])
-def test_win_rate_interval_covers_the_truth(truth: float) -> None:
-    generator = np.random.default_rng(3)
-    covered = 0
-    for _ in range(300):
-        wins = generator.random(120) < truth
-        result = win_rate(wins.astype(float), 1.0 - wins, resamples=400)
-        covered += result.low <= truth <= result.high
-    assert 0.91 <= covered / 300 <= 0.98
+def test_a_plain_share_is_covered_at_every_p(coverage: ModuleType) -> None:
+    ps = np.arange(0.05, 0.9501, 0.001)
+    assert coverage.exact_coverage(coverage.ours, 5, ps).mean() >= 0.93
+    assert min(coverage.exact_coverage(coverage.ours, n, ps).min() for n in (20, 21, 28, 35, 36, 38, 50)) >= 0.92
+    assert coverage.exact_coverage(wilson_interval, 20, ps).min() < 0.92, "plain Wilson"
+    assert coverage.exact_coverage(coverage.bootstrap, 20, ps).mean() < 0.91, "what was before"
+
+
+@pytest.mark.parametrize("kind", ["half of them ties", "4 each, half alike", "1 to 8, all alike"])
+def test_ties_and_comparisons_that_share_a_prompt_are_covered(
+    coverage: ModuleType, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(coverage, "PS", np.array([0.05, 0.2, 0.5, 0.9]))
+    assert coverage.share_coverage(kind, 5, 250).mean() >= 0.93
+    assert coverage.share_coverage(kind, 20, 400).min() >= 0.92
 
 
 def test_wilson_by_hand_and_at_the_edges() -> None:
@@ -69,17 +139,10 @@ def test_wilson_by_hand_and_at_the_edges() -> None:
     assert wilson_interval(10, 10) == pytest.approx((0.7224672, 1.0), abs=1e-6)
 
 
-def test_wilson_covers_a_rare_event_where_the_plain_interval_fails() -> None:
-    counts = np.random.default_rng(4).binomial(40, 0.05, size=2000)
-    covered = [low <= 0.05 <= high for low, high in (wilson_interval(int(k), 40) for k in counts)]
-    plain = [abs(k / 40 - 0.05) <= 1.96 * math.sqrt(k / 40 * (1 - k / 40) / 40) for k in counts]
-    assert np.mean(covered) >= 0.93 > np.mean(plain)
-
-
 def test_accuracy() -> None:
     result = accuracy([True, True, False, True])
     assert (result.rate, result.n) == (0.75, 4)
-    assert (result.low, result.high) == wilson_interval(3, 4)
+    assert (result.low, result.high) == wilson_interval(0.75 * 3, 3), "an effective number of three"
 
 
 def test_ece_by_hand() -> None:
@@ -88,6 +151,15 @@ def test_ece_by_hand() -> None:
     assert ece([0.0, 1.0], [0, 1]) == 0.0
     assert ece([0.0, 1.0], [1, 0]) == 1.0
     assert ece([0.7, 0.65], [1, 0], bins=10) == pytest.approx(abs(0.5 - 0.675))  # .7 closes its bin
+
+
+def test_ece_of_soft_outcomes_and_weights() -> None:
+    chances = np.linspace(0, 1, 11)
+    assert ece(chances, chances) == pytest.approx(0.0), "whoever is as sure as the truth is calibrated"
+    assert ece([0.6, 0.6], [0.5, 0.9], [3, 1]) == pytest.approx(0.0)
+    probabilities, outcomes, weights = [0.2, 0.25, 0.9], [0, 1, 1], [1, 3, 2]
+    repeated = [np.repeat(values, weights) for values in (probabilities, outcomes)]
+    assert ece(probabilities, outcomes, weights) == pytest.approx(ece(*repeated)) != ece(probabilities, outcomes)
 
 
 def test_ece_of_calibrated_predictions_is_small() -> None:
@@ -131,9 +203,15 @@ def test_best_of_n_kl_is_exact_for_many_equally_likely_answers_without_ties() ->
         (lambda: wilson_interval(5, 4), "5 of 4"),
         (lambda: accuracy([0.0, 0.5]), "only 0 and 1"),
         (lambda: ece([1.2], [1]), "in 0 to 1"),
+        (lambda: ece([0.2], [-1]), "outcomes range from -1"),
+        (lambda: ece([0.2, 0.3], [1, 1], [1]), "probabilities has 2 entries and weights has 1"),
+        (lambda: ece([0.2, 0.3], [1, 1], [0, 0]), "not all 0"),
+        (lambda: fit_temperature([0.2, 0.3], [2, -1]), "weights must be 0 or more"),
         (lambda: expected_best_of_n([[1.0, 2.0]], 3), "n = 3"),
         (lambda: expected_best_of_n([[1.0, math.inf]], 1), "scores_PN holds 1 of 2"),
-        (lambda: bootstrap_interval([1.0], level=95), "0.95 is usual"),
+        (lambda: mean_interval([1.0], level=95), "0.95 is usual"),
+        (lambda: proportion([0.5, 1.2]), "0.5 to 1.2"),
+        (lambda: mean_and_se([1.0, 2.0], ["a"]), "1 entries and values has 2"),
     ],
 )
 def test_bad_input_is_refused_in_one_sentence(call, words: str) -> None:  # type: ignore[no-untyped-def]
@@ -161,6 +239,10 @@ def test_a_temperature_is_the_minimum_and_weights_count_as_repeats() -> None:
         return float((weights * np.log1p(np.exp(-gaps / t))).sum())
 
     assert loss(found) < min(loss(found * 1.01), loss(found / 1.01))
+
+
+def test_the_bounds_of_a_temperature_count_weights_as_repeats_too() -> None:
+    assert fit_temperature([1.0, 100.0], [1e9, 1.0]) == pytest.approx(0.01, rel=1e-2), "the second hardly happened"
 
 
 def test_a_temperature_stays_within_bounds_where_there_is_no_best() -> None:

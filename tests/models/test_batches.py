@@ -127,6 +127,15 @@ def test_every_pass_takes_each_index_once_in_batches_of_similar_length() -> None
     assert plans[0] == length_batches(lengths, 8, 0, "test", 0)
 
 
+def test_a_pass_has_batches_of_its_own_and_an_order_of_its_own() -> None:
+    """Of 100 rows blocks of 16 batches are sorted, so what is in a batch changes; of 20 in one block nothing but the batches' order."""
+    lengths = [3 + i % 50 for i in range(100)]
+    together = [{frozenset(rows) for rows in length_batches(lengths, 2, 0, "test", epoch)} for epoch in (0, 1)]
+    assert len(together[0] & together[1]) < 10
+    passes = [length_batches(list(range(20)), 2, 0, "test", epoch) for epoch in (0, 1)]
+    assert passes[0] != passes[1] and sorted(passes[0]) == sorted(passes[1])
+
+
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 64])
 def test_a_step_is_cut_into_parts_of_similar_length(size: int) -> None:
     """Each row once, shortest first, and of equal ones the earlier; rows that are not of the step stay out."""
@@ -198,8 +207,11 @@ def test_an_answer_does_not_see_those_beside_it() -> None:
 
 def test_scores_of_answers_that_share_a_prompt_are_those_of_each_alone() -> None:
     scorer = scorer_from(policy(dtype=torch.float64).module, torch.Generator().manual_seed(0)).double()
-    batch = shared_batch()
-    assert torch.allclose(scorer.batch_scores(batch)[:, 0], scorer.scores(batch.ids_BW, batch.lengths_B), atol=1e-10)
+    for batch in (shared_batch(), make_batch(random_ids(5, 2, 7), random_ids(5, 1, 9, 1), pad_id=0)):  # and unshared
+        found = scorer.batch_scores(batch)[:, 0]
+        assert torch.allclose(found, scorer.scores(batch.ids_BW, batch.lengths_B), atol=1e-10)
+        last_BD = [scorer.model(ids[None, :n])[0, -1] for ids, n in zip(batch.ids_BW, batch.lengths_B, strict=True)]
+        assert torch.allclose(found, torch.stack(last_BD) @ scorer.score.weight[0], atol=1e-10)
 
 
 @pytest.mark.parametrize(("counts", "rows"), [([8, 8, 8], 3), ([40, 2, 2, 2, 2, 2, 2, 2], None)])

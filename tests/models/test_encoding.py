@@ -160,7 +160,7 @@ def test_what_fits_is_what_it_always_was() -> None:
     )
     assert kept == list(zip(prompts, answers, strict=True))
     assert report.as_dict() == {"rows": 2, "kept": 2, "cut": {}, "dropped": {}, "examples": {}}
-    assert report.lines() == ["demonstrations: all 2 kept whole"]
+    assert report.lines() == ["demonstrations: all 2 can be used as they are"]
 
 
 @pytest.mark.parametrize("room", range(-3, 80, 4))

@@ -19,7 +19,7 @@ is `trl/experimental/cpo/cpo_trainer.py`; ppo.py is `trl/experimental/ppo/ppo_tr
 | dapo, grpo.py:3168         | grpo, length_power 0     | nothing
 | bnpo, grpo.py:3158         | grpo, length_power 0     | TRL means micro-batches' means, ours is one of the whole step
 | dr_grpo, grpo.py:3163      | grpo, length_power 0     | TRL divides by answers × longest, ours by tokens: a factor
-| KL, grpo.py:3105           | grpo, kl_coef            | TRL weighs k3 by the ratio by default, ours is as published
+| KL, grpo.py:3105           | grpo, kl_coef            | TRL weighs k3 by the ratio or not at all, ours by the ratio without its gradient
 | advantage, grpo.py:2787    | group_relative           | nothing
 | advantage, rloo.py:1688    | leave_one_out, k1        | nothing; β Σ k1 is off the reward before
 | loss, rloo.py:1824         | clipped_policy of sums   | TRL clips a whole answer; the first step is the same by tokens
@@ -217,7 +217,8 @@ LENGTH_POWER = {
 def test_grpo_and_its_variants(name: str) -> None:
     family = peer("1.16")["grpo"]
     case, logp_BT, mask_BT = family["cases"][name], leaf(family["logp"]), family["mask"]
-    corrected = name == "dapo, corrected KL"
+    ratio_BT = torch.where(mask_BT, logp_BT - family["old"], 0.0).exp()
+    theirs_BT = ratio_BT if name == "dapo, corrected KL" else torch.ones_like(ratio_BT)  # what TRL weighs k3 by
     loss = torch.tensor(0.0)
     for rows in torch.arange(8).chunk(2 if "in halves" in name else 1):
         weight_B, count = token_weights(mask_BT.sum(1), LENGTH_POWER[name], torch.arange(8))  # of the whole step
@@ -227,13 +228,10 @@ def test_grpo_and_its_variants(name: str) -> None:
             count = torch.tensor(8 * case["longest"])
         part, _ = grpo(
             logp_BT[rows], family["old"][rows], family["reference"][rows], family["adv"][rows], weight_B[rows],
-            mask_BT[rows], clip=case["clip"], clip_high=case["clip_high"], kl_coef=0.0 if corrected else case["beta"],
-            count=count,
+            mask_BT[rows], clip=case["clip"], clip_high=case["clip_high"], kl_coef=case["beta"], count=count,
         )  # fmt: skip
-        loss = loss + part
-        if corrected:
-            ratio_BT = torch.where(mask_BT, logp_BT - family["old"], 0.0).exp()
-            loss = loss + case["beta"] * (ratio_BT * k3(logp_BT, family["reference"], mask_BT)).sum() / count
+        other_BT = weight_B[:, None] * (theirs_BT - ratio_BT.detach()) * k3(logp_BT, family["reference"], mask_BT)
+        loss = loss + part + case["beta"] * other_BT[rows].sum() / count
     same_loss_and_gradient(loss, logp_BT, case)
 
 

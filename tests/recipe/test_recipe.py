@@ -9,6 +9,7 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from bridle.core.errors import RecipeError
+from bridle.recipe.data import PLAYGROUND_SIZES
 from bridle.recipe.documents import reference, starter, to_toml
 from bridle.recipe.recipe import ADDED_LATER, NAMES_OF_MODELS, Recipe, load_recipe, parse, parse_setting, sections
 
@@ -79,6 +80,36 @@ def test_an_error_says_where_the_value_came_from(tmp_path: Path) -> None:
         with pytest.raises(RecipeError) as caught:
             Recipe().with_settings(settings, source="ppo")
         assert str(caught.value).startswith(words), caught.value
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"ppo.kl_coef": 0.0}, "[ppo] is invalid: kl_target = 1.5 steers β by products, which cannot move kl_coef = 0"),
+        ({"ppo.kl_gain": 0.0}, "with kl_gain = 0; set kl_target = 0 to leave β fixed"),
+        ({"ppo.early_stop_kl": 0.1, "ppo.epochs": 1, "ppo.minibatches": 1}, "early_stop_kl = 0.1 can stop nothing"),
+        ({"rejection.threshold": 0.8}, "threshold = 0.8 has no effect on keep = 'best'"),
+        ({"reward.combine": "min"}, "combine = 'min' needs an ensemble, and members is 1"),
+    ],
+)
+def test_a_setting_that_another_makes_useless_is_refused(settings: dict[str, object], words: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        Recipe().with_settings(settings)
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"ppo.kl_coef": 0.0, "ppo.kl_target": 0.0},  # the unbridled run
+        {"ppo.kl_gain": 0.0, "ppo.kl_target": 0.0},
+        {"ppo.early_stop_kl": 0.1, "ppo.epochs": 1, "ppo.minibatches": 2},
+        {"rejection.threshold": 0.8, "rejection.keep": "shortest"},
+        {"reward.combine": "min", "reward.members": 2},
+    ],
+)
+def test_what_goes_together_is_taken(settings: dict[str, object]) -> None:
+    Recipe().with_settings(settings)
 
 
 def test_whole_numbers_do_for_shares() -> None:
@@ -228,6 +259,9 @@ def test_defaults_are_those_of_earlier_versions_in_their_order() -> None:
     dumped = Recipe().model_dump(mode="json")
     assert list(dumped) == list(EARLIER["dump"])
     for name, section in EARLIER["dump"].items():
+        if name == "data":  # 0 stands for all that was imported; the playground's numbers are what they were
+            assert {key: section[key] for key in PLAYGROUND_SIZES} == PLAYGROUND_SIZES
+            section = section | dict.fromkeys(PLAYGROUND_SIZES, 0)
         if isinstance(section, dict):
             new = {*NAMES_OF_MODELS, *ADDED_LATER.get(name, ())}
             assert [key for key in dumped[name] if key not in new] == list(section), name
@@ -238,10 +272,36 @@ def test_defaults_are_those_of_earlier_versions_in_their_order() -> None:
 
 
 def test_the_keys_of_earlier_runs_stay() -> None:
+    recipe = parse(EARLIER["dump"], "as an earlier `bridle init` wrote it")
     for names, expected in EARLIER["hashes"].items():
-        assert Recipe().hash_of(*names.split()) == expected, names
-    changed = Recipe().with_settings(EARLIER["changed"])
+        assert recipe.hash_of(*names.split()) == expected, names
+        assert "data" in names.split() or Recipe().hash_of(*names.split()) == expected, names
+    changed = recipe.with_settings(EARLIER["changed"])
     assert changed.hash_of("model", "ppo", "dpo", "data", "sampling") == EARLIER["changed_hash"]
+
+
+def test_the_playground_makes_as_many_as_it_always_made_and_a_store_uses_all() -> None:
+    recipe = Recipe().with_settings({"data.source": "playground"})
+    earlier = parse({**EARLIER["dump"], "data": {**EARLIER["dump"]["data"], "source": "playground"}}, "bridle.toml")
+    assert recipe == earlier and recipe.hash_of("data") == earlier.hash_of("data")
+    assert parse(tomllib.loads(starter(recipe)), "bridle.toml") == recipe
+    for key, number in PLAYGROUND_SIZES.items():
+        assert dict(recipe.data)[key] == number and dict(Recipe().data)[key] == 0
+        assert f"(playground: {number})" in (sections()["data"].model_fields[key].description or "")
+        for source in ("playground", "store"):  # what is written down holds for either
+            assert dict(Recipe().with_settings({"data.source": source, f"data.{key}": 7}).data)[key] == 7
+        with pytest.raises(RecipeError, match=f"data.{key} = False is invalid"):
+            Recipe().with_settings({"data.source": "playground", f"data.{key}": False})
+        with pytest.raises(RecipeError, match=f"data.{key} = -1 is invalid"):
+            Recipe().with_settings({f"data.{key}": -1})
+
+
+def test_whom_to_imitate_is_for_imported_data() -> None:
+    store = Recipe().with_settings({"data.imitate": "written"})
+    assert store.hash_of("data") != Recipe().hash_of("data")
+    with pytest.raises(RecipeError) as caught:
+        Recipe().with_settings({"data.source": "playground", "data.imitate": "preferred"})
+    assert "[data] is invalid: imitate = 'preferred' is for imported data; the playground writes" in str(caught.value)
 
 
 def test_a_name_of_a_model_is_no_part_of_the_hash_and_a_later_setting_is_where_it_differs() -> None:

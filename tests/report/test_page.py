@@ -15,12 +15,16 @@ from bridle.report.drawings import (
     CliffRun,
     Comparison,
     Curve,
+    Frontier,
+    Point,
     Series,
     draw_cliff,
     draw_curve,
+    draw_frontier,
     fell,
     gold_peak,
     save_png,
+    smoothed,
     to_svg,
 )
 from bridle.report.page import (
@@ -34,9 +38,10 @@ from bridle.report.page import (
     StageReport,
     Table,
     duration,
+    listing,
     render,
     show,
-    with_sign,
+    trend,
     write,
 )
 
@@ -149,6 +154,10 @@ def sample() -> LoopReport:
             ),
             StageReport("ppo", "Practising under the bridle (PPO)", "24 rounds of answering and improving.", 64.8),
         ],
+        verdict=["PPO 1.16 at a KL of 3.70: the winner.", "1 200 judgements served 9 000 scores."],
+        ranking=Table("The ranking", [Column("model"), Column("gold")], [["DPO", 1.56], ["PPO", 1.16], ["SFT", 0.12]]),
+        frontier=Frontier("gold, points", Point("SFT", 0.0, 0.12, 0.0, 0.2), [[Point("PPO", 3.7, 1.16, 0.2, 0.2)]]),
+        examples_rule="Not picked by hand.",
         cliff=[BRIDLED, UNBRIDLED],
         curves=[
             Curve(
@@ -248,16 +257,17 @@ def test_everything_is_on_the_page(page: str) -> None:
     for example in report.examples:
         for answer in example.answers:
             assert answer.text in page
-            assert f"gold {with_sign(answer.score)}" in page
+            assert f"gold {show(answer.score)}" in page
     for stage in report.stages:
         assert stage.words in page
-    for section in ("examples", "wins", "cliff", "stages", "curves", "tables", "controls", "time", "words"):
+    for section in ("verdict", "wins", "examples", "cliff", "stages", "curves", "tables", "controls", "time", "words"):
         assert f'<section id="{section}">' in page
         assert f'<a href="#{section}">' in page
-    assert page.count("<svg") == 6  # two stages, two views of the cliff, one curve, the win rates
-    assert page.count('role="img" aria-label="') == 6
+    assert page.count("<svg") == 7  # two stages, two views of the cliff, one curve, the win rates, the frontier
+    assert page.count('role="img" aria-label="') == 7
+    assert all(sentence in page for sentence in report.verdict) and report.examples_rule in page
     assert "went over the cliff" in page
-    assert "0.560 to 0.643" in page
+    assert "0.56 to 0.64" in page
     assert "−2.84" in page
 
 
@@ -310,9 +320,13 @@ def test_every_text_is_escaped() -> None:
             headline=[fact],
             facts=[fact],
             stages=[StageReport(evil, evil, evil, 1.0, [fact], curve)],
+            verdict=[evil],
+            ranking=Table(evil, [Column(evil, evil)], [[evil]], evil),
+            frontier=Frontier(evil, Point(evil, 0.0, 0.0), [[Point(evil, 1.0, 1.0)]]),
             cliff=[run],
             curves=[curve],
             examples=[SideBySide(evil, [ModelAnswer(evil, evil, 1.0)], evil, evil)],
+            examples_rule=evil,
             comparisons=[Comparison(evil, evil, 0.5, 0.4, 0.6, 9, evil)],
             tables=[Table(evil, [Column(evil, evil)], [[evil]], evil)],
             controls=[Control(evil, evil, evil, True)],
@@ -337,7 +351,7 @@ def test_a_project_without_gold_has_no_cliff() -> None:
     run = CliffRun("PPO", True, STEPS, BRIDLED.proxy, (), BRIDLED.kl)
     text = render(LoopReport("People", "", cliff=[run]))
     assert "Reward and distance" in text and "The cliff" not in text and "gold, PPO" not in text
-    assert "the proxy went from 0.05 to 1.34, at a KL of 3.30 nats" in text
+    assert "the training proxy rises from 0.05 to 1.34; the run ended after 24 steps at a KL of 3.30 nats" in text
 
 
 def test_what_was_not_measured_is_a_dash_or_a_gap() -> None:
@@ -387,13 +401,99 @@ def test_a_long_series_is_drawn_as_means_and_says_so() -> None:
     curve = Curve("step", "loss", [Series("a", range(100_000), np.random.default_rng(0).normal(size=100_000).tolist())])
     drawn = draw_curve(curve)
     assert drawn.axes[0].lines[0].get_xydata()[0] == pytest.approx([124.5, np.mean(curve.series[0].y[:250])])
-    assert drawn.axes[0].lines[0].get_label() == "a (means of 250)"
+    assert drawn.axes[0].lines[1].get_label() == "a (means of 250)"
     assert len(to_svg(drawn, "long")) < 60_000
 
 
 def test_names_in_any_script_are_drawn_without_warning() -> None:
     drawn = draw_curve(Curve("шаг", "損失", [Series("訓練", [0, 1], [1, 0]), Series("_hidden", [0, 1], [1, 0])]))
     assert "訓練" in to_svg(drawn, "損失") and "_hidden" in to_svg(drawn, "x")
+
+
+def test_every_line_of_the_frontier_sets_out_from_sft_and_ends_where_it_was_measured() -> None:
+    """On an axis of √KL, marked in nats: what lies near SFT is not squeezed together by what went far."""
+    origin, far = Point("SFT", 0.0, 0.5, 0.0, 0.2), Point("unbridled", 25.0, -2.0, 1.0, 0.3)
+    best = [Point("best-of-2", 0.19, 1.0, 0.0, 0.2), Point("best-of-4", 0.64, 1.5, 0.0, 0.2)]
+    (axes,) = draw_frontier(Frontier("gold, points", origin, [[Point("DPO", 1.0, 1.8, 0.1, 0.2)], best, [far]])).axes
+    named = {str(line.get_label()): line for line in axes.lines}
+    drawn = {name: named[name].get_xydata().tolist() for name in ("SFT", "DPO", "best-of-2, 4", "unbridled")}
+    assert drawn["SFT"] == [[0.0, 0.5]] and drawn["DPO"] == [[1.0, 1.8]] and drawn["unbridled"] == [[5.0, -2.0]]
+    assert drawn["best-of-2, 4"] == [[pytest.approx(0.19**0.5), 1.0], [pytest.approx(0.64**0.5), 1.5]]
+    paths = [line.get_xydata().tolist() for line in axes.lines if line.get_alpha()]
+    assert [path[0] for path in paths] == [[0.0, 0.5]] * 4
+    bars = [line.get_xydata().tolist() for line in axes.lines if str(line.get_label()).startswith("_child")]
+    assert [[1.0, 1.8 - 0.2], [1.0, 1.8 + 0.2]] in bars and [[24.0**0.5, -2.0], [26.0**0.5, -2.0]] in bars
+    marks = dict(zip((label.get_text() for label in axes.get_xticklabels()), axes.get_xticks(), strict=True))
+    assert marks["0"] == 0.0 and marks["1"] == 1.0 and marks["16"] == 4.0
+    left, right = axes.get_xlim()
+    assert (1.0 - left) / (right - left) > 0.15
+
+
+def test_training_lines_are_smoothed_over_the_raw_ones() -> None:
+    noisy = [0.0, 2.0, 0.0, 2.0, 0.0, 2.0, 0.0, 2.0, 0.0]
+    assert smoothed(noisy).tolist() == pytest.approx([1.0, *[2 / 3, 4 / 3] * 3, 2 / 3, 1.0])
+    gaps = smoothed([None, None, 1.0, None, None]).tolist()
+    assert gaps == pytest.approx([math.nan, 1.0, 1.0, 1.0, math.nan], nan_ok=True)
+    (axes,) = draw_curve(Curve("step", "loss", [Series("training loss", range(9), noisy)])).axes
+    raw, line = axes.lines
+    assert raw.get_alpha() == 0.3 and raw.get_ydata().tolist() == noisy
+    assert line.get_label() == "training loss" and line.get_ydata().tolist() == smoothed(noisy).tolist()
+    (axes,) = draw_cliff([BRIDLED], "steps").axes
+    assert {
+        "training proxy, PPO with the KL bridle",
+        "training gold, PPO with the KL bridle",
+        "where the bridled run ends",
+    } <= {str(line.get_label()) for line in axes.lines}
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ([3.0, 1.0], "falls from 3.00 to 1.00"),
+        ([1.0, 3.0, None], "rises from 1.00 to 3.00"),
+        ([0.0, 2.0, -1.0], "rises from 0.00 to 2.00 and falls to −1.00"),
+        ([2.0, 0.0, 1.5], "falls from 2.00 to 0.00 and rises to 1.50"),
+        ([1.0, 1.01, 1.0], "stays near 1.00"),
+        ([math.nan], "was not measured"),
+    ],
+)
+def test_an_alternative_text_tells_the_trend(values: list[float | None], words: str) -> None:
+    assert trend(values) == words
+    assert f"training loss {words}" in render(
+        LoopReport("r", "", curves=[Curve("step", "loss", [Series("training loss", range(len(values)), values)])])
+    )
+
+
+def test_one_noisy_batch_is_no_trend() -> None:
+    """The first and the last tenth of a line, of three values at least, say where it begins and ends."""
+    noisy = [1.0, 1.2, 0.8, *[1.0] * 24, 1.2, 0.9, 5.0]
+    assert trend([0.0, 3.0, *range(4, 30), 27.0, 60.0]) == "rises from 2.33 to 38.7"
+    assert trend(noisy).endswith("to 2.37")
+    run = CliffRun("PPO", True, range(30), noisy, (), noisy)
+    assert "after 30 steps at a KL of 2.37 nats" in render(LoopReport("r", "", cliff=[run]))
+    (axes,) = draw_cliff([run], "steps").axes
+    pale, line = (drawn.get_ydata() for drawn in axes.lines[1:3])
+    assert line[0] == 0.0 and line[-1] == pytest.approx(smoothed(noisy)[-1] - 1.1) and pale[-1] == pytest.approx(3.9)
+
+
+def test_what_cannot_be_seen_in_an_answer_is_shown() -> None:
+    """Control characters as their pictures; what turns the text around it, as its escape."""
+    answer = ModelAnswer("SFT", "a\x1b[31mb\x00\x7f\u202ecba\u2066d\x85\n\tשלום", None)
+    text = render(LoopReport("r", "", examples=[SideBySide("ask\x07", [answer])]))
+    assert "a␛[31mb␀␡\\u202ecba\\u2066d\\u0085\n\tשלום" in text and "ask␇" in text
+    assert "score" not in text[text.index("<main>") :], "without a score nothing is said of scores"
+    assert "green is" in render(LoopReport("r", "", examples=[SideBySide("ask", [ModelAnswer("SFT", "a", 1.0)])]))
+
+
+def test_very_many_names_are_counted() -> None:
+    assert [listing(list("abc")[:n]) for n in (1, 2, 3)] == ["a", "a and b", "a, b and c"]
+    assert listing([str(n) for n in range(20)]).endswith(", 14, 15 and 4 more")
+
+
+def test_print_keeps_its_colours_and_tables_have_captions(page: str) -> None:
+    paper = page[page.index("@media print") :].split("</style>")[0]
+    assert "print-color-adjust: exact" in paper and "@media screen and (prefers-color-scheme: dark)" in page
+    assert page.count("<caption") == page.count("<table") > 5
 
 
 def test_png_for_a_readme(tmp_path: Path) -> None:
@@ -414,7 +514,7 @@ def test_show(value: str | int | float | None, text: str) -> None:
 
 
 def test_show_with_decimals_has_no_minus_zero() -> None:
-    assert (show(-0.004, 2), show(0.5, 3), with_sign(0.0), with_sign(3.0)) == ("0.00", "0.500", "0.00", "+3.00")
+    assert (show(-0.004, 2), show(0.5, 3)) == ("0.00", "0.500")
 
 
 def test_duration() -> None:

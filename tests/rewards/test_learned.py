@@ -33,6 +33,23 @@ def test_scores_come_back_in_order_and_do_not_depend_on_company() -> None:
         assert float(found[i]) == pytest.approx(float(alone[0]), abs=1e-5)
 
 
+def test_equal_answers_to_a_prompt_are_scored_once_and_equal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever they stand: a row's last digits may depend on its place in a batch, here all of them do."""
+    ours, read = model(), list[int]()
+
+    def by_place(ids_BT: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
+        read.append(len(ids_BT))
+        return (ids_BT[:, 0] + torch.arange(len(ids_BT)) / 1000)[:, None]
+
+    monkeypatch.setattr(ours.module, "task_scores", by_place)
+    prompts = [[3, 4], [3, 4], [4, 4], [3, 4], [4, 4]] * 60
+    answers = [[7, 8], [7, 9], [7, 8], [7, 8], [7, 8]] * 60
+    found = task_scores(ours, prompts, answers, DEVICE)[:, 0].tolist()
+    assert read == [3] and len(set(found)) == 3
+    assert found == found[:5] * 60 and found[0] == found[3] and found[2] == found[4]
+    assert [int(score) for score in found[:3]] == [3, 3, 4]
+
+
 def test_a_reward_is_in_deviations_of_the_references_answers() -> None:
     prompts = [Prompt.from_text("Hi"), Prompt.from_text("My cat is bored.")]
     completions = [Completion(p.id, "Play with it.") for p in prompts]

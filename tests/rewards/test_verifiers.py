@@ -2,6 +2,8 @@
 
 import json
 import random
+import re
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ import pytest
 from bridle.core.records import Completion, FinishReason, Prompt
 from bridle.playground.gold import Gold
 from bridle.playground.world import World
-from bridle.rewards.verifiers import GSM8K, number_verifier, sentence_pattern
+from bridle.rewards.verifiers import GSM8K, number_of, number_verifier, sentence_pattern, stated_number
 
 SENTENCE = sentence_pattern("The answer is {number}.")
 QUESTION = Prompt.from_text("How many?")
@@ -91,6 +93,42 @@ def test_numbers_are_compared_as_numbers(form: str, stated: str, solution: objec
     assert verdict(form.format(stated), solution, pattern) == float(right)
 
 
+@pytest.mark.parametrize(
+    ("written", "number"),
+    [
+        ("1,234", 1234), ("1,234,567", 1234567), ("1,234.5", "1234.5"), ("-12,345", -12345), ("999,999", 999999),
+        ("-5", -5), ("−5", -5), ("1.5", "1.5"), ("007", 7), ("１２", 12),
+        ("1,2", None), ("12,34", None), ("1,23,456", None), ("1234,567", None), ("1,2345", None), ("1,", None),
+        ("1,234,", None), (",5", None), ("1,,234", None), ("0,123", None), ("1.2.3", None), ("1.234,5", None), ("1,234.", None),
+        ("1e3", None), ("$5", None), ("5%", None), ("1 234", None), ("1_234", None), ("5 6", None), ("- 5", None), ("--5", None),
+        ("１，２３４", None), ("1/2", None), ("inf", None), ("nan", None),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("form", ["The answer is {}.", "#### {}"])
+def test_a_number_is_taken_for_what_it_says_or_for_none(form: str, written: str, number: object) -> None:
+    text, pattern = form.format(written), SENTENCE if form.startswith("The") else GSM8K
+    assert stated_number(text, pattern) == (None if number is None else Decimal(str(number)))
+    for nearby in (1, 5, 12, 123, 1234, 1234567):
+        assert verdict(text, nearby, pattern) == float(number == nearby)
+
+
+def test_a_second_number_that_cannot_be_read_undoes_the_first() -> None:
+    assert verdict("#### 12\n#### 1,2", 12, GSM8K) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("solution", "number"),
+    [
+        ("1,234.5", "1234.5"), ("−5", -5), ("+5", 5), (" 5 ", 5), (".5", "0.5"), ("1e3", 1000), (1e-7, "0.0000001"),
+        (Decimal("1.20"), "1.2"),
+        ("1,2", None), ("12,34", None), ("1_2", None), ("1.2.3", None), ("$5", None), ("inf", None), (float("nan"), None), (True, None),
+    ],
+)  # fmt: skip
+def test_a_solution_is_read_with_the_same_care(solution: object, number: object) -> None:
+    expected = None if number is None else 1.0
+    assert verdict(f"#### {number or 12}", solution, GSM8K) == expected
+
+
 def test_a_sentence_of_another_world_is_read_literally() -> None:
     pattern = sentence_pattern("(Result) = {number} !")
     assert verdict("So it is. (Result) = 7 !", 7, pattern) == 1.0
@@ -104,6 +142,13 @@ def test_a_sentence_of_another_world_is_read_literally() -> None:
         ("####12", True),
         ("#### 12\n#### 13", False),
         ("#### 13\n#### 12", False),
+        ("3 + 9 = 12 #### 12", True),  # a line of its own is not asked for
+        ("3 + 9 = 12.\n\n####  12 \n", True),
+        ("#### 13 is wrong, so\n#### 12", False),
+        ("#### 12\nThat is it.", False),  # it does not end so
+        ("#### 12.", False),
+        ("#### 12 apples", False),
+        ("##### 12", False),
         ("#### $12", False),
         ("# 12", False),
         ("The answer is 12.", False),
@@ -111,6 +156,28 @@ def test_a_sentence_of_another_world_is_read_literally() -> None:
 )
 def test_gsm8k_answers_stand_after_four_hashes(text: str, right: bool) -> None:
     assert verdict(text, 12, GSM8K) == float(right)
+
+
+def test_an_answer_of_many_marks_is_read_once() -> None:
+    """It ends otherwise than all its marks. The pattern looks no further than a sign beyond what it matches, so its work grows with the
+    answer's length; looking from each mark for the end, it took 13 seconds for this."""
+    assert "(?=" not in GSM8K and "." not in GSM8K.replace("\\.", "")
+    assert verdict("#### 1 " * 8000 + "x", 1, GSM8K) == 0.0
+    assert verdict("#### 1 " * 8000, 1, GSM8K) == 1.0
+
+
+def test_its_reading_is_that_of_the_marks_of_an_answer_that_ends_in_one() -> None:
+    mark, rng = r"(?<!#)#### *([-−]?\d[\d,]*(?:\.\d+)?)", random.Random(0)
+    signs = ["####", "####", " ", " ", "1", "12", "3", "#", "\n", ".", ",", "-", "x"]
+    outcomes = set[Decimal | None]()
+    for _ in range(20_000):
+        text = "".join(rng.choices(signs, k=rng.randint(1, 9)))
+        ends = re.search(rf"{mark}\s*\Z", text)
+        found = {number_of(number) for number in re.findall(rf"{mark}(?!\S)", text)} if ends else set()
+        expected = found.pop() if len(found) == 1 else None
+        assert stated_number(text, GSM8K) == expected, text
+        outcomes.add(expected)
+    assert len(outcomes) > 5, "the test needs answers that are read"
 
 
 def test_each_answer_is_judged_by_its_own_prompt() -> None:

@@ -134,7 +134,7 @@ def test_simpo_is_held_by_no_reference(project: Path, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"ppo.start": "nowhere"}, "there is no model at {}/models/nowhere; the project has base, ppo, reward, sft"),
+        ({"ppo.start": "nowhere"}, "there is no model at {}/models/nowhere; the project has base, ppo, sft"),
         ({"ppo.reference": "rloo"}, "there is no model at {}/models/rloo; make it with `bridle train rloo`"),
     ],
 )

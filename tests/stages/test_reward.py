@@ -4,13 +4,15 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from bridle.core.records import Completion, Pair, Prompt, Ranking
+from bridle.core.records import Completion, Judgement, LabelerKind, Pair, Prompt, Ranking
+from bridle.feedback.rankings import Item
 from bridle.feedback.store.store import Store
 from bridle.models.batches import Group, Ranked
 from bridle.models.encoding import encode_pairs, encode_rankings
@@ -20,6 +22,7 @@ from bridle.project.progress import Progress
 from bridle.project.project import Project
 from bridle.project.run import Run
 from bridle.recipe.recipe import Recipe
+from bridle.stages import reward as reward_stage
 from bridle.stages.methods import METHODS
 from bridle.stages.reward import new_scorer
 from bridle.stages.rewards import member_names
@@ -276,3 +279,22 @@ def test_a_reward_setting_that_will_not_do_ends_before_any_step(setting: str, wo
 def test_a_ranking_takes_no_margin() -> None:
     with pytest.raises(Exception, match="takes ties as they are and no margin"):
         Recipe().with_settings({"reward.loss": "ranking", "reward.ties": "half"})
+
+
+@pytest.mark.parametrize(("ties", "count"), [("drop", 2), ("half", 3)])
+def test_a_temperature_is_fitted_to_the_ties_that_were_learnt(
+    ties: str, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of three answers two tie: two clear pairs and, where training takes it for one half, the tie."""
+    prompt = Prompt.from_text("Which?")
+    item = Item("item", prompt, tuple(Completion(prompt.id, text) for text in "abc"))
+    judgement = Judgement("item", "someone", LabelerKind.PERSON, ((0,), (1, 2)), None)
+    work = SimpleNamespace(
+        recipe=Recipe().with_settings({"reward.ties": ties}), data=SimpleNamespace(study="study"), device=None,
+        store=SimpleNamespace(judgements=lambda study, split: [(item, judgement)]), usable=lambda encoded, enforce: encoded,
+    )  # fmt: skip
+    model = SimpleNamespace(template=None, tasks=[SimpleNamespace(name="reward")])
+    model.module = SimpleNamespace(config=SimpleNamespace(max_positions=64))
+    monkeypatch.setattr(reward_stage, "encode_pairs", lambda template, pairs, limit, turned, what: pairs)
+    monkeypatch.setattr(reward, "fit_temperatures", lambda model, groups, device: {"reward": len(groups)})
+    assert reward_stage.fit_temperature_of(work, SimpleNamespace(model=model, same_tokens=True), None) == count

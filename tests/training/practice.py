@@ -1,23 +1,25 @@
 """What the tests of trainers that learn from their own answers share: a tiny cast, prompts, and rewards without a model."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from bridle.compute.device import Device
 from bridle.compute.randomness import shuffled
 from bridle.compute.steps import Steps
 from bridle.core.records import Completion, Prompt, Reward
 from bridle.generation.engine import Engine
 from bridle.generation.rollout import Asking, Observe, Rollout, RolloutSession, roll_out
+from bridle.models.decoder import Decoder
 from bridle.models.policy import Policy
 from bridle.project.progress import Progress
 from bridle.project.run import Run
 from bridle.recipe.watching import GuardSection
+from tests.models.tiny import CPU, SHAPES, template
 from tests.models.tiny import policy as tiny_policy
-from tests.models.tiny import template
 from tests.training.runs import DEVICE
 
 PROMPTS = [Prompt.from_text(f"What is {i} + {i % 7}?") for i in range(12)]
@@ -70,6 +72,17 @@ def cast(dtype: torch.dtype = torch.float32) -> Cast:
     engine = Engine(dtype)
     engine.load(policy)
     return Cast(policy, reference, engine)
+
+
+def long_answers(dtype: torch.dtype, run: Run, tokens: int = 400) -> tuple[Policy, Policy, RolloutSession]:
+    """Policy, an equal reference and a session whose products are in `dtype`, for answers of up to so many tokens."""
+    device = Device(CPU, dtype, 1, "test")
+    policies = [tiny_policy(), tiny_policy()]
+    for policy in policies:
+        module = Decoder(replace(SHAPES["llama"], max_positions=512))
+        module.load_state_dict(policy.module.state_dict())
+        policy.module = module
+    return policies[0], policies[1], RolloutSession(run, device, 0, Engine(dtype), tokens)
 
 
 def low_ids(prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[float | None]:

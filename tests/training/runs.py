@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from bridle.compute.device import Device
 from bridle.compute.steps import Session
+from bridle.core.files import read_json
 from bridle.guard.health import Health
 from bridle.models.batches import Group
 from bridle.project.metrics import read_metrics
@@ -45,6 +46,12 @@ def same(before: dict[str, Tensor], module: nn.Module) -> bool:
 def metrics(folder: Path) -> list[dict[str, Any]]:
     """The logged lines without the seconds, which nobody can repeat."""
     return [{name: value for name, value in line.items() if name != "seconds"} for line in read_metrics(folder)]
+
+
+def saved_state(folder: Path) -> dict[str, Any]:
+    """What the newest checkpoint of a run says of how it is steered, and of how good it is."""
+    state = read_json(sorted(folder.glob("checkpoints/step-*"))[-1] / "state.json")
+    return {name: state[name] for name in ("step", "values", "selection_score")}
 
 
 class Killed(BaseException):

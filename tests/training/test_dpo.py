@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from bridle.core.errors import ModelError, NoUsableRows
-from bridle.models.batches import Group
+from bridle.core.errors import DataError, ModelError, NoUsableRows
+from bridle.models.batches import Compared, Group
 from bridle.models.policy import Policy
 from bridle.project.run import Run
 from bridle.recipe.offline import DPOSection
@@ -104,6 +104,14 @@ def test_the_first_step_raises_the_better_answer_and_lowers_the_worse(tmp_path: 
     train(ours, [one], run_in(tmp_path), with_settings(learning_rate=1e-3))
     better, worse = (log_prob(ours, one.prompt, a) - log_prob(before, one.prompt, a) for a in reversed(one.answers))
     assert better > 0.05 and worse < -0.05
+
+
+def test_comparisons_that_are_not_sure_are_refused(tmp_path: Path) -> None:
+    ours, tie = tiny_policy(), Group([7, 8], [[20, 21, STOP], [30, STOP]], [Compared(1, 0, 1.0, 0.5)])
+    before = weights(ours.module)
+    with pytest.raises(DataError, match="got 1 whose target is not 1"):
+        train(ours, [*groups(2, seed=0), tie], run_in(tmp_path))
+    assert same(before, ours.module)
 
 
 # ---------------------------------------------------------------------------------------------------- 2. learning

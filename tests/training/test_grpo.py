@@ -118,6 +118,36 @@ def joined(first: Rollout, second: Rollout) -> Rollout:
     )  # fmt: skip
 
 
+def test_a_missing_stop_alone_can_make_a_group_differ(tmp_path: Path) -> None:
+    figures = train(cast(), constant, with_settings(steps=1, missing_stop_penalty=0.5), run_in(tmp_path))
+    assert figures["without_variance"] < 1 and figures["grad_norm"] > 0
+
+
+@pytest.mark.parametrize(("power", "ratio"), [(0.0, 10.0), (1.0, 1.0)])
+def test_advantages_are_in_rewards_or_in_deviations(power: float, ratio: float, tmp_path: Path) -> None:
+    """Ten times the rewards give ten times the gradient, or the same."""
+    norms = [
+        train(
+            cast(), lambda p, c: [scale * (s or 0) for s in token_means(p, c)],  # noqa: B023
+            with_settings(steps=1, minibatches=1, std_power=power), run_in(tmp_path / str(scale)),
+        )["grad_norm"]
+        for scale in (10.0, 100.0)
+    ]  # fmt: skip
+    assert norms[1] / norms[0] == pytest.approx(ratio, rel=1e-2)
+
+
+def test_the_clip_has_two_sides_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, seen = grpo.grpo, set[tuple[float, float, float]]()
+
+    def watch(*tensors: Tensor, clip: float, clip_high: float, kl_coef: float, count: Tensor) -> Any:
+        seen.add((clip, clip_high, kl_coef))
+        return plain(*tensors, clip=clip, clip_high=clip_high, kl_coef=kl_coef, count=count)
+
+    monkeypatch.setattr(grpo, "grpo", watch)
+    train(cast(), low_ids, with_settings(steps=1, clip=0.1, clip_high=0.28, kl_coef=0.03), run_in(tmp_path))
+    assert seen == {(0.1, 0.28, 0.03)}
+
+
 def test_a_group_with_an_answer_that_cannot_be_judged_is_left_out_whole(tmp_path: Path) -> None:
     def reward(prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[float | None]:
         return [None if i == 5 else score for i, score in enumerate(low_ids(prompts, completions))]
@@ -174,7 +204,9 @@ def test_the_logged_kl_counts_negative_estimates_as_what_they_are(tmp_path: Path
     found = torch.tensor(estimates)
     assert int((found < -0.01).sum()) >= 3 and int((found > 0.01).sum()) >= 3, "the test needs both signs"
     assert figures["kl"] == pytest.approx(float(found.mean()), abs=1e-4)
-    assert figures["kl_se"] == pytest.approx(float(found.std()) / 4, abs=1e-4)
+    assert figures["kl_se"] == pytest.approx(float(found.view(4, 4).mean(1).std()) / 2, abs=1e-4), (
+        "by prompt: 4 of 4 answers"
+    )
 
 
 @pytest.mark.parametrize("length_power", [0.0, 1.0])

@@ -117,7 +117,7 @@ def run_rejection(run: Run, source: Reward = varied, **settings: Any) -> torch.n
 
 def run_online(run: Run, source: Reward = varied, **settings: Any) -> torch.nn.Module:
     policy = tiny_policy()
-    config = DPOSection(online_rounds=6, online_prompts=2, online_answers=3)
+    config = DPOSection(**{"online_rounds": 6, "online_prompts": 2, "online_answers": 3, **settings})
     dpo.train_online(policy, tiny_policy(), source, PROMPTS, config, practising(run))
     return policy.module
 
@@ -193,6 +193,14 @@ def test_a_dead_reward_stops_the_run(trainer: str, tmp_path: Path) -> None:
     with pytest.raises(TrainingStopped, match="all answers that were compared got the same reward") as caught:
         PRACTISING[trainer](run, equal)
     assert one_sentence(str(caught.value)) and (tmp_path / "checkpoints" / "step-000003").is_dir()
+
+
+def test_a_reward_that_differs_between_prompts_alone_is_dead_too(tmp_path: Path) -> None:
+    """Answers are compared with others to their own prompt."""
+    run = run_in(tmp_path, limits=GuardSection(dead_steps=3))
+    with pytest.raises(TrainingStopped, match="all answers that were compared got the same reward"):
+        run_grpo(run, lambda prompts, completions: [float(PROMPTS.index(prompt)) for prompt in prompts])
+    assert metrics(tmp_path)[-1]["score_sd"] > 0
 
 
 @pytest.mark.parametrize("trainer", PRACTISING)

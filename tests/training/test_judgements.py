@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -254,13 +255,48 @@ def test_a_temperature_makes_the_chances_true() -> None:
     assert found["ece_before"] > found["ece_after"] and found["ece_after"] < 0.1, found
 
 
+def test_soft_labels_and_weights_are_measured_as_they_are() -> None:
+    """People as sure as the model is are no error; judgements of almost no weight hardly count; equal scores favour nobody."""
+    gaps = np.linspace(-2, 2, 101)
+    sure = [(gap, 1 / (1 + math.exp(-gap)), 1.0) for gap in gaps.tolist()]
+    assert reward.error_of(sure, 1.0) < 1e-9
+    assert reward.error_of([*sure, *((gap, 0.0, 1e-9) for gap in gaps.tolist())], 1.0) < 1e-6
+    assert reward.error_of([(0.0, 1.0, 1.0), (0.0, 0.5, 2.0), (0.0, 0.0, 1.0)], 1.0) == 0.0
+    assert reward.error_of([(0.0, 1.0, 1.0)], 1.0) == 0.0
+
+
+def test_a_soft_labeler_who_is_calibrated_has_no_error() -> None:
+    model = fresh()
+    with torch.no_grad():
+        model.module.score.weight.mul_(4)
+    made = [replace(g, answers=g.answers[:2], pairs=[]) for g in groups(100, 3)]
+    raw = scores(model, made)[:, 0].view(-1, 2)
+    chance = ((raw[:, 0] - raw[:, 1]) / 0.5).sigmoid().tolist()
+    judged = [
+        replace(g, pairs=[Compared(0, 1, 1 + i % 3, p)]) for i, (g, p) in enumerate(zip(made, chance, strict=True))
+    ]
+    found = reward.fit_temperatures(model, judged, DEVICE)["reward"]
+    assert found["temperature"] == pytest.approx(0.5, rel=1e-2) and found["ece_after"] < 0.01 < found["ece_before"], (
+        found
+    )
+
+
+def test_ratings_are_standardised_by_their_weights() -> None:
+    values, weights = [1.0, 5.0], [3.0, 1.0]
+    model = fresh(TWO)
+    rated = [Rated(i, v, w, task="good") for i, (v, w) in enumerate(zip(values, weights, strict=True))]
+    reward.measure_ratings(model, [replace(groups(1, 0)[0], pairs=[], ratings=rated)])
+    assert model.tasks[0].rating_mean == pytest.approx(2.0) and model.tasks[0].rating_sd == pytest.approx(3**0.5)
+
+
 def test_the_temperature_does_not_see_what_the_error_is_measured_on() -> None:
     model = fresh()
     judged = coin_groups(100, model, temperature=0.5, seed=3)
     first = reward.fit_temperatures(model, judged, DEVICE)["reward"]
     turned = [replace(g, pairs=[Compared(g.pairs[0][1], g.pairs[0][0])]) if i % 2 else g for i, g in enumerate(judged)]
     second = reward.fit_temperatures(model, turned, DEVICE)["reward"]
-    assert first["temperature"] == second["temperature"] and first["ece_after"] != second["ece_after"]
+    assert first["temperature"] == second["temperature"]
+    assert first["ece_before"] != second["ece_before"] and first["ece_after"] != second["ece_after"]
 
 
 def test_too_few_judgements_fit_no_temperature() -> None:

@@ -1,6 +1,7 @@
 """DPO on fresh answers: which pairs they make, what holds it, and the next-token term that offline DPO has too."""
 
 import math
+from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ import torch
 
 from bridle.core.errors import NoUsableRows
 from bridle.core.records import FinishReason, Reward
-from bridle.models.batches import Group
+from bridle.models.batches import Compared, Group
+from bridle.models.policy import Policy
 from bridle.project.run import Run
 from bridle.recipe.offline import DPOSection
 from bridle.training import dpo
@@ -59,6 +61,26 @@ def test_an_answer_that_was_cut_off_loses_to_one_that_ended_by_the_missing_stop_
         expected.append({(a, b) for a, b in product(range(4), repeat=2) if own[a] and not own[b]})
     assert any(expected), "the test needs a prompt with both endings"
     assert [{pair[:2] for pair in group.pairs} for group in ranked] == expected
+
+
+def test_every_pass_of_every_round_takes_its_groups_in_an_order_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same groups in each round, so that nothing but the seed can change their order."""
+    who, seen = cast(), list[int]()
+    fixed = [Group(g.prompt, g.answers[:3], [Compared(0, 1)]) for g in groups(6, seed=0)]
+    compare = dpo.compare_answers
+
+    def watch(policy: Policy, chosen: Sequence[Group], *others: Any) -> dict[str, float]:
+        seen.extend(fixed.index(group) for group in chosen)
+        return compare(policy, chosen, *others)
+
+    monkeypatch.setattr(dpo, "rank_answers", lambda rollout, prompt_ids, size: fixed)
+    monkeypatch.setattr(dpo, "compare_answers", watch)
+    train(who, low_ids, with_settings(online_rounds=3, epochs=2, batch_size=1), run_in(tmp_path))
+    passes = [tuple(seen[start : start + 6]) for start in range(0, len(seen), 6)]
+    assert len(passes) == 6 and all(sorted(order) == list(range(6)) for order in passes)
+    assert len(set(passes)) == 6, passes
 
 
 def test_a_reward_that_never_differs_changes_no_weight(tmp_path: Path) -> None:

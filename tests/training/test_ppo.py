@@ -7,13 +7,16 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
-from bridle.compute.steps import Steps
+from bridle.compute.steps import Part, Steps
 from bridle.core.errors import NoUsableRows, StaleWeights, TrainingStopped
-from bridle.core.records import Completion, FinishReason, Prompt, Reward
+from bridle.core.files import read_json, write_json
+from bridle.core.records import Completion, FinishReason, Prompt, Reward, content_hash
 from bridle.generation import rollout
 from bridle.generation.engine import Engine, answer_prompts
 from bridle.generation.rollout import Asking, Observe, Rollout, RolloutSession, roll_out, take_prompts
+from bridle.maths.returns import ReturnScale
 from bridle.models.batches import sequence_logprobs
 from bridle.models.imitation import Example, imitate
 from bridle.models.policy import Policy, RewardModel
@@ -23,8 +26,8 @@ from bridle.project.run import Run
 from bridle.recipe.online import PPOSection
 from bridle.rewards.learned import LearnedReward
 from bridle.training import ppo
+from tests.models.tiny import one_sentence, random_ids, template
 from tests.models.tiny import policy as tiny_policy
-from tests.models.tiny import random_ids, template
 from tests.training.practice import in_order, spare_run
 from tests.training.runs import DEVICE, dying_at, run_in, same, weights
 
@@ -160,10 +163,13 @@ def test_weights_that_the_engine_does_not_hold_are_refused(monkeypatch: pytest.M
 # -------------------------------------------------------------------------------------------- 3. advantages
 
 
-def test_the_reward_stands_at_the_last_token() -> None:
+@pytest.mark.parametrize(("gamma", "lam"), [(0.5, 1.0), (1.0, 0.5), (0.625, 0.8)])
+def test_the_reward_stands_at_the_last_token(gamma: float, lam: float) -> None:
+    """The critic predicts 0, so γλ is all that a token further back loses; what is placed has the missing stop taken off."""
     who = cast()
-    rollout = who.roll_out(tokens_reward)
-    plain = replace_config(gamma=0.5, lam=1.0)
+    rollout = who.roll_out(tokens_reward, replace_config(missing_stop_penalty=0.75))
+    assert not torch.equal(rollout.reward_B, rollout.score_B)
+    plain = replace_config(gamma=gamma, lam=lam)
     estimates = ppo.estimate(rollout, who.actors, 0.0, plain, DEVICE)
     for row, completion in enumerate(rollout.completions):
         found = estimates.returns_BT[row][rollout.mask_BT[row]]
@@ -188,11 +194,44 @@ def test_distance_from_the_reference_costs_beta_for_each_nat() -> None:
     assert float(lost_B.mean()) > 0
 
 
-def test_a_policy_that_has_not_moved_has_no_kl() -> None:
+def test_advantages_are_whitened_over_the_tokens_of_the_step() -> None:
     who = cast()
-    estimates = ppo.estimate(who.roll_out(nothing), who.actors, 0.5, CONFIG, DEVICE)
+    rollout = who.roll_out(tokens_reward)
+    found = ppo.estimate(rollout, who.actors, 0.1, CONFIG, DEVICE).adv_BT
+    inside = found[rollout.mask_BT]
+    assert float(inside.mean()) == pytest.approx(0.0, abs=1e-6) and float(inside.std(correction=0)) == pytest.approx(
+        1.0
+    )
+    assert not found[~rollout.mask_BT].any()
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_a_policy_that_has_not_moved_has_no_kl(temperature: float) -> None:
+    who, config = cast(), replace_config(temperature=temperature)
+    estimates = ppo.estimate(who.roll_out(nothing, config), who.actors, 0.5, config, DEVICE)
     assert abs(estimates.kl) < 1e-4 and abs(estimates.metrics["kl_k3"]) < 1e-4
     assert float(estimates.kl_BT.abs().max()) < 1e-4
+
+
+def test_a_critic_that_predicts_nothing_explains_nothing() -> None:
+    who = cast()
+    estimates = ppo.estimate(who.roll_out(tokens_reward), who.actors, 0.0, CONFIG, DEVICE)
+    assert estimates.metrics["value_explained"] == pytest.approx(0.0, abs=1e-5)
+
+
+def test_advantages_move_the_policy_and_returns_the_critic_within_clips_of_their_own() -> None:
+    """The ratio is 1 and A = 2: -2. The critic says .4 where 0 was said and 1 came back: ½ (1 - .4)², for .4 is within its clip."""
+    rollout = cast().roll_out(tokens_reward)
+    mask_BT, rows = rollout.mask_BT, torch.arange(len(rollout.batch))
+    full = {name: torch.where(mask_BT, value, 0.0) for name, value in (("adv", 2.0), ("returns", 1.0), ("values", 0.4))}
+    estimates = ppo.Estimates(
+        full["adv"], full["returns"], torch.zeros_like(full["adv"]), full["adv"], {}, ReturnScale()
+    )
+    part = Part(rows, rollout.old_logp_BT, rollout.old_logp_BT, mask_BT.sum())
+    config = replace_config(clip=0.2, value_clip=0.5, value_coef=3.0)
+    loss, found = ppo.actors_loss(part, full["values"], rollout, estimates, config)
+    assert float(found["policy_loss"]) == pytest.approx(-2.0) and float(found["value_loss"]) == pytest.approx(0.18)
+    assert float(loss) == pytest.approx(-2.0 + 3 * 0.18)
 
 
 def test_one_answer_is_enough_for_a_step(tmp_path: Path) -> None:
@@ -335,6 +374,56 @@ def test_beta_is_steered_and_logged(tmp_path: Path) -> None:
     first, second = read_metrics(tmp_path)
     assert first["beta"] == 0.5
     assert second["beta"] == pytest.approx(0.5 * 0.9, rel=1e-3)
+
+
+def test_a_reference_that_breaks_ends_the_run_saved_and_before_the_step(tmp_path: Path) -> None:
+    who, run = cast(), run_in(tmp_path)
+    kept: list[dict[str, Tensor]] = []
+
+    def breaking(prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[float | None]:
+        if len(read_metrics(tmp_path)) == 1:
+            who.reference.module.output_weight().data[7] = float("nan")
+            kept.append(weights(who.policy.module))
+        return tokens_reward(prompts, completions)
+
+    with pytest.raises(TrainingStopped, match="the reference's log-probs of 8 of 8 answers are not finite") as caught:
+        train(who, breaking, replace_config(steps=3, kl_coef=0.5, kl_target=5.0), run)
+    assert one_sentence(str(caught.value)) and same(kept[0], who.policy.module)
+    assert len(read_metrics(tmp_path)) == 1 and run.last_save == 1
+
+
+@pytest.mark.parametrize(("coefficient", "given"), [(0.1, []), (0.0, [([5, 6], [7, 1])])])
+def test_demonstrations_without_a_weight_or_the_reverse_are_refused(
+    coefficient: float, given: list[Example], tmp_path: Path
+) -> None:
+    with pytest.raises(
+        NoUsableRows, match=f"pretrain_coef = {coefficient:g} weighs demonstrations .* got {len(given)}"
+    ):
+        train(cast(), nothing, replace_config(pretrain_coef=coefficient), run_in(tmp_path), given)
+
+
+def test_a_resumed_run_steers_on_from_where_it_was(tmp_path: Path) -> None:
+    config = replace_config(steps=4, kl_coef=0.5, kl_target=5.0, checkpoint_every=1)
+    with dying_at(3):
+        train(cast(), tokens_reward, config, run_in(tmp_path))
+    train(cast(), tokens_reward, config, run_in(tmp_path))
+    betas = [line["beta"] for line in read_metrics(tmp_path)]
+    assert betas[0] == 0.5 and betas == pytest.approx([0.5 * 0.9**n for n in range(4)], rel=0.03)
+
+
+@pytest.mark.parametrize(("restored", "begun"), [(0.0, 1e-6), (1e-9, 1e-6), (70.0, 50.0)])
+def test_a_restored_weight_that_could_not_be_steered_begins_at_the_nearest_that_can(
+    restored: float, begun: float, tmp_path: Path
+) -> None:
+    config = replace_config(steps=2, kl_coef=0.5, kl_target=5.0, checkpoint_every=1)
+    with dying_at(2):
+        train(cast(), tokens_reward, config, run_in(tmp_path))
+    [file] = tmp_path.glob("checkpoints/step-*/state.json")
+    notes = {name: value for name, value in read_json(file).items() if name != "sha256"}
+    notes["values"]["beta"] = restored
+    write_json(file, {**notes, "sha256": content_hash(notes)})
+    train(cast(), tokens_reward, config, run_in(tmp_path))
+    assert read_metrics(tmp_path)[1]["beta"] == begun
 
 
 def test_each_step_writes_under_a_new_stamp(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from bridle.project.metrics import read_metrics
 from bridle.recipe.offline import PretrainSection
 from bridle.training import pretrain
 from tests.models.tiny import TEXTS, policy, random_ids, template
-from tests.training.runs import run_in, same, session, weights
+from tests.training.runs import dying_at, run_in, same, saved_state, session, weights
 
 CONFIG = PretrainSection(batch_size=4, length=8, learning_rate=0.01)
 
@@ -75,3 +75,17 @@ def test_the_loss_falls(optimizer: str, tmp_path: Path) -> None:
     assert losses[-1] < 0.5 * losses[0]
     assert not same(before, ours.module)
     assert result["steps"] == ours.step == 40 and result["tokens"] == 40 * 4 * 16
+    last = read_metrics(tmp_path)[-1]
+    assert result["loss"] == last["loss"] < result["loss_average"] == last["loss_average"]  # a name means one thing
+
+
+def test_a_run_that_died_remembers_its_mean_loss(tmp_path: Path) -> None:
+    """Fourteen steps, logged at 0, 10 and 13, saved after each fourth."""
+    config = PretrainSection.model_validate({**CONFIG.model_dump(), "checkpoint_every": 4})
+    rows, whole, resumed = torch.tensor(random_ids(8, 9, 9)), policy(), policy()
+    expected = pretrain.train(whole, rows, 14 * 4 * 8, config, session(run_in(tmp_path / "whole")))
+    with dying_at(2):
+        pretrain.train(policy(), rows, 14 * 4 * 8, config, session(run_in(tmp_path / "cut")))
+    assert pretrain.train(resumed, rows, 14 * 4 * 8, config, session(run_in(tmp_path / "cut"))) == expected
+    assert same(weights(whole.module), resumed.module)
+    assert saved_state(tmp_path / "cut") == saved_state(tmp_path / "whole")

@@ -66,6 +66,14 @@ def test_the_best_answer_of_each_prompt_is_kept() -> None:
     assert rejection.choose(rollout, CONFIG) == [1, 6], "what was cut off is never kept, and of equals the first is"
 
 
+def test_where_all_scored_the_same_none_is_the_best() -> None:
+    rollout = answered(*[(reward, 3, STOP) for reward in (0.3, 0.3, 0.3, 0.3, 0.1, 0.1, 0.2, 0.1)])
+    assert rejection.choose(rollout, CONFIG) == [6]
+    low = with_settings(keep="threshold", threshold=0.2)
+    assert rejection.choose(rollout, low) == [0, 1, 2, 3, 6], "a bar compares no answers"
+    assert rejection.choose(rollout, with_settings(answers=1)) == list(range(8)), "an only answer is compared with none"
+
+
 def test_above_a_threshold_all_are_kept_and_each_text_once() -> None:
     rollout = answered(*[(reward, 3, STOP) for reward in (0.5, 0.49, 0.7, 0.5, 0.1, 0.2, 0.3, 0.4)])
     assert rejection.choose(rollout, with_settings(keep="threshold")) == [0, 2, 3]
@@ -130,16 +138,42 @@ def test_what_is_rewarded_becomes_likelier_and_the_log_adds_up(tmp_path: Path) -
     assert lines[0]["kl"] == pytest.approx(0, abs=1e-3) and lines[-1]["kl"] > 0.1
 
 
-def test_a_reward_that_is_alike_for_all_teaches_nothing(tmp_path: Path) -> None:
-    shares: list[float] = []
+@pytest.mark.parametrize("of_prompts", [False, True])
+def test_a_reward_that_is_alike_for_all_answers_to_a_prompt_moves_nothing(of_prompts: bool, tmp_path: Path) -> None:
+    """The same for every answer, or another for each prompt."""
 
     def alike(prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[float | None]:
-        shares.append(sum(float(score or 0) for score in low_start(prompts, completions)) / len(completions))
-        return [0.3] * len(completions)
+        return [float(len(prompt.text) if of_prompts else 0.3) for prompt in prompts]
 
-    config = RejectionSection(rounds=4, prompts_per_round=24, answers=4, learning_rate=1e-3)
-    train(cast(), alike, config, run_in(tmp_path))
-    assert abs(shares[-1] - shares[0]) < 0.12, shares
+    who, run = cast(), run_in(tmp_path)
+    before = weights(who.policy.module)
+    figures = train(who, alike, with_settings(rounds=3, learning_rate=1e-3), run)
+    assert same(before, who.policy.module) and figures["kl"] == figures["kept"] == figures["taught"] == 0
+    assert all(line["without_variance"] == 1 and "kept_reward" not in line for line in metrics(tmp_path))
+    assert run.watch is not None and {"flat groups", "dead reward"} <= run.watch.warnings().keys()
+
+
+def test_prompts_without_a_best_answer_are_counted_and_the_others_taught(tmp_path: Path) -> None:
+    def reward(prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[float | None]:
+        return [0.3 if i < 24 else score for i, score in enumerate(low_ids(prompts, completions))]
+
+    run = run_in(tmp_path)
+    figures = train(cast(), reward, with_settings(rounds=1), run)
+    assert figures["without_variance"] == 0.75 and figures["kept"] == 2 and figures["taught"] == 0.25
+    assert run.watch is not None and "dead reward" not in run.watch.warnings()
+    bar = with_settings(rounds=1, keep="threshold", threshold=0.0)
+    assert "without_variance" not in train(cast(), constant, bar, run_in(tmp_path / "bar"))
+
+
+def test_rounds_before_one_in_which_nothing_is_worth_keeping_are_saved(tmp_path: Path) -> None:
+    run = run_in(tmp_path)
+
+    def worse(prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[float | None]:
+        return [float(not metrics(tmp_path))] * len(completions)
+
+    with pytest.raises(TrainingStopped, match="none of 32 answers was worth keeping"):
+        train(cast(), worse, with_settings(rounds=3, keep="threshold", checkpoint_every=9), run)
+    assert run.last_save == 1
 
 
 def test_every_pass_of_every_round_takes_its_examples_in_an_order_of_its_own(

@@ -15,7 +15,7 @@ from bridle.recipe.offline import RewardSection
 from bridle.rewards.learned import task_scores
 from bridle.training import reward
 from tests.models.tiny import policy, template
-from tests.training.runs import DEVICE, STOP, groups, run_in, same, session, weights
+from tests.training.runs import DEVICE, STOP, dying_at, groups, run_in, same, saved_state, session, weights
 
 CONFIG = RewardSection(batch_size=4)
 
@@ -99,7 +99,24 @@ def test_a_scale_cannot_come_from_too_few_or_from_broken_scores(scores: list[flo
         reward.set_centre_and_scale(fresh(), torch.tensor(scores), [])
 
 
-def test_equal_scores_do_not_divide_by_zero() -> None:
+@pytest.mark.parametrize("score", [2.0, 0.3, 0.1])
+def test_equal_scores_have_a_scale_of_one(score: float) -> None:
+    """Neither 0, nor what rounding leaves of their deviation: a last digit would be as much as a good answer."""
     model = fresh()
-    reward.set_centre_and_scale(model, torch.tensor([2.0, 2.0]), [])
-    assert model.tasks[0].scale > 0
+    reward.set_centre_and_scale(model, torch.full((7,), score), [])
+    assert model.tasks[0].scale == 1.0 and model.tasks[0].centre == pytest.approx(score)
+    reward.set_centre_and_scale(model, torch.tensor([score, score, score + 1e-3]), [])
+    assert model.tasks[0].scale == pytest.approx(1e-3 / 3**0.5, rel=1e-3)
+
+
+def test_a_run_that_died_remembers_its_mean_loss(tmp_path: Path) -> None:
+    given, config = groups(12, seed=0), RewardSection(batch_size=4, checkpoint_every=2)
+    whole, resumed = fresh(), fresh()
+    for model, folder in ((whole, "whole"), (resumed, "cut")):
+        if folder == "cut":
+            with dying_at(4):
+                reward.train(fresh(), given, config, 2, 1e-3, session(run_in(tmp_path / folder)))
+        reward.train(model, given, config, 2, 1e-3, session(run_in(tmp_path / folder)))
+    assert same(weights(whole.module), resumed.module)
+    assert saved_state(tmp_path / "cut") == saved_state(tmp_path / "whole")
+    assert saved_state(tmp_path / "cut")["selection_score"] == -saved_state(tmp_path / "cut")["values"]["loss_average"]

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from bridle.core.errors import NoUsableRows
 from bridle.core.records import Completion, FinishReason, Prompt, Reward
@@ -69,6 +70,22 @@ def test_the_first_update_by_hand() -> None:
     for name, parameter in module.named_parameters():
         torch.testing.assert_close(parameter.detach(), expected[name], rtol=0, atol=1e-6)
     assert figures["clip_fraction"] == 0 and figures["approx_kl"] < 1e-8
+
+
+def test_what_says_nothing_is_left_out_of_the_mean(monkeypatch: pytest.MonkeyPatch) -> None:
+    who, plain, seen = cast(), rloo.rloo, list[tuple[Tensor, int]]()
+
+    def watch(logp_B: Tensor, old_B: Tensor, adv_B: Tensor, *, clip: float, count: Tensor) -> Any:
+        seen.append((adv_B, int(count)))
+        return plain(logp_B, old_B, adv_B, clip=clip, count=count)
+
+    monkeypatch.setattr(rloo, "rloo", watch)
+    rollout = who.roll_out(token_means, PROMPTS[:3])
+    adv_B = torch.tensor([0.0, 0.0, 0.0, 0.0, 1.0, -1.0, 0.0, 2.0, 0.0, 0.0, 0.0, 0.0])
+    rloo.improve_by_answers(
+        who.policy, who.steps([torch.optim.SGD(who.policy.module.parameters(), 0.0)]), rollout, adv_B, CONFIG
+    )
+    assert [(adv.tolist(), count) for adv, count in seen] == [([1.0, -1.0, 0.0, 2.0], 4)]
 
 
 def test_an_answer_is_clipped_as_a_whole() -> None:

@@ -12,7 +12,7 @@ from bridle.project.metrics import read_metrics
 from bridle.recipe.offline import SFTSection
 from bridle.training import sft
 from tests.models.tiny import policy, random_ids, template
-from tests.training.runs import run_in, same, session, weights
+from tests.training.runs import dying_at, run_in, same, saved_state, session, weights
 
 CONFIG = SFTSection(batch_size=8, learning_rate=3e-3, optimizer="adamw", epochs=1)
 STOP = template().eos_id
@@ -62,6 +62,8 @@ def test_answers_and_their_stop_become_likelier(tmp_path: Path) -> None:
     after = torch.stack(answer_logprobs(ours, shown)).mean(0)
     assert (after > before + 0.5).all() and after[-1] > -0.5
     assert result["steps"] == ours.step == 16 and result["answer_tokens"] == 4 * 32 * 3
+    logged = read_metrics(tmp_path)
+    assert result["loss"] == logged[-1]["loss"] < result["loss_average"] < logged[0]["loss"]  # a name means one thing
 
 
 def test_what_follows_an_answer_in_its_batch_changes_nothing(tmp_path: Path) -> None:
@@ -78,3 +80,16 @@ def test_nothing_to_imitate_is_said(tmp_path: Path) -> None:
     with pytest.raises(NoUsableRows, match="needs demonstrations, got none"):
         sft.train(ours, [], CONFIG, session(run_in(tmp_path)))
     assert same(before, ours.module)
+
+
+def test_a_run_that_died_remembers_its_losses(tmp_path: Path) -> None:
+    """Ten steps, logged at 0, 5 and 9, saved after each third and the last."""
+    config = SFTSection.model_validate({**CONFIG.model_dump(), "batch_size": 2, "epochs": 2, "checkpoint_every": 3})
+    whole, resumed, shown = policy(), policy(), examples(10)
+    expected = sft.train(whole, shown, config, session(run_in(tmp_path / "whole")))
+    with dying_at(2):
+        sft.train(policy(), shown, config, session(run_in(tmp_path / "cut")))
+    assert sft.train(resumed, shown, config, session(run_in(tmp_path / "cut"))) == expected
+    assert same(weights(whole.module), resumed.module)
+    assert saved_state(tmp_path / "cut") == saved_state(tmp_path / "whole")
+    assert saved_state(tmp_path / "cut")["selection_score"] == -expected["loss_average"]
