@@ -209,10 +209,10 @@ def reference_logprobs(
         with device.autocast():
             logp_MT = sequence_logprobs(reference.module, rows, temperature)
         found_BT[part, : logp_MT.shape[1]] = logp_MT.to(found_BT)
-    return finite_reference(found_BT, whose)
+    return finite_logprobs(found_BT, whose)
 
 
-def finite_reference(logp_BT: Tensor, whose: str = "reference") -> Tensor:
+def finite_logprobs(logp_BT: Tensor, whose: str = "reference") -> Tensor:
     """log π_ref as it is, or that of `whose` answers are read. Where it is not finite there is no KL, and the run ends before anything
     is learnt from it."""
     bad = int((~torch.isfinite(logp_BT)).any(1).sum())

@@ -125,7 +125,8 @@ def recipe_as_written(path: Path) -> Recipe | None:
         for name, section in sections().items()
         if isinstance(raw.get(name), dict)
     }
-    return Recipe.model_construct(None, **read) if read else None
+    seed = {"seed": raw["seed"]} if "seed" in raw else {}
+    return Recipe.model_construct(None, **read, **seed) if read else None
 
 
 def explain(problem: Mapping[str, Any], source: str) -> str:

@@ -6,12 +6,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from bridle.core.errors import RecipeError
 from bridle.core.files import read_json
 from bridle.project.metrics import read_metrics
 from bridle.project.project import Project
-from bridle.recipe.recipe import Recipe, load_recipe, recipe_as_written
-from bridle.report.stages import place_of
+from bridle.recipe.recipe import Recipe
+from bridle.report.stages import place_of, run_recipe
 
 Results = Mapping[str, Mapping[str, Any]]  # of finished stages, or of evaluations, by name
 MOST_MODELS = 16  # in one picture or sentence: those of the loop first
@@ -62,9 +61,5 @@ class Runs:
         return found
 
     def recipe(self, stage: str) -> Recipe | None:
-        """The recipe that a stage ran with, also where an earlier version took settings that are refused now; None where it is lost."""
-        path = self.folders[stage] / "recipe.toml"
-        try:
-            return load_recipe(path)
-        except RecipeError:
-            return recipe_as_written(path)
+        """The recipe that a stage ran with; None where it is lost."""
+        return run_recipe(self.folders[stage])

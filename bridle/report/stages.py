@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bridle.core.errors import RecipeError
-from bridle.recipe.recipe import Recipe, load_recipe
+from bridle.recipe.recipe import Recipe, load_recipe, recipe_as_written
 from bridle.report.drawings import Curve, Series
 from bridle.report.metrics import of_runs
 from bridle.report.page import words
@@ -126,12 +126,18 @@ def row_of(stage: str) -> StageRow | None:
     return STAGES["best-of-4"] if BEST_OF.fullmatch(stage) else STAGES.get(stage)
 
 
-def is_bridled(row: StageRow, folder: Path) -> bool:
-    """Whether the run's own recipe held its KL, for PPO; the row's word where an earlier version's recipe cannot be read."""
+def run_recipe(folder: Path) -> Recipe | None:
+    """The recipe that a run had, also where an earlier version took settings that are refused now; None where it is lost."""
     try:
-        return load_recipe(folder / "recipe.toml").ppo.kl_coef > 0
+        return load_recipe(folder / "recipe.toml")
     except RecipeError:
-        return row.bridled
+        return recipe_as_written(folder / "recipe.toml")
+
+
+def is_bridled(row: StageRow, folder: Path) -> bool:
+    """Whether the run's own recipe held its KL, for PPO; the row's word where that recipe is lost."""
+    recipe = run_recipe(folder)
+    return row.bridled if recipe is None else recipe.ppo.kl_coef > 0
 
 
 def title_of(stage: str, folder: Path | None = None) -> str:

@@ -31,7 +31,7 @@ from bridle.generation.rollout import (
     Rollout,
     RolloutSession,
     end_step,
-    finite_reference,
+    finite_logprobs,
     rollout_metrics,
     rollouts,
 )
@@ -118,7 +118,7 @@ def read_logprobs(
         logp_B = answer_logprobs(policy, batch, device).float().cpu()
         for i, logp in zip(chosen, logp_B.split([len(groups[i].answers) for i in chosen]), strict=True):
             found[i] = logp
-    finite_reference(torch.cat(found)[:, None], whose)
+    finite_logprobs(torch.cat(found)[:, None], whose)
     return found
 
 
@@ -132,7 +132,7 @@ def cached_logprobs(
     if (folder / CACHE_FILE).is_file():
         say("the reference's log-probs are known from an earlier run")
         known_N = load_tensors(folder / CACHE_FILE)["logp"]
-        return list(finite_reference(known_N[:, None])[:, 0].to(device.torch).split(sizes))
+        return list(finite_logprobs(known_N[:, None])[:, 0].to(device.torch).split(sizes))
     found = read_logprobs(reference, groups, device)
     logp_N = torch.cat(found)
     with whole_folder(folder) as new:

@@ -32,7 +32,7 @@ from bridle.generation.rollout import (
     Rollout,
     RolloutSession,
     end_step,
-    finite_reference,
+    finite_logprobs,
     rollout_metrics,
     rollouts,
 )
@@ -165,7 +165,7 @@ def estimate(
             reference_BT[part, :width] = reference_MT.to(reference_BT)
             old_MT, values_MT = logprobs_and_values(actors, rows, config.temperature)
         old_BT[part, :width], values_BT[part, :width] = old_MT.to(old_BT), values_MT.to(values_BT)
-    kl_BT = k1(old_BT, finite_reference(reference_BT), mask_BT)
+    kl_BT = k1(finite_logprobs(old_BT, "policy"), finite_logprobs(reference_BT), mask_BT)
     rewards_BT = place_at_end(rollout.reward_B, mask_BT) - beta * kl_BT
     # From what was paid alone: no critic has a part in its own scale.
     paid_N = gae(rewards_BT, torch.zeros_like(rewards_BT), mask_BT, gamma=config.gamma, lam=1.0)[1][mask_BT]

@@ -1,16 +1,18 @@
 """The report's table of stages: nothing that the package can do is missing from it, and every row can be shown."""
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
 import pytest
 
 from bridle.demo.stages import STAGES as DEMO
+from bridle.recipe.documents import to_toml
 from bridle.recipe.recipe import Recipe
 from bridle.report.metrics import held_out, of_runs
 from bridle.report.project import headline
 from bridle.report.runs import Runs
-from bridle.report.stages import MODELS, STAGES, place_of, stage_curve, title_of, words_of
+from bridle.report.stages import MODELS, STAGES, is_bridled, place_of, run_recipe, stage_curve, title_of, words_of
 from bridle.report.verdict import Verdict
 from bridle.stages.methods import METHODS
 
@@ -91,3 +93,11 @@ def test_a_reward_model_that_no_pair_could_test_makes_no_headline() -> None:
     for accuracy, shown in ((None, []), (0.5, [0.5])):
         runs = cast(Runs, SimpleNamespace(results={"reward": {"pair_accuracy": accuracy}}))
         assert [fact.value for fact in headline(runs, Verdict("gold", None, []), [])] == shown
+
+
+def test_an_earlier_recipe_that_is_refused_now_still_says_its_seed_and_that_nothing_held_it(tmp_path: Path) -> None:
+    written = to_toml(Recipe().with_settings({"seed": 7, "ppo.kl_coef": 0.0, "ppo.kl_target": 0.0}))
+    (tmp_path / "recipe.toml").write_text(written.replace("kl_target = 0.0", "kl_target = 1.5"))
+    read = run_recipe(tmp_path)
+    assert read is not None and read.seed == 7 and not is_bridled(STAGES["ppo"], tmp_path)
+    assert title_of("ppo", tmp_path) == STAGES["unbridled"].title
