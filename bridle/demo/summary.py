@@ -21,7 +21,11 @@ WIDTH = 100
 
 
 def summarise(work: Work, results: Results, session: DemoSession) -> dict[str, Any]:
-    """`summary.json`: seconds from begin to end, seed, threads, and the metrics of each stage by name."""
+    """`summary.json`: seconds from begin to end, seed, threads, and the metrics of each stage by name; the slim reward model's stand in
+    the full one's."""
+    if slim := results["reward-slim"]:
+        results = {**results, "reward": {**results["reward"], "slim": slim}}
+    results = {name: result for name, result in results.items() if name != "reward-slim"}
     before, unbridled = results["evaluate-sft"], results["evaluate-unbridled"]
     runs = Runs.of(work.project)
     curve, verdict = (

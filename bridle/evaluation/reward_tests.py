@@ -14,9 +14,15 @@ PAIR_METRICS = ("pair_accuracy", "pair_accuracy_low", "pair_accuracy_high", "lon
 AnswerPair = tuple[Prompt, Completion, Completion]  # a prompt with its better and its worse answer
 
 
-def pair_accuracy(reader: LearnedReward, pairs: Sequence[AnswerPair], say: Callable[[str], object]) -> dict[str, Any]:
+def pair_accuracy(
+    reader: LearnedReward,
+    pairs: Sequence[AnswerPair],
+    say: Callable[[str], object],
+    known: dict[str, float] | None = None,
+) -> dict[str, Any]:
     """Share of pairs whose better answer scores higher, a tie counting half, interval by prompt, with two rules of thumb beside it.
-    A pair of equal texts has no better answer and is left out."""
+    A pair of equal texts has no better answer and is left out. `known`: scores by answer, which are not asked for again; those that
+    are asked for join them."""
     different = [(p, better, worse) for p, better, worse in pairs if better.text != worse.text]
     fits = within_context(reader, different)
     for left_out, why in (
@@ -28,9 +34,10 @@ def pair_accuracy(reader: LearnedReward, pairs: Sequence[AnswerPair], say: Calla
     if not fits:
         say("there is no held-out pair to test the reward model on; import more comparisons")
         return dict.fromkeys(PAIR_METRICS) | {"heldout_pairs": 0}
-    asked = {answer.id: (p, answer) for p, c, r in fits for answer in (c, r)}  # an answer is in several pairs
-    found = proxy_scores(Answered([p for p, _ in asked.values()], [answer for _, answer in asked.values()]), reader)
-    score = dict(zip(asked, found, strict=True))
+    score = {} if known is None else known
+    new = {answer.id: (p, answer) for p, c, r in fits for answer in (c, r) if answer.id not in score}  # each once
+    found = proxy_scores(Answered([p for p, _ in new.values()], [answer for _, answer in new.values()]), reader)
+    score.update(zip(new, found, strict=True))
     right = win_rate([score[c.id] for _, c, _ in fits], [score[r.id] for _, _, r in fits], [p.id for p, _, _ in fits])
     longer = np.sign([len(c.text) - len(r.text) for _, c, r in fits])
     return {

@@ -35,17 +35,31 @@ TITLES = {
 
 
 def train_reward(work: Work, method: Method, variant: Variant) -> dict[str, Any]:
-    """The full reward model from SFT's weights, as many members as the recipe wants, and maybe a slim one from nothing."""
+    """The full reward model, as many members as the recipe wants, and maybe a slim one."""
     variant.only(method)
-    names = [*member_names(work.recipe), *([SLIM] if work.recipe.reward.slim else [])]
-    begun = [runs[-1] for name in names[1:] if (runs := work.project.runs(name))]
-    resumed = any(not (run / "result.json").exists() for run in begun)  # stopped in a later one: those before are done
-    result, *others = [train_scorer(work, name, variant.reuse or resumed) for name in names]
-    if work.recipe.reward.slim:
-        result["slim"] = others.pop()
+    result = train_members(work, variant.reuse)
+    return result | ({"slim": slim} if (slim := train_slim(work, variant.reuse)) else {})
+
+
+def train_members(work: Work, reuse: bool = False) -> dict[str, Any]:
+    """The full reward model from SFT's weights, as many members as the recipe wants."""
+    names = member_names(work.recipe)
+    result, *others = [train_scorer(work, name, reuse or begun_later(work, name)) for name in names]
     if others:
         result["member_accuracies"] = [member["pair_accuracy"] for member in (result, *others)]
     return result
+
+
+def train_slim(work: Work, reuse: bool = False) -> dict[str, Any]:
+    """The slim one from nothing; nothing where the recipe wants none."""
+    return train_scorer(work, SLIM, reuse) if work.recipe.reward.slim else {}
+
+
+def begun_later(work: Work, name: str) -> bool:
+    """Whether one that is trained after this one was begun and stopped: this one is done, then."""
+    names = [*member_names(work.recipe), *([SLIM] if work.recipe.reward.slim else [])]
+    begun = [runs[-1] for later in names[names.index(name) + 1 :] if (runs := work.project.runs(later))]
+    return any(not (run / "result.json").exists() for run in begun)
 
 
 def train_shuffled(work: Work, reuse: bool = False) -> dict[str, Any]:
@@ -212,10 +226,11 @@ def heldout_metrics(work: Work, reader: LearnedReward, turned: Callable[[Prompt]
         ]
         by_gold += clear_pairs(work, item.prompt, item.completions)
     by_people, by_gold = turned_round(by_people, turned), turned_round(by_gold, turned)
-    people = pair_accuracy(reader, by_people, work.progress.say)
+    known = dict[str, float]()  # both tests ask about the same answers
+    people = pair_accuracy(reader, by_people, work.progress.say, known)
     metrics = {f"people_{name}": value for name, value in people.items()}
-    known = work.data.knows_gold
-    return {**metrics, **(pair_accuracy(reader, by_gold, work.progress.say) if known else people)}
+    gold = pair_accuracy(reader, by_gold, work.progress.say, known) if work.data.knows_gold else people
+    return {**metrics, **gold}
 
 
 def clear_pairs(work: Work, prompt: Prompt, completions: Sequence[Completion]) -> list[AnswerPair]:

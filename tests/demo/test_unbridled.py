@@ -79,4 +79,6 @@ def test_no_stage_is_done_beside_one_that_it_needs() -> None:
     place = {stage.name: number for number, stage in enumerate(STAGES)}
     assert all(place[stage.after] < place[stage.name] for stage in STAGES if stage.after)
     second = {stage.name for stage in STAGES if stage.after}
-    assert second == {"grpo", "reward-shuffled", "best_of_4", "evaluate-base", "unbridled", "evaluate-unbridled"}
+    assert second == {
+        "grpo", "reward-slim", "reward-shuffled", "dpo", "ppo", "best_of_4", "evaluate-ppo", "evaluate-dpo"
+    }  # fmt: skip

@@ -56,6 +56,21 @@ def test_pairs_of_equal_text_are_left_out_on_both_sides(monkeypatch: pytest.Monk
     assert none["pair_accuracy"] is None and none["heldout_pairs"] == 0
 
 
+def test_an_answer_of_two_tests_is_scored_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def scored(self: LearnedReward, prompts: Sequence[Prompt], answers: Sequence[Completion]) -> list[float]:
+        asked.extend(answer.text for answer in answers)
+        return [float("indeed" in answer.text) for answer in answers]
+
+    reader, known = constant_reader(), dict[str, float]()
+    monkeypatch.setattr(LearnedReward, "__call__", scored)
+    few = pair_accuracy(reader, PAIRS[:4], print, known)
+    whole = pair_accuracy(reader, PAIRS, print, known)
+    assert (few["pair_accuracy"], whole["pair_accuracy"]) == (1.0, 1.0) and whole["heldout_pairs"] == 6
+    assert sorted(asked) == sorted(answer.text for _, *both in PAIRS for answer in both)
+
+
 def test_pairs_of_one_prompt_are_one_piece_of_evidence(monkeypatch: pytest.MonkeyPatch) -> None:
     more = [pair(f"Is {i} odd?", f"It is {i} indeed.", f"No, {i} is {k} more.") for i in range(6) for k in "abcd"]
     once, often = (figures_of(lambda text: float("indeed" in text), pairs, monkeypatch) for pairs in (PAIRS, more))
