@@ -3,21 +3,27 @@
 PYTHON ?= python3
 ARGS ?=
 BIN := .venv/bin
-STAMP := .venv/installed
+INSTALL := $(BIN)/pip install --no-compile --constraint constraints.txt --editable
 PEERS := .venv-trl/installed .venv-trl-ppo/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo format check test test-all mutants docs bench bench-setup clean
+.PHONY: help setup dev-setup demo format check test test-all mutants audit docs bench bench-setup clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
 
-setup: $(STAMP)  ## install bridle and its tools into .venv; done again only when the dependencies change
+setup: .venv/installed  ## install bridle into .venv, with what its commands need; done again only when the dependencies change
 
-$(STAMP): pyproject.toml constraints.txt | $(BIN)/pip
-	$(BIN)/pip install --constraint constraints.txt torch
-	$(BIN)/pip install --constraint constraints.txt --editable '.[dev]'
-	@touch $(STAMP)
+dev-setup: .venv/installed-dev  ## the tools of tests and checks, and every extra, on top of it
+
+# Without --no-compile pip writes bytecode of all that it installs, 190 MB and 40 seconds; Python writes that of what is imported.
+.venv/installed: pyproject.toml constraints.txt | $(BIN)/pip
+	$(INSTALL) .
+	@touch $@
+
+.venv/installed-dev: .venv/installed
+	$(INSTALL) '.[dev]'
+	@touch $@
 
 $(BIN)/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null || { \
@@ -28,31 +34,34 @@ $(BIN)/pip:
 demo: setup  ## the whole loop on the playground; ARGS="--seed 7" are passed on
 	$(BIN)/bridle demo $(ARGS)
 
-format: setup  ## let ruff write the layout and what it can mend
+format: dev-setup  ## let ruff write the layout and what it can mend
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
-check: setup  ## layout, lint and types; changes nothing
+check: dev-setup  ## layout, lint and types; changes nothing
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
 
-test: setup  ## what CI runs: all tests but the slow ones; ARGS="-k layers" are passed on
+test: dev-setup  ## what CI runs: all tests but the slow ones; ARGS="-k layers" are passed on
 	$(BIN)/pytest -m "not slow" $(ARGS)
 
-test-all: setup  ## every test, the slow ones too
+test-all: dev-setup  ## every test, the slow ones too
 	$(BIN)/pytest $(ARGS)
 
-mutants: setup  ## plant the one-line faults of tests/mutants, one by one, and report those that no test notices; ARGS="-k ppo" runs fewer
+mutants: dev-setup  ## plant the one-line faults of tests/mutants, one by one, and report those that no test notices; ARGS="-k ppo" runs fewer
 	$(BIN)/python tests/mutants/run.py $(ARGS)
 
-docs: setup  ## write again what is written from code: docs/recipe.md and the list of commands that a test holds
+audit:  ## look the versions of constraints.txt up among known vulnerabilities; needs the network, and is no part of check or CI
+	@$(PYTHON) tests/house/audit.py
+
+docs: dev-setup  ## write again what is written from code: docs/recipe.md and the list of commands that a test holds
 	$(BIN)/python -m bridle.recipe.documents > docs/recipe.md
 	BRIDLE_UPDATE_GOLDEN=1 $(BIN)/pytest -q tests/house/test_command_line.py
 
 BENCHMARKS := sft reward dpo grpo rloo ppo pretrain decode ragged start growth flat roofline
 
-bench: setup  ## every benchmark, then benchmarks/README.md; ARGS="--quick" are passed on, BENCHMARKS="sft dpo" runs less
+bench: dev-setup  ## every benchmark, then benchmarks/README.md; ARGS="--quick" are passed on, BENCHMARKS="sft dpo" runs less
 	failed=0; for stage in $(BENCHMARKS); do $(BIN)/python benchmarks/$$stage.py $(ARGS) || failed=1; done; \
 	$(BIN)/python benchmarks/tables.py && exit $$failed
 

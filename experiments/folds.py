@@ -35,7 +35,8 @@ from bridle.core.records import Completion, Pair, Prompt, content_hash
 from bridle.feedback.importing.importer import ImportReport, read_examples
 from bridle.maths.statistics import mean_interval, proportion
 from bridle.models.batches import Compared, Group
-from bridle.models.policy import RewardModel, folder_hash, load_policy
+from bridle.models.contents import folder_hash
+from bridle.models.policy import RewardModel, load_policy
 from bridle.models.scorer import scorer_from
 from bridle.models.template import Template, train_tokenizer
 from bridle.project.progress import Progress, clock

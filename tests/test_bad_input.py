@@ -6,6 +6,9 @@ import json
 import math
 import os
 import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +21,7 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer
 
 from bridle.cli.options import Options, metric_lines, print_metrics
-from bridle.core.errors import ModelError, TrainingStopped
+from bridle.core.errors import ModelError, TrainingStopped, UsageError
 from bridle.project.progress import Progress
 from bridle.project.project import Project
 from bridle.stages.methods import METHODS
@@ -311,15 +314,18 @@ def test_gold_is_asked_for_where_there_is_none(empty: Path, finished_demo: Path)
     assert not list(empty.glob("runs/evaluate-*")), "no model answers for a comparison that cannot be made"
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "../etc", "sft/", "/etc"])
+@pytest.mark.parametrize("name", ["", ".", "..", "../etc", "sft/", "/etc", "a\\b", ".sft", "a\nb", "s*", "x" * 300])
 def test_a_model_is_named_and_not_pointed_at(name: str, project: Path) -> None:
     runs = sorted(project.glob("runs/*"))
+    shown = repr(name[:80])
     for words in ([name], ["sft", name], [name, "sft"]):
         found = bridle("evaluate", *words, "--project", project)
-        assert found.exit_code == 2 and f"{name!r} is not the name of a model" in complaint(found), complaint(found)
+        assert found.exit_code == 2 and f"{shown} is not the name of a model" in complaint(found), complaint(found)
     for setting in ("ppo.start", "ppo.reference", "grpo.reference", "dpo.start", "dpo.reference") if name else ():
-        found = bridle("train", setting.partition(".")[0], "--project", project, "--set", f"{setting}={name}")
-        assert found.exit_code == 2 and f"{name!r} is not the name of a model" in complaint(found), complaint(found)
+        found = bridle(
+            "train", setting.partition(".")[0], "--project", project, "--set", f"{setting}={json.dumps(name)}"
+        )
+        assert found.exit_code == 2 and f"{shown} is not the name of a model" in complaint(found), complaint(found)
     assert sorted(project.glob("runs/*")) == runs
 
 
@@ -372,6 +378,41 @@ def test_a_run_is_found_by_its_name_or_path_from_anywhere(
             Bad(f"report {named} --project {{}}", 2, "is not a run folder; the last run of ppo is ppo-0001"), project
         )
     refused(Bad("report nothing --project {}", 2, "is not a run folder; those of this project are in"), project)
+
+
+def test_a_report_is_written_into_no_other_project(project: Path, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(project, tmp_path / "another"))
+    written = sorted(path.stat().st_mtime_ns for path in other.rglob("*"))
+    (project / "runs/ppo-0009").symlink_to(other / "runs/ppo-0001")
+    for named in (
+        other / "runs/ppo-0001",
+        "../another/runs/ppo-0001",
+        "../../another/runs/ppo-0001",
+        "ppo-0009",
+        "..",
+        "../x",
+    ):
+        found = bridle("report", named, "--project", project)
+        assert found.exit_code == 2 and "is not a run" in complaint(found), complaint(found)
+    told = complaint(bridle("train", "ppo", "--project", project))
+    assert "ppo-0009 is a link, and bridle writes into runs of this project alone" in told
+    assert sorted(path.stat().st_mtime_ns for path in other.rglob("*")) == written
+
+
+def test_a_training_by_a_name_that_none_can_have_makes_nothing(project: Path) -> None:
+    work = Work(Project.find(project), Progress(write=lambda text: None, live=False))
+    there = sorted(project.rglob("*"))
+    for method in ("sft", "dpo", "ppo", "grpo"):
+        with pytest.raises(UsageError, match="'../mine' is not the name of a model"):
+            METHODS[method].train(work, name="../mine")
+    work.close()
+    assert sorted(project.rglob("*")) == there
+
+
+@pytest.mark.parametrize("setting", ["model.path", "reward.path", "world.file"])
+def test_a_place_with_a_character_that_no_path_has_is_refused(setting: str, project: Path) -> None:
+    found = bridle("train", "pretrain", "--project", project, "--set", f'{setting}="a\\u0000b"')
+    assert found.exit_code == 2 and f"{setting} = 'a\\x00b' is invalid: must match" in complaint(found)
 
 
 # ----------------------------------------------------------------------------------------------- models of others
@@ -504,6 +545,68 @@ def test_a_model_with_a_mistake_of_its_maker_is_told(
     assert not (empty / "models/base").exists()
 
 
+def endless_template(folder: Path) -> None:
+    (folder / "chat_template.jinja").write_text("{{ 'a' * 10 ** 12 }}")
+
+
+def of_another_width(folder: Path) -> None:
+    change_json(folder / "config.json", hidden_size=10**12)
+
+
+def of_too_many_layers(folder: Path) -> None:
+    change_json(folder / "config.json", num_hidden_layers=10**9)
+
+
+def nested(folder: Path) -> None:
+    (folder / "config.json").write_text("[" * 100_000)
+
+
+def epsilon_of_no_number(folder: Path) -> None:
+    change_json(folder / "config.json", rms_norm_eps=math.nan)
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (endless_template, "mine: the chat template needs more than 512 MiB of memory"),
+        (of_another_width, "hidden_size = 1000000000000, where the weights have"),
+        (of_too_many_layers, "num_hidden_layers = 1000000000, where the weights are"),
+        (nested, "its values nest too deep"), (epsilon_of_no_number, "it holds NaN where a number is needed"),
+        (truncated, "truncated or corrupted"), (template_of_another, "closes an answer with '<|im_end|>'"),
+    ],
+)  # fmt: skip
+def test_a_model_that_could_not_be_used_makes_no_project(
+    damage: Callable[[Path], None], told: str, finished_demo: Path, tmp_path: Path
+) -> None:
+    damage(Path(shutil.copytree(finished_demo / "models/base", tmp_path / "mine")))
+    refused(Bad("init {0}/p --model {0}/mine", 1, told), tmp_path)
+    assert not (tmp_path / "p").exists()
+
+
+@pytest.mark.parametrize(
+    ("set_", "told"),
+    [
+        ("model.layers=1000000", "GiB of memory, and this machine has"),
+        ("model.hidden_size=1000000", "GiB of memory, and this machine has"),
+        ("model.max_positions=1000000", "GiB of memory, and this machine has"),
+        ("model.layers=1000000000", "model.layers = 1000000000 is invalid: must be less"),
+        ("seed=" + "9" * 5000, "too many digits"),
+        ("model.layers=" + "[" * 3000, "nest too deep"),
+    ],
+)
+def test_a_model_that_no_machine_holds_begins_no_run(
+    set_: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done("init", tmp_path / "p", *settings(PLAYGROUND))
+    monkeypatch.setattr("bridle.models.sizes.os.sysconf", lambda name: 10**4)  # 100 MB
+    status = 1 if "machine" in told else 2
+    refused(
+        Bad(f"train pretrain --project {{}}/p --set model.heads=1 --set model.kv_heads=1 --set {set_}", status, told),
+        tmp_path,
+    )
+    assert not list((tmp_path / "p/runs").glob("*"))
+
+
 def test_an_adapter_is_no_model_to_begin_with(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     adapter(tmp_path / "mine")
@@ -513,7 +616,8 @@ def test_an_adapter_is_no_model_to_begin_with(tmp_path: Path) -> None:
 def test_a_template_that_writes_the_start_token_twice_is_told_before_training(project: Path) -> None:
     start_token_twice(project / "models/sft")
     shutil.rmtree(project / "models/ppo")
-    refused(Bad("train ppo --project {}", 1, "writes '<|doc|>' twice"), project)
+    taken = "--set guard.changed_models=register"
+    refused(Bad(f"train ppo {taken} --project {{}}", 1, "writes '<|doc|>' twice"), project)
     assert not (project / "models/ppo").exists()
 
 
@@ -521,7 +625,7 @@ def test_a_pad_token_that_is_the_stop_token_changes_nothing(project: Path, finis
     """As in many a base model. Masks come from lengths, so the stop token is learnt all the same, to the last bit."""
     config = json.loads((project / "models/base/tokenizer_config.json").read_text())
     change_json(project / "models/base/tokenizer_config.json", pad_token=config["eos_token"])
-    done("train", "sft", "--project", project)
+    done("train", "sft", "--project", project, "--set", "guard.changed_models=register")
     ours, theirs = (load_file(path / "models/sft/model.safetensors") for path in (project, finished_demo))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
@@ -654,6 +758,8 @@ def full_disk(patch: pytest.MonkeyPatch, call: str, part: str) -> None:
         return plain(first, *others)
 
     patch.setattr(os, call, fail)
+    if call == "replace":  # nor can two folders be swapped then
+        patch.setattr("bridle.core.files.swap", lambda new, path: False)
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])
@@ -705,16 +811,67 @@ def test_ctrl_c_before_a_run_began_ends_in_130(project: Path, monkeypatch: pytes
     def interrupted(*arguments: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("bridle.stages.workspace.folder_hash", interrupted)
+    monkeypatch.setattr("bridle.stages.workspace.require_head", interrupted)
     found = bridle("train", "sft", "--project", project)
     assert found.exit_code == 130 and "run the same command again to resume" in complaint(found)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_before_a_run_began_ends_in_130(
+    number: signal.Signals, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = signal.getsignal(number)
+
+    def interrupted(*arguments: object) -> None:
+        os.kill(os.getpid(), number)
+
+    monkeypatch.setattr("bridle.stages.registry.Registry.verify", interrupted)
+    found = bridle("train", "sft", "--project", project)
+    assert found.exit_code == 130 and "run the same command again to resume" in complaint(found)
+    assert signal.getsignal(number) is before
+
+
+@pytest.mark.parametrize("words", [["init", "p"], ["--help"], ["train", "--help"], ["init", "p", "--set", "sede=1"]])
+def test_an_output_that_nobody_reads_ends_quietly(words: list[str], tmp_path: Path) -> None:
+    """`bridle … | head -0`, both streams into one pipe or standard output alone: no traceback, and the status of the work."""
+    for both in (False, True):
+        shutil.rmtree(tmp_path / "p", ignore_errors=True)
+        reading, writing = os.pipe()
+        os.close(reading)
+        command = [sys.executable, "-m", "bridle.cli", *words]
+        found = subprocess.run(command, stdout=writing, stderr=writing if both else subprocess.PIPE, cwd=tmp_path)
+        os.close(writing)
+        wrong = "sede=1" in words
+        assert found.returncode == (2 if wrong else 0)
+        assert both or (
+            found.stderr.count(b"\n") == 1 and b"did you mean" in found.stderr if wrong else not found.stderr
+        )
+        assert (tmp_path / "p/bridle.toml").exists() == (words == ["init", "p"])
+
+
+def test_a_result_that_finds_no_room_is_told(tmp_path: Path) -> None:
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "bridle.cli", "init", str(tmp_path / "p")]
+        found = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert found.returncode == 1 and found.stderr == "bridle: No space left on device\n"
+
+
+def test_metrics_that_nobody_reads_lose_no_evaluation(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def closed(*arguments: object, **named: object) -> None:
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("bridle.cli.options.click.echo", closed)
+        assert bridle("evaluate", "reward-shuffled", "--json", "--project", project).exit_code == 1  # no language model
+        found = bridle("evaluate", "ppo", "sft", "--json", "--project", project)
+    assert found.exit_code == 0 and not found.output
 
 
 def test_a_fault_of_ours_is_told_as_one(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*arguments: object) -> None:
         raise RuntimeError("it broke")
 
-    monkeypatch.setattr("bridle.stages.workspace.folder_hash", broken)
+    monkeypatch.setattr("bridle.stages.workspace.require_head", broken)
     found = bridle("train", "sft", "--project", project)
     assert found.exit_code == 1 and "unexpected RuntimeError: it broke; run again with --debug" in complaint(found)
 

@@ -7,7 +7,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,12 @@ import torch
 
 from bridle.compute import steps
 from bridle.demo import second
+from bridle.demo.session import keep_device
 from bridle.evaluation.answers import Answered
 from bridle.feedback.store.store import Store
+from bridle.kernels import kernels
+from bridle.project.progress import Progress
+from bridle.project.project import Project
 from bridle.project.run import Run
 from bridle.stages import reward, workspace
 from bridle.stages.workspace import Work
@@ -91,7 +95,7 @@ def test_ppo_killed_at_random_ends_as_if_left_alone(
     equal(project, finished_demo, "ppo-0001", "ppo")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
 def test_an_interrupted_run_saves_and_says_how_to_go_on(
     number: signal.Signals, finished_demo: Path, without: Callable[..., Path]
 ) -> None:
@@ -105,6 +109,22 @@ def test_an_interrupted_run_saves_and_says_how_to_go_on(
     assert last.startswith("bridle:") and "run the same command again to resume" in last and "Traceback" not in told
     done("train", "ppo", "--project", project)
     equal(project, finished_demo, "ppo-0001", "ppo")
+
+
+def test_a_run_whose_output_nobody_reads_any_more_saves_at_a_signal(
+    finished_demo: Path, without: Callable[..., Path]
+) -> None:
+    """`bridle train sft 2>&1 | tee log`, and Ctrl-C takes tee first."""
+    project = without("sft")
+    process = started("train", "sft", "--project", project)
+    assert process.stderr is not None and process.stdout is not None
+    process.stderr.close()
+    process.stdout.close()
+    wait_for_lines(process, project / "runs/sft-0001/metrics.jsonl", 2)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130
+    done("train", "sft", "--project", project)
+    equal(project, finished_demo, "sft-0001", "sft")
 
 
 # ------------------------------------------------------- stopped where it hurts, in this process: no step is random
@@ -247,6 +267,81 @@ def test_a_runs_thread_count_is_kept(without: Callable[..., Path], monkeypatch: 
     assert json.loads(noted.read_text())["threads"] == 2
 
 
+@pytest.fixture
+def compiler(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[bool], None]]:
+    """Takes the C compiler away, and gives it back."""
+    plain = kernels.shutil.which
+
+    def there(is_there: bool) -> None:
+        kernels.built.cache_clear()
+        kernels.found.cache_clear()
+        monkeypatch.setattr(kernels.shutil, "which", plain if is_there else lambda name: None)
+
+    yield there
+    there(True)
+    kernels.wish = "auto"
+
+
+def test_a_run_resumed_without_the_compiler_it_began_with_is_refused_or_says_so(
+    finished_demo: Path, without: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, compiler: Callable[[bool], None]
+) -> None:
+    """In a cron job or a container, say. With the compiler it resumes as if nothing had been."""
+    project = without("ppo")
+    dies(monkeypatch, steps, "save_checkpoint", 3, "train", "ppo", "--project", project)
+    noted, other = project / "runs/ppo-0001/parents.json", Path(shutil.copytree(project, project.with_name("other")))
+    began = json.loads(noted.read_text())
+    earlier = {name: value for name, value in began.items() if name != "arithmetic"}
+    compiler(False)
+    for parents in (began, earlier):
+        noted.write_text(json.dumps(parents))
+        refused = bridle("train", "ppo", "--project", project)
+        assert refused.exit_code == 2, refused.stderr
+        assert "ppo-0001 was begun with compiled kernels, and here it would resume with plain" in complaint(refused)
+        assert "--set guard.other_arithmetic=true" in complaint(refused) and json.loads(noted.read_text()) == parents
+    allowed = bridle("train", "ppo", "--project", other, "--set", "guard.other_arithmetic=true")
+    assert allowed.exit_code == 0 and "resuming after step 3" in allowed.stderr
+    assert "resuming with plain kernels, though it was begun with compiled kernels" in allowed.stderr
+    now = json.loads((other / "runs/ppo-0001/parents.json").read_text())
+    assert now["earlier_devices"] == [began["device"]] and now["arithmetic"]["kernels"] == "plain kernels"
+    compiler(True)
+    done("train", "ppo", "--project", project)
+    equal(project, finished_demo, "ppo-0001", "ppo")
+
+
+def test_a_run_begun_without_a_compiler_keeps_plain_kernels_where_there_is_one(
+    without: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compiler: Callable[[bool], None]
+) -> None:
+    project = without("ppo")
+    whole = Path(shutil.copytree(project, tmp_path / "whole"))
+    compiler(False)
+    done("train", "ppo", "--project", whole)
+    dies(monkeypatch, steps, "save_checkpoint", 3, "train", "ppo", "--project", project)
+    compiler(True)
+    resumed = bridle("train", "ppo", "--project", project)
+    assert resumed.exit_code == 0 and "keeping plain kernels, as this run began" in resumed.stderr
+    equal(project, whole, "ppo-0001", "ppo")
+
+
+def test_a_demo_keeps_its_arithmetic_in_the_stages_that_it_has_not_begun(
+    without: Callable[..., Path], compiler: Callable[[bool], None]
+) -> None:
+    project = without("grpo")
+    (project / "summary.json").unlink()
+    compiler(False)
+    refused = bridle("demo", "--out", project, *settings(PLAYGROUND))
+    assert refused.exit_code == 2 and f"{project} was begun with compiled kernels" in complaint(refused)
+    assert not (project / "runs/grpo-0001").exists()
+    compiler(True)
+    noted = json.loads((project / "demo.json").read_text())
+    kept = {**noted["arithmetic"], "kernels": "plain kernels"}
+    (project / "demo.json").write_text(json.dumps({**noted, "arithmetic": kept}))
+    done("demo", "--out", project, *settings(PLAYGROUND))
+    assert json.loads((project / "runs/grpo-0001/parents.json").read_text())["arithmetic"] == kept
+    demo_second = workspace.Work(Project.find(project), Progress(lambda text: None, live=False), threads=1)
+    keep_device(demo_second, json.loads((project / "demo.json").read_text()))
+    assert demo_second.device.arithmetic == kept
+
+
 @pytest.mark.parametrize(
     "setting", ["ppo.kl_coef=0.3", "seed=1", "sampling.max_new_tokens=20", "model.precision='bfloat16'"]
 )
@@ -348,7 +443,9 @@ def test_a_demo_in_two_processes_killed_and_stopped_ends_as_one_alone(finished_d
     assert ends(project), "the second process outlived the first"
 
     process = started(*command)  # stopped by Ctrl-C, which reaches the first process alone
-    wait_for_lines(process, runs / "unbridled-0001/metrics.jsonl", 1)
+    while not second_process(project):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     _, told = process.communicate(timeout=60)
     assert process.returncode == 130 and told.splitlines()[-1].startswith("bridle:") and "Traceback" not in told, told

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, get_args
 
-from bridle.core.errors import DataError
+from bridle.core.errors import DataError, brief_repr
 from bridle.core.records import Completion, Message, Pair, Prompt, Role
 
 Text = str | Sequence[Mapping[str, str]]  # a prompt: the user's words, or messages that end with the user's
@@ -70,4 +70,5 @@ def checked_rows(given: Sequence[Any], what: str, size: int) -> list[tuple[Any, 
 
 
 def described_value(value: object) -> str:
-    return f"{type(value).__name__} {str(value)[:60]!r}"
+    text = value if isinstance(value, str) else brief_repr(value)
+    return f"{type(value).__name__} {text[:60]!r}"

@@ -13,10 +13,11 @@ import torch
 
 from bridle.api.inputs import Score, Text, as_prompts, described_value
 from bridle.compute.device import Device, choose_device
-from bridle.core.errors import DataError
+from bridle.core.errors import DataError, UsageError
 from bridle.core.records import Completion, Prompt, Reward
 from bridle.generation.engine import Engine, answer_prompts
 from bridle.generation.sampling import Sampling
+from bridle.models.contents import lasting_hash
 from bridle.models.encoding import DataReport
 from bridle.models.policy import Policy, RewardModel, load_policy, load_reward_model, save_policy, save_reward_model
 from bridle.project.progress import Progress
@@ -56,7 +57,7 @@ class Model:
 
     def save(self, folder: str | Path) -> str:
         """Write a Hugging Face folder, which `load` and transformers read; its content hash."""
-        return save_policy(Path(folder), self.policy)
+        return save_policy(place_to_save(folder), self.policy)
 
 
 @dataclass
@@ -76,18 +77,27 @@ class ScoreModel:
 
     def save(self, folder: str | Path) -> str:
         """Write the folder that `load_reward` reads; its content hash."""
-        return save_reward_model(Path(folder), self.model)
+        return save_reward_model(place_to_save(folder), self.model)
+
+
+def place_to_save(folder: str | Path) -> Path:
+    """Where a model may be written: at a new place, in an empty folder, or over a model; UsageError where more would be replaced."""
+    place = Path(folder)
+    held = list(place.iterdir()) if place.is_dir() else []
+    if held and (not (place / "config.json").is_file() or any(entry.is_dir() for entry in held)):
+        raise UsageError(f"{place} holds more than a model, and all of it would be replaced; name a new folder")
+    return place
 
 
 def load(folder: str | Path, *, precision: str = "auto") -> Model:
     """A model from a Hugging Face folder. It stays with the threads that PyTorch has at this moment."""
     device = chosen_device(precision)
-    return Model(load_policy(Path(folder), device.torch), device)
+    return Model(load_policy(Path(folder), device.torch, lasting_hash), device)
 
 
 def load_reward(folder: str | Path, *, precision: str = "auto") -> ScoreModel:
     device = chosen_device(precision)
-    return ScoreModel(load_reward_model(Path(folder), device.torch), device, {})
+    return ScoreModel(load_reward_model(Path(folder), device.torch, lasting_hash), device, {})
 
 
 def chosen_device(precision: str) -> Device:
@@ -103,7 +113,7 @@ def reward_source(reward: Score | ScoreModel, policy: Policy) -> Reward:
         found = reward([prompt.meta["given"] for prompt in prompts], [c.text for c in completions])
         try:
             return [None if score is None else float(score) for score in found]
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise DataError(
                 f"the reward function gave {described_value(found)} for {len(completions)} answers, where a list of one number "
                 "for each is needed (None where it cannot judge)"

@@ -9,12 +9,13 @@ from typing import Any
 import torch
 
 from bridle.api.models import Model, Result, ScoreModel, quiet
-from bridle.compute.device import Device
+from bridle.compute.device import Device, as_begun, choose_as
 from bridle.core.errors import ProjectError, UsageError
-from bridle.core.files import read_json, write_json, write_text
+from bridle.core.files import read_record, write_json, write_text
 from bridle.core.records import content_hash
 from bridle.guard.health import Health
 from bridle.models.policy import Policy
+from bridle.project.lock import held
 from bridle.project.progress import Progress
 from bridle.project.run import OnLog, Run, session_seconds
 from bridle.recipe.documents import to_toml
@@ -51,45 +52,66 @@ def training(
     model: Model, stage: str, key: str, recipe: Recipe, folder: str | Path | None, on_log: OnLog | None
 ) -> Iterator[tuple[Run, Policy]]:
     """A run, and the policy as it is now, to be held to and to go back to: a run that does not end well changes nothing."""
-    policy = model.policy
+    policy, device = model.policy, model.device
     before = model.copy().policy
     policy.origin = content_hash([before.stamp, key])  # other weights under a name of their own
     threads = torch.get_num_threads()
     try:
         with tempfile.TemporaryDirectory() as passing:
             place = Path(passing) / stage if folder is None else Path(folder)
-            run = open_run(place, stage, key, recipe, model.device)
-            run.progress, run.on_log, run.kept = progress_of(on_log), on_log, folder is not None
-            with run:
-                yield run, before
+            require_run_or_nothing(place)
+            with held(place / ".lock", place):
+                run = open_run(place, stage, key, recipe, device)
+                model.device = device_of(run, device)
+                run.progress, run.on_log, run.kept = progress_of(on_log), on_log, folder is not None
+                with run:
+                    yield run, before
     except BaseException:
         policy.module.load_state_dict(before.module.state_dict())
         policy.module.zero_grad()
         policy.origin, policy.step = before.origin, before.step
         raise
     finally:
+        if model.device is not device:
+            choose_as(device.arithmetic, threads)
+            model.device = device
         torch.set_num_threads(threads)
 
 
+def require_run_or_nothing(folder: Path) -> None:
+    """ProjectError where something else lies there; a file that begins with a dot is what is left of a run that was killed as it began."""
+    begun = (folder / "parents.json").exists()
+    if not begun and folder.exists() and (not folder.is_dir() or any(f.name[0] != "." for f in folder.iterdir())):
+        raise ProjectError(f"{folder} exists and holds no run; name a new folder for this one")
+
+
 def open_run(folder: Path, stage: str, key: str, recipe: Recipe, device: Device) -> Run:
-    """A new run in an empty folder, or the one that was begun there with the same key, and its thread count."""
+    """A new run in an empty folder, or the one that was begun there with the same key."""
     begun = (folder / "parents.json").exists()
     if not begun:
-        if folder.exists() and (not folder.is_dir() or any(not f.name.startswith(".") for f in folder.iterdir())):
-            raise ProjectError(f"{folder} exists and holds no run; name a new folder for this one")
-        write_json(folder / "parents.json", {"stage": stage, "key": key, "threads": device.threads})
-    noted = read_json(folder / "parents.json")
+        begins = {"stage": stage, "key": key, "threads": device.threads, "arithmetic": device.arithmetic}
+        write_json(folder / "parents.json", begins)
+    noted = read_record(folder / "parents.json", key=str, stage=str, threads=int)
     if noted["key"] != key:
         raise ProjectError(
             f"{folder} holds a run of {noted['stage']} that was begun with other settings, other data or another model; "
             "name another folder, or remove it to begin anew"
         )
     write_text(folder / "recipe.toml", to_toml(recipe))
-    torch.set_num_threads(noted["threads"])
     return Run(
         stage, folder, key, noted["threads"], begun, quiet(), session_seconds(folder),
-        limits=recipe.guard, watch=Health(recipe.guard),
+        limits=recipe.guard, watch=Health(recipe.guard), noted=noted,
     )  # fmt: skip
+
+
+def device_of(run: Run, device: Device) -> Device:
+    """The device on which a run that is resumed computes as it began; a new one stays on the model's."""
+    way = "call it where that can be had, with a model loaded in that precision, or name another folder to begin anew"
+    found, sentences, _ = as_begun(run.noted, device, run.folder, way)
+    for sentence in sentences:
+        run.progress.say(sentence)
+    torch.set_num_threads(found.threads)
+    return found
 
 
 def finish(run: Run, metrics: Mapping[str, Any]) -> Result:

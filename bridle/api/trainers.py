@@ -85,7 +85,7 @@ def pretrain(
         [list(texts), tokens, *([few] if len(few) < len(texts) else [])],
     )
     with training(model, "pretrain", key, recipe, folder, on_log) as (run, _):
-        finish(run, pretrain_loop.train(model.policy, rows, tokens, recipe.pretrain, Session(run, device, seed)))
+        finish(run, pretrain_loop.train(model.policy, rows, tokens, recipe.pretrain, Session(run, model.device, seed)))
     return model
 
 
@@ -112,12 +112,13 @@ def reward_model(
     """
     recipe = recipe_of(("reward",), settings, seed)
     announce("reward")
-    policy, device, section = model.policy, model.device, recipe.reward
+    policy, section = model.policy, recipe.reward
     compared = preferences_of(pairs)
     groups = usable(encode_pairs(policy.template, compared, model.limit, margin=section.margin))
     key = run_key("reward", recipe, ("reward",), model, [[g.prompt, g.answers, g.pairs] for g in groups])
     scorer = RewardModel(scorer_from(policy.module, generator(seed, "head")), policy.template, key)
     with training(model, "reward", key, recipe, folder, on_log) as (run, _):
+        device = model.device
         session = Session(run, device, seed)
         result = reward_loop.train(scorer, groups, section, section.epochs, section.learning_rate, session)
         asked = list(dict.fromkeys(pair.prompt for pair in compared))

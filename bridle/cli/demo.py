@@ -1,14 +1,12 @@
 """`bridle demo`: the whole loop on the playground."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import click
 
-from bridle.cli.options import Options, chosen_settings, loading, shared_options
+from bridle.cli.options import Options, chosen_settings, loading, print_found, shared_options
 from bridle.core.errors import UsageError
-from bridle.core.files import finite_or_none
 
 
 class Seed(click.IntRange):
@@ -43,5 +41,5 @@ def demo(options: Options, seed: int, out: Path, quick: bool, world: Path | None
         if not world.is_file():
             raise UsageError(f"there is no world file at {world}")
         settings["world.file"] = str(world.resolve())
-    summary = run_demo(out, Recipe().with_settings(settings))
-    click.echo(json.dumps(finite_or_none(summary)) if options.as_json else "\n".join(summary_lines(summary, out)))
+    summary = run_demo(out, Recipe().with_settings(settings), wait=options.wait)
+    print_found(options, summary, summary_lines(summary, out))

@@ -1,19 +1,24 @@
 """The command line: a verb for each intention. A verb imports what it needs when it runs, so help is instant."""
 
+import signal
+import sys
+import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from types import FrameType
+from typing import Any, TextIO, cast
 
 import click
 
 from bridle.cli.demo import demo
 from bridle.cli.feedback import label, sample
-from bridle.cli.options import Options
+from bridle.cli.options import Options, let_go, print_lines
 from bridle.cli.project import import_, init, report
 from bridle.cli.train import evaluate, train
 from bridle.core import timeline
 from bridle.core.errors import BridleError, Interrupted
+from bridle.core.text import VisibleStream
 
 
 class Verbs(click.Group):
@@ -27,25 +32,72 @@ class Verbs(click.Group):
             return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
-        with telling(ctx), writing_profile():
+        with visible_streams(), telling(ctx), ended_by_signals(), writing_profile():
             return super().invoke(ctx)
 
 
 @contextmanager
 def telling(ctx: click.Context) -> Iterator[None]:
     """Tell of an error in one sentence, and end with its status."""
+    status: int | None = None
     try:
         yield
-        return
     except (click.exceptions.Exit, click.Abort):
         raise
+    except BrokenPipeError:  # help that nobody read to its end
+        status = 0
     except (Exception, KeyboardInterrupt) as error:
         if ctx.ensure_object(Options).debug:
-            traceback.print_exception(error)
+            print_lines(traceback_lines(error), err=True)
         command = " ".join(filter(None, (ctx.command_path, ctx.invoked_subcommand)))
         sentence, status = sentence_and_status(error, command)
-    click.echo(f"bridle: {sentence}", err=True)
-    ctx.exit(status)
+        print_lines([f"bridle: {sentence}"], err=True)
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            let_go(stream)
+    if status is not None:
+        ctx.exit(status)
+
+
+@contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """SIGTERM, and SIGHUP where it is not ignored (nohup), end a verb as Ctrl-C does. A run puts handlers of its own in their place."""
+    before: dict[int, Any] = {}
+
+    def end(number: int, frame: FrameType | None) -> None:
+        for known in before:
+            signal.signal(
+                known, signal.SIG_IGN if known == signal.SIGHUP else signal.SIG_DFL
+            )  # a hang-up may come twice
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) == signal.SIG_DFL:
+                before[number] = signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for caught, handler in before.items():
+            signal.signal(caught, handler)
+
+
+def traceback_lines(error: BaseException) -> Iterator[str]:
+    """As Python prints it, but that a message, whatever line ends it holds, is one line."""
+    for piece in traceback.format_exception(error):
+        ours = piece.startswith(('  File "', "\n"))  # a frame with its line of code, or how two errors hang together
+        yield from piece.removesuffix("\n").split("\n") if ours else [piece.removesuffix("\n")]
+
+
+@contextmanager
+def visible_streams() -> Iterator[None]:
+    """What libraries write to the terminal, warnings say, goes the same way out as our own lines."""
+    before = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = (stream and cast(TextIO, VisibleStream(stream)) for stream in before)
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before
 
 
 @contextmanager
@@ -67,7 +119,7 @@ def write_recording() -> None:
     from bridle.project.profile import FILE, table_lines, write_profile
 
     lines = table_lines(write_profile(recorded, recorded.place))
-    click.echo("\n".join(["", *lines, "", f"trace: {recorded.place / FILE}"]), err=True)
+    print_lines(["", *lines, "", f"trace: {recorded.place / FILE}"], err=True)
 
 
 def sentence_and_status(error: BaseException, command: str) -> tuple[str, int]:

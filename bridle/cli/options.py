@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import json
-from collections.abc import Callable, Iterator, Mapping
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
 from bridle.core import timeline
 from bridle.core.files import finite_or_none
+from bridle.core.text import one_line
 from bridle.core.timeline import timed
 
 if TYPE_CHECKING:
@@ -27,6 +30,7 @@ class Options:
     project: str | None = None
     settings: tuple[str, ...] = ()
     as_json: bool = False
+    wait: bool = False
     debug: bool = False
 
 
@@ -52,6 +56,10 @@ SHARED = {
     "as_json": click.option(
         "--json", "as_json", is_flag=True, expose_value=False, callback=note_option,
         help="Print the metrics as JSON, for programs.",
+    ),
+    "wait": click.option(
+        "--wait", is_flag=True, expose_value=False, callback=note_option,
+        help="Where another process is at work on the same, wait until it is done.",
     ),
     "profile": click.option(
         "--profile", is_flag=True, expose_value=False, callback=start_profile, is_eager=True,
@@ -87,7 +95,7 @@ def chosen_settings(options: Options) -> dict[str, Any]:
 @contextmanager
 def loading() -> Iterator[None]:
     """Around the import of what loads PyTorch: it takes seconds, in which somebody waits."""
-    click.echo("loading PyTorch …", err=True)
+    print_lines(["loading PyTorch …"], err=True)
     with timed("import"):
         yield
 
@@ -112,7 +120,7 @@ def opened_work(options: Options) -> Iterator[Work]:
     from bridle.project.progress import Progress
     from bridle.stages.workspace import Work
 
-    work = Work(open_project(options), Progress())
+    work = Work(open_project(options), Progress(), wait=options.wait)
     try:
         yield work
     finally:
@@ -121,9 +129,42 @@ def opened_work(options: Options) -> Iterator[Work]:
             recorded.place = recorded.runs[0]
 
 
+def print_lines(lines: Iterable[str], err: bool = False) -> None:
+    """All that a verb says: lines of ours, in which nothing that others wrote is obeyed or begins another."""
+    write_out("\n".join(map(one_line, lines)), err)
+
+
+def print_found(options: Options, found: Mapping[str, Any], lines: Iterable[str]) -> None:
+    """What a verb found, in lines, or as JSON where that was asked for: as it was found, and in ASCII, whatever the terminal writes."""
+    if options.as_json:
+        click.echo(json.dumps(finite_or_none(found)))
+    else:
+        print_lines(lines)
+
+
 def print_metrics(options: Options, metrics: Mapping[str, Any]) -> None:
-    known = finite_or_none(metrics)
-    click.echo(json.dumps(known) if options.as_json else "\n".join(metric_lines(known)))
+    print_found(options, metrics, metric_lines(finite_or_none(metrics)))
+
+
+def write_out(text: str, err: bool = False) -> None:
+    """Print what is fit to be shown. Where nobody reads any more (`| head`, a terminal that was closed) nothing comes of it; a full disk
+    costs only what goes to standard error."""
+    try:
+        click.echo(text, err=err)
+    except OSError as error:
+        if not err and error.errno not in (errno.EPIPE, errno.EIO):
+            raise
+
+
+def let_go(stream: TextIO | None) -> None:
+    """Leave nothing in a stream that nobody reads: Python would complain of it at its very end, with an exit status of its own."""
+    if stream is None:
+        return
+    try:
+        stream.flush()
+    except OSError:
+        with open(os.devnull, "w", encoding="utf-8") as nowhere:
+            os.dup2(nowhere.fileno(), stream.fileno())
 
 
 def metric_lines(metrics: Mapping[str, Any], indent: str = "") -> list[str]:

@@ -1,6 +1,5 @@
 """Verbs of a project: init, import, report."""
 
-import json
 from pathlib import Path
 
 import click
@@ -11,6 +10,8 @@ from bridle.cli.options import (
     loading,
     open_project,
     opened_work,
+    print_found,
+    print_lines,
     profile_in,
     shared_options,
 )
@@ -23,7 +24,7 @@ from bridle.core.timeline import timed
 @click.option(
     "--model", metavar="PATH", help="A Hugging Face model folder to start from, instead of pretraining a small one."
 )
-@shared_options("project", "as_json")
+@shared_options("project", "as_json", "wait")
 def init(options: Options, folder: Path, model: str | None) -> None:
     """Make a project: a folder with bridle.toml, in which every setting is explained."""
     from bridle.project.project import Project
@@ -40,10 +41,15 @@ def init(options: Options, folder: Path, model: str | None) -> None:
                 f"there is no model at {model}; --model takes a folder with config.json and model.safetensors"
             )
         settings["model.path"] = str(Path(model).resolve())
-    project = Project.create(folder, Recipe().with_settings(settings))
+    recipe = Recipe().with_settings(settings)
+    if model is not None:  # a folder that could not be used makes no project
+        with loading():
+            from bridle.models.policy import inspect_policy
+        inspect_policy(Path(model).resolve())
+    project = Project.create(folder, recipe)
     profile_in(project.folder)
     first = "train pretrain" if project.recipe.data.source == "playground" else "import FILE"
-    click.echo(f"made {project.folder}; next: cd {project.folder} && bridle {first}")
+    print_lines([f"made {project.folder}; next: cd {project.folder} && bridle {first}"])
 
 
 @click.command("import")
@@ -57,6 +63,7 @@ def init(options: Options, folder: Path, model: str | None) -> None:
 @shared_options()
 def import_(options: Options, source: Path, form: str | None) -> None:
     """Bring preferences, demonstrations or prompts into the store: JSON lines, a JSON list or Parquet; gzip or not."""
+    from bridle.project.lock import held
     from bridle.project.progress import Progress
 
     project, progress, megabyte = open_project(options), Progress(), 10**6
@@ -65,20 +72,22 @@ def import_(options: Options, source: Path, form: str | None) -> None:
         from bridle.feedback.importing.formats import Form
         from bridle.feedback.importing.importer import import_file
         from bridle.feedback.store.store import Store
+    project.require_store()
     try:
-        with Store.open(project.store) as store:
+        waiting = progress.say if options.wait else None
+        with held(project.folder / ".import.lock", project.store, waiting), Store.open(project.store) as store:
             report = import_file(
                 store, source, form=Form(form) if form else None, held_out_share=project.recipe.data.heldout_share,
                 progress=lambda done, size: progress.update(done // megabyte, 1 + size // megabyte, unit="MB"),
             )  # fmt: skip
     finally:
         progress.clear()
-    click.echo(json.dumps(report.as_dict()) if options.as_json else report.text())
+    print_found(options, report.as_dict(), report.lines())
 
 
 @click.command()
 @click.argument("run", metavar="[RUN]", type=click.Path(path_type=Path), required=False)
-@shared_options("settings", "as_json")
+@shared_options("settings", "as_json", "wait")
 def report(options: Options, run: Path | None) -> None:
     """Write report.html: of one run's folder, or of the whole project."""
     with loading():
@@ -87,7 +96,7 @@ def report(options: Options, run: Path | None) -> None:
 
     with opened_work(options) as work:
         if run is not None:
-            click.echo(f"wrote {write_run_report(work, work.project.run(run))}")
+            print_lines([f"wrote {write_run_report(work, run)}"])
             return
         path = write_project_report(work)
     runs = work.project.folder / "runs"
@@ -97,4 +106,4 @@ def report(options: Options, run: Path | None) -> None:
             f"{path} shows nothing yet, for no run of this project is finished; "
             + (f"finish {begun}, or give one to `bridle report`" if begun else "`bridle train METHOD` makes one")
         )
-    click.echo(f"wrote {path}")
+    print_lines([f"wrote {path}"])

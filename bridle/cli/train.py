@@ -1,5 +1,6 @@
 """Verbs of training: train, evaluate."""
 
+from contextlib import ExitStack
 from typing import Any
 
 import click
@@ -63,10 +64,14 @@ def evaluate(options: Options, model_a: str, model_b: str | None, by: str | None
         from bridle.stages.evaluate import evaluate as evaluate_model
 
     metrics: dict[str, Any] = {}
-    with opened_work(options) as work:
+    with opened_work(options) as work, ExitStack() as locks:
         try:
             if model_b is not None:
                 require_comparison(work, model_a, model_b, by or work.data.score_by)
+                for name in sorted(
+                    {model_a, model_b}
+                ):  # in one order everywhere, so that two that wait never wait for each other
+                    locks.enter_context(work.alone(f"evaluate-{name}"))
             for name in [model_a] if model_b is None else [model_a, model_b]:
                 metrics[name] = evaluate_model(work, name, reuse=True)
             if model_b is not None:

@@ -13,7 +13,6 @@ Random numbers are not state: each step draws from a generator seeded by (seed, 
 import errno
 import hashlib
 import math
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -26,13 +25,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from bridle.core.errors import BridleError, CheckpointError, TrainingStopped
-from bridle.core.files import finite_or_none, read_json, whole_folder, write_json
+from bridle.core.files import finite_or_none, read_json, read_record, remove_folder, tidy, whole_folder, write_json
 from bridle.core.records import content_hash
 from bridle.core.timeline import timed
 
 KEEP = 2
 FORM = 3  # of state.json: a checkpoint of another form is refused by name
 EARLIER_FORM = 2  # is read too: it says the same in other words
+NOTED = {"step": int, "values": dict, "health": dict, "stepped": list, "tensors": dict, "recipe_hash": str}
+DAMAGE = (BridleError, SafetensorError, OSError, LookupError, TypeError, ValueError, AttributeError, RecursionError)
 
 
 @dataclass
@@ -86,7 +87,7 @@ def save_checkpoint(
     best = max(found, key=lambda path: (scores[path], found.index(path)))
     for old in found[:-keep]:
         if old != best:
-            shutil.rmtree(old)
+            remove_folder(old)
 
 
 def steps_of(folder: Path) -> list[Path]:
@@ -101,7 +102,7 @@ def selection_score_of(path: Path) -> float:
         score = notes["merit"] if notes["form"] == EARLIER_FORM else notes["selection_score"]
     except (BridleError, KeyError, TypeError):
         score = None
-    return -math.inf if score is None else float(score)
+    return float(score) if isinstance(score, int | float) else -math.inf
 
 
 def described(tensor: Tensor) -> dict[str, Any]:
@@ -116,21 +117,21 @@ def described(tensor: Tensor) -> dict[str, Any]:
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Notes and tensors of one checkpoint, all that its manifest names and nothing else, or CheckpointError with what is wrong."""
-    notes = read_json(path / "state.json")
-    if not isinstance(notes, dict) or "form" not in notes or "sha256" not in notes:
-        raise CheckpointError("its state.json is not a checkpoint's")
+    notes = read_record(path / "state.json", form=int, sha256=str)
     if content_hash({name: value for name, value in notes.items() if name != "sha256"}) != notes["sha256"]:
         raise CheckpointError("its state.json was changed after it was saved")
     if notes["form"] == EARLIER_FORM:
         notes = as_written_now(notes)
     elif notes["form"] != FORM:
         return notes, {}
+    if wrong := [name for name, kind in NOTED.items() if type(notes.get(name)) is not kind]:
+        raise CheckpointError(f"its state.json needs {wrong[0]} as {NOTED[wrong[0]].__name__}")
     if path.name != f"step-{notes['step']:06d}":
         raise CheckpointError(f"it holds step {notes['step']}")
     tensors, manifest = load_file(path / "state.safetensors"), notes["tensors"]
     if set(tensors) != set(manifest):
-        odd = min(set(tensors) ^ set(manifest))
-        raise CheckpointError(f"its manifest and its tensors differ ({odd} is in one of them only)")
+        lone = min(set(tensors) ^ set(manifest))
+        raise CheckpointError(f"its manifest and its tensors differ ({lone} is in one of them only)")
     for name, tensor in tensors.items():
         if described(tensor) != manifest[name]:
             raise CheckpointError(f"its tensor {name} is not the one that was saved")
@@ -154,11 +155,12 @@ def restore_checkpoint(
     folder: Path, state: TrainingState, recipe_hash: str, say: Callable[[str], None]
 ) -> tuple[int, dict[str, Any]]:
     """Fill `state` from the newest good checkpoint; (steps done, values), or (0, {}) where there is none."""
+    tidy(folder)
     found = steps_of(folder)[::-1]
     for path in found:
         try:
             notes, tensors = read_checkpoint(path)
-        except (BridleError, KeyError, TypeError, OSError, SafetensorError) as error:
+        except DAMAGE as error:
             say(f"checkpoint {path.name} is damaged ({error}); trying the one before it")
             continue
         if notes["recipe_hash"] != recipe_hash:

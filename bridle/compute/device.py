@@ -1,20 +1,28 @@
-"""What this machine offers and what is made of it: device, precision, kernels, threads. Chosen once, said in one line."""
+"""What this machine offers and what is made of it: device, precision, kernels, threads. Chosen once, sentences in one line.
+
+A run keeps what it began with: other kernels, or another precision, would make other weights of it.
+"""
 
 import os
+import re
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import dtype as Precision
 
-from bridle.core.errors import RecipeError
-from bridle.kernels.kernels import Kernels, Unavailable, choose_kernels, in_process
+from bridle.core.errors import ProjectError, RecipeError
+from bridle.kernels.kernels import Kernels, choose_kernels, in_process
+from bridle.kernels.library import Unavailable
 
 CPU_INFO = Path("/proc/cpuinfo")
+KERNELS: dict[str, Kernels] = {"compiled": "compiled", "plain": "plain", "layers": "torch"}  # by their first word
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # malloc.h
 
 
@@ -41,6 +49,62 @@ class Device:
         products = f"{precision} products{self.products}"
         return ", ".join(filter(None, (self.torch.type, products, self.kernels, f"{threads} ({self.why})")))
 
+    @property
+    def arithmetic(self) -> dict[str, str]:
+        """What the last bits of a result depend on besides the thread count, in words: as a run notes it."""
+        return {**read_arithmetic(str(self)), "torch": f"PyTorch {torch.__version__}"}
+
+
+def read_arithmetic(device: str) -> dict[str, str]:
+    """What a device's line tells of its arithmetic: all that a run of an earlier version noted."""
+    parts = {
+        "device": r"\w+",
+        "products": r"\w+ products( by oneDNN)?",
+        "kernels": r"compiled kernels|plain kernels|layers by torch\.compile",
+    }
+    found = {part: re.search(words, device) for part, words in parts.items()}
+    return {part: words[0] for part, words in found.items() if words is not None}
+
+
+def as_begun(
+    noted: Mapping[str, Any], here: Device, place: Path, way: str, allowed: bool = False
+) -> tuple[Device, list[str], bool]:
+    """The device that a run is resumed on, which computes as the run noted when it began; what there is to say of it; whether it is
+    another all the same, the nearest that can be had, where that is `allowed`. Else ProjectError, with the `way` out.
+    """
+    began = noted.get("arithmetic") or read_arithmetic(noted.get("device", ""))
+    threads, now = noted.get("threads") or here.threads, here.arithmetic
+    differs = [part for part in began if began[part] != now.get(part)]
+    if not differs and threads == here.threads:
+        return here, [], False
+    wanted = {**now, **began}
+    if "products" in differs and began["products"].startswith("bfloat16") and not multiplies_bfloat16(here.torch):
+        wanted["products"] = now["products"]  # without instructions for bfloat16 its sums are others, and very slow
+    kept = choose_as(wanted, threads)
+    lost = [part for part in differs if began[part] != kept.arithmetic.get(part)]
+    sentences = [f"keeping {threads} thread(s), as this run began"] if threads != here.threads else []
+    sentences += [f"keeping {began[part]}, as this run began" for part in differs if part not in lost]
+    if not lost:
+        return kept, sentences, False
+    before, after = (" and ".join(words.get(part, f"no {part}") for part in lost) for words in (began, kept.arithmetic))
+    if not allowed:
+        choose_as(now, here.threads)
+        raise ProjectError(f"{place} was begun with {before}, and here it would resume with {after} ({kept}); {way}")
+    sentences.append(f"resuming with {after}, though it was begun with {before}: its weights become others")
+    return kept, sentences, True
+
+
+def choose_as(arithmetic: Mapping[str, str], threads: int) -> Device:
+    """The device with this arithmetic and so many threads, or the nearest to it that this machine has."""
+    precision = arithmetic["products"].split()[0]
+    asked = KERNELS.get(arithmetic.get("kernels", "").split(" ")[0], "auto")
+    try:
+        found = choose_device(precision, threads, asked)
+    except RecipeError:  # kernels that are not there
+        found = choose_device(precision, threads)
+    torch.set_num_threads(threads)
+    return replace(found, threads=threads)
+
 
 def choose_device(precision: str = "auto", threads: int | None = None, kernels: Kernels = "auto") -> Device:
     """CUDA where there is one. On a CPU bfloat16 where the processor multiplies it fast, else float32.
@@ -51,7 +115,7 @@ def choose_device(precision: str = "auto", threads: int | None = None, kernels: 
     """
     if torch.cuda.is_available():
         chosen = torch.bfloat16 if precision in ("auto", "bfloat16") else torch.float32
-        made = kernels_of("torch") if kernels == "torch" else ""
+        made = kernels_of("torch", chosen) if kernels == "torch" else ""
         return Device(torch.device("cuda"), chosen, torch.get_num_threads(), torch.cuda.get_device_name(), made)
     fast = multiplies_bfloat16(torch.device("cpu"))
     chosen = torch.bfloat16 if precision == "bfloat16" or (precision == "auto" and fast) else torch.float32
@@ -61,15 +125,15 @@ def choose_device(precision: str = "auto", threads: int | None = None, kernels: 
     if precision == "auto" and not fast:
         products += " (the processor has no bfloat16)"
     keep_memory()
-    made = kernels_of(kernels)
+    made = kernels_of(kernels, chosen)
     count, why = choose_threads(threads)
     torch.set_num_threads(count)
     return Device(torch.device("cpu"), chosen, count, why, made, products)
 
 
-def kernels_of(asked: Kernels) -> str:
+def kernels_of(asked: Kernels, precision: Precision) -> str:
     try:
-        return choose_kernels(asked)
+        return choose_kernels(asked, precision)
     except Unavailable as error:
         raise RecipeError(
             f"model.kernels is {asked!r}, which is not available here: {error}; set it to 'auto'"

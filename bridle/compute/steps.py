@@ -65,6 +65,7 @@ class Steps:
         return cls(session, {"policy": policy}, optimizers, total, config.checkpoint_every)
 
     def __iter__(self) -> Iterator[int]:
+        self.run.stop_if_needed(self.done, self.total)  # asked for while data and models were read
         for step in range(self.done, self.total):
             if self.run.ended is not None:
                 return

@@ -8,6 +8,7 @@ BridleError                 exit 1: the work failed
 │   └── NoUsableRows        nothing at all could be used
 ├── StoreError              the store refused (append-only, broken hash, wrong version)
 ├── ModelError              a model folder cannot be used
+│   ├── RunawayTemplate     a chat template that needs more time or memory than any should
 │   ├── UnsupportedModel    an architecture that bridle cannot train or decode
 │   └── StaleWeights        answers or packed weights come from other weights than expected
 ├── CheckpointError         a checkpoint is truncated, corrupted or of another run
@@ -15,11 +16,17 @@ BridleError                 exit 1: the work failed
 └── Interrupted             exit 130: stopped by the user, everything saved
 """
 
+from bridle.core.text import one_line
+
 
 class BridleError(Exception):
-    """Root of the tree; the command line prints its message and exits with `exit_status`."""
+    """Root of the tree; the command line prints its message and exits with `exit_status`. As text it is one line in which nothing is
+    obeyed, whatever it quotes; `args` keep it as it was written."""
 
     exit_status = 1
+
+    def __str__(self) -> str:
+        return one_line(super().__str__())
 
 
 class UsageError(BridleError):
@@ -58,6 +65,10 @@ class StaleWeights(ModelError):
     pass
 
 
+class RunawayTemplate(ModelError):
+    pass
+
+
 class CheckpointError(BridleError):
     pass
 
@@ -68,3 +79,12 @@ class TrainingStopped(BridleError):
 
 class Interrupted(BridleError):
     exit_status = 130
+
+
+def brief_repr(value: object, width: int = 100) -> str:
+    """A value in a message: its repr, cut where it is long, for it may be of any size, and nest deeper than `repr` can follow."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):
+        return f"a value of type {type(value).__name__} that is too large to be shown"
+    return text if len(text) <= width else f"{text[:width]}… ({len(text):,} characters)"

@@ -6,6 +6,7 @@ get half again as much done as one, two processes twice as much.
 
 import time
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from bridle.core.errors import BridleError, ProjectError
 from bridle.core.files import write_json
 from bridle.core.timeline import recording, timed
 from bridle.demo.second import LEFT, SecondProcess, share_threads
-from bridle.demo.session import DemoSession
+from bridle.demo.session import DemoSession, keep_device
 from bridle.demo.stages import STAGES
 from bridle.demo.summary import Results, summarise
+from bridle.project.lock import held
 from bridle.project.profile import take, write_profile
 from bridle.project.progress import Progress
 from bridle.project.project import RECIPE_FILE, Project
@@ -24,15 +26,46 @@ from bridle.report.project import write_project_report
 from bridle.stages.workspace import Work
 
 
-def run_demo(out: Path, recipe: Recipe, progress: Progress | None = None) -> dict[str, Any]:
-    """Walk the loop in `out`, or resume the demo there; writes report.html and summary.json, returns the summary."""
-    project = open_demo(out, recipe)
+def run_demo(out: Path, recipe: Recipe, progress: Progress | None = None, wait: bool = False) -> dict[str, Any]:
+    """Walk the loop in `out`, or resume the demo there; writes report.html and summary.json, returns the summary. Another demo that is at
+    work there is waited for, or is a ProjectError."""
+    progress, folder = progress or Progress(), out.resolve()
+    if not (folder / RECIPE_FILE).exists():
+        make_demo(folder, recipe)
+    with held(folder / ".demo.lock", folder, progress.say if wait else None):
+        return resume_demo(open_demo(out, recipe), progress, wait)
+
+
+def make_demo(folder: Path, recipe: Recipe) -> None:
+    try:
+        Project.create(folder, recipe)
+    except ProjectError:
+        if not (folder / RECIPE_FILE).exists():  # else another process has just made it
+            raise
+
+
+def open_demo(out: Path, recipe: Recipe) -> Project:
+    """The project that an earlier session made with the same recipe; with what may differ in it as it is now."""
+    project = Project.find(out.resolve())
+    allowed = {"guard.other_arithmetic": recipe.guard.other_arithmetic}
+    if project.recipe.with_settings(allowed) != recipe:
+        raise ProjectError(
+            f"{out} holds a demo of another recipe or seed (its seed is {project.recipe.seed}); "
+            "give --out another folder, or remove it"
+        )
+    return replace(project, recipe=recipe)
+
+
+def resume_demo(project: Project, progress: Progress, wait: bool) -> dict[str, Any]:
+    """Walk the loop, or what is left of it."""
     if (recorded := recording()) is not None:
         recorded.place = project.folder
         (project.folder / LEFT).unlink(missing_ok=True)  # of a second process whose first one was killed
     session = DemoSession.begin(project)
-    work = Work(project, progress or Progress(), threads=session.threads)
+    work = Work(project, progress, threads=session.threads, wait=wait)
     try:
+        if not session.finished:
+            keep_device(work, session.noted)
         session.note(work.device)
         return write_results(work, walk(work), session)
     finally:
@@ -40,20 +73,6 @@ def run_demo(out: Path, recipe: Recipe, progress: Progress | None = None) -> dic
             take(recorded, project.folder / LEFT)
         session.end()
         work.close()
-
-
-def open_demo(out: Path, recipe: Recipe) -> Project:
-    """Make the project, or open the one that an earlier session made with the same recipe."""
-    folder = out.resolve()
-    if not (folder / RECIPE_FILE).exists():
-        return Project.create(folder, recipe)
-    project = Project.find(folder)
-    if project.recipe != recipe:
-        raise ProjectError(
-            f"{out} holds a demo of another recipe or seed (its seed is {project.recipe.seed}); "
-            "give --out another folder, or remove it"
-        )
-    return project
 
 
 def walk(work: Work) -> Results:

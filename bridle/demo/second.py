@@ -17,7 +17,10 @@ from pathlib import Path
 
 import torch
 
+from bridle.core.files import read_json
+from bridle.core.processes import python_environment, python_module
 from bridle.core.timeline import record, recording, timed
+from bridle.demo.session import DEMO_FILE, keep_device
 from bridle.demo.stages import STAGES
 from bridle.project.profile import leave
 from bridle.project.progress import Progress
@@ -51,7 +54,7 @@ class SecondProcess:
         if self.process is None:
             self.process = subprocess.Popen(
                 second_process_command(self.folder, threads, recording() is not None),
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=python_environment(),
                 start_new_session=True,  # Ctrl-C reaches the first process, which passes it on once
             )  # fmt: skip
         self._write(name)
@@ -85,7 +88,7 @@ class SecondProcess:
 
 
 def second_process_command(folder: Path, threads: int, profile: bool = False) -> list[str]:
-    return [sys.executable, "-m", "bridle.demo.second", str(folder), str(threads), *(["--profile"] if profile else [])]
+    return [*python_module("bridle.demo.second"), str(folder), str(threads), *(["--profile"] if profile else [])]
 
 
 def run_second_process(folder: Path, threads: int, profile: bool = False) -> None:
@@ -105,6 +108,7 @@ def run_second_process(folder: Path, threads: int, profile: bool = False) -> Non
     work = Work(Project.find(folder), progress, threads=threads)
     by_name = {stage.name: stage for stage in STAGES}
     try:
+        keep_device(work, {**read_json(folder / DEMO_FILE), "threads": threads})
         while (name := given.get()) != END:
             by_name[name].run(work)
     finally:

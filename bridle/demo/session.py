@@ -1,19 +1,24 @@
-"""Seconds and threads of a demo that may be stopped and resumed."""
+"""Seconds, threads and arithmetic of a demo that may be stopped and resumed."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from bridle.compute.device import Device
-from bridle.core.files import read_json, write_json
+from bridle.compute.device import Device, as_begun
+from bridle.core.files import read_record, write_json
 from bridle.project.project import Project
+from bridle.stages.workspace import WAY_ON, Work
+
+DEMO_FILE = "demo.json"
 
 
 @dataclass
 class DemoSession:
-    """One session of a demo; threads and the seconds of all sessions are kept in demo.json.
+    """One session of a demo; threads, arithmetic (`device.as_begun`) and the seconds of all sessions are kept in demo.json.
 
     A session that was killed counts up to the last file that its runs wrote.
     """
@@ -24,17 +29,19 @@ class DemoSession:
     finished: bool
     began: float
     device: str = ""
+    noted: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def begin(cls, project: Project) -> DemoSession:
-        path = project.folder / "demo.json"
-        noted = read_json(path) if path.exists() else {}
+        path = project.folder / DEMO_FILE
+        noted = read_record(path, seconds=float) if path.exists() else {}
         earlier = float(noted.get("seconds", 0.0))
         if killed := noted.get("began"):
             written = [file.stat().st_mtime for file in project.folder.glob("runs/*/*")]
             earlier += max(0.0, max(written, default=0.0) - killed)
         finished = (project.folder / "summary.json").exists()
-        return cls(path, noted.get("threads"), earlier, finished, time.time())
+        kept: dict[str, Any] = {name: noted[name] for name in ("threads", "arithmetic") if name in noted}
+        return cls(path, noted.get("threads"), earlier, finished, time.time(), noted=kept)
 
     @property
     def seconds(self) -> float:
@@ -43,8 +50,19 @@ class DemoSession:
 
     def note(self, device: Device) -> None:
         self.threads, self.device = device.threads, str(device)
-        write_json(self.path, {"threads": device.threads, "seconds": round(self.earlier, 1), "began": self.began})
+        if not (self.finished and "arithmetic" in self.noted):  # of a finished demo nothing is computed any more
+            self.noted = {"threads": device.threads, "arithmetic": device.arithmetic}
+        write_json(self.path, {**self.noted, "seconds": round(self.earlier, 1), "began": self.began})
 
     def end(self) -> None:
         if self.threads is not None:
-            write_json(self.path, {"threads": self.threads, "seconds": round(self.seconds, 1)})
+            write_json(self.path, {**self.noted, "seconds": round(self.seconds, 1)})
+
+
+def keep_device(work: Work, noted: Mapping[str, Any]) -> None:
+    """Compute as the demo did when it began, in the first process and in the second; ProjectError where that cannot be had."""
+    allowed = work.recipe.guard.other_arithmetic
+    device, sentences, _ = as_begun(noted, work.device, work.project.folder, WAY_ON, allowed)
+    for sentence in sentences:
+        work.progress.say(sentence)
+    work.compute_on(device)

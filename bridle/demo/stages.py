@@ -39,13 +39,13 @@ def train_unbridled(work: Work) -> dict[str, Any]:
 
 def over_the_cliff(steps: int, sft: float | None) -> Until:
     """The end of a run that nothing holds: gold of SFT's answers to held-out prompts is `sft`, where it is known."""
-    floor = "" if sft is None else f"SFT's {show(sft, 2)} (mean of {SMOOTH} steps)"
-    known = f" or until gold has fallen below {floor}" if floor else ""
+    # The rule is part of the run's key, so no sign in it may change: a minus stays as Python writes it.
+    known = "" if sft is None else f" or until gold has fallen below SFT's {sft:.2f} (mean of {SMOOTH} steps)"
 
     def reached(signals: Sequence[Signal]) -> str | None:
         gold = smooth([signal.gold for signal in signals if signal.gold is not None])
         if sft is not None and gold and gold[-1] < sft < max(gold):
-            return f"gold had fallen below {floor}"
+            return f"gold had fallen below SFT's {show(sft, 2)} (mean of {SMOOTH} steps)"
         if (signals[-1].kl or 0.0) >= FAR:
             return f"its KL had reached {FAR:g} nats"
         return f"its {steps} steps were done" if len(signals) >= steps else None

@@ -184,7 +184,10 @@ def fault_of(score: Any) -> str | None:
         return "None"
     if not isinstance(score, Real) and not (isinstance(score, Tensor) and score.ndim == 0):
         return f"misshapen: {named_shape(score)}"
-    number = float(score)
+    try:
+        number = float(score)
+    except OverflowError:  # a whole number beyond all floats
+        number = math.inf
     return None if math.isfinite(number) else "nan" if math.isnan(number) else "infinite"
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bridle.core.errors import RecipeError
+from bridle.core.errors import RecipeError, brief_repr
 from bridle.kernels.kernels import compiled
 from bridle.maths.logprobs import row_slices
 
@@ -34,6 +34,15 @@ class Sampling:
     top_k: int = 0  # 0: all
 
     def __post_init__(self) -> None:
+        for name, value, kinds in (
+            ("max_new_tokens", self.max_new_tokens, int),
+            ("top_k", self.top_k, int),
+            ("temperature", self.temperature, int | float),
+            ("top_p", self.top_p, int | float),
+        ):
+            if not isinstance(value, kinds) or isinstance(value, bool):
+                needed = "a whole number" if kinds is int else "a number"
+                raise RecipeError(f"{name} must be {needed}, got {brief_repr(value)}")
         if self.max_new_tokens < 1:
             raise RecipeError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}")
         if not 0 <= self.temperature < float("inf"):

@@ -8,13 +8,10 @@ Shapes: B sequences, T new positions, S keys, D width, H query heads, K key head
 """
 
 import ctypes
-import hashlib
 import os
 import platform
 import re
 import shutil
-import subprocess
-import tempfile
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -23,6 +20,8 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from bridle.kernels.library import Code, Unavailable, cache_folder, library_of, load_library
 
 # Sums may be cut up for vectors; nans and infinities stay what they are, for a run is stopped by them.
 FLAGS = ["-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-fPIC"]
@@ -35,9 +34,8 @@ class Compiled:
     """One type's library. Called by a kernel's name with tensors (contiguous), None, whole numbers and floats."""
 
     def __init__(self, path: Path) -> None:
-        library, self.functions = ctypes.CDLL(str(path)), {}
-        text = "".join(file.read_text() for file in sources())
-        for name, declared in re.findall(r"^void (\w+)\((.*?)\) \{", text, re.MULTILINE | re.DOTALL):
+        library, self.functions = load_library(path), {}
+        for name, declared in functions():
             self.functions[name] = library[name]
             self.functions[name].argtypes = [kind_of(argument) for argument in declared.split(",")]
             self.functions[name].restype = None
@@ -53,6 +51,12 @@ def sources() -> list[Path]:
     return sorted(Path(__file__).parent.glob("*.c"))
 
 
+def functions() -> list[tuple[str, str]]:
+    """The name and the declared arguments of each kernel."""
+    text = "".join(file.read_text("utf-8") for file in sources())
+    return re.findall(r"^void (\w+)\((.*?)\) \{", text, re.MULTILINE | re.DOTALL)
+
+
 def kind_of(declaration: str) -> Any:
     if "*" in declaration:
         return ctypes.c_void_p
@@ -62,41 +66,16 @@ def kind_of(declaration: str) -> Any:
 # ------------------------------------------------------------------------------------------------ building, choosing
 
 
-class Unavailable(Exception):
-    """Why the compiled kernels cannot be had."""
-
-
 def build(dtype: torch.dtype) -> Path:
     """Compile for this processor, or find what was compiled before. Raises Unavailable."""
-    compiler = next((path for name in ("cc", "gcc", "clang") if (path := shutil.which(name))), None)
-    if compiler is None:
-        raise Unavailable("no C compiler")
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bridle"
-    files = [file.read_bytes() for file in (*sources(), Path(__file__).with_suffix(".h"))]
-    parts = [*files, repr((compiler, FLAGS, torch.__version__, processor())).encode()]
-    made = root / f"kernels-{hashlib.sha256(b'|'.join(parts)).hexdigest()[:16]}-{str(dtype)[6:]}.so"
-    if made.exists():
-        return made
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=root) as folder:
-            linked = Path(folder) / "kernels.so"
-            # Threads come from the OpenMP that PyTorch has loaded: linked to one of its own, the two would fight for the cores.
-            shared_threads = ["-fopenmp"] if in_process("GOMP_parallel") else ["-fopenmp-simd"]
-            objects = [f"{file.stem}.o" for file in sources()]
-            for line in (
-                [compiler, *FLAGS, *shared_threads, *MACROS[dtype], "-c", *map(str, sources())],
-                [compiler, "-shared", *objects, "-lm", "-o", str(linked)],
-            ):
-                subprocess.run(line, check=True, capture_output=True, text=True, timeout=120, cwd=folder)
-            linked.replace(made)
-    except subprocess.CalledProcessError as error:
-        raise Unavailable(
-            f"{Path(compiler).name} failed: {(error.stderr.strip() or str(error)).splitlines()[0]}"
-        ) from error
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise Unavailable(str(error)) from error
-    return made
+    # Threads come from the OpenMP that PyTorch has loaded: linked to one of its own, the two would fight for the cores.
+    threads = in_process("GOMP_parallel")
+    flags = [*FLAGS, "-fopenmp-simd" if threads is None else "-fopenmp", *MACROS[dtype]]
+    machine, needs = f"{torch.__version__} {processor()}", [] if threads is None else files_with(threads)
+    header = Path(__file__).with_suffix(".h")
+    return library_of(
+        Code(str(dtype)[6:], sources(), [header], flags, machine, [name for name, _ in functions()], needs)
+    )
 
 
 def in_process(name: str) -> Any | None:
@@ -105,6 +84,16 @@ def in_process(name: str) -> Any | None:
         return ctypes.CDLL(None)[name]
     except (AttributeError, TypeError):  # none of that name; no such look-up on this system
         return None
+
+
+def files_with(function: Any) -> list[str]:
+    """The file that a function of the process was loaded from, as Linux tells; elsewhere none."""
+    maps, place = Path("/proc/self/maps"), ctypes.cast(function, ctypes.c_void_p).value or 0
+    for line in maps.read_text("utf-8", errors="replace").splitlines() if maps.exists() else ():
+        start, end = (int(number, 16) for number in line.split(maxsplit=1)[0].split("-"))
+        if start <= place < end:
+            return line.split(maxsplit=5)[5:]
+    return []
 
 
 def processor() -> str:
@@ -119,8 +108,9 @@ def processor() -> str:
 wish: Kernels = "auto"
 
 
-def choose_kernels(kernels: Kernels) -> str:
-    """Set which ones are used from now on; in words, for the log. Raises Unavailable where `compiled` or `torch` cannot be had.
+def choose_kernels(kernels: Kernels, precision: torch.dtype = torch.float32) -> str:
+    """Set which ones are used from now on, with activations in float32 and `precision`; in words, for the log. Raises Unavailable where
+    `compiled` or `torch` cannot be had.
 
     `torch`: PyTorch's compiler makes one piece of each layer of a training step, which takes it most of a minute.
     """
@@ -129,25 +119,43 @@ def choose_kernels(kernels: Kernels) -> str:
     if kernels == "torch":
         if not any(map(shutil.which, ("c++", "g++", "clang++"))):
             raise Unavailable("torch.compile needs a C++ compiler, and there is none")
+        if (
+            "TORCHINDUCTOR_CACHE_DIR" not in os.environ
+        ):  # its own is a name in /tmp that anyone may have taken, and it runs what is there
+            os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache_folder("bridle-torch"))
         return "layers by torch.compile (as asked)"
     if kernels == "plain":
         return "plain kernels (as asked)"
     try:
-        built(torch.float32)
+        for dtype in (torch.float32, precision):
+            built(dtype)
     except Unavailable as error:
         if kernels == "compiled":
             raise
+        wish = "plain"  # what is said is done, for every type
         return f"plain kernels ({error})"
     return "compiled kernels"
 
 
 @cache
 def built(dtype: torch.dtype) -> Compiled:
+    """The library of a type. Raises Unavailable and nothing else: whatever is wrong with a compiler or a cache, the plain ones do the
+    same."""
     if platform.system() not in ("Linux", "Darwin"):
         raise Unavailable(f"not made for {platform.system()}")
     try:
-        return Compiled(build(dtype))
-    except OSError as error:
+        path = build(dtype)
+        try:
+            return Compiled(path)
+        except (
+            OSError,
+            AttributeError,
+        ):  # kept, whole, and yet of no use here; or removed by another process a moment ago
+            path.unlink(missing_ok=True)
+            return Compiled(build(dtype))
+    except Unavailable:
+        raise
+    except Exception as error:
         raise Unavailable(f"they do not load: {error}") from error
 
 

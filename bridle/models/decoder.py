@@ -55,6 +55,45 @@ class DecoderConfig:
     output_bias: bool = False
     mlp_bias: bool = False
 
+    def __post_init__(self) -> None:
+        """ValueError where no network has these numbers."""
+        counts = (
+            self.vocab_size,
+            self.hidden_size,
+            self.intermediate_size,
+            self.layers,
+            self.heads,
+            self.kv_heads,
+            self.head_size,
+        )
+        rope = (self.rope_theta, *(self.rope_llama3 or ()))
+        if min(*counts, self.max_positions) < 1:
+            raise ValueError(f"a decoder's sizes are at least 1, got {min(*counts, self.max_positions)}")
+        if self.heads % self.kv_heads:
+            raise ValueError(
+                f"query heads must be a multiple of key and value heads, got {self.heads} and {self.kv_heads}"
+            )
+        if self.head_size % 2:
+            raise ValueError(f"the rotary embedding needs heads of an even size, got {self.head_size}")
+        if not 0 <= self.norm_eps < 1:
+            raise ValueError(f"the norm's epsilon must be from 0 up to 1, got {self.norm_eps}")
+        if not all(0 < number < math.inf for number in rope):
+            raise ValueError(f"the numbers of the rotary embedding must be finite and above 0, got {list(rope)}")
+        if self.rope_llama3 is not None and self.rope_llama3[1] == self.rope_llama3[2]:
+            raise ValueError(f"low_freq_factor and high_freq_factor must differ, got {self.rope_llama3[1]} twice")
+
+    @property
+    def parameters(self) -> int:
+        """Numbers to learn, but for biases and norms."""
+        attention = 2 * self.hidden_size * self.head_size * (self.heads + self.kv_heads)
+        embeddings = self.vocab_size * self.hidden_size * (1 if self.tie_embeddings else 2)
+        return self.layers * (attention + 3 * self.hidden_size * self.intermediate_size) + embeddings
+
+    @property
+    def bytes(self) -> int:
+        """Memory of the weights in float32, and of the rotary embedding's tables while they are made."""
+        return 4 * self.parameters + 16 * self.max_positions * self.head_size
+
     @classmethod
     def from_huggingface(cls, raw: Mapping[str, Any]) -> DecoderConfig:
         family = raw.get("model_type", "")
@@ -83,7 +122,7 @@ class DecoderConfig:
             layers=int(raw["num_hidden_layers"]),
             heads=heads,
             kv_heads=int(raw.get("num_key_value_heads") or heads),
-            head_size=int(raw.get("head_dim") or raw["hidden_size"] // heads),
+            head_size=int(raw.get("head_dim") or whole_part(raw["hidden_size"], heads)),
             norm_eps=float(raw.get("rms_norm_eps", 1e-6)),
             rope_theta=float(rope.get("rope_theta", raw.get("rope_theta", 10000.0))),
             rope_llama3=llama3,
@@ -123,6 +162,13 @@ class DecoderConfig:
         if self.family == "mistral":
             raw["sliding_window"] = None
         return raw
+
+
+def whole_part(width: int, heads: int) -> int:
+    """The size of a head where config.json does not name it."""
+    if width % heads:
+        raise ValueError(f"hidden_size must be a multiple of num_attention_heads, got {width} and {heads}")
+    return width // heads
 
 
 def rope_tables(config: DecoderConfig, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from bridle.core.errors import ModelError, NoUsableRows
+from bridle.core.errors import ModelError, NoUsableRows, RunawayTemplate
 from bridle.core.records import Completion, Pair, Prompt, Ranking
 from bridle.core.timeline import timed
 from bridle.models.batches import Compared, Group, Ranked
@@ -146,6 +146,8 @@ def render_prompt(template: Template, prompt: Prompt) -> tuple[str, str | None]:
         return "", CONTROL
     try:
         return template.prompt_text(prompt), None
+    except RunawayTemplate:  # no fault of this row, and each would cost as much
+        raise
     except ModelError:
         return "", REFUSED
 
@@ -162,6 +164,8 @@ def render_answer(template: Template, prompt: Prompt, text: str) -> tuple[str, s
         return "", CONTROL
     try:
         return template.answer_text(prompt, text), None
+    except RunawayTemplate:
+        raise
     except ModelError:
         return "", REWRITTEN
 

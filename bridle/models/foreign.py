@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from bridle.core.errors import ModelError, UnsupportedModel
 from bridle.maths.logprobs import linear_logprobs
 from bridle.models.decoder import Decoder, check_width
+from bridle.models.sizes import Shapes, elements_of, require_memory
 
 CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "n_ctx")
 TOLERANCE = 1e-3  # of the largest number: another order of sums moves float32 by some 1e-6
@@ -130,18 +131,26 @@ LanguageModel = Decoder | Foreign
 # ------------------------------------------------------------------------------------------------------- loading
 
 
-def load_foreign(folder: Path, raw: Mapping[str, Any], device: torch.device) -> Foreign:
-    """A causal language model whose config.json is `raw`. Refused by name where it could not be trained and decoded right."""
-    from transformers import AutoModelForCausalLM, __version__
+def require_family(folder: Path, raw: Mapping[str, Any]) -> None:
+    """UnsupportedModel where transformers has no causal language model of the family."""
+    from transformers import __version__
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     family = raw.get("model_type", "")
-    if family not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+    if not isinstance(family, str) or family not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise UnsupportedModel(
             f"{folder} is of model_type {family!r}, of which neither bridle nor transformers {__version__} has a causal "
             "language model; take another model, or a newer transformers that has it"
         )
-    network = from_folder(AutoModelForCausalLM, folder, raw, device, frozenset())
+
+
+def load_foreign(folder: Path, raw: Mapping[str, Any], device: torch.device, stored: Shapes) -> Foreign:
+    """A causal language model whose config.json is `raw`, of weights of the shapes `stored`. Refused by name where it could not be
+    trained and decoded right."""
+    from transformers import AutoModelForCausalLM
+
+    family = raw["model_type"]
+    network = from_folder(AutoModelForCausalLM, folder, raw, device, stored)
     head = network.get_output_embeddings()
     if not isinstance(head, nn.Linear):
         raise UnsupportedModel(
@@ -169,23 +178,30 @@ def load_foreign(folder: Path, raw: Mapping[str, Any], device: torch.device) -> 
     return module
 
 
-def load_foreign_trunk(folder: Path, raw: Mapping[str, Any], device: torch.device, hidden_size: int) -> ForeignTrunk:
+def load_foreign_trunk(folder: Path, raw: Mapping[str, Any], device: torch.device, stored: Shapes) -> ForeignTrunk:
     """What lies below a reward head that bridle saved; the head's `score.weight` is the caller's to read."""
     from transformers import AutoModel
 
-    network = from_folder(AutoModel, folder, raw, device, frozenset({"score.weight"}))
+    network = from_folder(AutoModel, folder, raw, device, stored, frozenset({"score.weight"}))
     config = ForeignConfig(
         raw=raw,
         trunk_name=network.base_model_prefix,
         head_name="",
         vocab_size=network.get_input_embeddings().weight.shape[0],
-        hidden_size=hidden_size,
+        hidden_size=stored["score.weight"][1],
         max_positions=context_of(network.config.to_dict()),
     )
     return ForeignTrunk(config, network)
 
 
-def from_folder(loader: Any, folder: Path, raw: Mapping[str, Any], device: torch.device, extra: frozenset[str]) -> Any:
+def from_folder(
+    loader: Any,
+    folder: Path,
+    raw: Mapping[str, Any],
+    device: torch.device,
+    stored: Shapes,
+    extra: frozenset[str] = frozenset(),
+) -> Any:
     """transformers' network with the folder's weights in float32: every tensor, and none over but those in `extra`."""
     from transformers import AutoConfig
 
@@ -199,6 +215,7 @@ def from_folder(loader: Any, folder: Path, raw: Mapping[str, Any], device: torch
                 raise UnsupportedModel(
                     f"{folder} is of model_type {family!r}, which is more than a language model; save its text part alone"
                 )
+            require_outline(loader, config, folder, stored)
             # Eager attention is every family's reference, and on a CPU as fast; the fused one knows no caps of scores.
             eager = device.type == "cpu" or config.to_dict().get("attn_logit_softcapping")
             network, found = loader.from_pretrained(
@@ -227,6 +244,26 @@ def from_folder(loader: Any, folder: Path, raw: Mapping[str, Any], device: torch
     for name, shape, asked in sorted(found["mismatched_keys"]):
         raise ModelError(f"{name} in {folder} has shape {list(shape)} where config.json asks for {list(asked)}")
     return network.to(device)
+
+
+def require_outline(loader: Any, config: Any, folder: Path, stored: Shapes) -> None:
+    """ModelError where the network that the configuration asks for is of other sizes than the weights, or too large for this machine.
+    What differs in names alone is told when the weights are read, for some families' files have names of their own."""
+    with torch.device("meta"):  # shapes without numbers
+        network = loader.from_config(config)
+    for name, tensor in network.state_dict().items():
+        found = next((n for n in (name, f"{network.base_model_prefix}.{name}") if n in stored), None)
+        if found is not None and list(stored[found]) != list(tensor.shape):
+            raise ModelError(
+                f"{found} in {folder} has shape {list(stored[found])} where config.json asks for {list(tensor.shape)}"
+            )
+    asked, there = sum(tensor.numel() for tensor in network.parameters()), elements_of(stored)
+    if asked > 2 * there:  # what is tied may be stored once
+        raise ModelError(
+            f"the config.json in {folder} asks for {asked:,} numbers, where the weights have {there:,} in all; they are not of one model"
+        )
+    tensors = [*network.parameters(), *network.buffers()]
+    require_memory(4 * sum(tensor.numel() for tensor in tensors), f"the model in {folder}")
 
 
 def context_of(settings: Mapping[str, Any]) -> int:

@@ -4,6 +4,7 @@ The native decoder takes the shapes that it knows; transformers runs every other
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,16 +16,24 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from bridle.compute.checkpoint import save_tensors
-from bridle.core.errors import ModelError, UnsupportedModel
-from bridle.core.files import file_hash, whole_folder
-from bridle.core.records import content_hash
+from bridle.core.errors import ModelError, UnsupportedModel, brief_repr
+from bridle.core.files import read_whole, whole_folder
 from bridle.core.timeline import timed
 from bridle.models import foreign
 from bridle.models.batches import REWARD
+from bridle.models.contents import HashFolder, folder_hash, weight_files
 from bridle.models.decoder import Decoder, DecoderConfig, Trunk
 from bridle.models.foreign import LanguageModel
 from bridle.models.scorer import Scorer
-from bridle.models.template import Template, load_template, read_object
+from bridle.models.sizes import (
+    read_object,
+    require_fit,
+    require_memory,
+    require_numbers,
+    require_size,
+    stored_shapes,
+)
+from bridle.models.template import Template, load_template
 
 
 @dataclass
@@ -92,54 +101,80 @@ class RewardModel:
 
 
 @timed("load")
-def load_policy(folder: Path, device: torch.device) -> Policy:
+def load_policy(folder: Path, device: torch.device, hashed: HashFolder = folder_hash) -> Policy:
+    """`hashed` gives the folder's content hash, asked when all was read: a project knows it without reading all again."""
+    return read_policy(folder, device, hashed)
+
+
+@read_whole
+def read_policy(folder: Path, device: torch.device, hashed: HashFolder) -> Policy:
     raw = read_config(folder)
     require_head(folder, raw)
     config = native_config(folder, raw)
     module: LanguageModel
     if config is None:
-        weight_files(folder)  # transformers would go on to look for files of other kinds
-        module = foreign.load_foreign(folder, raw, device)
+        foreign.require_family(folder, raw)
+        stored, template = stored_sizes(folder, raw), load_template(folder)
+        module = foreign.load_foreign(folder, raw, device, stored)
+        require_tokens(template, module.config.vocab_size, folder)
     else:
+        require_native(config, folder, raw)
+        template = load_template(folder)
+        require_tokens(template, config.vocab_size, folder)
         module = Decoder(config)
         tensors = read_tensors(folder)
         if config.tie_embeddings:
-            tensors.pop("lm_head.weight", None)  # some writers store the tied matrix twice
+            tensors.pop("lm_head.weight", None)
         load_strictly(module, tensors, folder)
-    return Policy(module.to(device), fitting_template(folder, module.config), folder_hash(folder))
+    return Policy(module.to(device), template, hashed(folder))
 
 
 @timed("load")
-def load_reward_model(folder: Path, device: torch.device) -> RewardModel:
+def load_reward_model(folder: Path, device: torch.device, hashed: HashFolder = folder_hash) -> RewardModel:
+    """The same of a reward model."""
+    return read_reward_model(folder, device, hashed)
+
+
+@read_whole
+def read_reward_model(folder: Path, device: torch.device, hashed: HashFolder) -> RewardModel:
     """Strict: a missing head or a probe that scores otherwise than when saved is refused."""
     raw = read_config(folder)
     tasks, probes = read_tasks(folder)
-    config, tensors = native_config(folder, raw), read_tensors(folder)
+    config = native_config(folder, raw)
     if config is None:
-        head = tensors.get("score.weight")
-        if head is None or len(head) != len(tasks):
+        foreign.require_family(folder, raw)
+        stored = stored_sizes(folder, raw)
+        head = stored.get("score.weight", [])
+        if len(head) != 2 or head[0] != len(tasks):
             raise ModelError(
                 f"{folder} has no score.weight with a row for each of {len(tasks)} tasks, so it is not a reward model"
             )
-        module = Scorer(foreign.load_foreign_trunk(folder, raw, device, head.shape[1]), len(tasks))
-        module.score.load_state_dict({"weight": head})
+        module = Scorer(foreign.load_foreign_trunk(folder, raw, device, stored), len(tasks))
+        module.score.load_state_dict({"weight": read_tensors(folder)["score.weight"]})
     else:
+        require_native(config, folder, raw, len(tasks))
         module = Scorer(Trunk(config), len(tasks))
-        load_strictly(module, tensors, folder)
+        load_strictly(module, read_tensors(folder), folder)
     module.to(device)
-    model = RewardModel(module, fitting_template(folder, module.config), folder_hash(folder), tasks, probes)
+    require_probes(probes, module.config, folder)
+    template = load_template(folder)
+    require_tokens(template, module.config.vocab_size, folder)
+    model = RewardModel(module, template, hashed(folder), tasks, probes)
     check_probes(model, folder)
     return model
 
 
 def read_tasks(folder: Path) -> tuple[list[Task], list[dict[str, Any]]]:
     """The tasks and the probes of `bridle_reward.json`."""
-    notes = read_object(folder / "bridle_reward.json")
+    path = folder / "bridle_reward.json"
+    notes = read_object(path)
     try:
         tasks = [Task(**task) for task in notes["tasks"]]
         probes = [{"ids": list(probe["ids"]), "scores": list(probe["scores"])} for probe in notes["probes"]]
     except (KeyError, TypeError):
         tasks, probes = [], []
+    for task in tasks:
+        require_task(task, path)
     if not tasks or any(len(probe["scores"]) != len(tasks) for probe in probes):
         raise ModelError(
             f"{folder} has no bridle_reward.json with tasks (centre, scale, temperature) and probes, so its scores have no "
@@ -148,16 +183,94 @@ def read_tasks(folder: Path) -> tuple[list[Task], list[dict[str, Any]]]:
     return tasks, probes
 
 
-def fitting_template(folder: Path, config: DecoderConfig | foreign.ForeignConfig) -> Template:
-    """The folder's template, once no token of it lies outside the model's embeddings."""
-    template = load_template(folder)
-    entries = template.tokenizer.get_vocab_size()
-    if entries > config.vocab_size:
+def require_task(task: Task, path: Path) -> None:
+    """ModelError where a task's numbers would make no score of a reward model's raw ones."""
+    numbers: dict[str, Any] = {name: value for name, value in asdict(task).items() if name not in ("name", "kind")}
+    divisors = ("scale", "temperature")
+    for name, value in numbers.items():
+        if type(value) not in (int, float) or not math.isfinite(value) or (name in divisors and value <= 0):
+            needed = "a finite number above 0" if name in divisors else "a finite number"
+            raise ModelError(
+                f"{path} says {name} = {brief_repr(value)} of the task {brief_repr(task.name)}, where {needed} is needed"
+            )
+    if type(task.name) is not str or task.kind not in ("score", "binary"):
         raise ModelError(
-            f"the tokenizer in {folder} has {entries} tokens where the model has embeddings for {config.vocab_size}; "
+            f"{path} names a task {brief_repr(task.name)} of kind {brief_repr(task.kind)}; a kind is 'score' or 'binary'"
+        )
+
+
+def require_probes(
+    probes: Sequence[Mapping[str, Any]], config: DecoderConfig | foreign.ForeignConfig, folder: Path
+) -> None:
+    """ModelError where a probe's tokens are none that the model can read, or its scores no numbers."""
+    for probe in probes:
+        ids, scores = probe["ids"], probe["scores"]
+        known = all(type(i) is int and 0 <= i < config.vocab_size for i in ids)
+        if not (
+            known
+            and 0 < len(ids) <= config.max_positions
+            and all(type(s) in (int, float) and math.isfinite(s) for s in scores)
+        ):
+            raise ModelError(
+                f"{folder / 'bridle_reward.json'} holds a probe that the model cannot score: {brief_repr(dict(probe))}; train the reward "
+                "model again"
+            )
+
+
+def stored_sizes(folder: Path, raw: Mapping[str, Any]) -> dict[str, list[int]]:
+    """Shapes of the weights by their files' headers, once config.json asks for no more than they could be."""
+    stored = stored_shapes(weight_files(folder))
+    require_size(raw, stored, folder / "config.json")
+    return stored
+
+
+def require_native(config: DecoderConfig, folder: Path, raw: Mapping[str, Any], tasks: int = 0) -> None:
+    """ModelError where the native network (with a head for so many tasks) is not that of the weights, or too large for this machine:
+    nothing was built yet, and the weights were not read."""
+    stored = stored_sizes(folder, raw)
+    with torch.device("meta"):  # shapes without numbers
+        module = Scorer(Trunk(config), tasks) if tasks else Decoder(config)
+    expected = shapes_of(module.state_dict())
+    if config.tie_embeddings:
+        stored.pop("lm_head.weight", None)  # some writers store the tied matrix twice
+    require_fit(expected, stored, folder)
+    require_memory(config.bytes, f"the model in {folder}")
+
+
+def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, list[int]]:
+    return {name: list(tensor.shape) for name, tensor in tensors.items()}
+
+
+def inspect_policy(folder: Path) -> None:
+    """Refuse a language model's folder by what can be told of it without its weights: before anything is made of it."""
+    raw = read_config(folder)
+    require_head(folder, raw)
+    config = native_config(folder, raw)
+    if config is None:
+        foreign.require_family(folder, raw)
+        stored_sizes(folder, raw)
+    else:
+        require_native(config, folder, raw)
+    template = load_template(folder)
+    if config is not None:
+        require_tokens(template, config.vocab_size, folder)
+
+
+def require_tokens(template: Template, vocab_size: int, folder: Path) -> None:
+    """ModelError where a token of the folder's template lies outside the model's embeddings."""
+    entries = 1 + max(
+        template.tokenizer.get_vocab().values(), default=-1
+    )  # by the numbers of its tokens, which may leave gaps
+    if entries > vocab_size:
+        raise ModelError(
+            f"the tokenizer in {folder} has {entries} tokens where the model has embeddings for {vocab_size}; "
             "they are not of one model"
         )
-    return template
+    if max(template.stop_ids) >= vocab_size:
+        raise ModelError(
+            f"{folder} names the stop token {max(template.stop_ids)}, where the model has embeddings for {vocab_size}; correct "
+            "eos_token_id in generation_config.json or config.json"
+        )
 
 
 def check_probes(model: RewardModel, folder: Path) -> None:
@@ -181,16 +294,19 @@ def probe_scores(module: Scorer, ids: Sequence[int], device: torch.device) -> li
 
 
 @timed("save")
-def save_policy(folder: Path, policy: Policy) -> str:
-    """Write the whole folder at once and return its content hash."""
+def save_policy(folder: Path, policy: Policy, hashed: HashFolder = folder_hash) -> str:
+    """Write the whole folder at once and return its content hash, which `hashed` gives of the folder before it takes its place: a kill
+    leaves no model there whose hash nobody knows."""
     raw = policy.module.config.to_huggingface()
     with whole_folder(folder) as new:
         write_model(new, policy.module, raw, policy.template)
-    return folder_hash(folder)
+        content = hashed(new)
+    return content
 
 
 @timed("save")
-def save_reward_model(folder: Path, model: RewardModel) -> str:
+def save_reward_model(folder: Path, model: RewardModel, hashed: HashFolder = folder_hash) -> str:
+    """The same of a reward model."""
     raw = model.module.config.to_huggingface()
     if isinstance(model.module.model, foreign.ForeignTrunk):
         name = foreign.scorer_architecture(raw["model_type"])
@@ -208,7 +324,8 @@ def save_reward_model(folder: Path, model: RewardModel) -> str:
     with whole_folder(folder) as new:
         write_model(new, model.module, raw, model.template)
         (new / "bridle_reward.json").write_text(json.dumps(notes, indent=2), "utf-8")
-    return folder_hash(folder)
+        content = hashed(new)
+    return content
 
 
 def write_model(folder: Path, module: LanguageModel | Scorer, raw: dict[str, Any], template: Template) -> None:
@@ -237,12 +354,40 @@ def read_config(folder: Path) -> dict[str, Any]:
         )
     if not raw:
         raise ModelError(f"{folder} has no config.json, so it is not a Hugging Face model folder")
+    require_numbers(raw, folder / "config.json")
+    refuse_what_lies_elsewhere(folder, raw)
     return raw
+
+
+def refuse_what_lies_elsewhere(folder: Path, raw: Mapping[str, Any]) -> None:
+    """Refuse a folder by whose files transformers would take weights or code that bridle does not: what it answers would be another's."""
+    if (folder / "adapter_config.json").is_file():
+        raise ModelError(
+            f"{folder} holds a whole model and an adapter beside it (adapter_config.json), which bridle would leave out; merge the two "
+            "(peft: merge_and_unload), or remove adapter_config.json"
+        )
+    if "transformers_weights" in raw:
+        raise ModelError(
+            f"{folder / 'config.json'} says that the weights are in {str(raw['transformers_weights'])[:80]!r} (transformers_weights), and "
+            "bridle reads model.safetensors; rename the file, and remove that line"
+        )
+    if "configuration_files" in raw:
+        raise ModelError(
+            f"{folder / 'config.json'} says that another file stands in its place for some versions of transformers "
+            f"(configuration_files = {brief_repr(raw['configuration_files'])}); remove that line"
+        )
+    for key in ("attn_implementation", "experts_implementation"):
+        if "/" in str(raw.get(key)):
+            raise ModelError(
+                f"{folder / 'config.json'} wants code from the hub ({key} = {str(raw[key])[:80]!r}), which bridle does not run; "
+                "remove that line"
+            )
 
 
 def require_head(folder: Path, raw: Mapping[str, Any]) -> None:
     """Refuse what was saved as another kind of model: a reward model, or a trunk without its language model's head."""
-    name = str((raw.get("architectures") or [""])[0])
+    named = raw.get("architectures")
+    name = str(named[0]) if isinstance(named, list) and named else ""
     if "ForSequenceClassification" in name or "ForTokenClassification" in name:
         raise ModelError(f"{folder} holds a {name}, which scores text and writes none; name a causal language model")
     if name.endswith("Model") and not name.endswith("LMHeadModel") and not raw.get("tie_word_embeddings"):
@@ -263,16 +408,7 @@ def native_config(folder: Path, raw: Mapping[str, Any]) -> DecoderConfig | None:
             f"{folder / 'config.json'} lacks {error}, which a {raw.get('model_type')} model needs"
         ) from error
     except (TypeError, ValueError) as error:
-        raise ModelError(f"{folder / 'config.json'} holds a value of the wrong type: {error}") from error
-
-
-def weight_files(folder: Path) -> list[Path]:
-    index = read_object(folder / "model.safetensors.index.json")
-    paths = [folder / name for name in sorted(set(index.get("weight_map", {}).values())) or ["model.safetensors"]]
-    for path in paths:
-        if not path.is_file():
-            raise ModelError(f"{folder} lacks {path.name}; bridle reads safetensors only")
-    return paths
+        raise ModelError(f"{folder / 'config.json'} holds a value of the wrong type or size: {error}") from error
 
 
 def read_tensors(folder: Path) -> dict[str, Tensor]:
@@ -288,25 +424,5 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
 def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], folder: Path) -> None:
     """Load every tensor or say which one does not fit."""
     expected = module.state_dict()
-    missing = sorted(set(expected) - set(tensors))
-    extra = sorted(name for name in set(tensors) - set(expected) if not name.endswith("rotary_emb.inv_freq"))
-    if missing or extra:
-        raise ModelError(
-            f"the weights in {folder} do not fit its config.json: {len(missing)} missing (such as {missing[:2]}), "
-            f"{len(extra)} unknown (such as {extra[:2]})"
-        )
-    for name, tensor in expected.items():
-        if tensor.shape != tensors[name].shape:
-            raise ModelError(
-                f"{name} in {folder} has shape {list(tensors[name].shape)} "
-                f"where config.json asks for {list(tensor.shape)}"
-            )
+    require_fit(shapes_of(expected), shapes_of(tensors), folder)
     module.load_state_dict({name: tensors[name].float() for name in expected})
-
-
-def folder_hash(folder: Path) -> str:
-    """Content hash of what decides a model's answers: configuration, tokenizer, template, weights."""
-    names = ["config", "tokenizer", "tokenizer_config", "generation_config", "bridle_reward"]
-    others = [folder / "chat_template.jinja", *sorted(folder.glob("*.safetensors"))]
-    files = [folder / f"{name}.json" for name in names] + others
-    return content_hash([[f.name, file_hash(f)] for f in files if f.is_file()])

@@ -7,21 +7,21 @@ model wrote is never encoded again: its ids were kept.
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-import jinja2.ext
-from jinja2.exceptions import TemplateError
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from bridle.core.errors import DataError, ModelError
+from bridle.core.errors import DataError, ModelError, brief_repr
 from bridle.core.records import Encoded, Message, Prompt, content_hash
 from bridle.core.timeline import timed
+from bridle.models.rendering import RENDERER, compiled_template
+from bridle.models.sizes import read_object
 
+LONGEST_TEMPLATE = 10**6  # characters; those of models in use have some thousand
 PAD, END, START = "<|pad|>", "<|end|>", "<|doc|>"
 
 # Plain "Name: text" turns, so that a model pretrained on such pages can be asked before it was ever taught. Line ends
@@ -76,13 +76,16 @@ class Template:
         return content_hash([self.source, self.bos_token, self.eos_token, self.tokenizer.to_str()])
 
     def render(self, messages: Sequence[Message], *, answer_next: bool) -> str:
-        raw = [{"role": message.role, "content": message.content} for message in messages]
-        try:
-            return compiled_template(self.source).render(
-                messages=raw, add_generation_prompt=answer_next, bos_token=self.bos_token, eos_token=self.eos_token
-            )
-        except (TemplateError, TypeError) as error:
-            raise ModelError(f"the chat template could not render {len(messages)} messages: {error}") from error
+        """The messages as one text. ModelError: the template refuses them or fails; RunawayTemplate: it passes a limit."""
+        variables = {
+            "messages": [{"role": message.role, "content": message.content} for message in messages],
+            "add_generation_prompt": answer_next,
+            "bos_token": self.bos_token,
+            "eos_token": self.eos_token,
+        }
+        if self.source == PLAIN_TEMPLATE:  # ours
+            return compiled_template(self.source).render(variables)
+        return RENDERER.render(self.source, variables)
 
     def encoded(self, prompt: Prompt) -> Encoded | None:
         """What travels with the prompt, where this template wrote it."""
@@ -170,25 +173,6 @@ class Template:
         (folder / "generation_config.json").write_text(json.dumps(generation, indent=2), "utf-8")
 
 
-@cache  # compiling takes milliseconds, rendering microseconds
-def compiled_template(source: str) -> jinja2.Template:
-    """A chat template as transformers compiles it, but for `strftime_now`: a prompt must not change overnight."""
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols]
-    )
-    environment.globals["raise_exception"] = refuse_messages
-    environment.filters["tojson"] = as_json
-    return environment.from_string(source)
-
-
-def as_json(value: object, indent: int | None = None) -> str:
-    return json.dumps(value, ensure_ascii=False, indent=indent)
-
-
-def refuse_messages(message: str) -> NoReturn:
-    raise TemplateError(message)
-
-
 def load_template(folder: Path) -> Template:
     """Read tokenizer, chat template and stop tokens of a Hugging Face folder."""
     path = folder / "tokenizer.json"
@@ -203,8 +187,9 @@ def load_template(folder: Path) -> Template:
     config = read_object(folder / "tokenizer_config.json")
     generation = read_object(folder / "generation_config.json")
     model = read_object(folder / "config.json")
-    eos = token_text(config.get("eos_token"))
-    stop_ids = set(as_ids(generation.get("eos_token_id"))) or set(as_ids(model.get("eos_token_id")))
+    eos, bos, pad = (token_text(config, name, folder) for name in ("eos_token", "bos_token", "pad_token"))
+    stop_ids = set(token_ids(generation, folder / "generation_config.json"))
+    stop_ids = stop_ids or set(token_ids(model, folder / "config.json"))
     if not eos and stop_ids:
         eos = tokenizer.id_to_token(min(stop_ids)) or ""
     if eos and tokenizer.token_to_id(eos) is None:
@@ -214,19 +199,35 @@ def load_template(folder: Path) -> Template:
     if not eos:
         raise ModelError(f"{folder} names no stop token; set eos_token in tokenizer_config.json")
     stop_ids.add(id_of(tokenizer, eos))
-    source_file = folder / "chat_template.jinja"
-    source = source_file.read_text("utf-8") if source_file.is_file() else config.get("chat_template") or PLAIN_TEMPLATE
+    template = Template(tokenizer, template_source(folder, config), bos, eos, pad, frozenset(stop_ids))
+    try:
+        return with_turn_end(template)
+    except ModelError as error:
+        raise type(error)(f"{folder}: {error}") from error
+
+
+def template_source(folder: Path, config: Mapping[str, Any]) -> str:
+    """The chat template of a folder: a file of its own, or in tokenizer_config.json; the plain one where it has none."""
+    path = folder / "chat_template.jinja"
+    if path.is_file():
+        if path.stat().st_size > LONGEST_TEMPLATE:
+            raise ModelError(
+                f"{path} has {path.stat().st_size:,} bytes, and a chat template has {LONGEST_TEMPLATE:,} at most"
+            )
+        try:
+            return path.read_text("utf-8")
+        except UnicodeDecodeError as error:
+            raise ModelError(f"{path} is not UTF-8: {error}") from error
+    source = config.get("chat_template") or PLAIN_TEMPLATE
     if isinstance(source, list):  # several named templates: the one called default
-        source = next((t["template"] for t in source if t.get("name") == "default"), PLAIN_TEMPLATE)
-    template = Template(
-        tokenizer=tokenizer,
-        source=source,
-        bos_token=token_text(config.get("bos_token")),
-        eos_token=eos,
-        pad_token=token_text(config.get("pad_token")),
-        stop_ids=frozenset(stop_ids),
-    )
-    return with_turn_end(template)
+        named = [t for t in source if isinstance(t, dict) and t.get("name") == "default"]
+        source = named[0].get("template") if named else PLAIN_TEMPLATE
+    if not isinstance(source, str) or len(source) > LONGEST_TEMPLATE:
+        raise ModelError(
+            f"{folder / 'tokenizer_config.json'} must hold its chat_template as text of {LONGEST_TEMPLATE:,} characters at most, got "
+            f"{brief_repr(source)}"
+        )
+    return source
 
 
 def with_turn_end(template: Template) -> Template:
@@ -281,27 +282,21 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Template:
     return Template(tokenizer, PLAIN_TEMPLATE, START, END, PAD, frozenset({id_of(tokenizer, END)}))
 
 
-def token_text(raw: Any) -> str:
-    """tokenizer_config.json names a token as text or as an object with its `content`."""
-    if raw is None:
-        return ""
-    return str(raw["content"]) if isinstance(raw, dict) else str(raw)
+def token_text(config: Mapping[str, Any], name: str, folder: Path) -> str:
+    """tokenizer_config.json names a token as text or as an object with its `content`; empty where it names none."""
+    raw = config.get(name)
+    text = raw.get("content") if isinstance(raw, dict) else raw
+    if raw is not None and not isinstance(text, str):
+        raise ModelError(f"{folder / 'tokenizer_config.json'} must name its {name} as text, got {brief_repr(raw)}")
+    return text or ""
 
 
-def as_ids(raw: Any) -> list[int]:
-    if raw is None:
-        return []
-    return [int(i) for i in raw] if isinstance(raw, list) else [int(raw)]
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """A JSON object, or {} where there is no such file."""
-    if not path.is_file():
-        return {}
-    try:
-        found = json.loads(path.read_text("utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ModelError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise ModelError(f"{path} must hold a JSON object, got {type(found).__name__}")
+def token_ids(config: Mapping[str, Any], path: Path) -> list[int]:
+    """The stop tokens of a Hugging Face file: one number, a list of them, or none."""
+    raw = config.get("eos_token_id")
+    found = [] if raw is None else raw if isinstance(raw, list) else [raw]
+    if wrong := [i for i in found if type(i) is not int or not 0 <= i < 2**31]:
+        raise ModelError(
+            f"{path} names the stop token {brief_repr(wrong[0])}, where eos_token_id takes the number of a token, or a list of them"
+        )
     return found

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import difflib
 import re
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from string import Formatter
@@ -16,9 +15,13 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from bridle.core.errors import DataError, RecipeError
+from bridle.core.errors import DataError, RecipeError, brief_repr
+from bridle.core.files import read_toml
 
 DEFAULT_WORLD = Path(__file__).with_name("world.toml")
+
+LARGEST = 10**6  # number of a world
+LARGEST_RESULT = 10**12  # of its arithmetic
 
 Family = Literal["help", "harm", "border", "joke", "poem", "math", "honest"]
 Quality = Literal["good", "mid", "bad"]
@@ -29,8 +32,13 @@ QUALITIES: tuple[Quality, ...] = get_args(Quality)
 
 
 def slots_of(template: str) -> set[str]:
-    """The names in braces of a template."""
-    return {name for _, name, _, _ in Formatter().parse(template) if name is not None}
+    """The names in braces of a template. ValueError where one stands with a width or another conversion: `{thing:>99999999}`."""
+    found = [(name, form, conversion) for _, name, form, conversion in Formatter().parse(template) if name is not None]
+    if odd := [name for name, form, conversion in found if form or conversion]:
+        raise ValueError(
+            f"the slot {brief_repr(odd[0])} of {brief_repr(template)} must stand in its braces alone, without ':' or '!'"
+        )
+    return {name for name, _, _ in found}
 
 
 def slots(*names: str, optional: bool = False) -> AfterValidator:
@@ -41,7 +49,7 @@ def slots(*names: str, optional: bool = False) -> AfterValidator:
             found = slots_of(template)
             if not found <= set(names) or (not optional and found != set(names)):
                 needed = " ".join(f"{{{name}}}" for name in names) or "none"
-                raise ValueError(f"the slots in braces of {template!r} must be {needed}")
+                raise ValueError(f"the slots in braces of {brief_repr(template)} must be {needed}")
         return templates
 
     return AfterValidator(check)
@@ -56,6 +64,12 @@ def having(what: str, names: tuple[str, ...]) -> AfterValidator:
         return table
 
     return AfterValidator(check)
+
+
+def _in_order(range_: tuple[int, int]) -> tuple[int, int]:
+    if range_[0] > range_[1]:
+        raise ValueError(f"the range {list(range_)} ends before it starts")
+    return range_
 
 
 def _some_above_zero(weights: tuple[float, ...] | dict[str, float]) -> tuple[float, ...] | dict[str, float]:
@@ -86,14 +100,17 @@ Word = Annotated[str, Field(min_length=1)]
 Words = Annotated[tuple[Word, ...], Field(min_length=1)]
 Remedy = Annotated[Word, slots("thing", optional=True)]
 Share = Annotated[float, Field(ge=0, le=1)]
-Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Range = tuple[int, int]  # inclusive
+Weight = Annotated[float, Field(ge=0, le=LARGEST)]
+Number = Annotated[float, Field(ge=-LARGEST, le=LARGEST)]
+Whole = Annotated[int, Field(strict=True, ge=-LARGEST, le=LARGEST)]
+Few = Annotated[int, Field(strict=True, ge=0, le=100)]  # in one document
+Range = Annotated[tuple[Whole, Whole], AfterValidator(_in_order)]  # inclusive
 Skills = Annotated[tuple[Weight, Weight, Weight], AfterValidator(_some_above_zero)]  # of good, mid and bad authors
 Plans = Annotated[dict[str, Weight], AfterValidator(_some_above_zero)]  # moves, with weights
 
 
 class SpecPart(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, str_max_length=10_000)
 
 
 class FamilySpec(SpecPart):
@@ -106,12 +123,12 @@ class FamilySpec(SpecPart):
 class Documents(SpecPart):
     kinds: Annotated[dict[DocumentKind, Weight], AfterValidator(_some_above_zero)]
     quoted: Share
-    answers: Annotated[tuple[int, ...], Field(min_length=1)]
+    answers: Annotated[tuple[Few, ...], Field(min_length=1)]
     turn: Annotated[Word, slots("name", "text")]
     quote: Annotated[Word, slots("name", "asker", "text")]
     advice: Annotated[Word, slots("thing", "problem")]
     sermon: Annotated[Word, slots("gerund")]
-    equations: int
+    equations: Few
     table: dict[Operator, tuple[Range, Range]]
 
 
@@ -235,17 +252,18 @@ class Arithmetic(SpecPart):
         for sentence in self.short + self.wordy:
             if sentence.count("{step}") != 1 or not slots_of(sentence) <= {"step", "first", "second"}:
                 raise ValueError(f"{sentence!r} needs {{step}} once, and else only {{first}} {{second}}")
-        if bad_range := [name for name, (low, high) in self.draw.items() if low > high]:
-            raise ValueError(f"the range of {bad_range[0]!r} ends before it starts")
-        known = set(self.draw)
-        allowed = known | {equation.result for equation in self.given} | {"name", "first", "second"}
+        known = {name: max(abs(low), abs(high)) for name, (low, high) in self.draw.items()}  # how large each may become
+        allowed = set(known) | {equation.result for equation in self.given} | {"name", "first", "second"}
         if unknown := slots_of(self.text) - allowed:
             raise ValueError(f"the text has an unknown slot {sorted(unknown)[0]!r}")
         for equation in self.given + self.steps:
             for operand in (equation.left, equation.right):
-                if operand not in known and not operand.isdigit():
+                if operand not in known and not (operand.isdecimal() and len(operand) < 10):
                     raise ValueError(f"{operand!r} is used before it is known; known are {sorted(known)}")
-            known.add(equation.result)
+            left, right = (known[o] if o in known else int(o) for o in (equation.left, equation.right))
+            known[equation.result] = left * right if equation.operator == "*" else left + right
+            if known[equation.result] > LARGEST_RESULT:
+                raise ValueError(f"{equation.result!r} may become larger than {LARGEST_RESULT}; draw smaller numbers")
         return self
 
 
@@ -258,7 +276,7 @@ class Math(SpecPart):
 class Honest(SpecPart):
     things: Words
     attributes: Annotated[Words, Field(min_length=2)]
-    facts: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)]
+    facts: Annotated[tuple[Annotated[int, Field(strict=True, ge=1)], ...], Field(min_length=1)]
     fact: Annotated[Word, slots("name", "attribute", "thing")]
     asks: Annotated[Words, slots("thing")]
     unanswerable: Share
@@ -290,14 +308,14 @@ class Labeler(SpecPart):
     """One simulated person; labelers.py says how these numbers make a judgement."""
 
     name: Word
-    skill: float
-    noise: Annotated[float, Field(ge=0)]
-    side_bias: float
-    flattery_bias: float
-    length_bias: float
-    fatigue: Annotated[float, Field(ge=0)]
+    skill: Number
+    noise: Weight
+    side_bias: Number
+    flattery_bias: Number
+    length_bias: Number
+    fatigue: Weight
     tired_after: Annotated[float, Field(gt=0)]
-    topics: Mapping[Family, float]
+    topics: Mapping[Family, Number]
 
 
 class WorldSpec(SpecPart):
@@ -314,7 +332,7 @@ class WorldSpec(SpecPart):
     math: Math
     honest: Honest
     authors: Annotated[dict[Quality, Author], having("author", QUALITIES)]
-    rubric: Annotated[Mapping[str, Annotated[float, Field(allow_inf_nan=False)]], AfterValidator(_whole_rubric)]
+    rubric: Annotated[Mapping[str, Number], AfterValidator(_whole_rubric)]
     labelers: Annotated[tuple[Labeler, ...], Field(min_length=1)]
 
     @field_validator("families")
@@ -329,12 +347,12 @@ def load_spec(path: Path | None = None) -> WorldSpec:
     """The world of a TOML file, or the default one. RecipeError: no such file. DataError: not a world."""
     path = path or DEFAULT_WORLD
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        data = read_toml(path)
     except OSError as error:
         raise RecipeError(
             f"The world file {path} cannot be read ({error.strerror}); give a TOML file like {DEFAULT_WORLD.name}."
         ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise DataError(f"The world file {path} is not valid TOML ({error}); mend it there.") from error
     try:
         return WorldSpec.model_validate(data)
@@ -348,10 +366,11 @@ def _first_fault(error: ValidationError) -> str:
     if fault["type"] == "missing":
         return f"it lacks {where}; add it as in {DEFAULT_WORLD.name}."
     if fault["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(key, _known_keys(), n=1)
-        return f"it has an unknown key {where}; " + (f"did you mean {near[0]!r}?" if near else "remove it.")
-    got = repr(fault["input"])
-    return f"{where} is wrong ({fault['msg']}), got {got if len(got) < 60 else got[:57] + '...'}."
+        near = difflib.get_close_matches(key[:100], _known_keys(), n=1)
+        return f"it has an unknown key {brief_repr(where)[1:-1]}; " + (
+            f"did you mean {near[0]!r}?" if near else "remove it."
+        )
+    return f"{brief_repr(where)[1:-1]} is wrong ({fault['msg']}), got {brief_repr(fault['input'], 57)}."
 
 
 def _known_keys() -> list[str]:

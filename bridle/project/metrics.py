@@ -5,15 +5,29 @@ from pathlib import Path
 from typing import Any
 
 
-def complete_before(line: str, step: int) -> bool:
+def metrics_of(line: str) -> dict[str, Any] | None:
+    """What a line of metrics.jsonl holds; None where a kill cut it off, or it is damaged."""
     try:
-        return int(json.loads(line)["step"]) < step
-    except (json.JSONDecodeError, KeyError, ValueError):
-        return False  # a line cut off by a kill
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(found, dict) or not all(
+        value is None or isinstance(value, int | float | str) for value in found.values()
+    ):
+        return None
+    return found if type(found.get("step")) is int and isinstance(found.get("seconds", 0.0), int | float) else None
+
+
+def complete_before(line: str, step: int) -> bool:
+    found = metrics_of(line)
+    return found is not None and int(found["step"]) < step
+
+
+def logged_lines(folder: Path) -> list[str]:
+    """The lines of a run's metrics.jsonl; bytes that are no text spoil no line but their own."""
+    path = folder / "metrics.jsonl"
+    return path.read_text("utf-8", errors="replace").splitlines() if path.exists() else []
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    path = folder / "metrics.jsonl"
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text("utf-8").splitlines() if complete_before(line, 2**62)]
+    return [found for line in logged_lines(folder) if (found := metrics_of(line)) is not None]

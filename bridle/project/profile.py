@@ -57,7 +57,7 @@ def write_profile(recording: Recording, folder: Path) -> dict[str, Any]:
         "bridle": summary,
         "traceEvents": [*names_of_tracks(processes), *complete(events)],
     }
-    write_text(folder / FILE, json.dumps(trace, ensure_ascii=False, separators=(",", ":")) + "\n")
+    write_text(folder / FILE, json.dumps(trace, separators=(",", ":")) + "\n")
     return summary
 
 

@@ -6,7 +6,10 @@ import sys
 import time
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import Any
+
+from bridle.core.text import one_line
 
 MARGIN = "  "
 # What the line shows of a step's metrics, in this order and with units; docs/metrics.md has them all, by these names.
@@ -22,27 +25,37 @@ DISPLAYED = {
 class Progress:
     """What goes to standard error: titles, sentences, and how much is done. At a terminal that is one line, written over and never
     wider than the terminal; elsewhere (a file, a notebook, a terminal that cannot go back in a line) a line of its own every so many
-    seconds, or never where `every` is infinite."""
+    seconds, or never where `every` is infinite. Where nobody reads any more (a closed pipe or terminal, a full disk) nothing comes of it:
+    no work ends because it could not say how far it was."""
 
     def __init__(
         self, write: Callable[[str], Any] | None = None, live: bool | None = None, every: float = 15.0
     ) -> None:
-        self.write = write or sys.stderr.write
+        self.write = write or (
+            sys.stderr.write if sys.stderr is not None else len
+        )  # None: it was closed from the beginning
         self.live = writes_over() if live is None else live
         self.every = every
         self.width = 0  # cells of the line that stands there
         self.later = 0.0  # seconds that the stages after this one are expected to take
         self.last = time.monotonic()
         self.first_done: tuple[int, float] | None = None
+        self.notice = ""  # said next: for a signal's handler, which may write nothing
+
+    def show(self, text: str) -> None:
+        with suppress(OSError, ValueError):  # ValueError: the file is closed
+            self.write(text)
 
     def begin(self, title: str, later: float = 0.0) -> None:
         self.clear()
         self.later = later
         self.last = time.monotonic()
         self.first_done = None
-        self.write(f"{title}\n")
+        self.show(f"{one_line(title)}\n")
 
     def update(self, done: int, total: int, metrics: Mapping[str, Any] | None = None, unit: str = "steps") -> None:
+        if self.notice:
+            self.clear()
         now = time.monotonic()
         if self.first_done is None:
             self.first_done = (done, now)  # what a first step costs more than others is left out of the rate
@@ -50,12 +63,13 @@ class Progress:
             return
         self.last = now
         pieces = [f"{done}/{total} {unit}", self.left(done, total, now), *metric_words(metrics or {})]
+        pieces = [one_line(piece) for piece in pieces if piece]
         if not self.live:
-            self.write(f"{MARGIN}{MARGIN.join(filter(None, pieces))}\n")
+            self.show(f"{MARGIN}{MARGIN.join(pieces)}\n")
             return
         room = columns() - 1  # a full line would begin another
-        line = fitted(filter(None, pieces), room)
-        self.write("\r" + line + " " * (min(self.width, room) - cells(line)))
+        line = fitted(pieces, room)
+        self.show("\r" + line + " " * (min(self.width, room) - cells(line)))
         self.width = cells(line)
 
     def left(self, done: int, total: int, now: float) -> str:
@@ -68,17 +82,21 @@ class Progress:
 
     def say(self, text: str) -> None:
         self.clear()
-        self.write(f"{MARGIN}{text}\n")
+        self.show(f"{MARGIN}{one_line(text)}\n")
 
     def clear(self) -> None:
+        """Take the line away, and say what waits to be said."""
         if self.live and self.width:
-            self.write("\r" + " " * min(self.width, columns() - 1) + "\r")
+            self.show("\r" + " " * min(self.width, columns() - 1) + "\r")
         self.width = 0
+        if self.notice:
+            waited, self.notice = self.notice, ""
+            self.show(f"{MARGIN}{waited}\n")
 
 
 def writes_over() -> bool:
     """Whether standard error is a terminal that goes back to the beginning of a line. A notebook's is none."""
-    return sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+    return sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
 
 
 def columns() -> int:

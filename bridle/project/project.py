@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+import os
+import unicodedata
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bridle.core.errors import ProjectError, UsageError
-from bridle.core.files import read_json, write_text
+from bridle.core.errors import DataError, ProjectError, StoreError, UsageError
+from bridle.core.files import read_json, read_record, tidy, write_text
+from bridle.project.lock import held
 from bridle.recipe.documents import starter
 from bridle.recipe.recipe import Recipe, load_recipe
 
 RECIPE_FILE = "bridle.toml"
+LONGEST_NAME = 128  # bytes: a file system has room for 255, and runs and what is being written have longer names
+
+
+SIGNS = "_-.+=@,()~#% "  # in a name, besides letters and digits
+
+
+def is_name(text: str) -> bool:
+    """Whether a user's word may be part of a file name as it is: letters and digits of any script, and some signs within. So it names one
+    folder, on every system, and stands for no other in a pattern."""
+    plain = all(c.isalnum() or c in SIGNS or unicodedata.category(c)[0] == "M" for c in text)
+    ends = (text[:1].isalnum() or text[:1] == "_") and text[-1:] not in (" ", ".")
+    return plain and ends and len(text.encode()) <= LONGEST_NAME
 
 
 @dataclass(frozen=True)
@@ -23,11 +39,13 @@ class Project:
 
     @classmethod
     def find(cls, start: Path) -> Project:
-        """The nearest folder upward from `start` that holds a recipe."""
+        """The nearest folder upward from `start` that holds a recipe; what a kill left of its models and runs is put right."""
         if not start.is_dir():
             raise ProjectError(f"there is no folder {start}; name a project's folder")
         for folder in [start.resolve(), *start.resolve().parents]:
             if (folder / RECIPE_FILE).is_file():
+                for kept in ("models", "references", "runs", "cache"):
+                    tidy(folder / kept)
                 return cls(folder, load_recipe(folder / RECIPE_FILE))
         raise ProjectError(
             f"no {RECIPE_FILE} in {start} or above it; "
@@ -37,41 +55,102 @@ class Project:
     @classmethod
     def create(cls, folder: Path, recipe: Recipe) -> Project:
         """Write the recipe; a folder that is a project already, or holds other things, is left alone."""
-        if (folder / RECIPE_FILE).exists():
-            raise ProjectError(f"{folder} is a project already; run its commands there, or choose another folder")
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise ProjectError(f"{folder} exists and is not empty; choose a new folder for the project")
-        write_text(folder / RECIPE_FILE, starter(recipe))
+        require_new(folder)
+        with held(
+            folder / f".{RECIPE_FILE}.lock", folder, lambda _: None
+        ):  # whoever makes it too is done in an instant
+            require_new(folder)
+            write_text(folder / RECIPE_FILE, starter(recipe))
         return cls(folder, recipe)
 
     @property
     def store(self) -> Path:
         return self.folder / "store.sqlite"
 
+    @property
+    def registered(self) -> Path:
+        """What the model folders held when they were registered."""
+        return self.folder / "models.json"
+
+    def registrations(self) -> dict[str, dict[str, Any]]:
+        """What `models.json` keeps of each model folder."""
+        if not self.registered.exists():
+            return {}
+        with suppress(DataError):
+            found = read_json(self.registered)
+            if isinstance(found, dict) and all(map(is_registration, found.values())):
+                return found
+        raise DataError(
+            f"{self.registered} is damaged; remove it, and every model is registered anew when it is next used"
+        )
+
+    def require_store(self) -> None:
+        """Refuse to begin with a new, empty store where the one that this project's models were registered in is gone."""
+        there = self.store.is_file() and self.store.stat().st_size > 0
+        if not there and any(entry.get("names") for entry in self.registrations().values()):
+            raise StoreError(
+                f"{self.store} is gone or empty, and this project was at work with it; put it back, or remove {self.registered} to begin "
+                "with a new store"
+            )
+
     def model(self, name: str) -> Path:
         """The folder of a model; UsageError where the name is not that of one folder in `models/`."""
-        if name in ("", "..") or name != Path(name).name:
+        if not is_name(name):
             raise UsageError(
-                f"{name!r} is not the name of a model; a name is one folder's in {self.folder / 'models'}, such as 'sft', without a path"
+                f"{name[:80]!r} is not the name of a model; a name is one folder's in {self.folder / 'models'}, such as 'sft', without a "
+                f"path, of letters, digits, '_', '-' and '.', at most {LONGEST_NAME} bytes"
             )
         return self.folder / "models" / name
+
+    def place_for(self, name: str) -> Path:
+        """The same of a model that is about to be trained; ProjectError where what lies there could not be replaced when it is."""
+        folder = self.model(name)
+        if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+            what = "link" if folder.is_symlink() else "file"
+            raise ProjectError(
+                f"{folder} is a {what}, which no model that is trained replaces; move it away, or rename it"
+            )
+        return folder
+
+    def lock(self, name: str) -> Path:
+        """What a process holds while it is at work on a model, or on a stage that leaves none: no two may."""
+        return self.folder / "runs" / f".{self.model(name).name}.lock"
 
     def reference(self, content: str) -> Path:
         """Where a model that another was held to is kept, by its content hash."""
         return self.folder / "references" / content
 
     def runs(self, stage: str) -> list[Path]:
-        return sorted((self.folder / "runs").glob(f"{stage}-[0-9][0-9][0-9][0-9]"))
+        """The runs of a stage, the oldest first. A link in the place of one is refused: bridle writes into runs, and into no folder
+        outside the project."""
+        if not is_name(stage):
+            raise UsageError(f"{stage[:80]!r} is not the name of a stage, so no run can be called after it")
+        found = sorted((self.folder / "runs").glob(f"{stage}-[0-9][0-9][0-9][0-9]"))
+        for run in found:
+            if run.is_symlink():
+                raise ProjectError(
+                    f"{run} is a link, and bridle writes into runs of this project alone; remove the link"
+                )
+        return found
 
     def run(self, named: Path) -> Path:
-        """The folder of a run, by its name, by its path in the project, or by any path; `named` itself where none of them is a run."""
-        places = (self.folder / "runs" / named, self.folder / named, named)
+        """The folder of a run of this project, by its name, by its path in the project, or by any path that leads there."""
+        runs = self.folder / "runs"
+        # os.path, for it is sure to say no where the words can be no path
+        places = [
+            place for place in (runs / named, self.folder / named, named) if os.path.isfile(place / "parents.json")
+        ]
         for place in places:
-            if (place / "parents.json").is_file():
-                return place
-        if runs := self.runs(named.name):
-            raise ProjectError(f"{named} is not a run folder; the last run of {named.name} is {runs[-1].name}")
-        return named
+            if (found := place.resolve()).parent == runs.resolve():
+                return runs / found.name
+        if places:
+            raise ProjectError(
+                f"{named} is not a run of this project, and its report would be written there; name its project with --project, or a "
+                f"run in {runs}"
+            )
+        if is_name(named.name) and (others := self.runs(named.name)):
+            raise ProjectError(f"{named} is not a run folder; the last run of {named.name} is {others[-1].name}")
+        raise ProjectError(f"{named} is not a run folder; those of this project are in {runs}")
 
     def finished_folder(self, stage: str) -> Path | None:
         """The last finished run of a stage."""
@@ -80,7 +159,27 @@ class Project:
     def finished(self, stage: str, key: str | None = None) -> dict[str, Any] | None:
         """Result of the last finished run of a stage; None where it has another key than the one that is asked for."""
         folder = self.finished_folder(stage)
-        if folder is None or (key is not None and read_json(folder / "parents.json")["key"] != key):
+        if folder is None or (key is not None and read_record(folder / "parents.json", key=str)["key"] != key):
             return None
-        found: dict[str, Any] = read_json(folder / "result.json")
-        return found
+        return read_record(folder / "result.json")
+
+
+def is_registration(entry: object) -> bool:
+    """Whether an entry of `models.json` has the form that `stages/registry.py` keeps, as far as it is there."""
+    files, names = (entry.get(key, {}) for key in ("files", "names")) if isinstance(entry, dict) else (None, None)
+    if not (isinstance(files, dict) and isinstance(names, dict)):
+        return False
+    kept = {"size", "modified", "changed", "sha256"}
+    return all(
+        isinstance(file, dict) and kept <= set(file) and isinstance(file["sha256"], str) for file in files.values()
+    ) and all(isinstance(name, str) for name in names.values())
+
+
+def require_new(folder: Path) -> None:
+    """ProjectError where a project lies there already, or anything but what is left of one that was about to be made."""
+    if (folder / RECIPE_FILE).exists():
+        raise ProjectError(f"{folder} is a project already; run its commands there, or choose another folder")
+    if folder.exists() and (
+        not folder.is_dir() or any(not file.name.startswith(f".{RECIPE_FILE}.") for file in folder.iterdir())
+    ):
+        raise ProjectError(f"{folder} exists and is not empty; choose a new folder for the project")

@@ -1,16 +1,15 @@
 """One run of one stage: its lock, its log, when to save and when to stop.
 
 runs/ppo-0001/
-    recipe.toml      as it ran            parents.json    hashes of what it came from, threads
+    recipe.toml      as it ran            parents.json    hashes of what it came from, threads, arithmetic
     metrics.jsonl    a line a step        checkpoints/    what resuming needs
     session.json     seconds at work, by part       result.json     written last: a run with it is finished
+    lock             while a process is at work here
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
-import shutil
 import signal
 import threading
 import time
@@ -21,11 +20,12 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Protocol
 
-from bridle.core.errors import BridleError, Interrupted, ProjectError, TrainingStopped
-from bridle.core.files import finite_or_none, read_json, saving, write_json, write_text
+from bridle.core.errors import BridleError, DataError, Interrupted, ProjectError, TrainingStopped
+from bridle.core.files import finite_or_none, read_record, remove_folder, saving, write_json, write_text
 from bridle.core.timeline import Node, Parts, added, recording, timed
 from bridle.core.timeline import stage as marked_stage
-from bridle.project.metrics import complete_before, read_metrics
+from bridle.project.lock import held
+from bridle.project.metrics import complete_before, logged_lines, read_metrics
 from bridle.project.progress import Progress
 from bridle.project.project import RECIPE_FILE, Project
 from bridle.recipe.documents import to_toml
@@ -38,6 +38,7 @@ OnLog = Callable[[int, int, Mapping[str, float | int | str | None]], object]
 
 SESSION_FILE = "session.json"
 EARLIER_SESSION_FILE = "sitting.json"  # its name in runs of earlier versions
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,10 @@ class Watch(Protocol):
 
 @dataclass
 class Run:
-    """One run of one stage. Used as a context: Ctrl-C inside it asks for a stop at the next safe point."""
+    """One run of one stage. Used as a context: Ctrl-C, SIGTERM or SIGHUP inside it asks for a stop at the next safe point.
+
+    `noted`: of a run that is resumed, what its parents.json said.
+    """
 
     stage: str
     folder: Path
@@ -105,6 +109,7 @@ class Run:
     on_step: Callable[[int, int], object] | None = None  # called after every step: how many are done, of how many
     earlier_parts: Parts = field(default_factory=dict)
     node: Node | None = None  # where the parts of this session add up
+    noted: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def begin(
@@ -116,21 +121,25 @@ class Run:
         progress: Progress,
         recipe: Recipe | None = None,
     ) -> Run:
-        """A new folder, or the last one where it was begun with the same key and not finished."""
+        """A new folder, or the last one where it was begun with the same key and not finished. Whoever calls it holds the stage's lock."""
         limits = (recipe or project.recipe).guard
         folders = project.runs(stage)
         if folders and not (folders[-1] / "result.json").exists() and (folders[-1] / "parents.json").exists():
             last = folders[-1]
-            noted = read_json(last / "parents.json")
+            noted = read_record(last / "parents.json", key=str)
             if noted["key"] == key:
-                return cls(stage, last, key, noted.get("threads"), True, progress, session_seconds(last), limits=limits)
+                seconds, threads = session_seconds(last), noted.get("threads")
+                return cls(stage, last, key, threads, True, progress, seconds, limits=limits, noted=noted)
             if (last / "checkpoints").exists():
                 raise ProjectError(
                     f"{last} is unfinished and was begun with another recipe or other parents; "
                     f"restore {last / 'recipe.toml'} as {project.folder / RECIPE_FILE} to finish it, "
                     f"or remove {last} to begin anew"
                 )
-            shutil.rmtree(last)  # it ended before anything was kept
+            with held(last / "lock", last):  # a process of an earlier version knows no other lock
+                remove_folder(last)  # it ended before anything was kept
+            folders = folders[:-1]
+        if folders and holds_no_run(folders[-1]):
             folders = folders[:-1]
         number = 1 + max((int(f.name.rsplit("-", 1)[1]) for f in folders), default=0)
         folder = project.folder / "runs" / f"{stage}-{number:04d}"
@@ -141,12 +150,8 @@ class Run:
         return cls(stage, folder, key, None, False, progress, limits=limits)
 
     def __enter__(self) -> Run:
-        self._lock = open(self.folder / "lock", "w")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            self._lock.close()
-            raise ProjectError(f"another process is at work in {self.folder}; wait for it, or stop it") from error
+        self._lock = held(self.folder / "lock", self.folder)
+        self._lock.__enter__()
         self.earlier_parts = read_session(self.folder).get("parts", {})
         if (kept := recording()) is not None:
             kept.runs.append(self.folder)
@@ -154,8 +159,9 @@ class Run:
         self.node = self._mark.__enter__()
         self._handlers: dict[int, Any] = {}
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._handlers[number] = signal.signal(number, self._asked)
+            for number in STOPPING:
+                if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup wants it ignored
+                    self._handlers[number] = signal.signal(number, self._asked)
         return self
 
     def __exit__(
@@ -167,16 +173,20 @@ class Run:
         if error is not None:
             with suppress(BridleError):  # the error that is on its way tells more
                 self.note_session()
-        self._lock.close()
+        self._lock.__exit__(None, None, None)
         self.progress.clear()
         if isinstance(error, TrainingStopped) and self.last_save:
             self.progress.say(f"the state after step {self.last_save} is kept in {self.checkpoints}")
+        if error is None:
+            self.stop_after()  # where it was asked for since it was finished
 
     def _asked(self, number: int, frame: FrameType | None) -> None:
-        if self.stop_asked:
+        """A signal came. It may come anywhere, so nothing is done here but to note it; what is to be said is left to the progress."""
+        if not self.stop_asked:
+            self.stop_asked = True
+            self.progress.notice = "stopping at the next safe point (once more to stop at once) …"
+        elif number != signal.SIGHUP:  # a terminal that closes sends one of these, and the shell in it another
             raise KeyboardInterrupt
-        self.stop_asked = True
-        self.progress.say("stopping at the next safe point (once more to stop at once) …")
 
     @property
     def keep(self) -> int:
@@ -192,18 +202,24 @@ class Run:
         """Seconds at work in all sessions."""
         return self.earlier_seconds + time.monotonic() - self.started
 
-    def record_device(self, threads: int, device: str) -> None:
-        """A resumed run must keep its thread count: sums are cut up by it."""
+    def record_device(
+        self, threads: int, device: str, arithmetic: Mapping[str, str] | None = None, other: bool = False
+    ) -> None:
+        """A resumed run must keep its thread count, for sums are cut up by it, and its arithmetic (see `device.as_begun`); where it resumes
+        with another, the device of before stays noted."""
         self.threads = threads
-        noted = read_json(self.folder / "parents.json")
-        write_json(self.folder / "parents.json", {**noted, "threads": threads, "device": device})
+        noted = read_record(self.folder / "parents.json")
+        if other:
+            noted["earlier_devices"] = [*noted.get("earlier_devices", []), noted.get("device", "unknown")]
+        found = {"threads": threads, "device": device, **({"arithmetic": dict(arithmetic)} if arithmetic else {})}
+        write_json(self.folder / "parents.json", {**noted, **found})
 
     def rewind(self, step: int) -> None:
         """Drop metrics of steps that will be done again."""
         self.last_save = step
         path = self.folder / "metrics.jsonl"
         if path.exists():
-            kept = [line for line in path.read_text("utf-8").splitlines() if complete_before(line, step)]
+            kept = [line for line in logged_lines(self.folder) if complete_before(line, step)]
             write_text(path, "".join(f"{line}\n" for line in kept))
 
     @timed("log")
@@ -291,16 +307,34 @@ class Run:
         whole = self.with_warnings(result)
         self.note_session()
         write_json(self.folder / "result.json", whole)
-        if self.stop_asked:
-            raise Interrupted(f"{self.stage} is finished and saved in {self.folder}; nothing after it was begun")
+        self.stop_after()
         return whole
+
+    def stop_after(self) -> None:
+        if self.stop_asked and self.kept:
+            raise Interrupted(f"{self.stage} is finished and saved in {self.folder}; nothing after it was begun")
+
+
+def holds_no_run(folder: Path) -> bool:
+    """Whether a run was killed there before it had a key: another begins in its folder."""
+    return folder.is_dir() and all(file.name == "recipe.toml" or file.name[0] == "." for file in folder.iterdir())
 
 
 def read_session(folder: Path) -> dict[str, Any]:
     """What a run noted of its time: `seconds`, and `parts` by name; nothing before its first save."""
     for name in (SESSION_FILE, EARLIER_SESSION_FILE):
         if (folder / name).exists():
-            return dict(read_json(folder / name))
+            found = read_record(folder / name, seconds=float)
+            parts = found.get("parts", {})
+            spent = parts.values() if isinstance(parts, dict) else [None]
+            if not all(
+                isinstance(s, dict) and all(isinstance(s.get(unit), int | float) for unit in ("seconds", "calls"))
+                for s in spent
+            ):
+                raise DataError(
+                    f"{folder / name} is damaged: it needs the seconds and calls of each part; remove it, it holds times alone"
+                )
+            return found
     return {}
 
 

@@ -6,11 +6,21 @@ from pydantic import BaseModel, ConfigDict, Field
 
 # Strict: "12" is not taken for 12, nor true for 1. A setting is never rewritten behind the user's back.
 SETTLED = ConfigDict(
-    frozen=True, extra="forbid", strict=True, allow_inf_nan=False, validate_default=True, use_attribute_docstrings=True
-)
+    frozen=True, extra="forbid", strict=True, allow_inf_nan=False, str_max_length=4096, validate_default=True,
+    use_attribute_docstrings=True,
+)  # fmt: skip
+
+# No number asks for more than any machine has. What takes time alone (steps, epochs, tokens) is bounded by LONGEST; what is held in
+# memory at once (a batch, a step's prompts, the answers to one) by WIDEST. Whether a model's weights fit this machine is asked before
+# they are made, in models/shapes.py.
+LONGEST, WIDEST = 10**9, 10**6
+MOST_ANSWERS = 10**7  # held at once
 
 # Settings that several sections have: bounds and description stand here once, each section gives its default. Where a section means it
 # more narrowly, it says so: `epochs: Epochs = Field(default=2, description="passes over the demonstrations")`.
+
+# A place on the disk.
+PathText = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]*$")]
 
 # Models of the project.
 Start = Annotated[
@@ -32,22 +42,23 @@ ScoredBy = Annotated[
 ]
 
 # How much of the data, how often.
-Steps = Annotated[int, Field(ge=1, description="rollout steps")]
-PromptsPerStep = Annotated[int, Field(ge=1, description="prompts in a step")]
-GroupSize = Annotated[int, Field(ge=2, description="answers to each prompt")]
-Epochs = Annotated[int, Field(ge=1, description="passes over a step's answers")]
-Minibatches = Annotated[int, Field(ge=1, description="optimiser steps in a pass")]
-BatchSize = Annotated[int, Field(ge=1, description="sequences in one optimiser step")]
+Steps = Annotated[int, Field(ge=1, le=LONGEST, description="rollout steps")]
+PromptsPerStep = Annotated[int, Field(ge=1, le=WIDEST, description="prompts in a step")]
+GroupSize = Annotated[int, Field(ge=2, le=WIDEST, description="answers to each prompt")]
+Epochs = Annotated[int, Field(ge=1, le=LONGEST, description="passes over a step's answers")]
+Minibatches = Annotated[int, Field(ge=1, le=LONGEST, description="optimiser steps in a pass")]
+BatchSize = Annotated[int, Field(ge=1, le=WIDEST, description="sequences in one optimiser step")]
 ComparedBatch = Annotated[
-    int, Field(ge=1, description="prompts in one optimiser step, each with all its answers and pairs")
+    int, Field(ge=1, le=WIDEST, description="prompts in one optimiser step, each with all its answers and pairs")
 ]
 RolloutBatch = Annotated[
-    int, Field(ge=1, description="sequences in one forward and backward pass; changes memory and speed only")
+    int, Field(ge=1, le=WIDEST, description="sequences in one forward and backward pass; changes memory and speed only")
 ]
 MicroBatch = Annotated[
     int,
     Field(
         ge=0,
+        le=WIDEST,
         description="how many of batch_size go through one forward and backward pass (0: all); changes memory and speed only",
     ),
 ]
@@ -65,7 +76,7 @@ Optimizer = Annotated[
 ClipNorm = Annotated[float, Field(gt=0, description="gradients are clipped to this norm")]
 KLCoef = Annotated[float, Field(ge=0, description="β, the weight of an answer's KL in its reward")]
 Clip = Annotated[float, Field(gt=0, description="ε: how far the probability ratio may move the loss")]
-RolloutCheckpoints = Annotated[int, Field(ge=1, description="rollout steps between checkpoints")]
+RolloutCheckpoints = Annotated[int, Field(ge=1, le=LONGEST, description="rollout steps between checkpoints")]
 
 
 class Section(BaseModel):
@@ -81,5 +92,13 @@ class TrainerSection(BaseModel):
     learning_rate: PeakRate = 1e-3
     optimizer: Optimizer = "adamw"
     clip_norm: ClipNorm = 1.0
-    checkpoint_every: int = Field(default=200, ge=1)
+    checkpoint_every: int = Field(default=200, ge=1, le=LONGEST)
     """optimiser steps between checkpoints"""
+
+
+def refuse_too_many(prompts: int, answers: int) -> None:
+    """Prompts, each with so many answers, that no machine holds at once: ValueError, for a section's validator."""
+    if prompts * answers > MOST_ANSWERS:
+        raise ValueError(
+            f"{prompts} prompts with {answers} answers each are more than {MOST_ANSWERS} answers at once; take fewer"
+        )

@@ -4,34 +4,34 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from bridle.recipe.base import Section
+from bridle.recipe.base import LONGEST, WIDEST, PathText, Section
 
 
 class WorldSection(Section):
     """The playground: a small language with a known gold rubric."""
 
-    file: str = ""
+    file: PathText = ""
     """data file of another world of the same form; empty: the one that comes with bridle"""
 
 
 class ModelSection(Section):
     """The base model: one of yours, or a small one trained from scratch by `train pretrain`."""
 
-    path: str = ""
+    path: PathText = ""
     """folder of a Hugging Face language model to start from; empty: pretrain one"""
-    vocab_size: int = Field(default=2048, ge=259)
+    vocab_size: int = Field(default=2048, ge=259, le=WIDEST)
     """entries of the byte-level tokenizer, special tokens included"""
-    hidden_size: int = Field(default=160, ge=16)
+    hidden_size: int = Field(default=160, ge=16, le=WIDEST)
     """width"""
-    intermediate_size: int = Field(default=448, ge=16)
+    intermediate_size: int = Field(default=448, ge=16, le=WIDEST)
     """width of the feed-forward layers"""
-    layers: int = Field(default=4, ge=1)
+    layers: int = Field(default=4, ge=1, le=WIDEST)
     """depth"""
-    heads: int = Field(default=5, ge=1)
+    heads: int = Field(default=5, ge=1, le=WIDEST)
     """query heads"""
-    kv_heads: int = Field(default=5, ge=1)
+    kv_heads: int = Field(default=5, ge=1, le=WIDEST)
     """key and value heads; fewer than heads shares them (a smaller cache)"""
-    max_positions: int = Field(default=512, ge=32)
+    max_positions: int = Field(default=512, ge=32, le=WIDEST)
     """longest context in tokens"""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """of matrix products; auto: bfloat16 where the processor is fast at it"""
@@ -49,20 +49,20 @@ class DataSection(Section):
 
     source: Literal["playground", "store"] = "store"
     """playground: made by the world; store: what was imported"""
-    train_prompts: int = Field(default=0, ge=0)
+    train_prompts: int = Field(default=0, ge=0, le=LONGEST)
     """prompts to answer and compare, and to train on; 0: all that were imported (playground: 1000)"""
-    heldout_prompts: int = Field(default=0, ge=0)
+    heldout_prompts: int = Field(default=0, ge=0, le=LONGEST)
     """prompts of every evaluation, never trained on; 0: all that were imported (playground: 512)"""
-    probe_prompts: int = Field(default=200, ge=1)
+    probe_prompts: int = Field(default=200, ge=1, le=WIDEST)
     """playground: how many harmful prompts, and how many border prompts, are added to every evaluation"""
-    compared_heldout: int = Field(default=0, ge=0)
+    compared_heldout: int = Field(default=0, ge=0, le=LONGEST)
     """held-out prompts that `sample` answers, to test the reward model on; 0: all of heldout_prompts (playground: 250)"""
-    demonstrations: int = Field(default=0, ge=0)
+    demonstrations: int = Field(default=0, ge=0, le=LONGEST)
     """answers to imitate in SFT; 0: all that were imported (playground: 3000)"""
     imitate: Literal["both", "written", "preferred"] = "both"
     """what these are of imported data: written: demonstrations; preferred: the best answer of each judgement; both: each
     answer once"""
-    pretrain_tokens: int = Field(default=1_400_000, ge=1000)
+    pretrain_tokens: int = Field(default=1_400_000, ge=1000, le=10**12)
     """tokens of pretraining text (the playground writes as many; a store's text is repeated)"""
     heldout_share: float = Field(default=0.1, gt=0, lt=1)
     """share of imported prompts that is held out, by hash"""
@@ -78,24 +78,30 @@ class DataSection(Section):
         return {**given, **{key: PLAYGROUND_SIZES[key] for key in unsaid}}
 
     @model_validator(mode="after")
-    def the_playground_writes_its_demonstrations(self) -> "DataSection":
-        if self.source == "playground" and self.imitate != "both":
+    def the_playground_writes_all_of_it(self) -> "DataSection":
+        if self.source != "playground":
+            return self
+        if self.imitate != "both":
             raise ValueError(
                 f"imitate = {self.imitate!r} is for imported data; the playground writes its demonstrations, leave it at 'both'"
             )
+        most = {**dict.fromkeys(PLAYGROUND_SIZES, WIDEST), "pretrain_tokens": LONGEST}
+        for name, count in self.model_dump(include=set(most)).items():
+            if count > most[name]:
+                raise ValueError(f"{name} = {count} is more than the playground writes, which is {most[name]} at most")
         return self
 
 
 class SamplingSection(Section):
     """How answers are drawn for people to compare."""
 
-    answers: int = Field(default=4, ge=2)
+    answers: int = Field(default=4, ge=2, le=WIDEST)
     """answers to each prompt"""
     temperature: float = Field(default=1.0, gt=0)
     """1: the model's own distribution"""
     top_p: float = Field(default=0.95, gt=0, le=1)
     """nucleus: draw from the most likely tokens that together hold this probability"""
-    top_k: int = Field(default=0, ge=0)
+    top_k: int = Field(default=0, ge=0, le=LONGEST)
     """draw from so many of the most likely tokens; 0: all"""
-    max_new_tokens: int = Field(default=72, ge=1)
+    max_new_tokens: int = Field(default=72, ge=1, le=WIDEST)
     """longest answer, in all stages"""

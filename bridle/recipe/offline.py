@@ -17,7 +17,7 @@ class PretrainSection(TrainerSection):
         default=8,
         description="rows in one optimiser step; many small steps teach a small model more than few large ones",
     )
-    length: int = Field(default=128, ge=8)
+    length: int = Field(default=128, ge=8, le=base.WIDEST)
     """tokens in a row"""
     learning_rate: base.PeakRate = 0.03
     optimizer: base.Optimizer = Field(default="muon", description="muon needs less than half of AdamW's tokens here")
@@ -41,7 +41,7 @@ class RewardSection(TrainerSection):
     learning_rate: base.PeakRate = 5e-4
     micro_batch: base.MicroBatch = 0
     epochs: base.Epochs = Field(default=1, description="passes over the comparisons; more than one overfits them")
-    path: str = ""
+    path: base.PathText = ""
     """folder of a language model to start from, of any family and tokenizer; empty: SFT's"""
     loss: Literal["pairs", "ranking"] = "pairs"
     """pairs: Bradley-Terry; ranking: Plackett-Luce on whole rankings"""
@@ -49,7 +49,7 @@ class RewardSection(TrainerSection):
     """answers ranked as equal: left out, or a pair whose target probability is one half (pairs only)"""
     margin: float = Field(default=0.0, ge=0)
     """by how much the better answer should win, times the strength of the preference where it has one (pairs only)"""
-    members: int = Field(default=1, ge=1)
+    members: int = Field(default=1, ge=1, le=1000)
     """reward models trained, one after another; more than one: an ensemble"""
     combine: Literal["mean", "min", "uwo"] = "mean"
     """score of an ensemble: mean, minimum, or mean - uncertainty × variance"""
@@ -59,9 +59,9 @@ class RewardSection(TrainerSection):
     """weight of the squared scores in the loss, which keeps them near zero"""
     slim: bool = True
     """train a small one from scratch too"""
-    slim_hidden_size: int = Field(default=96, ge=16)
+    slim_hidden_size: int = Field(default=96, ge=16, le=base.WIDEST)
     """width of the slim one"""
-    slim_layers: int = Field(default=2, ge=1)
+    slim_layers: int = Field(default=2, ge=1, le=base.WIDEST)
     """depth of the slim one"""
     slim_epochs: base.Epochs = Field(default=2, description="passes for the slim one, which starts from scratch")
     slim_learning_rate: base.PeakRate = Field(default=1.5e-3, description="peak learning rate of the slim one")
@@ -103,15 +103,15 @@ class DPOSection(TrainerSection):
     """γ: target margin of β × the mean log-probs per token, usually .3 to 1.6 (simpo only)"""
     label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
     """cDPO: the share of comparisons that is assumed to be wrong (dpo only)"""
-    observe_every: int = Field(default=15, ge=1)
+    observe_every: int = Field(default=15, ge=1, le=base.LONGEST)
     """optimiser steps between measurements of the KL on the policy's own answers"""
     sft: float = Field(default=0.0, ge=0)
     """weight of a next-token loss on the chosen answers, which keeps them likely"""
-    online_rounds: int = Field(default=0, ge=0)
+    online_rounds: int = Field(default=0, ge=0, le=base.LONGEST)
     """0: on the comparisons of the store; n: so many rounds on fresh answers that a reward ranks"""
-    online_prompts: int = Field(default=48, ge=1)
+    online_prompts: int = Field(default=48, ge=1, le=base.WIDEST)
     """online: prompts answered in a round"""
-    online_answers: int = Field(default=4, ge=2)
+    online_answers: int = Field(default=4, ge=2, le=base.WIDEST)
     """online: answers to each prompt; every two that differ are a pair"""
     online_reference: Literal["start", "round"] = "start"
     """online: start: the reference stays; round: it is the policy as each round began"""

@@ -47,7 +47,7 @@ class PPOSection(TrainerSection):
     """policy and critic are two heads of one network: less memory, and each moves the other"""
     value_coef: float = Field(default=1.0, gt=0)
     """weight of the critic's loss; it matters where the trunk is shared (0.1 is usual there)"""
-    critic_warmup: int = Field(default=0, ge=0)
+    critic_warmup: int = Field(default=0, ge=0, le=base.LONGEST)
     """first rollout steps, in which only the critic learns"""
     early_stop_kl: float = Field(default=0.0, ge=0)
     """a minibatch whose approx_kl is above it ends the updates of its rollout step; 0: never"""
@@ -101,10 +101,15 @@ class GRPOSection(TrainerSection):
         description="subtracted from the reward of an answer that was cut off; a verifier gives it 0 already",
     )
     checkpoint_every: base.RolloutCheckpoints = 5
-    branch_problems: int = Field(default=1000, ge=0)
+    branch_problems: int = Field(default=1000, ge=0, le=base.WIDEST)
     """playground: worked problems that the arithmetic branch of SFT is trained on"""
-    branch_demonstrations: int = Field(default=500, ge=0)
+    branch_demonstrations: int = Field(default=500, ge=0, le=base.WIDEST)
     """playground: answers to problems by authors of uneven skill, which it learns from as well"""
+
+    @model_validator(mode="after")
+    def a_step_can_be_held(self) -> GRPOSection:
+        base.refuse_too_many(self.prompts_per_step, self.group_size)
+        return self
 
 
 class RLOOSection(TrainerSection):
@@ -127,6 +132,11 @@ class RLOOSection(TrainerSection):
     temperature: base.Temperature = 1.0
     missing_stop_penalty: base.MissingStopPenalty = 1.0
     checkpoint_every: base.RolloutCheckpoints = 5
+
+    @model_validator(mode="after")
+    def a_step_can_be_held(self) -> RLOOSection:
+        base.refuse_too_many(self.prompts_per_step, self.group_size)
+        return self
 
 
 class REBELSection(TrainerSection):
@@ -160,11 +170,11 @@ class RejectionSection(TrainerSection):
     start: base.Start = ""
     reference: base.Reference = ""
     scored_by: base.ScoredBy = "reward"
-    rounds: int = Field(default=3, ge=1)
+    rounds: int = Field(default=3, ge=1, le=base.LONGEST)
     """times to answer afresh and imitate"""
-    prompts_per_round: int = Field(default=320, ge=1)
+    prompts_per_round: int = Field(default=320, ge=1, le=base.WIDEST)
     """prompts answered in a round"""
-    answers: int = Field(default=4, ge=1)
+    answers: int = Field(default=4, ge=1, le=base.WIDEST)
     """n: answers to each prompt"""
     keep: Literal["best", "threshold", "shortest"] = "best"
     """of each prompt: best: the best answer; threshold: all that reach it; shortest: the shortest that does"""
@@ -180,6 +190,7 @@ class RejectionSection(TrainerSection):
 
     @model_validator(mode="after")
     def the_choice_is_what_it_says(self) -> RejectionSection:
+        base.refuse_too_many(self.prompts_per_round, self.answers)
         if self.scored_by == "verifier" and self.keep == "best":
             raise ValueError(
                 "keep = 'best' would imitate a wrong answer where none is right; with scored_by = 'verifier' set it to "
@@ -200,7 +211,7 @@ class RewardSource(Section):
     """what it is called in the log"""
     kind: Literal["learned", "verifier"]
     """learned: a reward model; verifier: 1 for an answer that is checked and right, else 0"""
-    path: str = ""
+    path: base.PathText = ""
     """learned: the reward model's folder; empty: the project's own"""
     task: str = ""
     """learned: which of its tasks; empty: its first"""

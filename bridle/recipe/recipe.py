@@ -7,6 +7,7 @@ from: a file's path, `--set`, or the function that was called.
 from __future__ import annotations
 
 import difflib
+import json
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,8 @@ from typing import Any
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from bridle.core.errors import RecipeError
+from bridle.core.errors import RecipeError, brief_repr
+from bridle.core.files import read_toml, reading_fault
 from bridle.core.records import content_hash
 from bridle.recipe.base import Section, TrainerSection
 from bridle.recipe.data import DataSection, ModelSection, SamplingSection, WorldSection
@@ -25,6 +27,7 @@ from bridle.recipe.watching import GuardSection
 
 # A run's key holds a hash of its settings. Two kinds stay out of it, so that the key of a run made earlier is found again.
 NAMES_OF_MODELS = ("start", "reference")  # what they name is among the run's parents, by content hash
+MOST_PROBLEMS = 5  # of one recipe that are told
 # Methods whose section has another name.
 CALLED = {"best-of-n": "rejection"}
 # Newer than some runs: in the hash only where they differ from their default.
@@ -32,14 +35,14 @@ ADDED_LATER = {
     "data": ("imitate",),
     "dpo": ("gamma",),
     "ppo": ("scored_by", "normalise_returns"),
-    "guard": ("max_answer_gap",),
+    "guard": ("max_answer_gap", "changed_models", "other_arithmetic"),
 }
 
 
 class Recipe(Section):
     """All sections; each default is the playground's."""
 
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
     """random seed"""
     world: WorldSection = Field(default_factory=WorldSection)
     model: ModelSection = Field(default_factory=ModelSection)
@@ -55,7 +58,7 @@ class Recipe(Section):
     rebel: REBELSection = Field(default_factory=REBELSection)
     rejection: RejectionSection = Field(default_factory=RejectionSection)
     guard: GuardSection = Field(default_factory=GuardSection)
-    reward_source: list[RewardSource] = Field(default_factory=list)
+    reward_source: list[RewardSource] = Field(default_factory=list, max_length=100)
 
     @model_validator(mode="after")
     def sources_have_names_of_their_own(self) -> Recipe:
@@ -99,10 +102,12 @@ def trained_names() -> list[str]:
 
 def load_recipe(path: Path) -> Recipe:
     try:
-        raw = tomllib.loads(path.read_text("utf-8"))
+        raw = read_toml(path)
     except FileNotFoundError as error:
         raise RecipeError(f"no recipe at {path}; `bridle init DIR` makes a project with one") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise RecipeError(f"the recipe {path} cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
         raise RecipeError(f"{path} is not valid TOML: {error}") from error
     return parse(raw, str(path))
 
@@ -111,14 +116,16 @@ def parse(raw: Mapping[str, Any], source: str) -> Recipe:
     try:
         return Recipe.model_validate(raw)
     except ValidationError as error:
-        raise RecipeError("; ".join(explain(dict(e), source) for e in error.errors())) from error
+        problems = error.errors(include_url=False)
+        more = f"; and {len(problems) - MOST_PROBLEMS:,} more" if len(problems) > MOST_PROBLEMS else ""
+        raise RecipeError("; ".join(explain(dict(p), source) for p in problems[:MOST_PROBLEMS]) + more) from error
 
 
 def recipe_as_written(path: Path) -> Recipe | None:
     """What a finished run's recipe says, valid now or not, to be shown and never to be run; None where no section of it can be read."""
     try:
-        raw = tomllib.loads(path.read_text("utf-8"))
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError):
+        raw = read_toml(path)
+    except (OSError, ValueError):
         return None
     read = {
         name: section.model_construct(**raw[name])
@@ -134,16 +141,16 @@ def explain(problem: Mapping[str, Any], source: str) -> str:
     where: Sequence[Any] = problem["loc"]
     dotted = ".".join(str(part) for part in where)
     if problem["type"] == "extra_forbidden":
-        return f"{source}: unknown setting {dotted!r}; {setting_hint(where)}"
+        return f"{source}: unknown setting {brief_repr(dotted)}; {setting_hint(where)}"
     if problem["type"] == "missing":
         return f"{source}: {dotted} is missing, and it has no default"
     if problem["type"] == "model_type":
-        return f"{source}: {dotted} = {problem['input']!r} is invalid: must be a section of settings"
+        return f"{source}: {dotted} = {brief_repr(problem['input'])} is invalid: must be a section of settings"
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "value_error":  # settings that do not go together
         return f"{source}: {f'[{dotted}]' if dotted else 'the recipe'} is invalid: {message}"
     message = re.sub(r"^(Input|String) should ", "must ", message)
-    return f"{source}: {dotted} = {problem['input']!r} is invalid: {message}"
+    return f"{source}: {dotted} = {brief_repr(problem['input'])} is invalid: {message}"
 
 
 def hint(name: str, known: Sequence[str]) -> str:
@@ -153,7 +160,7 @@ def hint(name: str, known: Sequence[str]) -> str:
 
 def setting_hint(where: Sequence[Any]) -> str:
     """Where an unknown name may have been meant to stand: in another section, or misspelt in this one, or in any where none is named."""
-    name, here = str(where[-1]), known_keys(where[:-1])
+    name, here = str(where[-1])[:100], known_keys(where[:-1])
     if found := in_sections(name):
         return f"{'it belongs to a section' if len(where) == 1 else 'other sections have it'}: {found}"
     anywhere = {key for section in sections().values() for key in section.model_fields} if len(where) == 1 else ()
@@ -184,9 +191,17 @@ def put(raw: dict[str, Any], dotted: str, value: Any, source: str) -> None:
         if isinstance(found, list):
             raise RecipeError(f"{source}: {part} is a list; give all of it, as in {part}='[{{name = \"a\", …}}]'")
         if not isinstance(found, dict):
-            meant = f"its section is {CALLED[part]!r}" if part in CALLED else hint(part, list(raw))
-            raise RecipeError(f"{source}: unknown section {part!r} in {dotted!r}; {meant}")
+            meant = f"its section is {CALLED[part]!r}" if part in CALLED else hint(part[:100], list(raw))
+            raise RecipeError(f"{source}: unknown section {brief_repr(part)} in {brief_repr(dotted)}; {meant}")
         raw = found
+    try:
+        json.dumps([dotted, value], ensure_ascii=False, skipkeys=True, default=lambda _: None).encode()
+    except UnicodeEncodeError as error:  # a path's byte, as Python hands it on
+        raise RecipeError(
+            f"{source}: {brief_repr(dotted)} = {brief_repr(value)} is invalid: must be UTF-8, as recipes are kept"
+        ) from error
+    except (ValueError, RecursionError):
+        pass  # too large, or nested too deep, to be looked at: no setting takes such a value, and `parse` says so
     raw[last] = value
 
 
@@ -194,11 +209,15 @@ def parse_setting(text: str) -> tuple[str, Any]:
     """`ppo.kl_coef=0.2` → ("ppo.kl_coef", 0.2); the value is read as TOML, or as plain text where that fails."""
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
-        raise RecipeError(f"--set takes section.key=value, got {text!r}")
+        raise RecipeError(f"--set takes section.key=value, got {brief_repr(text)}")
     try:
         return key.strip(), tomllib.loads(f"value = {value.strip()}")["value"]
     except tomllib.TOMLDecodeError:
         return key.strip(), value.strip()
+    except (ValueError, RecursionError) as error:
+        raise RecipeError(
+            f"--set: the value of {brief_repr(key.strip())} cannot be read: {reading_fault(error)}"
+        ) from error
 
 
 def sections() -> dict[str, type[BaseModel]]:

@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from bridle.core.text import beginning_of, one_line, visible
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -37,6 +39,7 @@ SIZE = (4.7, 3.3)  # inches: small enough to be read on a phone without shrinkin
 CLEARLY = 1.0  # points of gold: a mean over three steps of some hundred answers errs by about .2
 SMOOTH = 3  # rollout steps in a running mean
 SMOOTHED_FROM = 8  # points: a shorter line is drawn as it is
+LONGEST_NAME, LONGEST_LABEL = 60, 4_000  # characters: of a text in a drawing, of the drawing's words
 MOST_POINTS = 400  # a longer series is drawn as means of equal blocks
 NATS = (0.1, 0.25, 1, 2, 4, 9, 16, 25, 49, 100, 225, 400, 900)  # marks of an axis of √KL
 
@@ -215,7 +218,13 @@ def draw_comparisons(comparisons: Sequence[Comparison]) -> Figure:
 
 def to_svg(figure: Figure, label: str) -> str:
     """The figure as an `<svg>` element to stand inside HTML5; `label` says in words what it shows."""
-    with _style(hashsalt=label):
+    from matplotlib.text import Text
+
+    for drawn in figure.findobj(Text):
+        if (name := drawn_name(drawn.get_text())) != drawn.get_text():
+            drawn.set_text(name)
+    label = beginning_of(label, LONGEST_LABEL)
+    with _style(hashsalt=visible(label)):
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True)
     written = re.search(r'<svg[^>]*viewBox="([^"]*)"[^>]*>(.*)</svg>', buffer.getvalue(), flags=re.DOTALL)
@@ -226,6 +235,12 @@ def to_svg(figure: Figure, label: str) -> str:
     for colour, variable in VARIABLES.items():
         body = body.replace(colour, f"var(--{variable}, {colour})")
     return f'<svg role="img" aria-label="{html.escape(label)}" viewBox="{viewbox}">{body.strip()}</svg>'
+
+
+def drawn_name(text: str) -> str:
+    """As it stands in a drawing: on one line, not too long for it, and no half of a character, which matplotlib does not take."""
+    line = one_line(text)
+    return line if len(line) <= LONGEST_NAME else f"{line[: LONGEST_NAME - 1]}…"
 
 
 def save_png(figure: Figure, path: Path, dpi: int = 200) -> None:
@@ -275,6 +290,9 @@ def _style(hashsalt: str = "") -> Iterator[None]:
         warnings.filterwarnings(
             "ignore", message="Glyph .* missing from font"
         )  # the reader's browser has its own fonts
+        warnings.filterwarnings(
+            "ignore", message="constrained_layout not applied"
+        )  # very many names: drawn as they fit
         yield
 
 

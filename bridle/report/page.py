@@ -11,19 +11,18 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, pass_eval_context
+from jinja2.nodes import EvalContext
 from markupsafe import Markup
 
 from bridle.core.errors import BridleError
 from bridle.core.files import write_text
+from bridle.core.text import beginning_of, one_line, visible
 from bridle.report import drawings
 
 BAR_COLOURS = ("gold", "proxy", "series-3", "series-4", "series-5", "series-6")  # CSS variables of the page
 MOST_NAMES = 16  # in a sentence
-# Control characters would vanish, or turn the text around them: C0 as their pictures, the others as their escapes.
-VISIBLE = {code: 0x2400 + code for code in range(32) if code not in (9, 10)} | {127: 0x2421} | {
-    code: f"\\u{code:04x}" for code in [*range(0x80, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A)]
-}  # fmt: skip
+LONGEST_TEXT = 4_000  # characters of a text that are shown
 Cell = str | int | float | bool | None  # None and nan are shown as a dash
 
 
@@ -132,7 +131,7 @@ def render(report: LoopReport) -> str:
     report = replace(report, cliff=[run for run in report.cliff if run.steps])
     _check_lengths(report)
     has_gold = any(drawings.gold_peak(run) is not None for run in report.cliff)
-    return (
+    whole = (
         environment()
         .get_template("page.html")
         .render(
@@ -148,22 +147,31 @@ def render(report: LoopReport) -> str:
             cliff_svg=cliff_svg,
             comparisons_svg=comparisons_svg,
         )
-        .translate(VISIBLE)
     )
+    return visible(whole)
 
 
 @cache
 def environment() -> Environment:
-    """The templates beside this file; what goes into HTML is escaped."""
+    """The templates beside this file; what goes into HTML is escaped, and of a very long text the beginning is shown."""
     found = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=lambda name: str(name).endswith(".html"),
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=StrictUndefined,
+        finalize=shortened_text,
     )
     found.filters |= {"show": show, "verdict": verdict, "duration": duration, "listing": listing}
     return found
+
+
+@pass_eval_context
+def shortened_text(context: EvalContext, value: object) -> object:
+    """What a template writes of a text: on a page its beginning, in a sentence one line."""
+    if not context.autoescape:
+        return one_line(str(value))
+    return beginning_of(value, LONGEST_TEXT) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def words(about: str, known: Mapping[str, object]) -> list[str]:
@@ -218,8 +226,8 @@ def colours(spent: Sequence[Spent]) -> dict[str, str]:
 
 
 def write(report: LoopReport, path: Path) -> None:
-    """Renders to `path`, all or nothing; a broken character in an answer stays visible as its escape."""
-    write_text(path, render(report).encode("utf-8", errors="backslashreplace").decode("utf-8"))
+    """Renders to `path`, all or nothing."""
+    write_text(path, render(report))
 
 
 def show(value: Cell, decimals: int | None = None) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from bridle import __version__
 from bridle.core.errors import BridleError
-from bridle.core.files import read_json
+from bridle.core.files import read_json, read_record
 from bridle.project.project import Project
 from bridle.report import page
 from bridle.report.drawings import CliffRun, Comparison, Frontier, Point
@@ -124,7 +124,7 @@ def headline(runs: Runs, verdict: Verdict, wins: Sequence[Comparison]) -> list[p
 def facts(work: Work, runs: Runs) -> list[page.Fact]:
     summary = work.project.folder / "summary.json"
     if summary.is_file():  # a demo: it knows how long it took from begin to end, and two stages at a time
-        whole, took = read_json(summary), "minutes, begin to end"
+        whole, took = read_record(summary), "minutes, begin to end"
     else:
         seconds, took = sum(result.get("seconds", 0.0) for result in runs.results.values()), "minutes at work"
         whole = {
@@ -289,7 +289,7 @@ def data_tables(folders: Mapping[str, Path]) -> list[page.Table]:
     """Which rows each stage used where that needs saying, from its data.json."""
     rows: list[list[page.Cell]] = []
     for stage, folder in folders.items():
-        kept = read_json(folder / "data.json") if (folder / "data.json").exists() else {}
+        kept = read_record(folder / "data.json") if (folder / "data.json").exists() else {}
         rows += [[stage, what, note] for what, report in kept.items() for note in report.get("notes", [])]
     columns = [page.Column("stage"), page.Column("data"), page.Column("which of it")]
     words = "Of more rows than a setting or a measurement takes, those that are used are drawn by the seed."

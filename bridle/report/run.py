@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bridle.core.errors import ProjectError
-from bridle.core.files import read_json
+from bridle.core.files import read_record
 from bridle.project.metrics import read_metrics
 from bridle.report.drawings import Curve, Series
 from bridle.report.metrics import held_out, of_runs
@@ -16,14 +15,12 @@ from bridle.report.timing import times
 from bridle.stages.workspace import Work
 
 
-def write_run_report(work: Work, folder: Path) -> Path:
-    """`report.html` of one run: its metrics and every curve."""
+def write_run_report(work: Work, named: Path) -> Path:
+    """`report.html` of one run of the project: its metrics and every curve."""
     project = work.project
-    path = folder if folder.is_absolute() or folder.exists() else project.folder / "runs" / folder
-    if not (path / "parents.json").is_file():
-        raise ProjectError(f"{folder} is not a run folder; those of this project are in {project.folder / 'runs'}")
-    stage = str(read_json(path / "parents.json")["stage"])
-    result = read_json(path / "result.json") if (path / "result.json").exists() else {}
+    path = project.run(named)
+    stage = read_record(path / "parents.json", stage=str)["stage"]
+    result = read_record(path / "result.json") if (path / "result.json").exists() else {}
     lead = f"Run {path.name} of project {project.folder.name}" + ("" if result else ", not finished yet") + "."
     meanings = {**of_runs(), **(held_out() if stage.startswith("evaluate-") or BEST_OF.fullmatch(stage) else {})}
     facts = [
@@ -31,11 +28,10 @@ def write_run_report(work: Work, folder: Path) -> Path:
         for n, v in result.items()
         if isinstance(v, int | float | str) and not is_hash(v)
     ]
-    tables = [data_table(read_json(path / "data.json"))] if (path / "data.json").exists() else []
+    tables = [data_table(read_record(path / "data.json"))] if (path / "data.json").exists() else []
     spent, time_tables = times({stage: path}, path)
     curves = every_curve(read_metrics(path))
-    ours = path.resolve().parent == project.folder / "runs"
-    warnings = stale_parts(work, {stage: path.resolve()}) if ours else []
+    warnings = stale_parts(work, {stage: path})
     work.warn(warnings)
     page = LoopReport(
         title_of(stage, path),

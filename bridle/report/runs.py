@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from bridle.core.files import read_json
+from bridle.core.files import read_record
 from bridle.project.metrics import read_metrics
 from bridle.project.project import Project
 from bridle.recipe.recipe import Recipe
@@ -39,7 +39,7 @@ class Runs:
 
     @cached_property
     def results(self) -> Results:
-        return {stage: read_json(folder / "result.json") for stage, folder in self.folders.items()}
+        return {stage: read_record(folder / "result.json") for stage, folder in self.folders.items()}
 
     @cached_property
     def evaluated(self) -> Results:
@@ -57,8 +57,7 @@ class Runs:
         return read_metrics(self.folders[stage]) if stage in self.folders else []
 
     def parents(self, stage: str) -> Mapping[str, Any]:
-        found: Mapping[str, Any] = read_json(self.folders[stage] / "parents.json")
-        return found
+        return read_record(self.folders[stage] / "parents.json")
 
     def recipe(self, stage: str) -> Recipe | None:
         """The recipe that a stage ran with; None where it is lost."""

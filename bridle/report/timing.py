@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bridle.core.files import read_json
+from bridle.core.files import read_record
 from bridle.core.timeline import Parts, own_seconds
 from bridle.project.profile import FILE as PROFILE
 from bridle.project.profile import OPERATORS_SHOWN
@@ -36,13 +36,13 @@ def times(folders: Mapping[str, Path], profiled: Path) -> tuple[list[Spent], lis
     columns = [Column("stage and part"), Column("seconds"), Column("share"), Column("times")]
     tables = [Table("Share of time: every part of every stage", columns, rows, words)] if rows else []
     path = profiled / PROFILE
-    return spent, tables + ([operator_table(read_json(path)["bridle"])] if path.exists() else [])
+    return spent, tables + ([operator_table(read_record(path, bridle=dict)["bridle"])] if path.exists() else [])
 
 
 def time_of(folder: Path) -> tuple[float, Parts]:
     """A run's seconds, and what of them; a run that noted no parts has none."""
     noted = read_session(folder)
-    result = read_json(folder / "result.json") if (folder / "result.json").exists() else noted
+    result = read_record(folder / "result.json") if (folder / "result.json").exists() else noted
     return float(result.get("seconds", 0.0)), noted.get("parts", {})
 
 

@@ -6,13 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from bridle.core.errors import ModelError, UsageError
-from bridle.core.files import finite_or_none, write_text
+from bridle.core.errors import DataError, ModelError, UsageError
+from bridle.core.files import finite_or_none, reading_fault, write_text
 from bridle.core.records import Prompt
+from bridle.core.text import json_text
 from bridle.core.timeline import timed
 from bridle.evaluation.answers import Answered, kl_of, proxy_scores, text_metrics
 from bridle.maths.statistics import mean_and_se, win_rate
-from bridle.models.policy import Policy, folder_hash, load_policy
+from bridle.models.policy import Policy
 from bridle.models.template import load_template
 from bridle.project.progress import count_through
 from bridle.stages.lineage import Lineage, Reference
@@ -26,44 +27,45 @@ KEPT_SCORES = {"gold": "gold", "reward": "proxy"}
 
 def evaluate(work: Work, name: str, reuse: bool = False) -> dict[str, Any]:
     """Fresh answers of one model to every held-out prompt, with all metrics; the answers are kept with the run."""
-    recipe, stage = work.recipe, f"evaluate-{name}"
-    parents, reference = evaluation_parents(work, name), Lineage(work.project).reference(name)
-    if reference is not None and (lacking := kl_lacks(work, name, reference)):
-        work.warn([f"the KL of {name} is left out: {lacking}"])
-        parents["reference"], reference = None, None
-    elif reference is not None and reference.hash != parents.get("sft"):
-        parents["reference"] = reference.hash
-    key = stage_key(recipe, ("model", "data", "sampling", "world"), parents)
-    if (before := done_before(work, stage, key, reuse)) is not None:
-        return before
-    with work.start(stage, f"Evaluating {name} on held-out prompts", key, parents) as run:
-        policy = load_policy(work.project.model(name), work.device.torch)
-        mix = work.fitting(policy, work.data.heldout_prompts())
-        probes = work.data.probe_prompts()
-        report = count_through(len(mix) + len(probes), work.progress)
-        answered = work.answer(policy, mix, stage, progress=report)
-        known, lines = known_of(work, answered)
-        result: dict[str, Any] = {"prompts": len(mix), **text_metrics(answered), **known}
-        if probes:
-            result |= probe(work, policy, answered, probes, report)
-        if reference is not None and reference.folder is not None:
-            kl, error = 0.0, 0.0
-            if reference.hash != policy.origin:
-                kl, error = kl_of(answered, policy, load_policy(reference.folder, work.device.torch), work.device)
-            noted = {"name": reference.name, "hash": reference.hash}
-            result |= {"kl": kl, "kl_se": error, "kl_reference": noted}
-        if "reward" in parents:
-            scores = proxy_scores(answered, learned_reward(work, policy))
-            asked = zip(scores, answered.prompts, strict=True)
-            judged = [(score, prompt.id) for score, prompt in asked if np.isfinite(score)]
-            measured = mean_and_se(*zip(*judged, strict=True)) if judged else (None, None)
-            result |= dict(zip(("proxy", "proxy_se"), measured, strict=True))
-            lines = [{**line, "proxy": score} for line, score in zip(lines, scores, strict=True)]
-        write_text(
-            run.folder / "answers.jsonl",
-            "".join(json.dumps(finite_or_none(line), ensure_ascii=False) + "\n" for line in lines),
-        )
-        return run.finish(result)
+    recipe, stage, model = work.recipe, f"evaluate-{name}", work.project.model(name)
+    with work.alone(stage):
+        parents, reference = evaluation_parents(work, name), Lineage(work.project).reference(name)
+        if reference is not None and (lacking := kl_lacks(work, name, reference)):
+            work.warn([f"the KL of {name} is left out: {lacking}"])
+            parents["reference"], reference = None, None
+        elif reference is not None and reference.hash != parents.get("sft"):
+            parents["reference"] = reference.hash
+        key = stage_key(recipe, ("model", "data", "sampling", "world"), parents)
+        if (before := done_before(work, stage, key, reuse)) is not None:
+            return before
+        with work.start(stage, f"Evaluating {name} on held-out prompts", key, parents) as run:
+            policy = work.read_policy(model)
+            mix = work.fitting(policy, work.data.heldout_prompts())
+            probes = work.data.probe_prompts()
+            report = count_through(len(mix) + len(probes), work.progress)
+            answered = work.answer(policy, mix, stage, progress=report)
+            known, lines = known_of(work, answered)
+            result: dict[str, Any] = {"prompts": len(mix), **text_metrics(answered), **known}
+            if probes:
+                result |= probe(work, policy, answered, probes, report)
+            if reference is not None and reference.folder is not None:
+                kl, error = 0.0, 0.0
+                if reference.hash != policy.origin:
+                    kl, error = kl_of(answered, policy, work.read_policy(reference.folder, reference.hash), work.device)
+                noted = {"name": reference.name, "hash": reference.hash}
+                result |= {"kl": kl, "kl_se": error, "kl_reference": noted}
+            if "reward" in parents:
+                scores = proxy_scores(answered, learned_reward(work, policy))
+                asked = zip(scores, answered.prompts, strict=True)
+                judged = [(score, prompt.id) for score, prompt in asked if np.isfinite(score)]
+                measured = mean_and_se(*zip(*judged, strict=True)) if judged else (None, None)
+                result |= dict(zip(("proxy", "proxy_se"), measured, strict=True))
+                lines = [{**line, "proxy": score} for line, score in zip(lines, scores, strict=True)]
+            write_text(
+                run.folder / "answers.jsonl",
+                "".join(json_text(finite_or_none(line)) + "\n" for line in lines),
+            )
+            return run.finish(result)
 
 
 def kl_lacks(work: Work, name: str, reference: Reference) -> str:
@@ -84,12 +86,12 @@ def kl_lacks(work: Work, name: str, reference: Reference) -> str:
 def evaluation_parents(work: Work, name: str) -> dict[str, Any]:
     """The model, and where they are there SFT and the reward model."""
     parents: dict[str, Any] = {
-        "model": require_model(work.project, name),
+        "model": require_model(work, name),
         "name": name,
         "world": work.data.world_hash,
     }
     if (work.project.model("sft") / "config.json").is_file():
-        parents["sft"] = folder_hash(work.project.model("sft"))
+        parents["sft"] = work.registry.content(work.project.model("sft"))
     if (work.project.model("reward") / "config.json").is_file():
         parents |= member_parents(work)
     return parents
@@ -122,13 +124,18 @@ def read_answers(work: Work, name: str) -> list[dict[str, Any]]:
     if folder is None:
         raise ModelError(f"{name} was not evaluated yet; run `bridle evaluate {name}`")
     with open(folder / "answers.jsonl", encoding="utf-8") as file:  # not splitlines: an answer may hold U+2028
-        return [json.loads(line) for line in file]
+        try:
+            return [json.loads(line) for line in file]
+        except (ValueError, RecursionError) as error:
+            raise DataError(
+                f"{folder / 'answers.jsonl'} is damaged ({reading_fault(error)}); remove {folder} and run `bridle evaluate {name}` again"
+            ) from error
 
 
 def require_comparison(work: Work, a: str, b: str, by: str) -> None:
     """Refuse a comparison that cannot be made before either model has answered."""
     for name in (a, b):
-        require_model(work.project, name)
+        require_model(work, name)
     if by == "gold" and work.data.score_by != "gold":
         raise UsageError(
             "gold needs the playground, and this project's data was imported; `--by reward` judges by the reward model"

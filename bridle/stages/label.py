@@ -25,24 +25,25 @@ def label_simulated(work: Work, reuse: bool = False) -> dict[str, Any]:
             "simulated people know the playground alone, and this project's data was imported; import comparisons of your own with "
             "`bridle import FILE`"
         )
-    parents = {"sft": require_model(work.project, "sft"), "world": data.world_hash}
-    key = stage_key(work.recipe, ("world", "sampling", "data"), parents)
-    if (before := done_before(work, "label", key, reuse)) is not None:
-        return before
-    if not work.store.items(study=STUDY):
-        raise NoUsableRows(f"{work.project.store} holds no answers to compare; `bridle sample` draws some")
-    with work.start("label", "Simulated people compare the answers", key, parents) as run:
-        data.simulate_labels()
-        with timed("store"):
-            judged = work.store.judgements(study=STUDY)
-        agreed: list[float] = []
-        for item, judgement in judged:
-            scores = data.score([item.prompt] * len(item.completions), item.completions, "agreement")
-            agreed += clear_agreement(item, judgement, [score.points for score in scores])
-        agreement = float(np.mean(agreed)) if agreed else None
-        yardstick = {} if (found := data.yardstick()) is None else {"yardstick": asdict(found)}
-        result = {"judgements": len(judged), "agreement_with_gold": agreement, "clear_pairs": len(agreed)}
-        return run.finish({**result, **yardstick})
+    with work.alone("label"):
+        parents = {"sft": require_model(work, "sft"), "world": data.world_hash}
+        key = stage_key(work.recipe, ("world", "sampling", "data"), parents)
+        if (before := done_before(work, "label", key, reuse)) is not None:
+            return before
+        if not work.store.items(study=STUDY):
+            raise NoUsableRows(f"{work.project.store} holds no answers to compare; `bridle sample` draws some")
+        with work.start("label", "Simulated people compare the answers", key, parents) as run:
+            data.simulate_labels()
+            with timed("store"):
+                judged = work.store.judgements(study=STUDY)
+            agreed: list[float] = []
+            for item, judgement in judged:
+                scores = data.score([item.prompt] * len(item.completions), item.completions, "agreement")
+                agreed += clear_agreement(item, judgement, [score.points for score in scores])
+            agreement = float(np.mean(agreed)) if agreed else None
+            yardstick = {} if (found := data.yardstick()) is None else {"yardstick": asdict(found)}
+            result = {"judgements": len(judged), "agreement_with_gold": agreement, "clear_pairs": len(agreed)}
+            return run.finish({**result, **yardstick})
 
 
 def clear_agreement(item: Item, judgement: Judgement, points: Sequence[float]) -> list[float]:

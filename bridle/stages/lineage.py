@@ -7,8 +7,6 @@ that was trained anew, or replaced, does.
 
 from __future__ import annotations
 
-import fcntl
-import os
 import re
 import shutil
 from collections.abc import Iterable, Mapping
@@ -17,10 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bridle.core.errors import DataError
-from bridle.core.files import read_json, saving, whole_folder
-from bridle.models.policy import folder_hash
+from bridle.core.errors import DataError, ModelError
+from bridle.core.files import read_record, whole_folder
+from bridle.models.contents import loaded_files
 from bridle.project.project import Project
+from bridle.stages.registry import Registry
 
 OWN_NAMES = re.compile(r"base|sft|reward(-member-\d+)?")  # parents whose key is the name of their folder
 UNMEASURED = ("sample", "label")  # what they left in the store stays as good as it was
@@ -48,7 +47,7 @@ class Lineage:
     """The models of a project as they are now. Each is hashed once: make a new one after a model was written."""
 
     def __init__(self, project: Project) -> None:
-        self.project = project
+        self.project, self.registry = project, Registry(project)
         results = sorted(project.folder.glob("runs/*/result.json"), key=lambda path: (path.stat().st_mtime_ns, path))
         self.made = [
             made for path in results if (made := made_by(path.parent)) is not None
@@ -58,7 +57,10 @@ class Lineage:
     def present(self, folder: Path) -> str | None:
         """Content hash of the model in a folder; None where there is none."""
         if folder not in self.hashes:
-            self.hashes[folder] = folder_hash(folder) if (folder / "config.json").is_file() else None
+            self.hashes[folder] = None
+            if (folder / "config.json").is_file():
+                with suppress(ModelError):  # what names files that are not its own holds no model
+                    self.hashes[folder] = self.registry.content(folder)
         return self.hashes[folder]
 
     def maker(self, content: str | None, name: str = "") -> Made | None:
@@ -132,7 +134,7 @@ class Lineage:
         found, others = list[str](), dict[str, list[str]]()
         left = {made.run: made.model for made in self.made}
         for run in runs:
-            noted = read_json(run / "parents.json")
+            noted = read_record(run / "parents.json", stage=str)
             own = self.project.model(model_name(noted["stage"]))
             if run in left:
                 if self.present(own) not in (None, left[run]):
@@ -173,7 +175,7 @@ class Lineage:
 
 def made_by(run: Path) -> Made | None:
     with suppress(DataError):  # a run whose files are damaged tells nothing
-        result, noted = read_json(run / "result.json"), read_json(run / "parents.json")
+        result, noted = read_record(run / "result.json"), read_record(run / "parents.json", stage=str)
         return Made(run, result["model"], noted) if "model" in result else None
     return None
 
@@ -192,18 +194,14 @@ def keep_reference(project: Project, name: str) -> None:
     """Keep a model that a policy is about to be held to under its content hash, so that its KL can be measured against it whatever
     becomes of the model. The files are copies, for a link would change with a model that is written over in place: each content costs
     its size on the disk once."""
-    source = project.model(name).resolve()
-    content = folder_hash(source)
+    registry, source = Registry(project), project.model(name)
+    content = registry.content(source)
     kept = project.reference(content)
-    with saving(kept):
-        kept.parent.mkdir(exist_ok=True)
-        lock = os.open(kept.parent, os.O_RDONLY)  # two runs may begin at once, in two processes
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not kept.is_dir() or folder_hash(kept) != content:
-                with whole_folder(kept) as new:
-                    for file in source.iterdir():
-                        if file.is_file():
-                            shutil.copyfile(file, new / file.name)
-        finally:
-            os.close(lock)
+    if kept.is_dir() and registry.content(kept) == content:
+        return
+    with whole_folder(kept) as new:
+        for file in loaded_files(source):
+            (new / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source / file, new / file)
+        if registry.content(source) != content:
+            raise ModelError(f"{source} was replaced while it was copied to {kept}; run the same command again")

@@ -35,7 +35,7 @@ def practise(work: Work, method: Method, variant: Variant) -> dict[str, Any]:
     branch = {}
     if start == work.data.branch:
         if held_to != start:
-            require_model(work.project, held_to)  # missed before the branch is trained
+            require_model(work, held_to)  # missed before the branch is trained
         branch = {"branch": train_branch(work, reuse=True)}
     checked = config.scored_by == "verifier"
     parents = model_parents(work, start, held_to, "sft" if start == "sft" and not checked else "start")
@@ -93,9 +93,9 @@ def origins(work: Work, config: PracticeSection) -> tuple[str, str]:
 def model_parents(work: Work, start: str, reference: str, first: str) -> dict[str, Any]:
     """The models that a policy begins from and is held to, by content hash. The start is noted as `first`: runs made before one could
     begin elsewhere noted SFT under its name, and are still the same runs."""
-    parents: dict[str, Any] = {first: require_model(work.project, start)}
+    parents: dict[str, Any] = {first: require_model(work, start)}
     if reference != start:
-        parents["reference"] = require_model(work.project, reference)
+        parents["reference"] = require_model(work, reference)
     return parents
 
 

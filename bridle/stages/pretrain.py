@@ -12,7 +12,9 @@ from bridle.core.timeline import timed
 from bridle.models.decoder import Decoder, DecoderConfig, initialise
 from bridle.models.encoding import notes_of
 from bridle.models.policy import Policy, load_policy
+from bridle.models.sizes import require_memory
 from bridle.models.template import Template, train_tokenizer
+from bridle.recipe.data import ModelSection
 from bridle.recipe.recipe import Recipe
 from bridle.stages.data import used_note
 from bridle.stages.workspace import Method, Variant, Work, done_before, stage_key
@@ -25,6 +27,7 @@ def train_pretrain(work: Work, method: Method, variant: Variant) -> dict[str, An
     recipe = method.recipe(work, variant)
     if recipe.model.path:
         return adopt_base(work)
+    require_memory(new_config(recipe.model, recipe.model.vocab_size).bytes, "the model of the recipe's [model]")
     parents: dict[str, Any] = {"model": recipe.model.path, "world": work.data.world_hash, **work.data.text_parents()}
     key = stage_key(recipe, ("world", "model", "data", "pretrain"), parents)
     if (before := done_before(work, "pretrain", key, variant.reuse, "base")) is not None:
@@ -72,7 +75,14 @@ def adopt_base(work: Work) -> dict[str, Any]:
 
 def new_policy(recipe: Recipe, template: Template, device: Device) -> Policy:
     """A model of the recipe's shape with random weights."""
-    section = recipe.model
+    config = new_config(recipe.model, template.tokenizer.get_vocab_size())
+    module = Decoder(config)
+    initialise(module, config.layers, generator(recipe.seed, "weights"))
+    return Policy(module.to(device.torch), template, "new")
+
+
+def new_config(section: ModelSection, vocab_size: int) -> DecoderConfig:
+    """The shape that the recipe names; ModelError where it is none."""
     if section.hidden_size % (2 * section.heads):
         raise ModelError(
             f"model.hidden_size must be a multiple of 2 × heads, got {section.hidden_size} and {section.heads}"
@@ -80,9 +90,6 @@ def new_policy(recipe: Recipe, template: Template, device: Device) -> Policy:
     if section.heads % section.kv_heads:
         raise ModelError(f"model.heads must be a multiple of kv_heads, got {section.heads} and {section.kv_heads}")
     shape = {"hidden_size", "intermediate_size", "layers", "heads", "kv_heads", "max_positions"}
-    vocab_size, head_size = template.tokenizer.get_vocab_size(), section.hidden_size // section.heads
+    head_size = section.hidden_size // section.heads
     # Qwen 3's norms of queries and keys let a small model learn far faster (docs/failures.md).
-    config = DecoderConfig("qwen3", vocab_size=vocab_size, head_size=head_size, **section.model_dump(include=shape))
-    module = Decoder(config)
-    initialise(module, config.layers, generator(recipe.seed, "weights"))
-    return Policy(module.to(device.torch), template, "new")
+    return DecoderConfig("qwen3", vocab_size=vocab_size, head_size=head_size, **section.model_dump(include=shape))

@@ -17,6 +17,7 @@ from bridle.models.decoder import DecoderConfig, Trunk, initialise
 from bridle.models.encoding import Chosen, DataReport, encode_pairs, encode_rankings
 from bridle.models.policy import Policy, RewardModel, load_policy, save_reward_model
 from bridle.models.scorer import Scorer, init_head, scorer_from
+from bridle.models.sizes import require_memory
 from bridle.recipe.recipe import Recipe
 from bridle.rewards.learned import LearnedReward, task_scores
 from bridle.stages.label import CLEAR_GAP
@@ -73,29 +74,31 @@ def train_shuffled(work: Work, reuse: bool = False) -> dict[str, Any]:
 
 def train_scorer(work: Work, stage: str, reuse: bool) -> dict[str, Any]:
     """One reward model: a member from SFT's weights or another model's, "reward-slim" and "reward-shuffled" from nothing."""
-    recipe, section = work.recipe, work.recipe.reward
-    sft_hash = require_model(work.project, "sft")
-    snapshot = training_snapshot(work)
-    parents = {"sft": sft_hash, "snapshot": snapshot.id, "stage": stage}
-    if stage in member_names(recipe) and section.path:
-        parents["base"] = load_policy(work.project.folder / section.path, work.device.torch).origin
-    # How many members there are, and how RL combines them, changes none of them.
-    alone = recipe.with_settings({"reward.members": 1, "reward.combine": "mean", "reward.uncertainty": 0.0})
-    key = stage_key(alone, ("model", "reward", "data", "sampling"), parents)
-    if (before := done_before(work, stage, key, reuse, stage)) is not None:
-        return before
-    noted = {**parents, **({"folders": {"base": section.path}} if "base" in parents else {})}
-    with work.start(
-        stage, TITLES.get(stage, f"Training another reward model, for the ensemble: {stage}"), key, noted
-    ) as run:
-        policy = work.load_policy("sft")
-        model, epochs, rate, seed = new_scorer(work, stage, policy)
-        count, encoded = comparisons(work, snapshot, model, policy, turned_by(work, stage))
-        groups = work.usable(encoded)
-        reference_prompts(work, policy, enforce=True)  # what the scores will be centred on is looked at before training
-        result = {"snapshot": snapshot.id, "judgements": len(snapshot.judgement_ids), **count}
-        result |= reward.train(model, groups, section, epochs, rate, Session(run, work.device, seed))
-        return run.finish({**result, **finish_reward(work, model, policy, stage)})
+    with work.alone(stage):
+        recipe, section = work.recipe, work.recipe.reward
+        sft_hash = require_model(work, "sft")
+        snapshot = training_snapshot(work)
+        parents = {"sft": sft_hash, "snapshot": snapshot.id, "stage": stage}
+        if stage in member_names(recipe) and section.path:
+            parents["base"] = load_policy(work.project.folder / section.path, work.device.torch, work.verify).origin
+        # How many members there are, and how RL combines them, changes none of them.
+        single = recipe.with_settings({"reward.members": 1, "reward.combine": "mean", "reward.uncertainty": 0.0})
+        key = stage_key(single, ("model", "reward", "data", "sampling"), parents)
+        if (before := done_before(work, stage, key, reuse, stage)) is not None:
+            return before
+        noted = {**parents, **({"folders": {"base": section.path}} if "base" in parents else {})}
+        with work.start(
+            stage, TITLES.get(stage, f"Training another reward model, for the ensemble: {stage}"), key, noted
+        ) as run:
+            policy = work.load_policy("sft")
+            model, epochs, rate, seed = new_scorer(work, stage, policy)
+            count, encoded = comparisons(work, snapshot, model, policy, turned_by(work, stage))
+            groups = work.usable(encoded)
+            # What the scores will be centred on is looked at before training.
+            reference_prompts(work, policy, enforce=True)
+            result = {"snapshot": snapshot.id, "judgements": len(snapshot.judgement_ids), **count}
+            result |= reward.train(model, groups, section, epochs, rate, Session(run, work.device, seed))
+            return run.finish({**result, **finish_reward(work, model, policy, stage)})
 
 
 def comparisons(
@@ -130,7 +133,7 @@ def new_scorer(work: Work, stage: str, policy: Policy) -> tuple[RewardModel, int
         epochs = section.slim_epochs if stage == SLIM else 1
         model = RewardModel(slim_scorer(recipe, policy, work.device), policy.template, "new")
         return model, epochs, section.slim_learning_rate, recipe.seed
-    base = load_policy(work.project.folder / section.path, work.device.torch) if section.path else policy
+    base = work.read_policy(work.project.folder / section.path) if section.path else policy
     first = stage == "reward"
     head = generator(recipe.seed, "head" if first else f"head/{stage}")
     seed = recipe.seed if first else derived_seed(recipe.seed, f"order/{stage}", 0)
@@ -164,6 +167,7 @@ def slim_scorer(recipe: Recipe, policy: Policy, device: Device) -> Scorer:
         max_positions=full.max_positions,
         rope_theta=rope_theta,
     )
+    require_memory(config.bytes, "the slim reward model of the recipe's [reward]")
     scorer, draws = Scorer(Trunk(config)), generator(recipe.seed, "slim-weights")
     initialise(scorer, config.layers, draws)
     init_head(scorer, draws)
@@ -186,8 +190,9 @@ def finish_reward(work: Work, model: RewardModel, policy: Policy, name: str) -> 
     reward.set_centre_and_scale(model, scores, [p + a for p, a in zip(ids[0][:4], ids[1][:4], strict=True)])
     turned = turned_by(work, name)
     calibration = fit_temperature_of(work, reader, turned)
-    saved = save_reward_model(work.project.model(name), model)
-    work.store.add_model_version(name, kind="reward", weights_sha256=saved, parent=policy.origin)
+    saved = save_reward_model(
+        work.project.model(name), model, lambda folder: work.register(folder, "reward", policy.origin)
+    )
     parameters = sum(p.numel() for p in model.module.parameters())
     return {
         **heldout_metrics(work, reader, turned),

@@ -6,7 +6,7 @@ from typing import Any
 from bridle.compute.randomness import generator
 from bridle.core.errors import ModelError
 from bridle.core.records import Reward
-from bridle.models.policy import Policy, folder_hash, load_reward_model
+from bridle.models.policy import Policy, load_reward_model
 from bridle.models.scorer import Scorer, critic_from, scorer_from, shared_critic
 from bridle.recipe.recipe import Recipe
 from bridle.rewards.learned import Ensemble, LearnedReward
@@ -16,8 +16,8 @@ from bridle.stages.workspace import Work, require_model
 # Keys of a run's other parents and notes: a reward source of such a name has a key apart.
 TAKEN = frozenset(
     (
-        "stage key threads device folders sft start reference critic ensemble reward_source source world data prompts demonstrations "
-        "until"
+        "stage key threads device arithmetic earlier_devices folders sft start reference critic ensemble reward_source source world data "
+        "prompts demonstrations until"
     ).split()
 )
 
@@ -36,7 +36,8 @@ def learned_reward(work: Work, policy: Policy) -> LearnedReward | Ensemble:
 
 def load_scores(work: Work, folder: Path, policy: Policy, task: str = "") -> LearnedReward:
     """A reward model; answers of a policy whose tokens are not its own are read as text."""
-    model = load_reward_model(folder, work.device.torch)
+    model = load_reward_model(folder, work.device.torch, work.verify)
+    work.check_unchanged(folder, model.origin)
     return LearnedReward(model, work.device, model.template.hash == policy.template.hash, task)
 
 
@@ -72,21 +73,21 @@ def reward_parents(work: Work) -> dict[str, Any]:
             )
         if source.path:
             clash = source.name in TAKEN or source.name in members
-            parents[f"reward_source.{source.name}" if clash else source.name] = folder_hash(folder)
+            parents[f"reward_source.{source.name}" if clash else source.name] = work.verify(folder)
     return parents | members
 
 
 def member_parents(work: Work) -> dict[str, Any]:
     """The project's reward model, or the members of its ensemble and how they are combined."""
     section, names = work.recipe.reward, member_names(work.recipe)
-    parents: dict[str, Any] = {name: require_model(work.project, name, scores=True) for name in names}
+    parents: dict[str, Any] = {name: require_model(work, name, scores=True) for name in names}
     return parents | ({"ensemble": [section.combine, section.uncertainty]} if len(names) > 1 else {})
 
 
 def critic_parents(work: Work) -> dict[str, Any]:
     """The reward model that a critic begins as, where there is one."""
     folder = work.project.model("reward")
-    return {"critic": folder_hash(folder)} if (folder / "config.json").is_file() else {}
+    return {"critic": work.verify(folder)} if (folder / "config.json").is_file() else {}
 
 
 def first_critic(work: Work, policy: Policy) -> Scorer:

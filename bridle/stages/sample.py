@@ -6,7 +6,6 @@ from bridle.compute.randomness import derived_seed
 from bridle.core.timeline import timed
 from bridle.generation.engine import answer_prompts
 from bridle.generation.sampling import Sampling
-from bridle.models.policy import load_policy
 from bridle.project.progress import count_through
 from bridle.stages.data import SAMPLE, STUDY
 from bridle.stages.workspace import Work, done_before, require_model, stage_key
@@ -15,25 +14,26 @@ from bridle.stages.workspace import Work, done_before, require_model, stage_key
 def sample(work: Work, reuse: bool = False) -> dict[str, Any]:
     """K nucleus samples for each training prompt and some held-out ones, one item each, into the store."""
     recipe, k = work.recipe, work.recipe.sampling.answers
-    parents = {"sft": require_model(work.project, "sft")}
-    key = stage_key(recipe, ("model", "sampling", "data"), parents)
-    if (before := done_before(work, "sample", key, reuse)) is not None:
-        return before
-    with work.start("sample", f"Sampling {k} answers to each prompt", key, parents) as run:
-        policy = load_policy(work.project.model("sft"), work.device.torch)
-        prompts = work.fitting(policy, work.data.train_prompts())
-        prompts += work.fitting(policy, work.data.compared_heldout(), "held-out prompts")
-        asked = [prompt for prompt in prompts for _ in range(k)]
-        section = recipe.sampling
-        settings = Sampling(section.max_new_tokens, section.temperature, section.top_p, section.top_k)
-        with timed("pack"):
-            work.engine.load(policy)
-        seed = derived_seed(recipe.seed, "sample", 0)
-        report = count_through(len(asked), work.progress)
-        with timed("answer"):
-            completions = answer_prompts(work.engine, policy, asked, settings, seed=seed, progress=report)
-        with timed("store"):
-            work.store.add_completions(completions, source=SAMPLE)
-            groups = [completions[i : i + k] for i in range(0, len(completions), k)]
-            items = work.store.add_items([g for g in groups if len({c.text for c in g}) > 1], study=STUDY)
-        return run.finish({"prompts": len(prompts), "answers": len(completions), "items": len(items)})
+    with work.alone("sample"):
+        parents = {"sft": require_model(work, "sft")}
+        key = stage_key(recipe, ("model", "sampling", "data"), parents)
+        if (before := done_before(work, "sample", key, reuse)) is not None:
+            return before
+        with work.start("sample", f"Sampling {k} answers to each prompt", key, parents) as run:
+            policy = work.read_policy(work.project.model("sft"))
+            prompts = work.fitting(policy, work.data.train_prompts())
+            prompts += work.fitting(policy, work.data.compared_heldout(), "held-out prompts")
+            asked = [prompt for prompt in prompts for _ in range(k)]
+            section = recipe.sampling
+            settings = Sampling(section.max_new_tokens, section.temperature, section.top_p, section.top_k)
+            with timed("pack"):
+                work.engine.load(policy)
+            seed = derived_seed(recipe.seed, "sample", 0)
+            report = count_through(len(asked), work.progress)
+            with timed("answer"):
+                completions = answer_prompts(work.engine, policy, asked, settings, seed=seed, progress=report)
+            with timed("store"):
+                work.store.add_completions(completions, source=SAMPLE)
+                groups = [completions[i : i + k] for i in range(0, len(completions), k)]
+                items = work.store.add_items([g for g in groups if len({c.text for c in g}) > 1], study=STUDY)
+            return run.finish({"prompts": len(prompts), "answers": len(completions), "items": len(items)})

@@ -16,7 +16,7 @@ from bridle.training import sft
 def train_sft(work: Work, method: Method, variant: Variant) -> dict[str, Any]:
     variant.only(method, "name", "title", "settings")
     recipe, name = method.recipe(work, variant), variant.name
-    base = require_model(work.project, "base")  # what comes first is missed first
+    base = require_model(work, "base")  # what comes first is missed first
     demonstrations = work.data.demonstrations()
     parents = {"base": base, "data": content_hash([[prompt.id, text] for prompt, text in demonstrations])}
     key = stage_key(recipe, ("model", "sft"), parents)
@@ -32,17 +32,18 @@ def train_branch(work: Work, reuse: bool = False) -> dict[str, Any]:
     What a small model lacks at first is copying numbers from the question, and no reward teaches that; the branch does.
     """
     recipe, name = work.recipe, work.data.branch
-    parents = {"base": require_model(work.project, "base"), "world": work.data.world_hash}
-    branch = [recipe.grpo.branch_problems, recipe.grpo.branch_demonstrations]
-    key = content_hash([stage_key(recipe, ("model", "sft"), parents), branch])
-    if (before := done_before(work, name, key, reuse, name)) is not None:
-        return before
-    with work.start(
-        name, "A copy of the base model learns arithmetic from worked problems, for GRPO", key, parents
-    ) as run:
-        config = recipe.sft.model_copy(update={"epochs": 1})
-        assert isinstance(work.data, PlaygroundData)  # it alone names a branch
-        return imitate_demonstrations(work, run, name, work.data.branch_demonstrations(), config)
+    with work.alone(name):
+        parents = {"base": require_model(work, "base"), "world": work.data.world_hash}
+        branch = [recipe.grpo.branch_problems, recipe.grpo.branch_demonstrations]
+        key = content_hash([stage_key(recipe, ("model", "sft"), parents), branch])
+        if (before := done_before(work, name, key, reuse, name)) is not None:
+            return before
+        with work.start(
+            name, "A copy of the base model learns arithmetic from worked problems, for GRPO", key, parents
+        ) as run:
+            config = recipe.sft.model_copy(update={"epochs": 1})
+            assert isinstance(work.data, PlaygroundData)  # it alone names a branch
+            return imitate_demonstrations(work, run, name, work.data.branch_demonstrations(), config)
 
 
 def imitate_demonstrations(

@@ -7,18 +7,20 @@ make again, so `reuse` (the demo) takes it as it is; an unfinished one is resume
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 
-from bridle.compute.device import Device, choose_device
+from bridle.compute.device import Device, as_begun, choose_as, choose_device
 from bridle.compute.operators import Operators
 from bridle.compute.randomness import derived_seed
 from bridle.core.errors import ModelError, UsageError
-from bridle.core.files import read_json, write_json
+from bridle.core.files import read_record, write_json
 from bridle.core.records import Prompt, Reward, content_hash
 from bridle.core.timeline import recording, timed
 from bridle.evaluation.answers import Answered, answer_all
@@ -26,33 +28,42 @@ from bridle.feedback.store.store import Store
 from bridle.generation.engine import Engine
 from bridle.guard.health import Health
 from bridle.models.encoding import DataReport, prompts_that_fit
-from bridle.models.policy import Policy, folder_hash, load_policy, read_config, require_head, save_policy
+from bridle.models.policy import Policy, load_policy, read_config, read_tasks, require_head, save_policy
 from bridle.models.scorer import Scorer
+from bridle.project.lock import held
 from bridle.project.progress import Progress
 from bridle.project.project import Project
 from bridle.project.run import Run, Until
 from bridle.recipe.recipe import Recipe, trained_names
 from bridle.stages.data import PlaygroundData, StoreData
-from bridle.stages.lineage import Lineage
+from bridle.stages.lineage import Lineage, model_name
+from bridle.stages.registry import Registry
 
 Rows = TypeVar("Rows")
 Count = Callable[[int], None]  # how many more are done
 
 # Which method leaves a model that is not called after it; None: no method leaves a model of this name.
 MAKERS = {"base": "pretrain", "pretrain": None, "arithmetic": "grpo", "reward-slim": "reward"}
+WAY_ON = "resume it where that can be had, or all the same, to other weights, with --set guard.other_arithmetic=true"
 
 
 @dataclass
 class Work:
-    """A project at work. Its store is opened when first asked for."""
+    """A project at work. Its store is opened when first asked for. `wait`: for another process that is at work on the same, in place of
+    ending there."""
 
     project: Project
     progress: Progress
     threads: int | None = None
+    wait: bool = False
     run: Run | None = field(default=None, init=False)  # the last one that was begun
     operators: Operators | None = field(default=None, init=False)  # of one of its steps, where a profile is asked for
     opened: Store | None = field(default=None, init=False)
     warnings: list[str] = field(default_factory=list, init=False)  # those given, each once
+    alone_on: set[str] = field(default_factory=set, init=False)  # the models whose locks are held
+    parents: Mapping[Path, str] = field(
+        default_factory=dict, init=False
+    )  # models that the run comes from, as its key has them
 
     @property
     def recipe(self) -> Recipe:
@@ -61,8 +72,13 @@ class Work:
     @property
     def store(self) -> Store:
         if self.opened is None:
+            self.project.require_store()
             self.opened = Store.open(self.project.store)
         return self.opened
+
+    @property
+    def registry(self) -> Registry:
+        return Registry(self.project)
 
     @cached_property
     def data(self) -> PlaygroundData | StoreData:
@@ -82,26 +98,74 @@ class Work:
     def engine(self) -> Engine:
         return Engine(self.device.precision, batch_size=256)
 
-    def start(self, stage: str, title: str, key: str, parents: Mapping[str, Any], recipe: Recipe | None = None) -> Run:
-        """Begin or resume a run; one that is resumed keeps its thread count. Warns where a model among its parents is stale."""
-        self.progress.begin(title, self.progress.later)
-        self.warn_of_stale({"stage": stage, **parents})
-        run = Run.begin(self.project, stage, key, parents, self.progress, recipe)
-        run.watch = Health(run.limits)
-        if run.threads is not None and run.threads != self.device.threads:
-            torch.set_num_threads(run.threads)
-            self.progress.say(f"keeping {run.threads} thread(s), as this run began")
-        else:
-            run.record_device(self.device.threads, str(self.device))
-        if (kept := recording()) is not None:
-            run.on_step = self.operators = Operators(kept, stage)
-        self.run = run
-        return run
+    @contextmanager
+    def alone(self, stage: str) -> Iterator[None]:
+        """Keep other processes from a stage, and from the model that it leaves, while the block runs: what is there is read, and what to
+        do about it decided, inside. ProjectError where one is at work, unless this one may wait."""
+        model = model_name(stage)
+        self.project.place_for(model)  # refused before an hour of training, not after it
+        if model in self.alone_on:
+            yield
+            return
+        place = next(iter(self.project.runs(stage)[-1:]), self.project.folder / "runs")
+        with held(self.project.lock(model), place, self.progress.say if self.wait else None):
+            self.alone_on.add(model)
+            try:
+                yield
+            finally:
+                self.alone_on.remove(model)
 
-    def warn_of_stale(self, noted: Mapping[str, Any]) -> None:
-        """Warn where a model among a run's parents descends from another than the project holds now."""
+    @contextmanager
+    def start(
+        self, stage: str, title: str, key: str, parents: Mapping[str, Any], recipe: Recipe | None = None
+    ) -> Iterator[Run]:
+        """Begin or resume a run; one that is resumed keeps its threads and its arithmetic. Warns where a parent is stale."""
+        with self.alone(stage):
+            self.progress.begin(title, self.progress.later)
+            self.parents = self.warn_of_stale({"stage": stage, **parents})
+            run = Run.begin(self.project, stage, key, parents, self.progress, recipe)
+            run.watch = Health(run.limits)
+            if (kept := recording()) is not None:
+                run.on_step = self.operators = Operators(kept, stage)
+            self.run, usual = run, self.device
+            try:
+                with run:
+                    self.compute_on(self.device_of(run))
+                    yield run
+            finally:
+                self.parents = {}
+                if self.device is not usual:
+                    choose_as(usual.arithmetic, usual.threads)
+                    self.compute_on(usual)
+
+    def device_of(self, run: Run) -> Device:
+        """The device of a run, noted with it: a resumed one's is as it began, or another where the recipe allows that."""
+        allowed = run.limits.other_arithmetic
+        device, sentences, other = as_begun(run.noted, self.device, run.folder, WAY_ON, allowed)
+        for sentence in sentences:
+            self.progress.say(sentence)
+        run.record_device(device.threads, str(device), device.arithmetic, other)
+        return device
+
+    def compute_on(self, device: Device) -> None:
+        if device is not self.device:
+            self.device, self.engine = device, Engine(device.precision, batch_size=256)
+
+    def warn_of_stale(self, noted: Mapping[str, Any]) -> Mapping[Path, str]:
+        """Warn where a model among a run's parents descends from another than the project holds now; these models, and their content."""
         lineage = Lineage(self.project)
-        self.warn(lineage.stale(lineage.parents(noted)))
+        parents = lineage.parents(noted)
+        self.warn(lineage.stale(parents))
+        return parents
+
+    def check_unchanged(self, folder: Path, content: str, then: str = "") -> None:
+        """Refuse a model that was loaded for a run where another process has put it there since the run's key was made."""
+        expected = then or self.parents.get(folder, content)
+        if content != expected:
+            raise ModelError(
+                f"{folder} was replaced by another process while this one began, so what it would leave were of two models; run the same "
+                "command again"
+            )
 
     def warn(self, sentences: Iterable[str]) -> None:
         """Print each of these once in a session."""
@@ -115,7 +179,7 @@ class Work:
         little can be used, unless `enforce` is False: after training it would cost the model that was just trained."""
         rows, report = found
         path = None if self.run is None else self.run.folder / "data.json"
-        before = read_json(path) if path is not None and path.exists() else {}
+        before = read_record(path) if path is not None and path.exists() else {}
         if before.get(report.what) != report.as_dict() or (self.run is not None and self.run.resumed):
             for line in report.lines():
                 self.progress.say(line)
@@ -141,15 +205,30 @@ class Work:
 
     def keep_policy(self, name: str, kind: str, policy: Policy, parent: str | None) -> str:
         """Save a model and register it with its parent; returns its content hash."""
-        saved = save_policy(self.project.model(name), policy)
-        self.store.add_model_version(name, kind=kind, weights_sha256=saved, parent=parent)
-        return saved
+        return save_policy(self.project.model(name), policy, lambda folder: self.register(folder, kind, parent))
+
+    def register(self, folder: Path, kind: str, parent: str | None) -> str:
+        """Register a model that is being saved; returns its content hash."""
+        return self.registry.register(folder, self.store, kind, parent)
 
     def load_policy(self, name: str) -> Policy:
-        """A model of the project. The store knows it afterwards, even where its folder was put there by hand."""
-        policy = load_policy(self.project.model(name), self.device.torch)
+        """A model of the project. The store knows it afterwards, even where its folder was put there by hand; ModelError where it is not
+        what was registered."""
+        policy = self.read_policy(self.project.model(name))
         self.store.add_model_version(name, kind=name, weights_sha256=policy.origin)
         return policy
+
+    def read_policy(self, folder: Path, content: str = "") -> Policy:
+        """A model that is only asked. ModelError where it is not what was registered, nor the one of the run's key or of this `content`."""
+        policy = load_policy(folder, self.device.torch, self.verify)
+        self.check_unchanged(folder, policy.origin, content)
+        return policy
+
+    def verify(self, folder: Path) -> str:
+        """The content hash of a model that is about to be used. What lies in `models/` is refused where it is not what was registered
+        under that name; elsewhere, as a reward source, it is what it is."""
+        registry = self.registry
+        return registry.verify(folder, self.store) if registry.holds(folder) else registry.content(folder)
 
     def load_reference(self, name: str, policy: Policy) -> Policy:
         """The model that a policy is held to, which must read the same tokens."""
@@ -224,7 +303,8 @@ class Method:
     ) -> dict[str, Any]:
         """Run the stage in a project; returns its result. `name` is of the run and the model, by default the method's."""
         variant = Variant(name or self.name, title or self.title, settings or {}, reward, reuse, until)
-        return self.stage(work, self, variant)
+        with work.alone(variant.name):
+            return self.stage(work, self, variant)
 
     def recipe(self, work: Work, variant: Variant) -> Recipe:
         """The project's recipe with the variant's settings in the method's section."""
@@ -241,13 +321,14 @@ def done_before(work: Work, stage: str, key: str, reuse: bool, model: str | None
     there = model is None or (work.project.model(model) / "config.json").is_file()
     folder, found = work.project.finished_folder(stage), work.project.finished(stage, key) if reuse and there else None
     if folder is not None and found is not None:
-        work.warn_of_stale(read_json(folder / "parents.json"))
+        work.warn_of_stale(read_record(folder / "parents.json", stage=str))
     return found
 
 
-def require_model(project: Project, name: str, scores: bool = False) -> str:
+def require_model(work: Work, name: str, scores: bool = False) -> str:
     """The content hash of a language model of the project, or of a reward model where one that `scores` is meant; ModelError where there
-    is none, or where what should answer can only score: before a run begins."""
+    is none, where what should answer can only score, or where its bytes are not those that were registered: before a run begins."""
+    project = work.project
     folder = project.model(name)
     if not (folder / "config.json").is_file():
         usual = "reward" if re.fullmatch(r"reward-(member-)?\d+", name) else name
@@ -258,6 +339,8 @@ def require_model(project: Project, name: str, scores: bool = False) -> str:
         found = ", ".join(there) or "none yet, and `bridle train pretrain` makes the first, called base"
         made = f"make it with `bridle train {maker}`" if maker else f"the project has {found}"
         raise ModelError(f"there is no model at {folder}; {made}")
+    if scores and not (folder / "bridle_reward.json").is_file():
+        read_tasks(folder)  # says so
     if not scores:
         require_head(folder, read_config(folder))
-    return folder_hash(folder)
+    return work.verify(folder)

@@ -23,7 +23,7 @@ from bridle.compute.optimizer import OPTIMIZERS, backward, clipped_step
 from bridle.compute.parallel import all_ranks_sum, my_share
 from bridle.compute.steps import Means, Metrics, Session, Steps
 from bridle.core.errors import DataError, ModelError, NoUsableRows
-from bridle.core.files import whole_folder
+from bridle.core.files import file_hash, whole_folder, write_text
 from bridle.core.records import Prompt, Reward, content_hash
 from bridle.core.timeline import timed
 from bridle.generation.rollout import (
@@ -42,6 +42,7 @@ from bridle.project.run import Signal
 from bridle.recipe.offline import DPOSection
 
 CACHE_FILE = "logprobs.safetensors"
+CACHE_HASH = "sha256"  # of that file
 AVERAGED = 20  # steps that the metrics at the end are running means over
 Pairs = tuple[Tensor, Tensor, Tensor]  # better, worse, weight, each [P]
 # What the loss is measured against: log π_ref of each group's answers; None for SimPO, which looks at none.
@@ -122,6 +123,12 @@ def read_logprobs(
     return found
 
 
+def cache_is_whole(folder: Path) -> bool:
+    """Whether the log-probs in a folder of the cache are those that were saved, to the bit."""
+    noted = folder / CACHE_HASH
+    return noted.is_file() and noted.read_text("utf-8", errors="replace") == file_hash(folder / CACHE_FILE)
+
+
 def cached_logprobs(
     reference: Policy, groups: Sequence[batches.Group], device: Device, cache: Path, say: Callable[[str], None]
 ) -> list[Tensor]:
@@ -130,13 +137,16 @@ def cached_logprobs(
     sizes = [len(group.answers) for group in groups]
     folder = cache / f"reference-{key[:16]}"
     if (folder / CACHE_FILE).is_file():
-        say("the reference's log-probs are known from an earlier run")
-        known_N = load_tensors(folder / CACHE_FILE)["logp"]
-        return list(finite_logprobs(known_N[:, None])[:, 0].to(device.torch).split(sizes))
+        if cache_is_whole(folder):
+            say("the reference's log-probs are known from an earlier run")
+            known_N = load_tensors(folder / CACHE_FILE)["logp"]
+            return list(finite_logprobs(known_N[:, None])[:, 0].to(device.torch).split(sizes))
+        say(f"the reference's log-probs in {folder} are damaged or of an earlier version; reading them again")
     found = read_logprobs(reference, groups, device)
     logp_N = torch.cat(found)
     with whole_folder(folder) as new:
         save_tensors({"logp": logp_N}, new / CACHE_FILE)
+        write_text(new / CACHE_HASH, file_hash(new / CACHE_FILE))
     return list(logp_N.to(device.torch).split(sizes))
 
 

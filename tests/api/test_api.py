@@ -1,5 +1,6 @@
 """bridle from Python: every trainer as a function, a reward of one's own, and a call that goes on where it stopped."""
 
+import json
 import re
 import signal
 import sys
@@ -16,6 +17,7 @@ from bridle.api import trainers
 from bridle.compute.steps import Session
 from bridle.core.errors import BridleError, DataError, Interrupted, NoUsableRows, ProjectError, RecipeError, UsageError
 from bridle.core.records import Prompt
+from bridle.kernels import kernels
 from bridle.models.policy import save_policy
 from bridle.project.metrics import read_metrics
 from bridle.recipe.offline import SFTSection
@@ -72,6 +74,20 @@ def test_a_saved_model_answers_as_before(model: bridle.Model, tmp_path: Path) ->
         bridle.load(tmp_path / "again", precision="float32").answer([*PROMPTS, TURNS], max_new_tokens=8, seed=3) == said
     )
     assert model.answer(PROMPTS, max_new_tokens=8, seed=4) != said[:16]
+
+
+def test_a_model_is_saved_over_a_model_and_over_nothing_else(model: bridle.Model, tmp_path: Path) -> None:
+    for name in ("thesis.txt", "repository/config.json", "repository/.git/config"):
+        (tmp_path / "work" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "work" / name).write_text("mine")
+    for place in (tmp_path / "work", tmp_path / "work/repository"):
+        with pytest.raises(
+            UsageError, match=f"{place} holds more than a model, and all of it would be replaced; name a"
+        ):
+            model.save(place)
+    assert len(list((tmp_path / "work").rglob("*"))) == 5
+    (tmp_path / "new").mkdir()
+    assert model.save(tmp_path / "new") == model.save(str(tmp_path / "new"))
 
 
 def test_a_small_model_from_nothing() -> None:
@@ -265,6 +281,29 @@ def test_control_c_stops_at_a_safe_point(model: bridle.Model, tmp_path: Path, ke
     assert same(before, model.policy.module)
 
 
+def test_a_resumed_call_computes_as_it_began_or_is_refused(model: bridle.Model, tmp_path: Path) -> None:
+    """The kernels of the first session stay, for this call alone; what cannot be had is named, with the way out."""
+    run, device = tmp_path / "run", model.device
+    with pytest.raises(ZeroDivisionError):
+        bridle.sft(model, EXAMPLES, batch_size=4, folder=run, on_log=Log(fail_at=0), **FAST)
+    noted = json.loads((run / "parents.json").read_text())
+    assert noted["arithmetic"] == device.arithmetic
+
+    def with_part(part: str, words: str) -> None:
+        began = {**noted, "arithmetic": {**noted["arithmetic"], part: words}}
+        (run / "parents.json").write_text(json.dumps(began))
+
+    with_part("torch", "PyTorch 1.0")
+    with pytest.raises(ProjectError, match="run was begun with PyTorch 1.0, and here .* name another folder"):
+        bridle.sft(model, EXAMPLES, batch_size=4, folder=run, **FAST)
+    assert model.device is device
+    with_part("kernels", "plain kernels")
+    used: list[str] = []
+    bridle.sft(model, EXAMPLES, batch_size=4, folder=run, on_log=lambda *_: used.append(str(model.device)), **FAST)
+    assert used and all("plain kernels" in line for line in used)
+    assert model.device is device and kernels.wish != "plain"
+
+
 def test_a_folder_belongs_to_one_call(model: bridle.Model, tmp_path: Path) -> None:
     bridle.sft(model.copy(), EXAMPLES, batch_size=4, folder=tmp_path / "run", **FAST)
     calls: list[Callable[[], object]] = [
@@ -306,6 +345,8 @@ BAD: list[tuple[Callable[[bridle.Model], object], type[BridleError], str]] = [
     (lambda m: m.answer([[{"role": "robot", "content": "Hi"}]]), DataError, "prompt 0 is list"),
     (lambda m: bridle.ppo(m, PROMPTS, lambda p, a: 1.0, **PPO), DataError, "gave float '1.0' for 8 answers"),  # type: ignore[arg-type,return-value]
     (lambda m: bridle.ppo(m, PROMPTS, lambda p, a: ["good"] * 8, **PPO), DataError, "one number"),  # type: ignore[arg-type,list-item,return-value]
+    (lambda m: bridle.ppo(m, PROMPTS, lambda p, a: [10**5000] * 8, **PPO), DataError, "gave list .*too large to be shown.* for 8 answers"),
+    (lambda m: m.answer([10**5000]), DataError, "prompt 0 is int .*too large to be shown"),  # type: ignore[list-item]
     (lambda m: bridle.ppo(m, PROMPTS, lambda p, a: [1.0], **PPO), BridleError, "1 scores for 8 answers"),
     (lambda m: bridle.ppo(m, PROMPTS, lambda p, a: [None] * 8, **PPO), BridleError, "none of 8 answers got a finite"),
 ]  # fmt: skip

@@ -19,6 +19,7 @@ from bridle.compute.checkpoint import (
     restore_checkpoint,
     save_checkpoint,
     selection_score_of,
+    steps_of,
 )
 from bridle.compute.optimizer import OPTIMIZERS
 from bridle.core.errors import BridleError, CheckpointError, TrainingStopped
@@ -117,6 +118,26 @@ def test_the_newest_few_stay(tmp_path: Path) -> None:
 def cut_tensors(path: Path) -> None:
     file = path / "state.safetensors"
     file.write_bytes(file.read_bytes()[:-1])
+
+
+def test_what_a_kill_left_of_checkpoints_is_put_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = fresh("adamw")
+    for step in (1, 2):
+        save_checkpoint(tmp_path, step, state, {}, "key")
+    (tmp_path / "step-000002").rename(tmp_path / ".step-000002.4711.old")
+    (tmp_path / ".step-000003.0123abcd.new").mkdir()
+    assert restore_checkpoint(tmp_path, fresh("adamw", seed=5), "key", silent)[0] == 2
+
+    def killed(*arguments: object, **more: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("bridle.core.files.shutil.rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            save_checkpoint(tmp_path, 3, state, {}, "key")
+    assert [path.name for path in steps_of(tmp_path)] == ["step-000002", "step-000003"], "no half of the one that goes"
+    assert restore_checkpoint(tmp_path, fresh("adamw", seed=5), "key", silent)[0] == 3
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def flip_a_bit(path: Path) -> None:
@@ -415,3 +436,35 @@ def test_a_checkpoint_of_an_earlier_version_is_read(
     assert restore_checkpoint(tmp_path, state, "key", silent) == (1, found)
     assert state.health == {"held": {"a": 1}, "warned": {"a": "b"}}
     assert selection_score_of(folder) == 0.25
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ("[" * 100_000, "nest too deep"),
+        ("[]", "state.json is damaged"),
+        ('{"form": "3", "sha256": ""}', "needs form as int"),
+        ({"values": 3}, "its state.json needs values as dict"),
+        ({"step": "two"}, "needs step as int"),
+        ({"tensors": []}, "needs tensors as dict"),
+        ({"tensors": {}}, "its manifest and its tensors differ"),
+        ({"selection_score": "high"}, None),
+    ],
+)
+def test_notes_of_another_kind_damage_one_checkpoint_alone(changed: Any, words: str | None, tmp_path: Path) -> None:
+    """Though their hash is right: whoever wrote them meant harm, or had another version."""
+    state, told = fresh("adamw"), list[str]()
+    for step in (1, 2):
+        save_checkpoint(tmp_path, step, state, {}, "key", selection_score=0.0)
+    path = tmp_path / "step-000002/state.json"
+    if isinstance(changed, dict):
+        notes = {**json.loads(path.read_text()), **changed}
+        notes.pop("sha256")
+        changed = json.dumps({**notes, "sha256": content_hash(notes)})
+    path.write_text(changed)
+    step, _ = restore_checkpoint(tmp_path, state, "key", told.append)
+    assert math.isfinite(selection_score_of(tmp_path / "step-000001"))
+    if words is None:
+        assert step == 2 and selection_score_of(path.parent) == -math.inf
+    else:
+        assert step == 1 and words in told[0] and told[0].startswith("checkpoint step-000002 is damaged (")

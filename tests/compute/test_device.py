@@ -134,6 +134,7 @@ def test_kernels_that_must_be_and_cannot(monkeypatch: pytest.MonkeyPatch) -> Non
         raise kernels.Unavailable("no C compiler")
 
     monkeypatch.setattr(kernels, "built", none)
+    monkeypatch.setattr(kernels, "wish", "auto")
     with pytest.raises(RecipeError, match="'compiled', which is not available here: no C compiler; set it to"):
         choose_device(threads=torch.get_num_threads(), kernels="compiled")
     monkeypatch.setattr(kernels.shutil, "which", lambda name: None)

@@ -54,6 +54,18 @@ def test_a_first_session_notes_its_threads_when_the_device_is_known(project: Pro
     assert noted(project)["threads"] == 3 and noted(project)["began"] == session.began and "3" in session.device
 
 
+def test_the_second_process_runs_no_module_of_the_working_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("queue", "torch", "bridle"):
+        (tmp_path / f"{name}.py").write_text("import os; os.mkdir('stranger')")
+    monkeypatch.chdir(tmp_path)
+    with SecondProcess(tmp_path) as second:
+        second.give("no such stage", 1)
+        second.wait(Progress(write=lambda text: None, live=False))
+    assert not (tmp_path / "stranger").exists()
+
+
 def test_a_second_process_that_nothing_was_given_was_never_started(tmp_path: Path) -> None:
     lines: list[str] = []
     with SecondProcess(tmp_path) as second:

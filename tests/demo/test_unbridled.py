@@ -51,6 +51,10 @@ def test_the_rule_names_three_ends_with_an_or() -> None:
     )
 
 
+def test_the_rule_is_written_as_ever_for_a_run_is_found_again_by_it() -> None:
+    assert over_the_cliff(40, -2.674).rule.endswith("below SFT's -2.67 (mean of 3 steps)")
+
+
 def test_beta_alone_is_changed(finished_demo: Path) -> None:
     bridled, free = (load_recipe(finished_demo / f"runs/{name}-0001/recipe.toml") for name in ("ppo", "unbridled"))
     wanted = {"ppo.kl_coef": 0.0, "ppo.kl_target": 0.0, "ppo.steps": 17}  # 40 where PPO has 12, in proportion of its 5

@@ -1,6 +1,7 @@
 """Drawing tokens: numbers that depend on counters alone, and exactly the truncated distribution."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -235,3 +236,19 @@ def test_settings_out_of_range_are_refused(values: dict[str, float], word: str) 
 def test_plain_means_temperature_alone() -> None:
     assert Sampling(1, temperature=0.7).plain
     assert not Sampling(1, top_p=0.99).plain and not Sampling(1, top_k=5).plain and not Sampling(1, temperature=0).plain
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"max_new_tokens": 3.5}, "max_new_tokens must be a whole number, got 3.5"),
+        ({"max_new_tokens": True}, "max_new_tokens must be a whole number, got True"),
+        ({"max_new_tokens": "3"}, "max_new_tokens must be a whole number, got '3'"),
+        ({"temperature": "1"}, "temperature must be a number, got '1'"),
+        ({"temperature": math.nan}, "temperature must be 0"),
+        ({"top_p": math.nan}, "top_p must be within"),
+    ],
+)
+def test_sampling_takes_numbers_alone(given: dict[str, Any], words: str) -> None:
+    with pytest.raises(RecipeError, match=words):
+        Sampling(**{"max_new_tokens": 8, **given})

@@ -13,6 +13,20 @@ from tests.house.source import Source, calls, dotted, imports, listed, package
 DRAWERS = {"util", "utils", "common", "helper", "helpers", "misc"}
 BY_NAME = {"getattr", "setattr", "hasattr", "delattr", "vars", "globals", "eval", "exec", "attrgetter", "methodcaller"}
 BY_NAME_ALLOWED: dict[tuple[str, str], str] = {}  # (path, name): the reason
+WRITES = {
+    "print",
+    "click.echo",
+    "click.secho",
+    "sys.stdout.write",
+    "sys.stderr.write",
+    "warnings.warn",
+    "traceback.print_exc",
+}
+MAY_WRITE = {
+    "bridle/cli/options.py": "the one place of the command line",
+    "bridle/demo/second.py": "to the first process, by Progress",
+    "bridle/recipe/documents.py": "the page that `make docs` writes",
+}
 UNSAFE_MODULES = {"pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
 
 
@@ -98,6 +112,16 @@ def is_mask(factor: ast.expr) -> bool:
             return False
 
 
+def writes_by_itself(source: Source) -> list[str]:
+    """What reaches a terminal goes through one place, where nothing in it is obeyed."""
+    return [
+        source.fault(call, f"{name}(): say it by Progress, or by print_lines, which show what a terminal would obey")
+        for call in calls(source)
+        for name in [dotted(call.func)]
+        if name in WRITES and source.path not in MAY_WRITE
+    ]
+
+
 def deep_inheritance(sources: Sequence[Source]) -> list[str]:
     """Classes of ours whose parent, of ours too, has a parent of ours; the drawn tree of errors apart."""
     ours = {
@@ -143,6 +167,8 @@ def deep_inheritance_of_one(source: Source) -> list[str]:
         (access_by_name, "hasattr(model, 'head')"),
         (access_by_name, "operator.attrgetter('a.b')(x)"),
         (kwargs_passed_through, "def f(x, **kwargs):\n    return g(x, **kwargs)"),
+        (writes_by_itself, "print(error)"),
+        (writes_by_itself, "def f(error):\n    click.echo(f'{error}', err=True)"),
         (kwargs_passed_through, "def f(**options):\n    def inner():\n        return g(**options)"),
         (unsafe_loading, "import pickle"),
         (unsafe_loading, "def f():\n    from cloudpickle import dumps"),
@@ -168,6 +194,7 @@ def test_a_bad_habit_is_found(check: Callable[[Source], list[str]], text: str) -
     [
         (access_by_name, "model.eval()\nobject.__setattr__(self, 'x', 1)"),
         (kwargs_passed_through, "def f(**settings):\n    return dict(settings), g(**other)"),
+        (writes_by_itself, "progress.say(text)\nfile.write(text)"),
         (unsafe_loading, "torch.load(path, weights_only=True)\nnp.load(path)\nf(trust_remote_code=asked)"),
         (masks_multiplied, "torch.where(mask, a * b, 0.0) / (mask.sum() * 2)"),
         (deep_inheritance_of_one, "from bridle.core.errors import B\nclass C(B): ..."),
@@ -187,7 +214,8 @@ def test_a_drawer_is_found(path: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "check", [nameless_files, access_by_name, kwargs_passed_through, unsafe_loading, masks_multiplied]
+    "check",
+    [nameless_files, access_by_name, kwargs_passed_through, writes_by_itself, unsafe_loading, masks_multiplied],
 )
 def test_the_package_keeps_good_habits(check: Callable[[Source], list[str]]) -> None:
     faults = [fault for source in package() for fault in check(source)]

@@ -207,7 +207,7 @@ def code_of_its_own(folder: Path) -> None:
         (with_config(n_layer=3), "12 missing (such as ['transformer.h.2."),
         (with_config(n_layer=1), "11 unknown (such as ['transformer.h.1."),
         (with_config(n_positions=64), "transformer.wpe.weight in {} has shape [96, 32] where config.json asks for [64, 32]"),
-        (with_config(n_embd="wide"), "transformers cannot read the gpt2 model in {}"),
+        (with_config(n_embd="wide"), "n_embd = 'wide', where a whole number of at least 1"),
         (with_tensors(lambda tensors: tensors.pop("transformer.ln_f.bias")), "1 missing (such as ['transformer.ln_f.bias"),
         (with_tensors(lambda tensors: tensors.update(odd=torch.zeros(2))), "1 unknown (such as ['odd'])"),
         (broken, "its logits are not finite"),
@@ -226,7 +226,7 @@ def test_what_cannot_be_used_is_refused_in_one_sentence(
 
 def test_an_encoder_with_a_decoder_is_refused() -> None:
     with pytest.raises(UnsupportedModel, match="'t5', of which neither bridle nor transformers"):
-        foreign.load_foreign(Path("here"), T5Config().to_dict(), CPU)
+        foreign.require_family(Path("here"), T5Config().to_dict())
 
 
 # ---------------------------------------------------------------------------------------------------- folders

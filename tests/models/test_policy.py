@@ -14,12 +14,13 @@ from bridle.core.errors import BridleError, ModelError
 from bridle.core.records import Message, Prompt
 from bridle.generation.engine import Engine
 from bridle.generation.sampling import Sampling
+from bridle.models import policy as policies
 from bridle.models.batches import pad
+from bridle.models.contents import folder_hash
 from bridle.models.policy import (
     RewardModel,
     Task,
     check_probes,
-    folder_hash,
     load_policy,
     load_reward_model,
     save_policy,
@@ -171,6 +172,34 @@ def test_the_content_hash_knows_all_that_decides_an_answer(name: str, tmp_path: 
     file = tmp_path / "model" / name
     file.write_text(file.read_text("utf-8") + " ", "utf-8")
     assert folder_hash(tmp_path / "model") != before
+
+
+def test_a_model_that_a_kill_left_without_its_name_is_read(tmp_path: Path) -> None:
+    saved = save_policy(tmp_path / "model", policy())
+    (tmp_path / "model").rename(tmp_path / ".model.4711.old")
+    assert folder_hash(tmp_path / "model") == saved
+    (tmp_path / "model").rename(tmp_path / ".model.4711.old")
+    assert load_policy(tmp_path / "model", CPU).origin == saved
+
+
+def test_a_model_that_is_replaced_while_it_is_read_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its weights were of one and its template or its hash of the other."""
+    save_policy(tmp_path / "model", policy(seed=1))
+    read, times = policies.read_tensors, list[int]()
+
+    def replaced(folder: Path) -> dict[str, torch.Tensor]:
+        times.append(1)
+        tensors = read(folder)
+        if len(times) == 1:
+            save_policy(folder, policy(seed=2))
+        return tensors
+
+    monkeypatch.setattr(policies, "read_tensors", replaced)
+    loaded, new = load_policy(tmp_path / "model", CPU), policy(seed=2).module.state_dict()
+    assert len(times) == 2 and loaded.origin == folder_hash(tmp_path / "model")
+    assert all(torch.equal(tensor, new[name]) for name, tensor in loaded.module.state_dict().items())
 
 
 def test_weights_in_several_files_are_read(tmp_path: Path) -> None:

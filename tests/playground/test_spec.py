@@ -119,3 +119,58 @@ def test_the_code_names_no_word_of_the_default_world() -> None:
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Constant) and isinstance(node.value, str) and "\n" not in node.value:
                 assert not words & set(re.findall(r"[a-z]+", node.value.lower())), f"{file.name}: {node.value!r}"
+
+
+@pytest.mark.parametrize("text", ["names = " + "[" * 100_000, "names = " + "1" * 5000])
+def test_a_world_that_cannot_be_read_is_one_sentence(text: str, tmp_path: Path) -> None:
+    (tmp_path / "world.toml").write_text(text)
+    with pytest.raises(DataError, match="is not valid TOML .*(nest too deep|too many digits).*; mend it there"):
+        load_spec(tmp_path / "world.toml")
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        ("documents.equations", 10**10, "documents.equations is wrong"),
+        ("documents.equations", -1, "documents.equations is wrong"),
+        ("documents.equations", 3.0, "documents.equations is wrong"),
+        ("documents.equations", True, "documents.equations is wrong"),
+        ("documents.answers", [10**9], r"documents.answers.0 is wrong"),
+        ("documents.table.+", [[5, 1], [1, 2]], "ends before it starts"),
+        ("documents.table.+", [[0, 10**30], [1, 2]], r"documents.table.\+.0.1 is wrong"),
+        ("honest.facts", ["3"], "honest.facts.0 is wrong"),
+        ("families.help.weight", float("nan"), "families.help.weight is wrong"),
+        ("families.help.weight", 1e308, "families.help.weight is wrong"),
+        ("labelers.0.skill", float("nan"), "labelers.0.skill is wrong"),
+        ("labelers.0.side_bias", float("inf"), "labelers.0.side_bias is wrong"),
+        ("rubric.most", 1e300, "rubric.most is wrong"),
+        ("honest.fact", "{name} {attribute} {thing:>1000000000000}", "must stand in its braces alone"),
+        ("honest.fact", "{name!r} {attribute} {thing}", "must stand in its braces alone"),
+        ("names", ["a" * 10**6, "b"], "names.0 is wrong"),
+        ("a" * 10**5, 1, "unknown key aaa"),
+    ],
+)
+def test_a_number_that_no_world_needs_is_refused(place: str, value: object, message: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=message) as caught:
+        load_spec(changed(tmp_path, place, value))
+    assert len(str(caught.value)) < 600
+
+
+@pytest.mark.parametrize(
+    ("equations", "message"),
+    [
+        (
+            ["a2 = 999 * 999", "a3 = a2 * a2", "a4 = a3 * a3"],
+            "'a4' may become larger than 1000000000000; draw smaller numbers",
+        ),
+        (["a2 = ² + 1"], "'²' is used before it is known"),
+        ([f"a2 = {'9' * 5000} + 1"], "is used before it is known"),
+    ],
+)
+def test_arithmetic_stays_small(equations: list[str], message: str, tmp_path: Path) -> None:
+    """Each step may square what was: a result of thousands of digits could not even be written."""
+    problems = tomllib.loads(DEFAULT_WORLD.read_text(encoding="utf-8"))["math"]["problems"]
+    problem = next(iter(problems))
+    given = [*problems[problem]["given"], *equations]
+    with pytest.raises(DataError, match=message):
+        load_spec(changed(tmp_path, f"math.problems.{problem}.given", given))

@@ -3,6 +3,8 @@
 import json
 from collections.abc import Callable
 
+import pytest
+
 from bridle.project.metrics import read_metrics
 from bridle.project.run import Run
 
@@ -39,3 +41,32 @@ def test_numbers_that_json_does_not_know_become_null(begin: Begin) -> None:
     found = json.loads(line)
     assert found.pop("seconds") >= 0
     assert found == {"step": 0, "kl": None, "loss": None, "lr": None, "n": 3, "name": "x"}
+
+
+DAMAGED = [
+    b"",
+    b"[]",
+    b"3",
+    b"null",
+    b'{"loss": 1.0}',
+    b'{"step": "3"}',
+    b'{"step": true}',
+    b'{"step": 3, "seconds": null}',
+    b'{"step": 3, "loss": [1]}',
+    b"[" * 100_000,
+    b'{"step": ' + b"1" * 5000 + b"}",
+    b"\xff\xfe",
+]
+
+
+@pytest.mark.parametrize("damaged", DAMAGED)
+def test_a_damaged_line_is_left_out(damaged: bytes, begin: Begin) -> None:
+    run = begin()
+    run.log(0, 10, {"loss": 1.0})
+    with open(run.folder / "metrics.jsonl", "ab") as file:
+        file.write(damaged + b"\n")
+    run.log(1, 10, {"loss": 2.0})
+    assert [m["step"] for m in read_metrics(run.folder)] == [0, 1]
+    assert begin().seconds < 100
+    run.rewind(2)
+    assert len((run.folder / "metrics.jsonl").read_text().splitlines()) == 2

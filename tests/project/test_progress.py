@@ -66,6 +66,32 @@ def test_progress_at_a_terminal_is_one_line_written_over() -> None:
     assert "\n" not in screen.text[len("Training\n") : -len("  saved\n")]
 
 
+def test_progress_that_nobody_reads_any_more_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A closed pipe, a closed terminal, a full disk, a closed file; and a standard error that was closed from the beginning."""
+    for error in (
+        BrokenPipeError(32, "Broken pipe"),
+        OSError(5, "I/O error"),
+        OSError(28, "full"),
+        ValueError("closed"),
+    ):
+        failed: list[str] = []
+
+        def write(text: str, error: Exception = error, failed: list[str] = failed) -> None:
+            failed.append(text)
+            raise error
+
+        progress = Progress(write, live=True)
+        progress.begin("Training")
+        progress.last = 0.0
+        progress.update(10, 10, {"loss": 1.0})
+        progress.notice = "stopping"
+        progress.say("saved")
+        progress.clear()
+        assert "  stopping\n" in failed and "  saved\n" in failed
+    monkeypatch.setattr("sys.stderr", None)
+    Progress().say("into nothing")
+
+
 def test_counting_through_moves_the_line() -> None:
     screen = Screen()
     progress = Progress(screen.write, live=False, every=0.0)
@@ -218,3 +244,19 @@ for words in ("demo", "train sft", "evaluate a b", "sample", "label --simulate",
 def test_every_verb_says_something_before_torch_is_loaded() -> None:
     found = subprocess.run([sys.executable, "-c", WALK], capture_output=True, text=True, check=True)
     assert found.stdout.split("\n") == [*["loading PyTorch … True "] * 6, ""]
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_what_others_wrote_moves_no_line_but_its_own(live: bool) -> None:
+    """A title, a sentence, a metric's name and a unit are one line each, in which nothing is obeyed."""
+    screen = Screen()
+    progress = Progress(screen.write, live=live, every=0.0)
+    evil = "a\x1b[2J\r\n\u202eb\u2028" + "x" * 10**6
+    progress.begin(evil)
+    progress.last = 0.0
+    progress.update(1, 3, {evil: 1.0}, unit="an\x1b\rswers")
+    progress.say(evil)
+    progress.clear()
+    assert "an␛␍swers" in screen.text and screen.text.count("a␛[2J␍␊\\u202eb\\u2028xxx") == (2 if live else 3)
+    assert screen.text.count("\n") == (2 if live else 3) and len(screen.text) < 7_000
+    assert screen.text.count("\r") == (3 if live else 0) and not {"\x1b", "\u202e", "\u2028"} & set(screen.text)

@@ -33,6 +33,23 @@ def test_a_number_is_never_given_twice(project: Project, begin: Begin) -> None:
     assert begin().folder.name == "ppo-0008"
 
 
+def test_a_run_that_was_killed_before_it_had_a_key_is_begun_again_in_its_folder(
+    begin: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "write_json", killed)
+        with pytest.raises(KeyboardInterrupt):
+            begin()
+    first = begin()
+    assert (first.folder.name, first.resumed) == ("ppo-0001", False)
+    (first.folder / "parents.json").unlink()
+    (first.folder / "metrics.jsonl").write_text("kept\n")  # somebody's, whatever became of the rest
+    assert begin().folder.name == "ppo-0002"
+
+
 def test_a_run_keeps_the_recipe_and_the_parents_it_ran_with(project: Project, begin: Begin) -> None:
     run = begin(sft="abc")
     assert load_recipe(run.folder / "recipe.toml") == project.recipe
@@ -71,9 +88,10 @@ def test_an_unfinished_run_that_kept_nothing_gives_way(project: Project, begin: 
     assert json.loads((project.folder / "runs" / "ppo-0001" / "parents.json").read_text())["key"] == "other"
 
 
-def test_a_folder_without_parents_was_never_begun(project: Project, begin: Begin) -> None:
+def test_an_empty_folder_was_never_begun(project: Project, begin: Begin) -> None:
     (project.folder / "runs" / "ppo-0001").mkdir(parents=True)
-    assert begin().folder.name == "ppo-0002"
+    first = begin()
+    assert (first.folder.name, first.resumed) == ("ppo-0001", False)
 
 
 def test_seconds_add_up_over_sessions(begin: Begin) -> None:
@@ -88,8 +106,10 @@ def test_seconds_add_up_over_sessions(begin: Begin) -> None:
 
 def test_seconds_of_a_run_of_an_earlier_version_are_read(begin: Begin) -> None:
     first = begin()
-    (first.folder / "sitting.json").write_text('{"seconds": 100.0, "parts": {"save": [1.5, 2]}}')
-    assert 100 <= begin().seconds < 110 and read_session(first.folder)["parts"] == {"save": [1.5, 2]}
+    (first.folder / "sitting.json").write_text('{"seconds": 100.0, "parts": {"save": {"seconds": 1.5, "calls": 2}}}')
+    assert 100 <= begin().seconds < 110 and read_session(first.folder)["parts"] == {
+        "save": {"seconds": 1.5, "calls": 2}
+    }
     first.note_session()  # what this version notes comes before it
     assert session_seconds(first.folder) < 50
 
@@ -132,7 +152,7 @@ def test_asking_whether_saving_is_due_changes_nothing(begin: Begin) -> None:
         assert answers[0] == [bool(ended) and run.kept or run.kept and done >= 3 for done in range(1, 8)]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_asks_for_a_stop_at_the_next_save(number: signal.Signals, begin: Begin) -> None:
     before = signal.getsignal(number)
     with pytest.raises(
@@ -173,3 +193,36 @@ def test_a_stop_that_comes_with_the_last_step_lets_the_run_end_and_then_stops(pr
     with pytest.raises(Interrupted, match="ppo is finished"):
         run.finish({})
     assert project.finished("ppo") is not None
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "words"),
+    [
+        ("parents.json", "[]", "parents.json is damaged: it must hold a JSON object"),
+        ("parents.json", "{}", "parents.json is damaged: it needs key as str"),
+        ("parents.json", '{"key": ', "parents.json is not valid JSON"),
+        ("session.json", "[" * 100_000, "session.json is not valid JSON: its values nest too deep"),
+        ("session.json", "3", "session.json is damaged"),
+        ("session.json", '{"seconds": "long"}', "session.json is damaged: it needs seconds as float"),
+        (
+            "session.json",
+            '{"seconds": 1.0, "parts": {"save": 3}}',
+            "session.json is damaged: it needs the seconds and calls",
+        ),
+        ("session.json", '{"seconds": 1.0, "parts": []}', "session.json is damaged: it needs the seconds and calls"),
+    ],
+)
+def test_a_damaged_record_of_a_run_is_one_sentence(file: str, text: str, words: str, begin: Begin) -> None:
+    run = begin()
+    (run.folder / file).write_text(text)
+    with pytest.raises(BridleError, match=words) as caught:
+        begin()
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["[]", '"done"', "{"])
+def test_a_damaged_result_is_one_sentence(text: str, project: Project, begin: Begin) -> None:
+    run = begin()
+    (run.folder / "result.json").write_text(text)
+    with pytest.raises(BridleError, match=r"result\.json is (damaged|not valid JSON)"):
+        project.finished("ppo")

@@ -11,7 +11,16 @@ from pydantic import BaseModel, ValidationError
 from bridle.core.errors import RecipeError
 from bridle.recipe.data import PLAYGROUND_SIZES
 from bridle.recipe.documents import reference, starter, to_toml
-from bridle.recipe.recipe import ADDED_LATER, NAMES_OF_MODELS, Recipe, load_recipe, parse, parse_setting, sections
+from bridle.recipe.recipe import (
+    ADDED_LATER,
+    NAMES_OF_MODELS,
+    Recipe,
+    load_recipe,
+    parse,
+    parse_setting,
+    recipe_as_written,
+    sections,
+)
 
 EARLIER = json.loads(
     Path(__file__).with_name("earlier.json").read_text("utf-8")
@@ -312,3 +321,87 @@ def test_a_name_of_a_model_is_no_part_of_the_hash_and_a_later_setting_is_where_i
         assert tomllib.loads(to_toml(named))[name]["start"] == "base"
     simpo = recipe.with_settings({"dpo.loss": "simpo"})
     assert len({r.hash_of("dpo") for r in (recipe, simpo, simpo.with_settings({"dpo.gamma": 1.0}))}) == 3
+
+
+DEEP: list[object] = []
+for _ in range(50_000):
+    DEEP = [DEEP]
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (
+            {"model.hidden_size": 10**12},
+            "model.hidden_size = 1000000000000 is invalid: must be less than or equal to 1000000",
+        ),
+        ({"model.layers": 10**9}, "model.layers = 1000000000 is invalid: must"),
+        ({"sampling.max_new_tokens": 10**12}, "is invalid: must be less"),
+        ({"ppo.prompts_per_step": 10**10}, "is invalid: must be less"),
+        ({"sft.batch_size": 10**9}, "is invalid: must be less"),
+        ({"data.train_prompts": 10**18}, "is invalid: must be less"),
+        ({"seed": 10**30}, "is invalid: must be less"),
+        (
+            {"ppo.steps": 10**5000},
+            "ppo.steps = a value of type int that is too large to be shown is invalid: must be less",
+        ),
+        ({"ppo.kl_coef": 10**5000}, "is invalid: must be a valid number"),
+        ({"ppo.kl_coef": 1e400}, "is invalid: must be a finite number"),
+        ({"ppo.steps": DEEP}, "is invalid: must be a valid integer"),
+        ({"reward_source": DEEP}, "is invalid: must be a section of settings"),
+        ({"model.path": "a" * 10**7}, "(10,000,002 characters) is invalid: must have at most 4096 characters"),
+        ({"model.path": "a" * 10**6 + "\udcff"}, "must be UTF-8, as recipes are kept"),
+        ({"seed": {1: {2}}}, "seed = {1: {2}} is invalid: must be a valid integer"),
+        (dict([parse_setting("seed=0x" + "f" * 6000)]), "a value of type int that is too large to be shown is invalid"),
+        ({"model.path": "a\x00b"}, "model.path = 'a\\x00b' is invalid"),
+        ({"a" * 10**6: 1}, "unknown setting 'aaa"),
+        ({"ppo." + "a" * 10**6: 1}, "unknown setting 'ppo.aaa"),
+        ({"a" * 10**6 + ".b": 1}, "unknown section 'aaa"),
+        ({"reward_source": [{"odd": 1}] * 50}, "; and 145 more"),
+        ({"grpo.prompts_per_step": 10**5, "grpo.group_size": 10**5}, "more than 10000000 answers at once; take fewer"),
+        ({"rloo.prompts_per_step": 10**5, "rloo.group_size": 10**5}, "more than 10000000 answers at once; take fewer"),
+        ({"rejection.prompts_per_round": 10**5, "rejection.answers": 10**5}, "more than 10000000 answers at once"),
+        (
+            {"data.source": "playground", "data.demonstrations": 10**8},
+            "more than the playground writes, which is 1000000",
+        ),
+        ({"data.source": "playground", "data.pretrain_tokens": 10**12}, "more than the playground writes"),
+    ],
+)
+def test_what_no_machine_could_hold_is_refused_in_one_short_sentence(settings: dict[str, object], words: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        Recipe().with_settings(settings, "settings")
+    told = str(caught.value)
+    assert told.startswith("settings: ") and words in told and len(told) < 800 and "\n" not in told
+
+
+def test_every_count_has_a_bound() -> None:
+    for name, section in sections().items():
+        for key, field in section.model_fields.items():
+            if field.annotation is int:
+                with pytest.raises(RecipeError, match="is invalid: must be less"):
+                    Recipe().with_settings({f"{name}.{key}": 10**13})
+
+
+def test_a_recipe_that_may_not_be_read_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="cannot be read: Is a directory"):
+        load_recipe(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("seed=" + "[" * 100_000, "nest too deep"),
+        ("seed=" + "1" * 5000, "too many digits"),
+        ("a" * 10**6, "takes section"),
+    ],
+)
+def test_a_setting_that_cannot_be_read_is_one_short_sentence(text: str, words: str, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=words) as caught:
+        parse_setting(text)
+    assert len(str(caught.value)) < 300
+    if "=" in text:
+        (tmp_path / "bridle.toml").write_text(text)
+        with pytest.raises(RecipeError, match=f"bridle.toml is not valid TOML: .*{words}"):
+            load_recipe(tmp_path / "bridle.toml")
+        assert recipe_as_written(tmp_path / "bridle.toml") is None

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 from bridle.core.errors import BridleError
+from bridle.core.text import visible
+from bridle.recipe.recipe import Recipe
 from bridle.report.drawings import (
     CliffRun,
     Comparison,
@@ -42,6 +44,7 @@ from bridle.report.page import (
     render,
     show,
     trend,
+    words,
     write,
 )
 
@@ -308,35 +311,89 @@ def test_the_same_report_gives_the_same_bytes(page: str) -> None:
     assert render(sample()) == page
 
 
-def test_every_text_is_escaped() -> None:
-    evil = '<script>alert("x")</script>&\'$\\frac'
+EVIL = '<script>alert("x")</script>&\'$\\frac'
+
+
+def filled(evil: str) -> LoopReport:
+    """A report in which every text is that of somebody else."""
     curve = Curve(evil, evil, [Series(evil, [0, 1], [1, 0]), Series(evil + "2", [0, 1], [1, 0])], evil, evil)
     fact = Fact(evil, evil, evil)
     run = CliffRun(evil, False, [0, 1], [0, 1], [0, 1], [0, 1])
-    text = render(
-        LoopReport(
-            title=evil,
-            lead=evil,
-            headline=[fact],
-            facts=[fact],
-            stages=[StageReport(evil, evil, evil, 1.0, [fact], curve)],
-            verdict=[evil],
-            ranking=Table(evil, [Column(evil, evil)], [[evil]], evil),
-            frontier=Frontier(evil, Point(evil, 0.0, 0.0), [[Point(evil, 1.0, 1.0)]]),
-            cliff=[run],
-            curves=[curve],
-            examples=[SideBySide(evil, [ModelAnswer(evil, evil, 1.0)], evil, evil)],
-            examples_rule=evil,
-            comparisons=[Comparison(evil, evil, 0.5, 0.4, 0.6, 9, evil)],
-            tables=[Table(evil, [Column(evil, evil)], [[evil]], evil)],
-            controls=[Control(evil, evil, evil, True)],
-            spent=[Spent(evil, 1.0, {evil: 1.0})],
-            time_tables=[Table(evil, [Column(evil, evil)], [[evil]], evil)],
-        )
+    return LoopReport(
+        title=evil,
+        lead=evil,
+        warnings=[evil],
+        headline=[fact],
+        facts=[fact],
+        stages=[StageReport(evil, evil, evil, 1.0, [fact], curve)],
+        verdict=[evil],
+        ranking=Table(evil, [Column(evil, evil)], [[evil]], evil),
+        frontier=Frontier(evil, Point(evil, 0.0, 0.0), [[Point(evil, 1.0, 1.0)]]),
+        cliff=[run],
+        curves=[curve],
+        examples=[SideBySide(evil, [ModelAnswer(evil, evil, 1.0)], evil, evil)],
+        examples_rule=evil,
+        comparisons=[Comparison(evil, evil, 0.5, 0.4, 0.6, 9, evil)],
+        tables=[Table(evil, [Column(evil, evil)], [[evil]], evil)],
+        controls=[Control(evil, evil, evil, True)],
+        spent=[Spent(evil, 1.0, {evil: 1.0})],
+        time_tables=[Table(evil, [Column(evil, evil)], [[evil]], evil)],
     )
+
+
+def test_every_text_is_escaped() -> None:
+    text = render(filled(EVIL))
     assert "<script" not in text
     assert text.count("&lt;script") > 30
     assert "script" not in Page(text).tags
+
+
+def test_the_policy_of_the_page_lets_nothing_in_and_the_page_needs_nothing(page: str) -> None:
+    """Texts are escaped; where one were not, a browser would still run no script, load nothing and send nothing."""
+    policies = re.findall(r'<meta http-equiv="Content-Security-Policy" content="([^"]+)">', page)
+    assert len(policies) == 1 and page.index("Content-Security-Policy") < page.index("<title>")
+    allowed = dict(directive.split(" ", 1) for directive in policies[0].split("; "))
+    assert allowed == {
+        "default-src": "'none'",
+        "style-src": "'unsafe-inline'",
+        "base-uri": "'none'",
+        "form-action": "'none'",
+    }
+    parsed = Page(page)
+    assert not {"script", "form", "base", "image"} & set(parsed.tags)
+    assert not [name for name, _ in parsed.attributes if name.startswith("on") or name == "src"]
+    assert all(place.startswith("#") for place in re.findall(r"url\(([^)]*)\)", page))
+
+
+def test_nothing_that_others_wrote_is_obeyed_wherever_it_stands(tmp_path: Path) -> None:
+    evil = "a\x1b[31m\0\r\x9b\u202ecba\u2066\u2028\ufeff\ud800\U000e0041z"
+    seen = "a␛[31m␀␍\\u009b\\u202ecba\\u2066\\u2028\\ufeff\\ud800\\U000e0041z"
+    write(filled(evil + "y" * 10**6), tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text("utf-8")
+    assert visible(text) == text and text.count(seen) > 30
+    assert Page(text).open == [] and len(text) < 1_000_000
+
+
+def test_text_of_others_turns_itself_and_nothing_beside_it(page: str) -> None:
+    (selectors,) = re.findall(r"\n([^\n{]+) { unicode-bidi: plaintext; }", page)
+    assert {"h1", "h3", "p", "li", "dt", "dd", "th", "td", "span", "strong", "figcaption", "summary"} <= set(
+        selectors.split(", ")
+    )
+    assert page.count('<p class="prompt" dir="auto">') == 2 and page.count('<p dir="auto">') == 6
+
+
+def test_of_a_very_long_text_the_beginning_is_shown_and_its_length() -> None:
+    text = render(LoopReport("r", "", examples=[SideBySide("ask", [ModelAnswer("SFT", "<" * 2**20, None)])]))
+    assert "&lt;" * 4_000 + "… (1,048,576 characters, the first 4,000 shown)</p>" in text and len(text) < 60_000
+
+
+def test_very_many_long_answers_make_no_page_that_cannot_be_opened() -> None:
+    long = SideBySide("p" * 10**6, [ModelAnswer("SFT", "a " * 500_000), ModelAnswer("PPO", "b" * 10**6)])
+    assert len(render(LoopReport("r", "", examples=[long] * 1_000))) < 15_000_000
+
+
+def test_a_sentence_stays_one_whatever_is_quoted_in_it() -> None:
+    assert words("a method of one's own", {"recipe": Recipe(), "title": "a\nb\u2028c"}) == ["a␊b\\u2028c."]
 
 
 def test_empty_sections_leave_no_trace() -> None:

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from bridle.core.errors import Interrupted
+from bridle.core.errors import Interrupted, ModelError
 from bridle.core.files import whole_folder, write_json
 from bridle.feedback.importing.importer import import_file
 from bridle.feedback.store.store import Store
 from bridle.maths.statistics import mean_and_se
-from bridle.models.policy import folder_hash
+from bridle.models.contents import folder_hash
 from bridle.project.progress import Progress
 from bridle.project.project import Project
 from bridle.project.run import Run, Until
@@ -210,6 +210,23 @@ def test_a_kept_reference_of_another_content_is_not_taken_and_is_kept_anew(chain
     assert folder_hash(chain.reference(sft)) == sft
 
 
+def test_a_reference_that_is_replaced_while_it_is_kept_is_told_of(
+    chain: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = shutil.copyfile
+
+    def replaced(source: Path, target: Path) -> None:
+        put(chain, "sft", "another")
+        copy(source, target)
+
+    monkeypatch.setattr("bridle.stages.lineage.shutil.copyfile", replaced)
+    with pytest.raises(
+        ModelError, match="sft was replaced while it was copied to .*references/.*; run the same command"
+    ):
+        keep_reference(chain, "sft")
+    assert not list((chain.folder / "references").iterdir())
+
+
 def test_what_has_no_reference_of_its_own_is_measured_against_sft(chain: Project) -> None:
     sft = folder_hash(chain.model("sft"))
     put(chain, "mine", "put there by hand")
@@ -223,13 +240,17 @@ def test_what_has_no_reference_of_its_own_is_measured_against_sft(chain: Project
 
 def test_a_reward_source_never_takes_the_key_of_another_parent(project: Project) -> None:
     """Each of them, and no other: what is called neither keeps the key that it had."""
-    judge, own = put(project, "judge", "judge"), put(project, "reward", "reward")
-    (project.model("judge") / "bridle_reward.json").write_text("{}")
-    judge = folder_hash(project.model("judge"))
+    put(project, "judge", "judge")
+    put(project, "reward", "reward")
+    for name in ("judge", "reward"):
+        (project.model(name) / "bridle_reward.json").write_text("{}")
+    judge, own = (folder_hash(project.model(name)) for name in ("judge", "reward"))
     names = ["sft", "start", "reference", "data", "world", "source", "key", "stage", "prompts", "reward", "helpful"]
     sources = [{"name": name, "kind": "learned", "path": "models/judge"} for name in names]
     recipe = Recipe().with_settings({"reward_source": [*sources, {"name": "own", "kind": "learned"}]})
-    parents = reward_parents(Work(Project(project.folder, recipe), Progress(lambda _: None)))
+    work = Work(Project(project.folder, recipe), Progress(lambda _: None))
+    parents = reward_parents(work)
+    work.close()
     assert parents.pop("reward") == own and parents.pop("reward_source")
     assert parents == {**{f"reward_source.{name}": judge for name in names[:-1]}, "helpful": judge}
     places = Lineage(project).places({"stage": "ppo", "reward_source": sources, **parents})

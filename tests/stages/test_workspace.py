@@ -25,6 +25,7 @@ def test_one_line_says_what_was_chosen(tmp_path: Path) -> None:
 
 def test_without_a_compiler_the_line_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kernels.built.cache_clear()
+    monkeypatch.setattr(kernels, "wish", "auto")
     monkeypatch.setattr("bridle.kernels.kernels.shutil.which", lambda name: None)
     try:
         (line,) = said(tmp_path)

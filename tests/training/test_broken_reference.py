@@ -10,6 +10,7 @@ from torch import Tensor
 
 from bridle.compute.checkpoint import load_tensors, save_tensors
 from bridle.core.errors import TrainingStopped
+from bridle.core.files import file_hash
 from bridle.core.records import Completion, Prompt
 from bridle.recipe.offline import DPOSection
 from bridle.recipe.online import GRPOSection, REBELSection, RejectionSection, RLOOSection
@@ -59,6 +60,7 @@ def test_dpo_says_so_before_its_first_step_also_of_what_an_earlier_run_kept(know
         dpo.cached_logprobs(reference, groups(2, seed=0), session(run_in(tmp_path)).device, cache, lambda text: None)
         [file] = cache.glob(f"*/{dpo.CACHE_FILE}")
         save_tensors({"logp": load_tensors(file)["logp"] * torch.nan}, file)
+        file.with_name(dpo.CACHE_HASH).write_text(file_hash(file))
     else:
         reference.module.output_weight().data[7] = float("nan")
     with pytest.raises(TrainingStopped, match="the reference's log-probs of 8 of 8 answers are not finite"):

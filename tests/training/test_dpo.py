@@ -1,7 +1,8 @@
 """DPO: where it begins, what it learns and what it cannot, the reference read once, and going on where it stopped."""
 
 import math
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from bridle.compute.checkpoint import load_tensors, save_tensors
 from bridle.core.errors import DataError, ModelError, NoUsableRows
 from bridle.models.batches import Compared, Group
 from bridle.models.policy import Policy
@@ -310,3 +312,28 @@ def test_a_finished_run_returns_the_same_figures_again(tmp_path: Path) -> None:
     expected = train(tiny_policy(), given, run)
     assert train(tiny_policy(), given, run) == expected
     assert len(metrics(tmp_path)) == expected["steps"] == 3
+
+
+def cut_short(file: Path) -> None:
+    os.truncate(file, file.stat().st_size // 2)
+
+
+def changed(file: Path) -> None:
+    save_tensors({"logp": load_tensors(file)["logp"] + 1.0}, file)
+
+
+def of_an_earlier_version(file: Path) -> None:
+    file.with_name(dpo.CACHE_HASH).unlink()
+
+
+@pytest.mark.parametrize("damage", [cut_short, changed, of_an_earlier_version])
+def test_kept_log_probs_that_are_not_those_that_were_saved_are_read_again(
+    damage: Callable[[Path], None], tmp_path: Path
+) -> None:
+    given, reference = groups(6, seed=0), tiny_policy()
+    first, _ = read_reference(reference, given, tmp_path)
+    [file] = tmp_path.glob(f"*/{dpo.CACHE_FILE}")
+    damage(file)
+    for sentence in ("are damaged or of an earlier version; reading them again", "are known from an earlier run"):
+        found, lines = read_reference(reference, given, tmp_path)
+        assert all(torch.equal(a, b) for a, b in zip(first, found, strict=True)) and sentence in lines[0]

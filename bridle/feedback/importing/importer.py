@@ -16,6 +16,7 @@ from typing import Any
 
 from bridle.core.errors import DataError, NoUsableRows
 from bridle.core.records import Completion, Judgement, LabelerKind, content_hash
+from bridle.core.text import one_line
 from bridle.feedback.importing.formats import FIELDS, KNOWN_FORMS, Form, ImportedRow, read_example
 from bridle.feedback.importing.readers import RawRow, file_kind, read_rows
 from bridle.feedback.importing.reasons import Note, Reason, Skip
@@ -27,6 +28,7 @@ BATCH_ROWS, BATCH_CHARACTERS = 1_000, 8_000_000  # written in one go, whichever 
 STUDY = LABELER = SOURCE = "import"
 DEMONSTRATION = "demonstration"
 UNREAD_NAMES = 50  # fields left unread that are told apart: a file may invent one for each row
+LONGEST_NAME = 100  # characters of one that are shown
 
 
 @dataclass
@@ -97,16 +99,21 @@ class ImportReport:
 
     def text(self) -> str:
         """The report as a plain table."""
+        return "\n".join(map(one_line, self.lines()))
+
+    def lines(self) -> list[str]:
         new = f"{self.new:,} of them new" if self.new else "all were in the store already, so nothing was added"
         lines = [f"{self.path} ({self.file})", f"{self.rows:>9,}  rows read", f"{self.kept:>9,}  kept; {new}"]
         for title, counts in (("", self.kinds), ("form ", self.forms), ("script ", self.scripts)):
             lines += [f"{count:>13,}  {title}{name}" for name, count in counts.most_common()]
         if self.unread:
-            names = ", ".join(f"{name} ({count:,})" for name, count in self.unread.most_common(8))
+            names = ", ".join(
+                f"{one_line(name, LONGEST_NAME)} ({count:,})" for name, count in self.unread.most_common(8)
+            )
             lines.append(f"{'':>13}  fields left unread: {names}{' …' if len(self.unread) > 8 else ''}")
         summary = ", ".join(f"{count:,} {name}" for name, count in self.summary.items())
         lines += [f"{self.skipped_rows:>9,}  skipped; {summary}", *self._tally_lines(self.skipped)]
-        return "\n".join([*lines, *([f"{'':>9}  noted", *self._tally_lines(self.notes)] if self.notes else [])])
+        return [*lines, *([f"{'':>9}  noted", *self._tally_lines(self.notes)] if self.notes else [])]
 
     def _tally_lines(self, tallies: Tallies) -> list[str]:
         ordered = sorted(tallies.items(), key=lambda entry: -entry[1].count)

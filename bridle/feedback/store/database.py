@@ -1,6 +1,7 @@
 """The store's database: connecting, SQLite's settings, transactions, migrations, and errors told in one sentence."""
 
 import json
+import os
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -25,25 +26,64 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 def connect(target: str | Path) -> Engine:
     """An engine for a file or a database URL, its schema brought up to date. Raises StoreError."""
     url = _url(target)
-    engine = create_engine(url, json_serializer=_json_text)
+    try:
+        engine = create_engine(url, json_serializer=_json_text)
+    except (ArgumentError, ImportError) as error:
+        raise StoreError(
+            f"no store can be opened at a database of the kind {url.drivername!r} ({error}); give a file or postgresql+psycopg://…, which "
+            "takes `pip install 'bridle[postgres]'`"
+        ) from error
     if url.get_backend_name() == "sqlite":
         event.listen(engine, "connect", _configure_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
     try:
         with told_plainly(engine):
             migrate(engine)
+        if url.get_backend_name() == "sqlite" and (path := Path(str(url.database))).is_file():
+            require_the_same_file(engine, path)
     except BaseException:
         engine.dispose()
         raise
     return engine
 
 
+def require_the_same_file(engine: Engine, path: Path) -> None:
+    """From now on, refuse to read, to write and to make a new file where this one was removed, replaced or cut short: SQLite would
+    write into a file that has no name any more, or into an empty one."""
+    was = os.stat(path)
+
+    def check(*_: object) -> None:
+        try:
+            now = os.stat(path)
+        except OSError as error:
+            raise StoreError(f"the store {path} cannot be found any more ({error.strerror}); {WAY_BACK}") from error
+        if (now.st_dev, now.st_ino) != (was.st_dev, was.st_ino):
+            raise StoreError(
+                f"the store {path} was replaced by another file while bridle was at work with it; {WAY_BACK}"
+            )
+        if now.st_size < was.st_size:
+            raise StoreError(
+                f"the store {path} was cut short from {was.st_size:,} bytes to {now.st_size:,} while bridle was at work with it; "
+                f"{WAY_BACK}"
+            )
+
+    event.listen(engine, "do_connect", check)
+    event.listen(engine, "begin", check, insert=True)
+    event.listen(engine, "commit", check)
+
+
 def _url(target: str | Path) -> URL:
+    if "\0" in str(target):
+        raise StoreError(
+            f"{str(target).partition('://')[0]!r} with a NUL in its name is no place for a store; leave the NUL out"
+        )
     if isinstance(target, str) and "://" in target:
         try:
             return make_url(target)
-        except ArgumentError as error:
-            raise StoreError(f"{target!r} is not a database URL; give a file or postgresql+psycopg://…") from error
+        except (ArgumentError, ValueError) as error:  # no word of what is in it, which may be a password
+            raise StoreError(
+                f"{target.partition('://')[0] + '://…'!r} is not a database URL; give a file or postgresql+psycopg://…"
+            ) from error
     path = Path(target)
     if path.is_dir():
         raise StoreError(
@@ -134,7 +174,11 @@ def _revision(connection: Connection) -> str | None:
     return MigrationContext.configure(connection).get_current_revision()
 
 
+WAY_BACK = "nothing of this step was kept; put the file back, or a backup of it, and run the same command again"
 HINTS = {
+    "no such table": "it was emptied or replaced while bridle was at work; restore a backup of it and run the same command again",
+    "does not exist": "it was emptied or replaced while bridle was at work; restore a backup of it and run the same command again",
+    "connection": "see that the database's server runs and can be reached, then run the same command again; nothing of this step was kept",
     "not a database": "name another file, or restore a backup of this one",
     "malformed": "restore a backup of it",
     "readonly": "make the file and its folder writable, or work on a copy",
@@ -164,4 +208,4 @@ def told_plainly(engine: Engine) -> Iterator[None]:
 def _name(engine: Engine) -> str:
     if engine.dialect.name == "sqlite":
         return str(engine.url.database)
-    return engine.url.render_as_string(hide_password=True)
+    return engine.url.set(query={}).render_as_string(hide_password=True)  # a query may hold a password too

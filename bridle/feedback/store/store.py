@@ -310,6 +310,12 @@ class Store:
         with writing(self._engine) as connection:
             _insert_new(connection, tables.model_version, [values])
 
+    def model_hashes(self, name: str) -> set[str]:
+        """The hashes of all models that were registered under a name."""
+        table = tables.model_version.c
+        with reading(self._engine) as connection:
+            return set(connection.execute(select(table.weights_sha256).where(table.name == name)).scalars())
+
     def counts(self) -> dict[str, dict[str, int]]:
         """What there is: prompts by split, answers by source, items by study, judgements by kind of labeler."""
         groups = {

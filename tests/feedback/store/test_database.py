@@ -1,6 +1,8 @@
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from sqlalchemy import event
 from bridle.core.errors import StoreError
 from bridle.core.records import Prompt
 from bridle.feedback.store import database, tables
-from bridle.feedback.store.database import BUSY_TIMEOUT_MS, reading, writing
+from bridle.feedback.store.database import BUSY_TIMEOUT_MS, reading, told_plainly, writing
 from bridle.feedback.store.store import Store
 from tests.feedback.sample import Sample
 
@@ -176,3 +178,115 @@ def test_a_password_is_never_shown() -> None:
     with pytest.raises(StoreError) as error:
         Store.open("postgresql+psycopg://ann:secret@127.0.0.1:1/none")
     assert "secret" not in str(error.value)
+    with pytest.raises(StoreError) as error:
+        Store.open("postgresql+psycopg://127.0.0.1:1/none?user=ann&password=secret")
+    assert "secret" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("postgresql+psycopg://ann:secret@127.0.0.1:port/none", "'postgresql+psycopg://…' is not a database URL"),
+        ("nosuch://ann:secret@host/none", "no store can be opened at a database of the kind 'nosuch'"),
+        ("postgresql+nosuch://ann:secret@host/none", "of the kind 'postgresql+nosuch'"),
+        ("sqlite:///a\0b", "with a NUL in its name"),
+        ("a\0b", "with a NUL in its name"),
+    ],
+)
+def test_an_address_of_no_database_is_one_sentence_without_its_password(address: str, words: str) -> None:
+    with pytest.raises(StoreError) as error:
+        Store.open(address)
+    one_sentence(error)
+    assert words in str(error.value) and "secret" not in str(error.value)
+
+
+def removed(path: Path) -> None:
+    path.unlink()
+
+
+def replaced(path: Path) -> None:
+    Store.open(path.with_name("other.sqlite")).close()
+    path.with_name("other.sqlite").replace(path)
+
+
+def emptied(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def halved(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize(
+    ("lose", "told"),
+    [
+        (removed, "cannot be found any more"), (replaced, "was replaced by another file"),
+        (emptied, "was cut short from .* bytes to 0"), (halved, "was cut short"),
+    ],
+)  # fmt: skip
+def test_a_store_that_vanishes_while_it_is_open_is_said_and_not_made_anew(
+    lose: Callable[[Path], None], told: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "store.sqlite"
+    with Store.open(path) as store:
+        store.add_prompts([Prompt.from_text("Question?")], split="train", source="world")
+        lose(path)
+        left = path.read_bytes() if path.exists() else None
+        for use in (store.prompts, lambda: store.add_prompts([Prompt.from_text("?")], split="train", source="world")):
+            with pytest.raises(StoreError, match=f"{told}.* put the file back, or a backup of it") as error:
+                use()
+            one_sentence(error)
+        with (
+            pytest.raises(StoreError, match=told),
+            ThreadPoolExecutor(1) as pool,
+        ):  # which opens a connection of its own
+            pool.submit(store.counts).result()
+        assert (path.read_bytes() if path.exists() else None) == left
+
+
+def test_a_store_that_is_removed_within_a_transaction_keeps_nothing_of_it(tmp_path: Path) -> None:
+    path = tmp_path / "store.sqlite"
+    with (
+        Store.open(path) as store,
+        pytest.raises(StoreError, match="cannot be found any more.* nothing of this step was kept"),
+        writing(store._engine) as connection,
+    ):
+        connection.execute(tables.labeler.insert(), [{"handle": "a", "kind": "ai", "created_at": ""}])
+        path.unlink()
+    assert not path.exists()
+
+
+def test_a_store_that_others_write_to_is_the_same_file(tmp_path: Path) -> None:
+    path = tmp_path / "store.sqlite"
+    with Store.open(path) as one, Store.open(path) as two:
+        for number in range(3):
+            for store in (one, two):
+                store.add_prompts([Prompt.from_text(f"{id(store)} {number}")], split="train", source="world")
+        assert len(one.prompts()) == len(two.prompts()) == 6
+
+
+def test_a_server_that_ends_the_connection_is_said(any_store: Store) -> None:
+    """And is asked again the next time."""
+    if any_store._engine.dialect.name != "postgresql":
+        pytest.skip("a file has no server")
+    with any_store._engine.connect() as one, any_store._engine.connect() as two:
+        (number,) = one.exec_driver_sql("SELECT pg_backend_pid()").one()
+        one.rollback()
+        one.detach()
+        two.exec_driver_sql(f"SELECT pg_terminate_backend({number})")
+        with (
+            pytest.raises(StoreError, match="see that the database's server runs") as error,
+            told_plainly(any_store._engine),
+        ):
+            one.exec_driver_sql("SELECT 1")
+    one_sentence(error)
+    assert any_store.prompts() == []
+
+
+def test_a_database_that_was_emptied_is_said(any_store: Store) -> None:
+    with any_store._engine.begin() as connection:
+        connection.exec_driver_sql("DROP TABLE snapshot_row")
+        connection.exec_driver_sql("DROP TABLE snapshot")
+    with pytest.raises(StoreError, match="it was emptied or replaced while bridle was at work") as error:
+        any_store.snapshot("x")
+    one_sentence(error)

@@ -1,0 +1,21 @@
+"""Processes of ours that are Python's: they import what this one imports, and nothing from the folder that they happen to start in."""
+
+import os
+import sys
+from pathlib import Path
+
+HOME = (
+    Path(__file__).absolute().parents[2]
+)  # where the package lies, which this process may have found in its working folder
+
+
+def python_module(name: str) -> list[str]:
+    """The command that runs a module. Without -P Python takes modules from the working folder first: a `json.py` that came with somebody's
+    model would run."""
+    return [sys.executable, "-P", "-m", name]
+
+
+def python_environment() -> dict[str, str]:
+    """This process's environment, and the places where it finds modules."""
+    places = [place for place in sys.path if place]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([*places, str(HOME)])}

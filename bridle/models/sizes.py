@@ -1,0 +1,180 @@
+"""What a model's folder says in numbers, looked at before anything is built from it.
+
+The JSON files of a folder are somebody's text: an epsilon may be NaN, a width a million times what the weights have. Shapes stand in the
+headers of the safetensors files, which cost nothing to read, so sizes are compared with them first, and with this machine's memory.
+"""
+
+import json
+import math
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from bridle.core.errors import ModelError, brief_repr
+from bridle.core.files import reading_fault
+
+Shapes = Mapping[str, Sequence[int]]  # of tensors, by name
+
+DEEPEST = 50  # levels of a folder's JSON: those in use have some five
+LAYERS = {"num_hidden_layers", "num_layers", "n_layer", "n_layers"}
+POSITIONS = {
+    "max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length", "sliding_window", "max_window_layers",
+    "original_max_position_embeddings",
+}  # fmt: skip
+COUNTS = LAYERS | (POSITIONS - {"max_window_layers"}) | {
+    "vocab_size", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim", "n_embd", "n_head",
+    "n_inner", "num_labels",
+}  # fmt: skip
+EPSILONS = {"rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "layernorm_epsilon", "norm_eps", "norm_epsilon"}
+ABOVE_ZERO = {"rope_theta", "rotary_emb_base", "rope_local_base_freq"}
+TOKENS = {"bos_token_id", "pad_token_id"}  # eos_token_id may be several: models/template.py reads it
+MOST_POSITIONS = 10**9
+SMALL = 10**6  # a number that asks for little, whatever it counts
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON object, or {} where there is no such file. ModelError: no JSON, a key twice, NaN, or nested too deep."""
+    if not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_text("utf-8"), object_pairs_hook=without_repeats, parse_constant=constant)
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"{path} is not valid JSON: {reading_fault(error)}") from error
+    if not isinstance(found, dict):
+        raise ModelError(f"{path} must hold a JSON object, got {type(found).__name__}")
+    if depth_of(found) > DEEPEST:
+        raise ModelError(f"{path} nests its values more than {DEEPEST} levels deep, as no model's file does")
+    return found
+
+
+def without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"it says {brief_repr(twice)} twice; leave one of them out")
+    return found
+
+
+def constant(name: str) -> float:
+    """Infinity stands in the files of some families, NaN in those of none."""
+    if name == "NaN":
+        raise ValueError("it holds NaN where a number is needed")
+    return float(name)
+
+
+def depth_of(value: object) -> int:
+    """Levels of objects and lists, without recursion."""
+    depth, level = 0, [value]
+    while level := [
+        inner
+        for one in level
+        if isinstance(one, dict | list)
+        for inner in (one.values() if isinstance(one, dict) else one)
+    ]:
+        depth += 1
+    return depth
+
+
+def numbers_of(raw: object, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Every value of a JSON object that is neither object nor list, or an empty one, with its key; a list's values have that of the list."""
+    if isinstance(raw, Mapping) and raw:
+        for key, value in raw.items():
+            yield from numbers_of(value, key)
+    elif isinstance(raw, list) and raw:
+        for value in raw:
+            yield from numbers_of(value, name)
+    else:
+        yield name, raw
+
+
+def require_numbers(raw: Mapping[str, Any], path: Path) -> None:
+    """ModelError where a setting of config.json is none that a network can have, whatever the weights are."""
+    for name, value in numbers_of(raw):
+        number = type(value) in (int, float)
+        needed = ""
+        if name in COUNTS and value is not None and not (type(value) is int and value >= 1):
+            needed = "a whole number of at least 1"
+        elif name in POSITIONS and number and value > MOST_POSITIONS:
+            needed = f"{MOST_POSITIONS} at most"
+        elif name in EPSILONS and not (number and 0 <= value < 1):
+            needed = "a number from 0 up to 1"
+        elif name in ABOVE_ZERO and value is not None and not (number and 0 < value <= sys.float_info.max):
+            needed = "a finite number above 0"
+        elif name in TOKENS and value is not None and not (type(value) is int and -1 <= value < 2**31):
+            needed = "the number of a token"
+        if needed:
+            raise ModelError(
+                f"{path} holds a value of the wrong type or size: {name} = {brief_repr(value)}, where {needed} is needed"
+            )
+    vocab_size = raw.get("vocab_size")
+    for name in TOKENS & set(raw):
+        if isinstance(raw[name], list | dict):
+            raise ModelError(
+                f"{path} holds a value of the wrong type or size: {name} = {brief_repr(raw[name])}, where the number of a token is needed"
+            )
+        if isinstance(vocab_size, int) and raw[name] is not None and raw[name] >= vocab_size:
+            raise ModelError(f"{path} names token {raw[name]} as its {name}, where vocab_size is {vocab_size}")
+
+
+def require_size(raw: Mapping[str, Any], stored: Shapes, path: Path) -> None:
+    """ModelError where config.json counts more than the weights could have, whatever the family: before a network is made of it."""
+    elements = max(SMALL, elements_of(stored))
+    for name, value in numbers_of(raw):
+        if type(value) is not int or name in POSITIONS or name in ABOVE_ZERO:
+            continue
+        if name in LAYERS and value > len(stored):
+            raise ModelError(
+                f"{path} asks for {name} = {value}, where the weights are {len(stored)} tensors; they are not of one model"
+            )
+        if abs(value) > elements:
+            raise ModelError(
+                f"{path} says {name} = {brief_repr(value)}, where the weights have {elements_of(stored):,} numbers in all; they are not of "
+                "one model"
+            )
+
+
+def stored_shapes(paths: Sequence[Path]) -> dict[str, list[int]]:
+    """Shapes of all tensors by the headers of safetensors files. The library refuses a header that is longer than its file, or than 100
+    MB, and tensors that overlap or end outside of it."""
+    found: dict[str, list[int]] = {}
+    for path in paths:
+        try:
+            with safe_open(path, "numpy") as file:
+                found |= {name: file.get_slice(name).get_shape() for name in file.keys()}
+        except (SafetensorError, OSError) as error:
+            raise ModelError(f"{path} cannot be read (truncated or corrupted?): {error}") from error
+    return found
+
+
+def elements_of(shapes: Shapes) -> int:
+    return sum(math.prod(shape) for shape in shapes.values())
+
+
+def require_fit(expected: Shapes, stored: Shapes, folder: Path) -> None:
+    """ModelError that names the tensors where the weights stored are not those that the network needs."""
+    missing = sorted(set(expected) - set(stored))
+    extra = sorted(name for name in set(stored) - set(expected) if not name.endswith("rotary_emb.inv_freq"))
+    if missing or extra:
+        raise ModelError(
+            f"the weights in {folder} do not fit its config.json: {len(missing)} missing (such as {missing[:2]}), "
+            f"{len(extra)} unknown (such as {extra[:2]})"
+        )
+    for name, shape in expected.items():
+        if list(shape) != list(stored[name]):
+            raise ModelError(
+                f"{name} in {folder} has shape {list(stored[name])} where config.json asks for {list(shape)}"
+            )
+
+
+def require_memory(needed: int, what: str) -> None:
+    """ModelError where this machine's memory cannot hold so many bytes."""
+    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > there:
+        raise ModelError(
+            f"{what} needs {needed / 2**30:,.1f} GiB of memory, and this machine has {there / 2**30:,.1f} GiB; take a smaller one"
+        )
