@@ -1,6 +1,7 @@
 """What every test shares: two threads, no network for model hubs, and the folder of real data."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -8,6 +9,9 @@ import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch reads it when it is first imported, here and in subprocesses
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Whoever started the tests may ignore them (nohup, a shell's background), and what is tested would inherit that.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

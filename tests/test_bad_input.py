@@ -653,7 +653,10 @@ def talk(i: int) -> str:
 
 
 GOOD = [{"prompt": talk(i), "chosen": f"Gladly, {i} times.", "rejected": "No."} for i in range(20)]
-WRITTEN_OUT = [{"prompt": f"<|doc|>{talk(i)}", "chosen": "Gladly.", "rejected": "No."} for i in range(20, 50)]
+UNSPEAKABLE = (
+    "<|doc|>\U00100000"  # a special token's text beside a character that marks such tokens: cannot be encoded as text
+)
+SPELT = [{"prompt": f"{UNSPEAKABLE}{talk(i)}", "chosen": "Gladly.", "rejected": "No."} for i in range(20, 50)]
 LONG = [{"prompt": talk(i), "chosen": "Gladly. " * 400, "rejected": "No."} for i in range(20, 50)]
 ALIKE = [{"prompt": talk(i), "chosen": f"Gladly, {i}.", "rejected": f"Gladly, {i}.<|end|>"} for i in range(20, 50)]
 
@@ -661,13 +664,13 @@ ALIKE = [{"prompt": talk(i), "chosen": f"Gladly, {i}.", "rejected": f"Gladly, {i
 @pytest.mark.parametrize(
     ("method", "rows", "told"),
     [
-        ("sft", WRITTEN_OUT, "for a start or stop token written in the text"),
-        ("dpo", WRITTEN_OUT, "for a start or stop token written in the text"),
+        ("sft", SPELT, "for a special token spelt in the text, which cannot"),
+        ("dpo", SPELT, "for a special token spelt in the text, which cannot"),
         ("sft", LONG, "for an answer longer than the context"),
         ("reward", LONG, "for an answer longer than the context"),
         ("dpo", ALIKE, "for answers of the same tokens"),
     ],
-    ids=["start token-sft", "start token-dpo", "long-sft", "long-reward", "alike-dpo"],
+    ids=["spelt-sft", "spelt-dpo", "long-sft", "long-reward", "alike-dpo"],
 )
 def test_data_of_which_most_cannot_be_used_ends_before_training(
     method: str, rows: list[dict[str, Any]], told: str, empty: Path, finished_demo: Path

@@ -27,10 +27,10 @@ from bridle.core.timeline import timed
 @shared_options("project", "as_json", "wait")
 def init(options: Options, folder: Path, model: str | None) -> None:
     """Make a project: a folder with bridle.toml, in which every setting is explained."""
-    from bridle.project.project import Project
+    from bridle.project.project import Project, require_new
     from bridle.recipe.recipe import Recipe
 
-    settings = chosen_settings(options)
+    settings, lines = chosen_settings(options), list[str]()
     if model is not None:
         if (Path(model) / "adapter_config.json").is_file() and not (Path(model) / "config.json").is_file():
             raise UsageError(
@@ -42,14 +42,17 @@ def init(options: Options, folder: Path, model: str | None) -> None:
             )
         settings["model.path"] = str(Path(model).resolve())
     recipe = Recipe().with_settings(settings)
-    if model is not None:  # a folder that could not be used makes no project
+    first = "train pretrain" if recipe.data.source == "playground" else "import FILE"
+    if model is None:
+        project = Project.create(folder, recipe)
+    else:
+        require_new(folder)
         with loading():
-            from bridle.models.policy import inspect_policy
-        inspect_policy(Path(model).resolve())
-    project = Project.create(folder, recipe)
+            from bridle.stages.own_model import begin_project
+        project, lines = begin_project(folder, Path(model).resolve(), settings)
+        first = first.replace("pretrain", "sft")
     profile_in(project.folder)
-    first = "train pretrain" if project.recipe.data.source == "playground" else "import FILE"
-    print_lines([f"made {project.folder}; next: cd {project.folder} && bridle {first}"])
+    print_lines([*lines, f"made {project.folder}; next: cd {project.folder} && bridle {first}"])
 
 
 @click.command("import")

@@ -9,6 +9,7 @@ BridleError                 exit 1: the work failed
 ├── StoreError              the store refused (append-only, broken hash, wrong version)
 ├── ModelError              a model folder cannot be used
 │   ├── RunawayTemplate     a chat template that needs more time or memory than any should
+│   ├── UnspeltToken        a text that spells a special token, which the tokenizer cannot write as text
 │   ├── UnsupportedModel    an architecture that bridle cannot train or decode
 │   └── StaleWeights        answers or packed weights come from other weights than expected
 ├── CheckpointError         a checkpoint is truncated, corrupted or of another run
@@ -66,6 +67,10 @@ class StaleWeights(ModelError):
 
 
 class RunawayTemplate(ModelError):
+    pass
+
+
+class UnspeltToken(ModelError):
     pass
 
 

@@ -4,10 +4,6 @@ import os
 import sys
 from pathlib import Path
 
-HOME = (
-    Path(__file__).absolute().parents[2]
-)  # where the package lies, which this process may have found in its working folder
-
 
 def python_module(name: str) -> list[str]:
     """The command that runs a module. Without -P Python takes modules from the working folder first: a `json.py` that came with somebody's
@@ -16,6 +12,7 @@ def python_module(name: str) -> list[str]:
 
 
 def python_environment() -> dict[str, str]:
-    """This process's environment, and the places where it finds modules."""
-    places = [place for place in sys.path if place]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join([*places, str(HOME)])}
+    """This process's environment, and the places where it finds modules; the last of them is where bridle lies, which this process may
+    have found in its working folder."""
+    places = [*filter(None, sys.path), str(Path(__file__).absolute().parents[2])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(places)}

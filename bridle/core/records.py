@@ -104,6 +104,11 @@ class Completion:
     def id(self) -> str:
         return content_hash([self.prompt_id, self.text, list(self.token_ids), self.finish_reason.value])
 
+    @property
+    def stripped(self) -> str:
+        """The text without white space at its ends, which no reader sees: what tells answers apart."""
+        return self.text.strip()
+
 
 @dataclass(frozen=True)
 class Judgement:

@@ -68,7 +68,7 @@ def text_metrics(answered: Answered) -> dict[str, float]:
         "length": length,
         "length_se": error,
         "cut_off": sum(c.finish_reason is FinishReason.LENGTH for c in completions) / count,
-        "distinct": len({c.text for c in completions}) / count,
+        "distinct": len({c.stripped for c in completions}) / count,
     }
 
 

@@ -23,7 +23,7 @@ def pair_accuracy(
     """Share of pairs whose better answer scores higher, a tie counting half, interval by prompt, with two rules of thumb beside it.
     A pair of equal texts has no better answer and is left out. `known`: scores by answer, which are not asked for again; those that
     are asked for join them."""
-    different = [(p, better, worse) for p, better, worse in pairs if better.text != worse.text]
+    different = [(p, better, worse) for p, better, worse in pairs if better.stripped != worse.stripped]
     fits = within_context(reader, different)
     for left_out, why in (
         (len(pairs) - len(different), "of equal text"),
@@ -39,7 +39,7 @@ def pair_accuracy(
     found = proxy_scores(Answered([p for p, _ in new.values()], [answer for _, answer in new.values()]), reader)
     score.update(zip(new, found, strict=True))
     right = win_rate([score[c.id] for _, c, _ in fits], [score[r.id] for _, _, r in fits], [p.id for p, _, _ in fits])
-    longer = np.sign([len(c.text) - len(r.text) for _, c, r in fits])
+    longer = np.sign([len(c.stripped) - len(r.stripped) for _, c, r in fits])
     return {
         "pair_accuracy": right.rate,
         "pair_accuracy_low": right.low,

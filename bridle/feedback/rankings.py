@@ -58,7 +58,7 @@ def pairs_of(item: Item, judgement: Judgement, ties: bool = False) -> list[Pair]
     if ties:
         slots += [(a, b, 0.5) for group in judgement.ranking for a, b in combinations(group, 2)]
     compared = [(item.completions[a], item.completions[b], target) for a, b, target in slots]
-    different = [(a, b, target) for a, b, target in compared if a.text != b.text]
+    different = [(a, b, target) for a, b, target in compared if a.stripped != b.stripped]
     return [
         Pair(item.prompt, a, b, weight=1 / len(different), judgement_ids=(judgement.id,), target=target)
         for a, b, target in different

@@ -306,7 +306,7 @@ def answer_metrics(rollout: Rollout) -> dict[str, float]:
         **({"score_sd": spread_of_scores} if len(completions) > 1 else {}),
         "length": sum(len(c.token_ids) for c in completions) / len(completions),
         "cut_off": sum(c.finish_reason is FinishReason.LENGTH for c in completions) / len(completions),
-        "distinct": len({c.text for c in completions}) / len(completions),
+        "distinct": len({c.stripped for c in completions}) / len(completions),
         "unscored": rollout.unscored,
         **{f"unscored_{fault}": count for fault, count in rollout.faults.items()},
     }

@@ -11,12 +11,12 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from bridle.core.errors import ModelError, NoUsableRows, RunawayTemplate
+from bridle.core.errors import ModelError, NoUsableRows, RunawayTemplate, UnspeltToken
 from bridle.core.records import Completion, Pair, Prompt, Ranking
 from bridle.core.timeline import timed
 from bridle.models.batches import Compared, Group, Ranked
 from bridle.models.imitation import Example
-from bridle.models.template import Template, special_ids
+from bridle.models.template import Template, WrittenAnswer
 
 T = TypeVar("T")
 
@@ -28,9 +28,11 @@ SAME = "answers of the same tokens"
 EVEN = "answers that all tie"
 LONG = "an answer longer than the context"
 NO_ROOM = "no room in the context for an answer"
-CONTROL = "a start or stop token written in the text"
+CONTROL = "a special token spelt in the text, which cannot be encoded as text"
 REFUSED = "messages that the chat template refuses"
 REWRITTEN = "a prompt that the chat template changes once it is answered"
+SPELT = "a special token spelt in the text, encoded as the text it is"
+APART = "an answer whose beginning the tokenizer would join with the end of its prompt, encoded apart"
 OLD_TURNS, LEFT = "old turns left out", "the prompt cut from the left"
 HINTS = {
     EMPTY: "look at the answers' field in the file",
@@ -58,13 +60,15 @@ def notes_of(rows: Sequence[Any]) -> tuple[str, ...]:
 
 @dataclass
 class DataReport:
-    """How many of `rows` can be used. `cut` and `dropped` count them by reason; `notes` say how the rows were chosen before."""
+    """How many of `rows` can be used. `cut` and `dropped` count them by reason, `noted` what else a reader should know of (prompts and
+    answers that are encoded otherwise than their text read as one); `notes` say how the rows were chosen before."""
 
     what: str  # "demonstrations", "comparisons", "prompts"
     rows: int
     room: str = ""  # what a row leaves that has room for an answer: "leaves room for 72 new tokens in a context of 512"
     cut: Counter[str] = field(default_factory=Counter)
     dropped: Counter[str] = field(default_factory=Counter)
+    noted: Counter[str] = field(default_factory=Counter)
     examples: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -80,12 +84,16 @@ class DataReport:
         self.cut[reason] += count
         self.examples.setdefault(reason, beginning(prompt.text))
 
+    def note(self, reason: str, prompt: Prompt, count: int = 1) -> None:
+        self.noted[reason] += count
+        self.examples.setdefault(reason, beginning(prompt.text))
+
     def lines(self) -> list[str]:
         """What a person reads before the first step."""
         name = f"{self.what}: " + "".join(f"{note}; " for note in self.notes)
-        if not self.cut and not self.dropped:
+        if not self.cut and not self.dropped and not self.noted:
             return [f"{name}all {self.rows:,} can be used as they are"]
-        counted = [("cut", self.cut), ("dropped", self.dropped)]
+        counted = [("cut", self.cut), ("dropped", self.dropped), ("noted", self.noted)]
         return [f"{name}{self.kept:,} of {self.rows:,} kept, {self.cut.total():,} of them cut"] + [
             f"  {count:,} {done}: {reason}, such as “{self.examples[reason]}”"
             for done, reasons in counted
@@ -115,6 +123,7 @@ class DataReport:
             "cut": dict(self.cut),
             "dropped": dict(self.dropped),
             "examples": self.examples,
+            **({"noted": dict(self.noted)} if self.noted else {}),
             **({"notes": list(self.notes)} if self.notes else {}),
         }
 
@@ -127,27 +136,18 @@ def beginning(text: str, width: int = 60) -> str:
 # ------------------------------------------------------------------------------------------------- what is wrong
 
 
-def stop_tokens(template: Template) -> set[str]:
-    """The special tokens that end an answer, as text."""
-    special = special_ids(template.tokenizer)
-    return {token for i in template.stop_ids & special if (token := template.tokenizer.id_to_token(i))}
-
-
-def control_tokens(template: Template) -> set[str]:
-    """Those, and the one that opens a page."""
-    return stop_tokens(template) | ({template.bos_token} - {""})
-
-
 def render_prompt(template: Template, prompt: Prompt) -> tuple[str, str | None]:
     """The prompt as the template writes it up to the cue for the assistant, and why nothing can be learnt from answers to it; None
     where all is well."""
-    control = control_tokens(template)
-    if any(token in message.content for message in prompt.messages for token in control):
-        return "", CONTROL
     try:
-        return template.prompt_text(prompt), None
+        text = template.prompt_text(prompt)
+        if template.spells_control(prompt):
+            template.rendered_ids([prompt], [text])
+        return text, None
     except RunawayTemplate:  # no fault of this row, and each would cost as much
         raise
+    except UnspeltToken:
+        return "", CONTROL
     except ModelError:
         return "", REFUSED
 
@@ -155,19 +155,34 @@ def render_prompt(template: Template, prompt: Prompt) -> tuple[str, str | None]:
 def render_answer(template: Template, prompt: Prompt, text: str) -> tuple[str, str | None]:
     """What the template appends to the prompt for this text, written elsewhere, and why nothing can be learnt from it as an answer;
     None where all is well. One stop token at its end is as good as none."""
-    body = text.strip()
-    for token in sorted(stop_tokens(template)):
-        body = body.removesuffix(token).strip()
-    if not body:
+    if not template.without_stop(text).strip():
         return "", EMPTY
-    if any(token in body for token in control_tokens(template)):
-        return "", CONTROL
     try:
-        return template.answer_text(prompt, text), None
+        suffix = template.answer_text(prompt, text)
+        if template.spells_control(prompt, template.without_stop(text)):
+            template.answers([prompt], [text], [suffix])
+        return suffix, None
     except RunawayTemplate:
         raise
+    except UnspeltToken:
+        return "", CONTROL
     except ModelError:
         return "", REWRITTEN
+
+
+def note_prompts(template: Template, prompts: Sequence[Prompt], report: DataReport) -> None:
+    """Note prompts that spell a special token, which were encoded as text."""
+    for prompt in prompts:
+        if template.spells_control(prompt):
+            report.note(SPELT, prompt)
+
+
+def note_answer(template: Template, prompt: Prompt, text: str, answer: WrittenAnswer, report: DataReport) -> None:
+    """Note what is special in how an answer was encoded."""
+    if template.control.spelt_in([template.without_stop(text)]):
+        report.note(SPELT, prompt)
+    if answer.apart:
+        report.note(APART, prompt)
 
 
 # ------------------------------------------------------------------------------------------------------ cutting
@@ -189,10 +204,10 @@ def cut_prompt(template: Template, prompt: Prompt, room: int) -> tuple[list[int]
     for start in range(1, len(turns)):
         if turns[start].role != "user":
             continue
-        shorter, fault = render_prompt(template, Prompt((*system, *turns[start:])))
+        [(shorter, fault)] = encode_prompts(template, [Prompt((*system, *turns[start:]))])
         if fault is not None:
             break
-        ids = template.rendered_ids([shorter])[0]
+        ids = template.prompt_ids([shorter])[0]
         if len(ids) <= room:
             return ids, OLD_TURNS
     first = template.bos_ids if ids[: len(template.bos_ids)] == template.bos_ids else []
@@ -239,6 +254,7 @@ def prompts_that_fit(
             kept.append(prompt)
         else:
             report.drop(NO_ROOM, prompt)
+    note_prompts(template, kept, report)
     return kept, report
 
 
@@ -252,17 +268,19 @@ def encode_demonstrations(
     for (prompt, fault), (_, text) in zip(encoded, demonstrations, strict=True):
         suffix, fault = render_answer(template, prompt, text) if fault is None else ("", fault)
         if fault is None:
-            good.append((prompt, suffix))
+            good.append((prompt, text, suffix))
         else:
             report.drop(fault, prompt)
-    prompts = template.prompt_ids([prompt for prompt, _ in good])
-    answers = template.answer_ids([suffix for _, suffix in good])
+    prompts, texts = [prompt for prompt, _, _ in good], [text for _, text, _ in good]
+    answers = template.answers(prompts, texts, [suffix for _, _, suffix in good])
     kept = []
-    for (prompt, _), ids, answer in zip(good, prompts, answers, strict=True):
-        if (fault := length_fault(template, prompt, ids, answer, limit)) is None:
-            kept.append((fitting_ids(template, prompt, ids, limit - len(answer), report), answer))
-        else:
+    for prompt, text, ids, answer in zip(prompts, texts, template.prompt_ids(prompts), answers, strict=True):
+        if (fault := length_fault(template, prompt, ids, answer.ids, limit)) is not None:
             report.drop(fault, prompt)
+            continue
+        kept.append((fitting_ids(template, prompt, ids, limit - len(answer.ids), report), answer.ids))
+        note_prompts(template, [prompt], report)
+        note_answer(template, prompt, text, answer, report)
     return kept, report
 
 
@@ -274,7 +292,7 @@ def length_fault(template: Template, prompt: Prompt, ids: list[int], answer: lis
 
 
 def encode_answers(
-    template: Template, prompt: Prompt, answers: Mapping[AnswerKey, Completion], limit: int
+    template: Template, prompt: Prompt, answers: Mapping[AnswerKey, Completion], limit: int, report: DataReport
 ) -> tuple[list[int], dict[AnswerKey, list[int]], dict[AnswerKey, str]]:
     """Ids of a prompt and of those of its answers that can be used, by key, and why the others cannot. What a model wrote is as it
     wrote it; text written elsewhere is encoded as the template would."""
@@ -287,11 +305,18 @@ def encode_answers(
             suffixes[key] = suffix
         else:
             faults[key] = fault
-    written = dict(zip(suffixes, template.answer_ids(list(suffixes.values())), strict=True))
-    ids = {key: written.get(key) or list(answer.token_ids) for key, answer in answers.items() if key not in faults}
+    texts = [answers[key].text for key in suffixes]
+    written = dict(zip(suffixes, template.answers([prompt] * len(texts), texts, [*suffixes.values()]), strict=True))
+    ids = {
+        key: written[key].ids if key in written else list(answer.token_ids)
+        for key, answer in answers.items()
+        if key not in faults
+    }
     for key, row in ids.items():
         if (fault := length_fault(template, prompt, prompt_ids, row, limit)) is not None:
             faults[key] = fault
+    for key in written.keys() - faults.keys():
+        note_answer(template, prompt, answers[key].text, written[key], report)
     return prompt_ids, {key: row for key, row in ids.items() if key not in faults}, faults
 
 
@@ -326,7 +351,7 @@ def usable_by_prompt(
             continue
         places = [places_of(one) for one in members]
         by_key = {key: answer for place in places for key, (answer, _) in place.items()}
-        prompt_ids, ids, faults = encode_answers(template, prompt, by_key, limit)
+        prompt_ids, ids, faults = encode_answers(template, prompt, by_key, limit, report)
         used: dict[AnswerKey, list[int]] = {}
         for one, place in zip(members, places, strict=True):
             ranks = {key: rank for key, (_, rank) in place.items() if key in ids}
@@ -338,6 +363,7 @@ def usable_by_prompt(
                 kept.append(one)
                 used |= {key: ids[key] for key in ranks}
         if kept:
+            note_prompts(template, [prompt], report)
             room = limit - max(map(len, used.values()))
             prompt_ids = fitting_ids(template, prompt, prompt_ids, room, report, len(kept))
             yield Usable(prompt, members, kept, prompt_ids, used)

@@ -81,7 +81,7 @@ class Renderer:
 
     def ask(self, source: str, variables: Mapping[str, Any]) -> dict[str, Any]:
         line, status = self.answer_of_child(source, variables)
-        if status in KILLED:  # by the system that is short of memory, say: once is no fault of the template
+        if status in KILLED:  # where memory is short, say: once, that says nothing of the template
             line, status = self.answer_of_child(source, variables)
         if line:
             return dict(json.loads(line))

@@ -29,6 +29,15 @@ COUNTS = LAYERS | (POSITIONS - {"max_window_layers"}) | {
     "vocab_size", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim", "n_embd", "n_head",
     "n_inner", "num_labels",
 }  # fmt: skip
+# What config.json calls the numbers of the recipe's [model], by family.
+SHAPE = {
+    "vocab_size": ("vocab_size",),
+    "hidden_size": ("hidden_size", "n_embd", "d_model"),
+    "intermediate_size": ("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size"),
+    "layers": tuple(sorted(LAYERS)),
+    "heads": ("num_attention_heads", "n_head", "n_heads", "num_heads"),
+    "kv_heads": ("num_key_value_heads", "num_kv_heads", "n_head_kv"),
+}
 EPSILONS = {"rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "layernorm_epsilon", "norm_eps", "norm_epsilon"}
 ABOVE_ZERO = {"rope_theta", "rotary_emb_base", "rope_local_base_freq"}
 TOKENS = {"bos_token_id", "pad_token_id"}  # eos_token_id may be several: models/template.py reads it
@@ -81,7 +90,7 @@ def depth_of(value: object) -> int:
 
 
 def numbers_of(raw: object, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Every value of a JSON object that is neither object nor list, or an empty one, with its key; a list's values have that of the list."""
+    """Every value of a JSON object but objects and lists that hold something, with its key; a list's values have that of the list."""
     if isinstance(raw, Mapping) and raw:
         for key, value in raw.items():
             yield from numbers_of(value, key)
@@ -90,6 +99,19 @@ def numbers_of(raw: object, name: str = "") -> Iterator[tuple[str, Any]]:
             yield from numbers_of(value, name)
     else:
         yield name, raw
+
+
+def shape_of(raw: Mapping[str, Any]) -> dict[str, int]:
+    """The numbers of a model's shape by the names of the recipe's [model], of those that its config.json says or implies."""
+    numbers = {
+        name: value for name, value in reversed(list(numbers_of(raw))) if type(value) is int
+    }  # the first of each counts
+    found = {ours: numbers[name] for ours, names in SHAPE.items() for name in reversed(names) if name in numbers}
+    if "heads" in found:
+        found.setdefault("kv_heads", 1 if raw.get("multi_query") is True else found["heads"])
+    if "hidden_size" in found:
+        found.setdefault("intermediate_size", 4 * found["hidden_size"])
+    return found
 
 
 def require_numbers(raw: Mapping[str, Any], path: Path) -> None:

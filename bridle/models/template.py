@@ -1,23 +1,25 @@
 """Messages ↔ token ids: the only place where text meets a tokenizer.
 
-A prompt is rendered by the model's own chat template and ends where the assistant is to speak. A completion's ids are
-the suffix that the template would have appended: encoded apart, joined as ids, ending in a stop token. Text that a
-model wrote is never encoded again: its ids were kept.
+A prompt is rendered by the model's own chat template and ends where the assistant is to speak. An answer's ids are what follows the
+prompt's in the whole dialogue, rendered and encoded as one text, up to the token that ends the turn. Text that a model wrote
+is never encoded again: its ids were kept. Only the template writes control tokens (`control.py`).
 """
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Encoding, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from bridle.core.errors import DataError, ModelError, brief_repr
+from bridle.core.errors import DataError, ModelError, UnspeltToken, brief_repr
 from bridle.core.records import Encoded, Message, Prompt, content_hash
 from bridle.core.timeline import timed
+from bridle.models.control import PLACES, ControlTokens, filled, plain_added, special_ids, unknown_ids
 from bridle.models.rendering import RENDERER, compiled_template
 from bridle.models.sizes import read_object
 
@@ -33,6 +35,41 @@ PLAIN_TEMPLATE = (
     "{% else %}{{ '' if loop.first else '\n' }}Human: {{ message.content }}{% endif %}"
     "{% endfor %}{% if add_generation_prompt %}{{ '\n' }}Assistant:{% endif %}"
 )
+
+
+# Answers that are tried to find out what a template writes round one, before the tokenizer's own vocabulary.
+PROBES = ("yes", "good", "hello", "a", "1")
+ASKED = Prompt((Message("user", "?"),))
+
+
+@dataclass(frozen=True)
+class TurnEnd:
+    """What follows an answer, found with one, the `probe`, that the tokenizer can write: the text after it, and the token that ends the
+    turn, or that is to be appended where the template writes none."""
+
+    probe: str
+    tail: str
+    token: int
+
+
+@dataclass(frozen=True)
+class AnswerFrame:
+    """What stands round an answer in its ids: first tokens that the template writes before it, up to an added one; then, as they are
+    decoded, what else stands before it, and what between it and the end of the turn. `anchor` is an ordinary token."""
+
+    first_ids: tuple[int, ...]
+    before: str
+    after: str
+    anchor: int
+
+
+@dataclass(frozen=True)
+class WrittenAnswer:
+    """An answer's ids, the end of its turn the last. `apart`: the tokenizer would join the prompt's end with the answer's beginning, so
+    they are not as in the whole text."""
+
+    ids: list[int]
+    apart: bool = False
 
 
 @dataclass(frozen=True)
@@ -98,28 +135,85 @@ class Template:
 
     def prompt_ids(self, prompts: Sequence[Prompt]) -> list[list[int]]:
         """Ids of each prompt, up to and including the cue for the assistant's turn: those that travel with it, where this
-        template wrote them, else written now."""
+        template wrote them, else written now. UnspeltToken: one spells a special token that cannot be written as text."""
         known = [self.encoded(prompt) for prompt in prompts]
         new = [prompt for prompt, encoded in zip(prompts, known, strict=True) if encoded is None]
-        fresh = iter(self.rendered_ids([self.prompt_text(prompt) for prompt in new]))
+        fresh = iter(self.rendered_ids(new, [self.prompt_text(prompt) for prompt in new]))
         return [next(fresh) if encoded is None else list(encoded.ids) for encoded in known]
 
     def encode(self, prompts: Sequence[Prompt], rendered: Sequence[str]) -> list[Prompt]:
         """The prompts with their text, as `prompt_text` gave it, and its ids: tokenised here, once, for all that follows."""
-        found = zip(prompts, rendered, self.rendered_ids(rendered), strict=True)
+        found = zip(prompts, rendered, self.rendered_ids(prompts, rendered), strict=True)
         return [replace(prompt, encoded=Encoded(self.hash, text, tuple(ids))) for prompt, text, ids in found]
 
-    def rendered_ids(self, rendered: Sequence[str]) -> list[list[int]]:
+    def rendered_ids(self, prompts: Sequence[Prompt], rendered: Sequence[str]) -> list[list[int]]:
         """Ids of prompts that are rendered already."""
-        ids = [e.ids for e in self.tokenizer.encode_batch(list(rendered), add_special_tokens=False)]
+        spelt = [self.spells_control(prompt) for prompt in prompts]
+        plain = iter(self.encodings([text for text, marks in zip(rendered, spelt, strict=True) if not marks]))
+        ids = [
+            self.control.encode_marked(self.marked(prompt.messages, text, answer_next=True)).ids
+            if marks
+            else next(plain).ids
+            for prompt, text, marks in zip(prompts, rendered, spelt, strict=True)
+        ]
         if self.bos_token and any(row[:2] == self.bos_ids * 2 for row in ids):
             raise ModelError(f"the chat template writes {self.bos_token!r} twice; remove one of them")
         return ids
 
+    def document_ids(self, documents: Sequence[str]) -> list[list[int]]:
+        """Plain pages for pretraining: start, text, end."""
+        return [[*self.bos_ids, *ids, self.eos_id] for ids in self.control.encode_text(documents)]
+
+    # ------------------------------------------------------------------------------------- control tokens in content
+
+    @cached_property
+    def control(self) -> ControlTokens:
+        """The control tokens: special, stop, and what else the template writes between turns."""
+        ids = special_ids(self.tokenizer) | self.stop_ids | {self.turn_end.token}
+        if others := plain_added(self.tokenizer):
+            try:
+                talk = self.render(
+                    [*ASKED.messages, Message("assistant", self.turn_end.probe), *ASKED.messages], answer_next=True
+                )
+            except ModelError:  # one turn alone
+                talk = self.prompt_text(ASKED)
+            ids |= {i for i, token in others.items() if token in talk}
+        return ControlTokens(self.tokenizer, ids)
+
+    def spells_control(self, prompt: Prompt, answer: str = "") -> bool:
+        """Whether a message or the answer holds the text of a control token."""
+        return self.control.spelt_in([*(message.content for message in prompt.messages), answer])
+
+    def marked(self, messages: Sequence[Message], rendered: str, *, answer_next: bool) -> str:
+        """A rendered text, of which some content spells control tokens, with the template's own as their marks."""
+        spelt = [n for n, message in enumerate(messages) if self.control.spelt_in([message.content])]
+        standing = [
+            replace(message, content=chr(PLACES + spelt.index(n))) if n in spelt else message
+            for n, message in enumerate(messages)
+        ]
+        pattern = self.render(standing, answer_next=answer_next) if spelt else rendered
+        return filled(pattern, [messages[n].content for n in spelt], rendered, self.control)
+
+    def encodings(self, texts: Sequence[str]) -> list[Encoding]:
+        return self.tokenizer.encode_batch(list(texts), add_special_tokens=False)
+
+    # --------------------------------------------------------------------------------------------------- answers
+
+    @cached_property
+    def stop_texts(self) -> list[str]:
+        """The special tokens that end an answer, as text."""
+        found = (self.tokenizer.id_to_token(i) for i in self.stop_ids & special_ids(self.tokenizer))
+        return sorted(token for token in found if token)
+
+    def without_stop(self, answer: str) -> str:
+        """An answer written elsewhere: one stop token at its end is as good as none."""
+        text = answer.rstrip()
+        return next((text.removesuffix(end) for end in self.stop_texts if text.endswith(end)), answer)
+
     def answer_text(self, prompt: Prompt, text: str) -> str:
         """What the template appends to a prompt for this answer; one that changes the prompt itself is refused."""
         head = self.prompt_text(prompt)
-        whole = self.render([*prompt.messages, Message("assistant", text)], answer_next=False)
+        whole = self.render([*prompt.messages, Message("assistant", self.without_stop(text))], answer_next=False)
         if not whole.startswith(head):
             raise ModelError(
                 "the chat template is not prefix-preserving: rendering an answer changes the prompt before it, "
@@ -128,30 +222,138 @@ class Template:
         return whole[len(head) :]
 
     def completion_ids(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[list[int]]:
-        """Ids that the template appends for each text, up to and including the first stop token."""
-        return self.answer_ids([self.answer_text(prompt, text) for prompt, text in zip(prompts, texts, strict=True)])
+        """Ids that the template appends for each text, up to and including the token that ends the turn."""
+        suffixes = [self.answer_text(prompt, text) for prompt, text in zip(prompts, texts, strict=True)]
+        return [answer.ids for answer in self.answers(prompts, texts, suffixes)]
 
-    def answer_ids(self, suffixes: Sequence[str]) -> list[list[int]]:
-        """Ids of what `answer_text` gave, up to and including the first stop token."""
-        encoded = self.tokenizer.encode_batch(list(suffixes), add_special_tokens=False)
-        return [self._through_stop(e.ids) for e in encoded]
+    def answers(self, prompts: Sequence[Prompt], texts: Sequence[str], suffixes: Sequence[str]) -> list[WrittenAnswer]:
+        """Answers to prompts, of which `answer_text` gave the suffixes: each dialogue is encoded as a whole. UnspeltToken: one spells a
+        special token that cannot be written as text."""
+        spelt = [
+            self.spells_control(prompt, text)
+            for prompt, text in zip(prompts, map(self.without_stop, texts), strict=True)
+        ]
+        heads, ids = [self.prompt_text(prompt) for prompt in prompts], self.prompt_ids(prompts)
+        wholes = [head + suffix for head, suffix in zip(heads, suffixes, strict=True)]
+        encoded = iter(self.encodings([whole for whole, marks in zip(wholes, spelt, strict=True) if not marks]))
+        return [
+            self.marked_answer(prompts[i], texts[i], wholes[i], ids[i])
+            if spelt[i]
+            else self.after_prompt(ids[i], next(encoded), wholes[i], len(heads[i]), self.turn_end.tail)
+            for i in range(len(prompts))
+        ]
 
-    def document_ids(self, documents: Sequence[str]) -> list[list[int]]:
-        """Plain pages for pretraining: start, text, end."""
-        encoded = self.tokenizer.encode_batch(list(documents), add_special_tokens=False)
-        return [[*self.bos_ids, *e.ids, self.eos_id] for e in encoded]
+    def marked_answer(self, prompt: Prompt, text: str, whole: str, prompt_ids: list[int]) -> WrittenAnswer:
+        """An answer within a dialogue that spells control tokens."""
+        messages = [*prompt.messages, Message("assistant", self.without_stop(text))]
+        marked = self.marked(messages, whole, answer_next=False)
+        head = self.marked(prompt.messages, self.prompt_text(prompt), answer_next=True)
+        if not marked.startswith(head):
+            raise UnspeltToken(
+                "an answer that spells a special token changes what stands before it; leave the token out"
+            )
+        return self.after_prompt(
+            prompt_ids, self.control.encode_marked(marked), marked, len(head), self.control.mark(self.turn_end.tail)
+        )
+
+    def after_prompt(
+        self, prompt_ids: list[int], encoding: Encoding, whole: str, border: int, tail: str
+    ) -> WrittenAnswer:
+        """The ids of an answer after its prompt's: the rest of the whole text's, which has so many characters of the prompt, up to the
+        end of the turn in its tail.
+
+        A tokenizer may join the prompt's end with the answer's beginning (two line ends are one token, say). The model will be asked with
+        the prompt's own ids, so what of that token belongs to the answer is then encoded apart, and what follows stays as it is."""
+        first, ids, spans = len(prompt_ids), encoding.ids, encoding.offsets
+        apart = ids[:first] != prompt_ids
+        lead = list[int]()
+        if apart:
+            first = next((i for i, (start, _) in enumerate(spans) if start >= border), len(ids))
+            between = whole[border : spans[first][0]] if first < len(ids) else whole[border:]
+            lead = self.joining_ids(prompt_ids, between, ids, first)
+        end = len(whole) - len(tail) if whole.endswith(tail) else border
+        stops = self.stop_ids | {self.turn_end.token}
+        last = next((i for i in range(first, len(ids)) if ids[i] in stops and spans[i][1] > end), None)
+        rest = [*ids[first:], self.turn_end.token] if last is None else ids[first : last + 1]
+        return WrittenAnswer([*lead, *rest], apart)
+
+    def joining_ids(self, prompt_ids: list[int], text: str, ids: list[int], first: int) -> list[int]:
+        """Ids for the `text` between a prompt's and those of the whole from the `first` on, so that all together decode as the whole's
+        `ids` do, where that can be: some tokenizers begin every text with a space."""
+        [written] = self.control.encode_text([text])
+        whole = self.tokenizer.decode(ids, skip_special_tokens=False)
+        for joining in ([], written, written[1:]):
+            if self.tokenizer.decode([*prompt_ids, *joining, *ids[first:]], skip_special_tokens=False) == whole:
+                return joining
+        return written
+
+    @cached_property
+    def turn_end(self) -> TurnEnd:
+        """How the template ends an answer: with the first special or stop token after its text, which is never the unknown one; where
+        it writes none, with that stop token which stands between turns, else the end of a text."""
+        unknown = unknown_ids(self.tokenizer)
+        marks = (special_ids(self.tokenizer) | self.stop_ids) - unknown
+        probe, tail = "", ""
+        for probe in islice(self.writable(unknown), len(PROBES)):
+            before, found, tail = self.answer_text(ASKED, probe).rpartition(probe)
+            if found and probe not in before:
+                break
+        if not probe:
+            raise ModelError(
+                "the tokenizer can write no answer at all without a token for what it does not know; take another tokenizer"
+            )
+        following = self.tokenizer.encode(tail, add_special_tokens=False).ids
+        token = next((i for i in following if i in marks), None)
+        if token is None:
+            between = self.between_turns(probe)
+            token = next((i for i in between if i in self.stop_ids - unknown), self.eos_id)
+        return TurnEnd(probe, tail, token)
+
+    def writable(self, unknown: set[int]) -> Iterator[str]:
+        """Answers that the tokenizer can write without an unknown, special or stop token."""
+        unfit = unknown | special_ids(self.tokenizer) | self.stop_ids
+        entries = (self.tokenizer.decode([i]).strip() for i in range(self.tokenizer.get_vocab_size()))
+        for text in chain(PROBES, entries):
+            ids = self.tokenizer.encode(text, add_special_tokens=False).ids
+            if ids and not unfit.intersection(ids):
+                yield text
+
+    def between_turns(self, answer: str) -> list[int]:
+        """Ids of what the template writes between an answer and the next question; none where it refuses a second turn."""
+        messages = [*ASKED.messages, Message("assistant", answer), *ASKED.messages]
+        try:
+            written = self.render(messages, answer_next=False)
+        except ModelError:
+            return []
+        return self.tokenizer.encode(written.rpartition(answer)[2], add_special_tokens=False).ids
+
+    # ------------------------------------------------------------------------------------------------- ids → text
+
+    @cached_property
+    def frame(self) -> AnswerFrame:
+        """What stands round an answer in its ids, found with the probe of `turn_end`."""
+        probe, tail = self.turn_end.probe, self.turn_end.tail
+        suffix, [ids] = self.answer_text(ASKED, probe), self.completion_ids([ASKED], [probe])
+        added = self.tokenizer.get_added_tokens_decoder().keys()
+        opening = suffix.removesuffix(probe + tail) if suffix.endswith(probe + tail) else ""
+        openers = sum(i in added for i in self.tokenizer.encode(opening, add_special_tokens=False).ids)
+        places = [0, *(place + 1 for place, i in enumerate(ids) if i in added)]
+        first = ids[: places[openers]]
+        anchor = self.tokenizer.encode(probe, add_special_tokens=False).ids[-1]
+        frame = AnswerFrame(tuple(first), "", "", anchor)
+        [written] = decoded(self.tokenizer, frame, [ids])
+        before, found, after = written.partition(probe)
+        return replace(frame, before=before, after=after) if found else frame
 
     def decode(self, ids: Sequence[int]) -> str:
-        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
+        """The text of an answer's ids, white space at its ends too, without what the template itself writes round it."""
+        return self.decode_batch([ids])[0]
 
     def decode_batch(self, rows: Sequence[Sequence[int]]) -> list[str]:
-        return [text.strip() for text in self.tokenizer.decode_batch([list(r) for r in rows], skip_special_tokens=True)]
-
-    def _through_stop(self, ids: list[int]) -> list[int]:
-        for index, token in enumerate(ids):
-            if token in self.stop_ids:
-                return ids[: index + 1]
-        return [*ids, self.eos_id]
+        frame, texts = self.frame, decoded(self.tokenizer, self.frame, rows)
+        ended = [bool(row) and row[-1] in self.stop_ids for row in rows]
+        bodies = [text.removeprefix(frame.before) for text in texts]
+        return [text.removesuffix(frame.after) if end else text for text, end in zip(bodies, ended, strict=True)]
 
     def save(self, folder: Path, max_positions: int) -> None:
         self.tokenizer.save(str(folder / "tokenizer.json"))
@@ -201,7 +403,7 @@ def load_template(folder: Path) -> Template:
     stop_ids.add(id_of(tokenizer, eos))
     template = Template(tokenizer, template_source(folder, config), bos, eos, pad, frozenset(stop_ids))
     try:
-        return with_turn_end(template)
+        return with_stops(template)
     except ModelError as error:
         raise type(error)(f"{folder}: {error}") from error
 
@@ -230,29 +432,48 @@ def template_source(folder: Path, config: Mapping[str, Any]) -> str:
     return source
 
 
-def with_turn_end(template: Template) -> Template:
-    """Add the special token that closes an assistant's turn (Qwen's <|im_end|>, say) to the stop tokens."""
-    ids = template.tokenizer.encode(template.answer_text(Prompt.from_text("?"), "!"), add_special_tokens=False).ids
-    special = special_ids(template.tokenizer)
-    closing = next((i for i in ids if i in special), None)
-    if closing is None:
-        refuse_spelt_marker(template)
-        closing = template.eos_id
-    return replace(template, stop_ids=template.stop_ids | {closing})
-
-
-def refuse_spelt_marker(template: Template) -> None:
-    """A template of another tokenizer closes a turn with a marker that this one only spells: nothing would end an answer."""
-    tail = template.answer_text(Prompt.from_text("?"), "!").rpartition("!")[2].strip()
-    if re.fullmatch(r"<[^<>\s]+>", tail) and template.tokenizer.token_to_id(tail) is None:
+def with_stops(template: Template) -> Template:
+    """Add the token that closes an assistant's turn (Qwen's <|im_end|>, say) to the stop tokens, and leave out the unknown one, which
+    stands for text; ModelError where an answer would end before it began."""
+    refuse_spelt_marker(template.tokenizer, template.turn_end.tail)
+    unknown = unknown_ids(template.tokenizer)
+    if template.eos_id in unknown:
         raise ModelError(
-            f"the chat template closes an answer with {tail!r}, which the tokenizer beside it does not have as a token; "
+            f"the stop token {template.eos_token!r} is what the tokenizer writes for characters that it does not know, so that they would "
+            "end an answer; name another as eos_token in tokenizer_config.json"
+        )
+    stops = (template.stop_ids | {template.turn_end.token}) - unknown
+    template = replace(template, stop_ids=stops)
+    [ids] = template.completion_ids([ASKED], [template.turn_end.probe])
+    if early := [i for i in ids[:-1] if i in stops]:
+        raise ModelError(
+            f"the chat template writes the stop token {template.tokenizer.id_to_token(early[0])!r} before an answer, so that nothing would "
+            "be left of one; take it out of eos_token_id in generation_config.json and config.json"
+        )
+    return template
+
+
+def refuse_spelt_marker(tokenizer: Tokenizer, tail: str) -> None:
+    """A template of another tokenizer closes a turn with a marker that this one only spells: nothing would end an answer."""
+    marker = tail.strip()
+    if re.fullmatch(r"<[^<>\s]+>", marker) and tokenizer.token_to_id(marker) is None:
+        raise ModelError(
+            f"the chat template closes an answer with {marker!r}, which the tokenizer beside it does not have as a token; "
             "take the template and the tokenizer of one model"
         )
 
 
-def special_ids(tokenizer: Tokenizer) -> set[int]:
-    return {i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+def decoded(tokenizer: Tokenizer, frame: AnswerFrame, rows: Sequence[Sequence[int]]) -> list[str]:
+    """Texts of answers' ids but for the frame's first. Each is decoded after an ordinary token, whose text is taken off again: at the
+    beginning of a text some tokenizers lose a space."""
+    count = len(frame.first_ids)
+    bodies = [list(row[count:] if tuple(row[:count]) == frame.first_ids else row) for row in rows]
+    anchor = str(tokenizer.decode([frame.anchor]))
+    texts = tokenizer.decode_batch([[frame.anchor, *body] for body in bodies], skip_special_tokens=True)
+    return [
+        text.removeprefix(anchor) if text.startswith(anchor) else str(tokenizer.decode(body))
+        for text, body in zip(texts, bodies, strict=True)
+    ]
 
 
 def id_of(tokenizer: Tokenizer, token: str) -> int:
@@ -279,7 +500,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Template:
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    return Template(tokenizer, PLAIN_TEMPLATE, START, END, PAD, frozenset({id_of(tokenizer, END)}))
+    return with_stops(Template(tokenizer, PLAIN_TEMPLATE, START, END, PAD, frozenset({id_of(tokenizer, END)})))
 
 
 def token_text(config: Mapping[str, Any], name: str, folder: Path) -> str:

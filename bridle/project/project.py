@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import unicodedata
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,14 +54,15 @@ class Project:
         )
 
     @classmethod
-    def create(cls, folder: Path, recipe: Recipe) -> Project:
-        """Write the recipe; a folder that is a project already, or holds other things, is left alone."""
+    def create(cls, folder: Path, recipe: Recipe, why: Mapping[str, str] | None = None) -> Project:
+        """Write the recipe, with the reason of some of its values; a folder that is a project already, or holds other things, is left
+        alone."""
         require_new(folder)
         with held(
             folder / f".{RECIPE_FILE}.lock", folder, lambda _: None
         ):  # whoever makes it too is done in an instant
             require_new(folder)
-            write_text(folder / RECIPE_FILE, starter(recipe))
+            write_text(folder / RECIPE_FILE, starter(recipe, why))
         return cls(folder, recipe)
 
     @property
@@ -105,12 +107,18 @@ class Project:
     def place_for(self, name: str) -> Path:
         """The same of a model that is about to be trained; ProjectError where what lies there could not be replaced when it is."""
         folder = self.model(name)
+        if self.shares_base(folder):
+            return folder
         if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
             what = "link" if folder.is_symlink() else "file"
             raise ProjectError(
                 f"{folder} is a {what}, which no model that is trained replaces; move it away, or rename it"
             )
         return folder
+
+    def shares_base(self, folder: Path) -> bool:
+        """Whether a model's folder is another name of the base: a link beside it, which a model that is trained under that name ends."""
+        return folder.is_symlink() and os.readlink(folder) == "base"
 
     def lock(self, name: str) -> Path:
         """What a process holds while it is at work on a model, or on a stage that leaves none: no two may."""

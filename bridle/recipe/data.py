@@ -18,7 +18,7 @@ class ModelSection(Section):
     """The base model: one of yours, or a small one trained from scratch by `train pretrain`."""
 
     path: PathText = ""
-    """folder of a Hugging Face language model to start from; empty: pretrain one"""
+    """folder of a Hugging Face language model to start from, taken as the base when first needed; empty: pretrain one"""
     vocab_size: int = Field(default=2048, ge=259, le=WIDEST)
     """entries of the byte-level tokenizer, special tokens included"""
     hidden_size: int = Field(default=160, ge=16, le=WIDEST)

@@ -3,6 +3,8 @@
 `python -m bridle.recipe.documents` prints docs/recipe.md.
 """
 
+from collections.abc import Mapping
+
 import tomli_w
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -15,14 +17,17 @@ def to_toml(recipe: Recipe) -> str:
     return tomli_w.dumps(recipe.model_dump(mode="json"))
 
 
-def starter(recipe: Recipe) -> str:
-    """A `bridle.toml` with every setting and its meaning beside it."""
+def starter(recipe: Recipe, why: Mapping[str, str] | None = None) -> str:
+    """A `bridle.toml` with every setting and its meaning beside it; `why` says of some, by dotted key, where the value comes from."""
+    reasons = {dotted: f" [{reason}]" for dotted, reason in (why or {}).items()}
     lines = ["# bridle's recipe. Every setting with its value; docs/recipe.md tells more.", f"seed = {recipe.seed}", ""]
     values = recipe.model_dump(mode="json")
     for name, section in sections().items():
         lines += [f"[{name}]  # {purpose_of(section)}"]
         for key, field in section.model_fields.items():
-            lines.append(f"{tomli_w.dumps({key: values[name][key]}).strip()}  # {meaning_of(field)}")
+            lines.append(
+                f"{tomli_w.dumps({key: values[name][key]}).strip()}  # {meaning_of(field)}{reasons.get(f'{name}.{key}', '')}"
+            )
         lines.append("")
     lines.append(f"# [[reward_source]], as many as there are: {purpose_of(RewardSource)}")
     lines += [f"#   {key}: {meaning_of(field)}" for key, field in RewardSource.model_fields.items()]

@@ -60,8 +60,8 @@ def data_table(counted: Mapping[str, Any]) -> Table:
     for what, report in counted.items():
         rows += [[what, note, None, ""] for note in report.get("notes", [])]
         rows.append([what, "kept", report["kept"], ""])
-        for done in ("cut", "dropped"):
-            rows += [[what, f"{done}: {why}", n, report["examples"][why]] for why, n in report[done].items()]
+        for done in ("cut", "dropped", "noted"):
+            rows += [[what, f"{done}: {why}", n, report["examples"][why]] for why, n in report.get(done, {}).items()]
     columns = [Column("data"), Column("what became of it"), Column("rows"), Column("the first one")]
     words = "What is cut has lost the beginning of its prompt, and is among those kept."
     return Table("The data", columns, rows, words)

@@ -339,7 +339,7 @@ class PlaygroundData:
             order = list(range(len(item.completions)))
             rng.shuffle(order)
             scores = self.score([item.prompt] * len(order), item.completions, "labelers")
-            texts = [c.text for c in item.completions]
+            texts = [c.stripped for c in item.completions]
             ranking = rank(labeler, rng, item.prompt, texts, scores, order, judged[labeler.name] % SITTING)
             judged[labeler.name] += 1
             kind, key = LabelerKind.SIMULATED, f"{item.id}/{labeler.name}"

@@ -51,5 +51,5 @@ def clear_agreement(item: Item, judgement: Judgement, points: Sequence[float]) -
     it ties them, else 0."""
     rank_of = {slot: rank for rank, group in enumerate(judgement.ranking) for slot in group}
     pairs = [(a, b) for a, b in permutations(range(len(points)), 2) if points[a] - points[b] > CLEAR_GAP]
-    texts = [completion.text for completion in item.completions]
+    texts = [completion.stripped for completion in item.completions]
     return [0.5 + 0.5 * float(np.sign(rank_of[b] - rank_of[a])) for a, b in pairs if texts[a] != texts[b]]

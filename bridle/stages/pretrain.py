@@ -1,7 +1,5 @@
 """The base model: a small one from nothing, or one of the user's."""
 
-import time
-from pathlib import Path
 from typing import Any
 
 from bridle.compute.device import Device
@@ -11,7 +9,7 @@ from bridle.core.errors import ModelError
 from bridle.core.timeline import timed
 from bridle.models.decoder import Decoder, DecoderConfig, initialise
 from bridle.models.encoding import notes_of
-from bridle.models.policy import Policy, load_policy
+from bridle.models.policy import Policy
 from bridle.models.sizes import require_memory
 from bridle.models.template import Template, train_tokenizer
 from bridle.recipe.data import ModelSection
@@ -22,11 +20,11 @@ from bridle.training import pretrain
 
 
 def train_pretrain(work: Work, method: Method, variant: Variant) -> dict[str, Any]:
-    """A small model from nothing: tokenizer and weights. With `model.path` set, that model is taken instead."""
+    """A small model from nothing: tokenizer and weights. With `model.path` set, that model is taken, and nothing pretrained."""
     variant.only(method, "title", "settings")
     recipe = method.recipe(work, variant)
     if recipe.model.path:
-        return adopt_base(work)
+        return work.take_base()
     require_memory(new_config(recipe.model, recipe.model.vocab_size).bytes, "the model of the recipe's [model]")
     parents: dict[str, Any] = {"model": recipe.model.path, "world": work.data.world_hash, **work.data.text_parents()}
     key = stage_key(recipe, ("world", "model", "data", "pretrain"), parents)
@@ -49,28 +47,6 @@ def train_pretrain(work: Work, method: Method, variant: Variant) -> dict[str, An
         saved = work.keep_policy("base", "base", policy, None)
         parameters = sum(p.numel() for p in policy.module.parameters())
         return run.finish({**result, "documents": len(texts), "parameters": parameters, "model": saved})
-
-
-def adopt_base(work: Work) -> dict[str, Any]:
-    """Take the user's model as the base: loaded once to be sure that it can be, then copied into the project."""
-    source = work.project.folder / Path(work.recipe.model.path).expanduser()
-    began = time.monotonic()
-    work.progress.begin(f"Taking your model {source} as the base: nothing is pretrained")
-    policy = load_policy(source, work.device.torch)
-    if not isinstance(policy.module, Decoder):
-        family = policy.module.config.family
-        work.progress.say(
-            f"transformers runs this {family} model, for the native decoder does not know its shape; slower"
-        )
-    saved = work.keep_policy("base", "base", policy, None)
-    parameters = sum(p.numel() for p in policy.module.parameters())
-    seconds = round(time.monotonic() - began, 2)
-    return {
-        "base": f"your model is taken as the base: {source}",
-        "parameters": parameters,
-        "seconds": seconds,
-        "model": saved,
-    }
 
 
 def new_policy(recipe: Recipe, template: Template, device: Device) -> Policy:

@@ -35,5 +35,5 @@ def sample(work: Work, reuse: bool = False) -> dict[str, Any]:
             with timed("store"):
                 work.store.add_completions(completions, source=SAMPLE)
                 groups = [completions[i : i + k] for i in range(0, len(completions), k)]
-                items = work.store.add_items([g for g in groups if len({c.text for c in g}) > 1], study=STUDY)
+                items = work.store.add_items([g for g in groups if len({c.stripped for c in g}) > 1], study=STUDY)
             return run.finish({"prompts": len(prompts), "answers": len(completions), "items": len(items)})

@@ -7,8 +7,9 @@ make again, so `reuse` (the demo) takes it as it is; an unfinished one is resume
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -27,13 +28,18 @@ from bridle.evaluation.answers import Answered, answer_all
 from bridle.feedback.store.store import Store
 from bridle.generation.engine import Engine
 from bridle.guard.health import Health
+from bridle.models.contents import weight_files
+from bridle.models.decoder import Decoder
 from bridle.models.encoding import DataReport, prompts_that_fit
 from bridle.models.policy import Policy, load_policy, read_config, read_tasks, require_head, save_policy
 from bridle.models.scorer import Scorer
+from bridle.models.sizes import elements_of, stored_shapes
+from bridle.models.template import PLAIN_TEMPLATE, Template, load_template
 from bridle.project.lock import held
 from bridle.project.progress import Progress
 from bridle.project.project import Project
 from bridle.project.run import Run, Until
+from bridle.recipe.by_size import rates_too_high
 from bridle.recipe.recipe import Recipe, trained_names
 from bridle.stages.data import PlaygroundData, StoreData
 from bridle.stages.lineage import Lineage, model_name
@@ -205,11 +211,67 @@ class Work:
 
     def keep_policy(self, name: str, kind: str, policy: Policy, parent: str | None) -> str:
         """Save a model and register it with its parent; returns its content hash."""
-        return save_policy(self.project.model(name), policy, lambda folder: self.register(folder, kind, parent))
+        place = self.project.model(name)
+        if self.project.shares_base(place):
+            place.unlink()  # it was another name of the base, which stays
+        return save_policy(place, policy, lambda folder: self.register(folder, kind, parent))
 
     def register(self, folder: Path, kind: str, parent: str | None) -> str:
         """Register a model that is being saved; returns its content hash."""
         return self.registry.register(folder, self.store, kind, parent)
+
+    def take_base(self, policy: Policy | None = None) -> dict[str, Any]:
+        """Keep the user's model, which `model.path` names, as the base; `policy`: as it was read already. What was done, in words."""
+        source = self.project.folder / Path(self.recipe.model.path).expanduser()
+        began = time.monotonic()
+        self.progress.begin(f"Taking your model {source} as the base: nothing is pretrained")
+        with self.alone("pretrain"):
+            policy = policy or load_policy(source, torch.device("cpu"))  # only to be written again
+            if not isinstance(policy.module, Decoder):
+                family = policy.module.config.family
+                self.progress.say(
+                    f"transformers runs this {family} model, for the native decoder does not know its shape; slower"
+                )
+            saved = self.keep_policy("base", "base", policy, None)
+            also = self.share_base(policy.template)
+        return {
+            "base": f"your model is taken as the base: {source}; {also}",
+            "parameters": sum(p.numel() for p in policy.module.parameters()),
+            "seconds": round(time.monotonic() - began, 2),
+            "model": saved,
+        }
+
+    def share_base(self, template: Template) -> str:
+        """Let a base with a chat template of its own be `sft` too, where nothing was trained under that name: one folder with two names,
+        for it may have gigabytes. What `sft` is then, in words."""
+        place = self.project.model("sft")
+        shared = self.project.shares_base(place)
+        if not shared and (place.exists() or place.is_symlink()):
+            return "models/sft stays as it is"
+        if template.source == PLAIN_TEMPLATE:
+            if shared:  # with the base before this one
+                place.unlink()
+            return "it has no chat template, so `bridle train sft` comes first"
+        if not shared:
+            place.symlink_to("base")
+        self.register(place, "sft", None)
+        return "it has a chat template of its own, so it is sft too, until `bridle train sft` makes another"
+
+    def find_base(self) -> None:
+        """Take the user's model where it was not taken yet, as base and as what else it is."""
+        with self.alone("pretrain"):
+            if (base := self.project.model("base")).joinpath("config.json").is_file():
+                self.share_base(load_template(base))
+            else:
+                self.progress.say(self.take_base()["base"])
+
+    def warn_of_rates(self, name: str) -> None:
+        """Warn where a rate of a trainer's section would undo what the user's model has learnt."""
+        places = [self.project.model("base"), self.project.folder / Path(self.recipe.model.path).expanduser()]
+        with suppress(ModelError):  # which a stage reports that needs the model
+            there = next(place for place in places if (place / "config.json").is_file())
+            parameters = elements_of(stored_shapes(weight_files(there)))
+            self.warn(rates_too_high(name, dict(self.recipe)[name], parameters))
 
     def load_policy(self, name: str) -> Policy:
         """A model of the project. The store knows it afterwards, even where its folder was put there by hand; ModelError where it is not
@@ -304,6 +366,8 @@ class Method:
         """Run the stage in a project; returns its result. `name` is of the run and the model, by default the method's."""
         variant = Variant(name or self.name, title or self.title, settings or {}, reward, reuse, until)
         with work.alone(variant.name):
+            if work.recipe.model.path and self.name != "pretrain":
+                work.warn_of_rates(self.section)
             return self.stage(work, self, variant)
 
     def recipe(self, work: Work, variant: Variant) -> Recipe:
@@ -330,6 +394,8 @@ def require_model(work: Work, name: str, scores: bool = False) -> str:
     is none, where what should answer can only score, or where its bytes are not those that were registered: before a run begins."""
     project = work.project
     folder = project.model(name)
+    if name in ("base", "sft") and work.recipe.model.path and not (folder / "config.json").is_file():
+        work.find_base()
     if not (folder / "config.json").is_file():
         usual = "reward" if re.fullmatch(r"reward-(member-)?\d+", name) else name
         maker = MAKERS.get(name, usual if usual in trained_names() else None)

@@ -37,6 +37,9 @@ HI = Prompt.from_text("Hi")
 SYSTEM = Message("system", "Be brief.")
 FIRST, REPLY = Message("user", "My cat is bored, and so am I, all day long."), Message("assistant", "Play.")
 LAST = Message("user", "What else?")
+UNSPEAKABLE = (
+    "<|end|>\U00100000"  # a special token's text beside a character that marks such tokens: cannot be encoded as text
+)
 TALK = Prompt((SYSTEM, FIRST, REPLY, FIRST, REPLY, LAST))
 STRICT = (  # as Llama 2's: turns must take turns, and there is no system
     "{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('order') }}{% endif %}"
@@ -85,7 +88,7 @@ def renderings(monkeypatch: pytest.MonkeyPatch) -> Renderings:
     ("text", "fault"),
     [
         ("Yes", None), ("Yes<|end|>", None), (" Yes <|end|> ", None), ("", EMPTY), (" \n", EMPTY), ("<|end|>", EMPTY),
-        ("Yes<|end|>No", CONTROL), ("<|doc|>Yes", CONTROL), ("<|pad|>", None),
+        ("Yes<|end|>No", None), ("<|doc|>Yes", None), ("<|pad|>", None),
     ],
 )  # fmt: skip
 def test_what_is_wrong_with_an_answer(text: str, fault: str | None) -> None:
@@ -93,14 +96,10 @@ def test_what_is_wrong_with_an_answer(text: str, fault: str | None) -> None:
     assert found == fault and suffix == ("" if fault else template().answer_text(HI, text))
 
 
-@pytest.mark.parametrize(
-    ("text", "fault"), [("Hi", None), ("<|doc|>Hi", CONTROL), ("Hi<|end|>", CONTROL), ("a <|doc|> b", CONTROL)]
-)
-def test_what_is_wrong_with_a_prompt(text: str, fault: str | None) -> None:
-    assert render_prompt(template(), Prompt.from_text(text))[1] == fault
-    earlier = Prompt((Message("user", text), REPLY, LAST))
-    rendered, found = render_prompt(template(), earlier)
-    assert found == fault and rendered == ("" if fault else template().prompt_text(earlier))
+@pytest.mark.parametrize("text", ["Hi", "<|doc|>Hi", "Hi<|end|>", "a <|doc|> b"])
+def test_nothing_is_wrong_with_a_prompt_of_any_text(text: str) -> None:
+    for prompt in (Prompt.from_text(text), Prompt((Message("user", text), REPLY, LAST))):
+        assert render_prompt(template(), prompt) == (template().prompt_text(prompt), None)
 
 
 def test_a_template_that_refuses_a_row_costs_that_row_alone() -> None:
@@ -179,7 +178,7 @@ def test_an_answer_is_whole_or_the_row_is_left_out(room: int) -> None:
 
 def test_every_row_is_counted_once_with_an_example() -> None:
     shown = [
-        (HI, "Yes"), (HI, ""), (Prompt.from_text("Hi there"), " "), (HI, "x<|doc|>"), (HI, "long " * 80),
+        (HI, "Yes"), (HI, ""), (Prompt.from_text("Hi there"), " "), (HI, f"x{UNSPEAKABLE}"), (HI, "long " * 80),
         (Prompt.from_text("why? " * 60), "So."),
     ]  # fmt: skip
     kept, report = encode_demonstrations(template(), shown, 60)
@@ -235,7 +234,7 @@ def test_pairs_that_fit_are_kept_as_they_are() -> None:
     [
         (written("Yes"), written("Yes "), SAME), (written("Yes"), written("Yes<|end|>"), SAME),
         (written(""), written("No"), EMPTY), (written("Yes"), written("<|end|>"), EMPTY),
-        (written("Yes<|doc|>"), written("No"), CONTROL), (written("Yes"), written("no " * 90), LONG),
+        (written("Yes"), written("Yes<|end|> "), SAME), (written("Yes"), written("no " * 90), LONG),
         (sampled("a", [40, 1]), sampled("b", [40, 1]), SAME), (sampled("a", [40] * 95), written("b"), LONG),
     ],
 )  # fmt: skip
@@ -273,7 +272,7 @@ def test_the_shared_prompt_is_cut_once_and_what_differs_never(room: int) -> None
 
 
 def test_a_prompt_that_cannot_be_used_takes_all_its_pairs_along() -> None:
-    bad = Prompt.from_text("<|doc|>Hi")
+    bad = Prompt.from_text(UNSPEAKABLE)
     found, report = compared([Pair(bad, written("a", bad), written("b", bad))] * 3)
     assert found is None and report.dropped == {CONTROL: 3}
 
@@ -335,7 +334,7 @@ def test_prompts_to_answer_are_whole_or_left_out() -> None:
     t = template()
     room = 96 - length(t, *TALK.messages)
     assert prompts_that_fit(t, [HI, TALK], new_tokens=room, limit=96)[0] == [HI, TALK]
-    kept, report = prompts_that_fit(t, [HI, TALK, Prompt.from_text("<|end|>")], new_tokens=room + 1, limit=96)
+    kept, report = prompts_that_fit(t, [HI, TALK, Prompt.from_text(UNSPEAKABLE)], new_tokens=room + 1, limit=96)
     assert kept == [HI] and report.dropped == {NO_ROOM: 1, CONTROL: 1}
 
 
@@ -349,7 +348,7 @@ def test_a_prompt_that_fits_carries_its_text_and_ids_and_is_never_rendered_again
 
 
 def test_faults_of_prompts_are_counted_before_the_room_that_others_lack() -> None:
-    _, report = prompts_that_fit(template(), [TALK, Prompt.from_text("<|end|>")], new_tokens=96, limit=96)
+    _, report = prompts_that_fit(template(), [TALK, Prompt.from_text(UNSPEAKABLE)], new_tokens=96, limit=96)
     assert list(report.dropped) == list(report.examples) == [CONTROL, NO_ROOM]
 
 
@@ -374,7 +373,7 @@ def test_over_a_share_of_dropped_rows_is_an_error(dropped: int, limit: float, re
 
 def test_where_nothing_is_left_it_is_an_error_whatever_the_limit() -> None:
     t = template()
-    _, report = prompts_that_fit(t, [HI, TALK, Prompt.from_text("<|end|>")], new_tokens=95, limit=96)
+    _, report = prompts_that_fit(t, [HI, TALK, Prompt.from_text(UNSPEAKABLE)], new_tokens=95, limit=96)
     with pytest.raises(NoUsableRows) as caught:
         report.check(1.0)
     reason = str(caught.value)

@@ -253,3 +253,22 @@ def test_no_decoder_has_these_numbers(numbers: dict[str, Any]) -> None:
     assert DecoderConfig("llama", **shape).bytes == 4 * (2 * (2 * 32 * 8 * 6 + 3 * 32 * 48) + 300 * 32) + 16 * 512 * 8
     with pytest.raises(ValueError, match="must be|at least 1|even size"):
         DecoderConfig("llama", **{**shape, **numbers})
+
+
+@pytest.mark.parametrize(
+    ("raw", "shape"),
+    [
+        (
+            {"vocab_size": 9, "n_embd": 8, "n_layer": 2, "n_head": 4, "n_inner": None},  # GPT-2
+            {"vocab_size": 9, "hidden_size": 8, "layers": 2, "heads": 4, "kv_heads": 4, "intermediate_size": 32},
+        ),
+        (
+            {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 4, "num_kv_heads": 2, "ffn_dim": 5},
+            {"hidden_size": 8, "layers": 2, "heads": 4, "kv_heads": 2, "intermediate_size": 5},
+        ),
+        ({"num_attention_heads": 4, "multi_query": True}, {"heads": 4, "kv_heads": 1}),
+        ({"text": {"hidden_size": 8, "n_inner": 3}, "other": {"hidden_size": 7}}, {"hidden_size": 8, "intermediate_size": 3}),
+    ],
+)  # fmt: skip
+def test_the_shape_is_read_by_any_familys_names(raw: dict[str, Any], shape: dict[str, int]) -> None:
+    assert sizes.shape_of(raw) == shape

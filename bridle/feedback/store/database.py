@@ -75,7 +75,7 @@ def require_the_same_file(engine: Engine, path: Path) -> None:
 def _url(target: str | Path) -> URL:
     if "\0" in str(target):
         raise StoreError(
-            f"{str(target).partition('://')[0]!r} with a NUL in its name is no place for a store; leave the NUL out"
+            f"{str(target).partition('://')[0]!r} cannot be a store, for a NUL stands in its name; leave that out"
         )
     if isinstance(target, str) and "://" in target:
         try:

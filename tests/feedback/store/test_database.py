@@ -189,8 +189,8 @@ def test_a_password_is_never_shown() -> None:
         ("postgresql+psycopg://ann:secret@127.0.0.1:port/none", "'postgresql+psycopg://…' is not a database URL"),
         ("nosuch://ann:secret@host/none", "no store can be opened at a database of the kind 'nosuch'"),
         ("postgresql+nosuch://ann:secret@host/none", "of the kind 'postgresql+nosuch'"),
-        ("sqlite:///a\0b", "with a NUL in its name"),
-        ("a\0b", "with a NUL in its name"),
+        ("sqlite:///a\0b", "a NUL stands in its name"),
+        ("a\0b", "a NUL stands in its name"),
     ],
 )
 def test_an_address_of_no_database_is_one_sentence_without_its_password(address: str, words: str) -> None:

@@ -1,0 +1,177 @@
+"""Settings for a model that the user brings, by its number of parameters: one table, with the source of each value.
+
+A value is given at some sizes: at the playground's 1.6M parameters, for which the defaults of the recipe are made, and at those that
+recipes were published for, from 0.5B on. Between two of them it lies on the straight line in the logarithms of both, outside it is that
+of the nearest one. No rate is above CEILING: a small model is somebody's work too.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from bridle.recipe.base import TrainerSection
+from bridle.recipe.data import ModelSection
+
+SMALL, SMALLEST_PUBLISHED, LARGEST_PUBLISHED = 1_600_000, 500_000_000, 8_000_000_000  # parameters
+CEILING = 1e-4  # of every rate of weights that the user brings
+NEW_CEILING = 1e-3  # of weights that are made new
+NATS_PER_TOKEN = 0.02  # of the longest answer: the playground's 1.5 nats of 72 tokens, and some 10 nats of 512
+TOO_HIGH = 10  # times the rule's rate: worth a warning
+
+# What a value is at these numbers of parameters.
+Points = Sequence[tuple[int, float]]
+
+LLAMA_2 = "Touvron 2023, arxiv.org/abs/2307.09288"
+ZEPHYR = "Tunstall 2023, arxiv.org/abs/2310.16944"
+N_PLUS = "Huang 2024, arxiv.org/abs/2403.17031"
+GRPO = "Shao 2024, arxiv.org/abs/2402.03300"
+RLOO = "Ahmadian 2024, arxiv.org/abs/2402.14740"
+MEMORY = "what fits in memory; it changes memory and speed only"
+
+
+IMITATION: Points = ((SMALL, 1e-3), (SMALLEST_PUBLISHED, 2e-5), (LARGEST_PUBLISHED, 1e-5))
+SCORING: Points = ((SMALL, 5e-4), (SMALLEST_PUBLISHED, 1e-5))
+PRACTICE: Points = ((SMALL, 5e-4), (SMALLEST_PUBLISHED, 1e-6))
+AT_ONCE: Points = ((SMALL, 32), (LARGEST_PUBLISHED, 1))
+
+RATES: Mapping[str, tuple[Points, str]] = {
+    "pretrain.learning_rate": (IMITATION, "as SFT; your model is the base, and nothing is pretrained"),
+    "sft.learning_rate": (IMITATION, LLAMA_2),
+    "reward.learning_rate": (SCORING, LLAMA_2),
+    "reward.slim_learning_rate": (
+        ((SMALL, 1.5e-3), (SMALLEST_PUBLISHED, 1.5e-3)),
+        "made from nothing, whatever your model is",
+    ),
+    "ppo.learning_rate": (PRACTICE, LLAMA_2),
+    "ppo.critic_learning_rate": (SCORING, "as the reward model, whose weights it begins with"),
+    "dpo.learning_rate": (((SMALL, 5e-4), (SMALLEST_PUBLISHED, 5e-7)), ZEPHYR),
+    "grpo.learning_rate": (PRACTICE, GRPO),
+    "rloo.learning_rate": (PRACTICE, RLOO),
+    "rebel.learning_rate": (PRACTICE, "as RLOO"),
+    "rejection.learning_rate": (IMITATION, "as SFT"),
+}
+MADE_NEW = ("reward.slim_learning_rate",)
+WEIGHTS: Mapping[str, tuple[Points, str]] = {  # β
+    "ppo.kl_coef": (((SMALL, 0.12), (SMALLEST_PUBLISHED, 0.05)), N_PLUS),
+    "dpo.beta": (((SMALL, 0.3), (SMALLEST_PUBLISHED, 0.1)), ZEPHYR),
+    "grpo.kl_coef": (((SMALL, 0.02), (SMALLEST_PUBLISHED, 0.04)), GRPO),
+    "rloo.kl_coef": (((SMALL, 0.1), (SMALLEST_PUBLISHED, 0.03)), RLOO),
+    "rebel.kl_coef": (((SMALL, 0.1), (SMALLEST_PUBLISHED, 0.03)), "as RLOO"),
+}
+COUNTS: Mapping[str, tuple[Points, str]] = {  # powers of two
+    "sft.batch_size": (((SMALL, 16), (SMALLEST_PUBLISHED, 64)), LLAMA_2),
+    "reward.batch_size": (((SMALL, 8), (SMALLEST_PUBLISHED, 64)), N_PLUS),
+    "dpo.batch_size": (((SMALL, 16), (SMALLEST_PUBLISHED, 32)), ZEPHYR),
+    "rejection.batch_size": (((SMALL, 16), (SMALLEST_PUBLISHED, 64)), "as SFT"),
+    **{f"{name}.micro_batch": (AT_ONCE, MEMORY) for name in ("sft", "reward", "dpo")},
+    **{f"{name}.batch_size": (AT_ONCE, MEMORY) for name in ("ppo", "grpo", "rloo", "rebel")},
+}
+CLIPS = ("ppo.clip", "grpo.clip", "grpo.clip_high", "rloo.clip")  # ε, of every size
+TRAINERS = ("pretrain", "sft", "reward", "ppo", "dpo", "grpo", "rloo", "rebel", "rejection")
+
+
+@dataclass(frozen=True)
+class Suited:
+    """A setting's value, and why it is that: a comment for bridle.toml."""
+
+    value: Any
+    why: str
+
+
+def settings_by_size(parameters: int, context: int, tokens: int = 0) -> dict[str, Suited]:
+    """Every setting that follows from a model's size, by its dotted key. `context` in tokens; `tokens`: the longest answer, where the user
+    has chosen it; 0: by size."""
+    rule = f"by size {size_text(parameters)}"
+    found = {}
+    for dotted, (points, source) in RATES.items():
+        found[dotted] = Suited(
+            rate_by_size(dotted, parameters), f"{rule}: {points_text(points)}, {CEILING:g} at most; {source}"
+        )
+    for dotted, (points, source) in WEIGHTS.items():
+        found[dotted] = Suited(rounded(between(points, parameters)), f"{rule}: {points_text(points)}; {source}")
+    for dotted, (points, source) in COUNTS.items():
+        found[dotted] = Suited(power_of_two(between(points, parameters)), f"{rule}: {points_text(points)}; {source}")
+    for name in TRAINERS:
+        found[f"{name}.optimizer"] = Suited("adamw", f"of every size; {LLAMA_2}")
+    for dotted in CLIPS:
+        found[dotted] = Suited(0.2, "of every size; Schulman 2017, arxiv.org/abs/1707.06347")
+    points = ((SMALL, 72), (SMALLEST_PUBLISHED, 512))
+    by_rule = max(1, min(round(between(points, parameters)), context // 4))
+    why = f"{rule}: {points_text(points)}, and a quarter of the context of {context} at most"
+    found["sampling.max_new_tokens"] = Suited(by_rule, why)
+    longest = tokens or by_rule
+    why = f"{NATS_PER_TOKEN:g} nats for each of the {longest} tokens of the longest answer (docs/ppo.md, choosing β)"
+    found["ppo.kl_target"] = Suited(rounded(NATS_PER_TOKEN * longest), why)
+    return found
+
+
+def settings_by_shape(shape: Mapping[str, int]) -> dict[str, Suited]:
+    """The settings of [model] as the user's model has them: what a later `bridle.toml` says of it is true."""
+    found = {}
+    for name, value in shape.items():
+        try:
+            ModelSection(**{name: value})  # type: ignore[arg-type]
+        except ValidationError:  # a setting for models made from nothing, which are less odd
+            default = ModelSection.model_fields[name].default
+            found[f"model.{name}"] = Suited(default, f"your model has {value}, which this setting cannot hold; unused")
+        else:
+            found[f"model.{name}"] = Suited(value, "your model's")
+    return found
+
+
+def rate_by_size(dotted: str, parameters: int) -> float:
+    points, _ = RATES[dotted]
+    return min(rounded(between(points, parameters)), NEW_CEILING if dotted in MADE_NEW else CEILING)
+
+
+def rates_too_high(name: str, section: TrainerSection, parameters: int) -> list[str]:
+    """A sentence for each rate of a trainer's section that is far above what the rule gives a model of so many parameters."""
+    found = []
+    for key, rate in section.model_dump().items():
+        dotted = f"{name}.{key}"
+        if dotted in RATES and rate > 1.001 * TOO_HIGH * (usual := rate_by_size(dotted, parameters)):
+            size = size_text(parameters)
+            found.append(
+                f"{dotted} = {rate:g} is {rate / usual:.0f} times the {usual:g} that suits a model of {size} parameters, and may undo what "
+                f"yours has learnt; --set {dotted}={usual:g} is by that rule"
+            )
+    return found
+
+
+def between(points: Points, parameters: int) -> float:
+    """The value at a size, on straight lines in the logarithms of both; beyond the ends that of the nearest end."""
+    (first, value), last = points[0], points[-1]
+    if parameters <= first:
+        return value
+    for (low, below), (high, above) in zip(points, points[1:], strict=False):
+        if parameters <= high:
+            share = math.log(parameters / low) / math.log(high / low)
+            return float(below * (above / below) ** share)
+    return last[1]
+
+
+def points_text(points: Points) -> str:
+    (_, first), (_, last) = points[0], points[-1]
+    if first == last:
+        return f"{first:g} at every size"
+    return ", ".join(f"{value:g} at {size_text(size)}" for size, value in points)
+
+
+def rounded(value: float) -> float:
+    """Two digits that mean something."""
+    return float(f"{value:.2g}")
+
+
+def power_of_two(value: float) -> int:
+    return int(2 ** max(0, round(math.log2(value))))
+
+
+def size_text(parameters: int) -> str:
+    """135M, 1.6M, 7B."""
+    for unit, name in ((10**9, "B"), (10**6, "M"), (10**3, "K")):
+        if parameters >= unit:
+            return f"{float(f'{parameters / unit:.3g}'):g}{name}"
+    return str(parameters)
