@@ -78,22 +78,29 @@ def test_it_is_kept_for_this_user_alone_and_found_again(
     assert library_of(code) == path and calls(tmp_path) == 2
 
 
+def put(path: Path, data: bytes) -> None:
+    """Another file in its place: one that this process has loaded may not be changed where it is, it would end with SIGBUS."""
+    path.unlink()
+    path.write_bytes(data)
+    path.chmod(0o600)
+
+
 def cut_short(path: Path) -> None:
-    os.truncate(path, path.stat().st_size // 2)
+    put(path, path.read_bytes()[: path.stat().st_size // 2])
 
 
 def emptied(path: Path) -> None:
-    os.truncate(path, 0)
+    put(path, b"")
 
 
 def one_byte_changed(path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
-    path.write_bytes(data)
+    put(path, bytes(data))
 
 
 def another_file(path: Path) -> None:
-    path.write_bytes(b"not a library")
+    put(path, b"not a library")
 
 
 def written_by_others(path: Path) -> None:
