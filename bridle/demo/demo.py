@@ -77,7 +77,7 @@ def resume_demo(project: Project, progress: Progress, wait: bool) -> dict[str, A
 
 def walk(work: Work) -> Results:
     """The result of every stage, in their order. A stage that may come after another is done meanwhile by a second process; here it
-    is only read, or done after all where that one failed."""
+    is only read, or done after all where that one failed. The last stage is done by whichever comes to it first."""
     two = work.device.torch.type == "cpu" and work.device.threads > 1
     here = [stage for stage in STAGES if not (two and stage.after)]
     done: Results = {}
@@ -96,6 +96,9 @@ def walk(work: Work) -> Results:
             for other in STAGES:
                 if two and other.after == stage.name and work.project.finished_folder(other.name) is None:
                     second.give(other.name, work.device.threads)
+        if two:
+            with suppress(ProjectError):  # the second process is at it
+                done[STAGES[-1].name] = STAGES[-1].run(work)
         second.wait(work.progress)
     work.progress.later = 0.0
     return {stage.name: done.get(stage.name) or stage.run(work) for stage in STAGES}

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 
+from bridle.core.errors import ProjectError
 from bridle.core.files import read_json
 from bridle.core.processes import python_environment, python_module
 from bridle.core.timeline import record, recording, timed
@@ -110,7 +111,8 @@ def run_second_process(folder: Path, threads: int, profile: bool = False) -> Non
     try:
         keep_device(work, {**read_json(folder / DEMO_FILE), "threads": threads})
         while (name := given.get()) != END:
-            by_name[name].run(work)
+            with suppress(ProjectError):  # the first process is at the last stage; what else there is, it meets itself
+                by_name[name].run(work)
     finally:
         work.close()
         if recorded is not None:

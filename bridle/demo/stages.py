@@ -61,7 +61,7 @@ def smooth(values: Sequence[float]) -> list[float]:
 @dataclass(frozen=True)
 class DemoStage:
     """`seconds` weigh the time left. `after`: once that one is done, a second process may do this one, and no stage that
-    the first process does may need it."""
+    the first process does may need it. The last one needs none of those that the second process does: either may do it."""
 
     name: str
     seconds: float
@@ -87,5 +87,5 @@ STAGES = [
     DemoStage("evaluate-ppo", 7, lambda work: evaluate(work, "ppo", reuse=True), after="reward"),
     DemoStage("evaluate-dpo", 6, lambda work: evaluate(work, "dpo", reuse=True), after="reward"),
     DemoStage("evaluate-unbridled", 7, lambda work: evaluate(work, "unbridled", reuse=True)),
-    DemoStage("evaluate-base", 4, lambda work: evaluate(work, "base", reuse=True)),
+    DemoStage("evaluate-base", 4, lambda work: evaluate(work, "base", reuse=True), after="reward"),
 ]

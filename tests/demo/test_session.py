@@ -7,12 +7,17 @@ from pathlib import Path
 import pytest
 import torch
 
+import bridle.demo.demo
 from bridle.compute.device import Device
+from bridle.core.errors import ProjectError
+from bridle.demo.demo import walk
 from bridle.demo.second import SecondProcess
 from bridle.demo.session import DemoSession
+from bridle.demo.stages import DemoStage
 from bridle.project.progress import Progress
 from bridle.project.project import Project
 from bridle.recipe.recipe import Recipe
+from bridle.stages.workspace import Work
 
 
 @pytest.fixture
@@ -71,3 +76,31 @@ def test_a_second_process_that_nothing_was_given_was_never_started(tmp_path: Pat
     with SecondProcess(tmp_path) as second:
         second.wait(Progress(write=lines.append, live=False))
     assert second.process is None and lines == []
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_the_last_stage_is_done_by_whichever_process_comes_to_it_first(
+    project: Project, monkeypatch: pytest.MonkeyPatch, busy: bool
+) -> None:
+    seen: list[str] = []
+
+    class Second(SecondProcess):
+        def give(self, name: str, threads: int) -> None:
+            seen.append(f"given {name}")
+
+        def wait(self, progress: Progress) -> None:
+            seen.append("waited")
+
+    def last(work: Work) -> dict[str, int]:
+        seen.append("last")
+        if busy and "waited" not in seen:
+            raise ProjectError("another process is at work")
+        return {"done": 1}
+
+    stages = [DemoStage("one", 1, lambda work: {"done": 1}), DemoStage("last", 1, last, after="one")]
+    monkeypatch.setattr(bridle.demo.demo, "STAGES", stages)
+    monkeypatch.setattr(bridle.demo.demo, "SecondProcess", Second)
+    work = Work(project, Progress(write=lambda text: None, live=False), threads=2)
+    work.device = Device(torch.device("cpu"), torch.float32, 2, "asked for")
+    assert walk(work) == {"one": {"done": 1}, "last": {"done": 1}}
+    assert seen == ["given last", "last", "waited", *(["last"] if busy else [])]

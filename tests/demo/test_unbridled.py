@@ -84,5 +84,7 @@ def test_no_stage_is_done_beside_one_that_it_needs() -> None:
     assert all(place[stage.after] < place[stage.name] for stage in STAGES if stage.after)
     second = {stage.name for stage in STAGES if stage.after}
     assert second == {
-        "grpo", "reward-slim", "reward-shuffled", "dpo", "ppo", "best_of_4", "evaluate-ppo", "evaluate-dpo"
+        "grpo", "reward-slim", "reward-shuffled", "dpo", "ppo", "best_of_4", "evaluate-ppo", "evaluate-dpo",
+        STAGES[-1].name,
     }  # fmt: skip
+    assert STAGES[-1].name == "evaluate-base"  # of these all only what the first process itself has done before it
