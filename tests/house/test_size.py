@@ -15,16 +15,18 @@ import pytest
 
 from tests.house.source import ROOT, Source, lines_of, listed, package, written_by_us
 
-ALL_PYTHON = 19_500
+ALL_PYTHON = 26_000
 # Folders, or files without their ending; a file that is named here counts where it is named, not with its folder.
 BUDGETS = {
-    "the reader's core": (7_500, "core project compute recipe maths models generation rewards training"),
+    "the reader's core": (8_100, "core project compute recipe maths models generation rewards training"),
+    # Who reads the loop need not read how a GGUF file, a hub, or a file of one of sixty forms is read.
+    "what others wrote": (5_400, "models/files feedback/importing"),
     "people's data": (3_900, "feedback playground"),
     "watching and serving": (
         4_000,
         "guard evaluation site labelling serve rewards/judge rewards/constitution rewards/sandbox rewards/constraints",
     ),
-    "what is driven": (4_300, "stages report api demo loop launch cli"),
+    "what is driven": (4_700, "stages report api demo loop launch cli"),
 }
 COUNTED_APART = {"kernels", ""}  # Python beside C, and bridle/__init__.py: within the budget of all Python alone
 OTHERS = {  # not blank
@@ -45,7 +47,10 @@ def group_of(source: Source) -> str:
     """The budget that the file counts in: that of its folder, or its own; empty where there is none."""
     path = source.path.removeprefix("bridle/").removesuffix(".py")
     named = {name: group for group, (_, names) in BUDGETS.items() for name in names.split()}
-    return named.get(path) or named.get(source.part, "")
+    folders = [
+        path[:end] for end in range(len(path), 0, -1) if path[end : end + 1] in ("", "/")
+    ]  # the innermost that is named
+    return next((named[folder] for folder in folders if folder in named), "")
 
 
 def over_budget(sources: Sequence[Source]) -> list[str]:
@@ -161,6 +166,9 @@ def test_each_file_counts_in_one_group() -> None:
         "rewards/judge": "watching and serving",
         "feedback/store/store": "people's data",
         "loop": "what is driven",
+        "models/policy": "the reader's core",
+        "models/files/hub": "what others wrote",
+        "feedback/importing/forms/plain": "what others wrote",
         "kernels/kernels": "",
     }
     assert {path: group_of(Source(f"bridle/{path}.py", "")) for path in groups} == groups
@@ -169,9 +177,9 @@ def test_each_file_counts_in_one_group() -> None:
 @pytest.mark.parametrize(
     ("check", "good", "bad"),
     [
-        (over_budget, [lines("bridle/demo/a.py", 3_000)], [lines("bridle/demo/a.py", 3_000), lines("bridle/loop.py", 1_301)]),
-        (over_budget, [lines("bridle/rewards/judge.py", 4_000)], [lines("bridle/rewards/judges.py", 7_501)]),
-        (over_budget, [lines("bridle/kernels/a.py", 19_500)], [lines("bridle/kernels/a.py", 19_501)]),
+        (over_budget, [lines("bridle/demo/a.py", 3_000)], [lines("bridle/demo/a.py", 3_000), lines("bridle/loop.py", 1_701)]),
+        (over_budget, [lines("bridle/rewards/judge.py", 4_000)], [lines("bridle/rewards/judges.py", 8_101)]),
+        (over_budget, [lines("bridle/kernels/a.py", 26_000)], [lines("bridle/kernels/a.py", 26_001)]),
         (long_files, [lines("bridle/core/a.py", 400)], [lines("bridle/core/a.py", 401)]),
         (
             full_folders,
