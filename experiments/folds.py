@@ -32,13 +32,15 @@ from bridle.compute.randomness import generator
 from bridle.compute.steps import Session
 from bridle.core.files import write_json
 from bridle.core.records import Completion, Pair, Prompt, content_hash
-from bridle.feedback.importing.importer import ImportReport, read_examples
+from bridle.feedback.importing.files.source import RowSource
+from bridle.feedback.importing.report import ImportReport, read_examples
 from bridle.maths.statistics import mean_interval, proportion
 from bridle.models.batches import Compared, Group
 from bridle.models.contents import folder_hash
+from bridle.models.files.new_tokenizer import train_tokenizer
 from bridle.models.policy import RewardModel, load_policy
 from bridle.models.scorer import scorer_from
-from bridle.models.template import Template, train_tokenizer
+from bridle.models.template import Template
 from bridle.project.progress import Progress, clock
 from bridle.project.project import Project
 from bridle.recipe.recipe import Recipe, parse_setting
@@ -71,7 +73,8 @@ def fold_of(prompt_id: str) -> int:
 
 def read_pairs(file: Path) -> list[Pair]:
     """The file's pairs in its order, read as `bridle import` reads them."""
-    examples = [example for example in read_examples(file, ImportReport(str(file))) if len(example.answers) == 2]
+    rows = read_examples(RowSource(file), ImportReport(str(file)))
+    examples = [row for row in rows if [verdict.ranking for verdict in row.verdicts] == [((0,), (1,))]]
     return [
         Pair(e.prompt, Completion(e.prompt.id, e.answers[0]), Completion(e.prompt.id, e.answers[1])) for e in examples
     ]

@@ -311,7 +311,8 @@ def store_rows(path: Path) -> dict[str, list[Any]]:
         ]
         tables = {}
         for name in names:
-            cursor = connection.execute(f"SELECT * FROM {name} ORDER BY rowid")
+            # In the order of rowid, or of the key where there is none.
+            cursor = connection.execute(f"SELECT * FROM {name}")
             columns = [column[0] for column in cursor.description]
             kept = [i for i, column in enumerate(columns) if column not in IGNORED_COLUMNS]
             rows = [[row[i] for i in kept] for row in cursor]

@@ -10,8 +10,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, LlamaConfig, Qwen3Config
 
 from bridle.core.records import Completion, FinishReason
+from bridle.models.files.new_tokenizer import train_tokenizer
 from bridle.models.policy import load_policy
-from bridle.models.template import train_tokenizer
 from bridle.project.progress import Progress
 from bridle.project.project import Project
 from bridle.stages.workspace import Work
@@ -314,7 +314,10 @@ def said(*words: str | Path) -> list[str]:
 def test_preferences_alone_have_no_answers_to_check(imported: Path, tmp_path: Path) -> None:
     project = Path(shutil.copytree(imported, tmp_path / "copy"))
     told = complaint(bridle("train", "grpo", "--project", project))
-    assert "no prompts whose answers can be checked: 0 written answers were looked at, and 0 end in" in told
+    assert (
+        "no prompts whose answers can be checked: 0 solutions and written answers were looked at, and 0 give a number"
+        in told
+    )
     assert '"#### number"' in told
     assert not (project / "models/grpo").exists()
 

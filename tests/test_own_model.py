@@ -3,15 +3,20 @@
 import json
 import shutil
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from bridle.api.models import load
 from bridle.core.errors import BridleError
+from bridle.core.records import Prompt
 from bridle.models.contents import folder_hash
+from bridle.models.files.chat_template import TemplateSettings
 from bridle.models.policy import Policy, save_policy
 from bridle.models.template import Template
+from bridle.project.progress import Progress
 from bridle.project.project import Project
 from bridle.recipe.recipe import load_recipe
 from bridle.stages import workspace
@@ -100,6 +105,35 @@ def test_a_model_that_is_named_later_is_taken_when_it_is_needed(tmp_path: Path) 
     assert again.exit_code == 0 and "is taken" not in again.stderr
 
 
+def test_the_day_and_the_variables_of_its_chat_template_are_the_projects(tmp_path: Path) -> None:
+    """Fixed when the project is made, in every prompt from then on, in the keys of stages, and with the model wherever it goes."""
+    asking = "{{ strftime_now('%Y-%m-%d') }}{% if loud is defined %}!{% endif %}" + TURNS
+    mine, folder = write_mine(tmp_path / "mine", asking), tmp_path / "p"
+    done("init", folder, "--model", mine, *settings(FEW), "--set", "model.template_kwargs.loud=true")
+    today = date.today().isoformat()
+    recipe, line = (
+        load_recipe(folder / "bridle.toml"),
+        (folder / "bridle.toml").read_text().partition("template_date = ")[2],
+    )
+    assert recipe.model.template_date == today and "the day that this project was made" in line.partition("\n")[0]
+    assert recipe.model.template_kwargs == {"loud": True}
+    kept, other = load(folder / "models/sft"), load(folder / "models/sft", template={"template_date": "2025-01-02"})
+    assert kept.policy.template.prompt_text(Prompt.from_text("Hi")).startswith(f"{today}!")
+    assert other.policy.template.prompt_text(Prompt.from_text("Hi")).startswith("2025-01-02!")
+    asked = ("sample", "--project", folder, "--set", "model.template_kwargs.loud=true")
+    done("import", preferences(tmp_path / "pairs.jsonl", 24), "--project", folder)
+    done(*asked)
+    done(*asked[:3], "--set", "model.template_kwargs={}")
+    keys = {json.loads(path.read_text())["key"] for path in folder.glob("runs/sample-*/parents.json")}
+    assert len(keys) == 2
+    work = workspace.Work(Project(folder, recipe.with_settings({"model.template_kwargs": {}})), Progress())
+    assert work.read_policy(folder / "models/sft").template.settings == TemplateSettings(today)
+    work.close()
+    shutil.copytree(folder / "models/base", tmp_path / "again")
+    done("init", tmp_path / "q", "--model", tmp_path / "again", *settings(FEW))
+    assert load_recipe(tmp_path / "q/bridle.toml").model.template_kwargs == {"loud": True}
+
+
 def test_a_model_without_a_chat_template_is_taught_first(tmp_path: Path) -> None:
     mine = write_mine(tmp_path / "mine", template().source)
     said = done("init", tmp_path / "p", "--model", mine, *settings(FEW))
@@ -152,6 +186,22 @@ def test_what_is_set_at_init_wins(tmp_path: Path) -> None:
     recipe = load_recipe(tmp_path / "p/bridle.toml")
     assert recipe.sft.optimizer == "muon" and recipe.ppo.learning_rate == 3e-5 and recipe.dpo.learning_rate <= 1e-4
     assert recipe.sampling.max_new_tokens == 24, "a quarter of the context"
+
+
+def test_a_model_that_is_named_as_a_setting_gets_settings_of_its_size(tmp_path: Path) -> None:
+    write_mine(tmp_path / "mine")
+    told = done("init", tmp_path / "p", "--set", "model.path=../mine", "--set", "ppo.learning_rate=3e-5")
+    assert f"your model {tmp_path / 'mine'} is taken as the base when it is first needed" in told
+    recipe = load_recipe(tmp_path / "p/bridle.toml")
+    assert recipe.model.path == "../mine" and recipe.model.hidden_size == 32
+    assert (recipe.sft.optimizer, recipe.dpo.learning_rate, recipe.ppo.learning_rate) == ("adamw", 1e-4, 3e-5)
+    assert not (tmp_path / "p/models").exists()
+
+
+def test_a_model_that_is_named_as_a_setting_and_is_not_there_is_refused(tmp_path: Path) -> None:
+    found = bridle("init", tmp_path / "p", "--set", "model.path=../mine")
+    assert found.exit_code == 2 and f"there is no model at {tmp_path / 'mine'}; --model takes" in complaint(found)
+    assert not (tmp_path / "p").exists()
 
 
 def test_a_model_whose_weights_cannot_be_read_makes_no_project(tmp_path: Path) -> None:

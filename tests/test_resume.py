@@ -530,3 +530,25 @@ def test_ctrl_c_while_answers_are_written_ends_there(
     assert not (project / "runs/evaluate-unbridled-0001").exists()
     done(*command)
     assert result(project / "runs/evaluate-ppo-0001") == result(finished_demo / "runs/evaluate-ppo-0001")
+
+
+@pytest.mark.parametrize("setting", ["ppo.start=ppo", "ppo.reference=ppo"])
+def test_a_run_that_replaces_its_own_origin_is_finished_where_it_was_killed_after_that(
+    setting: str, finished_demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed when its model has taken the place of the one that it began from, or was held to, and before it says that it is finished."""
+    whole, cut = (Path(shutil.copytree(finished_demo, tmp_path / name)) for name in ("whole", "cut"))
+    words = ["train", "ppo", "--set", setting, "--set", "ppo.steps=2"]
+    done(*words, "--project", whole)
+
+    def killed(run: Run, result: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "finish", killed)
+        assert bridle(*words, "--project", cut).exit_code == 130
+    assert weights(cut, "ppo") == weights(whole, "ppo") != weights(finished_demo, "ppo")
+    again = bridle(*words, "--project", cut)
+    assert again.exit_code == 0 and "resuming after step 2" in again.stderr, again.stderr
+    assert result(cut / "runs/ppo-0002") == result(whole / "runs/ppo-0002")
+    assert weights(cut, "ppo") == weights(whole, "ppo")

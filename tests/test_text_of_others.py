@@ -149,12 +149,29 @@ PLACES: dict[Callable[[str, Path], list[str | Path]], set[str]] = {
 }
 
 
-@pytest.mark.parametrize("place", PLACES, ids=lambda place: place.__name__)
-def test_it_is_shown_and_not_obeyed(place: Callable[[str, Path], list[str | Path]], project: Path) -> None:
-    for kind in sorted(PLACES[place]):
+EACH = [(place, sorted(kinds)[number % 3 :: 3]) for number, (place, kinds) in enumerate(PLACES.items())]
+
+
+def test_every_kind_is_met_in_some_place() -> None:
+    assert {kind for _, kinds in EACH for kind in kinds} == set(KINDS)
+
+
+@pytest.mark.parametrize(("place", "kinds"), EACH, ids=lambda value: getattr(value, "__name__", ""))
+def test_it_is_shown_and_not_obeyed(
+    place: Callable[[str, Path], list[str | Path]], kinds: list[str], project: Path
+) -> None:
+    """A third of the kinds in each place, and the short ones all at once."""
+    for kind in kinds:
         assert is_text(bridle(*place(KINDS[kind], project))).strip(), kind
     if place is not in_verb:  # which comes before any option
         is_text(bridle(*place(ALL, project), "--debug"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", PLACES, ids=lambda place: place.__name__)
+def test_every_kind_is_shown_in_every_place(place: Callable[[str, Path], list[str | Path]], project: Path) -> None:
+    for kind in sorted(PLACES[place]):
+        assert is_text(bridle(*place(KINDS[kind], project))).strip(), kind
 
 
 def test_a_long_name_is_cut_and_its_length_is_told(project: Path) -> None:

@@ -88,18 +88,19 @@ def test_a_demo_and_an_import_are_done_by_one_process_at_a_time(project: Path, t
     assert "4  kept" in done("import", rows, "--project", project)
 
 
-@pytest.mark.parametrize("words", [["train", "ppo"], ["train", "ppo", "--set", "ppo.kl_coef=0.3"]])
 def test_a_second_training_is_refused_while_the_first_steps(
-    words: list[str], finished_demo: Path, project: Path, monkeypatch: pytest.MonkeyPatch
+    finished_demo: Path, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At every step, from before the first checkpoint on; the first ends as if it had been alone."""
+    """At every step, from before the first checkpoint on, the same run and one of another setting; the first ends as if it had been
+    alone."""
     shutil.rmtree(project / "runs/ppo-0001")
     shutil.rmtree(project / "models/ppo")
     plain, refused = Run.log, []
 
     def log(run: Run, *arguments: Any) -> None:
         plain(run, *arguments)
-        refused.append(bridle(*words, "--project", project))
+        more = ["--set", "ppo.kl_coef=0.3"] * (len(refused) % 2)
+        refused.append(bridle("train", "ppo", *more, "--project", project))
 
     monkeypatch.setattr(Run, "log", log)
     done("train", "ppo", "--project", project)

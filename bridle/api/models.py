@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,15 +13,19 @@ import torch
 
 from bridle.api.inputs import Score, Text, as_prompts, described_value
 from bridle.compute.device import Device, choose_device
-from bridle.core.errors import DataError, UsageError
+from bridle.core.errors import DataError
 from bridle.core.records import Completion, Prompt, Reward
 from bridle.generation.engine import Engine, answer_prompts
 from bridle.generation.sampling import Sampling
 from bridle.models.contents import lasting_hash
 from bridle.models.encoding import DataReport
+from bridle.models.files.chat_template import settings_of, stored_settings
+from bridle.models.files.export import export_policy, export_reward_model, place_to_save
+from bridle.models.files.gguf import unpacked
 from bridle.models.policy import Policy, RewardModel, load_policy, load_reward_model, save_policy, save_reward_model
 from bridle.project.progress import Progress
 from bridle.recipe.data import DataSection, SamplingSection
+from bridle.recipe.recipe import Recipe
 from bridle.rewards.learned import LearnedReward
 
 Result = dict[str, Any]
@@ -36,6 +40,7 @@ class Model:
 
     policy: Policy
     device: Device
+    brought: bool = False  # it was somebody's work before it came: settings that are not given are by its size
 
     def answer(
         self, prompts: Sequence[Text], *, max_new_tokens: int = NEW_TOKENS, temperature: float = 1.0, top_p: float = 1.0,
@@ -52,12 +57,22 @@ class Model:
         """The longest context, in tokens."""
         return int(self.policy.module.config.max_positions)
 
+    @property
+    def parameters(self) -> int:
+        """How many weights it has."""
+        return sum(parameter.numel() for parameter in self.policy.module.parameters())
+
     def copy(self) -> Model:
-        return Model(replace(self.policy, module=deepcopy(self.policy.module)), self.device)
+        return Model(replace(self.policy, module=deepcopy(self.policy.module)), self.device, self.brought)
 
     def save(self, folder: str | Path) -> str:
-        """Write a Hugging Face folder, which `load` and transformers read; its content hash."""
+        """Write a Hugging Face folder in float32, which `load` and transformers read; its content hash."""
         return save_policy(place_to_save(folder), self.policy)
+
+    def export(self, folder: str | Path, *, dtype: str = "") -> Result:
+        """Write a Hugging Face folder for others, in "float32", "bfloat16" or "float16", by default each tensor as it came; its content
+        hash, and what the logits lose (`largest`, `mean`, over `tokens` of a probe). What is to be trained further is saved instead."""
+        return asdict(export_policy(Path(folder), self.policy, dtype))
 
 
 @dataclass
@@ -79,20 +94,19 @@ class ScoreModel:
         """Write the folder that `load_reward` reads; its content hash."""
         return save_reward_model(place_to_save(folder), self.model)
 
-
-def place_to_save(folder: str | Path) -> Path:
-    """Where a model may be written: at a new place, in an empty folder, or over a model; UsageError where more would be replaced."""
-    place = Path(folder)
-    held = list(place.iterdir()) if place.is_dir() else []
-    if held and (not (place / "config.json").is_file() or any(entry.is_dir() for entry in held)):
-        raise UsageError(f"{place} holds more than a model, and all of it would be replaced; name a new folder")
-    return place
+    def export(self, folder: str | Path, *, dtype: str = "") -> Result:
+        """As `Model.export`; the loss is in scores."""
+        return asdict(export_reward_model(Path(folder), self.model, dtype))
 
 
-def load(folder: str | Path, *, precision: str = "auto") -> Model:
-    """A model from a Hugging Face folder. It stays with the threads that PyTorch has at this moment."""
-    device = chosen_device(precision)
-    return Model(load_policy(Path(folder), device.torch, lasting_hash), device)
+def load(folder: str | Path, *, precision: str = "auto", template: Mapping[str, Any] | None = None) -> Model:
+    """A model from a Hugging Face folder or a GGUF file. It stays with the threads that PyTorch has at this moment. `template`: how its
+    chat template is used, by the recipe's names ({"template_kwargs": {"enable_thinking": False}}); else as the folder was saved with."""
+    with unpacked(Path(folder)) as place:
+        chosen = {**asdict(stored_settings(place)), **(template or {})}
+        recipe = Recipe().with_settings({f"model.{name}": value for name, value in chosen.items()}, "template")
+        device, settings = chosen_device(precision), settings_of(recipe.model)
+        return Model(load_policy(place, device.torch, lasting_hash, settings), device, brought=True)
 
 
 def load_reward(folder: str | Path, *, precision: str = "auto") -> ScoreModel:

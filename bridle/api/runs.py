@@ -11,13 +11,14 @@ import torch
 from bridle.api.models import Model, Result, ScoreModel, quiet
 from bridle.compute.device import Device, as_begun, choose_as
 from bridle.core.errors import ProjectError, UsageError
-from bridle.core.files import read_record, write_json, write_text
+from bridle.core.files import write_json, write_text
 from bridle.core.records import content_hash
 from bridle.guard.health import Health
 from bridle.models.policy import Policy
+from bridle.project.kept import KEYED, read_parents, session_seconds
 from bridle.project.lock import held
 from bridle.project.progress import Progress
-from bridle.project.run import OnLog, Run, session_seconds
+from bridle.project.run import OnLog, Run
 from bridle.recipe.documents import to_toml
 from bridle.recipe.recipe import Recipe
 from bridle.stages.methods import METHODS
@@ -30,7 +31,9 @@ def run_key(
     """Hash of what decides a run. A function cannot be hashed; a reward model has its key or its folder's hash."""
     held_to = None if reference is None or reference is model else reference.policy.stamp
     judge = reward.model.origin if isinstance(reward, ScoreModel) else None
-    return content_hash([stage, recipe.hash_of(*names), model.policy.stamp, held_to, judge, data])
+    chosen = model.policy.template.settings.chosen(model.policy.template.source)
+    written = [data, chosen] if chosen else data
+    return content_hash([stage, recipe.hash_of(*names), model.policy.stamp, held_to, judge, written])
 
 
 def reference_of(model: Model, reference: Model | None, before: Policy) -> Policy:
@@ -91,7 +94,7 @@ def open_run(folder: Path, stage: str, key: str, recipe: Recipe, device: Device)
     if not begun:
         begins = {"stage": stage, "key": key, "threads": device.threads, "arithmetic": device.arithmetic}
         write_json(folder / "parents.json", begins)
-    noted = read_record(folder / "parents.json", key=str, stage=str, threads=int)
+    noted = read_parents(folder, KEYED)
     if noted["key"] != key:
         raise ProjectError(
             f"{folder} holds a run of {noted['stage']} that was begun with other settings, other data or another model; "
@@ -99,7 +102,7 @@ def open_run(folder: Path, stage: str, key: str, recipe: Recipe, device: Device)
         )
     write_text(folder / "recipe.toml", to_toml(recipe))
     return Run(
-        stage, folder, key, noted["threads"], begun, quiet(), session_seconds(folder),
+        stage, folder, key, noted.get("threads"), begun, quiet(), session_seconds(folder),
         limits=recipe.guard, watch=Health(recipe.guard), noted=noted,
     )  # fmt: skip
 

@@ -24,10 +24,11 @@ from bridle.core.records import Prompt
 from bridle.evaluation.answers import answer_all
 from bridle.generation.rollout import RolloutSession
 from bridle.models.encoding import encode_demonstrations, encode_pairs, prompts_that_fit
+from bridle.models.files.new_tokenizer import train_tokenizer
 from bridle.models.policy import RewardModel
 from bridle.models.scorer import critic_from, scorer_from, shared_critic
-from bridle.models.template import train_tokenizer
 from bridle.project.run import OnLog
+from bridle.recipe.by_size import lines_by_size, settings_by_size
 from bridle.recipe.recipe import Recipe, hint, sections
 from bridle.rewards.learned import LearnedReward, task_scores
 from bridle.stages.data import TOKENIZER_TEXTS, used_note
@@ -68,8 +69,7 @@ def pretrain(
     """
     if isinstance(texts, str):
         raise DataError("texts are a list, and a single text was given; put it into a list")
-    recipe = recipe_of(("pretrain", "model"), settings, seed)
-    announce("pretrain")
+    recipe = recipe_of("pretrain", settings, seed, more=("model",))
     device = chosen_device(recipe.model.precision)
     few = drawn(texts, texts, TOKENIZER_TEXTS, seed)
     for note in used_note(len(few), len(texts), "to learn the tokenizer"):
@@ -94,8 +94,7 @@ def sft(
     on_log: OnLog | None = None, **settings: object,
 ) -> Result:  # fmt: skip
     """Imitate answers, given as (prompt, answer). Settings of [sft]."""
-    recipe = recipe_of(("sft",), settings, seed)
-    announce("sft")
+    recipe = recipe_of("sft", settings, seed, model=model)
     encoded = usable(encode_demonstrations(model.policy.template, demonstrations_of(examples), model.limit))
     key = run_key("sft", recipe, ("sft",), model, encoded)
     with training(model, "sft", key, recipe, folder, on_log) as (run, _):
@@ -110,13 +109,13 @@ def reward_model(
 
     Its scores are centred and scaled on answers of `model` to up to 256 of the prompts, drawn by the seed. Settings of [reward].
     """
-    recipe = recipe_of(("reward",), settings, seed)
-    announce("reward")
+    recipe = recipe_of("reward", settings, seed, model=model)
     policy, section = model.policy, recipe.reward
     compared = preferences_of(pairs)
     groups = usable(encode_pairs(policy.template, compared, model.limit, margin=section.margin))
     key = run_key("reward", recipe, ("reward",), model, [[g.prompt, g.answers, g.pairs] for g in groups])
-    scorer = RewardModel(scorer_from(policy.module, generator(seed, "head")), policy.template, key)
+    head = generator(seed, "head")
+    scorer = RewardModel(scorer_from(policy.module, head), policy.template, key, source=policy.source)
     with training(model, "reward", key, recipe, folder, on_log) as (run, _):
         device = model.device
         session = Session(run, device, seed)
@@ -141,8 +140,7 @@ def dpo(
 
     `reference` holds the model; None: the model as it is when the call begins. With loss "simpo" there is none.
     """
-    recipe = recipe_of(("dpo",), settings, seed, without=ONLINE)
-    announce("dpo")
+    recipe = recipe_of("dpo", settings, seed, without=ONLINE, model=model)
     if reference is not None and recipe.dpo.loss in NO_REFERENCE:
         raise UsageError(
             f"loss = {recipe.dpo.loss!r} has no reference, and one was given; leave it out, or choose loss = 'dpo'"
@@ -168,8 +166,7 @@ def ppo(
     model where `reward` is one with the model's tokenizer, else as the model with a head of zeros. `demonstrations` are
     for `pretrain_coef`.
     """
-    recipe = recipe_of(("ppo",), settings, seed)
-    announce("ppo")
+    recipe = recipe_of("ppo", settings, seed, model=model, tokens=max_new_tokens)
     policy = model.policy
     asked = fitting(model, as_prompts(prompts), max_new_tokens)
     mixed_in = []
@@ -274,8 +271,7 @@ class Given:
 def practise_in_memory(name: str, given: Given, seed: int, settings: Mapping[str, object]) -> Result:
     """Any method that needs no more than prompts and a reward."""
     method = METHODS[name]
-    recipe = recipe_of((method.section,), settings, seed)
-    announce(name)
+    recipe = recipe_of(name, settings, seed, model=given.model, tokens=given.max_new_tokens)
     config, loop = dict(recipe)[method.section], dpo_loop.train_online if name == "dpo" else method.loop
     model, policy, tokens = given.model, given.model.policy, given.max_new_tokens
     asked = fitting(model, as_prompts(given.prompts), tokens)
@@ -294,9 +290,13 @@ def fitting(model: Model, prompts: Sequence[Prompt], max_new_tokens: int) -> lis
 
 
 def recipe_of(
-    names: Sequence[str], settings: Mapping[str, object], seed: int, without: frozenset[str] = frozenset()
-) -> Recipe:
-    """The recipe with these settings of these sections; an unknown one is an error that names the nearest."""
+    method: str, settings: Mapping[str, object], seed: int, *, more: Sequence[str] = (), without: frozenset[str] = frozenset(),
+    model: Model | None = None, tokens: int = 0,
+) -> Recipe:  # fmt: skip
+    """The recipe with these settings of a method's section, and of `more`; an unknown one is an error that names the nearest. Those that
+    are not given suit the size of a model that was brought, whose longest answer has so many `tokens`. Says what begins: no data is read
+    yet."""
+    names = (METHODS[method].section, *more)
     known = {
         key: name
         for name in names
@@ -306,5 +306,12 @@ def recipe_of(
     for key in settings:
         if key not in known:
             raise RecipeError(f"{key!r} is not a setting of [{'] or ['.join(names)}]; {hint(key, list(known))}")
-    dotted = {f"{known[key]}.{key}": value for key, value in settings.items()}
-    return Recipe().with_settings({"seed": seed, **dotted}, source="settings")
+    suited = {} if model is None or not model.brought else settings_by_size(model.parameters, model.limit, tokens)
+    chosen = {key: suited[f"{name}.{key}"].value for key, name in known.items() if f"{name}.{key}" in suited}
+    dotted = {f"{known[key]}.{key}": value for key, value in {**chosen, **settings}.items()}
+    recipe = Recipe().with_settings({"seed": seed, **dotted}, source="settings")
+    announce(method)
+    if model is not None and model.brought:
+        for line in lines_by_size(names[0], dict(recipe)[names[0]], model.parameters, chosen.keys() - settings.keys()):
+            quiet().say(line)
+    return recipe

@@ -14,7 +14,7 @@ import click
 from bridle.cli.demo import demo
 from bridle.cli.feedback import label, sample
 from bridle.cli.options import Options, let_go, print_lines
-from bridle.cli.project import import_, init, report
+from bridle.cli.project import export, import_, init, push, report
 from bridle.cli.train import evaluate, train
 from bridle.core import timeline
 from bridle.core.errors import BridleError, Interrupted
@@ -61,8 +61,12 @@ def telling(ctx: click.Context) -> Iterator[None]:
 
 @contextmanager
 def ended_by_signals() -> Iterator[None]:
-    """SIGTERM, and SIGHUP where it is not ignored (nohup), end a verb as Ctrl-C does. A run puts handlers of its own in their place."""
+    """SIGTERM, and SIGHUP where it is not ignored (nohup), end a verb as Ctrl-C does. A run puts handlers of its own in their place.
+
+    Where the interpreter cannot hand the KeyboardInterrupt on (it came into a destructor or a callback of a library's), it comes again.
+    """
     before: dict[int, Any] = {}
+    unraisable = sys.unraisablehook
 
     def end(number: int, frame: FrameType | None) -> None:
         for known in before:
@@ -71,13 +75,25 @@ def ended_by_signals() -> Iterator[None]:
             )  # a hang-up may come twice
         raise KeyboardInterrupt
 
+    def again(lost: Any) -> None:
+        if not isinstance(lost.exc_value, KeyboardInterrupt):
+            unraisable(lost)
+            return
+        signal.signal(signal.SIGALRM, end)
+        signal.setitimer(signal.ITIMER_REAL, 0.001)  # not at once: that would be in here, and lost again
+
     if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(number) == signal.SIG_DFL:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
                 before[number] = signal.signal(number, end)
+        sys.unraisablehook = again
     try:
         yield
     finally:
+        sys.unraisablehook = unraisable
+        if signal.getsignal(signal.SIGALRM) is end:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
         for caught, handler in before.items():
             signal.signal(caught, handler)
 
@@ -139,7 +155,7 @@ def sentence_and_status(error: BaseException, command: str) -> tuple[str, int]:
 @click.group(
     name="bridle",
     cls=Verbs,
-    commands=[demo, evaluate, import_, init, label, report, sample, train],
+    commands=[demo, evaluate, export, import_, init, label, push, report, sample, train],
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 @click.version_option(package_name="bridle")
@@ -147,5 +163,5 @@ def main() -> None:
     """The whole RLHF loop: people compare a model's answers, a reward model learns from them, the policy is tuned against it
     under a KL bridle.
 
-    `bridle demo` walks the loop once. With a project of your own: init, import, then train, sample, evaluate, report.
+    `bridle demo` walks the loop once. With a project of your own: init, import, then train, sample, evaluate, report, export.
     """

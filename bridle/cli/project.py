@@ -1,6 +1,8 @@
-"""Verbs of a project: init, import, report."""
+"""Verbs of a project: init, import, export, push, report."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -12,80 +14,130 @@ from bridle.cli.options import (
     opened_work,
     print_found,
     print_lines,
+    print_metrics,
     profile_in,
     shared_options,
 )
-from bridle.core.errors import DataError, UsageError
+from bridle.core.errors import DataError
 from bridle.core.timeline import timed
 
 
 @click.command()
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @click.option(
-    "--model", metavar="PATH", help="A Hugging Face model folder to start from, instead of pretraining a small one."
+    "--model",
+    metavar="PATH|ORG/NAME[@REVISION]",
+    help="A model to start from, instead of pretraining a small one: a Hugging Face folder, a GGUF file, or a name on the hub "
+    "(modelscope:ORG/NAME: on ModelScope).",
 )
 @shared_options("project", "as_json", "wait")
 def init(options: Options, folder: Path, model: str | None) -> None:
     """Make a project: a folder with bridle.toml, in which every setting is explained."""
+    from bridle.models.files.hub import model_place, require_model_place
     from bridle.project.project import Project, require_new
     from bridle.recipe.recipe import Recipe
 
-    settings, lines = chosen_settings(options), list[str]()
+    settings, lines, pins = chosen_settings(options), list[str](), None
     if model is not None:
-        if (Path(model) / "adapter_config.json").is_file() and not (Path(model) / "config.json").is_file():
-            raise UsageError(
-                f"{model} is a LoRA adapter and not a whole model; merge it into its base and name that folder"
-            )
-        if not (Path(model) / "config.json").is_file():
-            raise UsageError(
-                f"there is no model at {model}; --model takes a folder with config.json and model.safetensors"
-            )
-        settings["model.path"] = str(Path(model).resolve())
+        require_new(folder)
+        Recipe().with_settings(settings)  # what is wrong with them is told before anything is downloaded
+        place, pins, lines = model_place(model, lambda sentence: print_lines([sentence], err=True))
+        settings["model.path"] = str(place)
     recipe = Recipe().with_settings(settings)
     first = "train pretrain" if recipe.data.source == "playground" else "import FILE"
-    if model is None:
+    if not recipe.model.path:
         project = Project.create(folder, recipe)
     else:
         require_new(folder)
+        place = require_model_place(folder.resolve(), recipe.model.path)
         with loading():
+            from bridle.models.files.gguf import unpacked
             from bridle.stages.own_model import begin_project
-        project, lines = begin_project(folder, Path(model).resolve(), settings)
-        first = first.replace("pretrain", "sft")
+        with unpacked(place) as read:
+            project, done = begin_project(folder, read, settings, pins, take=model is not None)
+        lines, first = [*lines, *done], first.replace("pretrain", "sft")
     profile_in(project.folder)
     print_lines([*lines, f"made {project.folder}; next: cd {project.folder} && bridle {first}"])
 
 
 @click.command("import")
-@click.argument("source", metavar="FILE", type=click.Path(path_type=Path))
+@click.argument("sources", metavar="FILE", type=click.Path(path_type=Path), nargs=-1, required=True)
 @click.option(
-    "--format",
-    "form",
-    type=click.Choice(["hh", "preference", "prompt", "completion", "messages", "sharegpt", "alpaca"]),
-    help="The form of every row (default: inferred from each row's fields).",
+    "--format", "form", metavar="FORM", help="The form of every row (docs/data.md; default: told by each row's fields)."
 )
+@click.option(
+    "--map", "mapped", metavar="FIELD=NAME,…", multiple=True, help="Read a field of yours under a name that forms know."
+)
+@click.option("--encoding", metavar="NAME", help="The files' encoding, such as gb18030 (default: found out).")
 @shared_options()
-def import_(options: Options, source: Path, form: str | None) -> None:
-    """Bring preferences, demonstrations or prompts into the store: JSON lines, a JSON list or Parquet; gzip or not."""
+def import_(
+    options: Options, sources: tuple[Path, ...], form: str | None, mapped: tuple[str, ...], encoding: str | None
+) -> None:
+    """Bring preferences, votes, demonstrations, prompts or texts into the store: JSON, CSV, Parquet and more, packed or not."""
     from bridle.project.lock import held
     from bridle.project.progress import Progress
 
     project, progress, megabyte = open_project(options), Progress(), 10**6
-    progress.begin(f"importing {source}")
     with timed("import"):
-        from bridle.feedback.importing.formats import Form
+        from bridle.feedback.importing.formats import named_form, parse_mapping
         from bridle.feedback.importing.importer import import_file
-        from bridle.feedback.store.store import Store
-    project.require_store()
+        from bridle.feedback.importing.report import ImportReport, NothingImported, sum_of_reports
+        from bridle.stages.registry import open_store
+    chosen: dict[str, Any] = {"form": named_form(form), "mapping": parse_mapping(mapped), "encoding": encoding}
+    chosen["held_out_share"] = project.recipe.data.heldout_share
+    chosen["progress"] = lambda done, size: progress.update(done // megabyte, 1 + size // megabyte, unit="MB")
+    reports, nothing = list[ImportReport](), None
+    progress.begin(f"importing {sources[0]}" + (f" and {len(sources) - 1} more" if sources[1:] else ""))
     try:
         waiting = progress.say if options.wait else None
-        with held(project.folder / ".import.lock", project.store, waiting), Store.open(project.store) as store:
-            report = import_file(
-                store, source, form=Form(form) if form else None, held_out_share=project.recipe.data.heldout_share,
-                progress=lambda done, size: progress.update(done // megabyte, 1 + size // megabyte, unit="MB"),
-            )  # fmt: skip
+        with held(project.folder / ".import.lock", project.store, waiting), open_store(project) as store:
+            for source in sources:
+                try:
+                    reports += [import_file(store, source, **chosen)]
+                except NothingImported as error:
+                    reports, nothing = [*reports, error.report], nothing or error
     finally:
         progress.clear()
-    print_found(options, report.as_dict(), report.lines())
+        if reports:
+            print_found(options, sum_of_reports(reports), [line for report in reports for line in report.lines()])
+    if nothing is not None:
+        raise nothing
+
+
+def dtype_option(verb: Callable[..., None]) -> Callable[..., None]:
+    choice = click.Choice(["float32", "bfloat16", "float16"])
+    return click.option("--dtype", type=choice, help="The type of the weights (default: as each tensor came).")(verb)
+
+
+@click.command()
+@click.argument("model", metavar="MODEL")
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@dtype_option
+@shared_options("wait")
+def export(options: Options, model: str, folder: Path, dtype: str | None) -> None:
+    """Write a model of the project as a Hugging Face folder for others, and measure what its numbers lose by that."""
+    with loading():
+        from bridle.stages.export import export_model
+
+    with opened_work(options) as work:
+        metrics = export_model(work, model, folder, dtype or "")
+    print_metrics(options, metrics)
+
+
+@click.command()
+@click.argument("model", metavar="MODEL")
+@click.argument("repository", metavar="ORG/NAME")
+@dtype_option
+@click.option("--public", is_flag=True, help="Let everybody read a repository that is made new.")
+@shared_options("wait")
+def push(options: Options, model: str, repository: str, dtype: str | None, public: bool) -> None:
+    """Export a model of the project to a hub, into a repository that is private unless --public is given."""
+    with loading():
+        from bridle.stages.export import push_model
+
+    with opened_work(options) as work:
+        metrics = push_model(work, model, repository, dtype or "", public)
+    print_metrics(options, metrics)
 
 
 @click.command()

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from bridle.core.errors import BridleError, CheckpointError, TrainingStopped
 from bridle.core.files import finite_or_none, read_json, read_record, remove_folder, tidy, whole_folder, write_json
+from bridle.core.forms import form_fault
 from bridle.core.records import content_hash
 from bridle.core.timeline import timed
 
@@ -102,7 +103,7 @@ def selection_score_of(path: Path) -> float:
         score = notes["merit"] if notes["form"] == EARLIER_FORM else notes["selection_score"]
     except (BridleError, KeyError, TypeError):
         score = None
-    return float(score) if isinstance(score, int | float) else -math.inf
+    return -math.inf if form_fault(score, float) else float(score)
 
 
 def described(tensor: Tensor) -> dict[str, Any]:
@@ -184,10 +185,10 @@ def restore_checkpoint(
     return 0, {}
 
 
-def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
-    """Write a safetensors file. The library wraps a full disk in its own exception; here it is an OSError again."""
+def save_tensors(tensors: dict[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:
+    """Write a safetensors file, with notes in its header. The library wraps a full disk in its own exception; here it is an OSError."""
     try:
-        save_file(tensors, path, {"format": "pt"})
+        save_file(tensors, path, {"format": "pt", **(metadata or {})})
     except SafetensorError as error:
         raise OSError(errno.ENOSPC if "No space" in str(error) else errno.EIO, str(error)) from error
 

@@ -23,6 +23,7 @@ from bridle.kernels.library import Unavailable
 
 CPU_INFO = Path("/proc/cpuinfo")
 KERNELS: dict[str, Kernels] = {"compiled": "compiled", "plain": "plain", "layers": "torch"}  # by their first word
+VECTORS = re.compile(r"(avx|amx|fma|f16c|sve|asimd|bf16)\w*")  # as Linux names them
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # malloc.h
 
 
@@ -52,7 +53,8 @@ class Device:
     @property
     def arithmetic(self) -> dict[str, str]:
         """What the last bits of a result depend on besides the thread count, in words: as a run notes it."""
-        return {**read_arithmetic(str(self)), "torch": f"PyTorch {torch.__version__}"}
+        processor = self.why if self.torch.type == "cuda" else processor_kind()
+        return {**read_arithmetic(str(self)), "torch": f"PyTorch {torch.__version__}", "processor": processor}
 
 
 def read_arithmetic(device: str) -> dict[str, str]:
@@ -96,7 +98,7 @@ def as_begun(
 
 def choose_as(arithmetic: Mapping[str, str], threads: int) -> Device:
     """The device with this arithmetic and so many threads, or the nearest to it that this machine has."""
-    precision = arithmetic["products"].split()[0]
+    precision = arithmetic["products"].partition(" ")[0]
     asked = KERNELS.get(arithmetic.get("kernels", "").split(" ")[0], "auto")
     try:
         found = choose_device(precision, threads, asked)
@@ -204,6 +206,16 @@ def multiplies_bfloat16(device: torch.device) -> bool:
 def cpu_multiplies_bfloat16() -> bool:
     """True on x86 with avx512_bf16 or amx_bf16, and on ARM with bf16, as Linux tells; elsewhere float32 is safe."""
     return bool(processor_words() & {"avx512_bf16", "amx_bf16", "bf16"})
+
+
+def processor_kind() -> str:
+    """What of a processor decides in which order sums are taken: by PyTorch's own choice of instructions, by its maker's name, which the
+    libraries behind products look at, and by the instructions for vectors, for which the kernels are compiled."""
+    words = processor_words()
+    maker = " ".join(sorted(words & {"AuthenticAMD", "GenuineIntel"}))
+    vectors = sorted(word for word in words if VECTORS.fullmatch(word))
+    chosen = f"{torch.backends.cpu.get_cpu_capability()} instructions"
+    return " ".join(filter(None, (maker, chosen, f"({' '.join(vectors)})" if vectors else "")))
 
 
 def processor_words() -> set[str]:

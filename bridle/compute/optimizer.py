@@ -5,8 +5,11 @@ dozens of equal shape. Stacking them takes the step from about 40 to 10 ms at 1.
 """
 
 import inspect
+import math
 import re
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +18,7 @@ from bridle.compute.device import multiplies_bfloat16
 from bridle.compute.parallel import sum_gradients, world_size
 from bridle.core.errors import TrainingStopped
 from bridle.core.timeline import timed
+from bridle.recipe.base import TrainerSection
 
 # Polynomials a x + b x³ + c x⁵ that carry singular values towards 1 fastest when only three are applied
 # (Polar Express, Amsel 2025, arxiv.org/abs/2505.16932). Five rounds of the usual one cost more and learn slower here.
@@ -50,7 +54,7 @@ class AdamW(torch.optim.Optimizer):
     """
 
     def __init__(
-        self, params: Iterable[nn.Parameter], lr: float, betas: tuple[float, float] = (0.9, 0.95), eps: float = 1e-8,
+        self, params: Iterable[Any], lr: float, betas: tuple[float, float] = (0.9, 0.95), eps: float = 1e-8,
         weight_decay: float = 0.0,
     ) -> None:  # fmt: skip
         leave_compiler_alone()
@@ -121,13 +125,40 @@ class Muon(torch.optim.Optimizer):
                     parameter.add_(update if rows <= columns else update.T, alpha=-group["lr"] * scale)
 
 
+def matrices_of(module: nn.Module) -> list[nn.Parameter]:
+    """The weights that may be decayed: no norms and biases, as in transformers' Trainer, and no embeddings, as in OLMo 2
+    (arxiv.org/abs/2501.00656, §3.4). A head that is tied to the embeddings is one of them."""
+    embeddings = {
+        id(weight) for one in module.modules() if isinstance(one, nn.Embedding) for weight in one.parameters()
+    }
+    return [
+        parameter
+        for name, parameter in module.named_parameters()
+        if parameter.dim() >= 2 and id(parameter) not in embeddings and not name.endswith("bias")
+    ]
+
+
 @timed("set up")  # the first one of a process makes torch import its compiler
-def adamw(module: nn.Module, lr: float, weight_decay: float = 0.0) -> list[torch.optim.Optimizer]:
-    return [AdamW(module.parameters(), lr, weight_decay=weight_decay)]
+def adamw(
+    module: nn.Module, lr: float, weight_decay: float = 0.0, betas: tuple[float, float] = (0.9, 0.95), eps: float = 1e-8
+) -> list[torch.optim.Optimizer]:
+    """AdamW for all; `weight_decay` is of the matrices alone."""
+    if not weight_decay:
+        return [AdamW(module.parameters(), lr, betas, eps)]
+    decayed = matrices_of(module)
+    known = {id(parameter) for parameter in decayed}
+    rest = [parameter for parameter in module.parameters() if id(parameter) not in known]
+    return [AdamW([{"params": decayed, "weight_decay": weight_decay}, {"params": rest}], lr, betas, eps)]
 
 
-def muon(module: nn.Module, lr: float, weight_decay: float = 0.01) -> list[torch.optim.Optimizer]:
-    """Muon for the layers' matrices; AdamW at a fifth of the rate for embeddings, norms, biases and heads.
+def muon(
+    module: nn.Module,
+    lr: float,
+    weight_decay: float = 0.01,
+    betas: tuple[float, float] = (0.9, 0.95),
+    eps: float = 1e-8,
+) -> list[torch.optim.Optimizer]:
+    """Muon for the layers' matrices, which `weight_decay` is of; AdamW at a fifth of the rate for embeddings, norms, biases and heads.
 
     What a layer holds has the layer's number in its name, whatever the family calls its layers.
     """
@@ -135,20 +166,49 @@ def muon(module: nn.Module, lr: float, weight_decay: float = 0.01) -> list[torch
     rest: list[nn.Parameter] = []
     for name, parameter in module.named_parameters():
         (matrices if parameter.dim() == 2 and re.search(r"\.\d+\.", name) else rest).append(parameter)
-    adam = AdamW(rest, lr / 5)
+    adam = AdamW(rest, lr / 5, betas, eps)
     return [Muon(matrices, lr, weight_decay=weight_decay), adam] if matrices else [adam]  # a lone head has no layers
 
 
-OPTIMIZERS: dict[str, Callable[[nn.Module, float], list[torch.optim.Optimizer]]] = {"adamw": adamw, "muon": muon}
+OPTIMIZERS: dict[str, Callable[..., list[torch.optim.Optimizer]]] = {"adamw": adamw, "muon": muon}
+DECAY = {"adamw": 0.0, "muon": 0.01}  # where the recipe says auto
+
+
+def optimizers_of(module: nn.Module, config: TrainerSection, learning_rate: float) -> list[torch.optim.Optimizer]:
+    """The optimisers that a trainer's section asks for, of a module's weights."""
+    decay = DECAY[config.optimizer] if config.weight_decay == "auto" else config.weight_decay
+    betas = (config.adam_beta1, config.adam_beta2)
+    return OPTIMIZERS[config.optimizer](module, learning_rate, decay, betas, config.adam_epsilon)
 
 
 def warm_then_linear(step: int, steps: int, warmup: float = 0.03, decay: float = 0.7) -> float:
     """Share of the peak rate at `step`: up over `warmup` of the run, level, straight to zero over the last `decay`.
 
-    Half a cosine from the start learns slower at every length tried (docs/failures.md).
+    Half a cosine from the start learns slower on the playground at every length tried (docs/failures.md).
     """
-    rise = min(1.0, (step + 1) / (warmup * steps + 1))
-    return rise * min(1.0, (1 - step / steps) / decay)
+    return warm_then_constant(step, steps, warmup) * min(1.0, (1 - step / steps) / decay)
+
+
+def warm_then_cosine(step: int, steps: int, warmup: float) -> float:
+    """The same along half a cosine from the warm-up on (Loshchilov 2016, arxiv.org/abs/1608.03983, without restarts)."""
+    left = min(1.0, (1 - step / steps) / (1 - warmup))
+    return warm_then_constant(step, steps, warmup) * (0.5 - 0.5 * math.cos(math.pi * left))
+
+
+def warm_then_constant(step: int, steps: int, warmup: float = 0.0) -> float:
+    return min(1.0, (step + 1) / (warmup * steps + 1))
+
+
+Share = Callable[[int, int], float]  # of the peak rate, at one of so many optimiser steps, counted from 0
+
+
+def schedule_of(config: TrainerSection, usual: Share) -> Share:
+    """The schedule that a trainer's section names; `usual` where it says auto."""
+    if config.schedule == "auto":
+        return usual
+    if config.schedule == "linear":
+        return partial(warm_then_linear, warmup=config.warmup, decay=1 - config.warmup)
+    return partial(warm_then_cosine if config.schedule == "cosine" else warm_then_constant, warmup=config.warmup)
 
 
 def set_rate(optimizers: Sequence[torch.optim.Optimizer], peaks: Sequence[float], share: float) -> None:

@@ -12,7 +12,15 @@ from torch import Tensor, nn
 
 from bridle.compute.checkpoint import TrainingState, restore_checkpoint, save_checkpoint
 from bridle.compute.device import Device
-from bridle.compute.optimizer import OPTIMIZERS, clipped_step, peak_rates, set_rate, warm_then_linear
+from bridle.compute.optimizer import (
+    Share,
+    clipped_step,
+    optimizers_of,
+    peak_rates,
+    schedule_of,
+    set_rate,
+    warm_then_linear,
+)
 from bridle.compute.parallel import all_ranks_metrics
 from bridle.project.run import Run, Signal
 from bridle.recipe.base import TrainerSection
@@ -27,6 +35,11 @@ class Session:
     run: Run
     device: Device
     seed: int
+
+    @property
+    def usual_schedule(self) -> Share:
+        """Of the learning rate, where the recipe says auto."""
+        return warm_then_linear
 
 
 class Steps:
@@ -43,12 +56,14 @@ class Steps:
         optimizers: Sequence[torch.optim.Optimizer],
         total: int,
         every: int,
+        config: TrainerSection | None = None,
     ) -> None:
         self.session, self.run, self.optimizers = session, session.run, optimizers
         self.total, self.every = total, every
         watched = {} if self.run.watch is None else self.run.watch.state
         self.state = TrainingState(modules, optimizers, watched)
-        self.peaks = peak_rates(optimizers)
+        self.peaks, usual = peak_rates(optimizers), session.usual_schedule
+        self.schedule = usual if config is None else schedule_of(config, usual)
         self.done, restored = restore_checkpoint(self.run.checkpoints, self.state, self.run.key, self.run.progress.say)
         self.run.rewind(self.done)
         self.metrics: Metrics = restored.pop("metrics", {})  # a run with no step left returns those of its last
@@ -61,8 +76,8 @@ class Steps:
     @classmethod
     def of_policy(cls, policy: nn.Module, config: TrainerSection, total: int, session: Session) -> Steps:
         """The steps of a loop that moves a policy alone, by the recipe's optimiser."""
-        optimizers = OPTIMIZERS[config.optimizer](policy, config.learning_rate)
-        return cls(session, {"policy": policy}, optimizers, total, config.checkpoint_every)
+        optimizers = optimizers_of(policy, config, config.learning_rate)
+        return cls(session, {"policy": policy}, optimizers, total, config.checkpoint_every, config)
 
     def __iter__(self) -> Iterator[int]:
         self.run.stop_if_needed(self.done, self.total)  # asked for while data and models were read
@@ -75,9 +90,11 @@ class Steps:
         if self.run.until is not None and self.signals:
             self.run.ended = self.run.until.reached(self.signals)
 
-    def scheduled_step(self, step: int, clip_norm: float) -> float:
-        """`clipped_step` at the step's share of the peak rates, which rise and fall over the run; the gradient norm."""
-        set_rate(self.optimizers, self.peaks, warm_then_linear(step, self.total))
+    def scheduled_step(self, update: int, clip_norm: float, per_step: int = 1) -> float:
+        """`clipped_step` at the schedule's share of the peak rates; the gradient norm. `update` counts the run's optimiser steps from 0,
+        of which a step of the loop has room for `per_step`: those that are left out count too, so that the rate follows from where it is
+        in the run alone, resumed or not."""
+        set_rate(self.optimizers, self.peaks, self.schedule(update, self.total * per_step))
         return clipped_step(list(self.state.modules.values()), self.optimizers, clip_norm)
 
     def save_on_error(self, step: int) -> AbstractContextManager[None]:

@@ -10,6 +10,7 @@ BridleError                 exit 1: the work failed
 ├── ModelError              a model folder cannot be used
 │   ├── RunawayTemplate     a chat template that needs more time or memory than any should
 │   ├── UnspeltToken        a text that spells a special token, which the tokenizer cannot write as text
+│   ├── OutsideEmbeddings   a text with a token that the model has no embedding for
 │   ├── UnsupportedModel    an architecture that bridle cannot train or decode
 │   └── StaleWeights        answers or packed weights come from other weights than expected
 ├── CheckpointError         a checkpoint is truncated, corrupted or of another run
@@ -71,6 +72,10 @@ class RunawayTemplate(ModelError):
 
 
 class UnspeltToken(ModelError):
+    pass
+
+
+class OutsideEmbeddings(ModelError):
     pass
 
 

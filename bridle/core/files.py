@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, TypeVar, TypeVarTuple
 
 from bridle.core.errors import BridleError, DataError, brief_repr
+from bridle.core.forms import Fields, Form, form_fault
 from bridle.core.text import json_text
 
 Found = TypeVar("Found")
@@ -79,23 +80,30 @@ def finite_or_none(value: Any) -> Any:
 
 def read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text("utf-8"))
+        return json.loads(path.read_text("utf-8"), object_pairs_hook=without_repeats)
     except FileNotFoundError as error:
         raise DataError(f"{path} does not exist") from error
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is not valid JSON: {reading_fault(error)}") from error
 
 
-def read_record(path: Path, **needed: type) -> dict[str, Any]:
-    """A JSON object that bridle wrote, with what is `needed` of it: each key with the type of its value (float: any number)."""
+def without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Of an object in JSON; ValueError where a key stands there twice, of which the first would go in silence."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"it says {brief_repr(twice)} twice; leave one of them out")
+    return found
+
+
+def read_record(path: Path, fields: Fields | None = None, /, **needed: Form) -> dict[str, Any]:
+    """A JSON object that bridle wrote, of a form (core/forms.py); `needed`: keys of it, each with the form of its value."""
     found = read_json(path)
     if not isinstance(found, dict):
         raise DataError(f"{path} is damaged: it must hold a JSON object, got {brief_repr(found)}")
-    for key, kind in needed.items():
-        kinds = (int, float) if kind is float else kind
-        if key not in found or not isinstance(found[key], kinds) or isinstance(found[key], bool):
-            got = f"{key} = {brief_repr(found[key])}" if key in found else f"no {key}"
-            raise DataError(f"{path} is damaged: it needs {key} as {kind.__name__}, got {got}")
+    if fault := form_fault(found, {**needed, **(fields or {})}):
+        raise DataError(f"{path} is damaged: {fault}")
     return found
 
 

@@ -40,10 +40,14 @@ class LabelerKind(StrEnum):
     IMPORTED = "imported"
 
 
+CANONICAL = json.JSONEncoder(
+    sort_keys=True, separators=(",", ":"), ensure_ascii=False
+)  # made once: it is asked ten times a row
+
+
 def content_hash(value: object) -> str:
     """SHA-256 (hex) of a JSON-able value in canonical form: sorted keys, no spaces, UTF-8."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(CANONICAL.encode(value).encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +116,12 @@ class Completion:
 
 @dataclass(frozen=True)
 class Judgement:
-    """One person's answer about one item, in canonical slots. Never updated, never deleted."""
+    """One person's answer about one item, in canonical slots. Never updated, never deleted.
+
+    `outcome` tells what kind of tie a tie is, where that was said. `criterion` is what was judged, such as "harmless"; None is which
+    answer is better on the whole, and that alone makes pairs to train on. `strength` is 0 (hardly better) to 3; `margin` and
+    `confidence` are in their giver's units; `weight` multiplies what the judgement counts.
+    """
 
     item_id: str
     labeler: str
@@ -122,12 +131,34 @@ class Judgement:
     source: Literal["study", "serving", "import"] = "study"
     submission_key: str = ""
     seconds: float | None = None
+    outcome: Literal["", "both_good", "both_bad"] = ""
+    criterion: str | None = None
+    strength: int | None = None
+    margin: float | None = None
+    weight: float = 1.0
+    confidence: float | None = None
 
     @cached_property
     def id(self) -> str:
         ranking = [list(group) for group in self.ranking]
         order = None if self.display_order is None else list(self.display_order)
-        return content_hash([self.item_id, self.labeler, ranking, order, self.submission_key])
+        verdict = [self.outcome, self.criterion] if self.outcome or self.criterion else []
+        return content_hash([self.item_id, self.labeler, ranking, order, self.submission_key, *verdict])
+
+
+@dataclass(frozen=True)
+class Rating:
+    """What one person said of one answer by itself: a vote (1 for it, 0 against it), a score in its giver's units, or its steps, each
+    with a label."""
+
+    completion: Completion
+    labeler: str
+    labeler_kind: LabelerKind
+    kind: Literal["vote", "score", "steps"]
+    value: float | None
+    steps: tuple[tuple[str, float], ...] = ()
+    criterion: str | None = None
+    weight: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -138,6 +169,7 @@ class Ranking:
     answers: tuple[Completion, ...]
     ranks: tuple[int, ...]
     judgement_id: str = ""
+    weight: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -145,8 +177,9 @@ class Pair:
     """`chosen` was preferred to `rejected` for the same prompt.
 
     `group` is the prompt's id: all pairs of a group stay in one batch and one split. `weight` is 1/pairs of the judgement,
-    so a ranking of four counts as one judgement and not as six. `target` is how sure the preference is: ½ for a tie, which
-    has no better side. `strength` is how much better the chosen answer is where that was given, in its giver's units.
+    so a ranking of four counts as one judgement and not as six, times the judgement's own weight. `target` is how sure the
+    preference is: ½ for a tie, which has no better side. `strength` is how much better the chosen
+    answer is where that was given, in its giver's units.
     """
 
     prompt: Prompt

@@ -44,6 +44,14 @@ def beginning_of(text: str, longest: int) -> str:
     return f"{text[:longest]}… ({len(text):,} characters, the first {longest:,} shown)"
 
 
+def telling_line(text: str, longest: int = 300) -> str:
+    """Of what a library says in several lines the first, and where that only announces another ("Validation error for field 'x':") what it
+    announces."""
+    lines = [line for line in map(str.strip, text.splitlines()) if line]
+    end = next((number for number, line in enumerate(lines) if not line.endswith(":")), len(lines))
+    return " ".join(lines[: end + 1])[:longest]
+
+
 def symbol(found: re.Match[str]) -> str:
     code = ord(found[0])
     if code < 0x20 or code == 0x7F:

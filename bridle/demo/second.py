@@ -18,10 +18,9 @@ from pathlib import Path
 import torch
 
 from bridle.core.errors import ProjectError
-from bridle.core.files import read_json
 from bridle.core.processes import python_environment, python_module
 from bridle.core.timeline import record, recording, timed
-from bridle.demo.session import DEMO_FILE, keep_device
+from bridle.demo.session import keep_device, read_demo
 from bridle.demo.stages import STAGES
 from bridle.project.profile import leave
 from bridle.project.progress import Progress
@@ -109,7 +108,7 @@ def run_second_process(folder: Path, threads: int, profile: bool = False) -> Non
     work = Work(Project.find(folder), progress, threads=threads)
     by_name = {stage.name: stage for stage in STAGES}
     try:
-        keep_device(work, {**read_json(folder / DEMO_FILE), "threads": threads})
+        keep_device(work, {**read_demo(folder), "threads": threads})
         while (name := given.get()) != END:
             with suppress(ProjectError):  # the first process is at the last stage; what else there is, it meets itself
                 by_name[name].run(work)

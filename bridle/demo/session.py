@@ -9,11 +9,25 @@ from pathlib import Path
 from typing import Any
 
 from bridle.compute.device import Device, as_begun
+from bridle.core.errors import DataError
 from bridle.core.files import read_record, write_json
+from bridle.core.forms import SECONDS
+from bridle.project.kept import ARITHMETIC, THREADS
 from bridle.project.project import Project
 from bridle.stages.workspace import WAY_ON, Work
 
 DEMO_FILE = "demo.json"
+DEMO = {"seconds": SECONDS, "began?": SECONDS, "threads?": THREADS, "arithmetic?": ARITHMETIC}
+
+
+def read_demo(folder: Path) -> dict[str, Any]:
+    """What demo.json keeps."""
+    try:
+        return read_record(folder / DEMO_FILE, DEMO)
+    except DataError as error:
+        raise DataError(
+            f"{error}; remove it, and this session's threads and arithmetic are kept from now on"
+        ) from error
 
 
 @dataclass
@@ -34,7 +48,7 @@ class DemoSession:
     @classmethod
     def begin(cls, project: Project) -> DemoSession:
         path = project.folder / DEMO_FILE
-        noted = read_record(path, seconds=float) if path.exists() else {}
+        noted = read_demo(project.folder) if path.exists() else {}
         earlier = float(noted.get("seconds", 0.0))
         if killed := noted.get("began"):
             written = [file.stat().st_mtime for file in project.folder.glob("runs/*/*")]

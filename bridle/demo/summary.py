@@ -29,17 +29,17 @@ def summarise(work: Work, results: Results, session: DemoSession) -> dict[str, A
     before, unbridled = results["evaluate-sft"], results["evaluate-unbridled"]
     runs = Runs.of(work.project)
     curve, verdict = (
-        smooth([line["gold"] for line in runs.metrics("unbridled")]),
+        smooth([gold for line in runs.metrics("unbridled") if (gold := line.get("gold")) is not None]),
         verdict_of(runs, work.data.score_name),
     )
     measured: dict[str, dict[str, Any]] = {
         "ppo": against_sft(work, "ppo", before, results["evaluate-ppo"]),
         "dpo": against_sft(work, "dpo", before, results["evaluate-dpo"]),
         "unbridled": {
-            "proxy_start": before["proxy"],
-            "proxy_end": unbridled["proxy"],
+            "proxy_start": before.get("proxy"),
+            "proxy_end": unbridled.get("proxy"),
             "gold_peak": max(curve, default=None),
-            "gold_end": unbridled["gold"],
+            "gold_end": unbridled.get("gold"),
         },
     }
     whole = {name: {**with_parts(result), **measured.get(name, {})} for name, result in results.items()}
@@ -57,15 +57,15 @@ def summarise(work: Work, results: Results, session: DemoSession) -> dict[str, A
 def with_parts(result: Mapping[str, Any]) -> dict[str, Any]:
     """One stage to the reader, two runs on disk: the seconds of both."""
     parts = [result[part] for part in ("slim", "branch") if part in result]
-    return {**result, "seconds": sum((part["seconds"] for part in parts), result["seconds"])}
+    return {**result, "seconds": sum(one.get("seconds", 0.0) for one in (result, *parts))}
 
 
 def against_sft(work: Work, name: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
     """A tuned policy and SFT on the same held-out prompts, by names that no training metric has; all else stands under `evaluate-NAME`."""
     wins = compare(work, name, "sft", "gold")
     return {
-        "gold_before": before["gold"],
-        "gold_after": after["gold"],
+        "gold_before": before.get("gold"),
+        "gold_after": after.get("gold"),
         **{f"win_rate{end}": wins[key] for end, key in (("", "rate"), ("_low", "low"), ("_high", "high"))},
     }
 

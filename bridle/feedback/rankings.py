@@ -43,7 +43,8 @@ def check_judgement(judgement: Judgement, slots: int) -> None:
 
 
 def pairs_of(item: Item, judgement: Judgement, ties: bool = False) -> list[Pair]:
-    """The pairs that one judgement gives, best first; each weighs 1 / their number.
+    """The pairs that one judgement gives, best first; each weighs the judgement's weight / their number, and is won by its margin or,
+    where none was given, its strength.
 
     Ties give no pair, or with `ties` one of target ½; answers with the same text never do. Raises DataError if the
     judgement is of another item, or an answer of another prompt.
@@ -59,8 +60,9 @@ def pairs_of(item: Item, judgement: Judgement, ties: bool = False) -> list[Pair]
         slots += [(a, b, 0.5) for group in judgement.ranking for a, b in combinations(group, 2)]
     compared = [(item.completions[a], item.completions[b], target) for a, b, target in slots]
     different = [(a, b, target) for a, b, target in compared if a.stripped != b.stripped]
+    weight, strength = judgement.weight, judgement.strength if judgement.margin is None else judgement.margin
     return [
-        Pair(item.prompt, a, b, weight=1 / len(different), judgement_ids=(judgement.id,), target=target)
+        Pair(item.prompt, a, b, weight / len(different), (judgement.id,), target, strength)
         for a, b, target in different
     ]
 
@@ -70,7 +72,7 @@ def ranking_of(item: Item, judgement: Judgement) -> Ranking:
     check_item(item, judgement)
     placed = [(item.completions[slot], rank) for rank, group in enumerate(judgement.ranking) for slot in sorted(group)]
     answers, ranks = zip(*placed, strict=True)
-    return Ranking(item.prompt, answers, ranks, judgement.id)
+    return Ranking(item.prompt, answers, ranks, judgement.id, judgement.weight)
 
 
 def check_item(item: Item, judgement: Judgement) -> None:

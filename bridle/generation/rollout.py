@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from bridle.compute.device import Device
+from bridle.compute.optimizer import Share, warm_then_constant
 from bridle.compute.parallel import my_share
 from bridle.compute.randomness import derived_seed, shuffled
 from bridle.compute.steps import Metrics, Part, Session, Steps, logprob_gaps
@@ -42,6 +43,10 @@ class RolloutSession(Session):
     engine: Engine
     max_new_tokens: int
     observe: Observe | None = None
+
+    @property
+    def usual_schedule(self) -> Share:
+        return warm_then_constant  # such a run has a few dozen steps
 
 
 @dataclass(frozen=True)
@@ -272,6 +277,12 @@ def read_parts(policy: Policy, rollout: Rollout, mini_GK: Tensor, config: Passes
                 logp_MT = sequence_logprobs(policy.module, micro, config.temperature)
             old_logp_MT = rollout.old_logp_BT[rows, : logp_MT.shape[1]]
         yield Part(rows, logp_MT, old_logp_MT, tokens)
+
+
+def scheduled_update(steps: Steps, rollout: Rollout, config: Passes, done: int) -> float:
+    """An optimiser step after so many of the same rollout step, at the schedule's rate; the gradient norm."""
+    planned = config.epochs * config.minibatches
+    return steps.scheduled_step(rollout.step * planned + done, config.clip_norm, planned)
 
 
 def whole_groups(batch_size: int, size: int) -> int:

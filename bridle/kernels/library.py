@@ -201,7 +201,7 @@ def keep_library(data: bytes, folder: Path, stem: str, code: Code) -> Path:
 
 
 def run_command(line: Sequence[str], folder: Path, deadline: float, failure: str = "") -> None:
-    """Run a command in a folder. CompilerFailed, with the first line that it wrote, where it fails or goes on beyond the deadline."""
+    """Run a command in a folder. CompilerFailed, with the line that says why, where it fails or goes on beyond the deadline."""
     failure = failure or f"{Path(line[0]).name} failed"
     with tempfile.TemporaryFile() as output:  # not a pipe, which a process left behind could keep open
         process = subprocess.Popen(
@@ -216,8 +216,9 @@ def run_command(line: Sequence[str], folder: Path, deadline: float, failure: str
                 os.killpg(process.pid, signal.SIGKILL)  # with the processes that it began
                 process.wait()
         output.seek(0)
-        first = next(iter(output.read(4096).decode("utf-8", errors="replace").strip().splitlines()), "")
-        if status:
+        lines = output.read(16_384).decode("utf-8", errors="replace").strip().splitlines()
+        if status:  # what comes before the first error says where that stands, or warns
+            first = next((line for line in lines if "error: " in line), lines[0] if lines else "")
             raise CompilerFailed(f"{failure}: {first[:300] or f'it ended with status {status}'}")
 
 

@@ -1,6 +1,8 @@
 """Which files of a model folder are loaded, and the content hash of those and no others.
 
-    config.json, generation_config.json, tokenizer.json, tokenizer_config.json, chat_template.jinja    what of them is there
+    config.json, generation_config.json, tokenizer.json, tokenizer_config.json                         what of them is there
+    chat_template.jinja or .json, additional_chat_templates/default.jinja, bridle_template.json         of the chat template
+    special_tokens_map.json                                           where tokenizer_config.json lists no added tokens
     bridle_reward.json                                                                                  of a reward model
     model.safetensors, or model.safetensors.index.json and every file that it names                     the weights
 
@@ -17,15 +19,18 @@ from safetensors import SafetensorError, safe_open
 from bridle.core.errors import ModelError
 from bridle.core.files import file_hash, read_whole
 from bridle.core.records import content_hash
+from bridle.models.files.kinds import other_weights
 from bridle.models.sizes import read_object
 
 RULE = "v2-"
 DIGITS = 64  # of a hash of either rule: the store's column has room for as many
 TEXTS = (
     *("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"),
-    *("chat_template.jinja", "bridle_reward.json"),
+    *("chat_template.jinja", "additional_chat_templates/default.jinja", "chat_template.json", "bridle_template.json"),
+    "bridle_reward.json",
 )
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+MAP = "special_tokens_map.json"
 
 HashFolder = Callable[[Path], str]
 
@@ -44,8 +49,15 @@ def hash_of_files(hashes: Mapping[str, str]) -> str:
 def loaded_files(folder: Path) -> list[str]:
     """The files of a model folder that are loaded, by their names in it; of weights that are named what is there. Raises ModelError
     where the index is not one, or names a file outside the folder."""
-    names = [name for name in (*TEXTS, *([] if (folder / WEIGHTS).is_file() else [INDEX])) if (folder / name).is_file()]
+    texts = (*TEXTS, *([] if (folder / WEIGHTS).is_file() else [INDEX]), *([MAP] if map_is_read(folder) else []))
+    names = [name for name in texts if (folder / name).is_file()]
     return sorted({*names, *(name for name in weight_names(folder) if (folder / name).is_file())})
+
+
+def map_is_read(folder: Path) -> bool:
+    """Whether special_tokens_map.json names tokens: as transformers does, it is asked where tokenizer_config.json lists no added ones."""
+    path = folder / "tokenizer_config.json"
+    return not path.is_file() or b'"added_tokens_decoder"' not in path.read_bytes()
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -53,7 +65,9 @@ def weight_files(folder: Path) -> list[Path]:
     paths = [folder / name for name in weight_names(folder)]
     for path in paths:
         if not path.is_file():
-            raise ModelError(f"{folder} lacks {path.relative_to(folder)}; bridle reads safetensors only")
+            raise ModelError(
+                f"{folder} lacks {path.relative_to(folder)}{other_weights(folder)}; bridle reads safetensors only"
+            )
     if paths != [folder / WEIGHTS]:
         require_listed(folder)
     return paths

@@ -6,25 +6,28 @@ that is in no text, in a copy of the tokenizer that knows control tokens by thei
 encoded as the text it is, within the whole.
 
 Every special token is one, every stop token, and what else the template writes between turns. Tags that are not special (`<think>`,
-`<tool_call>`) are none: a model writes them in its answers, and its tokenizer reads them there.
+`<tool_call>`) and white space are none: a model writes them in its answers, and its tokenizer reads them there.
 """
 
 import json
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import cached_property
+from os.path import commonprefix
 
 from tokenizers import Encoding, Tokenizer
 from tokenizers.models import Unigram
 
-from bridle.core.errors import UnspeltToken
+from bridle.core.errors import ModelError, OutsideEmbeddings, UnspeltToken
 
 FIRST_MARK = (
     0x100000  # the last plane of private characters, one for each token; a content's place has one from PLACES on
 )
 PLACES = 0x108000
 PRIVATE = re.compile(r"[\U00100000-\U0010FFFD]")
-TAG = re.compile(r"</?\w+>")
+TEXT = re.compile(r"</?\w+>|[\s▁]*")  # added tokens that stand in anybody's text
+OPENED, HALF_TAG = re.compile(r"<\w+>\s*$"), re.compile(r"<\w*$")  # at the end of a cue, where it opens a thought
+OPENERS = "\n:.>0"  # what may stand before an answer
 RARE = "𓀀 𒀀 ꙮ 𐎠"  # letters that are in no tokenizer's vocabulary, or in one that has all
 
 
@@ -41,9 +44,50 @@ def unknown_ids(tokenizer: Tokenizer) -> set[int]:
 
 
 def plain_added(tokenizer: Tokenizer) -> dict[int, str]:
-    """Added tokens that are neither special nor a tag, by id."""
+    """Added tokens that are neither special, nor a tag, nor white space (Gemma's line ends are added tokens), by id."""
     added = tokenizer.get_added_tokens_decoder().items()
-    return {i: token.content for i, token in added if not token.special and not TAG.fullmatch(token.content)}
+    return {i: token.content for i, token in added if not token.special and not TEXT.fullmatch(token.content)}
+
+
+def require_within(tokenizer: Tokenizer, ids: Iterable[int], outside: Collection[int]) -> None:
+    """OutsideEmbeddings where one of the ids is `outside` of the model's embeddings."""
+    if outside and (found := set(ids).intersection(outside)):
+        raise OutsideEmbeddings(
+            f"a text holds the token {tokenizer.id_to_token(min(found))!r}, which is number {min(found)} and for which the model has no "
+            "embedding; leave it out"
+        )
+
+
+def opening_of_a_thought(texts: Sequence[str], encodings: Sequence[Encoding], question: str) -> str:
+    """What stands at the end of a prompt's text, the first, and not in the others, the whole dialogues: a thought's opening tag, an empty
+    thought, or the white space behind one, which may also be of one token with what follows. Empty where all is kept, or more is not."""
+    prompt, kept = texts[0], commonprefix(list(texts))
+    if kept == prompt and OPENED.search(prompt):
+        same = len(commonprefix([encoding.ids for encoding in encodings]))
+        kept = prompt[: encodings[0].offsets[same][0]] if same < len(encodings[0].ids) else prompt
+    elif tag := HALF_TAG.search(kept):
+        kept = kept[: tag.start()]
+    end = prompt[len(kept) :]
+    return end if question in kept and re.fullmatch(r"\s*(<\w+>\s*(</\w+>\s*)?)?", end) else ""
+
+
+def refuse_lost_text(probe: str, written: str) -> None:
+    """ModelError where an answer is not in what a template wrote for it: one that takes contents in parts finds none in a text."""
+    if probe not in written.casefold():
+        raise ModelError(
+            f"the chat template leaves out the text of the answer {probe!r}, as those do that take contents in parts, with images; "
+            "take one that writes text"
+        )
+
+
+def refuse_spelt_marker(tokenizer: Tokenizer, tail: str) -> None:
+    """A template of another tokenizer closes a turn with a marker that this one only spells: nothing would end an answer."""
+    marker = tail.strip()
+    if re.fullmatch(r"<[^<>\s]+>", marker) and tokenizer.token_to_id(marker) is None:
+        raise ModelError(
+            f"the chat template closes an answer with {marker!r}, which the tokenizer beside it does not have as a token; "
+            "take the template and the tokenizer of one model"
+        )
 
 
 class ControlTokens:
@@ -107,6 +151,13 @@ class ControlTokens:
         rest = iter(self.tokenizer.encode_batch(plain, add_special_tokens=False))
         pairs = zip(texts, spelt, strict=True)
         return [self.encode_marked(without_marks(text)).ids if spells else next(rest).ids for text, spells in pairs]
+
+    def encoded_after_others(self, text: str) -> Iterator[list[int]]:
+        """Ids of a text as it stands after characters with which it is not joined: some tokenizers have other pieces there."""
+        for before in "" if self.spelt_in([text]) else OPENERS:
+            encoding = self.tokenizer.encode(before + text, add_special_tokens=False)
+            border = next((i for i, (start, _) in enumerate(encoding.offsets) if start >= len(before)), 0)
+            yield encoding.ids[border:]
 
 
 def without_marks(text: str) -> str:

@@ -23,6 +23,7 @@ from bridle.core.errors import DataError, UnsupportedModel
 from bridle.kernels import kernels
 from bridle.kernels.kernels import add_norm, attention, project, swiglu
 from bridle.maths.logprobs import linear_logprobs
+from bridle.models.sizes import scalings_of
 
 ARCHITECTURES = {
     "llama": "LlamaForCausalLM",
@@ -31,6 +32,13 @@ ARCHITECTURES = {
     "qwen3": "Qwen3ForCausalLM",
 }
 
+# What transformers takes where config.json leaves a number out.
+DEFAULTS: dict[str, dict[str, int]] = {
+    "llama": {"max_position_embeddings": 2048},
+    "mistral": {"max_position_embeddings": 131072, "num_key_value_heads": 8, "sliding_window": 4096},
+    "qwen2": {"max_position_embeddings": 32768, "num_key_value_heads": 32, "sliding_window": 4096},
+    "qwen3": {"max_position_embeddings": 32768, "num_key_value_heads": 32, "sliding_window": 4096, "head_dim": 128},
+}
 ROPE_LLAMA3 = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
 
 
@@ -100,20 +108,16 @@ class DecoderConfig:
         if family not in ARCHITECTURES:
             known = ", ".join(ARCHITECTURES)
             raise UnsupportedModel(f"the native decoder does not know model_type {family!r}; it knows {known}")
+        raw = {**DEFAULTS[family], **raw}
         if raw.get("hidden_act", "silu") != "silu":
             raise UnsupportedModel(f"the native decoder needs hidden_act 'silu', got {raw['hidden_act']!r}")
-        max_positions = int(raw.get("max_position_embeddings", 2048))
-        window = raw.get("sliding_window", 4096 if family == "mistral" else None)
-        asked = family == "mistral" or raw.get("use_sliding_window", False)  # Mistral has no switch: the number decides
-        if asked and window is not None and window < max_positions:
-            raise UnsupportedModel(f"the native decoder has no sliding window, got sliding_window = {window}")
-        rope = dict(raw.get("rope_parameters") or raw.get("rope_scaling") or {})
-        kind = rope.get("rope_type", rope.get("type", "default"))
-        if kind not in ("default", "llama3"):
-            raise UnsupportedModel(f"the native decoder knows rope types 'default' and 'llama3', got {kind!r}")
-        llama3 = tuple(float(rope[key]) for key in ROPE_LLAMA3) if kind == "llama3" else None
+        if scaled := scalings_of(raw):
+            raise UnsupportedModel(f"the native decoder scales nothing, got {scaled}")
+        max_positions = int(raw["max_position_embeddings"])
+        refuse_window(family, raw, max_positions)
+        rope = read_rope(raw, max_positions)
         heads = int(raw["num_attention_heads"])
-        bias = bool(raw.get("attention_bias", False))
+        bias = family in ("llama", "qwen3") and bool(raw.get("attention_bias", False))  # the others have no such switch
         return cls(
             family=family,
             vocab_size=int(raw["vocab_size"]),
@@ -124,13 +128,13 @@ class DecoderConfig:
             kv_heads=int(raw.get("num_key_value_heads") or heads),
             head_size=int(raw.get("head_dim") or whole_part(raw["hidden_size"], heads)),
             norm_eps=float(raw.get("rms_norm_eps", 1e-6)),
-            rope_theta=float(rope.get("rope_theta", raw.get("rope_theta", 10000.0))),
-            rope_llama3=llama3,
+            rope_theta=float(rope["rope_theta"]),
+            rope_llama3=tuple(float(rope[key]) for key in ROPE_LLAMA3) if rope["rope_type"] == "llama3" else None,
             max_positions=max_positions,
             tie_embeddings=bool(raw.get("tie_word_embeddings", False)),
             qkv_bias=bias or family == "qwen2",
             output_bias=bias,
-            mlp_bias=bool(raw.get("mlp_bias", False)),
+            mlp_bias=family == "llama" and bool(raw.get("mlp_bias", False)),
         )
 
     def to_huggingface(self) -> dict[str, Any]:
@@ -155,6 +159,8 @@ class DecoderConfig:
             "max_position_embeddings": self.max_positions,
             "tie_word_embeddings": self.tie_embeddings,
         }
+        if self.rope_llama3 is not None:
+            raw["rope_scaling"] = rope  # which readers before transformers 5 take
         if self.family in ("llama", "qwen3"):
             raw["attention_bias"] = self.output_bias
         if self.family == "llama":
@@ -162,6 +168,30 @@ class DecoderConfig:
         if self.family == "mistral":
             raw["sliding_window"] = None
         return raw
+
+
+def refuse_window(family: str, raw: Mapping[str, Any], max_positions: int) -> None:
+    """UnsupportedModel where a layer sees less than all that comes before, within the context."""
+    window, layers = raw["sliding_window"] if family != "llama" else None, raw.get("layer_types") or []
+    if family == "mistral":  # it has no switch: the number decides
+        asked = window is not None
+    else:
+        asked = family != "llama" and (raw.get("use_sliding_window", False) or bool(set(layers) - {"full_attention"}))
+    if asked and (window is None or window < max_positions):
+        raise UnsupportedModel(f"the native decoder has no sliding window, got sliding_window = {window}")
+
+
+def read_rope(raw: Mapping[str, Any], max_positions: int) -> dict[str, Any]:
+    """The rotary embedding's settings from where transformers takes them. UnsupportedModel: none that the native decoder knows."""
+    rope = dict(raw.get("rope_scaling") or raw.get("rope_parameters") or {})
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind not in ("default", "llama3") or any(isinstance(value, Mapping) for value in rope.values()):
+        raise UnsupportedModel(f"the native decoder knows rope types 'default' and 'llama3', got {kind!r}")
+    if rope.get("partial_rotary_factor", raw.get("partial_rotary_factor")) not in (None, 1):
+        raise UnsupportedModel("the native decoder turns the whole of each head, got a partial_rotary_factor")
+    original = raw.get("original_max_position_embeddings", rope.get("original_max_position_embeddings", max_positions))
+    defaults = {"rope_theta": raw.get("rope_theta", 10000.0)}
+    return {**defaults, **rope, "rope_type": kind, "original_max_position_embeddings": original}
 
 
 def whole_part(width: int, heads: int) -> int:

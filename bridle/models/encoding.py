@@ -11,10 +11,11 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from bridle.core.errors import ModelError, NoUsableRows, RunawayTemplate, UnspeltToken
+from bridle.core.errors import ModelError, NoUsableRows, OutsideEmbeddings, RunawayTemplate, UnspeltToken
 from bridle.core.records import Completion, Pair, Prompt, Ranking
 from bridle.core.timeline import timed
 from bridle.models.batches import Compared, Group, Ranked
+from bridle.models.control import OPENED
 from bridle.models.imitation import Example
 from bridle.models.template import Template, WrittenAnswer
 
@@ -29,10 +30,14 @@ EVEN = "answers that all tie"
 LONG = "an answer longer than the context"
 NO_ROOM = "no room in the context for an answer"
 CONTROL = "a special token spelt in the text, which cannot be encoded as text"
+OUTSIDE = "a token that the model has no embedding for"
 REFUSED = "messages that the chat template refuses"
+LEFT_OUT = "a system message that the chat template leaves out"
 REWRITTEN = "a prompt that the chat template changes once it is answered"
+DROPPED = "an answer of which the chat template leaves out a part"
 SPELT = "a special token spelt in the text, encoded as the text it is"
 APART = "an answer whose beginning the tokenizer would join with the end of its prompt, encoded apart"
+UNTHOUGHT = "an answer without the thought that the cue for the assistant opens, put where the template has it: after the cue's beginning"
 OLD_TURNS, LEFT = "old turns left out", "the prompt cut from the left"
 HINTS = {
     EMPTY: "look at the answers' field in the file",
@@ -41,8 +46,11 @@ HINTS = {
     LONG: "raise model.max_positions before `train pretrain`, or take a model of a longer context",
     NO_ROOM: "lower sampling.max_new_tokens, or take a model of a longer context",
     CONTROL: "import plain text, for the chat template writes such tokens itself",
-    REFUSED: "take another template, or leave out system messages and turns out of order",
-    REWRITTEN: "take a template that only appends",
+    OUTSIDE: "leave the token's text out of the file, or give the model an embedding for it",
+    REFUSED: "take another template, leave out turns out of order, or set model.fold_system = true where it refuses system messages",
+    LEFT_OUT: "set model.fold_system = true, which writes it at the head of the user's turn after it",
+    REWRITTEN: "take a template that only appends, or have its cue suit the answers by model.template_kwargs",
+    DROPPED: "leave out thoughts, which such templates drop, or take a template that keeps them",
 }
 
 
@@ -141,15 +149,24 @@ def render_prompt(template: Template, prompt: Prompt) -> tuple[str, str | None]:
     where all is well."""
     try:
         text = template.prompt_text(prompt)
-        if template.spells_control(prompt):
+        if template.outside or template.spells_control(prompt):
             template.rendered_ids([prompt], [text])
-        return text, None
+        left_out = any(m.role == "system" and lacks(text, m.content) for m in prompt.messages)
+        return (text, None) if not left_out else ("", LEFT_OUT)
     except RunawayTemplate:  # no fault of this row, and each would cost as much
         raise
     except UnspeltToken:
         return "", CONTROL
+    except OutsideEmbeddings:
+        return "", OUTSIDE
     except ModelError:
         return "", REFUSED
+
+
+def lacks(rendered: str, content: str) -> bool:
+    """Whether a content is not in the text that a template made of it, white space and capitals apart."""
+    texts = ["".join(text.casefold().split()) for text in (content, rendered)]
+    return content.strip() not in rendered and texts[0] not in texts[1]
 
 
 def render_answer(template: Template, prompt: Prompt, text: str) -> tuple[str, str | None]:
@@ -159,22 +176,28 @@ def render_answer(template: Template, prompt: Prompt, text: str) -> tuple[str, s
         return "", EMPTY
     try:
         suffix = template.answer_text(prompt, text)
-        if template.spells_control(prompt, template.without_stop(text)):
+        if template.outside or template.spells_control(prompt, template.without_stop(text)):
             template.answers([prompt], [text], [suffix])
-        return suffix, None
+        opened = OPENED.search(template.prompt_text(prompt))  # the thought that begins the answer, say
+        written = f"{opened[0]}{suffix}" if opened else suffix
+        return ("", DROPPED) if lacks(written, template.without_stop(text)) else (suffix, None)
     except RunawayTemplate:
         raise
     except UnspeltToken:
         return "", CONTROL
+    except OutsideEmbeddings:
+        return "", OUTSIDE
     except ModelError:
         return "", REWRITTEN
 
 
 def note_prompts(template: Template, prompts: Sequence[Prompt], report: DataReport) -> None:
-    """Note prompts that spell a special token, which were encoded as text."""
+    """Note prompts that spell a special token, which were encoded as text, and those that go without the end of their cue."""
     for prompt in prompts:
         if template.spells_control(prompt):
             report.note(SPELT, prompt)
+        if not template.prompt_text(prompt).endswith(template.unkept_cue):
+            report.note(UNTHOUGHT, prompt)
 
 
 def note_answer(template: Template, prompt: Prompt, text: str, answer: WrittenAnswer, report: DataReport) -> None:
@@ -207,11 +230,17 @@ def cut_prompt(template: Template, prompt: Prompt, room: int) -> tuple[list[int]
         [(shorter, fault)] = encode_prompts(template, [Prompt((*system, *turns[start:]))])
         if fault is not None:
             break
-        ids = template.prompt_ids([shorter])[0]
+        ids = template.prompt_ids([cued_as(template, shorter, prompt)])[0]
         if len(ids) <= room:
             return ids, OLD_TURNS
     first = template.bos_ids if ids[: len(template.bos_ids)] == template.bos_ids else []
     return [*first, *ids[len(ids) - room + len(first) :]], LEFT
+
+
+def cued_as(template: Template, prompt: Prompt, other: Prompt) -> Prompt:
+    """A prompt with as much of its cue as the other has."""
+    whole = template.prompt_text(other).endswith(template.unkept_cue)
+    return prompt if whole else template.before_written(prompt)
 
 
 def fitting_ids(
@@ -266,6 +295,7 @@ def encode_demonstrations(
     report, good = DataReport("demonstrations", len(demonstrations), notes=notes_of(demonstrations)), []
     encoded = encode_prompts(template, [prompt for prompt, _ in demonstrations])
     for (prompt, fault), (_, text) in zip(encoded, demonstrations, strict=True):
+        prompt = prompt if fault else template.before_answers(prompt, [text])
         suffix, fault = render_answer(template, prompt, text) if fault is None else ("", fault)
         if fault is None:
             good.append((prompt, text, suffix))
@@ -351,6 +381,8 @@ def usable_by_prompt(
             continue
         places = [places_of(one) for one in members]
         by_key = {key: answer for place in places for key, (answer, _) in place.items()}
+        if not any(answer.token_ids for answer in by_key.values()):
+            prompt = template.before_answers(prompt, [answer.text for answer in by_key.values()])
         prompt_ids, ids, faults = encode_answers(template, prompt, by_key, limit, report)
         used: dict[AnswerKey, list[int]] = {}
         for one, place in zip(members, places, strict=True):
@@ -426,7 +458,8 @@ def encode_rankings(
     groups, report = [], DataReport(what, len(rankings))
     for usable in usable_by_prompt(template, rankings, limit, report):
         turn = turned is not None and turned(usable.prompt)
-        ranked = [Ranked(ranks_among(one, usable.answers, turn), 1 / len(usable.members)) for one in usable.kept]
+        share = 1 / len(usable.members)
+        ranked = [Ranked(ranks_among(one, usable.answers, turn), one.weight * share) for one in usable.kept]
         groups.append(Group(usable.prompt_ids, list(usable.answers.values()), rankings=ranked))
     return groups, report
 

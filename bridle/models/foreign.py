@@ -12,9 +12,10 @@ encoder beside the decoder), quantised weights, and code that comes with a model
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bridle.core.errors import ModelError, UnsupportedModel
+from bridle.core.text import telling_line
 from bridle.maths.logprobs import linear_logprobs
+from bridle.models.contents import weight_files
 from bridle.models.decoder import Decoder, check_width
-from bridle.models.sizes import Shapes, elements_of, require_memory
+from bridle.models.files.weights import require_finite, require_full
+from bridle.models.sizes import Shapes, elements_of, require_memory, require_names, scalings_of
 
 CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "n_ctx")
+PROBE, LONGEST_PROBE = 8, 64  # tokens, and those at most of a probe that is longer than a window
 TOLERANCE = 1e-3  # of the largest number: another order of sums moves float32 by some 1e-6
 
 
@@ -156,10 +161,14 @@ def load_foreign(folder: Path, raw: Mapping[str, Any], device: torch.device, sto
         raise UnsupportedModel(
             f"the head of a {family} model is not a plain matrix product, which bridle needs; take another"
         )
+    if network.base_model is network:
+        raise UnsupportedModel(
+            f"{folder} is of model_type {family!r}, which bridle cannot use: its head cannot be taken off its trunk; take another"
+        )
     tied = head.weight is network.get_input_embeddings().weight
     settings = network.config.to_dict()
     config = ForeignConfig(
-        raw=raw,
+        raw=raw if tied or not settings.get("tie_word_embeddings") else {**raw, "tie_word_embeddings": False},
         trunk_name=network.base_model_prefix,
         head_name=next(name for name, part in network.named_modules() if part is head),
         vocab_size=head.weight.shape[0],
@@ -172,7 +181,7 @@ def load_foreign(folder: Path, raw: Mapping[str, Any], device: torch.device, sto
         with torch.no_grad():
             fault = unlike(network, module, head_scales(settings))
     except Exception as error:  # an interface of another kind may fail in any way
-        fault = f"it cannot be run as bridle needs it ({type(error).__name__}: {first_line_of(error)})"
+        fault = f"it cannot be run as bridle needs it ({type(error).__name__}: {telling_line(str(error))})"
     if fault:
         raise UnsupportedModel(f"{folder} is of model_type {family!r}, which bridle cannot use: {fault}")
     return module
@@ -206,8 +215,6 @@ def from_folder(
     from transformers import AutoConfig
 
     family = raw.get("model_type", "")
-    if "quantization_config" in raw:
-        raise UnsupportedModel(f"the weights in {folder} are quantised, which cannot be trained; fetch the full ones")
     try:
         with quietly():
             config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
@@ -215,9 +222,11 @@ def from_folder(
                 raise UnsupportedModel(
                     f"{folder} is of model_type {family!r}, which is more than a language model; save its text part alone"
                 )
+            require_known(raw, config, folder)
             require_outline(loader, config, folder, stored)
-            # Eager attention is every family's reference, and on a CPU as fast; the fused one knows no caps of scores.
-            eager = device.type == "cpu" or config.to_dict().get("attn_logit_softcapping")
+            # Eager attention is the reference, and on a CPU as fast; the fused one knows no caps of scores. Falcon's adds ALiBi twice.
+            settings = config.to_dict()
+            eager = (device.type == "cpu" or settings.get("attn_logit_softcapping")) and not settings.get("alibi")
             network, found = loader.from_pretrained(
                 folder,
                 config=config,
@@ -233,17 +242,24 @@ def from_folder(
         raise
     except Exception as error:  # the library raises all kinds
         raise ModelError(
-            f"transformers cannot read the {family} model in {folder} (truncated or corrupted?): {first_line_of(error)}"
+            f"transformers cannot read the {family} model in {folder} (truncated or corrupted?): {reason_of(error)}"
         ) from error
-    missing, unknown = sorted(found["missing_keys"]), sorted(set(found["unexpected_keys"]) - extra)
-    if missing or unknown:
-        raise ModelError(
-            f"the weights in {folder} do not fit its config.json of model_type {family!r}: {len(missing)} missing "
-            f"(such as {missing[:2]}), {len(unknown)} unknown (such as {unknown[:2]})"
-        )
+    require_names(found["missing_keys"], set(found["unexpected_keys"]) - extra, folder, family)
     for name, shape, asked in sorted(found["mismatched_keys"]):
         raise ModelError(f"{name} in {folder} has shape {list(shape)} where config.json asks for {list(asked)}")
+    require_finite(network.named_parameters(), folder)
     return network.to(device)
+
+
+def require_known(raw: Mapping[str, Any], config: Any, folder: Path) -> None:
+    """UnsupportedModel where config.json scales what this family's network does not scale: transformers would leave it out in silence."""
+    known = {field.name for field in fields(config)}
+    for name, value in scalings_of(raw).items():
+        if name not in known:
+            raise UnsupportedModel(
+                f"the config.json in {folder} says {name} = {value!r}, which the network of its model_type {raw.get('model_type')!r} does "
+                "not apply; name the model_type that does, or remove that line"
+            )
 
 
 def require_outline(loader: Any, config: Any, folder: Path, stored: Shapes) -> None:
@@ -251,8 +267,18 @@ def require_outline(loader: Any, config: Any, folder: Path, stored: Shapes) -> N
     What differs in names alone is told when the weights are read, for some families' files have names of their own."""
     with torch.device("meta"):  # shapes without numbers
         network = loader.from_config(config)
+    prefix, own = network.base_model_prefix, {**dict(network.named_parameters()), **dict(network.named_buffers())}
+    ignored = re.compile("|".join(network._keys_to_ignore_on_load_unexpected or ["(?!)"]))
+
+    def no_weight(name: str) -> bool:
+        """Masks and places: what the network holds in whole numbers, and what it does not read."""
+        names = (name, f"{prefix}.{name}", name.removeprefix(f"{prefix}."))
+        tensor = next((own[n] for n in names if n in own), None)
+        return bool(ignored.search(name)) if tensor is None else not tensor.is_floating_point()
+
+    require_full(weight_files(folder), folder, no_weight)
     for name, tensor in network.state_dict().items():
-        found = next((n for n in (name, f"{network.base_model_prefix}.{name}") if n in stored), None)
+        found = next((n for n in (name, f"{prefix}.{name}") if n in stored), None)
         if found is not None and list(stored[found]) != list(tensor.shape):
             raise ModelError(
                 f"{found} in {folder} has shape {list(stored[found])} where config.json asks for {list(tensor.shape)}"
@@ -267,13 +293,29 @@ def require_outline(loader: Any, config: Any, folder: Path, stored: Shapes) -> N
 
 
 def context_of(settings: Mapping[str, Any]) -> int:
-    """The longest sequence; 2048 where the family knows no limit."""
-    return next((int(settings[key]) for key in CONTEXT_KEYS if (settings.get(key) or 0) > 0), 2048)
+    """The longest sequence; 2048 where the family knows no limit. A rope that changes with the length ends it."""
+    named = next((int(settings[key]) for key in CONTEXT_KEYS if (settings.get(key) or 0) > 0), 2048)
+    return min([named, *changing_ropes(settings).values()])
+
+
+def changing_ropes(settings: Mapping[str, Any]) -> dict[str, int]:
+    """Rope kinds that turn every token of a batch otherwise once its longest row passes a length, with that length: transformers asks
+    the batch, not the row, and while a row is decoded the keys in its cache stay as they were turned before."""
+    ropes, found = settings.get("rope_parameters") or {}, dict[str, int]()
+    for rope in [ropes, *(inner for inner in ropes.values() if isinstance(inner, Mapping))]:
+        kind = rope.get("rope_type") or ""
+        if kind == "longrope":
+            found[kind] = int(rope.get("original_max_position_embeddings") or settings["max_position_embeddings"])
+        elif "dynamic" in kind:
+            found[kind] = int(settings["max_position_embeddings"])
+    return found
 
 
 def head_scales(settings: Mapping[str, Any]) -> list[float]:
     """What families multiply or divide their logits by, under the same names in different senses: `unlike` tries each."""
     named = [float(settings.get(key) or 1.0) for key in ("logit_scale", "logits_scaling", "lm_head_multiplier")]
+    if base := settings.get("dim_model_base"):  # MiniCPM3's
+        named.append(settings["hidden_size"] / base)
     return list(dict.fromkeys([*named, *(1 / value for value in named)]))
 
 
@@ -283,7 +325,9 @@ def unlike(network: Any, module: Foreign, scales: Sequence[float]) -> str:
     Sets the scale of the logits to the one of `scales` that gives transformers' own.
     """
     config, device = module.config, module.output_weight().device
-    ids_1T = ((torch.arange(min(8, config.max_positions)) * 37 + 5) % config.vocab_size).to(device)[None]
+    window = network.config.to_dict().get("sliding_window") or 0
+    length = min(max(PROBE, window + 4), LONGEST_PROBE, config.max_positions)
+    ids_1T = ((torch.arange(length) * 37 + 5) % config.vocab_size).to(device)[None]
     other_1T = torch.cat((ids_1T[:, :-1], (ids_1T[:, -1:] + 1) % config.vocab_size), 1)
     own_TV, other_TV = (network(input_ids=i, attention_mask=torch.ones_like(i)).logits[0] for i in (ids_1T, other_1T))
     if not bool(torch.isfinite(own_TV).all()):
@@ -346,12 +390,22 @@ def huggingface_tensors(trunk: ForeignTrunk, tensors: Mapping[str, Tensor]) -> d
     return found
 
 
-def scorer_architecture(family: str) -> str | None:
-    """The family's `…ForSequenceClassification`, or None where transformers has none."""
-    from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
+def architectures(family: str) -> tuple[str, str, str]:
+    """The classes of a family that transformers' AutoModelForCausalLM, AutoModelForSequenceClassification and AutoModel load; empty
+    where there is none."""
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+        MODEL_MAPPING_NAMES,
+    )
 
-    found = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES.get(family)
-    return None if found is None else str(found)
+    mappings = (
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+        MODEL_MAPPING_NAMES,
+    )
+    causal, scorer, trunk = (str(mapping.get(family, "")) for mapping in mappings)
+    return causal, scorer, trunk
 
 
 @contextmanager
@@ -370,5 +424,7 @@ def quietly() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def first_line_of(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
+def reason_of(error: Exception) -> str:
+    """What an error of transformers says is wrong; of a bare key or an empty message its kind too."""
+    reason = telling_line(str(error))
+    return reason if " " in reason else ": ".join(filter(None, (type(error).__name__, reason)))

@@ -6,7 +6,7 @@ The native decoder takes the shapes that it knows; transformers runs every other
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +15,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from bridle.compute.checkpoint import save_tensors
 from bridle.core.errors import ModelError, UnsupportedModel, brief_repr
 from bridle.core.files import read_whole, whole_folder
 from bridle.core.timeline import timed
@@ -23,6 +22,26 @@ from bridle.models import foreign
 from bridle.models.batches import REWARD
 from bridle.models.contents import HashFolder, folder_hash, weight_files
 from bridle.models.decoder import Decoder, DecoderConfig, Trunk
+from bridle.models.files.chat_template import TemplateSettings
+from bridle.models.files.kinds import require_language_model
+from bridle.models.files.source import ModelSource, read_source
+from bridle.models.files.weights import (
+    EMBEDDINGS,
+    HEAD,
+    require_finite,
+    require_full,
+    require_unquantised,
+    with_own_head,
+)
+from bridle.models.files.writing import (
+    WORKING,
+    SavedAs,
+    causal_architecture,
+    config_settings,
+    scorer_architecture,
+    without_token,
+    write_model,
+)
 from bridle.models.foreign import LanguageModel
 from bridle.models.scorer import Scorer
 from bridle.models.sizes import (
@@ -33,7 +52,9 @@ from bridle.models.sizes import (
     require_size,
     stored_shapes,
 )
-from bridle.models.template import Template, load_template
+from bridle.models.template import ASKED, Template, load_template
+
+ADAPTERS = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")  # as peft names them
 
 
 @dataclass
@@ -44,6 +65,7 @@ class Policy:
     template: Template
     origin: str  # content hash of the folder it was loaded from, or a name for weights made from nothing
     step: int = 0
+    source: ModelSource = field(default_factory=ModelSource, repr=False)
 
     @property
     def stamp(self) -> str:
@@ -91,6 +113,7 @@ class RewardModel:
     origin: str
     tasks: list[Task] = field(default_factory=lambda: [Task()])
     probes: list[dict[str, Any]] = field(default_factory=list)
+    source: ModelSource = field(default_factory=ModelSource, repr=False)
 
     def row(self, task: str) -> int:
         """The head's row of a task; the first where none is named."""
@@ -101,42 +124,46 @@ class RewardModel:
 
 
 @timed("load")
-def load_policy(folder: Path, device: torch.device, hashed: HashFolder = folder_hash) -> Policy:
-    """`hashed` gives the folder's content hash, asked when all was read: a project knows it without reading all again."""
-    return read_policy(folder, device, hashed)
+def load_policy(
+    folder: Path, device: torch.device, hashed: HashFolder = folder_hash, settings: TemplateSettings | None = None
+) -> Policy:
+    """`hashed` gives the folder's content hash, asked when all was read: a project knows it without reading all again. `settings` of the
+    chat template; None: those that the folder was saved with."""
+    return read_policy(folder, device, hashed, settings)
 
 
 @read_whole
-def read_policy(folder: Path, device: torch.device, hashed: HashFolder) -> Policy:
+def read_policy(folder: Path, device: torch.device, hashed: HashFolder, settings: TemplateSettings | None) -> Policy:
     raw = read_config(folder)
     require_head(folder, raw)
     config = native_config(folder, raw)
     module: LanguageModel
     if config is None:
         foreign.require_family(folder, raw)
-        stored, template = stored_sizes(folder, raw), load_template(folder)
+        stored, template = stored_sizes(folder, raw), load_template(folder, settings)
         module = foreign.load_foreign(folder, raw, device, stored)
-        require_tokens(template, module.config.vocab_size, folder)
+        template = within_embeddings(template, module.config.vocab_size, folder)
     else:
         require_native(config, folder, raw)
-        template = load_template(folder)
-        require_tokens(template, config.vocab_size, folder)
-        module = Decoder(config)
+        template = within_embeddings(load_template(folder, settings), config.vocab_size, folder)
         tensors = read_tensors(folder)
-        if config.tie_embeddings:
-            tensors.pop("lm_head.weight", None)
+        module = Decoder(with_own_head(config, tensors))
         load_strictly(module, tensors, folder)
-    return Policy(module.to(device), template, hashed(folder))
+    return Policy(module.to(device), template, hashed(folder), source=read_source(folder))
 
 
 @timed("load")
-def load_reward_model(folder: Path, device: torch.device, hashed: HashFolder = folder_hash) -> RewardModel:
+def load_reward_model(
+    folder: Path, device: torch.device, hashed: HashFolder = folder_hash, settings: TemplateSettings | None = None
+) -> RewardModel:
     """The same of a reward model."""
-    return read_reward_model(folder, device, hashed)
+    return read_reward_model(folder, device, hashed, settings)
 
 
 @read_whole
-def read_reward_model(folder: Path, device: torch.device, hashed: HashFolder) -> RewardModel:
+def read_reward_model(
+    folder: Path, device: torch.device, hashed: HashFolder, settings: TemplateSettings | None
+) -> RewardModel:
     """Strict: a missing head or a probe that scores otherwise than when saved is refused."""
     raw = read_config(folder)
     tasks, probes = read_tasks(folder)
@@ -150,16 +177,19 @@ def read_reward_model(folder: Path, device: torch.device, hashed: HashFolder) ->
                 f"{folder} has no score.weight with a row for each of {len(tasks)} tasks, so it is not a reward model"
             )
         module = Scorer(foreign.load_foreign_trunk(folder, raw, device, stored), len(tasks))
-        module.score.load_state_dict({"weight": read_tensors(folder)["score.weight"]})
+        head_tensors = {"weight": read_tensors(folder)["score.weight"].float()}
+        require_finite([("score.weight", head_tensors["weight"])], folder)
+        module.score.load_state_dict(head_tensors)
     else:
         require_native(config, folder, raw, len(tasks))
         module = Scorer(Trunk(config), len(tasks))
         load_strictly(module, read_tensors(folder), folder)
     module.to(device)
     require_probes(probes, module.config, folder)
-    template = load_template(folder)
-    require_tokens(template, module.config.vocab_size, folder)
-    model = RewardModel(module, template, hashed(folder), tasks, probes)
+    template = within_embeddings(load_template(folder, settings), module.config.vocab_size, folder)
+    if added := read_object(folder / "bridle_reward.json").get("added_pad"):
+        template = without_token(template, str(added))
+    model = RewardModel(module, template, hashed(folder), tasks, probes, read_source(folder))
     check_probes(model, folder)
     return model
 
@@ -218,7 +248,8 @@ def require_probes(
 
 
 def stored_sizes(folder: Path, raw: Mapping[str, Any]) -> dict[str, list[int]]:
-    """Shapes of the weights by their files' headers, once config.json asks for no more than they could be."""
+    """Shapes of the weights by their files' headers, once config.json asks for no more than they could be, and for full ones."""
+    require_unquantised(folder, raw)
     stored = stored_shapes(weight_files(folder))
     require_size(raw, stored, folder / "config.json")
     return stored
@@ -228,11 +259,12 @@ def require_native(config: DecoderConfig, folder: Path, raw: Mapping[str, Any], 
     """ModelError where the native network (with a head for so many tasks) is not that of the weights, or too large for this machine:
     nothing was built yet, and the weights were not read."""
     stored = stored_sizes(folder, raw)
+    require_full(weight_files(folder), folder)
     with torch.device("meta"):  # shapes without numbers
         module = Scorer(Trunk(config), tasks) if tasks else Decoder(config)
     expected = shapes_of(module.state_dict())
-    if config.tie_embeddings:
-        stored.pop("lm_head.weight", None)  # some writers store the tied matrix twice
+    if config.tie_embeddings and not tasks and HEAD in stored:  # stored twice, or another than the embeddings
+        expected[HEAD] = expected[EMBEDDINGS]
     require_fit(expected, stored, folder)
     require_memory(config.bytes, f"the model in {folder}")
 
@@ -241,7 +273,7 @@ def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, list[int]]:
     return {name: list(tensor.shape) for name, tensor in tensors.items()}
 
 
-def inspect_policy(folder: Path) -> None:
+def inspect_policy(folder: Path, settings: TemplateSettings | None = None) -> None:
     """Refuse a language model's folder by what can be told of it without its weights: before anything is made of it."""
     raw = read_config(folder)
     require_head(folder, raw)
@@ -251,19 +283,19 @@ def inspect_policy(folder: Path) -> None:
         stored_sizes(folder, raw)
     else:
         require_native(config, folder, raw)
-    template = load_template(folder)
+    template = load_template(folder, settings)
     if config is not None:
-        require_tokens(template, config.vocab_size, folder)
+        within_embeddings(template, config.vocab_size, folder)
 
 
-def require_tokens(template: Template, vocab_size: int, folder: Path) -> None:
-    """ModelError where a token of the folder's template lies outside the model's embeddings."""
-    entries = 1 + max(
-        template.tokenizer.get_vocab().values(), default=-1
-    )  # by the numbers of its tokens, which may leave gaps
-    if entries > vocab_size:
+def within_embeddings(template: Template, vocab_size: int, folder: Path) -> Template:
+    """The folder's template, which refuses texts with added tokens that lie outside the model's embeddings (Gemma 3 1B has one, for
+    images). ModelError where other tokens do, or where the chat template or the end of an answer needs one."""
+    vocabulary = template.tokenizer.get_vocab().values()  # the numbers of its tokens may leave gaps
+    outside = frozenset(i for i in vocabulary if i >= vocab_size)
+    if outside - template.tokenizer.get_added_tokens_decoder().keys():
         raise ModelError(
-            f"the tokenizer in {folder} has {entries} tokens where the model has embeddings for {vocab_size}; "
+            f"the tokenizer in {folder} has {1 + max(outside)} tokens where the model has embeddings for {vocab_size}; "
             "they are not of one model"
         )
     if max(template.stop_ids) >= vocab_size:
@@ -271,6 +303,14 @@ def require_tokens(template: Template, vocab_size: int, folder: Path) -> None:
             f"{folder} names the stop token {max(template.stop_ids)}, where the model has embeddings for {vocab_size}; correct "
             "eos_token_id in generation_config.json or config.json"
         )
+    if not outside:
+        return template
+    template = replace(template, outside=outside)
+    try:
+        template.completion_ids([ASKED], [template.turn_end.probe])
+    except ModelError as error:
+        raise type(error)(f"{folder}: {error}") from error
+    return template
 
 
 def check_probes(model: RewardModel, folder: Path) -> None:
@@ -278,7 +318,7 @@ def check_probes(model: RewardModel, folder: Path) -> None:
     for probe in model.probes:
         scores = probe_scores(model.module, probe["ids"], device)
         for task, found, saved in zip(model.tasks, scores, probe["scores"], strict=True):
-            if abs(found - saved) > 1e-3 * max(1.0, abs(saved)):
+            if not abs(found - saved) <= 1e-3 * max(1.0, abs(saved)):  # NaN is within nothing
                 raise ModelError(
                     f"the reward model in {folder} scores a saved probe {found:.4f} where {saved:.4f} was saved (task "
                     f"{task.name!r}); its weights or head are not the ones that were trained"
@@ -294,12 +334,14 @@ def probe_scores(module: Scorer, ids: Sequence[int], device: torch.device) -> li
 
 
 @timed("save")
-def save_policy(folder: Path, policy: Policy, hashed: HashFolder = folder_hash) -> str:
+def save_policy(folder: Path, policy: Policy, hashed: HashFolder = folder_hash, form: SavedAs = WORKING) -> str:
     """Write the whole folder at once and return its content hash, which `hashed` gives of the folder before it takes its place: a kill
     leaves no model there whose hash nobody knows."""
-    raw = policy.module.config.to_huggingface()
+    raw, changed = config_settings(policy.module, policy.source), policy.step > 0
+    if changed and (name := causal_architecture(policy.module.config)) not in (raw.get("architectures") or []):
+        raw["architectures"] = [name]
     with whole_folder(folder) as new:
-        write_model(new, policy.module, raw, policy.template)
+        write_model(new, policy, raw, form, changed)
         content = hashed(new)
     return content
 
@@ -307,38 +349,32 @@ def save_policy(folder: Path, policy: Policy, hashed: HashFolder = folder_hash) 
 @timed("save")
 def save_reward_model(folder: Path, model: RewardModel, hashed: HashFolder = folder_hash) -> str:
     """The same of a reward model."""
-    raw = model.module.config.to_huggingface()
-    if isinstance(model.module.model, foreign.ForeignTrunk):
-        name = foreign.scorer_architecture(raw["model_type"])
-    else:
-        name = raw["architectures"][0].replace("ForCausalLM", "ForSequenceClassification")
-    raw |= {"architectures": [name]} if name else {}
+    with whole_folder(folder) as new:
+        write_reward_model(new, model)
+        content = hashed(new)
+    return content
+
+
+def write_reward_model(folder: Path, model: RewardModel, form: SavedAs = WORKING) -> None:
+    """Write a reward model into an empty folder."""
     binary = all(task.kind == "binary" for task in model.tasks)
-    raw |= {
+    raw = config_settings(model.module, model.source) | {
+        "architectures": [scorer_architecture(model.module.config)],
         "num_labels": len(model.tasks),
         "id2label": {str(row): task.name for row, task in enumerate(model.tasks)},
         "label2id": {task.name: row for row, task in enumerate(model.tasks)},
         "problem_type": "multi_label_classification" if binary else "regression",
     }
-    notes = {"tasks": [asdict(task) for task in model.tasks], "probes": model.probes}
-    with whole_folder(folder) as new:
-        write_model(new, model.module, raw, model.template)
-        (new / "bridle_reward.json").write_text(json.dumps(notes, indent=2), "utf-8")
-        content = hashed(new)
-    return content
+    write_model(folder, model, raw, form)
+    write_notes(folder, model)
 
 
-def write_model(folder: Path, module: LanguageModel | Scorer, raw: dict[str, Any], template: Template) -> None:
-    raw |= {"eos_token_id": template.stop_setting, "pad_token_id": template.pad_id, "dtype": "float32"}
-    if template.bos_token:
-        raw["bos_token_id"] = template.bos_ids[0]
-    (folder / "config.json").write_text(json.dumps(raw, indent=2), "utf-8")
-    template.save(folder, module.config.max_positions)
-    state = {name: tensor.detach().cpu() for name, tensor in module.state_dict().items()}
-    tensors = {name: t.float() if t.is_floating_point() else t for name, t in state.items()}
-    if isinstance(module.model, foreign.ForeignTrunk):
-        tensors = foreign.huggingface_tensors(module.model, tensors)
-    save_tensors({name: t.contiguous() for name, t in tensors.items()}, folder / "model.safetensors")
+def write_notes(folder: Path, model: RewardModel) -> None:
+    """What a reward model's numbers mean, beside its files."""
+    pad = str(read_object(folder / "tokenizer_config.json").get("pad_token"))
+    added = {"added_pad": pad} if model.template.tokenizer.token_to_id(pad) is None else {}
+    notes = {"tasks": [asdict(task) for task in model.tasks], "probes": model.probes, **added}
+    (folder / "bridle_reward.json").write_text(json.dumps(notes, indent=2), "utf-8")
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -361,10 +397,10 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def refuse_what_lies_elsewhere(folder: Path, raw: Mapping[str, Any]) -> None:
     """Refuse a folder by whose files transformers would take weights or code that bridle does not: what it answers would be another's."""
-    if (folder / "adapter_config.json").is_file():
+    if found := [name for name in ADAPTERS if (folder / name).is_file()]:
         raise ModelError(
-            f"{folder} holds a whole model and an adapter beside it (adapter_config.json), which bridle would leave out; merge the two "
-            "(peft: merge_and_unload), or remove adapter_config.json"
+            f"{folder} holds a whole model and an adapter beside it ({found[0]}), which bridle would leave out; merge the two "
+            f"(peft: merge_and_unload), or remove {' and '.join(found)}"
         )
     if "transformers_weights" in raw:
         raise ModelError(
@@ -385,11 +421,10 @@ def refuse_what_lies_elsewhere(folder: Path, raw: Mapping[str, Any]) -> None:
 
 
 def require_head(folder: Path, raw: Mapping[str, Any]) -> None:
-    """Refuse what was saved as another kind of model: a reward model, or a trunk without its language model's head."""
+    """Refuse what was saved as another kind of model: a reward model, an embedding model, or a trunk without its language model's head."""
+    require_language_model(folder, raw)
     named = raw.get("architectures")
     name = str(named[0]) if isinstance(named, list) and named else ""
-    if "ForSequenceClassification" in name or "ForTokenClassification" in name:
-        raise ModelError(f"{folder} holds a {name}, which scores text and writes none; name a causal language model")
     if name.endswith("Model") and not name.endswith("LMHeadModel") and not raw.get("tie_word_embeddings"):
         raise ModelError(
             f"{folder} holds a {name}, a trunk without a language model's head; save the model whole, with transformers' "
@@ -422,7 +457,8 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
 
 
 def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], folder: Path) -> None:
-    """Load every tensor or say which one does not fit."""
+    """Load every tensor or say which one does not fit, or holds what is not a number."""
     expected = module.state_dict()
     require_fit(shapes_of(expected), shapes_of(tensors), folder)
     module.load_state_dict({name: tensors[name].float() for name in expected})
+    require_finite(module.named_parameters(), folder)

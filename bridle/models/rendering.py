@@ -3,6 +3,7 @@ what it may take, whatever it does. Time and memory that it wastes are then the 
 
 A template of ours needs no child (`Template.render`), and for one of another's the child costs some tenth of a millisecond a text. A
 line of JSON goes in, a line comes out. On macOS the system bounds the time alone.
+What transformers gives a template stands here too: its tags, filters and functions (`chat_template_utils.py` of 5.23).
 Left out on purpose: templates may neither read files nor ask for the time; jinja2's sandbox keeps them from all else.
 """
 
@@ -14,34 +15,76 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from datetime import datetime
 from functools import cache
 from typing import Any, NoReturn
 
 import jinja2.ext
+from jinja2 import nodes
 from jinja2.exceptions import TemplateError
+from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from bridle.core.errors import ModelError, RunawayTemplate
 from bridle.core.processes import python_environment, python_module
+from bridle.core.records import Message
 
 KILLED = (-signal.SIGKILL, -signal.SIGTERM)  # from outside: the limits here end with other signals
+
+
+class GenerationTag(jinja2.ext.Extension):
+    """`{% generation %}…{% endgeneration %}` round what the assistant says: as it stands, in a scope of its own, as transformers has it."""
+
+    tags = {"generation"}
+
+    def parse(self, parser: Parser) -> nodes.Node:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return nodes.CallBlock(self.call_method("written"), [], [], body).set_lineno(line)
+
+    def written(self, caller: Callable[[], str]) -> str:
+        return caller()
 
 
 @cache  # compiling takes milliseconds, rendering microseconds
 def compiled_template(source: str) -> jinja2.Template:
     """A chat template as transformers compiles it, but for `strftime_now`: a prompt must not change overnight."""
     environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols]
+        trim_blocks=True, lstrip_blocks=True, extensions=[GenerationTag, jinja2.ext.loopcontrols]
     )
     environment.globals["raise_exception"] = refuse_messages
     environment.filters["tojson"] = as_json
     return environment.from_string(source)
 
 
-def as_json(value: object, indent: int | None = None) -> str:
-    return json.dumps(value, ensure_ascii=False, indent=indent)
+def rendered(source: str, variables: Mapping[str, Any]) -> str:
+    """The text of a template. Of its variables `strftime_now` is the day, as ISO text, that it gets in place of today."""
+    given = dict(variables)
+    if (day := given.get("strftime_now")) is not None:
+        given["strftime_now"] = lambda form: datetime.fromisoformat(day).strftime(form)
+    return compiled_template(source).render(given)
+
+
+def folded(messages: Sequence[Message]) -> list[Message]:
+    """The messages with each of the system at the head of the user's turn after it."""
+    found = list[Message]()
+    for message in messages:
+        while message.role == "user" and found and found[-1].role == "system":
+            message = Message("user", f"{found.pop().content}\n\n{message.content}")
+        found.append(message)
+    return found
+
+
+def as_json(
+    value: object,
+    ensure_ascii: bool = False,
+    indent: int | str | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
 def refuse_messages(message: str) -> NoReturn:
@@ -76,7 +119,8 @@ class Renderer:
                 f"the chat template needs more than {limit} to render {of_messages(variables)}; take a template that does not"
             )
         if fault:
-            raise ModelError(f"the chat template could not render {of_messages(variables)}: {fault}")
+            way_on = way_past(fault, variables)
+            raise ModelError(f"the chat template could not render {of_messages(variables)}: {fault}{way_on}")
         return str(text)
 
     def ask(self, source: str, variables: Mapping[str, Any]) -> dict[str, Any]:
@@ -127,6 +171,15 @@ class Renderer:
 RENDERER = Renderer()
 
 
+def way_past(fault: str, variables: Mapping[str, Any]) -> str:
+    """The setting that may help, in a clause."""
+    if fault.endswith(" is undefined"):
+        return "; model.template_kwargs gives it variables"
+    if any(message["role"] == "system" for message in variables["messages"]):
+        return "; if it takes no system message, model.fold_system = true writes that into the user's turn"
+    return ""
+
+
 def of_messages(variables: Mapping[str, Any]) -> str:
     messages = variables["messages"]
     return f"{len(messages)} messages ({characters_of(variables):,} characters)"
@@ -158,7 +211,7 @@ def answer_to(source: str, variables: Mapping[str, Any], memory: int, characters
     """The text, or the fault that the template ended with, or the limit that it passed."""
     most = characters + 10 * characters_of(variables)
     try:
-        text = compiled_template(source).render(variables)
+        text = rendered(source, variables)
         text.encode()  # half a character is none that a tokenizer takes
     except MemoryError:
         return {"text": "", "fault": "", "limit": f"{memory // 2**20} MiB of memory"}

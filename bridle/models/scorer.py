@@ -36,11 +36,11 @@ class Scorer(nn.Module):
         """Every row's number at each sequence's last real token, [B, C]. Lengths say where that is; ids are not looked at."""
         hidden_BTD = self.model(ids_BT)
         last_BD = hidden_BTD[torch.arange(len(lengths_B), device=ids_BT.device), lengths_B - 1]
-        return self._rows(last_BD)
+        return self.by_task(last_BD)
 
     def batch_scores(self, batch: Batch) -> Tensor:
         """The same of a batch, [B, C], in which a prompt that several answers share is read once."""
-        return self._rows(last_states(self.model, batch))
+        return self.by_task(last_states(self.model, batch))
 
     def batch_values(self, batch: Batch) -> Tensor:
         """The first row's number before each of the answers' tokens, [B, T], zero off the mask."""
@@ -50,7 +50,8 @@ class Scorer(nn.Module):
         """The first row's number at each of the trunk's hidden states [..., D], for a critic whose trunk is the policy's own."""
         return self._row(hidden, 0)
 
-    def _rows(self, hidden: Tensor) -> Tensor:
+    def by_task(self, hidden: Tensor) -> Tensor:
+        """Every row's number at each of the trunk's hidden states [..., D], [..., C]."""
         return torch.stack([self._row(hidden, row) for row in range(len(self.score.weight))], -1)
 
     def _row(self, hidden: Tensor, row: int) -> Tensor:

@@ -7,15 +7,17 @@ headers of the safetensors files, which cost nothing to read, so sizes are compa
 import json
 import math
 import os
+import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
 from bridle.core.errors import ModelError, brief_repr
-from bridle.core.files import reading_fault
+from bridle.core.files import reading_fault, without_repeats
+from bridle.core.forms import NUMBER, Fields, form_fault
 
 Shapes = Mapping[str, Sequence[int]]  # of tensors, by name
 
@@ -41,6 +43,25 @@ SHAPE = {
 EPSILONS = {"rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "layernorm_epsilon", "norm_eps", "norm_epsilon"}
 ABOVE_ZERO = {"rope_theta", "rotary_emb_base", "rope_local_base_freq"}
 TOKENS = {"bos_token_id", "pad_token_id"}  # eos_token_id may be several: models/template.py reads it
+# What families scale their embeddings, attention and logits by: each network applies what its own family has.
+SCALING = re.compile(
+    r"soft_?cap|(?<!dim_)multiplier|logits?_scal|scale_emb|scale_depth|embed(ding)?s?_scale|query_pre_attn_scalar"
+)
+FACTORS = ("factor?", "low_freq_factor?", "high_freq_factor?")
+ROPE = {"rope_type?": (str, None), "type?": (str, None), **dict.fromkeys(FACTORS, NUMBER)}
+SWITCHES = ("tie_word_embeddings?", "attention_bias?", "mlp_bias?", "use_sliding_window?", "multi_query?")
+SCALES = (
+    "final_logit_softcapping?",
+    "attn_logit_softcapping?",
+    "logit_scale?",
+    "logits_scaling?",
+    "lm_head_multiplier?",
+)
+CONFIG: Fields = {  # what is read of config.json, but for the numbers above
+    "model_type?": str, "architectures?": ([str], dict, None), "hidden_act?": (str, None), "attn_implementation?": (str, None),
+    **dict.fromkeys(SWITCHES, (bool, None)), **dict.fromkeys(SCALES, NUMBER), "sliding_window?": (int, None),
+    "rope_parameters?": (ROPE, None), "rope_scaling?": (ROPE, None), "quantization_config?": (dict, None),
+}  # fmt: skip
 MOST_POSITIONS = 10**9
 SMALL = 10**6  # a number that asks for little, whatever it counts
 
@@ -57,15 +78,6 @@ def read_object(path: Path) -> dict[str, Any]:
         raise ModelError(f"{path} must hold a JSON object, got {type(found).__name__}")
     if depth_of(found) > DEEPEST:
         raise ModelError(f"{path} nests its values more than {DEEPEST} levels deep, as no model's file does")
-    return found
-
-
-def without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"it says {brief_repr(twice)} twice; leave one of them out")
     return found
 
 
@@ -114,16 +126,25 @@ def shape_of(raw: Mapping[str, Any]) -> dict[str, int]:
     return found
 
 
+def scalings_of(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Scalings and caps that config.json asks for, by name: those whose value changes anything."""
+    found = {name: value for name, value in raw.items() if SCALING.search(name) and isinstance(value, int | float)}
+    return {name: value for name, value in found.items() if value is True or value not in (0, 1)}
+
+
 def require_numbers(raw: Mapping[str, Any], path: Path) -> None:
     """ModelError where a setting of config.json is none that a network can have, whatever the weights are."""
+    if fault := form_fault(raw, CONFIG):
+        raise ModelError(f"{path} holds a value of the wrong type or size: {fault}")
+    switched_off = {"sliding_window"} if raw.get("use_sliding_window") is False else set()  # Qwen2-MoE then says 0
     for name, value in numbers_of(raw):
         number = type(value) in (int, float)
         needed = ""
-        if name in COUNTS and value is not None and not (type(value) is int and value >= 1):
+        if name in COUNTS and value is not None and not (type(value) is int and value >= (name not in switched_off)):
             needed = "a whole number of at least 1"
         elif name in POSITIONS and number and value > MOST_POSITIONS:
             needed = f"{MOST_POSITIONS} at most"
-        elif name in EPSILONS and not (number and 0 <= value < 1):
+        elif name in EPSILONS and value is not None and not (number and 0 <= value < 1):
             needed = "a number from 0 up to 1"
         elif name in ABOVE_ZERO and value is not None and not (number and 0 < value <= sys.float_info.max):
             needed = "a finite number above 0"
@@ -179,13 +200,8 @@ def elements_of(shapes: Shapes) -> int:
 
 def require_fit(expected: Shapes, stored: Shapes, folder: Path) -> None:
     """ModelError that names the tensors where the weights stored are not those that the network needs."""
-    missing = sorted(set(expected) - set(stored))
-    extra = sorted(name for name in set(stored) - set(expected) if not name.endswith("rotary_emb.inv_freq"))
-    if missing or extra:
-        raise ModelError(
-            f"the weights in {folder} do not fit its config.json: {len(missing)} missing (such as {missing[:2]}), "
-            f"{len(extra)} unknown (such as {extra[:2]})"
-        )
+    extra = (name for name in set(stored) - set(expected) if not name.endswith("rotary_emb.inv_freq"))
+    require_names(set(expected) - set(stored), extra, folder)
     for name, shape in expected.items():
         if list(shape) != list(stored[name]):
             raise ModelError(
@@ -193,9 +209,26 @@ def require_fit(expected: Shapes, stored: Shapes, folder: Path) -> None:
             )
 
 
+def require_names(missing: Iterable[str], unknown: Iterable[str], folder: Path, family: str = "") -> None:
+    """ModelError that counts the tensors which the network needs and the files lack, and those that it does not have."""
+    counted = {"missing": sorted(missing), "unknown": sorted(unknown)}
+    parts = [f"{len(names)} {kind} (such as {names[:2]})" for kind, names in counted.items() if names]
+    if parts:
+        of = f" of model_type {family!r}" if family else ""
+        raise ModelError(
+            f"the weights in {folder} do not fit its config.json{of}: {', '.join(parts)}; correct the settings, or save the model whole "
+            "with transformers"
+        )
+
+
+def machine_memory() -> int:
+    """Bytes of memory that this machine has in all."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
 def require_memory(needed: int, what: str) -> None:
     """ModelError where this machine's memory cannot hold so many bytes."""
-    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    there = machine_memory()
     if needed > there:
         raise ModelError(
             f"{what} needs {needed / 2**30:,.1f} GiB of memory, and this machine has {there / 2**30:,.1f} GiB; take a smaller one"

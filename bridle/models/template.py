@@ -6,36 +6,45 @@ is never encoded again: its ids were kept. Only the template writes control toke
 """
 
 import json
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain, islice
+from os.path import commonprefix
 from pathlib import Path
 from typing import Any
 
-from tokenizers import AddedToken, Encoding, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Encoding, Tokenizer
 
-from bridle.core.errors import DataError, ModelError, UnspeltToken, brief_repr
+from bridle.core.errors import ModelError, UnspeltToken
 from bridle.core.records import Encoded, Message, Prompt, content_hash
-from bridle.core.timeline import timed
-from bridle.models.control import PLACES, ControlTokens, filled, plain_added, special_ids, unknown_ids
-from bridle.models.rendering import RENDERER, compiled_template
+from bridle.models.control import (
+    PLACES,
+    ControlTokens,
+    filled,
+    opening_of_a_thought,
+    plain_added,
+    refuse_lost_text,
+    refuse_spelt_marker,
+    require_within,
+    special_ids,
+    unknown_ids,
+)
+from bridle.models.files.chat_template import (
+    PLAIN_TEMPLATE,
+    TemplateSettings,
+    id_of,
+    other_tokens,
+    stored_settings,
+    template_source,
+    token_ids,
+    token_text,
+)
+from bridle.models.files.token_names import named_tokens
+from bridle.models.rendering import RENDERER, folded, rendered
 from bridle.models.sizes import read_object
 
-LONGEST_TEMPLATE = 10**6  # characters; those of models in use have some thousand
 PAD, END, START = "<|pad|>", "<|end|>", "<|doc|>"
-
-# Plain "Name: text" turns, so that a model pretrained on such pages can be asked before it was ever taught. Line ends
-# stand inside expressions: one that follows a block would be trimmed.
-PLAIN_TEMPLATE = (
-    "{{ bos_token }}{% for message in messages %}"
-    "{% if message.role == 'assistant' %}{{ '\n' }}Assistant: {{ message.content }}{{ eos_token }}"
-    "{% elif message.role == 'system' %}{{ '' if loop.first else '\n' }}System: {{ message.content }}"
-    "{% else %}{{ '' if loop.first else '\n' }}Human: {{ message.content }}{% endif %}"
-    "{% endfor %}{% if add_generation_prompt %}{{ '\n' }}Assistant:{% endif %}"
-)
-
 
 # Answers that are tried to find out what a template writes round one, before the tokenizer's own vocabulary.
 PROBES = ("yes", "good", "hello", "a", "1")
@@ -74,7 +83,8 @@ class WrittenAnswer:
 
 @dataclass(frozen=True)
 class Template:
-    """A tokenizer with its chat template. `stop_ids` end an answer; `pad_id` fills batches and is none of them."""
+    """A tokenizer with its chat template. `stop_ids` end an answer; `pad_id` fills batches and is none of them. `tokens`: what else the
+    tokenizer names, as unk_token, for templates that write it."""
 
     tokenizer: Tokenizer
     source: str
@@ -82,6 +92,9 @@ class Template:
     eos_token: str
     pad_token: str
     stop_ids: frozenset[int]
+    outside: frozenset[int] = frozenset()  # added tokens that the model has no embedding for
+    tokens: Mapping[str, str] = field(default_factory=dict)
+    settings: TemplateSettings = TemplateSettings()
 
     @property
     def pad_id(self) -> int:
@@ -91,7 +104,12 @@ class Template:
         """
         named = self.tokenizer.token_to_id(self.pad_token) if self.pad_token else None
         choices = [*([] if named is None else [named]), *sorted(special_ids(self.tokenizer)), *range(self.eos_id + 2)]
-        return next(i for i in choices if i not in self.stop_ids)
+        return next(i for i in choices if i not in self.stop_ids | self.outside)
+
+    @property
+    def named_pad(self) -> int | None:
+        """The pad token as files name it: never one that is text."""
+        return self.pad_id if self.pad_id in special_ids(self.tokenizer) else None
 
     @property
     def eos_id(self) -> int:
@@ -110,19 +128,26 @@ class Template:
 
     @cached_property
     def hash(self) -> str:
-        return content_hash([self.source, self.bos_token, self.eos_token, self.tokenizer.to_str()])
+        more = [one for one in (self.settings.chosen(self.source), dict(self.tokens)) if one]
+        return content_hash([self.source, self.bos_token, self.eos_token, self.tokenizer.to_str(), *more])
 
     def render(self, messages: Sequence[Message], *, answer_next: bool) -> str:
         """The messages as one text. ModelError: the template refuses them or fails; RunawayTemplate: it passes a limit."""
+        tokens = {"bos_token": self.bos_token, "eos_token": self.eos_token, "pad_token": self.pad_token}
         variables = {
-            "messages": [{"role": message.role, "content": message.content} for message in messages],
+            **{name: token for name, token in {**tokens, **self.tokens}.items() if token},
+            **self.settings.template_kwargs,
+            "messages": [{"role": message.role, "content": message.content} for message in self.written(messages)],
+            **dict.fromkeys(("tools", "documents")),
             "add_generation_prompt": answer_next,
-            "bos_token": self.bos_token,
-            "eos_token": self.eos_token,
+            "strftime_now": self.settings.template_date,
         }
-        if self.source == PLAIN_TEMPLATE:  # ours
-            return compiled_template(self.source).render(variables)
-        return RENDERER.render(self.source, variables)
+        write = rendered if self.source == PLAIN_TEMPLATE else RENDERER.render  # ours needs no child
+        return write(self.source, variables)
+
+    def written(self, messages: Sequence[Message]) -> Sequence[Message]:
+        """The messages as the template gets them."""
+        return folded(messages) if self.settings.fold_system else messages
 
     def encoded(self, prompt: Prompt) -> Encoded | None:
         """What travels with the prompt, where this template wrote it."""
@@ -147,7 +172,7 @@ class Template:
         return [replace(prompt, encoded=Encoded(self.hash, text, tuple(ids))) for prompt, text, ids in found]
 
     def rendered_ids(self, prompts: Sequence[Prompt], rendered: Sequence[str]) -> list[list[int]]:
-        """Ids of prompts that are rendered already."""
+        """Ids of prompts that are rendered already. OutsideEmbeddings: the model cannot read one of them."""
         spelt = [self.spells_control(prompt) for prompt in prompts]
         plain = iter(self.encodings([text for text, marks in zip(rendered, spelt, strict=True) if not marks]))
         ids = [
@@ -158,11 +183,14 @@ class Template:
         ]
         if self.bos_token and any(row[:2] == self.bos_ids * 2 for row in ids):
             raise ModelError(f"the chat template writes {self.bos_token!r} twice; remove one of them")
+        require_within(self.tokenizer, chain.from_iterable(ids), self.outside)
         return ids
 
     def document_ids(self, documents: Sequence[str]) -> list[list[int]]:
         """Plain pages for pretraining: start, text, end."""
-        return [[*self.bos_ids, *ids, self.eos_id] for ids in self.control.encode_text(documents)]
+        rows = [[*self.bos_ids, *ids, self.eos_id] for ids in self.control.encode_text(documents)]
+        require_within(self.tokenizer, chain.from_iterable(rows), self.outside)
+        return rows
 
     # ------------------------------------------------------------------------------------- control tokens in content
 
@@ -186,12 +214,15 @@ class Template:
 
     def marked(self, messages: Sequence[Message], rendered: str, *, answer_next: bool) -> str:
         """A rendered text, of which some content spells control tokens, with the template's own as their marks."""
+        messages = self.written(messages)
         spelt = [n for n, message in enumerate(messages) if self.control.spelt_in([message.content])]
         standing = [
             replace(message, content=chr(PLACES + spelt.index(n))) if n in spelt else message
             for n, message in enumerate(messages)
         ]
         pattern = self.render(standing, answer_next=answer_next) if spelt else rendered
+        if answer_next and not rendered.endswith(self.unkept_cue):
+            pattern = pattern.removesuffix(self.unkept_cue)
         return filled(pattern, [messages[n].content for n in spelt], rendered, self.control)
 
     def encodings(self, texts: Sequence[str]) -> list[Encoding]:
@@ -212,14 +243,50 @@ class Template:
 
     def answer_text(self, prompt: Prompt, text: str) -> str:
         """What the template appends to a prompt for this answer; one that changes the prompt itself is refused."""
-        head = self.prompt_text(prompt)
-        whole = self.render([*prompt.messages, Message("assistant", self.without_stop(text))], answer_next=False)
+        return self.appended(self.prompt_text(prompt), prompt, text)
+
+    def appended(self, head: str, prompt: Prompt, text: str) -> str:
+        """The same after this `head`."""
+        answer = self.without_stop(text)
+        whole = self.render([*prompt.messages, Message("assistant", answer)], answer_next=False)
         if not whole.startswith(head):
             raise ModelError(
                 "the chat template is not prefix-preserving: rendering an answer changes the prompt before it, "
-                f"near {whole[:40]!r}; bridle needs a template that only appends"
+                f"near {whole[len(commonprefix([head, whole])) :][:40]!r}; bridle needs a template that only appends"
             )
         return whole[len(head) :]
+
+    @cached_property
+    def unkept_cue(self) -> str:
+        """What stands at the end of the cue and not before an answer that holds no thought, where the cue opens one: "<think>\\n", or
+        a line end that is one token with what follows. Empty where every answer follows the whole cue."""
+        answered = ([*ASKED.messages, Message("assistant", answer)] for answer in PROBES[:2])
+        wholes = (self.render(messages, answer_next=False) for messages in answered)
+        texts = [self.render(ASKED.messages, answer_next=True), *wholes]
+        return opening_of_a_thought(texts, self.encodings(texts), ASKED.text)
+
+    def before_written(self, prompt: Prompt) -> Prompt:
+        """The prompt with as much of its cue as an answer without a thought follows."""
+        text = self.prompt_text(prompt)
+        kept = text.removesuffix(self.unkept_cue)
+        return prompt if kept == text else self.encode([prompt], [kept])[0]
+
+    def before_answers(self, prompt: Prompt, texts: Iterable[str]) -> Prompt:
+        """The prompt as answers of these texts, written elsewhere, follow it: all of it, if they do."""
+        whole = not self.unkept_cue or all(self.follows(prompt, text) for text in texts)
+        return prompt if whole else self.before_written(prompt)
+
+    def follows(self, prompt: Prompt, text: str) -> bool:
+        """Whether the whole dialogue begins with the prompt's ids."""
+        try:
+            return not self.answers([prompt], [text], [self.answer_text(prompt, text)])[0].apart
+        except ModelError:
+            return False
+
+    @property
+    def asked_text(self) -> str:
+        """A question as an answer to it follows: what the template writes round one is found with it."""
+        return self.render(ASKED.messages, answer_next=True).removesuffix(self.unkept_cue)
 
     def completion_ids(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[list[int]]:
         """Ids that the template appends for each text, up to and including the token that ends the turn."""
@@ -275,6 +342,7 @@ class Template:
         stops = self.stop_ids | {self.turn_end.token}
         last = next((i for i in range(first, len(ids)) if ids[i] in stops and spans[i][1] > end), None)
         rest = [*ids[first:], self.turn_end.token] if last is None else ids[first : last + 1]
+        require_within(self.tokenizer, rest, self.outside)
         return WrittenAnswer([*lead, *rest], apart)
 
     def joining_ids(self, prompt_ids: list[int], text: str, ids: list[int], first: int) -> list[int]:
@@ -282,20 +350,20 @@ class Template:
         `ids` do, where that can be: some tokenizers begin every text with a space."""
         [written] = self.control.encode_text([text])
         whole = self.tokenizer.decode(ids, skip_special_tokens=False)
-        for joining in ([], written, written[1:]):
+        for joining in ([], written, written[1:], *self.control.encoded_after_others(text)):
             if self.tokenizer.decode([*prompt_ids, *joining, *ids[first:]], skip_special_tokens=False) == whole:
                 return joining
         return written
 
     @cached_property
     def turn_end(self) -> TurnEnd:
-        """How the template ends an answer: with the first special or stop token after its text, which is never the unknown one; where
+        """How the template ends an answer: with the first added or stop token after its text, which is never the unknown one; where
         it writes none, with that stop token which stands between turns, else the end of a text."""
         unknown = unknown_ids(self.tokenizer)
-        marks = (special_ids(self.tokenizer) | self.stop_ids) - unknown
+        marks = (special_ids(self.tokenizer) | plain_added(self.tokenizer).keys() | self.stop_ids) - unknown
         probe, tail = "", ""
         for probe in islice(self.writable(unknown), len(PROBES)):
-            before, found, tail = self.answer_text(ASKED, probe).rpartition(probe)
+            before, found, tail = self.appended(self.asked_text, ASKED, probe).rpartition(probe)
             if found and probe not in before:
                 break
         if not probe:
@@ -333,7 +401,10 @@ class Template:
     def frame(self) -> AnswerFrame:
         """What stands round an answer in its ids, found with the probe of `turn_end`."""
         probe, tail = self.turn_end.probe, self.turn_end.tail
-        suffix, [ids] = self.answer_text(ASKED, probe), self.completion_ids([ASKED], [probe])
+        suffix, [ids] = (
+            self.appended(self.asked_text, ASKED, probe),
+            self.completion_ids([self.before_written(ASKED)], [probe]),
+        )
         added = self.tokenizer.get_added_tokens_decoder().keys()
         opening = suffix.removesuffix(probe + tail) if suffix.endswith(probe + tail) else ""
         openers = sum(i in added for i in self.tokenizer.encode(opening, add_special_tokens=False).ids)
@@ -357,8 +428,9 @@ class Template:
 
     def save(self, folder: Path, max_positions: int) -> None:
         self.tokenizer.save(str(folder / "tokenizer.json"))
-        pad = self.pad_id if self.pad_id in special_ids(self.tokenizer) else None
+        pad = self.named_pad
         config = {
+            **self.tokens,
             "tokenizer_class": "PreTrainedTokenizerFast",
             "bos_token": self.bos_token or None,
             "eos_token": self.eos_token,
@@ -369,14 +441,21 @@ class Template:
         }
         (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False), "utf-8")
         (folder / "chat_template.jinja").write_text(self.source, "utf-8")
-        generation: dict[str, Any] = {"eos_token_id": self.stop_setting, "pad_token_id": self.pad_id}
-        if self.bos_token:
-            generation["bos_token_id"] = self.bos_ids[0]
-        (folder / "generation_config.json").write_text(json.dumps(generation, indent=2), "utf-8")
+        self.settings.save(folder, self.source)
+        (folder / "generation_config.json").write_text(json.dumps(self.token_settings(), indent=2), "utf-8")
+
+    def token_settings(self) -> dict[str, Any]:
+        """The special tokens as config.json and generation_config.json name them; no pad where the tokenizer has none but text."""
+        pad = {} if self.named_pad is None else {"pad_token_id": self.named_pad}
+        return {
+            "eos_token_id": self.stop_setting,
+            **pad,
+            **({"bos_token_id": self.bos_ids[0]} if self.bos_token else {}),
+        }
 
 
-def load_template(folder: Path) -> Template:
-    """Read tokenizer, chat template and stop tokens of a Hugging Face folder."""
+def load_template(folder: Path, settings: TemplateSettings | None = None) -> Template:
+    """Read tokenizer, chat template and stop tokens of a Hugging Face folder. None: the settings that it was saved with."""
     path = folder / "tokenizer.json"
     if not path.is_file():
         raise ModelError(f"{folder} has no tokenizer.json; save the model with its fast tokenizer beside it")
@@ -386,14 +465,16 @@ def load_template(folder: Path) -> Template:
         raise ModelError(f"{path} cannot be read as a tokenizer: {error}") from error
     tokenizer.no_padding()
     tokenizer.no_truncation()
-    config = read_object(folder / "tokenizer_config.json")
+    config = named_tokens(folder, tokenizer)
     generation = read_object(folder / "generation_config.json")
     model = read_object(folder / "config.json")
     eos, bos, pad = (token_text(config, name, folder) for name in ("eos_token", "bos_token", "pad_token"))
+    named = token_ids(model, folder / "config.json")
     stop_ids = set(token_ids(generation, folder / "generation_config.json"))
-    stop_ids = stop_ids or set(token_ids(model, folder / "config.json"))
-    if not eos and stop_ids:
-        eos = tokenizer.id_to_token(min(stop_ids)) or ""
+    if not eos and (stop_ids or named):
+        eos = tokenizer.id_to_token(min(stop_ids or named)) or ""
+    if not (folder / "generation_config.json").is_file():  # transformers, too, generates by config.json then alone
+        stop_ids = set(named)
     if eos and tokenizer.token_to_id(eos) is None:
         raise ModelError(
             f"{folder} names the stop token {eos!r}, which its tokenizer does not have; correct eos_token in tokenizer_config.json"
@@ -401,40 +482,28 @@ def load_template(folder: Path) -> Template:
     if not eos:
         raise ModelError(f"{folder} names no stop token; set eos_token in tokenizer_config.json")
     stop_ids.add(id_of(tokenizer, eos))
-    template = Template(tokenizer, template_source(folder, config), bos, eos, pad, frozenset(stop_ids))
+    source = template_source(folder, config)
+    tokens = {name: token for name, token in other_tokens(config).items() if name in source}
+    template = Template(
+        tokenizer,
+        source,
+        bos,
+        eos,
+        pad,
+        frozenset(stop_ids),
+        tokens=tokens,
+        settings=settings or stored_settings(folder),
+    )
     try:
         return with_stops(template)
     except ModelError as error:
         raise type(error)(f"{folder}: {error}") from error
 
 
-def template_source(folder: Path, config: Mapping[str, Any]) -> str:
-    """The chat template of a folder: a file of its own, or in tokenizer_config.json; the plain one where it has none."""
-    path = folder / "chat_template.jinja"
-    if path.is_file():
-        if path.stat().st_size > LONGEST_TEMPLATE:
-            raise ModelError(
-                f"{path} has {path.stat().st_size:,} bytes, and a chat template has {LONGEST_TEMPLATE:,} at most"
-            )
-        try:
-            return path.read_text("utf-8")
-        except UnicodeDecodeError as error:
-            raise ModelError(f"{path} is not UTF-8: {error}") from error
-    source = config.get("chat_template") or PLAIN_TEMPLATE
-    if isinstance(source, list):  # several named templates: the one called default
-        named = [t for t in source if isinstance(t, dict) and t.get("name") == "default"]
-        source = named[0].get("template") if named else PLAIN_TEMPLATE
-    if not isinstance(source, str) or len(source) > LONGEST_TEMPLATE:
-        raise ModelError(
-            f"{folder / 'tokenizer_config.json'} must hold its chat_template as text of {LONGEST_TEMPLATE:,} characters at most, got "
-            f"{brief_repr(source)}"
-        )
-    return source
-
-
 def with_stops(template: Template) -> Template:
     """Add the token that closes an assistant's turn (Qwen's <|im_end|>, say) to the stop tokens, and leave out the unknown one, which
     stands for text; ModelError where an answer would end before it began."""
+    refuse_lost_text(PROBES[0], template.appended(template.asked_text, ASKED, PROBES[0]))
     refuse_spelt_marker(template.tokenizer, template.turn_end.tail)
     unknown = unknown_ids(template.tokenizer)
     if template.eos_id in unknown:
@@ -444,23 +513,13 @@ def with_stops(template: Template) -> Template:
         )
     stops = (template.stop_ids | {template.turn_end.token}) - unknown
     template = replace(template, stop_ids=stops)
-    [ids] = template.completion_ids([ASKED], [template.turn_end.probe])
+    [ids] = template.completion_ids([template.before_written(ASKED)], [template.turn_end.probe])
     if early := [i for i in ids[:-1] if i in stops]:
         raise ModelError(
             f"the chat template writes the stop token {template.tokenizer.id_to_token(early[0])!r} before an answer, so that nothing would "
             "be left of one; take it out of eos_token_id in generation_config.json and config.json"
         )
     return template
-
-
-def refuse_spelt_marker(tokenizer: Tokenizer, tail: str) -> None:
-    """A template of another tokenizer closes a turn with a marker that this one only spells: nothing would end an answer."""
-    marker = tail.strip()
-    if re.fullmatch(r"<[^<>\s]+>", marker) and tokenizer.token_to_id(marker) is None:
-        raise ModelError(
-            f"the chat template closes an answer with {marker!r}, which the tokenizer beside it does not have as a token; "
-            "take the template and the tokenizer of one model"
-        )
 
 
 def decoded(tokenizer: Tokenizer, frame: AnswerFrame, rows: Sequence[Sequence[int]]) -> list[str]:
@@ -474,50 +533,3 @@ def decoded(tokenizer: Tokenizer, frame: AnswerFrame, rows: Sequence[Sequence[in
         text.removeprefix(anchor) if text.startswith(anchor) else str(tokenizer.decode(body))
         for text, body in zip(texts, bodies, strict=True)
     ]
-
-
-def id_of(tokenizer: Tokenizer, token: str) -> int:
-    found = tokenizer.token_to_id(token)
-    if found is None:
-        raise ModelError(
-            f"the tokenizer has no token {token!r}, which tokenizer_config.json names; correct the name there"
-        )
-    return found
-
-
-@timed("tokenizer")
-def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Template:
-    """A byte-level BPE tokenizer (any language, any byte) with the plain template. `vocab_size` counts all tokens."""
-    if vocab_size < 256 + 3:
-        raise DataError(f"a byte-level vocabulary needs at least {256 + 3} entries, got {vocab_size}")
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=[AddedToken(t, special=True) for t in (PAD, END, START)],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    return with_stops(Template(tokenizer, PLAIN_TEMPLATE, START, END, PAD, frozenset({id_of(tokenizer, END)})))
-
-
-def token_text(config: Mapping[str, Any], name: str, folder: Path) -> str:
-    """tokenizer_config.json names a token as text or as an object with its `content`; empty where it names none."""
-    raw = config.get(name)
-    text = raw.get("content") if isinstance(raw, dict) else raw
-    if raw is not None and not isinstance(text, str):
-        raise ModelError(f"{folder / 'tokenizer_config.json'} must name its {name} as text, got {brief_repr(raw)}")
-    return text or ""
-
-
-def token_ids(config: Mapping[str, Any], path: Path) -> list[int]:
-    """The stop tokens of a Hugging Face file: one number, a list of them, or none."""
-    raw = config.get("eos_token_id")
-    found = [] if raw is None else raw if isinstance(raw, list) else [raw]
-    if wrong := [i for i in found if type(i) is not int or not 0 <= i < 2**31]:
-        raise ModelError(
-            f"{path} names the stop token {brief_repr(wrong[0])}, where eos_token_id takes the number of a token, or a list of them"
-        )
-    return found

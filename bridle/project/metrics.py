@@ -4,6 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from bridle.core.forms import NUMBER, SECONDS, form_fault
+
+LINE = {"step": int, "seconds?": SECONDS, ...: (*NUMBER, str, bool)}
+
 
 def metrics_of(line: str) -> dict[str, Any] | None:
     """What a line of metrics.jsonl holds; None where a kill cut it off, or it is damaged."""
@@ -11,11 +15,7 @@ def metrics_of(line: str) -> dict[str, Any] | None:
         found = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    if not isinstance(found, dict) or not all(
-        value is None or isinstance(value, int | float | str) for value in found.values()
-    ):
-        return None
-    return found if type(found.get("step")) is int and isinstance(found.get("seconds", 0.0), int | float) else None
+    return None if form_fault(found, LINE) else found
 
 
 def complete_before(line: str, step: int) -> bool:
@@ -30,4 +30,5 @@ def logged_lines(folder: Path) -> list[str]:
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """All lines but those that are damaged."""
     return [found for line in logged_lines(folder) if (found := metrics_of(line)) is not None]

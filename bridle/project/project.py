@@ -2,33 +2,24 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
-import unicodedata
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bridle.core.errors import DataError, ProjectError, StoreError, UsageError
-from bridle.core.files import read_json, read_record, tidy, write_text
+from bridle.core.files import read_record, saving, tidy, write_json, write_text
+from bridle.project.kept import KEYED, read_parents, read_result
 from bridle.project.lock import held
+from bridle.project.names import LONGEST_NAME, is_name
 from bridle.recipe.documents import starter
 from bridle.recipe.recipe import Recipe, load_recipe
 
 RECIPE_FILE = "bridle.toml"
-LONGEST_NAME = 128  # bytes: a file system has room for 255, and runs and what is being written have longer names
-
-
-SIGNS = "_-.+=@,()~#% "  # in a name, besides letters and digits
-
-
-def is_name(text: str) -> bool:
-    """Whether a user's word may be part of a file name as it is: letters and digits of any script, and some signs within. So it names one
-    folder, on every system, and stands for no other in a pattern."""
-    plain = all(c.isalnum() or c in SIGNS or unicodedata.category(c)[0] == "M" for c in text)
-    ends = (text[:1].isalnum() or text[:1] == "_") and text[-1:] not in (" ", ".")
-    return plain and ends and len(text.encode()) <= LONGEST_NAME
+LOOKED_AT = {"size": int, "modified": int, "changed": int, "sha256": str}
+REGISTRATIONS = {...: {"files?": {...: LOOKED_AT}, "names?": {...: str}}}  # as stages/registry.py keeps them
 
 
 @dataclass(frozen=True)
@@ -78,18 +69,27 @@ class Project:
         """What `models.json` keeps of each model folder."""
         if not self.registered.exists():
             return {}
-        with suppress(DataError):
-            found = read_json(self.registered)
-            if isinstance(found, dict) and all(map(is_registration, found.values())):
-                return found
-        raise DataError(
-            f"{self.registered} is damaged; remove it, and every model is registered anew when it is next used"
-        )
+        try:
+            return read_record(self.registered, REGISTRATIONS)
+        except DataError as error:
+            raise DataError(
+                f"{self.registered} is damaged; remove it, and every model is registered anew when it is next used ({error})"
+            ) from error
+
+    def note_in_registry(self, key: str, entry: Mapping[str, Any]) -> None:
+        """Put an entry into `models.json`."""
+        with saving(self.registered):
+            lock = os.open(self.folder, os.O_RDONLY)  # two processes may register at once
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                write_json(self.registered, {**self.registrations(), key: entry})
+            finally:
+                os.close(lock)
 
     def require_store(self) -> None:
-        """Refuse to begin with a new, empty store where the one that this project's models were registered in is gone."""
-        there = self.store.is_file() and self.store.stat().st_size > 0
-        if not there and any(entry.get("names") for entry in self.registrations().values()):
+        """Refuse to begin with a new, empty store where the one that this project had is gone."""
+        there, kept = self.store.is_file() and self.store.stat().st_size > 0, self.registrations()
+        if not there and (self.store.name in kept or any(entry.get("names") for entry in kept.values())):
             raise StoreError(
                 f"{self.store} is gone or empty, and this project was at work with it; put it back, or remove {self.registered} to begin "
                 "with a new store"
@@ -167,20 +167,9 @@ class Project:
     def finished(self, stage: str, key: str | None = None) -> dict[str, Any] | None:
         """Result of the last finished run of a stage; None where it has another key than the one that is asked for."""
         folder = self.finished_folder(stage)
-        if folder is None or (key is not None and read_record(folder / "parents.json", key=str)["key"] != key):
+        if folder is None or (key is not None and read_parents(folder, KEYED)["key"] != key):
             return None
-        return read_record(folder / "result.json")
-
-
-def is_registration(entry: object) -> bool:
-    """Whether an entry of `models.json` has the form that `stages/registry.py` keeps, as far as it is there."""
-    files, names = (entry.get(key, {}) for key in ("files", "names")) if isinstance(entry, dict) else (None, None)
-    if not (isinstance(files, dict) and isinstance(names, dict)):
-        return False
-    kept = {"size", "modified", "changed", "sha256"}
-    return all(
-        isinstance(file, dict) and kept <= set(file) and isinstance(file["sha256"], str) for file in files.values()
-    ) and all(isinstance(name, str) for name in names.values())
+        return read_result(folder)
 
 
 def require_new(folder: Path) -> None:

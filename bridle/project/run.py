@@ -20,12 +20,13 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Protocol
 
-from bridle.core.errors import BridleError, DataError, Interrupted, ProjectError, TrainingStopped
-from bridle.core.files import finite_or_none, read_record, remove_folder, saving, write_json, write_text
+from bridle.core.errors import BridleError, Interrupted, ProjectError, TrainingStopped
+from bridle.core.files import finite_or_none, remove_folder, saving, write_json, write_text
 from bridle.core.timeline import Node, Parts, added, recording, timed
 from bridle.core.timeline import stage as marked_stage
+from bridle.project.kept import KEYED, SESSION_FILE, read_parents, read_session, session_seconds
 from bridle.project.lock import held
-from bridle.project.metrics import complete_before, logged_lines, read_metrics
+from bridle.project.metrics import complete_before, logged_lines
 from bridle.project.progress import Progress
 from bridle.project.project import RECIPE_FILE, Project
 from bridle.recipe.documents import to_toml
@@ -36,8 +37,6 @@ from bridle.recipe.watching import GuardSection
 OnLog = Callable[[int, int, Mapping[str, float | int | str | None]], object]
 
 
-SESSION_FILE = "session.json"
-EARLIER_SESSION_FILE = "sitting.json"  # its name in runs of earlier versions
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -126,7 +125,7 @@ class Run:
         folders = project.runs(stage)
         if folders and not (folders[-1] / "result.json").exists() and (folders[-1] / "parents.json").exists():
             last = folders[-1]
-            noted = read_record(last / "parents.json", key=str)
+            noted = read_parents(last, KEYED)
             if noted["key"] == key:
                 seconds, threads = session_seconds(last), noted.get("threads")
                 return cls(stage, last, key, threads, True, progress, seconds, limits=limits, noted=noted)
@@ -208,11 +207,13 @@ class Run:
         """A resumed run must keep its thread count, for sums are cut up by it, and its arithmetic (see `device.as_begun`); where it resumes
         with another, the device of before stays noted."""
         self.threads = threads
-        noted = read_record(self.folder / "parents.json")
-        if other:
-            noted["earlier_devices"] = [*noted.get("earlier_devices", []), noted.get("device", "unknown")]
-        found = {"threads": threads, "device": device, **({"arithmetic": dict(arithmetic)} if arithmetic else {})}
-        write_json(self.folder / "parents.json", {**noted, **found})
+        earlier = [*self.noted.get("earlier_devices", []), self.noted.get("device", "unknown")] if other else None
+        found = {"arithmetic": dict(arithmetic) if arithmetic else None, "earlier_devices": earlier}
+        self.note(threads=threads, device=device, **{name: value for name, value in found.items() if value})
+
+    def note(self, **found: Any) -> None:
+        """Put more into the run's parents.json."""
+        write_json(self.folder / "parents.json", {**read_parents(self.folder), **found})
 
     def rewind(self, step: int) -> None:
         """Drop metrics of steps that will be done again."""
@@ -318,27 +319,3 @@ class Run:
 def holds_no_run(folder: Path) -> bool:
     """Whether a run was killed there before it had a key: another begins in its folder."""
     return folder.is_dir() and all(file.name == "recipe.toml" or file.name[0] == "." for file in folder.iterdir())
-
-
-def read_session(folder: Path) -> dict[str, Any]:
-    """What a run noted of its time: `seconds`, and `parts` by name; nothing before its first save."""
-    for name in (SESSION_FILE, EARLIER_SESSION_FILE):
-        if (folder / name).exists():
-            found = read_record(folder / name, seconds=float)
-            parts = found.get("parts", {})
-            spent = parts.values() if isinstance(parts, dict) else [None]
-            if not all(
-                isinstance(s, dict) and all(isinstance(s.get(unit), int | float) for unit in ("seconds", "calls"))
-                for s in spent
-            ):
-                raise DataError(
-                    f"{folder / name} is damaged: it needs the seconds and calls of each part; remove it, it holds times alone"
-                )
-            return found
-    return {}
-
-
-def session_seconds(folder: Path) -> float:
-    """Seconds at work in earlier sessions: up to the last step that was logged, or noted, whichever is later."""
-    noted = float(read_session(folder).get("seconds", 0.0))
-    return max([noted, *(float(line.get("seconds", 0.0)) for line in read_metrics(folder)[-1:])])

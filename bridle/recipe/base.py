@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 # Strict: "12" is not taken for 12, nor true for 1. A setting is never rewritten behind the user's back.
 SETTLED = ConfigDict(
@@ -18,6 +18,9 @@ MOST_ANSWERS = 10**7  # held at once
 
 # Settings that several sections have: bounds and description stand here once, each section gives its default. Where a section means it
 # more narrowly, it says so: `epochs: Epochs = Field(default=2, description="passes over the demonstrations")`.
+
+# What a chat template is told in place of today where nothing else is chosen: the day that Llama 3.1's writes where it is told none.
+USUAL_DAY = "2024-07-26"
 
 # A place on the disk.
 PathText = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]*$")]
@@ -74,6 +77,29 @@ Optimizer = Annotated[
     Literal["adamw", "muon"], Field(description="muon: for the matrices of models trained from scratch")
 ]
 ClipNorm = Annotated[float, Field(gt=0, description="gradients are clipped to this norm")]
+Schedule = Annotated[
+    Literal["auto", "linear", "cosine", "constant"],
+    Field(
+        description="of the rate over the run's optimiser steps; linear, cosine: to 0 from the warm-up on; constant: level after it; auto: "
+        "up over 3%, level, straight to 0 over the last 70%; where a model learns from its own answers, constant from the start"
+    ),
+]
+Warmup = Annotated[
+    float,
+    Field(
+        ge=0, lt=1, description="share of the optimiser steps over which the rate rises (of a schedule that is named)"
+    ),
+]
+WARMUP = 0.03
+# Muon's matrices were always decayed, AdamW's never: what a recipe of before says nothing of stays as it was.
+WeightDecay = Annotated[
+    Annotated[float, Field(ge=0)] | Literal["auto"],
+    Field(
+        description="share that a matrix loses at each step, times the learning rate; norms, biases and embeddings lose none; auto: "
+        "0.01 with muon, 0 with adamw"
+    ),
+]
+AdamBeta = Annotated[float, Field(ge=0, lt=1)]
 KLCoef = Annotated[float, Field(ge=0, description="β, the weight of an answer's KL in its reward")]
 Clip = Annotated[float, Field(gt=0, description="ε: how far the probability ratio may move the loss")]
 RolloutCheckpoints = Annotated[int, Field(ge=1, le=LONGEST, description="rollout steps between checkpoints")]
@@ -92,8 +118,26 @@ class TrainerSection(BaseModel):
     learning_rate: PeakRate = 1e-3
     optimizer: Optimizer = "adamw"
     clip_norm: ClipNorm = 1.0
+    schedule: Schedule = "auto"
+    warmup: Warmup = WARMUP
+    weight_decay: WeightDecay = "auto"
+    adam_beta1: AdamBeta = 0.9
+    """β₁ of AdamW: how much of its running mean of gradients stays at each step"""
+    adam_beta2: AdamBeta = 0.95
+    """β₂ of AdamW: the same of their squares"""
+    adam_epsilon: float = Field(default=1e-8, gt=0)
+    """added to the root of the mean square that AdamW divides by"""
     checkpoint_every: int = Field(default=200, ge=1, le=LONGEST)
     """optimiser steps between checkpoints"""
+
+    @model_validator(mode="after")
+    def a_warmup_is_of_a_schedule(self) -> "TrainerSection":
+        if self.schedule == "auto" and self.warmup != WARMUP:
+            raise ValueError(
+                f"warmup = {self.warmup:g} has no effect on schedule = 'auto'; set schedule to 'linear', 'cosine' or 'constant', or leave "
+                f"it at {WARMUP:g}"
+            )
+        return self
 
 
 def refuse_too_many(prompts: int, answers: int) -> None:

@@ -6,7 +6,7 @@ of the nearest one. No rate is above CEILING: a small model is somebody's work t
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,11 +24,16 @@ TOO_HIGH = 10  # times the rule's rate: worth a warning
 # What a value is at these numbers of parameters.
 Points = Sequence[tuple[int, float]]
 
+# What each of them says, at which size; compared with the papers' texts, and N+ and RLOO with code that reproduces them:
+# SFT 2e-5 by a cosine, weight decay .1, batch 64 (§3.1, 7B to 70B); reward model 1e-5, of 70B 5e-6, by a cosine after 3% (§3.2.2);
+# PPO AdamW (.9, .95, 1e-5), weight decay .1, 1e-6 throughout, clip .2 (§3.2.3).
 LLAMA_2 = "Touvron 2023, arxiv.org/abs/2307.09288"
+INSTRUCT_GPT = "Ouyang 2022, arxiv.org/abs/2203.02155"  # SFT 9.65e-6 (appendix C.1, 1.3B and 6B)
+# 7B: DPO 5e-7, linear after 10%, batch 32, β .1 (§4.4); SFT 2e-5 by a cosine after 10% (§4.3); no weight decay (§4).
 ZEPHYR = "Tunstall 2023, arxiv.org/abs/2310.16944"
-N_PLUS = "Huang 2024, arxiv.org/abs/2403.17031"
-GRPO = "Shao 2024, arxiv.org/abs/2402.03300"
-RLOO = "Ahmadian 2024, arxiv.org/abs/2402.14740"
+N_PLUS = "Huang 2024, arxiv.org/abs/2403.17031"  # PPO β .05 at 3e-6, reward model in batches of 64 (1B to 6.9B)
+GRPO = "Shao 2024, arxiv.org/abs/2402.03300"  # 7B: 1e-6, β .04 (§4.2)
+RLOO = "Ahmadian 2024, arxiv.org/abs/2402.14740"  # 7B: 1e-6, β .03 (appendix C)
 MEMORY = "what fits in memory; it changes memory and speed only"
 
 
@@ -39,7 +44,7 @@ AT_ONCE: Points = ((SMALL, 32), (LARGEST_PUBLISHED, 1))
 
 RATES: Mapping[str, tuple[Points, str]] = {
     "pretrain.learning_rate": (IMITATION, "as SFT; your model is the base, and nothing is pretrained"),
-    "sft.learning_rate": (IMITATION, LLAMA_2),
+    "sft.learning_rate": (IMITATION, f"2e-5: {LLAMA_2}; 1e-5: {INSTRUCT_GPT}"),
     "reward.learning_rate": (SCORING, LLAMA_2),
     "reward.slim_learning_rate": (
         ((SMALL, 1.5e-3), (SMALLEST_PUBLISHED, 1.5e-3)),
@@ -127,8 +132,9 @@ def rate_by_size(dotted: str, parameters: int) -> float:
     return min(rounded(between(points, parameters)), NEW_CEILING if dotted in MADE_NEW else CEILING)
 
 
-def rates_too_high(name: str, section: TrainerSection, parameters: int) -> list[str]:
-    """A sentence for each rate of a trainer's section that is far above what the rule gives a model of so many parameters."""
+def rates_too_high(name: str, section: TrainerSection, parameters: int, way: str = "--set ") -> list[str]:
+    """A sentence for each rate of a trainer's section that is far above what the rule gives a model of so many parameters; `way` is how
+    settings are given."""
     found = []
     for key, rate in section.model_dump().items():
         dotted = f"{name}.{key}"
@@ -136,9 +142,16 @@ def rates_too_high(name: str, section: TrainerSection, parameters: int) -> list[
             size = size_text(parameters)
             found.append(
                 f"{dotted} = {rate:g} is {rate / usual:.0f} times the {usual:g} that suits a model of {size} parameters, and may undo what "
-                f"yours has learnt; --set {dotted}={usual:g} is by that rule"
+                f"yours has learnt; {way}{dotted}={usual:g} is by that rule"
             )
     return found
+
+
+def lines_by_size(name: str, section: TrainerSection, parameters: int, chosen: Set[str]) -> list[str]:
+    """What a call from Python says of a section's settings: those that were `chosen` by size, and rates that are far above the rule."""
+    by_size = ", ".join(f"{key} = {value!r}" for key, value in section.model_dump().items() if key in chosen)
+    suited = f"by your model's {size_text(parameters)} parameters, what was not given: {by_size or 'nothing'}"
+    return [suited, *rates_too_high(name, section, parameters, way="")]
 
 
 def between(points: Points, parameters: int) -> float:

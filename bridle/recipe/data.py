@@ -1,10 +1,21 @@
 """Settings of the world, the base model, the data and how answers are sampled."""
 
-from typing import Any, Literal
+import math
+from datetime import date
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from bridle.recipe.base import LONGEST, WIDEST, PathText, Section
+from bridle.core.errors import brief_repr
+from bridle.recipe.base import LONGEST, USUAL_DAY, WIDEST, PathText, Section
+
+# What bridle itself gives every chat template.
+GIVEN = ("messages", "tools", "documents", "add_generation_prompt", "strftime_now", "raise_exception")
+
+
+def as_day(given: Any) -> Any:
+    """A day as ISO text; a date of TOML's own is one too."""
+    return given.isoformat() if type(given) is date else given
 
 
 class WorldSection(Section):
@@ -35,9 +46,40 @@ class ModelSection(Section):
     """longest context in tokens"""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """of matrix products; auto: bfloat16 where the processor is fast at it"""
+    template_date: Annotated[str, BeforeValidator(as_day)] = USUAL_DAY
+    """the day, as 2026-11-29, that a chat template gets where it asks for today (strftime_now), for prompts must not change overnight;
+    `init --model` writes the day of the project"""
+    template_kwargs: dict[str, Any] = Field(default_factory=dict, max_length=100)
+    """variables of the chat template by name, as {enable_thinking = false}; what each does stands in the template"""
+    fold_system: bool = False
+    """write system messages at the head of the user's turn after them, for chat templates that refuse them or leave them out"""
     kernels: Literal["auto", "compiled", "plain", "torch"] = "auto"
     """everything between the matrix products; compiled (on a CPU): by a C compiler at the first use; plain: PyTorch's
     own; torch: a training step's layers by torch.compile, for long runs on a GPU"""
+
+    @field_validator("template_date")
+    @classmethod
+    def is_a_day(cls, given: str) -> str:
+        if given != date.fromisoformat(given).isoformat():
+            raise ValueError("must be a day as 2026-11-29")
+        return given
+
+    @field_validator("template_kwargs")
+    @classmethod
+    def are_variables(cls, given: dict[str, Any]) -> dict[str, Any]:
+        for name, value in given.items():
+            if not name.isidentifier() or name in GIVEN:
+                raise ValueError(
+                    f"a chat template takes no variable {brief_repr(name)} of yours; name one that it asks for"
+                )
+            texts = isinstance(value, list) and all(type(one) is str for one in value)
+            if not texts and (
+                type(value) not in (bool, int, float, str) or value in (math.inf, -math.inf) or value != value
+            ):
+                raise ValueError(
+                    f"{name} must be true or false, a finite number, a text or a list of texts, got {brief_repr(value)}"
+                )
+        return given
 
 
 # How many of each the playground makes where the recipe says 0, for it could go on for ever.

@@ -26,13 +26,22 @@ def starter(recipe: Recipe, why: Mapping[str, str] | None = None) -> str:
         lines += [f"[{name}]  # {purpose_of(section)}"]
         for key, field in section.model_fields.items():
             lines.append(
-                f"{tomli_w.dumps({key: values[name][key]}).strip()}  # {meaning_of(field)}{reasons.get(f'{name}.{key}', '')}"
+                f"{on_a_line(key, values[name][key])}  # {meaning_of(field)}{reasons.get(f'{name}.{key}', '')}"
             )
         lines.append("")
     lines.append(f"# [[reward_source]], as many as there are: {purpose_of(RewardSource)}")
     lines += [f"#   {key}: {meaning_of(field)}" for key, field in RewardSource.model_fields.items()]
     lines += [f"\n[[reward_source]]\n{tomli_w.dumps(source).strip()}" for source in values["reward_source"]] + [""]
     return "\n".join(lines)
+
+
+def on_a_line(key: str, value: object) -> str:
+    """A setting as TOML; a table of variables too."""
+    if isinstance(value, dict):
+        return f"{key} = {{{', '.join(on_a_line(name, one) for name, one in value.items())}}}"
+    if isinstance(value, list):
+        return f"{key} = [{', '.join(on_a_line('x', one).removeprefix('x = ') for one in value)}]"
+    return tomli_w.dumps({key: value}).strip()
 
 
 def meaning_of(field: FieldInfo) -> str:

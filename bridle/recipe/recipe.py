@@ -30,11 +30,14 @@ NAMES_OF_MODELS = ("start", "reference")  # what they name is among the run's pa
 MOST_PROBLEMS = 5  # of one recipe that are told
 # Methods whose section has another name.
 CALLED = {"best-of-n": "rejection"}
-# Newer than some runs: in the hash only where they differ from their default.
+# Newer than some runs: in the hash only where they differ from their default. The first are every trainer's.
+ADDED_TO_TRAINERS = ("schedule", "warmup", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon")
 ADDED_LATER = {
+    "model": ("template_date", "template_kwargs", "fold_system"),
+    **dict.fromkeys(("pretrain", "sft", "reward", "grpo", "rloo", "rebel", "rejection"), ADDED_TO_TRAINERS),
     "data": ("imitate",),
-    "dpo": ("gamma",),
-    "ppo": ("scored_by", "normalise_returns"),
+    "dpo": (*ADDED_TO_TRAINERS, "gamma"),
+    "ppo": (*ADDED_TO_TRAINERS, "scored_by", "normalise_returns"),
     "guard": ("max_answer_gap", "changed_models", "other_arithmetic"),
 }
 
@@ -85,7 +88,8 @@ def hashed(name: str, section: Any) -> Any:
     """A dumped section without the settings that stay out of the hash."""
     if not isinstance(section, dict):  # the list of reward sources
         return section
-    defaults = {key: sections()[name].model_fields[key].default for key in ADDED_LATER.get(name, ())}
+    fields = sections()[name].model_fields
+    defaults = {key: fields[key].get_default(call_default_factory=True) for key in ADDED_LATER.get(name, ())}
     return {
         key: value
         for key, value in section.items()
@@ -116,7 +120,8 @@ def parse(raw: Mapping[str, Any], source: str) -> Recipe:
     try:
         return Recipe.model_validate(raw)
     except ValidationError as error:
-        problems = error.errors(include_url=False)
+        # Of a setting that is a number or "auto" pydantic tells of both, and of the number alone would do.
+        problems = [p for p in error.errors(include_url=False) if p["loc"][-1:] != ("literal['auto']",)]
         more = f"; and {len(problems) - MOST_PROBLEMS:,} more" if len(problems) > MOST_PROBLEMS else ""
         raise RecipeError("; ".join(explain(dict(p), source) for p in problems[:MOST_PROBLEMS]) + more) from error
 
@@ -139,6 +144,8 @@ def recipe_as_written(path: Path) -> Recipe | None:
 def explain(problem: Mapping[str, Any], source: str) -> str:
     """One sentence for one of pydantic's problems."""
     where: Sequence[Any] = problem["loc"]
+    or_auto = str(where[-1:]).endswith("float',)")  # what pydantic calls the number's side of such a setting
+    where = where[:-1] if or_auto else where
     dotted = ".".join(str(part) for part in where)
     if problem["type"] == "extra_forbidden":
         return f"{source}: unknown setting {brief_repr(dotted)}; {setting_hint(where)}"
@@ -150,7 +157,7 @@ def explain(problem: Mapping[str, Any], source: str) -> str:
     if problem["type"] == "value_error":  # settings that do not go together
         return f"{source}: {f'[{dotted}]' if dotted else 'the recipe'} is invalid: {message}"
     message = re.sub(r"^(Input|String) should ", "must ", message)
-    return f"{source}: {dotted} = {brief_repr(problem['input'])} is invalid: {message}"
+    return f"{source}: {dotted} = {brief_repr(problem['input'])} is invalid: {message}{', or auto' if or_auto else ''}"
 
 
 def hint(name: str, known: Sequence[str]) -> str:
@@ -202,22 +209,34 @@ def put(raw: dict[str, Any], dotted: str, value: Any, source: str) -> None:
         ) from error
     except (ValueError, RecursionError):
         pass  # too large, or nested too deep, to be looked at: no setting takes such a value, and `parse` says so
-    raw[last] = value
+    section = {} if path else raw.get(last)  # a setting that is a table is given whole
+    raw[last] = {**section, **value} if isinstance(section, dict) and isinstance(value, dict) else value
 
 
 def parse_setting(text: str) -> tuple[str, Any]:
     """`ppo.kl_coef=0.2` → ("ppo.kl_coef", 0.2); the value is read as TOML, or as plain text where that fails."""
-    key, equals, value = text.partition("=")
-    if not equals or not key.strip():
+    key, equals, value = (part.strip() for part in text.partition("="))
+    if not equals or not key:
         raise RecipeError(f"--set takes section.key=value, got {brief_repr(text)}")
     try:
-        return key.strip(), tomllib.loads(f"value = {value.strip()}")["value"]
-    except tomllib.TOMLDecodeError:
-        return key.strip(), value.strip()
+        return key, one_value(value)
+    except tomllib.TOMLDecodeError as error:
+        if len(value.splitlines()) > 1:
+            raise RecipeError(
+                f"--set takes one setting, and the value of {brief_repr(key)} goes on in another line, got {brief_repr(value)}; give "
+                '--set once for each setting, and a text with a line end in it in quotes, as "a\\nb"'
+            ) from error
+        return key, value
     except (ValueError, RecursionError) as error:
-        raise RecipeError(
-            f"--set: the value of {brief_repr(key.strip())} cannot be read: {reading_fault(error)}"
-        ) from error
+        raise RecipeError(f"--set: the value of {brief_repr(key)} cannot be read: {reading_fault(error)}") from error
+
+
+def one_value(text: str) -> Any:
+    """A TOML value; TOMLDecodeError where the text is none, or more than one: another key, or a comment, would be left out."""
+    found = tomllib.loads(f"value = [{text}]")  # a comment would hide the bracket
+    if list(found) != ["value"] or len(found["value"]) != 1 or text.endswith(","):
+        raise tomllib.TOMLDecodeError("not one value")
+    return found["value"][0]
 
 
 def sections() -> dict[str, type[BaseModel]]:

@@ -8,15 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from bridle import __version__
-from bridle.core.errors import BridleError
+from bridle.core.errors import BridleError, DataError
 from bridle.core.files import read_json, read_record
+from bridle.core.forms import SECONDS, form_fault
+from bridle.project.kept import read_data
 from bridle.project.project import Project
 from bridle.report import page
 from bridle.report.drawings import CliffRun, Comparison, Frontier, Point
 from bridle.report.metrics import held_out, of_runs
 from bridle.report.runs import MOST_MODELS, Results, Runs
 from bridle.report.stages import MODELS, STAGES, StageRow, is_bridled, label_of, row_of, stage_curve, title_of, words_of
-from bridle.report.timing import times
+from bridle.report.timing import left_out, times
 from bridle.report.verdict import (
     Standing,
     Verdict,
@@ -32,6 +34,7 @@ from bridle.stages.lineage import Lineage, model_name
 from bridle.stages.workspace import Work
 
 MOST_EXAMPLES, MOST_SIDES = 8, 6
+CONTROLS = [{"name": str, "expectation": str, "measured": (str, float, bool, None), "holds": (bool, None)}]
 UNITS = {"gold": "gold, points", "proxy": "the reward model's score, sd"}
 
 
@@ -46,15 +49,16 @@ def project_report(work: Work) -> page.LoopReport:
     runs = Runs.of(work.project)
     verdict, wins = verdict_of(runs, work.data.score_name), win_rates(work, runs)
     side_by_side, rule = examples(work, runs, verdict)
-    spent, time_tables = times(runs.folders, work.project.folder)
-    warnings = stale_parts(work, runs.folders)
+    warnings = [*runs.damaged, *stale_parts(work, runs.folders)]
+    known, checked = facts(work, runs, warnings), controls(work.project, runs.results, warnings)
+    spent, time_tables = times(runs.folders, work.project.folder, warnings)
     work.warn(warnings)
     return page.LoopReport(
         title=title(work, verdict),
         lead=lead(work, runs, wins),
         warnings=warnings,
         headline=headline(runs, verdict, wins),
-        facts=facts(work, runs),
+        facts=known,
         verdict=sentences(runs, verdict),
         ranking=ranking(runs, verdict, wins),
         frontier=frontier(runs, verdict),
@@ -69,7 +73,7 @@ def project_report(work: Work) -> page.LoopReport:
             *data_tables(runs.folders),
             *world_tables(runs.results),
         ],
-        controls=controls(work.project, runs.results),
+        controls=checked,
         spent=spent,
         time_tables=time_tables,
     )
@@ -121,11 +125,12 @@ def headline(runs: Runs, verdict: Verdict, wins: Sequence[Comparison]) -> list[p
     return found
 
 
-def facts(work: Work, runs: Runs) -> list[page.Fact]:
-    summary = work.project.folder / "summary.json"
-    if summary.is_file():  # a demo: it knows how long it took from begin to end, and two stages at a time
-        whole, took = read_record(summary), "minutes, begin to end"
-    else:
+def facts(work: Work, runs: Runs, warnings: list[str]) -> list[page.Fact]:
+    whole, took = dict[str, Any](), "minutes, begin to end"
+    with left_out(warnings):  # of a demo: it knows how long it took from begin to end, and two stages at a time
+        if (summary := work.project.folder / "summary.json").is_file():
+            whole = read_record(summary, seconds=SECONDS, device=(str, None))
+    if not whole:
         seconds, took = sum(result.get("seconds", 0.0) for result in runs.results.values()), "minutes at work"
         whole = {
             "seconds": seconds,
@@ -241,7 +246,9 @@ def examples(work: Work, runs: Runs, verdict: Verdict) -> tuple[list[page.SideBy
     for prompt in order:
         lines = {name: answers[name][prompt] for name in names}
         side = [page.ModelAnswer(label_of(n), line["answer"], line.get(score)) for n, line in lines.items()]
-        found.append(page.SideBySide(first[prompt]["prompt"], side, str(first[prompt].get("family", "")), score))
+        found.append(
+            page.SideBySide(first[prompt].get("prompt", ""), side, str(first[prompt].get("family", "")), score)
+        )
     return found, rule
 
 
@@ -289,8 +296,7 @@ def data_tables(folders: Mapping[str, Path]) -> list[page.Table]:
     """Which rows each stage used where that needs saying, from its data.json."""
     rows: list[list[page.Cell]] = []
     for stage, folder in folders.items():
-        kept = read_record(folder / "data.json") if (folder / "data.json").exists() else {}
-        rows += [[stage, what, note] for what, report in kept.items() for note in report.get("notes", [])]
+        rows += [[stage, what, note] for what, report in read_data(folder).items() for note in report.get("notes", [])]
     columns = [page.Column("stage"), page.Column("data"), page.Column("which of it")]
     words = "Of more rows than a setting or a measurement takes, those that are used are drawn by the seed."
     return [page.Table("The data that was used", columns, rows, words)] if rows else []
@@ -321,7 +327,7 @@ def world_tables(results: Results) -> list[page.Table]:
     return [page.Table("The yardstick: mean gold of authors by family", columns, rows, words)]
 
 
-def controls(project: Project, results: Results) -> list[page.Control]:
+def controls(project: Project, results: Results, warnings: list[str]) -> list[page.Control]:
     found = []
     shuffled = results.get("reward-shuffled", {})
     rate, low, high = (shuffled.get(f"pair_accuracy{end}") for end in ("", "_low", "_high"))
@@ -329,7 +335,10 @@ def controls(project: Project, results: Results) -> list[page.Control]:
         expected = "rankings turned round by coins, in training and in the test, teach a slim reward model nothing: .5 within the interval"
         measured = f"{page.show(rate)} ({page.show(low)} to {page.show(high)})"
         found.append(page.Control("shuffled labels", expected, measured, low <= 0.5 <= high))
-    notes = project.folder / "controls.json"
-    for control in read_json(notes) if notes.exists() else []:
-        found.append(page.Control(control["name"], control["expectation"], control["measured"], control["holds"]))
+    with left_out(warnings):
+        if (notes := project.folder / "controls.json").exists():
+            kept = read_json(notes)
+            if fault := form_fault(kept, CONTROLS):
+                raise DataError(f"{notes} is damaged: {fault}")
+            found += [page.Control(*(control[name] for name in CONTROLS[0])) for control in kept]
     return found

@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bridle.core.files import read_record
-from bridle.project.metrics import read_metrics
+from bridle.project.kept import read_data, read_parents, read_result
 from bridle.report.drawings import Curve, Series
 from bridle.report.metrics import held_out, of_runs
 from bridle.report.page import Cell, Column, Fact, LoopReport, Table, write
 from bridle.report.project import stale_parts
+from bridle.report.runs import damage_of, measured_steps
 from bridle.report.stages import BEST_OF, title_of
 from bridle.report.timing import times
 from bridle.stages.workspace import Work
@@ -19,8 +19,7 @@ def write_run_report(work: Work, named: Path) -> Path:
     """`report.html` of one run of the project: its metrics and every curve."""
     project = work.project
     path = project.run(named)
-    stage = read_record(path / "parents.json", stage=str)["stage"]
-    result = read_record(path / "result.json") if (path / "result.json").exists() else {}
+    stage, result = read_parents(path)["stage"], read_result(path)
     lead = f"Run {path.name} of project {project.folder.name}" + ("" if result else ", not finished yet") + "."
     meanings = {**of_runs(), **(held_out() if stage.startswith("evaluate-") or BEST_OF.fullmatch(stage) else {})}
     facts = [
@@ -28,10 +27,10 @@ def write_run_report(work: Work, named: Path) -> Path:
         for n, v in result.items()
         if isinstance(v, int | float | str) and not is_hash(v)
     ]
-    tables = [data_table(read_record(path / "data.json"))] if (path / "data.json").exists() else []
-    spent, time_tables = times({stage: path}, path)
-    curves = every_curve(read_metrics(path))
-    warnings = stale_parts(work, {stage: path})
+    warnings = [*damage_of(path), *stale_parts(work, {stage: path})]
+    tables = [data_table(counted)] if (counted := read_data(path)) else []
+    spent, time_tables = times({stage: path}, path, warnings)
+    curves = every_curve(measured_steps(path))
     work.warn(warnings)
     page = LoopReport(
         title_of(stage, path),
@@ -61,7 +60,10 @@ def data_table(counted: Mapping[str, Any]) -> Table:
         rows += [[what, note, None, ""] for note in report.get("notes", [])]
         rows.append([what, "kept", report["kept"], ""])
         for done in ("cut", "dropped", "noted"):
-            rows += [[what, f"{done}: {why}", n, report["examples"][why]] for why, n in report.get(done, {}).items()]
+            rows += [
+                [what, f"{done}: {why}", n, report.get("examples", {}).get(why, "")]
+                for why, n in report.get(done, {}).items()
+            ]
     columns = [Column("data"), Column("what became of it"), Column("rows"), Column("the first one")]
     words = "What is cut has lost the beginning of its prompt, and is among those kept."
     return Table("The data", columns, rows, words)

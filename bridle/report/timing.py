@@ -1,21 +1,37 @@
 """Where the time went: each stage's parts, and the operators of a profiled step."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from bridle.core.errors import DataError
 from bridle.core.files import read_record
+from bridle.core.forms import SECONDS
 from bridle.core.timeline import Parts, own_seconds
+from bridle.project.kept import read_result, read_session
 from bridle.project.profile import FILE as PROFILE
 from bridle.project.profile import OPERATORS_SHOWN
-from bridle.project.run import read_session
 from bridle.report.page import Cell, Column, Spent, Table
 from bridle.report.stages import title_of
 
+OPERATOR = {"stage": str, "operator": str, "on": str, "part": str, "seconds": SECONDS, "calls": int}
+PROFILED = {"title": str, "operators": [OPERATOR]}
 MOST_STAGES = 40  # that are shown by themselves: those that took longest
 
 
-def times(folders: Mapping[str, Path], profiled: Path) -> tuple[list[Spent], list[Table]]:
+@contextmanager
+def left_out(warnings: list[str]) -> Iterator[None]:
+    """Where a file inside is damaged: warn, and show the rest."""
+    try:
+        yield
+    except DataError as error:
+        warnings.append(f"{error}; the report leaves it out")
+
+
+def times(
+    folders: Mapping[str, Path], profiled: Path, warnings: list[str] | None = None
+) -> tuple[list[Spent], list[Table]]:
     """Each run's seconds and what took them, as a bar and in a table; where `profiled` holds a profile, its operators."""
     spent, rows = [], list[list[Cell]]()
     found = {stage: time_of(folder) for stage, folder in folders.items()}
@@ -35,14 +51,16 @@ def times(folders: Mapping[str, Path], profiled: Path) -> tuple[list[Spent], lis
     words = "A part's share is of its stage, what is indented under a part is in it too; a stage's share is of all the work."
     columns = [Column("stage and part"), Column("seconds"), Column("share"), Column("times")]
     tables = [Table("Share of time: every part of every stage", columns, rows, words)] if rows else []
-    path = profiled / PROFILE
-    return spent, tables + ([operator_table(read_record(path, bridle=dict)["bridle"])] if path.exists() else [])
+    with left_out([] if warnings is None else warnings):
+        if (path := profiled / PROFILE).exists():
+            tables.append(operator_table(read_record(path, bridle=PROFILED)["bridle"]))
+    return spent, tables
 
 
 def time_of(folder: Path) -> tuple[float, Parts]:
     """A run's seconds, and what of them; a run that noted no parts has none."""
     noted = read_session(folder)
-    result = read_record(folder / "result.json") if (folder / "result.json").exists() else noted
+    result = read_result(folder) or noted
     return float(result.get("seconds", 0.0)), noted.get("parts", {})
 
 

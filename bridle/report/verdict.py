@@ -205,12 +205,12 @@ def is_worse(key: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> b
 def standard_error(result: Mapping[str, Any], key: str) -> float | None:
     """A metric's standard error: of a share from what it is a share of, with one more of each kind (Agresti 1998); None where it is
     not known."""
-    value, count = result.get(key), result.get(held_out()[key].share_of, 0)
+    value, count = result.get(key), result.get(held_out()[key].share_of) or 0
     if not is_number(value):
         return None
     if held_out()[key].share_of:
-        share = (float(value or 0.0) * count + 1) / (count + 2)
-        return math.sqrt(share * (1 - share) / count) if count else None
+        share = (float(value) * count + 1) / (count + 2) if count > 0 else -1.0
+        return math.sqrt(share * (1 - share) / count) if 0 <= share <= 1 else None
     error = result.get(f"{key}_se")
     return error if is_number(error) else None
 
@@ -229,5 +229,5 @@ def scored(runs: Runs, stage: str) -> int | None:
 def by_reward_model(parents: Mapping[str, Any]) -> bool:
     """Whether the project's own reward model scored a run's answers, alone or among other sources."""
     if sources := parents.get("reward_source"):
-        return any(source["kind"] == "learned" and not source.get("path") for source in sources)
+        return any(source.get("kind") == "learned" and not source.get("path") for source in sources)
     return bool(parents.get("source") == "learned")

@@ -47,10 +47,10 @@ class LearnedReward:
         self, prompts: Sequence[Prompt], completions: Sequence[Completion]
     ) -> tuple[list[list[int]], list[list[int]]]:
         template, read = self.model.template, self.encode_once(prompts)
-        prompt_ids = template.prompt_ids(read)
         if self.same_tokens and all(c.token_ids for c in completions):
-            return prompt_ids, [list(c.token_ids) for c in completions]
-        return prompt_ids, template.completion_ids(read, [c.text for c in completions])
+            return template.prompt_ids(read), [list(c.token_ids) for c in completions]
+        read = [template.before_answers(prompt, [c.text]) for prompt, c in zip(read, completions, strict=True)]
+        return template.prompt_ids(read), template.completion_ids(read, [c.text for c in completions])
 
     def encode_once(self, prompts: Sequence[Prompt]) -> list[Prompt]:
         """The prompts with their text and ids by this model's template: as they travel, where it wrote them, else written once."""

@@ -40,6 +40,13 @@ def stated_number(text: str, pattern: str) -> Decimal | None:
     return found.pop() if len(found) == 1 else None
 
 
+def solution_number(text: str) -> Decimal | None:
+    """The number that a solution is, that it ends in ("#### 12"), or that is in its last box ("\\boxed{12}"); None where there is none."""
+    boxed = re.findall(r"\\boxed\{([^{}]*)\}", text)
+    found = (number_of(text), stated_number(text, GSM8K), number_of(boxed[-1]) if boxed else None)
+    return next((number for number in found if number is not None), None)
+
+
 def number_verifier(solution: Callable[[Prompt], object], pattern: str) -> Reward:
     """1 where the number that the answer states equals the prompt's solution as a number ("1,000" = "1000.0"), else 0.
 

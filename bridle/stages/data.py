@@ -17,7 +17,9 @@ from bridle.compute.randomness import drawn
 from bridle.core.errors import NoUsableRows
 from bridle.core.records import Completion, Judgement, LabelerKind, Prompt, Reward, content_hash
 from bridle.core.timeline import timed
-from bridle.feedback.importing.importer import DEMONSTRATION
+from bridle.feedback.importing.keeping import DEMONSTRATION
+from bridle.feedback.store.ratings import documents
+from bridle.feedback.store.ratings import solutions as imported_solutions
 from bridle.feedback.store.store import Store
 from bridle.models.encoding import Chosen, notes_of
 from bridle.playground.gold import Gold, GoldScore, author_table
@@ -26,7 +28,7 @@ from bridle.playground.spec import Family, Quality
 from bridle.playground.world import World
 from bridle.project.project import Project
 from bridle.recipe.recipe import Recipe
-from bridle.rewards.verifiers import GSM8K, number_verifier, sentence_pattern, stated_number
+from bridle.rewards.verifiers import GSM8K, number_verifier, sentence_pattern, solution_number, stated_number
 from bridle.stages.observe import gold_metrics
 
 TRAIN, HELDOUT, PROBE, SAMPLE = "prompts", "heldout", "probe", "sample"
@@ -77,11 +79,11 @@ class StoreData:
 
     @timed("data")
     def documents(self, tokens: int) -> list[str]:
-        """Text for pretraining: every training prompt with each of its answers, as plain turns."""
+        """Text for pretraining: imported texts, and every training prompt with each of its answers, as plain turns."""
         return self.dialogues()
 
     def dialogues(self) -> list[str]:
-        texts = []
+        texts = documents(self.store)
         for prompt, completion in self.store.completions(split="train"):
             if completion.weight_stamp:
                 continue  # a model's own answer is nothing to learn language from
@@ -146,11 +148,17 @@ class StoreData:
 
     @timed("data")
     def checkable(self) -> Checkable:
-        """Imported prompts with a written answer that ends in "#### number", as GSM8K's do."""
+        """Imported prompts with a solution that is a number, or with a written answer that ends in "#### number", as GSM8K's do."""
         solutions: dict[str, object] = {}
         parts, looked_at, marked = [], 0, 0
         for split, setting in (("train", "train_prompts"), ("heldout", "heldout_prompts")):
             answered: dict[str, Prompt] = {}
+            for prompt, text in imported_solutions(self.store, split=split):
+                answered[prompt.id] = prompt
+                looked_at += 1
+                if (number := solution_number(text)) is not None:
+                    marked += 1
+                    solutions.setdefault(prompt.id, number)
             for prompt, completion in self.store.completions(source=DEMONSTRATION, split=split):
                 answered[prompt.id] = prompt
                 looked_at += 1
@@ -158,14 +166,15 @@ class StoreData:
                     marked += 1
                     solutions.setdefault(prompt.id, number)
             found = [prompt for name, prompt in answered.items() if name in solutions]
-            stated = used_note(len(found), len(answered), "those whose answers end in #### number")
+            stated = used_note(len(found), len(answered), "those with a number to check against")
             parts.append(capped(Chosen(found, *stated), ids_of(found), self.recipe, setting))
         train, heldout = parts
         if not train or not heldout:
             lacking = "held-out " if train else "training " if heldout else ""
             raise NoUsableRows(
-                f"{self.project.store} holds no {lacking}prompts whose answers can be checked: {looked_at:,} written answers were "
-                f'looked at, and {marked:,} end in "#### number"; import rows {{prompt, completion}} whose completion ends so'
+                f"{self.project.store} holds no {lacking}prompts whose answers can be checked: {looked_at:,} solutions and written "
+                f"answers were looked at, and {marked:,} give a number; import rows {{prompt, solution}}, or {{prompt, completion}} whose "
+                'completion ends in "#### number"'
             )
         return Checkable(train, heldout, number_verifier(lambda prompt: solutions.get(prompt.id), GSM8K))
 

@@ -1,13 +1,12 @@
 """Fresh answers of one model to every held-out prompt, and comparisons of two."""
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from bridle.core.errors import DataError, ModelError, UsageError
-from bridle.core.files import finite_or_none, reading_fault, write_text
+from bridle.core.errors import ModelError, UsageError
+from bridle.core.files import finite_or_none, write_text
 from bridle.core.records import Prompt
 from bridle.core.text import json_text
 from bridle.core.timeline import timed
@@ -15,6 +14,7 @@ from bridle.evaluation.answers import Answered, kl_of, proxy_scores, text_metric
 from bridle.maths.statistics import mean_and_se, win_rate
 from bridle.models.policy import Policy
 from bridle.models.template import load_template
+from bridle.project import kept
 from bridle.project.progress import count_through
 from bridle.stages.lineage import Lineage, Reference
 from bridle.stages.observe import gold_by_family, probe_metrics
@@ -75,7 +75,8 @@ def kl_lacks(work: Work, name: str, reference: Reference) -> str:
             f"{reference.name} {reference.hash[:16]}…, which it is measured against, lies neither in references/ nor in models/ any "
             f"more; put that folder back, or train {name} again"
         )
-    if load_template(reference.folder).hash != load_template(work.project.model(name)).hash:
+    folders = (reference.folder, work.project.model(name))
+    if len({load_template(folder, work.template_settings(folder)).hash for folder in folders}) > 1:
         return (
             f"{reference.name}, which it is measured against, has another tokenizer or chat template, so their log-probs cannot be "
             "compared; compare models that descend from the same base"
@@ -123,13 +124,7 @@ def read_answers(work: Work, name: str) -> list[dict[str, Any]]:
     folder = work.project.finished_folder(f"evaluate-{name}")
     if folder is None:
         raise ModelError(f"{name} was not evaluated yet; run `bridle evaluate {name}`")
-    with open(folder / "answers.jsonl", encoding="utf-8") as file:  # not splitlines: an answer may hold U+2028
-        try:
-            return [json.loads(line) for line in file]
-        except (ValueError, RecursionError) as error:
-            raise DataError(
-                f"{folder / 'answers.jsonl'} is damaged ({reading_fault(error)}); remove {folder} and run `bridle evaluate {name}` again"
-            ) from error
+    return kept.read_kept_answers(folder)
 
 
 def require_comparison(work: Work, a: str, b: str, by: str) -> None:

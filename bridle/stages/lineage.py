@@ -7,6 +7,7 @@ that was trained anew, or replaced, does.
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections.abc import Iterable, Mapping
@@ -16,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from bridle.core.errors import DataError, ModelError
-from bridle.core.files import read_record, whole_folder
+from bridle.core.files import whole_folder
 from bridle.models.contents import loaded_files
+from bridle.project.kept import read_parents, read_result
 from bridle.project.project import Project
 from bridle.stages.registry import Registry
 
@@ -58,7 +60,7 @@ class Lineage:
         """Content hash of the model in a folder; None where there is none."""
         if folder not in self.hashes:
             self.hashes[folder] = None
-            if (folder / "config.json").is_file():
+            if os.path.isfile(folder / "config.json"):  # which is sure to say no where the words can be no path
                 with suppress(ModelError):  # what names files that are not its own holds no model
                     self.hashes[folder] = self.registry.content(folder)
         return self.hashes[folder]
@@ -83,8 +85,8 @@ class Lineage:
                 if (made := self.maker(noted.get(key))) is not None:
                     places[key] = f"models/{model_name(made.noted['stage'])}"
         for source in noted.get("reward_source", ()):
-            if source["path"]:
-                places[source_key(source["name"], noted)] = source["path"]
+            if path := source.get("path"):
+                places[source_key(source["name"], noted)] = path
         places |= noted.get("folders", {})
         return {key: self.project.folder / place for key, place in places.items() if key in noted}
 
@@ -134,7 +136,7 @@ class Lineage:
         found, others = list[str](), dict[str, list[str]]()
         left = {made.run: made.model for made in self.made}
         for run in runs:
-            noted = read_record(run / "parents.json", stage=str)
+            noted = read_parents(run)
             own = self.project.model(model_name(noted["stage"]))
             if run in left:
                 if self.present(own) not in (None, left[run]):
@@ -175,7 +177,7 @@ class Lineage:
 
 def made_by(run: Path) -> Made | None:
     with suppress(DataError):  # a run whose files are damaged tells nothing
-        result, noted = read_record(run / "result.json"), read_record(run / "parents.json", stage=str)
+        result, noted = read_result(run), read_parents(run)
         return Made(run, result["model"], noted) if "model" in result else None
     return None
 

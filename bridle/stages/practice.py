@@ -5,6 +5,7 @@ or by a verifier on prompts whose answers can be checked.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,11 @@ from bridle.maths.statistics import proportion
 from bridle.models.encoding import encode_demonstrations
 from bridle.models.imitation import Example
 from bridle.models.policy import Policy
+from bridle.project.kept import read_parents
 from bridle.recipe.offline import DPOSection
 from bridle.recipe.online import GRPOSection, PPOSection, REBELSection, RejectionSection, RLOOSection
 from bridle.stages.data import Checkable, practice_parents
-from bridle.stages.lineage import keep_reference
+from bridle.stages.lineage import Lineage, keep_reference
 from bridle.stages.rewards import critic_parents, reward_parents, training_reward
 from bridle.stages.sft import train_branch
 from bridle.stages.workspace import Method, Variant, Work, done_before, require_model, stage_key
@@ -38,7 +40,7 @@ def practise(work: Work, method: Method, variant: Variant) -> dict[str, Any]:
             require_model(work, held_to)  # missed before the branch is trained
         branch = {"branch": train_branch(work, reuse=True)}
     checked = config.scored_by == "verifier"
-    parents = model_parents(work, start, held_to, "sft" if start == "sft" and not checked else "start")
+    parents = model_parents(work, name, (start, held_to), "sft" if start == "sft" and not checked else "start")
     checkable = work.data.checkable() if checked else None
     parents |= reward_identity(work, checkable, variant)
     if method.critic is not None:  # it begins as the reward model, whatever scores
@@ -53,9 +55,8 @@ def practise(work: Work, method: Method, variant: Variant) -> dict[str, Any]:
     noted = {**parents, "folders": {"start": f"models/{start}", "reference": f"models/{held_to}"}}
     with work.start(name, variant.title, key, noted, recipe) as run:
         run.until = variant.until
-        policy = work.load_policy(start)
-        keep_reference(work.project, held_to)
-        reference = work.load_reference(held_to, policy)
+        policy = load_start(work, name, start, held_to)
+        reference = load_held_to(work, name, held_to, policy)
         parent = policy.origin
         policy.origin = content_hash([parent, key])  # two runs from the same weights must not share stamps
         prompts = work.fitting(policy, prompts)
@@ -90,13 +91,42 @@ def origins(work: Work, config: PracticeSection) -> tuple[str, str]:
     return start, config.reference or start
 
 
-def model_parents(work: Work, start: str, reference: str, first: str) -> dict[str, Any]:
+def model_parents(work: Work, run: str, origins: tuple[str, str], first: str) -> dict[str, Any]:
     """The models that a policy begins from and is held to, by content hash. The start is noted as `first`: runs made before one could
     begin elsewhere noted SFT under its name, and are still the same runs."""
-    parents: dict[str, Any] = {first: require_model(work, start)}
-    if reference != start:
-        parents["reference"] = require_model(work, reference)
-    return parents
+    start, reference = (
+        require_model(work, name) if (kept := replaced(work, run, name)) is None else work.registry.content(kept)
+        for name in origins
+    )
+    return {first: start, **({"reference": reference} if origins[0] != origins[1] else {})}
+
+
+def load_start(work: Work, run: str, start: str, held_to: str) -> Policy:
+    """The policy that a run begins with. What it is held to is kept in references/, so that its KL can be measured against it whatever
+    becomes of the model; so is a start whose place the run's own model will take."""
+    policy = work.load_policy(start, replaced(work, run, start))
+    for name in dict.fromkeys((held_to, *([start] if start == run else []))):
+        if replaced(work, run, name) is None:
+            keep_reference(work.project, name)
+    return policy
+
+
+def load_held_to(work: Work, run: str, held_to: str, policy: Policy) -> Policy:
+    return work.load_reference(held_to, policy, replaced(work, run, held_to))
+
+
+def replaced(work: Work, run: str, name: str) -> Path | None:
+    """Where the model of that name is kept as an unfinished run began with it, when the run's own model has taken its place already: it was
+    killed before it could say that it is finished. Else None."""
+    last = next(iter(work.project.runs(run)[-1:]), None)
+    if name != run or last is None or (last / "result.json").exists() or not (last / "parents.json").exists():
+        return None
+    noted, lineage, folder = read_parents(last), Lineage(work.project), work.project.model(name)
+    then = lineage.parents(noted).get(folder)
+    if then is None or lineage.present(folder) != noted.get("leaves", ""):
+        return None
+    kept = work.project.reference(then)
+    return kept if lineage.present(kept) == then else None
 
 
 def reward_identity(work: Work, checkable: Checkable | None, variant: Variant) -> dict[str, Any]:

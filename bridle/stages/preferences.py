@@ -12,8 +12,7 @@ from bridle.feedback.store.store import Snapshot
 from bridle.models.encoding import Chosen, encode_pairs
 from bridle.models.policy import Policy
 from bridle.stages.data import used_note
-from bridle.stages.lineage import keep_reference
-from bridle.stages.practice import model_parents, practise
+from bridle.stages.practice import load_held_to, load_start, model_parents, practise
 from bridle.stages.workspace import Method, Variant, Work, done_before, stage_key
 from bridle.training import dpo
 
@@ -50,18 +49,17 @@ def train_dpo(work: Work, method: Method, variant: Variant) -> dict[str, Any]:
     start = recipe.dpo.start or "sft"
     held_to = recipe.dpo.reference or start
     snapshot = training_snapshot(work)
-    parents = model_parents(work, start, held_to, "sft" if start == "sft" else "start")
+    parents = model_parents(work, name, (start, held_to), "sft" if start == "sft" else "start")
     parents["snapshot"] = snapshot.id
     key = stage_key(recipe, ("model", "dpo", "data", "sampling"), parents)
     if (before := done_before(work, name, key, variant.reuse, name)) is not None:
         return before
     noted = {**parents, "folders": {"start": f"models/{start}", "reference": f"models/{held_to}"}}
     with work.start(name, variant.title, key, noted, recipe) as run:
-        policy = work.load_policy(start)
-        keep_reference(work.project, held_to)
+        policy = load_start(work, name, start, held_to)
+        reference = None if recipe.dpo.loss in NO_REFERENCE else load_held_to(work, name, held_to, policy)
         parent = policy.origin
         policy.origin = content_hash([parent, key])  # two runs from the same weights must not share stamps
-        reference = None if recipe.dpo.loss in NO_REFERENCE else work.load_reference(held_to, policy)
         pairs = judged_pairs(work, snapshot)
         groups = work.usable(encode_pairs(policy.template, pairs, policy.module.config.max_positions))
         observe = observer(work, policy, reference)

@@ -9,9 +9,10 @@ from bridle.core.errors import ModelError
 from bridle.core.timeline import timed
 from bridle.models.decoder import Decoder, DecoderConfig, initialise
 from bridle.models.encoding import notes_of
+from bridle.models.files.new_tokenizer import train_tokenizer
 from bridle.models.policy import Policy
 from bridle.models.sizes import require_memory
-from bridle.models.template import Template, train_tokenizer
+from bridle.models.template import Template
 from bridle.recipe.data import ModelSection
 from bridle.recipe.recipe import Recipe
 from bridle.stages.data import used_note

@@ -1,7 +1,8 @@
 """What the project's model folders held when they were registered, so that a folder whose bytes changed since is noticed, and cheaply.
 
     models.json    {"models/sft": {"files": {"config.json": {"size", "modified", "changed", "sha256"}, …},
-                                   "names": {content hash: what the content is called}}, …}
+                                   "names": {content hash: what the content is called}}, …,
+                   "store.sqlite": …}    the project has a store: one that is gone is not made anew
 
 A file is read and hashed again only where its size or one of its two times differs from what is kept. A content is called by its hash.
 One that an earlier version registered or noted keeps the name that it has there, a hash by the rule before: by it finished runs are found
@@ -10,7 +11,6 @@ again.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import time
@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from bridle.core.errors import BridleError, DataError, ModelError
-from bridle.core.files import file_hash, final_place, read_json, read_whole, saving, write_json
+from bridle.core.files import file_hash, final_place, read_whole
 from bridle.feedback.store.store import Store
 from bridle.models.contents import earlier_hash, hash_of_files, loaded_files
+from bridle.project.kept import read_result
 from bridle.project.project import Project
 
 # A file that changed so shortly before it was read may change again within the same tick of the file system's clock, and nobody would see.
@@ -107,14 +108,7 @@ class Registry:
         return Entry(kept.get("files", {}), kept.get("names", {}))
 
     def keep(self, folder: Path, entry: Entry) -> None:
-        with saving(self.project.registered):
-            lock = os.open(self.project.folder, os.O_RDONLY)  # two processes may register at once
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX)
-                kept = {"files": entry.files, "names": entry.names}
-                write_json(self.project.registered, {**self.project.registrations(), self.key(folder): kept})
-            finally:
-                os.close(lock)
+        self.project.note_in_registry(self.key(folder), {"files": entry.files, "names": entry.names})
 
     def key(self, folder: Path) -> str:
         """A folder of the project by its path in it, another by its whole path."""
@@ -130,13 +124,22 @@ class Registry:
         found = set[str]()
         for run in self.project.runs("pretrain" if name == "base" else name):
             with suppress(DataError, KeyError):  # unfinished, damaged, or of a stage that leaves no model
-                found.add(read_json(run / "result.json")["model"])
+                found.add(read_result(run)["model"])
         return found
 
     def noted_by_runs(self) -> set[str]:
         """Every hash by the rule before that a run noted of its parents or its result."""
         paths = [*self.project.folder.glob("runs/*/parents.json"), *self.project.folder.glob("runs/*/result.json")]
         return {found for path in paths for found in re.findall('"([0-9a-f]{64})"', path.read_text("utf-8", "replace"))}
+
+
+def open_store(project: Project) -> Store:
+    """The project's store, made where it has none yet. StoreError where it had one, and that is gone."""
+    project.require_store()
+    store = Store.open(project.store)
+    if project.store.name not in project.registrations():
+        project.note_in_registry(project.store.name, {"files": {}, "names": {}})
+    return store
 
 
 def hash_of(files: Files) -> str:

@@ -47,7 +47,7 @@ def train_members(work: Work, reuse: bool = False) -> dict[str, Any]:
     names = member_names(work.recipe)
     result, *others = [train_scorer(work, name, reuse or begun_later(work, name)) for name in names]
     if others:
-        result["member_accuracies"] = [member["pair_accuracy"] for member in (result, *others)]
+        result["member_accuracies"] = [member.get("pair_accuracy") for member in (result, *others)]
     return result
 
 
@@ -131,13 +131,14 @@ def new_scorer(work: Work, stage: str, policy: Policy) -> tuple[RewardModel, int
     recipe, section = work.recipe, work.recipe.reward
     if stage not in member_names(recipe):
         epochs = section.slim_epochs if stage == SLIM else 1
-        model = RewardModel(slim_scorer(recipe, policy, work.device), policy.template, "new")
+        scorer, source = slim_scorer(recipe, policy, work.device), policy.source.of_tokenizer()
+        model = RewardModel(scorer, policy.template, "new", source=source)
         return model, epochs, section.slim_learning_rate, recipe.seed
     base = work.read_policy(work.project.folder / section.path) if section.path else policy
     first = stage == "reward"
     head = generator(recipe.seed, "head" if first else f"head/{stage}")
     seed = recipe.seed if first else derived_seed(recipe.seed, f"order/{stage}", 0)
-    model = RewardModel(scorer_from(base.module, head), base.template, "new")
+    model = RewardModel(scorer_from(base.module, head), base.template, "new", source=base.source)
     return model, section.epochs, section.learning_rate, seed
 
 

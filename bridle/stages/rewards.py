@@ -17,7 +17,7 @@ from bridle.stages.workspace import Work, require_model
 TAKEN = frozenset(
     (
         "stage key threads device arithmetic earlier_devices folders sft start reference critic ensemble reward_source source world data "
-        "prompts demonstrations until"
+        "prompts demonstrations until leaves"
     ).split()
 )
 
@@ -36,7 +36,7 @@ def learned_reward(work: Work, policy: Policy) -> LearnedReward | Ensemble:
 
 def load_scores(work: Work, folder: Path, policy: Policy, task: str = "") -> LearnedReward:
     """A reward model; answers of a policy whose tokens are not its own are read as text."""
-    model = load_reward_model(folder, work.device.torch, work.verify)
+    model = load_reward_model(folder, work.device.torch, work.verify, work.template_settings(folder))
     work.check_unchanged(folder, model.origin)
     return LearnedReward(model, work.device, model.template.hash == policy.template.hash, task)
 

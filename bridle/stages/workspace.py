@@ -21,7 +21,7 @@ from bridle.compute.device import Device, as_begun, choose_as, choose_device
 from bridle.compute.operators import Operators
 from bridle.compute.randomness import derived_seed
 from bridle.core.errors import ModelError, UsageError
-from bridle.core.files import read_record, write_json
+from bridle.core.files import write_json
 from bridle.core.records import Prompt, Reward, content_hash
 from bridle.core.timeline import recording, timed
 from bridle.evaluation.answers import Answered, answer_all
@@ -31,10 +31,15 @@ from bridle.guard.health import Health
 from bridle.models.contents import weight_files
 from bridle.models.decoder import Decoder
 from bridle.models.encoding import DataReport, prompts_that_fit
+from bridle.models.files.agreement import notes_of_taking
+from bridle.models.files.chat_template import PLAIN_TEMPLATE, TemplateSettings, settings_of
+from bridle.models.files.gguf import unpacked
+from bridle.models.files.hub import PINS, check_pinned
 from bridle.models.policy import Policy, load_policy, read_config, read_tasks, require_head, save_policy
 from bridle.models.scorer import Scorer
 from bridle.models.sizes import elements_of, stored_shapes
-from bridle.models.template import PLAIN_TEMPLATE, Template, load_template
+from bridle.models.template import Template, load_template
+from bridle.project.kept import read_data, read_parents
 from bridle.project.lock import held
 from bridle.project.progress import Progress
 from bridle.project.project import Project
@@ -43,7 +48,7 @@ from bridle.recipe.by_size import rates_too_high
 from bridle.recipe.recipe import Recipe, trained_names
 from bridle.stages.data import PlaygroundData, StoreData
 from bridle.stages.lineage import Lineage, model_name
-from bridle.stages.registry import Registry
+from bridle.stages.registry import Registry, open_store
 
 Rows = TypeVar("Rows")
 Count = Callable[[int], None]  # how many more are done
@@ -78,8 +83,7 @@ class Work:
     @property
     def store(self) -> Store:
         if self.opened is None:
-            self.project.require_store()
-            self.opened = Store.open(self.project.store)
+            self.opened = open_store(self.project)
         return self.opened
 
     @property
@@ -184,13 +188,12 @@ class Work:
         """The rows that can be used. Prints what became of the others and keeps it in the run's data.json; refuses data of which too
         little can be used, unless `enforce` is False: after training it would cost the model that was just trained."""
         rows, report = found
-        path = None if self.run is None else self.run.folder / "data.json"
-        before = read_record(path) if path is not None and path.exists() else {}
+        before = {} if self.run is None else read_data(self.run.folder)
         if before.get(report.what) != report.as_dict() or (self.run is not None and self.run.resumed):
             for line in report.lines():
                 self.progress.say(line)
-        if path is not None:
-            write_json(path, {**before, report.what: report.as_dict()})
+        if self.run is not None:
+            write_json(self.run.folder / "data.json", {**before, report.what: report.as_dict()})
         if enforce:
             report.check(self.recipe.data.drop_limit)
         return rows
@@ -217,8 +220,11 @@ class Work:
         return save_policy(place, policy, lambda folder: self.register(folder, kind, parent))
 
     def register(self, folder: Path, kind: str, parent: str | None) -> str:
-        """Register a model that is being saved; returns its content hash."""
-        return self.registry.register(folder, self.store, kind, parent)
+        """Register a model that is being saved; returns its content hash. The run that leaves it notes it before it takes its place."""
+        content = self.registry.register(folder, self.store, kind, parent)
+        if self.run is not None and self.parents:  # it is at work
+            self.run.note(leaves=content)
+        return content
 
     def take_base(self, policy: Policy | None = None) -> dict[str, Any]:
         """Keep the user's model, which `model.path` names, as the base; `policy`: as it was read already. What was done, in words."""
@@ -226,12 +232,20 @@ class Work:
         began = time.monotonic()
         self.progress.begin(f"Taking your model {source} as the base: nothing is pretrained")
         with self.alone("pretrain"):
-            policy = policy or load_policy(source, torch.device("cpu"))  # only to be written again
+            if policy is None:  # only to be written again
+                check_pinned(self.project.folder / PINS, source)
+                with unpacked(source) as place:
+                    policy = load_policy(place, torch.device("cpu"), settings=settings_of(self.recipe.model))
+                    for note in notes_of_taking(policy, place):
+                        self.progress.say(note)
             if not isinstance(policy.module, Decoder):
                 family = policy.module.config.family
                 self.progress.say(
                     f"transformers runs this {family} model, for the native decoder does not know its shape; slower"
                 )
+            if left := policy.source.left_out:
+                more = f" and {len(left) - 4} more" if len(left) > 4 else ""
+                self.progress.say(f"not copied, for no setting is in it: {', '.join(left[:4])}{more}")
             saved = self.keep_policy("base", "base", policy, None)
             also = self.share_base(policy.template)
         return {
@@ -269,22 +283,28 @@ class Work:
         """Warn where a rate of a trainer's section would undo what the user's model has learnt."""
         places = [self.project.model("base"), self.project.folder / Path(self.recipe.model.path).expanduser()]
         with suppress(ModelError):  # which a stage reports that needs the model
-            there = next(place for place in places if (place / "config.json").is_file())
-            parameters = elements_of(stored_shapes(weight_files(there)))
-            self.warn(rates_too_high(name, dict(self.recipe)[name], parameters))
+            there = next((place for place in places if (place / "config.json").is_file()), None)
+            if there is not None:
+                parameters = elements_of(stored_shapes(weight_files(there)))
+                self.warn(rates_too_high(name, dict(self.recipe)[name], parameters))
 
-    def load_policy(self, name: str) -> Policy:
-        """A model of the project. The store knows it afterwards, even where its folder was put there by hand; ModelError where it is not
-        what was registered."""
-        policy = self.read_policy(self.project.model(name))
+    def load_policy(self, name: str, kept: Path | None = None) -> Policy:
+        """A model of the project, or what is `kept` of it as a run began with it. The store knows it afterwards, even where its folder was
+        put there by hand; ModelError where it is not what was registered."""
+        policy = self.read_policy(kept or self.project.model(name))
         self.store.add_model_version(name, kind=name, weights_sha256=policy.origin)
         return policy
 
     def read_policy(self, folder: Path, content: str = "") -> Policy:
         """A model that is only asked. ModelError where it is not what was registered, nor the one of the run's key or of this `content`."""
-        policy = load_policy(folder, self.device.torch, self.verify)
+        policy = load_policy(folder, self.device.torch, self.verify, self.template_settings(folder))
         self.check_unchanged(folder, policy.origin, content)
         return policy
+
+    def template_settings(self, folder: Path) -> TemplateSettings | None:
+        """The recipe's for a model of the project; None for one elsewhere, which brings its own."""
+        places = (self.project.folder / "models", self.project.folder / "references")
+        return settings_of(self.recipe.model) if folder.parent in places else None
 
     def verify(self, folder: Path) -> str:
         """The content hash of a model that is about to be used. What lies in `models/` is refused where it is not what was registered
@@ -292,9 +312,9 @@ class Work:
         registry = self.registry
         return registry.verify(folder, self.store) if registry.holds(folder) else registry.content(folder)
 
-    def load_reference(self, name: str, policy: Policy) -> Policy:
+    def load_reference(self, name: str, policy: Policy, kept: Path | None = None) -> Policy:
         """The model that a policy is held to, which must read the same tokens."""
-        reference = self.load_policy(name)
+        reference = self.load_policy(name, kept)
         if reference.template.hash != policy.template.hash:
             raise ModelError(
                 f"the reference {name} has another tokenizer or chat template than the model that begins, so its log-probs cannot be "
@@ -385,7 +405,7 @@ def done_before(work: Work, stage: str, key: str, reuse: bool, model: str | None
     there = model is None or (work.project.model(model) / "config.json").is_file()
     folder, found = work.project.finished_folder(stage), work.project.finished(stage, key) if reuse and there else None
     if folder is not None and found is not None:
-        work.warn_of_stale(read_record(folder / "parents.json", stage=str))
+        work.warn_of_stale(read_parents(folder))
     return found
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from bridle.compute.checkpoint import load_tensors, save_tensors
 from bridle.compute.device import Device
-from bridle.compute.optimizer import OPTIMIZERS, backward, clipped_step
+from bridle.compute.optimizer import backward
 from bridle.compute.parallel import all_ranks_sum, my_share
 from bridle.compute.steps import Means, Metrics, Session, Steps
 from bridle.core.errors import DataError, ModelError, NoUsableRows
@@ -249,8 +249,9 @@ def train_online(
     """
     size, stop = config.online_answers, config.missing_stop_penalty
     asking = Asking("dpo", prompts, config.online_prompts, size, penalty=stop, method="online DPO")
-    optimizers = OPTIMIZERS[config.optimizer](policy.module, config.learning_rate)
-    steps = Steps(session, {"policy": policy.module}, optimizers, config.online_rounds, every=1)
+    steps = Steps.of_policy(
+        policy.module, config.model_copy(update={"checkpoint_every": 1}), config.online_rounds, session
+    )
     kl_coef = 0.0 if config.loss == "simpo" else config.beta  # SimPO's β scales log-probs, and weighs no KL
     for rollout in rollouts(steps, policy, reward, asking, session):  # 1. answer prompts  2. a reward ranks the answers
         with timed("rank"):
@@ -301,12 +302,14 @@ def learn_round(
     norms: list[float] = []
     lengths, session = [group.length for group in groups], steps.session
     for epoch in range(config.epochs if groups else 0):
-        for rows in batches.length_batches(
+        drawn = batches.length_batches(
             lengths, config.batch_size, session.seed, "dpo-online", number * config.epochs + epoch
-        ):
+        )
+        planned = config.epochs * len(drawn)
+        for rows in drawn:
             chosen, known = [groups[i] for i in rows], pick(reference_of, rows)
             metrics = compare_answers(policy, chosen, known, config, session.device)
-            norms.append(clipped_step([policy.module], steps.optimizers, config.clip_norm))
+            norms.append(steps.scheduled_step(number * planned + len(norms), config.clip_norm, planned))
             sums = {name: sums.get(name, 0.0) + value for name, value in metrics.items()}
     steps.grad_norm = sum(norms) / len(norms) if norms else None
     return {name: total / len(norms) for name, total in (sums | ({"grad_norm": sum(norms)} if norms else {})).items()}

@@ -5,7 +5,7 @@ Each step: 1. answer each prompt several times  2. score the answers  3. compare
 There is no critic: an answer's advantage is its reward beside those of the same prompt, in standard deviations of the group. A group
 whose answers all got the same reward says nothing; it is left out of the update and counted.
 Every token is an action, and the KL term is a loss (k3), whose gradient is that of the forward KL(π_ref‖π): see `maths.losses.grpo`.
-Left out on purpose: asking on until enough groups differ (DAPO's dynamic sampling), a decaying rate (a run here is some twenty steps).
+Left out on purpose: asking on until enough groups differ (DAPO's dynamic sampling).
 Shapes: B answers of a step, G groups of K answers, T predictions, M answers of a part of a minibatch.
 """
 
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from bridle.compute.optimizer import backward, clipped_step
+from bridle.compute.optimizer import backward
 from bridle.compute.parallel import all_ranks_sum, my_share
 from bridle.compute.steps import Means, Metrics, Steps
 from bridle.core.records import Prompt, Reward
@@ -76,6 +76,6 @@ def improve_by_groups(
             )  # fmt: skip
             backward(loss)
             means.add(metrics, part)
-        means.updated(clipped_step([policy.module], steps.optimizers, config.clip_norm))
+        means.updated(online.scheduled_update(steps, rollout, config, means.updates))
     steps.grad_norm = means.grad_norm
     return means.result()

@@ -6,8 +6,8 @@ The critic is a network of its own that begins as the reward model, or a second 
 part of the reward of every token; policy and reference are read alike for it, so that it is exactly 0 where they are equal. The ratio
 is to the log-probs of the distribution that was sampled from.
 Rewards, returns and advantages are in the reward's units; the critic predicts in standard deviations of the returns so far.
-Left out on purpose: whitening of rewards (it moves the KL penalty's meaning), an entropy bonus (the KL penalty keeps variety),
-a decaying learning rate (a run here is a few dozen steps). docs/ppo.md lists every detail with its source.
+Left out on purpose: whitening of rewards (it moves the KL penalty's meaning), an entropy bonus (the KL penalty keeps variety).
+docs/ppo.md lists every detail with its source.
 Shapes: B answers of a step, T predictions (see models/batches.py), M answers of a minibatch.
 """
 
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from bridle.compute.device import Device
-from bridle.compute.optimizer import OPTIMIZERS, backward, clipped_step
+from bridle.compute.optimizer import backward, optimizers_of
 from bridle.compute.parallel import all_ranks_sum, my_share
 from bridle.compute.randomness import shuffled
 from bridle.compute.steps import Means, Metrics, Part, Steps
@@ -67,9 +67,10 @@ def train(
             "with a pretrain_coef above 0, or neither"
         )
     asking = Asking("ppo", prompts, config.prompts_per_step, 1, config.temperature, config.missing_stop_penalty)
-    optimizers = OPTIMIZERS[config.optimizer](policy.module, config.learning_rate)
-    optimizers += OPTIMIZERS[config.optimizer](own, config.critic_learning_rate)
-    steps = Steps(session, {"policy": policy.module, "critic": own}, optimizers, config.steps, config.checkpoint_every)
+    optimizers = optimizers_of(policy.module, config, config.learning_rate)
+    optimizers += optimizers_of(own, config, config.critic_learning_rate)
+    modules = {"policy": policy.module, "critic": own}
+    steps = Steps(session, modules, optimizers, config.steps, config.checkpoint_every, config)
     beta, scale = steps.values.get("beta", config.kl_coef), first_scale(steps, config)
     # β is in units of the reward: what is large or small for it is known from where it began.
     floor, ceiling = min(1e-6, 0.01 * config.kl_coef), max(10.0, 100 * config.kl_coef)
@@ -205,6 +206,7 @@ def improve_actors(
         number = rollout.step * config.epochs + epoch
         order_B = shuffled(len(rollout.batch), steps.session.seed, "ppo-minibatches", number)
         for index, mini_M in enumerate(order_B.chunk(config.minibatches)):
+            update = number * config.minibatches + index
             mine_M = my_share(mini_M)
             tokens, approx_kl = all_ranks_sum(rollout.mask_BT[mine_M].sum()), torch.zeros((), device=device.torch)
             for rows in micro_batches(mine_M, rollout.batch.lengths_B, config.batch_size):
@@ -224,12 +226,11 @@ def improve_actors(
             if rollout.step < config.critic_warmup or not estimates.adv_BT.any():
                 policy.module.zero_grad()  # without a gradient its optimiser does nothing, not even count
             elif config.pretrain_coef:
-                update = number * config.minibatches + index
                 picked = shuffled(len(demonstrations), steps.session.seed, "ppo-demonstrations", update)[
                     :DEMONSTRATIONS
                 ]
                 imitate(policy, [demonstrations[i] for i in picked.tolist()], device, weight=config.pretrain_coef)
-            means.updated(clipped_step([policy.module, actors.critics_own], steps.optimizers, config.clip_norm))
+            means.updated(steps.scheduled_step(update, config.clip_norm, config.epochs * config.minibatches))
     steps.grad_norm = means.grad_norm
     return {**means.result(), **({"updates": means.updates} if config.early_stop_kl else {})}
 

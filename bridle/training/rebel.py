@@ -7,7 +7,7 @@ There is no critic, no clip and no advantage: a step solved exactly turns π int
 policy: t steps lead towards π_ref exp(t η r) / Z and go on for ever. With β > 0 an answer's KL (k1) is part of its reward, as in
 the authors' code for summaries; then the steps come to rest at π_ref exp(r/β) / Z, PPO's and RLOO's optimum. Where no pair's net rewards
 differ the policy is the solution, and no step is taken.
-Left out on purpose: second answers from another policy or from data (the authors' μ), a decaying rate.
+Left out on purpose: second answers from another policy or from data (the authors' μ).
 Shapes: B answers of a step (two to each of P prompts), T predictions, M answers of a part of a minibatch.
 """
 
@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from bridle.compute.optimizer import backward, clipped_step
+from bridle.compute.optimizer import backward
 from bridle.compute.steps import Means, Metrics, Steps
 from bridle.core.records import Prompt, Reward
 from bridle.core.timeline import timed
@@ -75,6 +75,6 @@ def improve_by_pairs(
             loss, metrics = rebel(logp_P2, old_logp_P2, reward_B[part.rows].view(-1, PAIR), eta=config.eta, count=count)
             backward(loss)
             means.add(metrics)
-        means.updated(clipped_step([policy.module], steps.optimizers, config.clip_norm))
+        means.updated(online.scheduled_update(steps, rollout, config, means.updates))
     steps.grad_norm = means.grad_norm
     return {"loss": 0.0, **means.result()}

@@ -6,7 +6,7 @@ log and save.
 Nothing is pushed down and nothing holds the policy but the choice itself: imitating the best of n answers well moves it by at
 most log n - (n - 1)/n nats a round. An answer that was cut off is never kept: it never said that it was done. Where all n scored the
 same none is the best: that prompt is left out and counted. With n = 1 nothing is compared, and every answer that ended is imitated.
-Left out on purpose: beginning each round from the first weights again (STaR), older rounds' answers, a decaying rate.
+Left out on purpose: beginning each round from the first weights again (STaR), older rounds' answers.
 Shapes: B answers of a round, T predictions, N answer tokens of a batch.
 """
 
@@ -15,7 +15,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from bridle.compute.optimizer import clipped_step
 from bridle.compute.steps import Metrics, Steps
 from bridle.core.errors import TrainingStopped
 from bridle.core.records import FinishReason, Prompt, Reward
@@ -134,12 +133,15 @@ def imitate_kept(
     number: int,
 ) -> Metrics:
     """`epochs` passes of SFT over prompt ids and answer ids, the stop token learnt with the answer; no step where there are none."""
-    losses, norms, session = [], [], steps.session
+    losses: list[float] = []
+    norms: list[float] = []
+    session = steps.session
     lengths = [len(prompt) + len(answer) for prompt, answer in examples]
     for epoch in range(config.epochs if examples else 0):
         batches = length_batches(lengths, config.batch_size, session.seed, "rejection", number * config.epochs + epoch)
+        planned = config.epochs * len(batches)
         for rows in batches:
             losses.append(imitate(policy, [examples[i] for i in rows], session.device))
-            norms.append(clipped_step([policy.module], steps.optimizers, config.clip_norm))
+            norms.append(steps.scheduled_step(number * planned + len(norms), config.clip_norm, planned))
     steps.grad_norm = sum(norms) / len(norms) if norms else None
     return {"loss": sum(losses) / len(losses), "grad_norm": sum(norms) / len(norms)} if norms else {}

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from bridle.compute.device import Device
-from bridle.compute.optimizer import OPTIMIZERS, backward
+from bridle.compute.optimizer import backward, optimizers_of
 from bridle.compute.parallel import all_ranks_sum, my_share
 from bridle.compute.steps import Means, Metrics, Session, Steps
 from bridle.core.errors import DataError, NoUsableRows
@@ -48,8 +48,8 @@ def train(
     check_judgements(model, usable)
     measure_ratings(model, usable)
     plan = length_plan([group.length for group in usable], config.batch_size, epochs, session.seed, "reward")
-    optimizers = OPTIMIZERS[config.optimizer](model.module, learning_rate)
-    steps = Steps(session, {"scorer": model.module}, optimizers, len(plan), config.checkpoint_every)
+    optimizers = optimizers_of(model.module, config, learning_rate)
+    steps = Steps(session, {"scorer": model.module}, optimizers, len(plan), config.checkpoint_every, config)
     average: float | None = steps.values.get("loss_average")
     for step in steps:
         # 1. prompts with all their answers

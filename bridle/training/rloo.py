@@ -6,7 +6,7 @@ Each step: 1. answer each prompt several times  2. score the answers  3. measure
 A whole answer is one action, and there is no critic. Its KL (k1) is part of its reward, so the optimum is π_ref exp(r/β) / Z, as for PPO
 and REBEL. A group whose answers all have the same net reward says nothing and is left out of the update; what is counted is those of
 equal reward, the KL apart, which teach nothing but the way back to the reference.
-Left out on purpose: whitening of advantages over the step, a rate that falls (a run here is some twenty steps).
+Left out on purpose: whitening of advantages over the step.
 Shapes: B answers of a step in groups of K to a prompt, T predictions, M answers of a part of a minibatch.
 """
 
@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from bridle.compute.optimizer import backward, clipped_step
+from bridle.compute.optimizer import backward
 from bridle.compute.steps import Means, Metrics, Steps
 from bridle.core.records import Prompt, Reward
 from bridle.core.timeline import timed
@@ -80,7 +80,7 @@ def improve_by_answers(
             loss, metrics = rloo(logp_M, old_logp_M, adv_B[part.rows], clip=config.clip, count=answers)
             backward(loss)
             means.add(metrics)
-        means.updated(clipped_step([policy.module], steps.optimizers, config.clip_norm))
+        means.updated(online.scheduled_update(steps, rollout, config, means.updates))
     steps.grad_norm = means.grad_norm
     nothing = dict.fromkeys(("policy_loss", "clip_fraction", "approx_kl"), 0.0)  # where every group is flat
     return {**nothing, **means.result()}

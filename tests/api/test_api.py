@@ -4,6 +4,7 @@ import json
 import re
 import signal
 import sys
+import tomllib
 import types
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -407,6 +408,54 @@ def test_tensorboard_reads_what_was_written(model: bridle.Model, tmp_path: Path)
     found.Reload()
     assert set(found.Tags()["scalars"]) == {"loss", "grad_norm"}
     assert [event.step for event in found.Scalars("loss")] == [0, 5, 7]
+
+
+# ------------------------------------------------------------------------------------- settings of models that were brought
+
+
+def settings_of(run: Path, section: str) -> dict[str, Any]:
+    return dict(tomllib.loads((run / "recipe.toml").read_text())[section])
+
+
+def test_what_was_not_given_suits_the_size_of_a_model_that_was_brought(
+    model: bridle.Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Muon at .01, made for a model from nothing, would undo what somebody's model has learnt."""
+    assert model.brought and model.copy().brought
+    bridle.sft(model, EXAMPLES, epochs=1, folder=tmp_path / "sft")
+    found = settings_of(tmp_path / "sft", "sft")
+    assert (found["optimizer"], found["learning_rate"], found["epochs"]) == ("adamw", 1e-4, 1)
+    told = capsys.readouterr().err
+    assert "by your model's 34.7K parameters, what was not given: batch_size = 16, learning_rate = 0.0001" in told
+    bridle.ppo(model, PROMPTS, length, **PPO, kl_coef=0.3, folder=tmp_path / "ppo")
+    found = settings_of(tmp_path / "ppo", "ppo")
+    assert (found["learning_rate"], found["critic_learning_rate"], found["kl_coef"]) == (1e-4, 1e-4, 0.3)
+    assert found["kl_target"] == 0.16, ".02 nats for each of 8 tokens"
+    bridle.best_of_n(model, PROMPTS, length, rounds=1, max_new_tokens=24, folder=tmp_path / "best")
+    assert settings_of(tmp_path / "best", "rejection")["learning_rate"] == 1e-4
+    bridle.reward_model(model, PAIRS, max_new_tokens=8, folder=tmp_path / "reward")
+    assert settings_of(tmp_path / "reward", "reward")["learning_rate"] == 1e-4
+
+
+def test_a_rate_far_above_the_rule_is_warned_of_in_one_line(
+    model: bridle.Model, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bridle.dpo(model, PAIRS, learning_rate=0.01)
+    (told,) = [line for line in capsys.readouterr().err.splitlines() if "times the" in line]
+    assert "dpo.learning_rate = 0.01 is 100 times the 0.0001" in told and "--set" not in told
+    bridle.dpo(model, PAIRS, learning_rate=0.001)
+    assert "times the" not in capsys.readouterr().err
+
+
+def test_a_model_made_here_keeps_the_settings_that_are_made_for_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shape = {"vocab_size": 300, "hidden_size": 16, "intermediate_size": 32, "layers": 1, "heads": 1, "kv_heads": 1}
+    made = bridle.pretrain(TEXTS, tokens=200, length=16, precision="float32", **shape)
+    bridle.sft(made, EXAMPLES, epochs=1, folder=tmp_path / "sft")
+    found = settings_of(tmp_path / "sft", "sft")
+    assert (found["optimizer"], found["learning_rate"]) == ("muon", 0.01)
+    assert not made.brought and "parameters" not in capsys.readouterr().err
 
 
 # -------------------------------------------------------------------------------------------------- its page in docs

@@ -100,6 +100,11 @@ def test_the_precision_stays_where_it_can_be_had(monkeypatch: pytest.MonkeyPatch
         ("products", "float32 products by oneDNN", "float32 products by oneDNN, and here it would resume with float32"),
         ("torch", "PyTorch 1.0", "begun with PyTorch 1.0, and here it would resume with PyTorch"),
         ("kernels", "layers by torch.compile", "begun with layers by torch.compile, and here"),
+        (
+            "processor",
+            "GenuineIntel AVX512 instructions (avx512f)",
+            "AVX512 instructions (avx512f), and here it would resume with",
+        ),
     ],
 )
 def test_all_that_the_last_bits_depend_on_is_kept(
@@ -109,6 +114,20 @@ def test_all_that_the_last_bits_depend_on_is_kept(
     here = choose_device("auto", 1)
     assert words in refused({"threads": 1, "arithmetic": {**here.arithmetic, part: began}}, here)
     assert kernels.wish == "plain" or kernels.wish == "auto"
+
+
+def test_what_decides_on_the_order_of_sums_is_noted_of_a_processor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cpuinfo").write_text(
+        "vendor_id : GenuineIntel\nflags : fpu avx2 sse4_2 avx512f fma ibpb avx512_bf16 amx_tile\n"
+    )
+    monkeypatch.setattr(device, "CPU_INFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(device.torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    here = choose_device("float32", 1, "plain")
+    assert here.arithmetic["processor"] == "GenuineIntel AVX512 instructions (amx_tile avx2 avx512_bf16 avx512f fma)"
+    earlier = {part: words for part, words in here.arithmetic.items() if part != "processor"}
+    assert as_begun({"threads": 1, "arithmetic": earlier}, here, PLACE, "") == (here, [], False)
 
 
 def test_the_line_of_an_earlier_version_is_read_as_far_as_it_goes() -> None:

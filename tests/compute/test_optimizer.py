@@ -4,6 +4,7 @@ import math
 import subprocess
 import sys
 from copy import deepcopy
+from typing import Any
 
 import pytest
 import torch
@@ -15,13 +16,18 @@ from bridle.compute.optimizer import (
     Muon,
     clipped_step,
     finite,
+    matrices_of,
     muon,
+    optimizers_of,
     orthogonalise,
     peak_rates,
+    schedule_of,
     set_rate,
+    warm_then_constant,
     warm_then_linear,
 )
 from bridle.core.errors import TrainingStopped
+from bridle.recipe.base import TrainerSection
 from tests.models.tiny import one_sentence, policy
 
 
@@ -124,6 +130,70 @@ def test_the_rate_rises_stays_and_ends_at_zero() -> None:
     assert shares[199] == pytest.approx(1 / 140) and shares[200] == 0.0
     assert all(later < earlier for earlier, later in zip(shares[60:], shares[61:], strict=False))
     assert 0 < warm_then_linear(0, 1) <= 1
+
+
+@pytest.mark.parametrize(
+    ("schedule", "middle", "last"), [("linear", 1 / 2, 1 / 80), ("cosine", 1 / 2, 0.00039), ("constant", 1.0, 1.0)]
+)
+def test_a_named_schedule_warms_up_and_then_goes_its_way(schedule: str, middle: float, last: float) -> None:
+    share = schedule_of(TrainerSection(schedule=schedule, warmup=0.2), warm_then_linear)  # type: ignore[arg-type]
+    shares = [share(step, 100) for step in range(100)]
+    assert shares[:3] == pytest.approx([1 / 21, 2 / 21, 3 / 21]) and shares[20] == pytest.approx(1.0)
+    assert shares[60] == pytest.approx(middle) and shares[99] == pytest.approx(last, abs=1e-5)
+    assert 0 < share(0, 1) <= 1
+
+
+@pytest.mark.parametrize("usual", [warm_then_linear, warm_then_constant])
+def test_auto_is_what_is_usual_there(usual: Any) -> None:
+    assert schedule_of(TrainerSection(), usual) is usual
+    assert [warm_then_constant(step, 3) for step in range(3)] == [1.0, 1.0, 1.0]
+
+
+def test_norms_biases_and_embeddings_are_not_decayed() -> None:
+    module = policy("qwen2").module  # its head is tied, its projections have biases
+    decayed = {id(parameter) for parameter in matrices_of(module)}
+    names = {name for name, parameter in module.named_parameters() if id(parameter) in decayed}
+    assert names and all(name.endswith("proj.weight") for name in names)
+    assert {name for name, _ in module.named_parameters() if name.endswith("proj.weight")} == names
+    untied = policy("llama").module
+    assert id(untied.lm_head.weight) in {id(parameter) for parameter in matrices_of(untied)}
+    stacked = nn.Module()
+    stacked.register_parameter("experts_bias", nn.Parameter(torch.zeros(4, 8)))
+    stacked.register_parameter("experts", nn.Parameter(torch.zeros(4, 8, 8)))
+    assert [tuple(parameter.shape) for parameter in matrices_of(stacked)] == [(4, 8, 8)]
+
+
+def test_a_section_says_how_weights_move() -> None:
+    module = policy("qwen2").module
+    config = TrainerSection(weight_decay=0.3, adam_beta1=0.8, adam_beta2=0.7, adam_epsilon=1e-5)
+    (adam,) = optimizers_of(module, config, 0.01)
+    matrices, rest = adam.param_groups
+    assert (matrices["weight_decay"], rest["weight_decay"]) == (0.3, 0.0)
+    assert all(
+        group["betas"] == (0.8, 0.7) and group["eps"] == 1e-5 and group["lr"] == 0.01 for group in adam.param_groups
+    )
+    assert len(matrices["params"]) + len(rest["params"]) == len(list(module.parameters()))
+    with torch.no_grad():
+        before = [parameter.clone() for parameter in module.parameters()]
+    for parameter in module.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    adam.step()
+    known = {id(parameter) for parameter in matrices["params"]}
+    for parameter, then in zip(module.parameters(), before, strict=True):
+        torch.testing.assert_close(parameter.detach(), then * (1 - 0.01 * 0.3 * (id(parameter) in known)))
+
+
+def test_what_a_section_says_nothing_of_is_as_it_always_was() -> None:
+    module = policy("qwen2").module
+    (adam,) = optimizers_of(module, TrainerSection(), 0.01)
+    (group,) = adam.param_groups  # one, in the modules' order: checkpoints number the weights by it
+    assert [id(p) for p in group["params"]] == [id(p) for p in module.parameters()]
+    assert (group["weight_decay"], group["betas"], group["eps"]) == (0.0, (0.9, 0.95), 1e-8)
+    matrices, rest = optimizers_of(module, TrainerSection(optimizer="muon"), 0.01)
+    assert matrices.param_groups[0]["weight_decay"] == 0.01 and rest.param_groups[0]["weight_decay"] == 0.0
+    given = TrainerSection(optimizer="muon", weight_decay=0.0, adam_beta1=0.5)
+    matrices, rest = optimizers_of(module, given, 0.01)
+    assert matrices.param_groups[0]["weight_decay"] == 0.0 and rest.param_groups[0]["betas"] == (0.5, 0.95)
 
 
 def test_rates_are_shares_of_the_peaks() -> None:

@@ -250,7 +250,10 @@ print(json.dumps(found))
 """
 
 
-@pytest.mark.parametrize(("way", "older"), [("swap", "older"), ("renames", "older"), ("swap", "none")])
+@pytest.mark.parametrize(
+    ("way", "older"),
+    [("swap", "older"), ("renames", "older"), pytest.param("swap", "none", marks=pytest.mark.slow)],  # a part of both
+)
 def test_a_kill_at_any_line_leaves_the_old_or_the_new_folder(way: str, older: str, tmp_path: Path) -> None:
     line = [sys.executable, "-c", KILLED_AT_EVERY_LINE, way, older, str(tmp_path)]
     found = json.loads(subprocess.run(line, capture_output=True, text=True, check=True).stdout)

@@ -8,7 +8,7 @@ import pytest
 
 from bridle.core.errors import BridleError, DataError
 from bridle.core.files import read_json, write_json
-from bridle.core.text import LONGEST_LINE, VisibleStream, beginning_of, json_text, one_line, visible
+from bridle.core.text import LONGEST_LINE, VisibleStream, beginning_of, json_text, one_line, telling_line, visible
 
 SIGNS = {
     "\x1b": "␛", "\0": "␀", "\x07": "␇", "\b": "␈", "\r": "␍", "\x0b": "␋", "\x7f": "␡", "\x85": "\\u0085",
@@ -78,3 +78,15 @@ def test_a_stream_shows_what_it_is_given_in_any_encoding(encoding: str) -> None:
     written = below.read()
     assert visible(written.replace("\r", "")) == written.replace("\r", "") and written.count("\n") == 1
     assert ("␛" if encoding == "utf-8" else "\\u241b") in written and not stream.isatty()
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("Error in field 'x':\n    TypeError: expected int, got 'a'\nmore", "Error in field 'x': TypeError: expected int, got 'a'"),
+        ("Error(s) in loading state_dict for X:\n\tsize mismatch for a", "Error(s) in loading state_dict for X: size mismatch for a"),
+        *(("one\ntwo", "one"), ("only:\n", "only:"), ("", "")),
+    ],
+)  # fmt: skip
+def test_of_several_lines_the_one_that_says_what_is_wrong_is_told(said: str, told: str) -> None:
+    assert telling_line(said) == told

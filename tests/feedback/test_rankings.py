@@ -102,3 +102,13 @@ def test_a_ranking_is_of_its_item_alone() -> None:
         ranking_of(replace(item, id="other"), a_judgement(item, (0,), (1,)))
     with pytest.raises(DataError, match="exactly one group"):
         ranking_of(item, a_judgement(item, (0,)))
+
+
+def test_weight_margin_and_strength_reach_the_pairs() -> None:
+    prompt = Prompt.from_text("Why?")
+    item = Item("i", prompt, tuple(Completion(prompt.id, text) for text in ("a", "b", "c")))
+    said = Judgement("i", "ann", LabelerKind.IMPORTED, ((1,), (0, 2)), None, strength=3, weight=0.5)
+    assert [(pair.weight, pair.strength) for pair in pairs_of(item, said)] == [(0.25, 3), (0.25, 3)]
+    assert [pair.strength for pair in pairs_of(item, replace(said, margin=1.5))] == [1.5, 1.5]
+    assert ranking_of(item, said).weight == 0.5
+    assert said.id == replace(said, margin=9.0, weight=1.0).id != replace(said, criterion="harmless").id

@@ -10,12 +10,16 @@ SITES = ("bridle.site", "bridle.labelling", "bridle.serve")
 DOORS = {
     "transformers": ("bridle.models",),
     "peft": ("bridle.models",),
+    "gguf": ("bridle.models",),
     "tokenizers": ("bridle.models",),
     "safetensors": ("bridle.models", "bridle.compute"),  # weights, and checkpoints
     "datasets": ("bridle.feedback",),
     "sqlalchemy": ("bridle.feedback",),
     "alembic": ("bridle.feedback",),
     "pyarrow": ("bridle.feedback",),
+    "huggingface_hub": ("bridle.models", "bridle.feedback"),
+    "modelscope": ("bridle.models",),
+    "openpyxl": ("bridle.feedback",),
     "ray": ("bridle.launch",),
     "fastapi": SITES,
     "starlette": SITES,
@@ -24,7 +28,19 @@ DOORS = {
     "matplotlib": ("bridle.report",),
 }
 # httpx2, and the extras
-WHEN_CALLED = ("httpx2", "datasets", "huggingface_hub", "peft", "psycopg", "pyarrow", "ray", "tensorboard")
+WHEN_CALLED = (
+    "httpx2",
+    "datasets",
+    "gguf",
+    "huggingface_hub",
+    "modelscope",
+    "openpyxl",
+    "peft",
+    "psycopg",
+    "pyarrow",
+    "ray",
+    "tensorboard",
+)
 WITHOUT_TORCH = tuple(f"bridle.{name}" for name in LIGHT)
 
 
@@ -61,7 +77,7 @@ def wrong_doors(source: Source) -> list[str]:
         ("bridle/project/run.py", "import torch"),
         ("bridle/recipe/base.py", "import torch"),
         ("bridle/maths/statistics.py", "import torch"),
-        ("bridle/feedback/importing/readers.py", "import pyarrow.parquet"),
+        ("bridle/feedback/importing/files/tables.py", "import pyarrow.parquet"),
         ("bridle/stages/data.py", "def f():\n    import pyarrow.parquet"),
         ("bridle/cli/train.py", "import torch.nn as nn"),
     ],

@@ -69,7 +69,7 @@ WHOLE_NAMES = dict.fromkeys(  # `told_apart` and the like are plain English
 NAMES_ALLOWED = {  # people say things and are shown things
     **dict.fromkeys(WHOLE_NAMES, r"bridle/playground/"),
     "sitting": PEOPLES_SITTINGS,
-    "tell": r"bridle/(?:playground/|feedback/importing/readers\.py)",  # there Python's, of a file
+    "tell": r"bridle/(?:playground/|feedback/importing/(?:importer|files/(?:source|tables|unpacking))\.py)",  # there Python's, of a file
 }
 NAMES_TWICE = {  # why several files may define it
     "train": "each trainer's loop",

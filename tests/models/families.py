@@ -1,8 +1,11 @@
 """Tiny tokenizers and chat templates of the kinds that models come with, and what transformers makes of them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cache
 from typing import Any
+from unittest.mock import patch
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
@@ -124,13 +127,33 @@ class Family:
     closing: str
 
     def transformers_ids(self, messages: list[Message], **options: Any) -> list[int]:
-        from transformers import PreTrainedTokenizerFast
+        return transformers_ids(self.template, messages, **options)
 
-        template = self.template
-        names = {"eos_token": template.eos_token, **({"bos_token": template.bos_token} if template.bos_token else {})}
-        reader = PreTrainedTokenizerFast(tokenizer_object=template.tokenizer, chat_template=template.source, **names)
-        rows = [{"role": message.role, "content": message.content} for message in messages]
-        return list(reader.apply_chat_template(rows, tokenize=True, return_dict=False, **options))
+
+def transformers_ids(template: Template, messages: Sequence[Message], **options: Any) -> list[int]:
+    """What transformers makes of the messages on the template's day and with its variables."""
+    return list(transformed(template, messages, tokenize=True, return_dict=False, **options))
+
+
+def transformers_text(template: Template, messages: Sequence[Message]) -> str:
+    return str(transformed(template, messages, tokenize=False))
+
+
+def transformed(template: Template, messages: Sequence[Message], **options: Any) -> Any:
+    from transformers import PreTrainedTokenizerFast
+    from transformers.utils import chat_template_utils
+
+    class Day(datetime):
+        @classmethod
+        def now(cls, tz: object = None) -> "Day":
+            return cls.fromisoformat(template.settings.template_date)
+
+    tokens = {"bos_token": template.bos_token, "eos_token": template.eos_token, "pad_token": template.pad_token}
+    names = {name: token for name, token in {**tokens, **template.tokens}.items() if token}
+    reader = PreTrainedTokenizerFast(tokenizer_object=template.tokenizer, chat_template=template.source, **names)
+    rows = [{"role": message.role, "content": message.content} for message in messages]
+    with patch.object(chat_template_utils, "datetime", Day):
+        return reader.apply_chat_template(rows, **{**template.settings.template_kwargs, **options})
 
 
 QWEN = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
@@ -149,6 +172,11 @@ KINDS: dict[str, tuple[Any, str, str, str, str]] = {  # tokenizer, template, bos
     "llama2-first": (lambda: spaced("first", [], []), LLAMA2, "<s>", "</s>", "</s>"),
     "always": (lambda: spaced("always", [], []), MISTRAL, "<s>", "</s>", "</s>"),
     "gemma": (lambda: spaced("never", ["<start_of_turn>", "<end_of_turn>"], []), GEMMA, "<s>", "</s>", "<end_of_turn>"),
+    "gemma-lines": (  # as Gemma's own: line ends and several spaces are added tokens, and no special ones
+        lambda: spaced("never", ["<start_of_turn>", "<end_of_turn>"], ["\n", "\n\n", "▁▁"]),
+        GEMMA, "<s>", "</s>", "<end_of_turn>",
+    ),
+    "plain-markers": (lambda: byte_level(QWEN[:1], QWEN[1:]), CHATML, "", "<|endoftext|>", "<|im_end|>"),
     "mistral": (lambda: spaced("first", INST, []), MISTRAL, "<s>", "</s>", "</s>"),
     "mistral-spaceless": (lambda: spaced("first", INST, []), SPACELESS, "<s>", "</s>", "</s>"),
     "unigram": (lambda: unigram(INST, []), SPACELESS, "<s>", "</s>", "</s>"),

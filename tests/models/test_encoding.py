@@ -10,13 +10,16 @@ from bridle.core.records import Completion, FinishReason, Message, Pair, Prompt,
 from bridle.models.batches import Group
 from bridle.models.encoding import (
     CONTROL,
+    DROPPED,
     EMPTY,
     EVEN,
     HINTS,
     LEFT,
+    LEFT_OUT,
     LONG,
     NO_ROOM,
     OLD_TURNS,
+    OUTSIDE,
     REFUSED,
     REWRITTEN,
     SAME,
@@ -388,4 +391,4 @@ def test_where_nothing_is_left_it_is_an_error_whatever_the_limit() -> None:
 
 
 def test_there_is_advice_for_every_reason() -> None:
-    assert HINTS.keys() == {EMPTY, SAME, EVEN, LONG, NO_ROOM, CONTROL, REFUSED, REWRITTEN}
+    assert HINTS.keys() == {EMPTY, SAME, EVEN, LONG, NO_ROOM, CONTROL, OUTSIDE, REFUSED, LEFT_OUT, REWRITTEN, DROPPED}

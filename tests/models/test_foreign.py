@@ -191,6 +191,10 @@ def broken(folder: Path) -> None:
     with_tensors(lambda tensors: tensors["transformer.ln_f.weight"].fill_(float("nan")))(folder)
 
 
+def overflowing(folder: Path) -> None:
+    with_tensors(lambda tensors: tensors["transformer.ln_f.weight"].fill_(3e38))(folder)
+
+
 def code_of_its_own(folder: Path) -> None:
     with_config(model_type="mine", auto_map={"AutoConfig": "mine.Mine", "AutoModelForCausalLM": "mine.Model"})(folder)
     (folder / "mine.py").write_text("raise SystemExit('code from the folder was run')")
@@ -201,7 +205,7 @@ def code_of_its_own(folder: Path) -> None:
     [
         (encoder, "'bert', which bridle cannot use: it is not a causal language model"),
         (recurrent, "'mamba2', which bridle cannot use: it decodes otherwise with a cache and padding"),
-        (several_parts, "'gemma3', which is more than a language model; save its text part alone"),
+        (several_parts, "'gemma3', which reads images beside text; save its text part alone"),
         (code_of_its_own, "'mine', of which neither bridle nor transformers"),
         (with_config(quantization_config={"quant_method": "gptq", "bits": 4}), "are quantised"),
         (with_config(n_layer=3), "12 missing (such as ['transformer.h.2."),
@@ -210,7 +214,8 @@ def code_of_its_own(folder: Path) -> None:
         (with_config(n_embd="wide"), "n_embd = 'wide', where a whole number of at least 1"),
         (with_tensors(lambda tensors: tensors.pop("transformer.ln_f.bias")), "1 missing (such as ['transformer.ln_f.bias"),
         (with_tensors(lambda tensors: tensors.update(odd=torch.zeros(2))), "1 unknown (such as ['odd'])"),
-        (broken, "its logits are not finite"),
+        (broken, "transformer.ln_f.weight in {} has 32 of 32 numbers that are NaN or infinite"),
+        (overflowing, "its logits are not finite"),
         (cut, "truncated or corrupted"),
         (pickled, "bridle reads safetensors only"),
     ],
@@ -232,12 +237,13 @@ def test_an_encoder_with_a_decoder_is_refused() -> None:
 # ---------------------------------------------------------------------------------------------------- folders
 
 
-def test_files_with_a_familys_older_names_are_read(tmp_path: Path) -> None:
-    """GPT-2 as it was published: no prefix, and masks among the weights."""
+@pytest.mark.parametrize("dtype", [torch.float32, torch.uint8, torch.bool])
+def test_files_with_a_familys_older_names_are_read(dtype: torch.dtype, tmp_path: Path) -> None:
+    """GPT-2 as it was published: no prefix, and masks among the weights, which are no quantised weights."""
     theirs = write_foreign(tmp_path, "gpt2")
     tensors = load_file(tmp_path / "model.safetensors")
     older = {name.removeprefix("transformer."): tensor for name, tensor in tensors.items()}
-    masks = {f"h.{i}.attn.bias": torch.ones(1, 1, 96, 96).tril() for i in range(2)}
+    masks = {f"h.{i}.attn.bias": torch.ones(1, 1, 96, 96).tril().to(dtype) for i in range(2)}
     write_safetensors(tmp_path / "model.safetensors", {**older, **masks})
     ids = torch.tensor(random_ids(1, 30, 30))
     with torch.no_grad():
@@ -257,7 +263,7 @@ def test_a_folder_keeps_its_names_and_settings(shape: str, tmp_path: Path) -> No
 def test_a_reward_model_of_a_family_without_a_classifier_is_ours_alone(tmp_path: Path) -> None:
     scorer = scorer_from(policy("granite").module, torch.Generator().manual_seed(0))
     save_reward_model(tmp_path, RewardModel(scorer, template(), "made"))
-    assert json.loads((tmp_path / "config.json").read_text())["architectures"] == ["GraniteForCausalLM"]
+    assert json.loads((tmp_path / "config.json").read_text())["architectures"] == ["GraniteModel"]
     rows, lengths = torch.tensor(random_ids(3, 9, 9)), torch.tensor([9, 9, 9])
     with torch.no_grad():
         again = load_reward_model(tmp_path, CPU).module.scores(rows, lengths)

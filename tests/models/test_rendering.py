@@ -47,12 +47,17 @@ def narrow() -> Iterator[Renderer]:
     [
         (LONG_LOOP, "1 s of processor time"),
         ("{{ 10 ** (10 ** 9) }}", EITHER),
-        (NESTED, EITHER),
         (DOUBLING, EITHER),
         ("{{ 'a' * 10 ** 12 }}", "256 MiB of memory"),
-        ("{{ '%1000000000000d' | format(1) }}", "256 MiB of memory"),
-        ("{{ 'a'.ljust(10 ** 11) }}", "256 MiB of memory"),
-        ("{{ messages | tojson(indent=10 ** 11) }}", "256 MiB of memory"),
+        *(
+            pytest.param(source, limit, marks=pytest.mark.slow)  # of the kinds above
+            for source, limit in (
+                (NESTED, EITHER),
+                ("{{ '%1000000000000d' | format(1) }}", "256 MiB of memory"),
+                ("{{ 'a'.ljust(10 ** 11) }}", "256 MiB of memory"),
+                ("{{ messages | tojson(indent=10 ** 11) }}", "256 MiB of memory"),
+            )
+        ),
         ("{{ 'a' * 1011 }}", "1,010 characters"),
     ],
 )

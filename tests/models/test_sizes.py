@@ -24,7 +24,7 @@ from bridle.models.policy import (
     save_reward_model,
 )
 from bridle.models.scorer import scorer_from
-from bridle.models.sizes import read_object, stored_shapes
+from bridle.models.sizes import read_object, require_numbers, stored_shapes
 from tests.models.tiny import CPU, one_sentence, policy, template, write_foreign
 
 Damage = Callable[[Path], None]
@@ -272,3 +272,34 @@ def test_no_decoder_has_these_numbers(numbers: dict[str, Any]) -> None:
 )  # fmt: skip
 def test_the_shape_is_read_by_any_familys_names(raw: dict[str, Any], shape: dict[str, int]) -> None:
     assert sizes.shape_of(raw) == shape
+
+
+def test_what_families_say_of_nothing_is_no_fault() -> None:
+    """Cohere 2's experts have no RMS norm and say so; Qwen2-MoE's window is 0 where it is switched off."""
+    require_numbers({"rms_norm_eps": None, "use_sliding_window": False, "sliding_window": 0}, Path("config.json"))
+    with pytest.raises(ModelError, match="sliding_window = 0"):
+        require_numbers({"sliding_window": 0}, Path("config.json"))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(
+            ("tie_word_embeddings", "x"),
+            ("tie_word_embeddings", {"a": 1}),
+            ("attention_bias", "false"),
+            ("mlp_bias", 1),
+        ),
+        *(
+            ("use_sliding_window", "no"),
+            ("hidden_act", 3),
+            ("rope_scaling", "linear"),
+            ("rope_parameters", {"factor": "2"}),
+        ),
+        *(("sliding_window", "64"), ("architectures", "LlamaForCausalLM"), ("final_logit_softcapping", "30")),
+    ],
+)
+def test_a_setting_of_another_type_is_named_and_never_taken_for_true(name: str, value: object) -> None:
+    with pytest.raises(ModelError, match="config.json holds a value of the wrong type or size: it needs ") as error:
+        require_numbers({"model_type": "llama", name: value}, Path("m/config.json"))
+    assert f"got {name}" in str(error.value)

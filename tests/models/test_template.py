@@ -3,14 +3,16 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tokenizers import AddedToken
 
 from bridle.core.errors import DataError, ModelError
 from bridle.core.records import Message, Prompt
-from bridle.models.template import PLAIN_TEMPLATE, Template, load_template, train_tokenizer
-from tests.models.tiny import TEXTS, one_sentence, template
+from bridle.models.files.new_tokenizer import train_tokenizer
+from bridle.models.template import PLAIN_TEMPLATE, Template, load_template
+from tests.models.tiny import TEXTS, one_sentence, template, write_foreign
 
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
@@ -214,3 +216,34 @@ def test_the_hash_knows_template_and_tokens() -> None:
     t: Template = template()
     assert replace(t, source=CHATML).hash != t.hash
     assert train_tokenizer(TEXTS[:1], 280).hash != t.hash
+
+
+@pytest.mark.parametrize(
+    ("generation", "config"),
+    [(None, [1, 7]), ({}, [1, 7]), ({"eos_token_id": 9}, [1, 7]), ({"eos_token_id": [9, 11]}, 7), (None, 7)],
+)
+def test_what_ends_an_answer_is_what_ends_transformers(
+    generation: dict[str, Any] | None, config: int | list[int], tmp_path: Path
+) -> None:
+    """Where generation_config.json is there, what config.json lists stops nothing; where it is not, that does."""
+    from transformers import AutoModelForCausalLM
+
+    write_foreign(tmp_path, "gemma")
+    raw = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**raw, "eos_token_id": config}))
+    (tmp_path / "generation_config.json").unlink()
+    if generation is not None:
+        (tmp_path / "generation_config.json").write_text(json.dumps(generation))
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path).generation_config.eos_token_id
+    expected = set(theirs if isinstance(theirs, list) else [] if theirs is None else [theirs])
+    assert load_template(tmp_path).stop_ids == expected | {template().eos_id}
+
+
+def test_a_stop_token_that_config_json_alone_names_is_known(tmp_path: Path) -> None:
+    """With no name of it in tokenizer_config.json: it ends turns, whatever generation_config.json says."""
+    template().save(tmp_path, 96)
+    named = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({**named, "eos_token": None}))
+    (tmp_path / "config.json").write_text(json.dumps({"eos_token_id": template().eos_id}))
+    (tmp_path / "generation_config.json").write_text("{}")
+    assert load_template(tmp_path).stop_ids == {template().eos_id}

@@ -21,7 +21,7 @@ TALK = Prompt(
     (Message("user", "Tell me a joke."), Message("assistant", "The rain fell."), Message("user", "A bad day!"))
 )
 ANSWERS = ["The cat.", "yes", "  two", "\nnew", "\n\nA line\n\n\nmore ", "1.", "é🙂", "- a\n- b"]
-TRIMMED = ("llama2", "llama2-first", "llama3", "gemma")  # by the template
+TRIMMED = ("llama2", "llama2-first", "llama3", "gemma", "gemma-lines")  # by the template
 
 
 def saved(folder: Path, source: str, tokenizer: Tokenizer, config: dict[str, object], stops: object = None) -> Path:
@@ -216,3 +216,12 @@ def test_a_template_without_an_end_ends_as_its_tokenizer_does() -> None:
     bare = with_stops(replace(t, source=SPACELESS.replace(" + eos_token", "")))
     assert isinstance(bare, Template) and bare.stop_ids == {t.eos_id}
     assert bare.completion_ids([HI], ["yes"]) == t.completion_ids([HI], ["yes"])
+
+
+def test_an_answer_of_one_piece_gets_no_space_where_it_was_joined_with_the_cue() -> None:
+    """SentencePiece's way: encoded apart `the` is `▁the`, though after a line end it is written without the space."""
+    cue = "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
+    source = "{% for m in messages %}{{ '<|' + m.role + '|>\n' + m.content + eos_token + '\n' }}{% endfor %}" + cue
+    t = replace(family("llama2").template, source=source)
+    for answer in ("the", "yes", "\nthe"):
+        assert t.decode(t.completion_ids([HI], [answer])[0]) == answer

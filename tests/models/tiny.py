@@ -10,9 +10,10 @@ from typing import Any
 import torch
 
 from bridle.models.decoder import Decoder, DecoderConfig, initialise
+from bridle.models.files.new_tokenizer import train_tokenizer
 from bridle.models.foreign import LanguageModel
 from bridle.models.policy import Policy, load_policy
-from bridle.models.template import Template, train_tokenizer
+from bridle.models.template import Template
 
 VOCABULARY = 300
 CPU = torch.device("cpu")

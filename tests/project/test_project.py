@@ -6,10 +6,12 @@ from pathlib import Path
 import pytest
 
 from bridle.core.errors import DataError, ProjectError, StoreError, UsageError
+from bridle.project.names import is_name
 from bridle.project.progress import Progress
-from bridle.project.project import Project, is_name
+from bridle.project.project import Project
 from bridle.project.run import Run
 from bridle.recipe.recipe import Recipe
+from tests.tiny_project import bridle, complaint, done, preferences
 
 Begin = Callable[..., Run]
 
@@ -152,6 +154,17 @@ def test_a_store_that_is_gone_is_not_made_anew(project: Project) -> None:
             project.require_store()
     project.store.write_bytes(b"SQLite format 3\0")
     project.require_store()
+
+
+def test_nor_is_one_in_which_no_model_was_registered_yet(tmp_path: Path) -> None:
+    rows = preferences(tmp_path / "rows.jsonl", 4)
+    done("init", tmp_path / "p")
+    done("import", rows, "--project", tmp_path / "p")
+    (tmp_path / "p/store.sqlite").unlink()
+    refused = bridle("import", rows, "--project", tmp_path / "p")
+    assert "store.sqlite is gone or empty" in complaint(refused) and not (tmp_path / "p/store.sqlite").exists()
+    (tmp_path / "p/models.json").unlink()
+    done("import", rows, "--project", tmp_path / "p")
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,9 @@ import pytest
 
 from bridle.core.errors import BridleError, Interrupted, ProjectError
 from bridle.project import run as module
+from bridle.project.kept import read_session, session_seconds
 from bridle.project.project import Project
-from bridle.project.run import Run, read_session, session_seconds
+from bridle.project.run import Run
 from bridle.recipe.recipe import load_recipe
 
 Begin = Callable[..., Run]

@@ -323,6 +323,42 @@ def test_a_name_of_a_model_is_no_part_of_the_hash_and_a_later_setting_is_where_i
     assert len({r.hash_of("dpo") for r in (recipe, simpo, simpo.with_settings({"dpo.gamma": 1.0}))}) == 3
 
 
+TRAINERS = ("pretrain", "sft", "reward", "ppo", "dpo", "grpo", "rloo", "rebel", "rejection")
+
+
+@pytest.mark.parametrize("name", TRAINERS)
+def test_how_weights_move_is_in_a_key_where_it_differs_from_what_always_was(name: str) -> None:
+    recipe = Recipe()
+    others = {"schedule": "linear", "weight_decay": 0.0, "adam_beta1": 0.8, "adam_beta2": 0.9, "adam_epsilon": 1e-6}
+    changed = [recipe.with_settings({f"{name}.{key}": value}) for key, value in others.items()]
+    changed.append(changed[0].with_settings({f"{name}.warmup": 0.1}))
+    assert len({one.hash_of(name) for one in (recipe, *changed)}) == 7
+    for one in (recipe, *changed):
+        assert (
+            parse(tomllib.loads(starter(one)), "bridle.toml")
+            == one
+            == parse(tomllib.loads(to_toml(one)), "recipe.toml")
+        )
+
+
+def test_a_warmup_is_of_a_schedule_that_is_named() -> None:
+    with pytest.raises(RecipeError) as caught:
+        Recipe().with_settings({"sft.warmup": 0.1})
+    assert str(caught.value) == (
+        "--set: [sft] is invalid: warmup = 0.1 has no effect on schedule = 'auto'; set schedule to 'linear', 'cosine' or 'constant', or "
+        "leave it at 0.03"
+    )
+
+
+@pytest.mark.parametrize("value", [-0.1, "none", True, float("nan"), [0.1]])
+def test_a_decay_is_a_number_or_auto(value: object) -> None:
+    with pytest.raises(RecipeError) as caught:
+        Recipe().with_settings({"ppo.weight_decay": value})
+    assert str(caught.value).startswith(f"--set: ppo.weight_decay = {value!r} is invalid: must ")
+    assert str(caught.value).endswith(", or auto") and str(caught.value).count("ppo.weight_decay") == 1
+    assert Recipe().with_settings({"ppo.weight_decay": 1}).ppo.weight_decay == 1.0
+
+
 DEEP: list[object] = []
 for _ in range(50_000):
     DEEP = [DEEP]
@@ -405,3 +441,32 @@ def test_a_setting_that_cannot_be_read_is_one_short_sentence(text: str, words: s
         with pytest.raises(RecipeError, match=f"bridle.toml is not valid TOML: .*{words}"):
             load_recipe(tmp_path / "bridle.toml")
         assert recipe_as_written(tmp_path / "bridle.toml") is None
+
+
+@pytest.mark.parametrize("text", ["a=1\nb=2", 'a="x"\nb=1', "a=1]\nb=[2", "a=x\ny", "a=1\n[ppo]\nsteps=3"])
+def test_a_setting_that_goes_on_in_another_line_is_refused(text: str) -> None:
+    with pytest.raises(RecipeError, match="--set takes one setting, and the value of 'a' goes on in another line"):
+        parse_setting(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        *(
+            ("a=/x # y", "/x # y"),
+            ("a=1#2", "1#2"),
+            ("a=1,2", "1,2"),
+            ("a=1,", "1,"),
+            ("a=[1,\n2]", [1, 2]),
+            ("a=", ""),
+        ),
+        *(('a="""x\ny"""', "x\ny"), ("a = 3 \n", 3), ("a={b=1}", {"b": 1})),
+    ],
+)
+def test_nothing_of_a_value_is_left_out(text: str, value: object) -> None:
+    assert parse_setting(text) == ("a", value)
+
+
+def test_a_section_that_is_set_keeps_its_other_settings() -> None:
+    chosen = Recipe().with_settings({"ppo.steps": 5}).with_settings({"ppo": {"epochs": 3}})
+    assert (chosen.ppo.steps, chosen.ppo.epochs) == (5, 3)

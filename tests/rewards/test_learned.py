@@ -10,9 +10,10 @@ from bridle.compute.device import Device
 from bridle.core.errors import ModelError
 from bridle.core.records import Completion, Message, Prompt
 from bridle.models.encoding import prompts_that_fit
+from bridle.models.files.new_tokenizer import train_tokenizer
 from bridle.models.policy import RewardModel, Task
 from bridle.models.scorer import scorer_from
-from bridle.models.template import Template, train_tokenizer
+from bridle.models.template import Template
 from bridle.rewards.learned import Combine, Ensemble, LearnedReward, combined, task_scores
 from tests.models.tiny import CPU, TEXTS, one_sentence, policy, random_ids, template
 

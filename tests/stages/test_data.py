@@ -8,7 +8,8 @@ import pytest
 
 from bridle.core.errors import NoUsableRows
 from bridle.core.records import Completion, Judgement, LabelerKind, Prompt
-from bridle.feedback.importing.importer import DEMONSTRATION
+from bridle.feedback.importing.keeping import DEMONSTRATION
+from bridle.feedback.store.ratings import add_documents, add_solutions
 from bridle.feedback.store.store import Store
 from bridle.models.encoding import encode_demonstrations, encode_pairs, notes_of, prompts_that_fit
 from bridle.project.progress import Progress
@@ -181,12 +182,30 @@ def test_prompts_to_be_checked_are_drawn_and_counted(opened: Opened) -> None:
     fill(data.store, sums[30:], "heldout")
     checkable = data.checkable()
     assert notes_of(checkable.train) == (
-        "30 of 40 used (those whose answers end in #### number)",
+        "30 of 40 used (those with a number to check against)",
         "10 of 30 used (data.train_prompts)",
     )
     assert notes_of(checkable.heldout) == ("4 of 10 used (data.heldout_prompts)",)
     assert asked(checkable.train) != [q for q, _ in sums[:10]] and len(checkable.train) == 10
     assert set(checkable.verifier(checkable.train, [Completion(p.id, "#### 0") for p in checkable.train])) == {0.0}
+
+
+def test_imported_solutions_and_texts_are_used(opened: Opened) -> None:
+    data = opened()
+    sums = [Prompt.from_text(f"What is {i} + 1?") for i in range(4)]
+    data.store.add_prompts(sums[:3], split="train", source="import")
+    data.store.add_prompts(sums[3:], split="heldout", source="import")
+    solved = ["1", "so \\boxed{2}", "it depends", "#### 4"]
+    add_solutions(data.store, zip(sums, solved, strict=True))
+    add_documents(data.store, ["Cats sleep."])
+    checkable = data.checkable()
+    assert asked(checkable.train) == ["What is 0 + 1?", "What is 1 + 1?"] and asked(checkable.heldout) == [
+        "What is 3 + 1?"
+    ]
+    assert notes_of(checkable.train) == ("2 of 3 used (those with a number to check against)",)
+    answers = [Completion(prompt.id, text) for prompt, text in zip(checkable.train, ("#### 1", "#### 3"), strict=True)]
+    assert checkable.verifier(checkable.train, answers) == [1.0, 0.0]
+    assert data.documents(10) == ["Cats sleep."] and data.store.completions() == []
 
 
 def test_the_line_before_training_says_how_many_of_how_many(opened: Opened) -> None:

@@ -10,7 +10,7 @@ import pytest
 import bridle as bridle_api
 from bridle.cli.train import train as train_verb
 from bridle.core.errors import UsageError
-from bridle.models.template import train_tokenizer
+from bridle.models.files.new_tokenizer import train_tokenizer
 from bridle.project.progress import Progress
 from bridle.project.project import Project
 from bridle.recipe.recipe import Recipe, sections
@@ -119,9 +119,9 @@ def test_simpo_is_held_by_no_reference(project: Path, monkeypatch: pytest.Monkey
     loaded: list[str] = []
     plain = Work.load_policy
 
-    def load_policy(work: Work, name: str) -> Any:
+    def load_policy(work: Work, name: str, kept: Path | None = None) -> Any:
         loaded.append(name)
-        return plain(work, name)
+        return plain(work, name, kept)
 
     monkeypatch.setattr(Work, "load_policy", load_policy)
     before = weights(project, "sft")

@@ -16,8 +16,8 @@ from bridle.feedback.rankings import Item
 from bridle.feedback.store.store import Store
 from bridle.models.batches import Group, Ranked
 from bridle.models.encoding import encode_pairs, encode_rankings
+from bridle.models.files.new_tokenizer import train_tokenizer
 from bridle.models.policy import load_policy, load_reward_model
-from bridle.models.template import train_tokenizer
 from bridle.project.progress import Progress
 from bridle.project.project import Project
 from bridle.project.run import Run

@@ -218,6 +218,11 @@ LOGITS_OF = {  # (file, call): why it is a few rows only
     ("bridle/models/foreign.py", "self.logits"): "forward, which nothing in the package calls",
     ("bridle/models/foreign.py", "module.logits"): "eight tokens on loading, to compare with transformers' own",
     ("bridle/generation/fallback.py", "logits"): "each row's last position",
+    (
+        "bridle/models/files/agreement.py",
+        "module.logits",
+    ): "128 tokens when a model is taken, to compare with transformers' own",
+    ("bridle/models/files/export.py", "policy.module"): "a few short rows, to say what an export loses",
 }
 
 

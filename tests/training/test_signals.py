@@ -54,8 +54,18 @@ def deaf(text: str) -> None:
     raise BrokenPipeError(32, "Broken pipe")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-@pytest.mark.parametrize("loop", [pretrained, imitated, judged, preferred])
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# Each trainer and each signal; all of them with all are slow.
+MET = ((pretrained, SIGNALS[0]), (imitated, SIGNALS[1]), (judged, SIGNALS[2]), (preferred, SIGNALS[1]))
+OTHERS = [
+    pytest.param(loop, number, marks=pytest.mark.slow)
+    for loop in (pretrained, imitated, judged, preferred)
+    for number in SIGNALS
+    if (loop, number) not in MET
+]
+
+
+@pytest.mark.parametrize(("loop", "number"), [*MET, *OTHERS])
 def test_every_trainer_saves_what_it_has_at_a_signal_though_nobody_listens(
     loop: Loop, number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,41 +1,55 @@
-"""The forms of rows that users bring, each read into one record: a prompt with no answer, one, or a better and a worse.
+"""The forms of rows that users bring, each read for what it says: a prompt with its answers, and what somebody said of these.
 
-    hh          {"chosen": "\\n\\nHuman: …\\n\\nAssistant: …", "rejected": "…"}   transcripts in the manner of Anthropic's
-                HH-RLHF; also with the transcript in "prompt", which then ends with "\\n\\nAssistant:"
-    preference  {"prompt", "chosen", "rejected"}   each text or messages; messages may repeat the prompt, or replace it
-    prompt      {"prompt"}                         text or messages that end with the user
-    completion  {"prompt", "completion"}           text or messages
-    messages    {"messages"}                       the last is the assistant's: the answer; those before are the prompt
-    sharegpt    {"conversations"}                  the same; with {"chosen", "rejected"} the prompt of these
-    alpaca      {"instruction", "input", "output"} or {"instruction", "input", "chosen", "rejected"}
-
-Messages are {"role", "content"} or {"from", "value"}, of system, user (human) and assistant (gpt). The form is told by
-the fields; a field that is null counts as absent, and fields of no meaning here are left unread.
-Not covered: unpaired votes, ratings and rankings, margins and scores; tool calls and images.
+The table FORMS holds every form: its name, how a row of it is told, and what reads it. The first that fits is taken. What a form takes
+of a row counts as read; the rule that no row is kept as less than it says stands in one place, `require_nothing_lost`: a field that by
+its name is an answer, a vote, a tie, a system turn, a history or a weight, says something, and was not read, skips the row.
+docs/data.md shows an example of each form (examples.toml) and what becomes of it.
+Not covered: tool calls, images, audio and video; token ids.
 """
 
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
-from bridle.core.records import Message, Prompt, Role
-from bridle.feedback.importing.readers import is_utf8
+from bridle.core.errors import UsageError
+from bridle.core.records import Message, Prompt
+from bridle.feedback.importing.files.row import is_utf8
+from bridle.feedback.importing.forms import compared, exports, plain, published, slots
+from bridle.feedback.importing.forms.asked import (
+    ALSO_DIALOGUES,
+    DIALOGUES,
+    HISTORIES,
+    QUESTIONS,
+    SYSTEMS,
+    dialogue_field,
+    language_of,
+)
+from bridle.feedback.importing.forms.compared import CHOSEN, FINE, REJECTED, is_compared
+from bridle.feedback.importing.forms.fields import IGNORED, Row, is_empty, list_in_text, strings_in
+from bridle.feedback.importing.forms.imported import ImportedRow
+from bridle.feedback.importing.forms.plain import ANSWERS, SOLUTIONS, answer_field, has_score, has_vote, is_checkable
+from bridle.feedback.importing.forms.slots import LISTS, SLOT, answer_slots, listed_field
+from bridle.feedback.importing.forms.turns import speaks_inside, transcript_prompt
+from bridle.feedback.importing.forms.verdicts import (
+    ABOUT,
+    AGAINST,
+    BY_CRITERION,
+    FOR,
+    TIE_FLAGS,
+    VERDICTS,
+    VOTES,
+    WEIGHTS,
+    is_judging,
+    vote_of,
+    word,
+)
 from bridle.feedback.importing.reasons import Note, Reason, Skip
 
-Fields = Mapping[str, Any]
-Turns = tuple[Message, ...]
-Read = tuple[Turns, tuple[str, ...]]  # the prompt's turns, and the answers
-
-SPEAKER = re.compile(r"\n\n(Human|Assistant):")
-SPEAKER_INSIDE = re.compile(r"\b(Human|Assistant):")
-PROMPT_TRANSCRIPT = re.compile(r"\s*(Human|Assistant):.*\n\nAssistant:\s*", re.DOTALL)
-ROLES: dict[str, Role] = {
-    "system": "system", "user": "user", "human": "user", "Human": "user", "assistant": "assistant", "gpt": "assistant",
-    "Assistant": "assistant",
-}  # fmt: skip
+Read = Callable[[Row], ImportedRow | list[ImportedRow]]
 
 
 class Form(StrEnum):
@@ -46,249 +60,389 @@ class Form(StrEnum):
     MESSAGES = "messages"
     SHAREGPT = "sharegpt"
     ALPACA = "alpaca"
+    VOTE = "vote"
+    RATING = "rating"
+    CHECKABLE = "checkable"
+    TWO_ANSWERS = "two-answers"
+    LIST = "list"
+    RANKED_OUTPUT = "ranked-output"
+    STEPWISE = "stepwise"
+    TEXT = "text"
+    SUMMARIZE = "summarize-feedback"
+    SHP = "shp"
+    ARENA = "arena"
+    PRM800K = "prm800k"
+    MATH_SHEPHERD = "math-shepherd"
+    OASST = "oasst"
+    LABEL_STUDIO = "label-studio"
+    ARGILLA = "argilla"
+    OPEN_WEBUI = "open-webui"
 
 
-FIELDS = {
-    Form.HH: {"prompt", "completion", "chosen", "rejected"},
-    Form.PREFERENCE: {"prompt", "chosen", "rejected"},
-    Form.PROMPT: {"prompt"},
-    Form.COMPLETION: {"prompt", "completion"},
-    Form.MESSAGES: {"messages"},
-    Form.SHAREGPT: {"system", "conversations", "chosen", "rejected"},
-    Form.ALPACA: {"system", "history", "instruction", "input", "output", "chosen", "rejected"},
-}
 KNOWN_FORMS = (
-    "{prompt}, {prompt, completion}, {messages}, {prompt, chosen, rejected}, {chosen, rejected} with whole dialogues, "
-    "{conversations} or {instruction, input, output}, as JSON lines, a JSON list or Parquet"
+    "{prompt}, {prompt, completion}, {messages}, {prompt, chosen, rejected}, {chosen, rejected} with whole dialogues, {conversations}, "
+    "{instruction, input, output} and the others of docs/data.md; `--map FIELD=prompt,…` names fields of your own"
+)
+MAPPED = (  # what a field of the user's can be mapped to
+    *(
+        "prompt",
+        "system",
+        "history",
+        "context",
+        "messages",
+        "completion",
+        "chosen",
+        "rejected",
+        "response_a",
+        "response_b",
+    ),
+    *(
+        "winner",
+        "completions",
+        "ranks",
+        "scores",
+        "label",
+        "labels",
+        "score",
+        "solution",
+        "text",
+        "tie",
+        "annotator",
+        "strength",
+    ),
+    *("margin", "weight", "confidence", "language", IGNORED),
 )
 
 
+def _is_transcript(row: Row) -> bool:
+    text = row.look("prompt")
+    if isinstance(text, str):
+        return transcript_prompt(text, set()) is not None
+    text = row.look("text")
+    return "prompt" not in row and isinstance(text, str) and plain.TURN_MARKS.match(text) is not None
+
+
+def _has_instruction(row: Row) -> bool:
+    return "instruction" in row and "prompt" not in row
+
+
+def _whole_texts(row: Row) -> bool:
+    """Both sides are texts, and nothing else asks."""
+    apart = row.first((*QUESTIONS, *DIALOGUES)) is not None
+    return not apart and isinstance(row.look(row.first(CHOSEN) or ""), str)
+
+
+def _is_answered(row: Row) -> bool:
+    return answer_field(row) is not None and (row.first(QUESTIONS) or dialogue_field(row)) is not None
+
+
+def hh(row: Row) -> ImportedRow:
+    return compared.compare_transcripts(row) if is_compared(row) else plain.transcribed(row)
+
+
+def sharegpt(row: Row) -> ImportedRow:
+    return compared.compare_sharegpt(row) if is_compared(row) else plain.demonstrate_sharegpt(row)
+
+
+def alpaca(row: Row) -> ImportedRow:
+    return compared.compare_alpaca(row) if is_compared(row) else plain.demonstrate_alpaca(row)
+
+
 @dataclass(frozen=True)
-class ImportedRow:
-    """What one row says. Answers: none, one (a demonstration), or two (the chosen one, then the rejected)."""
-
+class FormReader:
     form: Form
-    prompt: Prompt
-    answers: tuple[str, ...]
-
-    @property
-    def kind(self) -> str:
-        return ("prompts", "demonstrations", "preferences")[len(self.answers)]
+    fits: Callable[[Row], bool]
+    read: Read
 
 
-def read_example(row: Fields, form: Form | None = None) -> tuple[ImportedRow, set[Note]]:
-    """The record of a row, and what is worth noting of it. Raises Skip, with the reason.
+FORMS = (
+    FormReader(Form.OPEN_WEBUI, exports.is_open_webui, exports.open_webui),
+    FormReader(Form.LABEL_STUDIO, lambda row: {"data", "annotations"} <= set(row), exports.label_studio),
+    FormReader(Form.ARGILLA, exports.is_argilla, exports.argilla),
+    FormReader(Form.OASST, exports.is_tree, exports.tree),
+    FormReader(Form.SUMMARIZE, lambda row: isinstance(row.look("info"), dict), published.summarize_feedback),
+    FormReader(
+        Form.PRM800K,
+        lambda row: isinstance(row.look("label"), dict) and "steps" in row.look("label"),
+        published.prm800k,
+    ),
+    FormReader(
+        Form.MATH_SHEPHERD,
+        lambda row: plain.STEP_MARK in str(row.look("input")) and "label" in row,
+        plain.math_shepherd,
+    ),
+    FormReader(Form.SHP, lambda row: {"human_ref_a", "human_ref_b", "labels"} <= set(row), published.shp),
+    FormReader(Form.ARENA, published.is_arena, published.arena),
+    FormReader(
+        Form.STEPWISE, lambda row: isinstance(row.look("completions"), list) and "labels" in row, plain.stepwise
+    ),
+    FormReader(Form.SHAREGPT, lambda row: is_compared(row) and "conversations" in row, sharegpt),
+    FormReader(Form.ALPACA, lambda row: is_compared(row) and _has_instruction(row), alpaca),
+    FormReader(Form.HH, lambda row: is_compared(row) and _is_transcript(row), hh),
+    FormReader(Form.PREFERENCE, is_compared, compared.preference),
+    FormReader(Form.TWO_ANSWERS, lambda row: bool(answer_slots(row)), slots.in_slots),
+    FormReader(Form.LIST, lambda row: listed_field(row) is not None, slots.in_list),
+    FormReader(
+        Form.RANKED_OUTPUT,
+        lambda row: isinstance(row.look("output"), list) and not _holds_turns(row),
+        slots.ranked_output,
+    ),
+    FormReader(Form.VOTE, lambda row: (_is_answered(row) or _is_dialogue(row)) and has_vote(row), plain.voted),
+    FormReader(Form.RATING, lambda row: (_is_answered(row) or _is_dialogue(row)) and has_score(row), plain.rated),
+    FormReader(Form.CHECKABLE, is_checkable, plain.checkable),
+    FormReader(Form.HH, _is_transcript, hh),
+    FormReader(Form.ALPACA, lambda row: _has_instruction(row) and "output" in row, alpaca),
+    FormReader(Form.COMPLETION, _is_answered, plain.completion),
+    FormReader(Form.MESSAGES, lambda row: "messages" in row, plain.last_of_messages),
+    FormReader(
+        Form.SHAREGPT, lambda row: dialogue_field(row) in (*DIALOGUES[1:], *ALSO_DIALOGUES[2:], "data"), sharegpt
+    ),
+    FormReader(Form.PROMPT, lambda row: (row.first(QUESTIONS) or dialogue_field(row)) is not None, plain.prompt_alone),
+    FormReader(Form.TEXT, lambda row: "text" in row, plain.document),
+)
+READERS: Mapping[Form, Read] = {entry.form: entry.read for entry in FORMS}
 
-    `form=None`: the row's fields tell it. A form that is named is taken at its word: other fields are left unread.
+
+def _holds_turns(row: Row) -> bool:
+    return any(isinstance(part, dict) for part in row.look("output"))
+
+
+def _is_dialogue(row: Row) -> bool:
+    return dialogue_field(row) is not None
+
+
+def read_row(
+    values: Mapping[str, Any], form: Form | None = None, mapping: Mapping[str, str] | None = None
+) -> tuple[list[ImportedRow], Row]:
+    """What a row says, and the row with what was read of it. Raises Skip, with the reason.
+
+    `form=None`: the row's fields tell it. A form that is named is taken at its word: other fields are left unread. `mapping` gives
+    fields of the user's the names that forms know.
     """
-    there = {name: value for name, value in row.items() if value is not None}
-    notes: set[Note] = set()
-    form = form or form_of(there)
-    prompt, answers = READERS[form](there, notes)
-    texts = [turn.content for turn in prompt] + list(answers)
-    _check(prompt, answers, texts)
-    if any(turn.role == following.role for turn, following in pairwise(prompt)):
-        notes.add(Note.SAME_SPEAKER)
-    if any(SPEAKER_INSIDE.search(text) for text in texts):
-        notes.add(Note.SPEAKER_INSIDE)
-    return ImportedRow(form, Prompt(prompt), answers), notes
+    if (
+        set(values) == {"row_idx", "row", "truncated_cells"}
+        and not values["truncated_cells"]
+        and isinstance(values["row"], dict)
+    ):
+        values = values["row"]  # as the Hub's viewer gives rows
+    row = Row(values, mapping)
+    _refuse_media(row)
+    if form is not Form.PROMPT:  # whose answers are left aside
+        _refuse_removed(row)
+    read = READERS[form] if form else _reader_of(row)
+    language, found = language_of(row), read(row)
+    examples = [finished(one, row, language) for one in (found if isinstance(found, list) else [found])]
+    if form is None:
+        require_nothing_lost(row, examples)
+    return examples, row
 
 
-def form_of(row: Fields) -> Form:
-    """The form that a row's fields tell; nulls are left out of it before. Raises Skip where they tell none."""
-    compared = "chosen" in row or "rejected" in row
-    transcript = isinstance(row.get("prompt"), str) and PROMPT_TRANSCRIPT.fullmatch(row["prompt"])
-    if compared and "conversations" in row:
-        return Form.SHAREGPT
-    if compared and "instruction" in row and "prompt" not in row:
-        return Form.ALPACA
-    if compared:
-        whole = "prompt" not in row and isinstance(row.get("chosen"), str)
-        return Form.HH if transcript or whole else Form.PREFERENCE
-    if form := _answered_form(row):
-        if row.get("label") in (0, 1) or row.get("kto_tag") in (0, 1):  # True and False are 1 and 0
-            raise Skip(Reason.UNPAIRED)
-        return Form.HH if transcript and form is Form.COMPLETION else form
-    if "prompt" in row:
-        return Form.HH if transcript else Form.PROMPT
-    raise Skip(Reason.UNKNOWN_FIELDS)
+def named_form(name: str | None) -> Form | None:
+    """The form of a name; None for none. Raises UsageError."""
+    if name is None or name in list(Form):
+        return Form(name) if name else None
+    raise UsageError(f"--format: {name!r} is not a form of rows; the forms are {', '.join(Form)}")
 
 
-def _answered_form(row: Fields) -> Form | None:
-    if "prompt" in row and "completion" in row:
-        return Form.COMPLETION
-    if "messages" in row:
-        return Form.MESSAGES
-    if "conversations" in row:
-        return Form.SHAREGPT
-    return Form.ALPACA if "instruction" in row and "output" in row else None
+def parse_mapping(texts: Iterable[str]) -> dict[str, str]:
+    """What --map was given ("question=prompt,reply=completion"), by the user's field. Raises UsageError."""
+    found: dict[str, str] = {}
+    for text in ",".join(texts).split(","):
+        if not text.strip():
+            continue
+        field, _, name = (part.strip() for part in text.partition("="))
+        if not field or name not in MAPPED:
+            raise UsageError(
+                f"--map: {text.strip()!r} is not FIELD=NAME with a name that rows are read under; the names are {', '.join(MAPPED)}"
+            )
+        if field in found or (name != IGNORED and name in found.values()):
+            raise UsageError(f"--map: {text.strip()!r} names a field or a target a second time; each stands for one")
+        found[field] = name
+    return found
 
 
-# ------------------------------------------------------------------------------------------------ form by form
+def _reader_of(row: Row) -> Read:
+    entry = next((entry for entry in FORMS if entry.fits(row)), None)
+    if entry is None:
+        listed = [value for value in row.fields.values() if isinstance(value, list) and value]
+        ids = any(all(type(part) is int for part in value) for value in listed)
+        raise Skip(Reason.TOKEN_IDS if ids else Reason.UNKNOWN_FIELDS)
+    return entry.read
 
 
-def _hh(row: Fields, notes: set[Note]) -> Read:
-    if "prompt" not in row:
-        return _compared(row, None, notes)
-    text = _field(row, "prompt")
-    if not isinstance(text, str):
-        raise Skip(Reason.WRONG_TYPE)
-    prompt = _transcript(text, notes)
-    if prompt[-1] == Message("assistant", ""):  # where the answer goes
-        prompt = prompt[:-1]
-    rest = {name: v.removeprefix(text).strip() if isinstance(v, str) else v for name, v in row.items()}
-    if "completion" in row:
-        return _completed(rest, prompt)
-    return _compared(rest, prompt, notes) if "chosen" in row or "rejected" in row else (prompt, ())
+# ------------------------------------------------------------------------------------------ no row as less than it says
 
-
-def _preference(row: Fields, notes: set[Note]) -> Read:
-    return _compared(row, _prompt(row["prompt"]) if "prompt" in row else None, notes)
-
-
-def _prompt_alone(row: Fields, notes: set[Note]) -> Read:
-    return _prompt(_field(row, "prompt")), ()
-
-
-def _completion(row: Fields, notes: set[Note]) -> Read:
-    return _completed(row, _prompt(_field(row, "prompt")))
-
-
-def _dialogue_of_messages(row: Fields, notes: set[Note]) -> Read:
-    return _demonstrated(_messages(_field(row, "messages")))
-
-
-def _sharegpt(row: Fields, notes: set[Note]) -> Read:
-    turns = _system(row) + _messages(_field(row, "conversations"))
-    return _compared(row, turns, notes) if "chosen" in row or "rejected" in row else _demonstrated(turns)
-
-
-def _alpaca(row: Fields, notes: set[Note]) -> Read:
-    """The input, where there is one, follows the instruction after a blank line; `history` holds earlier questions and answers."""
-    parts = [_text(_field(row, "instruction")), _text(row.get("input", ""))]
-    earlier = row.get("history", [])
-    if not isinstance(earlier, list) or not all(isinstance(turn, list) and len(turn) == 2 for turn in earlier):
-        raise Skip(Reason.WRONG_TYPE)
-    before = [
-        m for asked, answer in earlier for m in (Message("user", _text(asked)), Message("assistant", _text(answer)))
-    ]
-    asked = "\n\n".join(part for part in parts if part.strip())
-    prompt = (*_system(row), *before, Message("user", asked))
-    if "chosen" in row or "rejected" in row:
-        return _compared(row, prompt, notes)
-    return prompt, (_text(_field(row, "output")),)
-
-
-READERS: Mapping[Form, Callable[[Fields, set[Note]], Read]] = {
-    Form.HH: _hh,
-    Form.PREFERENCE: _preference,
-    Form.PROMPT: _prompt_alone,
-    Form.COMPLETION: _completion,
-    Form.MESSAGES: _dialogue_of_messages,
-    Form.SHAREGPT: _sharegpt,
-    Form.ALPACA: _alpaca,
+MEDIA = re.compile(
+    r"(?:image|img|picture|photo|video|audio|screenshot)s?(?:_(?:url|path|file|base64|b64|bytes|name|data|list)s?)*|pixel_values"
+)
+PLACEHOLDER = re.compile(r"\A\s*<\|?(?:image|video|audio)(?:_pad)?\|?>|<\|?(?:image|video|audio)(?:_pad)?\|?>\s*\Z")
+REMOVED = ("deleted", "is_deleted", "removed", "is_removed", "discarded", "is_discarded", "exclude", "excluded", "skip", "is_spam", "spam",
+           "cancelled", "was_cancelled")  # fmt: skip
+KEPT = ("keep", "include", "included", "use", "is_valid", "valid", "enabled")
+TRAINING = ("train", "trainable", "use_for_training", "is_train")
+STATES = {*REMOVED, *KEPT, *TRAINING, "status"}
+TAKEN_BACK = {"discarded", "draft", "rejected", "deleted", "cancelled", "canceled", "skipped", "removed", "invalid"}
+ANSWERING = frozenset(  # words in the names of fields that hold an answer, or what it is checked by
+    """
+    answer answers response responses completion completions output outputs reply replies target targets solution solutions chosen
+    rejected generation generations generated summary code text content body highlights gpt gpt4 chatgpt bot assistant loser pos neg
+    tests test label winner distractor step steps best worst
+    """.split()
+)
+TOOLS = ("tools", "functions", "available_tools")
+ALONE = frozenset(
+    """
+    result outcome annotation answer pick choose feedback label labels best quality
+    """.split()
+)
+MEANT = {
+    **dict.fromkeys(
+        (
+            *(
+                *SYSTEMS,
+                *HISTORIES,
+                *DIALOGUES,
+                "context",
+                "contexts",
+                "input",
+                "passage",
+                "passages",
+                "choices",
+                "options",
+            ),
+            *("document", "documents", "paragraph", "article", "background", "evidence", "story", "table"),
+            *("instructions", "preamble", "persona", "character", "option_a", "option_b"),
+        ),
+        Reason.UNREAD_TURN,
+    ),
+    **dict.fromkeys(
+        (*TIE_FLAGS, *BY_CRITERION, "votes", "annotations", *set(VOTES) | set(VERDICTS) - ALONE), Reason.UNREAD_VOTE
+    ),
+    **dict.fromkeys((*ANSWERS, *CHOSEN, *REJECTED, *LISTS, *SOLUTIONS, "positive", "negative"), Reason.UNREAD_ANSWER),
+    **dict.fromkeys((*WEIGHTS, *TRAINING), Reason.UNREAD_WEIGHT),
 }
 
 
-# --------------------------------------------------------------------------------- what the forms are made of
+def _refuse_media(row: Row) -> None:
+    for name, value in row.fields.items():
+        if (name in TOOLS or _is_media(name)) and not is_empty(value):
+            raise Skip(Reason.TOOLS if name in TOOLS else Reason.IMAGES)
 
 
-def _field(row: Fields, name: str) -> object:
-    if name not in row:
-        raise Skip(Reason.MISSING_FIELD)
-    return row[name]
+@lru_cache(1_000)
+def _is_media(name: str) -> bool:
+    return MEDIA.fullmatch(name) is not None
 
 
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise Skip(Reason.WRONG_TYPE)
-    return value
+def _refuse_removed(row: Row) -> None:
+    """Raise Skip where the row itself says that it does not count."""
+    if STATES.isdisjoint(row.fields):  # as in most rows
+        return
+    for name in (name for name in TRAINING if name in row):
+        if vote_of(row.take(name)) == 0:
+            raise Skip(Reason.NOT_TRAINED, name)
+    flags = [name for name in REMOVED if name in row and word(row.look(name)) in FOR]
+    flags += [name for name in KEPT if name in row and word(row.look(name)) in AGAINST]
+    row.read.update(name for name in KEPT if word(row.look(name)) in FOR)
+    if flags or word(row.look("status")) in TAKEN_BACK:
+        raise Skip(Reason.DISCARDED, (flags or ["status"])[0])
+    if word(row.look("status")) in FINE:
+        row.take("status")
 
 
-def _system(row: Fields) -> Turns:
-    """ShareGPT and Alpaca may name the system's message beside the dialogue, and often leave it empty."""
-    text = _text(row.get("system", ""))
-    return (Message("system", text),) if text.strip() else ()
+def require_nothing_lost(row: Row, examples: Sequence[ImportedRow]) -> None:
+    """Raise Skip where a field that means something was left unread, but where all its texts stand in what was read."""
+    stated = {text.strip() for example in examples for text in example.texts}
+    answered = any(example.answers or example.document for example in examples)
+    asked_alone = not any(example.answers for example in examples)
+    imitated = any(example.imitate for example in examples)
+    options = {"a", "b", "c"} <= row.fields.keys()  # of a multiple choice
+    for name, value in row.fields.items():
+        if name == "reward_model" and isinstance(value, str) and not value.lstrip().startswith("{"):
+            continue  # the name of one
+        reason = MEANT.get(name) or (
+            Reason.UNREAD_ANSWER if SLOT.fullmatch(name) and isinstance(value, str | list) else None
+        )
+        if options and name == "a":
+            reason = Reason.UNREAD_TURN
+        if name in row.read or name in row.ignored or is_empty(value):
+            continue
+        if reason is Reason.UNREAD_VOTE and not answered:
+            reason = None
+        if reason is None and asked_alone and not (name == "label" and answered) and _may_answer(name, value):
+            reason = Reason.UNREAD_ANSWER
+        if reason is None and imitated and is_judging(name, value):
+            reason = Reason.UNREAD_VOTE
+        if reason is None or (reason is Reason.UNREAD_TURN and name != "input" and isinstance(value, int | float)):
+            continue
+        texts = [text.strip() for text in strings_in(value)]
+        if not texts or not set(texts) <= stated:
+            raise Skip(reason, row.names[name])
 
 
-def _prompt(value: object) -> Turns:
-    return (Message("user", value),) if isinstance(value, str) else _messages(value)
+def _may_answer(name: str, value: object) -> bool:
+    words = re.split(r"[_\d]+", name)
+    return (
+        not ANSWERING.isdisjoint(words) and words[-1] not in ABOUT and any(text.strip() for text in strings_in(value))
+    )
 
 
-def _compared(row: Fields, prompt: Turns | None, notes: set[Note]) -> Read:
-    """Two answers to one prompt, which stands apart or is what both dialogues share."""
-    if "chosen" not in row and "rejected" not in row:
-        raise Skip(Reason.MISSING_FIELD)
-    if "chosen" not in row or "rejected" not in row:
-        raise Skip(Reason.ONE_SIDE)
-    (before, chosen), (other, rejected) = (_side(row[name], prompt, notes) for name in ("chosen", "rejected"))
-    if before != other:
-        raise Skip(Reason.DIVERGES)
-    return before, (chosen, rejected)
+# ------------------------------------------------------------------------------------------------------- what is kept
 
 
-def _completed(row: Fields, prompt: Turns) -> Read:
-    before, answer = _side(_field(row, "completion"), prompt, set())
-    return before, (answer,)
+def trimmed(text: str) -> str:
+    """A turn without the white space that no reader sees: around it; of several lines the first keeps its indentation."""
+    inner = text.strip()
+    return text.strip("\r\n").rstrip() if "\n" in inner else inner
 
 
-def _side(value: object, prompt: Turns | None, notes: set[Note]) -> tuple[Turns, str]:
-    """The prompt and the answer that one side tells. Messages may repeat the prompt, with more turns round it."""
-    if prompt is None:
-        turns = _transcript(value, notes) if isinstance(value, str) else _messages(value)
-    elif isinstance(value, str):
-        return prompt, value
-    else:
-        turns = _messages(value)
-    before, (answer,) = _demonstrated(turns)
-    if prompt is None or before == prompt or (len(prompt) == 1 and prompt[0] in before):
-        return before, answer
-    if before:
-        raise Skip(Reason.NO_ANSWER)
-    return prompt, answer
+def finished(example: ImportedRow, row: Row, language: str | None) -> ImportedRow:
+    """The row as it is kept: trimmed, checked, and noted where something is odd."""
+    turns = tuple(Message(turn.role, trimmed(turn.content)) for turn in example.prompt.messages)
+    meta = {**({"lang": language} if language else {}), **example.prompt.meta}
+    example = replace(example, prompt=Prompt(turns, meta), answers=tuple(map(trimmed, example.answers)))
+    _check(example)
+    words = "\n".join(example.texts)
+    if any(turn.role == following.role for turn, following in pairwise(turns)):
+        row.notes.add(Note.SAME_SPEAKER)
+    if speaks_inside(words) and not example.document:
+        row.notes.add(Note.SPEAKER_INSIDE)
+    if CONTROL.search(words):
+        row.notes.add(Note.CONTROL)
+    if any(answer[:1] == "[" and list_in_text(answer) is not None for answer in example.answers):
+        row.notes.add(Note.LIST_TEXT)
+    if turns and any(_repeats(answer, turns[-1].content) for answer in example.answers):
+        row.notes.add(Note.REPEATS_PROMPT)
+    return example
 
 
-def _demonstrated(turns: Turns) -> tuple[Turns, tuple[str]]:
-    """A dialogue that ends with an answer: what comes before is its prompt."""
-    if not turns or turns[-1].role != "assistant":
-        raise Skip(Reason.NO_ANSWER)
-    return turns[:-1], (turns[-1].content,)
+CONTROL = re.compile(
+    r"<\|[\w ]{2,40}\|>|\[/?INST\]|<</?SYS>>|</?s>|<(?:start|end)_of_turn>|<｜[^｜\n]{1,40}｜>|</?(?:tool_call|tool_response)>"
+)
+REPEATED = 20  # characters of a prompt from which on an answer that begins with it repeats it
 
 
-def _transcript(text: str, notes: set[Note]) -> Turns:
-    before, *parts = SPEAKER.split("\n\n" + text.lstrip())
-    if before.strip() or not parts:
-        raise Skip(Reason.NOT_TRANSCRIPT)
-    spoken = list(zip(parts[::2], parts[1::2], strict=True))
-    if any(text.strip() and text != f" {text.strip()}" for _, text in spoken):
-        notes.add(Note.STRIPPED)
-    return tuple(Message(ROLES[speaker], text.strip()) for speaker, text in spoken)
+def _repeats(answer: str, prompt: str) -> bool:
+    return answer == prompt or (len(prompt) >= REPEATED and answer.startswith(prompt))
 
 
-def _messages(value: object) -> Turns:
-    """Messages of either spelling; one may stand without its list."""
-    messages = [value] if isinstance(value, dict) else value
-    if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
-        raise Skip(Reason.WRONG_TYPE)
-    turns = []
-    for message in messages:
-        role = message.get("role") or message.get("from")
-        if not isinstance(role, str) or role not in ROLES:
-            raise Skip(Reason.UNKNOWN_ROLE)
-        content = message.get("content")
-        turns.append(Message(ROLES[role], _text(message.get("value") if content is None else content)))
-    return tuple(turns)
-
-
-def _check(prompt: Turns, answers: tuple[str, ...], texts: list[str]) -> None:
-    if not prompt or prompt[-1].role != "user":
+def _check(example: ImportedRow) -> None:
+    prompt, answers = example.prompt.messages, example.answers
+    names = [one.annotator + (one.criterion or "") for one in example.stated]
+    # JSON can spell what UTF-8 cannot (half of a surrogate pair) and what PostgreSQL does not take (NUL).
+    words = "".join([*example.texts, *names, str(dict(example.prompt.meta))])
+    if example.form == Form.TEXT:
+        if not example.document.strip():
+            raise Skip(Reason.EMPTY_TEXT)
+    elif not prompt or prompt[-1].role != "user":
         raise Skip(Reason.NO_USER_TURN)
     if not all(turn.content.strip() for turn in prompt):
         raise Skip(Reason.EMPTY_PROMPT)
+    if any("<" in turn.content and PLACEHOLDER.search(turn.content) for turn in prompt):
+        raise Skip(Reason.IMAGES)
     if not all(answer.strip() for answer in answers):
         raise Skip(Reason.EMPTY_ANSWER)
-    if len(answers) == 2 and answers[0].strip() == answers[1].strip():
+    if len(answers) > 1 and len({answer.strip() for answer in answers}) == 1:
         raise Skip(Reason.IDENTICAL)
-    # JSON can spell what UTF-8 cannot (half of a surrogate pair) and what PostgreSQL does not take (NUL).
-    if not all(is_utf8(text) and "\0" not in text for text in texts):
+    if "\0" in words or not is_utf8(words):
         raise Skip(Reason.UNSTORABLE)

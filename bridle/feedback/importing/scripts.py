@@ -4,8 +4,8 @@ Latin may be English or Vietnamese, Han may be Chinese or a Japanese title; Japa
 """
 
 import re
-from collections import Counter
 from collections.abc import Iterable
+from functools import cache
 
 LOOKED_AT = 500  # characters of each text
 SHARE = 0.2  # of the letters: what is less than this, such as a name in another script, is not told
@@ -25,17 +25,21 @@ RANGES = {
     "Thai": "\u0e01-\u0e3a\u0e40-\u0e4e",
 }
 RUNS = re.compile("|".join(f"(?P<{name}>[{signs}]+)" for name, signs in RANGES.items()) + r"|(?P<other>[^\W\d_])")
-LATIN_LETTER = re.compile("[A-Za-z]")
+FOREIGN = re.compile(r"[^\x00-\x7f]+")
+
+
+@cache
+def not_latin() -> bytes:
+    """Of ASCII what is not a letter."""
+    return bytes(sign for sign in range(128) if not chr(sign).isalpha())
 
 
 def scripts_of(texts: Iterable[str]) -> str:
     """The scripts of at least a fifth of the letters, such as "Latin" or "Han + Latin"; "no letters" where there are none."""
     text = "\n".join(text[:LOOKED_AT] for text in texts)
-    if text.isascii():
-        return "Latin" if LATIN_LETTER.search(text) else "no letters"
-    letters: Counter[str] = Counter()
-    for run in RUNS.finditer(text):
-        letters[run.lastgroup or "other"] += run.end() - run.start()
-    return (
-        " + ".join(sorted(name for name, count in letters.items() if count >= SHARE * letters.total())) or "no letters"
-    )
+    letters = {"Latin": len(text.encode("ascii", "ignore").translate(None, not_latin()))}
+    for run in RUNS.finditer(" ".join(FOREIGN.findall(text))):
+        name = run.lastgroup or "other"
+        letters[name] = letters.get(name, 0) + run.end() - run.start()
+    least = SHARE * sum(letters.values())
+    return " + ".join(sorted(name for name, count in letters.items() if count and count >= least)) or "no letters"

@@ -1,7 +1,9 @@
 """The store's database: connecting, SQLite's settings, transactions, migrations, and errors told in one sentence."""
 
 import json
+import logging
 import os
+import re
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -20,18 +22,31 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from bridle.core.errors import DataError, StoreError
 
 BUSY_TIMEOUT_MS = 20_000
+CACHE_KIB = 65_536  # at most: an import writes at random places of all indices, in one transaction
+STORED_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 MIGRATIONS = Path(__file__).parent / "migrations"
+
+
+# Of a database, complete or not.
+ADDRESS = re.compile(
+    r"(postgres|postgresql|mysql|mariadb|oracle|mssql|sqlite)(\+\w*)?:|.*://", re.IGNORECASE | re.DOTALL
+)
 
 
 def connect(target: str | Path) -> Engine:
     """An engine for a file or a database URL, its schema brought up to date. Raises StoreError."""
     url = _url(target)
+    # What it logs comes as an error too. Without a handler of its own Python would print it, with a traceback, as at a Ctrl-C while a
+    # connection closes.
+    if not (logger := logging.getLogger("sqlalchemy")).handlers:
+        logger.addHandler(logging.NullHandler())
     try:
         engine = create_engine(url, json_serializer=_json_text)
     except (ArgumentError, ImportError) as error:
+        why = f" ({error})" if isinstance(error, ImportError) else ""
         raise StoreError(
-            f"no store can be opened at a database of the kind {url.drivername!r} ({error}); give a file or postgresql+psycopg://…, which "
-            "takes `pip install 'bridle[postgres]'`"
+            f"no store can be opened at a database of the kind {url.drivername!r}{why}; give a file or postgresql+psycopg://…, which takes "
+            "`pip install 'bridle[postgres]'`"
         ) from error
     if url.get_backend_name() == "sqlite":
         event.listen(engine, "connect", _configure_sqlite)
@@ -73,29 +88,51 @@ def require_the_same_file(engine: Engine, path: Path) -> None:
 
 
 def _url(target: str | Path) -> URL:
+    name = _named(target)
     if "\0" in str(target):
-        raise StoreError(
-            f"{str(target).partition('://')[0]!r} cannot be a store, for a NUL stands in its name; leave that out"
-        )
-    if isinstance(target, str) and "://" in target:
-        try:
-            return make_url(target)
-        except (ArgumentError, ValueError) as error:  # no word of what is in it, which may be a password
+        raise StoreError(f"{name} cannot be a store, for a NUL stands in its name; leave that out")
+    if isinstance(target, str) and ADDRESS.match(target):
+        if (url := _parsed(target)) is None:
             raise StoreError(
-                f"{target.partition('://')[0] + '://…'!r} is not a database URL; give a file or postgresql+psycopg://…"
-            ) from error
+                f"{name} is not a database URL; give a file or postgresql+psycopg://user:password@host/name, with each of : / ? # [ ] @ "
+                "and % in the user or the password written as %40 is for @"
+            )
+        return url
     path = Path(target)
     if path.is_dir():
         raise StoreError(
-            f"{path} is a folder, but a store is a file; name a file in it, such as {path / 'store.sqlite'}"
+            f"{name} is a folder, but a store is a file; name a file in it, such as {Path(name) / 'store.sqlite'}"
         )
     if not path.parent.is_dir():
-        raise StoreError(f"the store {path} cannot be made because there is no folder {path.parent}; create that first")
+        raise StoreError(
+            f"the store {name} cannot be made because there is no folder {Path(name).parent}; create that first"
+        )
     return URL.create("sqlite", database=str(path))
 
 
+def _parsed(target: str) -> URL | None:
+    """A database's address; None where it is none, or where a part of a password that is not escaped would be taken for another part, and
+    shown as one."""
+    try:
+        url = make_url(target)
+    except (ArgumentError, ValueError):
+        return None
+    if url.get_backend_name() == "sqlite":
+        return url if url.host is None and url.username is None else None
+    authority, *rest = re.split("[/?#]", target.partition("://")[2], maxsplit=1)
+    return None if authority.count("@") > 1 or "@" in "".join(rest) else url
+
+
+def _named(target: str | Path) -> str:
+    """A file as it is called; of what is a database's address, complete or not, its kind alone, for the rest may be a password."""
+    text = str(target)
+    if isinstance(target, Path) or not (ADDRESS.match(text) or re.search(":.*@", text, re.DOTALL)):
+        return text
+    return f"'{kind[0]}…'" if (kind := re.match(r"[\w+]+://", text)) else "'…'"
+
+
 def _json_text(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return STORED_JSON.encode(value) if value or not isinstance(value, list | dict) else str(value)  # most are empty
 
 
 def _configure_sqlite(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:
@@ -105,6 +142,7 @@ def _configure_sqlite(connection: DBAPIConnection, _: ConnectionPoolEntry) -> No
     _let_readers_go_on(connection)
     connection.execute("PRAGMA synchronous = FULL")  # what was acknowledged survives a power cut
     connection.execute("PRAGMA foreign_keys = ON")
+    connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
 
 
 def _let_readers_go_on(connection: sqlite3.Connection) -> None:
@@ -139,6 +177,13 @@ def reading(engine: Engine) -> Iterator[Connection]:
 def writing(engine: Engine) -> Iterator[Connection]:
     """A transaction that holds the write lock from its start; all of it is kept, synced to disk, or none of it."""
     with told_plainly(engine), engine.execution_options(write=True).begin() as connection:
+        yield connection
+
+
+@contextmanager
+def joining(engine: Engine, connection: Connection) -> Iterator[Connection]:
+    """A part of a transaction that another call began and will end."""
+    with told_plainly(engine):
         yield connection
 
 
@@ -200,12 +245,15 @@ def told_plainly(engine: Engine) -> Iterator[None]:
         hint = next((hint for words, hint in HINTS.items() if words in cause), "nothing of this step was kept")
         raise StoreError(f"the store {_name(engine)} refused ({cause}): {hint}") from error
     except StatementError as error:
-        raise DataError(
-            f"a value cannot be stored ({error.orig}): meta, sampling and config take what JSON takes, without NaN"
-        ) from error
+        raise not_storable(error.orig) from error
+
+
+def not_storable(cause: object) -> DataError:
+    return DataError(f"a value cannot be stored ({cause}): meta, sampling and config take what JSON takes, without NaN")
 
 
 def _name(engine: Engine) -> str:
     if engine.dialect.name == "sqlite":
         return str(engine.url.database)
-    return engine.url.set(query={}).render_as_string(hide_password=True)  # a query may hold a password too
+    url = engine.url  # a query may hold a password too
+    return URL.create(url.drivername, host=url.host, port=url.port, database=url.database).render_as_string()

@@ -1,13 +1,25 @@
 """Records to rows and back: what a prompt, an answer and a judgement look like in the store's tables."""
 
 import math
+from dataclasses import replace
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import Row
 
 from bridle.core.errors import DataError
-from bridle.core.records import Completion, FinishReason, Judgement, LabelerKind, Message, Prompt, content_hash
+from bridle.core.records import (
+    Completion,
+    FinishReason,
+    Judgement,
+    LabelerKind,
+    Message,
+    Prompt,
+    Rating,
+    content_hash,
+)
+from bridle.feedback.store.nearness import nearness
 
 Values = dict[str, Any]
 
@@ -29,7 +41,7 @@ def prompt_values(prompt: Prompt, split: str, source: str) -> Values:
         "split": split,
         "source": source,
         "lang": lang if isinstance(lang, str) else None,
-        "created_at": now(),
+        "nearness": nearness(message.content for message in prompt.messages),
     }
 
 
@@ -42,7 +54,6 @@ def completion_values(completion: Completion, source: str, author: str) -> Value
             f"tokens, their sum being {total}; each token needs one, and each must be finite"
         )
     return {
-        "sha256": content_hash([completion.id, completion.weight_stamp, author, source]),
         "content_sha256": completion.id,
         "prompt_sha256": completion.prompt_id,
         "weight_stamp": completion.weight_stamp,
@@ -54,25 +65,60 @@ def completion_values(completion: Completion, source: str, author: str) -> Value
         "sum_logprob": total,
         "sampling": dict(completion.sampling),
         "finish_reason": completion.finish_reason.value,
-        "created_at": now(),
     }
 
 
 def judgement_values(judgement: Judgement, supersedes: str | None) -> Values:
     best = judgement.ranking[0]
     order = judgement.display_order
+    implied = ("", pair_key(judgement.item_id, best[0]))
     return {
         "sha256": judgement.id,
-        "submission_key": judgement.submission_key or judgement.id,  # without a key, the content is the key
+        "submission_key": None if judgement.submission_key in implied else judgement.submission_key,
         "item_sha256": judgement.item_id,
         "labeler": judgement.labeler,
         "ranking": [list(group) for group in judgement.ranking],
-        "outcome": str(best[0]) if len(best) == 1 else "tie",
+        "outcome": str(best[0]) if len(best) == 1 else judgement.outcome or "tie",
         "display_order": None if order is None else list(order),
         "source": judgement.source,
         "seconds": judgement.seconds,
         "supersedes": supersedes,
-        "created_at": now(),
+        "criterion": judgement.criterion,
+        "strength": judgement.strength,
+        "margin": judgement.margin,
+        "weight": None if judgement.weight == 1 else judgement.weight,
+        "confidence": judgement.confidence,
+    }
+
+
+@lru_cache(10_000)  # asked again where it is stored
+def pair_key(item: str, winner: int) -> str:
+    """The submission key of an imported pair: the item, and which won."""
+    return content_hash([item, winner])
+
+
+def rating_values(rating: Rating, completion: int) -> Values:
+    """`completion` is the number of the answer's row. The same words of the same person on the same answer are one row."""
+    steps = [list(step) for step in rating.steps]
+    stated = [
+        rating.completion.id,
+        rating.completion.weight_stamp,
+        rating.labeler,
+        rating.kind,
+        rating.criterion,
+        rating.value,
+        steps,
+    ]
+    return {
+        "sha256": content_hash(stated),
+        "completion_id": completion,
+        "labeler": rating.labeler,
+        "kind": rating.kind,
+        "criterion": rating.criterion,
+        "value": rating.value,
+        "steps": steps or None,
+        "weight": None if rating.weight == 1 else rating.weight,
+        "source": "import",
     }
 
 
@@ -93,13 +139,35 @@ def completion_of(row: Row[Any]) -> Completion:
 
 
 def judgement_of(row: Row[Any]) -> Judgement:
-    return Judgement(
+    found = Judgement(
         item_id=row.item_sha256,
         labeler=row.labeler,
         labeler_kind=LabelerKind(row.labeler_kind),
         ranking=tuple(tuple(group) for group in row.ranking),
         display_order=None if row.display_order is None else tuple(row.display_order),
         source=row.source,
-        submission_key="" if row.submission_key == row.sha256 else row.submission_key,
+        submission_key="" if row.submission_key in (None, row.sha256) else row.submission_key,
         seconds=row.seconds,
+        outcome=row.outcome if row.outcome in ("both_good", "both_bad") else "",
+        criterion=row.criterion,
+        strength=row.strength,
+        margin=row.margin,
+        weight=1.0 if row.weight is None else row.weight,
+        confidence=row.confidence,
+    )
+    return (
+        found if found.id == row.sha256 else replace(found, submission_key=pair_key(found.item_id, found.ranking[0][0]))
+    )
+
+
+def rating_of(row: Row[Any]) -> Rating:
+    return Rating(
+        completion=completion_of(row),
+        labeler=row.labeler,
+        labeler_kind=LabelerKind(row.labeler_kind),
+        kind=row.kind,
+        value=row.value,
+        steps=tuple((text, label) for text, label in row.steps or ()),
+        criterion=row.criterion,
+        weight=1.0 if row.weight is None else row.weight,
     )

@@ -3,12 +3,14 @@
 Rows refer to one another by content hash, so that a reference means the same in every copy of a store; the integer `id`
 only keeps the order of arrival. Types are those that SQLite and PostgreSQL share. Times are ISO 8601 text in UTC.
 
-    prompt ─< completion ─< item_completion >─ item ─< judgement >─ labeler
-                                                           │
+    prompt ─< completion ─< item_completion >─ item ─< judgement >─ labeler        solution >─ prompt
+                  └─< rating >─ labeler                    │                       document, imported_file
                                     exclusion (by hash)    └─< snapshot_row >─ snapshot
 """
 
 import sqlalchemy as sa
+
+from bridle.feedback.store.types import Hash, Time
 
 metadata = sa.MetaData(
     naming_convention={
@@ -24,9 +26,9 @@ labeler = sa.Table(
     "labeler",
     metadata,
     sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column("handle", sa.String(200), nullable=False, unique=True),
+    sa.Column("handle", Hash(200), nullable=False, unique=True),
     sa.Column("kind", sa.String(20), nullable=False),
-    sa.Column("created_at", sa.String(32), nullable=False),
+    sa.Column("created_at", Time(32), nullable=False),
     sa.CheckConstraint("kind IN ('person', 'ai', 'simulated', 'imported')", name="kind"),
 )
 
@@ -34,13 +36,16 @@ prompt = sa.Table(
     "prompt",
     metadata,
     sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column("sha256", sa.String(64), nullable=False, unique=True),
+    sa.Column("sha256", Hash(64), nullable=False, unique=True),
     sa.Column("messages", sa.JSON, nullable=False),
     sa.Column("meta", sa.JSON, nullable=False),
     sa.Column("split", sa.String(40), nullable=False),  # one row for each prompt, so it cannot sit in two splits
     sa.Column("source", sa.String(200), nullable=False),
     sa.Column("lang", sa.String(20)),
-    sa.Column("created_at", sa.String(32), nullable=False),
+    sa.Column(
+        "nearness", sa.BigInteger, index=True
+    ),  # equal where prompts differ in case, white space and punctuation alone
+    sa.Column("created_at", Time(32), nullable=False),
 )
 
 model_version = sa.Table(
@@ -53,7 +58,7 @@ model_version = sa.Table(
     sa.Column("weights_sha256", sa.String(64), nullable=False, unique=True),
     sa.Column("parent", sa.String(64), sa.ForeignKey("model_version.weights_sha256")),
     sa.Column("config", sa.JSON, nullable=False),
-    sa.Column("created_at", sa.String(32), nullable=False),
+    sa.Column("created_at", Time(32), nullable=False),
     sa.CheckConstraint("status IN ('candidate', 'serving', 'retired')", name="status"),
 )
 
@@ -61,11 +66,9 @@ completion = sa.Table(
     "completion",
     metadata,
     sa.Column("id", sa.Integer, primary_key=True),
-    # Of content and origin: two models may write the same answer.
-    sa.Column("sha256", sa.String(64), nullable=False, unique=True),
-    sa.Column("content_sha256", sa.String(64), nullable=False, index=True),  # Completion.id
-    sa.Column("prompt_sha256", sa.String(64), sa.ForeignKey("prompt.sha256"), nullable=False, index=True),
-    sa.Column("weight_stamp", sa.String(200), nullable=False, index=True),  # "" where no weights of ours wrote it
+    sa.Column("content_sha256", Hash(64), nullable=False),  # Completion.id
+    sa.Column("prompt_sha256", Hash(64), sa.ForeignKey("prompt.sha256"), nullable=False),
+    sa.Column("weight_stamp", sa.String(200), nullable=False),  # "" where no weights of ours wrote it
     sa.Column("author", sa.String(200), nullable=False),  # "" where a model wrote it, or nobody knows
     sa.Column("source", sa.String(40), nullable=False),
     sa.Column("text", sa.Text, nullable=False),
@@ -74,48 +77,102 @@ completion = sa.Table(
     sa.Column("sum_logprob", sa.Float),  # null where nothing was sampled
     sa.Column("sampling", sa.JSON, nullable=False),
     sa.Column("finish_reason", sa.String(20), nullable=False),
-    sa.Column("created_at", sa.String(32), nullable=False),
+    sa.Column("created_at", Time(32), nullable=False),
+    sa.UniqueConstraint("content_sha256", "weight_stamp", "author", "source"),  # two models may write the same answer
 )
 
 item = sa.Table(
     "item",
     metadata,
     sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column("sha256", sa.String(64), nullable=False, unique=True),
-    sa.Column("study", sa.String(200), nullable=False, index=True),
+    sa.Column("sha256", Hash(64), nullable=False, unique=True),
+    sa.Column("study", sa.String(200), nullable=False),
     sa.Column("kind", sa.String(20), nullable=False),
-    sa.Column("prompt_sha256", sa.String(64), sa.ForeignKey("prompt.sha256"), nullable=False, index=True),
+    sa.Column("prompt_sha256", Hash(64), sa.ForeignKey("prompt.sha256"), nullable=False),
     sa.Column("state", sa.String(20), nullable=False),
-    sa.Column("created_at", sa.String(32), nullable=False),
+    sa.Column("created_at", Time(32), nullable=False),
     sa.CheckConstraint("kind IN ('pairwise', 'ranking')", name="kind"),
 )
 
 item_completion = sa.Table(
     "item_completion",
     metadata,
-    sa.Column("item_sha256", sa.String(64), sa.ForeignKey("item.sha256"), primary_key=True),
+    sa.Column("item_id", sa.Integer, sa.ForeignKey("item.id"), primary_key=True),
     sa.Column("slot", sa.SmallInteger, primary_key=True, autoincrement=False),  # canonical, never the order of display
-    sa.Column("completion_sha256", sa.String(64), sa.ForeignKey("completion.sha256"), nullable=False, index=True),
+    sa.Column("completion_id", sa.Integer, sa.ForeignKey("completion.id"), nullable=False),
+    sqlite_with_rowid=False,
 )
 
 judgement = sa.Table(  # append-only: triggers refuse UPDATE and DELETE
     "judgement",
     metadata,
     sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column("sha256", sa.String(64), nullable=False, unique=True),
-    sa.Column("submission_key", sa.String(200), nullable=False, unique=True),
-    sa.Column("item_sha256", sa.String(64), sa.ForeignKey("item.sha256"), nullable=False, index=True),
-    sa.Column("labeler", sa.String(200), sa.ForeignKey("labeler.handle"), nullable=False, index=True),
+    sa.Column("sha256", Hash(64), nullable=False, unique=True),
+    sa.Column("submission_key", Hash(200), unique=True),  # null where it follows from the judgement
+    sa.Column("item_sha256", Hash(64), sa.ForeignKey("item.sha256"), nullable=False, index=True),
+    sa.Column("labeler", Hash(200), sa.ForeignKey("labeler.handle"), nullable=False),
     sa.Column("ranking", sa.JSON),  # [[2], [0, 1]]: best group first
-    sa.Column("outcome", sa.String(20), nullable=False),  # the winning slot, or 'tie' where the best group has several
+    # The winning slot, or where the best group has several 'tie', 'both_good' or 'both_bad'.
+    sa.Column("outcome", sa.String(20), nullable=False),
     sa.Column("strength", sa.SmallInteger),
     sa.Column("display_order", sa.JSON(none_as_null=True)),
     sa.Column("source", sa.String(20), nullable=False),
     sa.Column("seconds", sa.Float),
-    sa.Column("supersedes", sa.String(64), sa.ForeignKey("judgement.sha256"), unique=True),
-    sa.Column("created_at", sa.String(32), nullable=False),
+    sa.Column("supersedes", Hash(64), sa.ForeignKey("judgement.sha256"), unique=True),
+    sa.Column("created_at", Time(32), nullable=False),
+    sa.Column("criterion", sa.String(100)),  # such as "harmless"; null is which answer is better on the whole
+    sa.Column("margin", sa.Float),  # how much better, in its giver's units
+    sa.Column("weight", sa.Float),  # null is 1
+    sa.Column("confidence", sa.Float),  # in its giver's units
     sa.CheckConstraint("strength BETWEEN 0 AND 3", name="strength"),
     sa.CheckConstraint("source IN ('study', 'serving', 'import')", name="source"),
+)
+
+rating = sa.Table(  # what somebody said of one answer by itself; append-only too
+    "rating",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("sha256", Hash(64), nullable=False, unique=True),
+    sa.Column("completion_id", sa.Integer, sa.ForeignKey("completion.id"), nullable=False, index=True),
+    sa.Column("labeler", Hash(200), sa.ForeignKey("labeler.handle"), nullable=False),
+    sa.Column("kind", sa.String(20), nullable=False),
+    sa.Column("criterion", sa.String(100)),
+    sa.Column("value", sa.Float),  # of a vote 1 or 0 (for, against), of a score in its giver's units
+    sa.Column("steps", sa.JSON(none_as_null=True)),  # [["2 + 2 = 4.", 1.0], …]: the answer's steps, each with its label
+    sa.Column("weight", sa.Float),
+    sa.Column("source", sa.String(20), nullable=False),
+    sa.Column("created_at", Time(32), nullable=False),
+    sa.CheckConstraint("kind IN ('vote', 'score', 'steps')", name="kind"),
+    sa.CheckConstraint("source IN ('study', 'serving', 'import')", name="source"),
+)
+
+solution = sa.Table(  # what a prompt's answers are checked against
+    "solution",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("sha256", Hash(64), nullable=False, unique=True),
+    sa.Column("prompt_sha256", Hash(64), sa.ForeignKey("prompt.sha256"), nullable=False),
+    sa.Column("text", sa.Text, nullable=False),
+    sa.Column("created_at", Time(32), nullable=False),
+)
+
+document = sa.Table(  # plain text to learn language from
+    "document",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("sha256", Hash(64), nullable=False, unique=True),
+    sa.Column("text", sa.Text, nullable=False),
+    sa.Column("created_at", Time(32), nullable=False),
+)
+
+imported_file = sa.Table(  # what was read of it, under the hash of its bytes and of how it was read
+    "imported_file",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("sha256", Hash(64), nullable=False, unique=True),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("report", sa.JSON, nullable=False),
+    sa.Column("created_at", Time(32), nullable=False),
 )
 
 exclusion = sa.Table(  # keeps a judgement out of training without touching it
@@ -123,10 +180,10 @@ exclusion = sa.Table(  # keeps a judgement out of training without touching it
     metadata,
     sa.Column("id", sa.Integer, primary_key=True),
     sa.Column("target", sa.String(20), nullable=False),
-    sa.Column("target_id", sa.String(200), nullable=False, index=True),
+    sa.Column("target_id", Hash(200), nullable=False, index=True),
     sa.Column("reason", sa.Text, nullable=False),
     sa.Column("excluded_by", sa.String(200), nullable=False),
-    sa.Column("created_at", sa.String(32), nullable=False),
+    sa.Column("created_at", Time(32), nullable=False),
     sa.CheckConstraint("target IN ('labeler', 'judgement', 'item', 'prompt')", name="target"),
 )
 
@@ -134,15 +191,15 @@ snapshot = sa.Table(
     "snapshot",
     metadata,
     sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column("sha256", sa.String(64), nullable=False, unique=True),
+    sa.Column("sha256", Hash(64), nullable=False, unique=True),
     sa.Column("query", sa.JSON, nullable=False),
     sa.Column("n", sa.Integer, nullable=False),
-    sa.Column("created_at", sa.String(32), nullable=False),
+    sa.Column("created_at", Time(32), nullable=False),
 )
 
 snapshot_row = sa.Table(
     "snapshot_row",
     metadata,
-    sa.Column("snapshot_sha256", sa.String(64), sa.ForeignKey("snapshot.sha256"), primary_key=True),
-    sa.Column("judgement_sha256", sa.String(64), sa.ForeignKey("judgement.sha256"), primary_key=True),
+    sa.Column("snapshot_sha256", Hash(64), sa.ForeignKey("snapshot.sha256"), primary_key=True),
+    sa.Column("judgement_sha256", Hash(64), sa.ForeignKey("judgement.sha256"), primary_key=True),
 )

@@ -1,12 +1,17 @@
 """Each form of rows: what is read of it, how it is told, and why a row of it is skipped."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from bridle.cli.project import import_
-from bridle.feedback.importing.formats import FIELDS, READERS, Form, ImportedRow, read_example
+from bridle.core.errors import UsageError
+from bridle.feedback.importing.formats import FORMS, READERS, Form, named_form, read_row
+from bridle.feedback.importing.forms.documents import examples_of_forms, table_of_forms, what_it_becomes, with_table
+from bridle.feedback.importing.forms.imported import ImportedRow
+from bridle.feedback.importing.forms.verdicts import winner_of
 from bridle.feedback.importing.reasons import Note, Reason, Skip
+from tests.house.source import ROOT
 
 Row = dict[str, Any]
 GOOD = {"prompt": "Why?", "chosen": "Because.", "rejected": "No."}
@@ -22,13 +27,15 @@ def said(name: str, text: str) -> Row:
 
 
 def read(row: Row, form: Form | None = None) -> ImportedRow:
-    return read_example(row, form)[0]
+    (example,), _ = read_row(row, form)
+    return example
 
 
 def turns(example: ImportedRow) -> list[tuple[str, str]]:
     return [(message.role, message.content) for message in example.prompt.messages]
 
 
+EXAMPLES = {form: [row for name, row in examples_of_forms() if name is form] for form in Form}
 USER, ANSWER, OTHER = turn("user", "Why?"), turn("assistant", "Because."), turn("assistant", "No.")
 HUMAN, GPT, GPT_OTHER = said("human", "Why?"), said("gpt", "Because."), said("gpt", "No.")
 
@@ -62,7 +69,8 @@ HUMAN, GPT, GPT_OTHER = said("human", "Why?"), said("gpt", "Because."), said("gp
 def test_every_form_of_preferences_gives_the_same(row: Row, form: Form) -> None:
     example = read(row)
     assert turns(example) == [("user", "Why?")] and example.answers == ("Because.", "No.")
-    assert (example.form, example.kind) == (form, "preferences")
+    assert (example.form, example.kinds) == (form, ["preference"])
+    assert [verdict.ranking for verdict in example.verdicts] == [((0,), (1,))] and not example.imitate
 
 
 @pytest.mark.parametrize(
@@ -84,7 +92,7 @@ def test_every_form_of_preferences_gives_the_same(row: Row, form: Form) -> None:
 def test_every_form_of_demonstrations_gives_the_same(row: Row, form: Form) -> None:
     example = read(row)
     assert turns(example) == [("user", "Why?")] and example.answers == ("Because.",)
-    assert (example.form, example.kind) == (form, "demonstrations")
+    assert (example.form, example.kinds) == (form, ["demonstration"]) and example.imitate
 
 
 @pytest.mark.parametrize(
@@ -98,7 +106,7 @@ def test_every_form_of_demonstrations_gives_the_same(row: Row, form: Form) -> No
 def test_every_form_of_prompts_gives_the_same(row: Row, form: Form) -> None:
     example = read(row)
     assert turns(example) == [("user", "Why?")] and example.answers == ()
-    assert (example.form, example.kind) == (form, "prompts")
+    assert (example.form, example.kinds) == (form, ["prompt"])
 
 
 EARLIER = [("system", "Be short."), ("user", "Hello"), ("assistant", "Hi.\n\nI am here."), ("user", "Why?")]
@@ -146,17 +154,17 @@ def test_the_input_of_an_instruction_follows_it() -> None:
 @pytest.mark.parametrize(
     ("row", "form", "kind", "prompt"),
     [
-        ({"prompt": f"{H}\n\nAssistant:"}, Form.PROMPT, "prompts", f"{H}\n\nAssistant:"),
-        ({"prompt": "Human: Why?"}, Form.HH, "prompts", "Why?"),
-        (GOOD | {"messages": [USER, ANSWER]}, Form.MESSAGES, "demonstrations", "Why?"),
-        (GOOD, Form.PROMPT, "prompts", "Why?"),
-        ({"prompt": "Why?", "completion": "x", "label": True}, Form.COMPLETION, "demonstrations", "Why?"),
-        ({"conversations": [HUMAN, GPT], "kto_tag": True}, Form.SHAREGPT, "demonstrations", "Why?"),
+        ({"prompt": f"{H}\n\nAssistant:"}, Form.PROMPT, "prompt", f"{H}\n\nAssistant:".strip("\n")),
+        ({"prompt": "Human: Why?"}, Form.HH, "prompt", "Why?"),
+        (GOOD | {"messages": [USER, ANSWER]}, Form.MESSAGES, "demonstration", "Why?"),
+        (GOOD, Form.PROMPT, "prompt", "Why?"),
+        ({"prompt": "Why?", "completion": "x", "label": True}, Form.COMPLETION, "demonstration", "Why?"),
+        ({"conversations": [HUMAN, GPT], "kto_tag": True}, Form.SHAREGPT, "demonstration", "Why?"),
     ],
 )
 def test_a_form_that_is_named_is_taken_at_its_word(row: Row, form: Form, kind: str, prompt: str) -> None:
     example = read(row, form)
-    assert (example.form, example.kind, example.prompt.text) == (form, kind, prompt)
+    assert (example.form, example.kinds, example.prompt.text) == (form, [kind], prompt)
 
 
 # ---------------------------------------------------------------------------------------------- what is skipped
@@ -170,37 +178,35 @@ def transcripts(chosen: str, rejected: str) -> Row:
     ("row", "reason"),
     [
         ({}, Reason.UNKNOWN_FIELDS),
-        ({"question": "Why?", "answer": "Because."}, Reason.UNKNOWN_FIELDS),
-        ({"instruction": "Why?", "output_1": "x", "output_2": "y", "preference": 1}, Reason.UNKNOWN_FIELDS),
+        ({"note": "Why?", "reply to it": "Because."}, Reason.UNKNOWN_FIELDS),
+        ({"instruction": "Why?", "output_1": "x", "output_2": "y"}, Reason.NO_VERDICT),
+        ({"instruction": "Why?", "output_1": "x", "output_2": "y", "preference": "the longer"}, Reason.UNCLEAR_VERDICT),
         ({"prompt": None, "messages": None}, Reason.UNKNOWN_FIELDS),
         ({"prompt": "Why?", "chosen": "x"}, Reason.ONE_SIDE),
         (GOOD | {"chosen": None}, Reason.ONE_SIDE),
         ({"conversations": [HUMAN], "rejected": GPT}, Reason.ONE_SIDE),
-        ({"messages": [USER, ANSWER], "label": True}, Reason.UNPAIRED),
-        ({"prompt": "Why?", "completion": "x", "label": 0}, Reason.UNPAIRED),
-        ({"conversations": [HUMAN, GPT], "kto_tag": False}, Reason.UNPAIRED),
+        ({"messages": [USER, ANSWER], "label": "science"}, Reason.UNCLEAR_VOTE),
+        ({"prompt": "Why?", "completion": "x", "label": 7}, Reason.UNCLEAR_VOTE),
         (GOOD | {"prompt": 3}, Reason.WRONG_TYPE),
         (GOOD | {"prompt": ["Why?"]}, Reason.WRONG_TYPE),
         (GOOD | {"prompt": [turn("user", None)]}, Reason.WRONG_TYPE),
-        ({"prompt": "Why?", "completion": 3}, Reason.WRONG_TYPE),
+        ({"prompt": "Why?", "completion": True}, Reason.TRUE_OR_FALSE),
         ({"messages": "Why?"}, Reason.WRONG_TYPE),
         ({"instruction": 3, "output": "x"}, Reason.WRONG_TYPE),
         ({"instruction": "x", "history": [["a"]], "output": "x"}, Reason.WRONG_TYPE),
         ({"conversations": [HUMAN, GPT], "system": 3}, Reason.WRONG_TYPE),
-        (GOOD | {"prompt": [turn("tool", "x")]}, Reason.UNKNOWN_ROLE),
+        (GOOD | {"prompt": [turn("narrator", "x")]}, Reason.UNKNOWN_ROLE),
         (GOOD | {"prompt": [turn(["user"], "x")]}, Reason.UNKNOWN_ROLE),
         (GOOD | {"prompt": [{}]}, Reason.UNKNOWN_ROLE),
-        ({"conversations": [HUMAN, said("function_call", "{}"), GPT]}, Reason.UNKNOWN_ROLE),
+        ({"conversations": [HUMAN, said("function_call", "{}"), GPT]}, Reason.TOOLS),
         (GOOD | {"prompt": []}, Reason.NO_USER_TURN),
         (GOOD | {"prompt": [USER, ANSWER]}, Reason.NO_USER_TURN),
         ({"prompt": [USER, ANSWER]}, Reason.NO_USER_TURN),
         ({"messages": [ANSWER]}, Reason.NO_USER_TURN),
         ({"messages": []}, Reason.NO_ANSWER),
-        ({"messages": [USER]}, Reason.NO_ANSWER),
-        ({"conversations": [HUMAN, GPT, HUMAN]}, Reason.NO_ANSWER),
         (GOOD | {"prompt": " \n"}, Reason.EMPTY_PROMPT),
         ({"instruction": "", "input": " ", "output": "x"}, Reason.EMPTY_PROMPT),
-        (GOOD | {"chosen": []}, Reason.NO_ANSWER),
+        (GOOD | {"chosen": []}, Reason.ONE_SIDE),
         (GOOD | {"chosen": [USER]}, Reason.NO_ANSWER),
         (GOOD | {"chosen": [turn("user", "Else?"), ANSWER]}, Reason.NO_ANSWER),
         (GOOD | {"chosen": [USER, OTHER, USER, ANSWER], "rejected": [USER, OTHER]}, Reason.DIVERGES),
@@ -225,19 +231,43 @@ def test_a_row_that_cannot_be_used_has_a_reason(row: Row, reason: Reason) -> Non
     assert skip.value.reason is reason
 
 
+JUNK = (
+    None,
+    3,
+    2.5,
+    True,
+    [],
+    {},
+    [3],
+    [[3]],
+    "x",
+    {"role": {}},
+    [{"role": "user"}],
+    '[{"role": 1}]',
+    "\ud83d",
+    float("nan"),
+)
+
+
+def with_junk(value: Any, junk: object) -> Iterator[Any]:
+    """The value with each of its parts, at any depth, replaced in turn."""
+    yield junk
+    for place, part in (
+        enumerate(value) if isinstance(value, list) else value.items() if isinstance(value, dict) else ()
+    ):
+        for other in with_junk(part, junk):
+            yield [*value[:place], other, *value[place + 1 :]] if isinstance(value, list) else value | {place: other}
+
+
 @pytest.mark.parametrize("form", list(Form))
-@pytest.mark.parametrize("value", [None, 3, True, [], {}, [3], [[3]], "x", {"role": {}}, [{"role": "user"}]])
-def test_no_value_of_any_field_breaks_a_form(form: Form, value: object) -> None:
+def test_no_value_of_any_field_breaks_a_form(form: Form) -> None:
     """Read or skipped, whatever stands in the fields: other errors would end an import in the middle."""
-    for name in sorted(FIELDS[form]):
-        for row in (
-            {name: value},
-            dict.fromkeys(FIELDS[form], "x") | {name: value},
-            dict.fromkeys(FIELDS[form], value),
-        ):
+    for example in EXAMPLES[form]:
+        rows = [row for junk in JUNK for row in with_junk(example, junk) if isinstance(row, dict)]
+        for row in [*rows, *({name: junk} for name in example for junk in JUNK)]:
             for asked in (form, None):
                 try:
-                    assert read(row, asked).answers is not None
+                    assert read_row(row, asked)[0]
                 except Skip as skip:
                     assert skip.reason in Reason
 
@@ -245,19 +275,92 @@ def test_no_value_of_any_field_breaks_a_form(form: Form, value: object) -> None:
 def test_a_field_that_the_named_form_needs_is_missed() -> None:
     for form in Form:
         with pytest.raises(Skip) as skip:
-            read({"text": "Why?"}, form)
-        assert skip.value.reason is Reason.MISSING_FIELD
+            read({"note": "Why?"}, form)
+        assert skip.value.reason in (Reason.MISSING_FIELD, Reason.UNKNOWN_FIELDS), form
 
 
 def test_what_is_odd_is_noted() -> None:
     twice = f"{H}{A}One.\n\nAssistant: Two.{H}{A}"
-    example, notes = read_example(transcripts(f"{twice}Human: x", f"{twice}y"))
+    (example,), row = read_row(transcripts(f"{twice}Human: x", f"{twice}y"))
     assert [role for role, _ in turns(example)] == ["user", "assistant", "assistant", "user"]
-    assert example.answers == ("Human: x", "y") and notes == {Note.SAME_SPEAKER, Note.SPEAKER_INSIDE}
-    assert read_example(transcripts(f"{H}{A}  x", f"{H}{A}y"))[1] == {Note.STRIPPED}
-    assert read_example(GOOD)[1] == set()
+    assert example.answers == ("Human: x", "y") and row.notes == {Note.SAME_SPEAKER, Note.SPEAKER_INSIDE}
+    assert read_row(transcripts(f"{H}{A}  x", f"{H}{A}y"))[1].notes == {Note.STRIPPED}
+    assert read_row(GOOD)[1].notes == set()
 
 
 def test_the_forms_are_one_list_everywhere() -> None:
-    option = next(parameter for parameter in import_.params if parameter.name == "form")
-    assert list(option.type.choices) == list(Form) == list(READERS) == list(FIELDS)
+    assert list(READERS) and set(READERS) == set(Form) == {entry.form for entry in FORMS} == set(EXAMPLES)
+    assert [named_form(name) for name in Form] == list(Form) and named_form(None) is None
+    with pytest.raises(UsageError, match=r"'nothing' is not a form of rows; the forms are hh, preference"):
+        named_form("nothing")
+
+
+def test_the_documentation_shows_every_form_with_an_example_and_what_becomes_of_it() -> None:
+    document = (ROOT / "docs" / "data.md").read_text("utf-8")
+    assert with_table(document) == document, "write it again with `make docs`"
+    for form, row in examples_of_forms():
+        examples, _ = read_row(row)
+        assert {example.form for example in examples} == {form}
+        assert f"`{form}`" in table_of_forms() and all(what_it_becomes(example) in document for example in examples)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "reason"),
+    [
+        ("system_prompt", "Be brief.", None),
+        ("history", [["Hi", "Hello."]], None),
+        ("passage", "A long story.", Reason.UNREAD_TURN),
+        ("choices", ["a", "b"], Reason.UNREAD_TURN),
+        ("response", "Else.", Reason.UNREAD_ANSWER),
+        ("response_b", "Else.", Reason.UNREAD_ANSWER),
+        ("generations", ["Because.", "No.", "Else."], Reason.UNREAD_ANSWER),
+        ("better_response_id", 1, Reason.UNREAD_VOTE),
+        ("votes", {"a": 2}, Reason.UNREAD_VOTE),
+        ("train", False, Reason.NOT_TRAINED),
+        ("weight", 0, Reason.NOT_TRAINED),
+        ("weight", "heavy", Reason.UNREAD_WEIGHT),
+        ("winner", "the longer", Reason.UNCLEAR_VERDICT),
+        ("tie", "maybe", Reason.UNCLEAR_VOTE),
+        ("images", ["a.png"], Reason.IMAGES),
+        ("tools", [{"name": "f"}], Reason.TOOLS),
+        ("margin", -1, Reason.CONTRADICTED),
+        ("generations", ["Because.", "No."], None),  # all of it stands in what was read
+        ("messages", [USER, ANSWER], None),
+        ("system", " ", None),
+        ("tools", "[]", None),
+        ("source", "web", None),
+    ],
+)
+def test_no_comparison_is_kept_as_less_than_it_says(field: str, value: object, reason: Reason | None) -> None:
+    row = GOOD | {field: value}
+    if reason is None:
+        assert read(row).kinds == ["preference"]
+        return
+    with pytest.raises(Skip) as skip:
+        read(row)
+    assert skip.value.reason is reason
+    assert read_row(row, Form.PROMPT)[0] if reason not in (Reason.IMAGES, Reason.TOOLS) else True
+
+
+@pytest.mark.parametrize(
+    ("value", "tags", "outcome"),
+    [
+        ("a", "ab", (0, "")), ("Response B", "ab", (1, "")), ("model_a", "ab", (0, "")), ("[[B]]", "ab", (1, "")),
+        ("right", "12", (1, "")),
+        ("A>>B", "ab", (0, "")), ("B > A", "ab", (1, "")), ("A<B", "ab", (1, "")), ("A=B", "ab", (None, "tie")),
+        ("tie (bothbad)", "ab", (None, "both_bad")),
+        (1, "12", (0, "")), (2.0, "12", (1, "")), (0, "12", (None, "tie")), (1.5, "12", (None, "tie")),
+        (1.9, "12", (1, "")), (1, "01", (1, "")), ("0", "01", (0, "")),
+        (2, "02", (1, "")), (1, "0b", None),
+        (1, "ab", None), (3, "12", None), (True, "01", None), ("a cat", "ab", None), ("the longer", "ab", None), ("data", "ab", None),
+    ],
+)  # fmt: skip
+def test_a_verdict_is_read_for_one_meaning_or_none(value: object, tags: str, outcome: object) -> None:
+    assert winner_of(value, list(tags)) == outcome
+
+
+@pytest.mark.parametrize("value", [False, 0, -1, "bad", "0", "-1", "False", "thumbs down", "👎", "rejected", "No"])
+def test_a_vote_against_is_never_one_to_imitate(value: object) -> None:
+    for row in ({"prompt": "Why?", "completion": "No.", "label": value}, {"messages": [USER, OTHER], "is_good": value}):
+        example = read(row)
+        assert (example.kinds, example.imitate) == (["vote"], False) and example.opinions[0].value == 0.0

@@ -200,6 +200,45 @@ def test_an_address_of_no_database_is_one_sentence_without_its_password(address:
     assert words in str(error.value) and "secret" not in str(error.value)
 
 
+PASSWORD = "s3c"
+MALFORMED = (
+    *(
+        "postgresql://u:{}@ret@host",
+        "postgresql://u:{}/x@host",
+        "postgresql://u:12/{}@host",
+        "postgresql://u:12?{}@host",
+    ),
+    *(
+        "postgresql://u:12#{}@host",
+        "postgresql:///u:{}@host/name",
+        "postgresql:/u:{}@host/name",
+        "postgresql:u:{}@host",
+    ),
+    *(
+        "u:{}@postgresql://host/name",
+        "POSTGRESQL://u:{}@ret@host",
+        "sqlite://u:{}@host/name",
+        "u:{}@host/name",
+        "http://u:{}@h",
+    ),
+    *(
+        "nosuch://u:{}@host/name",
+        "postgresql://u:{}@host:port/name",
+        "://u:{}@host",
+        "postgresql://host/n?password={}@ret",
+    ),
+    *("postgresql://u:{}\n@ret@host", "postgresql://{}@127.0.0.1:1/name"),
+)
+
+
+@pytest.mark.parametrize("address", MALFORMED)
+def test_no_message_shows_more_of_an_address_than_what_stands_after_its_user(address: str) -> None:
+    with pytest.raises(StoreError) as error:
+        Store.open(address.format(PASSWORD))
+    one_sentence(error)
+    assert PASSWORD not in str(error.value) and "ret@" not in str(error.value)
+
+
 def removed(path: Path) -> None:
     path.unlink()
 
@@ -265,10 +304,9 @@ def test_a_store_that_others_write_to_is_the_same_file(tmp_path: Path) -> None:
         assert len(one.prompts()) == len(two.prompts()) == 6
 
 
+@pytest.mark.parametrize("any_store", ["postgresql"], indirect=True)  # a file has no server
 def test_a_server_that_ends_the_connection_is_said(any_store: Store) -> None:
     """And is asked again the next time."""
-    if any_store._engine.dialect.name != "postgresql":
-        pytest.skip("a file has no server")
     with any_store._engine.connect() as one, any_store._engine.connect() as two:
         (number,) = one.exec_driver_sql("SELECT pg_backend_pid()").one()
         one.rollback()

@@ -252,7 +252,7 @@ def test_a_snapshot_that_was_tampered_with_is_refused(store: Store, sample: Samp
     store.add_judgements([sample.judgement(item, item) for item in sample.fill(store)])
     snapshot = store.take_snapshot()
     with store._engine.begin() as connection:
-        row = {"gone": snapshot.judgement_ids[0]}
+        row = {"gone": bytes.fromhex(snapshot.judgement_ids[0])}
         connection.execute(text("DELETE FROM snapshot_row WHERE judgement_sha256 = :gone"), row)
     with pytest.raises(StoreError, match="has 4 judgements where 5 were written"):
         store.snapshot_pairs(snapshot.id)
@@ -313,3 +313,14 @@ def test_what_was_acknowledged_survives_a_kill(tmp_path: Path) -> None:
     with Store.open(path) as store:
         found = {prompt.text for prompt in store.prompts()}
     assert {f"Question {n}?" for n in range(acknowledged + 1)} <= found
+
+
+def test_calls_of_one_transaction_are_kept_together_or_not_at_all(any_store: Store, sample: Sample) -> None:
+    with pytest.raises(ZeroDivisionError), any_store.transaction() as one:
+        sample.fill(one)
+        assert len(one.prompts()) == 5 and any_store.prompts() == []
+        raise ZeroDivisionError
+    assert any_store.counts()["prompts"] == {}
+    with any_store.transaction() as one:
+        sample.fill(one)
+    assert any_store.counts()["prompts"] == {"train": 5}

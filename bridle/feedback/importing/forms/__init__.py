@@ -1,0 +1,1 @@
+"""What the rows of others say, form by form."""

@@ -1,0 +1,78 @@
+"""What is known of single answers and prompts: votes and scores, solutions to check answers against; and plain texts."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from sqlalchemy import select
+
+from bridle.core.records import Prompt, Rating, content_hash
+from bridle.feedback.store import tables
+from bridle.feedback.store.rows import prompt_of, rating_of, rating_values
+from bridle.feedback.store.store import Store, add_labelers, completion_keys, insert_new, lookup
+
+
+def add_ratings(store: Store, ratings: Sequence[Rating]) -> int:
+    """Add votes and scores that are new; returns their number. Their answers must be in the store (else DataError)."""
+    with store.writing() as connection:
+        keys = completion_keys(connection, [rating.completion for rating in ratings])
+        add_labelers(connection, ratings)
+        rows = [rating_values(one, keys[one.completion.id, one.completion.weight_stamp]) for one in ratings]
+        # What is there is looked up and not left to the conflict: SQLite's trigger against replacing rows would refuse it.
+        known = {key for (key,) in lookup(connection, tables.rating.c.sha256, {row["sha256"] for row in rows})}
+        new = {row["sha256"]: row for row in rows if row["sha256"] not in known}
+        return insert_new(connection, tables.rating, list(new.values()))
+
+
+def ratings(store: Store, *, kind: str | None = None, split: str | None = None) -> list[tuple[Prompt, Rating]]:
+    """Votes, scores and labelled steps with their prompts, in the order in which they came."""
+    rating, completion, prompt = tables.rating.c, tables.completion, tables.prompt
+    stated = [rating.labeler, rating.kind, rating.criterion, rating.value, rating.steps, rating.weight]
+    query = select(completion, prompt.c.messages, prompt.c.meta, tables.labeler.c.kind.label("labeler_kind"), *stated)
+    query = query.select_from(tables.rating).join(completion).join(prompt).join(tables.labeler).order_by(rating.id)
+    wanted = {rating.kind: kind, prompt.c.split: split}
+    query = query.where(*(column == value for column, value in wanted.items() if value is not None))
+    with store.reading() as connection:
+        return [(prompt_of(row), rating_of(row)) for row in connection.execute(query)]
+
+
+def add_solutions(store: Store, solved: Iterable[tuple[Prompt, str]]) -> int:
+    """Add what prompts' answers are checked against; returns how many were new. A prompt may have several. The prompts must be there."""
+    rows = [{"sha256": content_hash([p.id, text]), "prompt_sha256": p.id, "text": text} for p, text in solved]
+    with store.writing() as connection:
+        return insert_new(connection, tables.solution, rows)
+
+
+def solutions(store: Store, *, split: str | None = None) -> list[tuple[Prompt, str]]:
+    """Prompts with their solutions, in the order in which these came."""
+    query = select(tables.prompt, tables.solution.c.text).join(tables.solution).order_by(tables.solution.c.id)
+    query = query if split is None else query.where(tables.prompt.c.split == split)
+    with store.reading() as connection:
+        return [(prompt_of(row), row.text) for row in connection.execute(query)]
+
+
+def add_documents(store: Store, texts: Iterable[str]) -> int:
+    """Add texts to learn language from; returns how many were new."""
+    rows = [{"sha256": content_hash(text), "text": text} for text in texts]
+    with store.writing() as connection:
+        return insert_new(connection, tables.document, rows)
+
+
+def documents(store: Store) -> list[str]:
+    with store.reading() as connection:
+        return list(connection.execute(select(tables.document.c.text).order_by(tables.document.c.id)).scalars())
+
+
+def add_imported_file(store: Store, sha256: str, name: str, report: dict[str, Any]) -> None:
+    """Note what was read of a file, under the hash of its bytes and of how it was read."""
+    row = {"sha256": sha256, "name": name, "report": report}
+    with store.writing() as connection:
+        insert_new(connection, tables.imported_file, [row])
+
+
+def imported_file(store: Store, sha256: str) -> tuple[str, str, dict[str, Any]] | None:
+    """The name, time and report of a file that was imported; None where it was not."""
+    table = tables.imported_file.c
+    query = select(table.name, table.created_at, table.report).where(table.sha256 == sha256)
+    with store.reading() as connection:
+        found = connection.execute(query).one_or_none()
+    return None if found is None else (found.name, found.created_at, found.report)
