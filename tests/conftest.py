@@ -14,6 +14,15 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Where Python was told to write no bytecode, as in many containers, each process of the tests would compile PyTorch's sources anew,
+    a second and more: they share a folder in pytest's cache instead."""
+    if sys.dont_write_bytecode and config.pluginmanager.has_plugin("cacheprovider") and config.cache is not None:
+        sys.dont_write_bytecode, sys.pycache_prefix = False, str(config.cache.mkdir("bytecode"))
+        os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # or it was -B
+
+
 @pytest.fixture(autouse=True)
 def as_pytorch_multiplies() -> None:
     """Which library multiplies float32 is one setting of the process, which every chosen device sets: a test begins with PyTorch's."""

@@ -12,9 +12,11 @@ from typing import Any, TextIO, cast
 import click
 
 from bridle.cli.demo import demo
-from bridle.cli.feedback import label, sample
+from bridle.cli.feedback import agreement, label, sample
+from bridle.cli.models import models
 from bridle.cli.options import Options, let_go, print_lines
 from bridle.cli.project import export, import_, init, push, report
+from bridle.cli.store import store
 from bridle.cli.train import evaluate, train
 from bridle.core import timeline
 from bridle.core.errors import BridleError, Interrupted
@@ -155,7 +157,7 @@ def sentence_and_status(error: BaseException, command: str) -> tuple[str, int]:
 @click.group(
     name="bridle",
     cls=Verbs,
-    commands=[demo, evaluate, export, import_, init, label, push, report, sample, train],
+    commands=[agreement, demo, evaluate, export, import_, init, label, models, push, report, sample, store, train],
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 @click.version_option(package_name="bridle")

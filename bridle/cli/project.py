@@ -18,7 +18,8 @@ from bridle.cli.options import (
     profile_in,
     shared_options,
 )
-from bridle.core.errors import DataError
+from bridle.cli.store import data_options, export_data
+from bridle.core.errors import DataError, UsageError
 from bridle.core.timeline import timed
 
 
@@ -110,12 +111,21 @@ def dtype_option(verb: Callable[..., None]) -> Callable[..., None]:
 
 
 @click.command()
-@click.argument("model", metavar="MODEL")
-@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("model", metavar="DEST|MODEL")
+@click.argument("folder", metavar="[DIR]", type=click.Path(path_type=Path), required=False)
 @dtype_option
+@data_options
 @shared_options("wait")
-def export(options: Options, model: str, folder: Path, dtype: str | None) -> None:
-    """Write a model of the project as a Hugging Face folder for others, and measure what its numbers lose by that."""
+def export(options: Options, model: str, folder: Path | None, dtype: str | None, **part: Any) -> None:
+    """Write the store's data to the file DEST, for others or to be imported again; or, of two arguments, a MODEL of the project as a
+    Hugging Face folder DIR, with what its numbers lose by that."""
+    if folder is None:
+        if dtype is not None:
+            raise UsageError("--dtype is of a model's weights; name the model and a folder, or leave it out")
+        export_data(options, Path(model), part)
+        return
+    if any(part.values()):
+        raise UsageError("of a model nothing but --dtype can be chosen; name one file to export the store's data")
     with loading():
         from bridle.stages.export import export_model
 

@@ -1,6 +1,8 @@
 """Verbs of training: train, evaluate."""
 
+import json
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import click
@@ -34,9 +36,20 @@ class MethodName(click.ParamType):  # type: ignore[type-arg]  # in newer version
 
 @click.command()
 @click.argument("method", type=MethodName())
+@click.option(
+    "--task",
+    "tasks",
+    metavar="NAME",
+    multiple=True,
+    help="reward: what the model judges by (reward.tasks), a criterion of comparisons, votes or scores; may be given several times.",
+)
 @shared_options()
-def train(options: Options, method: str) -> None:
+def train(options: Options, method: str, tasks: tuple[str, ...]) -> None:
     """Train a model by one of the methods. An unfinished run of the same recipe is resumed."""
+    if tasks and method != "reward":
+        raise UsageError(f"--task is for `bridle train reward`; {method} learns from what that leaves")
+    if tasks:
+        options = replace(options, settings=(*options.settings, f"reward.tasks={json.dumps(tasks)}"))
     from bridle.stages.methods import METHODS
 
     with opened_work(options) as work:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
@@ -40,9 +40,26 @@ class LabelerKind(StrEnum):
     IMPORTED = "imported"
 
 
-CANONICAL = json.JSONEncoder(
-    sort_keys=True, separators=(",", ":"), ensure_ascii=False
-)  # made once: it is asked ten times a row
+UNDECIDED = ("cannot_judge", "skip")  # outcomes of a judgement without a ranking
+
+
+class KeptEncoder(json.JSONEncoder):
+    """Writes what `JSONEncoder` writes, without indentation, in half its time: the part in C is made once and not for each value."""
+
+    @cached_property
+    def in_c(self) -> Callable[[object, int], Iterable[str]]:
+        make = json.encoder.c_make_encoder  # type: ignore[attr-defined]
+        if make is None:  # a Python without it
+            return lambda value, _: self.iterencode(value)
+        text = json.encoder.encode_basestring_ascii if self.ensure_ascii else json.encoder.encode_basestring
+        separators = self.key_separator, self.item_separator
+        return make(None, self.default, text, None, *separators, self.sort_keys, self.skipkeys, self.allow_nan)  # type: ignore[no-any-return]
+
+    def encode(self, o: object) -> str:
+        return "".join(self.in_c(o, 0))
+
+
+CANONICAL = KeptEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
 def content_hash(value: object) -> str:
@@ -118,9 +135,11 @@ class Completion:
 class Judgement:
     """One person's answer about one item, in canonical slots. Never updated, never deleted.
 
-    `outcome` tells what kind of tie a tie is, where that was said. `criterion` is what was judged, such as "harmless"; None is which
-    answer is better on the whole, and that alone makes pairs to train on. `strength` is 0 (hardly better) to 3; `margin` and
-    `confidence` are in their giver's units; `weight` multiplies what the judgement counts.
+    `outcome` tells what kind of tie a tie is, where that was said, and why there is no ranking where there is none. `criterion` is what
+    was judged, such as "harmless"; None is which answer is better on the whole. `strength` is 0 (hardly better) to 3; `margin` and
+    `confidence` are in their giver's units; `weight` multiplies what the judgement counts. `seconds` are those of looking at it,
+    `wall_seconds` all from when it was shown. `rationale` and `lang` are its giver's words and their language; `guideline` is the hash of
+    what they were asked to go by; `marks` tell what was odd: "late" (after its lease), "unskilled" (by one who may not judge the topic).
     """
 
     item_id: str
@@ -131,12 +150,18 @@ class Judgement:
     source: Literal["study", "serving", "import"] = "study"
     submission_key: str = ""
     seconds: float | None = None
-    outcome: Literal["", "both_good", "both_bad"] = ""
+    outcome: Literal["", "both_good", "both_bad", "cannot_judge", "skip"] = ""
     criterion: str | None = None
     strength: int | None = None
     margin: float | None = None
     weight: float = 1.0
     confidence: float | None = None
+    rationale: str = ""
+    lang: str | None = None
+    guideline: str | None = None
+    marks: tuple[str, ...] = ()
+    wall_seconds: float | None = None
+    client: Mapping[str, Any] = field(default_factory=dict, compare=False, hash=False)
 
     @cached_property
     def id(self) -> str:
@@ -148,17 +173,38 @@ class Judgement:
 
 @dataclass(frozen=True)
 class Rating:
-    """What one person said of one answer by itself: a vote (1 for it, 0 against it), a score in its giver's units, or its steps, each
-    with a label."""
+    """What one person said of one answer by itself: a vote (1 for it, 0 against it), a score in its giver's units, its steps, each with a
+    label, or a flag, whose criterion names what is wrong with it. `judgement_id` names the judgement that it was given with."""
 
     completion: Completion
     labeler: str
     labeler_kind: LabelerKind
-    kind: Literal["vote", "score", "steps"]
+    kind: Literal["vote", "score", "steps", "flag"]
     value: float | None
     steps: tuple[tuple[str, float], ...] = ()
     criterion: str | None = None
     weight: float = 1.0
+    source: Literal["study", "serving", "import"] = "import"
+    lang: str | None = None
+    note: str = ""
+    judgement_id: str | None = None
+
+    @cached_property
+    def id(self) -> str:
+        answer, steps = self.completion, [list(step) for step in self.steps]
+        given_with = [self.judgement_id] if self.judgement_id else []
+        value = self.value if self.value != 0 else abs(self.value)  # no database tells -0.0 from 0.0 for good
+        stated = [
+            answer.id,
+            answer.weight_stamp,
+            self.labeler,
+            self.kind,
+            self.criterion,
+            value,
+            steps,
+            *given_with,
+        ]
+        return content_hash(stated)
 
 
 @dataclass(frozen=True)
@@ -170,16 +216,19 @@ class Ranking:
     ranks: tuple[int, ...]
     judgement_id: str = ""
     weight: float = 1.0
+    item_id: str = ""
 
 
 @dataclass(frozen=True)
 class Pair:
     """`chosen` was preferred to `rejected` for the same prompt.
 
-    `group` is the prompt's id: all pairs of a group stay in one batch and one split. `weight` is 1/pairs of the judgement,
-    so a ranking of four counts as one judgement and not as six, times the judgement's own weight. `target` is how sure the
-    preference is: ½ for a tie, which has no better side. `strength` is how much better the chosen
-    answer is where that was given, in its giver's units.
+    `group` is the prompt's id: all pairs of a group stay in one batch and one split. A judgement gives each of its pairs `weight`
+    1/pairs, so a ranking of four counts as one judgement and not as six, times its own weight; what several people said of two answers
+    is one pair of their weights together. `target` is the share of these that prefer `chosen`: ½ for a tie, which has no better side.
+    `strength` is how much better the chosen answer is where that was given, in its giver's units, the mean over votes. `item_id` is the
+    item that was judged, empty where there was none. `offset` is the log-odds that something else than quality, such as a taste that the
+    labelers share, gives `chosen`.
     """
 
     prompt: Prompt
@@ -189,6 +238,8 @@ class Pair:
     judgement_ids: tuple[str, ...] = ()
     target: float = 1.0
     strength: float | None = None
+    item_id: str = ""
+    offset: float = 0.0
 
     @property
     def group(self) -> str:

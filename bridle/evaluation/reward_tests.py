@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from bridle.core.records import Completion, Prompt
+from bridle.core.records import Completion, Prompt, Rating
 from bridle.evaluation.answers import Answered, proxy_scores
-from bridle.maths.statistics import win_rate
+from bridle.maths.statistics import proportion, win_rate
 from bridle.rewards.learned import LearnedReward
 
 PAIR_METRICS = ("pair_accuracy", "pair_accuracy_low", "pair_accuracy_high", "longest", "shortest")
@@ -48,6 +48,29 @@ def pair_accuracy(
         "longest": float((longer > 0).mean() + (longer == 0).mean() / 2),
         "shortest": float((longer < 0).mean() + (longer == 0).mean() / 2),
     }
+
+
+def rating_metrics(
+    reader: LearnedReward, rated: Sequence[tuple[Prompt, Rating]], say: Callable[[str], object]
+) -> dict[str, Any]:
+    """On held-out ratings: of classes the share that is predicted right, interval by prompt, beside the share of the larger class; of
+    scores the correlation with what people gave."""
+    answers, limit = [one.completion for _, one in rated], reader.model.module.config.max_positions
+    lengths = map(len, map(list.__add__, *reader.ids([prompt for prompt, _ in rated], answers)))
+    fits = [row for row, length in zip(rated, lengths, strict=True) if length <= limit]
+    prompts, given = [prompt for prompt, _ in fits], np.array([one.value for _, one in fits], dtype=np.float64)
+    if len(fits) < 2:
+        say("there are no two held-out ratings to test the reward model on; import more")
+        return {"heldout_ratings": len(fits)}
+    found = proxy_scores(Answered(prompts, [one.completion for _, one in fits]), reader)
+    task = reader.model.tasks[reader.row]
+    if task.kind == "score":
+        varies = np.ptp(given) > 0 and np.ptp(found) > 0
+        return {"heldout_ratings": len(fits), "correlation": float(np.corrcoef(given, found)[0, 1]) if varies else None}
+    first_class = np.array(found) * task.scale + task.centre > 0
+    right = proportion(first_class == (given == 1), [prompt.id for prompt in prompts])
+    named = {"class_accuracy": right.rate, "class_accuracy_low": right.low, "class_accuracy_high": right.high}
+    return {"heldout_ratings": len(fits), **named, "larger_class": float(max(given.mean(), 1 - given.mean()))}
 
 
 def within_context(reader: LearnedReward, pairs: Sequence[AnswerPair]) -> list[AnswerPair]:

@@ -246,8 +246,7 @@ def length_plan(lengths: Sequence[int], size: int, epochs: int, seed: int, purpo
 class Compared(NamedTuple):
     """Of two answers, by index, `better` was preferred: with confidence `target` (½: a tie), and it should win by `margin`.
 
-    The target and the margin are the reward model's to learn; DPO reads the weight alone. A plain tuple of the first
-    three does as well. Several judgements of the same two answers are several of these: together they are a soft label.
+    The margin is the reward model's to learn; DPO reads weight and target. A plain tuple of the first three does as well.
     """
 
     better: int
@@ -302,16 +301,16 @@ def pair_weight(groups: Sequence[Group]) -> float:
 
 
 def index_pairs(groups: Sequence[Group], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Pairs of all groups as indices into the flat list of answers, with their weights."""
-    better, worse, weight, offset = [], [], [], 0
+    """Pairs of all groups as indices into the flat list of answers, with their weights; and after them, turned round, the share 1 - target
+    of those that are not sure: a loss on these is the sum of its losses on single votes."""
+    rows, turned, offset = list[tuple[int, int, float]](), list[tuple[int, int, float]](), 0
     for group in groups:
-        for pair in group.pairs:
-            better.append(offset + pair[0])
-            worse.append(offset + pair[1])
-            weight.append(pair[2])
+        for pair in (Compared(*pair) for pair in group.pairs):
+            better, worse = offset + pair.better, offset + pair.worse
+            rows.append((better, worse, pair.weight * pair.target))
+            if pair.target != 1:
+                turned.append((worse, better, pair.weight * (1 - pair.target)))
         offset += len(group.answers)
-    return (
-        torch.tensor(better, device=device),
-        torch.tensor(worse, device=device),
-        torch.tensor(weight, dtype=torch.float32, device=device),
-    )
+    better_P, worse_P, weight_P = zip(*rows, *turned, strict=True)
+    indices = torch.tensor([better_P, worse_P], device=device)
+    return indices[0], indices[1], torch.tensor(weight_P, dtype=torch.float32, device=device)

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from bridle.core.errors import ModelError, NoUsableRows, OutsideEmbeddings, RunawayTemplate, UnspeltToken
-from bridle.core.records import Completion, Pair, Prompt, Ranking
+from bridle.core.records import Completion, Pair, Prompt, Ranking, Rating
 from bridle.core.timeline import timed
-from bridle.models.batches import Compared, Group, Ranked
+from bridle.models.batches import REWARD, Compared, Group, Ranked, Rated
 from bridle.models.control import OPENED
 from bridle.models.imitation import Example
 from bridle.models.template import Template, WrittenAnswer
@@ -419,48 +419,74 @@ def encode_pairs(
     margin: float = 0.0,
     turned: Turned | None = None,
     what: str = "comparisons",
+    task: str = REWARD,
 ) -> tuple[list[Group], DataReport]:
-    """Pairs by prompt, with their answers' ids.
+    """Pairs by prompt, with their answers' ids, for a task of the reward model.
 
-    Each pair should be won by `margin` times its strength, 1 where none was given. The pairs of a prompt that is `turned` are
-    turned round (a control).
+    A prompt weighs as much as one of its items does on the mean: thirty items of a prompt are no thirty prompts, and four votes on one item
+    are four. Each pair should be won by `margin` times its strength, for each vote 1 where none was given. The pairs of a prompt that
+    is `turned` are turned round (a control).
     """
     groups, report = [], DataReport(what, len(pairs), notes=notes_of(pairs))
     for usable in usable_by_prompt(template, pairs, limit, report):
         turn = turned is not None and turned(usable.prompt)
-        scale = len({j for pair in usable.members for j in pair.judgement_ids}) or 1
+        scale = len({pair.item_id for pair in usable.members})
         place = {name: i for i, (name, _) in enumerate(usable.answers)}
-        compared = [compared_of(pair, place, scale, margin, turn) for pair in by_judgement(usable.kept)]
+        compared = [compared_of(pair, place, scale, margin, turn)._replace(task=task) for pair in usable.kept]
         groups.append(Group(usable.prompt_ids, list(usable.answers.values()), compared))
     return groups, report
 
 
-def by_judgement(pairs: Sequence[Pair]) -> list[Pair]:
-    """The pairs of one judgement after another, in the order in which judgements first come."""
-    found: dict[tuple[str, ...], list[Pair]] = {}
-    for pair in pairs:
-        found.setdefault(pair.judgement_ids, []).append(pair)
-    return [pair for members in found.values() for pair in members]
-
-
 def compared_of(pair: Pair, place: Mapping[str, int], scale: int, margin: float, turn: bool) -> Compared:
-    """The pair by the places of its answers, its weight shared among the prompt's `scale` judgements."""
+    """The pair by the places of its answers, its weight shared among the prompt's `scale` items."""
     better, worse = (pair.rejected, pair.chosen) if turn else (pair.chosen, pair.rejected)
-    gap = margin * (1.0 if pair.strength is None else pair.strength) if pair.target != 0.5 else 0.0
+    gap = margin * (2 * pair.target - 1 if pair.strength is None else pair.strength)
+    gap += pair.offset if turn else -pair.offset
     return Compared(place[better.id], place[worse.id], pair.weight / scale, pair.target, gap)
 
 
 @timed("encode")
 def encode_rankings(
-    template: Template, rankings: Sequence[Ranking], limit: int, *, turned: Turned | None = None, what: str = "rankings"
+    template: Template,
+    rankings: Sequence[Ranking],
+    limit: int,
+    *,
+    turned: Turned | None = None,
+    what: str = "rankings",
+    task: str = REWARD,
 ) -> tuple[list[Group], DataReport]:
     """Whole rankings by prompt, as they were given. A `turned` prompt's rankings are read from worst to best (a control)."""
     groups, report = [], DataReport(what, len(rankings))
     for usable in usable_by_prompt(template, rankings, limit, report):
         turn = turned is not None and turned(usable.prompt)
-        share = 1 / len(usable.members)
-        ranked = [Ranked(ranks_among(one, usable.answers, turn), one.weight * share) for one in usable.kept]
+        share = 1 / len({one.item_id for one in usable.members})
+        ranked = [Ranked(ranks_among(one, usable.answers, turn), one.weight * share, task) for one in usable.kept]
         groups.append(Group(usable.prompt_ids, list(usable.answers.values()), rankings=ranked))
+    return groups, report
+
+
+@timed("encode")
+def encode_ratings(
+    template: Template, rated: Sequence[tuple[Prompt, Rating]], limit: int, task: str, what: str = "ratings"
+) -> tuple[list[Group], DataReport]:
+    """A group for each answer that was rated, with all that was said of it; each rating weighs its own weight."""
+    groups, report = [], DataReport(what, len(rated), notes=notes_of(rated))
+    by_answer: dict[AnswerKey, list[tuple[Prompt, Rating]]] = {}
+    for prompt, one in rated:
+        by_answer.setdefault((one.completion.id, 0), []).append((prompt, one))
+    for key, votes in by_answer.items():
+        answer, [(prompt, fault)] = votes[0][1].completion, encode_prompts(template, [votes[0][0]])
+        if fault is None:
+            prompt = prompt if answer.token_ids else template.before_answers(prompt, [answer.text])
+            prompt_ids, answers, faults = encode_answers(template, prompt, {key: answer}, limit, report)
+            fault = faults.get(key)
+        if fault is not None:
+            report.drop(fault, prompt, len(votes))
+            continue
+        note_prompts(template, [prompt], report)
+        prompt_ids = fitting_ids(template, prompt, prompt_ids, limit - len(answers[key]), report, len(votes))
+        ratings = [Rated(0, float(one.value or 0), one.weight, task) for _, one in votes]
+        groups.append(Group(prompt_ids, [answers[key]], ratings=ratings))
     return groups, report
 
 

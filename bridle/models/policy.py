@@ -92,9 +92,13 @@ class Task:
         """In deviations of the reference's answers: (s - centre) / scale."""
         return (raw - self.centre) / self.scale
 
+    def log_odds(self, raw: Tensor) -> Tensor:
+        """(s - centre) / T; of a binary task s / T. The difference of two answers' is the log-odds that one beats the other."""
+        return (raw if self.kind == "binary" else raw - self.centre) / self.temperature
+
     def probability(self, raw: Tensor) -> Tensor:
         """P(it beats the reference's typical answer) = σ((s - centre) / T); of a binary task P(class 1) = σ(s / T)."""
-        return ((raw if self.kind == "binary" else raw - self.centre) / self.temperature).sigmoid()
+        return self.log_odds(raw).sigmoid()
 
     def rating(self, raw: Tensor) -> Tensor:
         """In the units of the ratings that it was trained on."""

@@ -24,6 +24,8 @@ FLAGS = (
     "correct", "worked", "vague", "sentences",
 )  # fmt: skip
 
+CLEAR_GAP = 0.25  # points: closer answers are no fair test of labelers or of a reward model
+
 
 @dataclass(frozen=True, slots=True)
 class GoldScore:

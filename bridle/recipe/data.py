@@ -108,6 +108,9 @@ class DataSection(Section):
     """tokens of pretraining text (the playground writes as many; a store's text is repeated)"""
     heldout_share: float = Field(default=0.1, gt=0, lt=1)
     """share of imported prompts that is held out, by hash"""
+    reliability: Literal["weights", "none"] = "weights"
+    """weights: in the reward model and DPO judgements weigh by how reliable their giver is, where several people judged the same; who
+    judged nothing that others did weighs as usual; none: all weigh the same"""
     drop_limit: float = Field(default=0.5, ge=0, le=1)
     """training is refused where a larger share of its rows cannot be used; 1: never"""
 

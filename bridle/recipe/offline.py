@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -34,6 +34,9 @@ class SFTSection(TrainerSection):
     micro_batch: base.MicroBatch = 0
 
 
+Task = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f]*$")]
+
+
 class RewardSection(TrainerSection):
     """A reward model from comparisons."""
 
@@ -49,6 +52,12 @@ class RewardSection(TrainerSection):
     """answers ranked as equal: left out, or a pair whose target probability is one half (pairs only)"""
     margin: float = Field(default=0.0, ge=0)
     """by how much the better answer should win, times the strength of the preference where it has one (pairs only)"""
+    tasks: list[Task] = Field(default=["reward"], min_length=1, max_length=100)
+    """what it judges by, a row of the head each: reward is which answer is better on the whole, any other name a criterion of the store's
+    comparisons, or else of its votes (a classifier) or scores; RL learns from the first, where no reward source names another"""
+    style_control: list[str] = Field(default_factory=list, max_length=100)
+    """features of an answer, length or flattery, whose appeal to the labelers beyond quality is fitted on items of known ranking and kept
+    out of the score (pairs only)"""
     members: int = Field(default=1, ge=1, le=1000)
     """reward models trained, one after another; more than one: an ensemble"""
     combine: Literal["mean", "min", "uwo"] = "mean"
@@ -68,8 +77,18 @@ class RewardSection(TrainerSection):
 
     @model_validator(mode="after")
     def ties_margins_and_ensembles_go_together(self) -> RewardSection:
-        if self.loss == "ranking" and (self.margin or self.ties == "half"):
-            raise ValueError("loss = 'ranking' takes ties as they are and no margin; set ties = 'drop' and margin = 0")
+        if self.loss == "ranking" and (self.margin or self.ties == "half" or self.style_control):
+            raise ValueError(
+                "loss = 'ranking' takes ties as they are, no margin and no style_control; set ties = 'drop', margin = 0 and "
+                "style_control = []"
+            )
+        if self.style_control and "reward" not in self.tasks:
+            raise ValueError(
+                f"style_control is of which answer is better on the whole, and tasks = {self.tasks} has no 'reward'; add it, or set "
+                "style_control = []"
+            )
+        if len(set(self.tasks)) < len(self.tasks):
+            raise ValueError(f"tasks = {self.tasks} names one twice; name each once")
         if self.members == 1 and self.combine != "mean":
             raise ValueError(
                 f"combine = {self.combine!r} needs an ensemble, and members is 1; raise it, or set combine = 'mean'"

@@ -23,6 +23,7 @@ from bridle.recipe.base import Section, TrainerSection
 from bridle.recipe.data import DataSection, ModelSection, SamplingSection, WorldSection
 from bridle.recipe.offline import DPOSection, PretrainSection, RewardSection, SFTSection
 from bridle.recipe.online import GRPOSection, PPOSection, REBELSection, RejectionSection, RewardSource, RLOOSection
+from bridle.recipe.services import LabelSection
 from bridle.recipe.watching import GuardSection
 
 # A run's key holds a hash of its settings. Two kinds stay out of it, so that the key of a run made earlier is found again.
@@ -34,8 +35,9 @@ CALLED = {"best-of-n": "rejection"}
 ADDED_TO_TRAINERS = ("schedule", "warmup", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon")
 ADDED_LATER = {
     "model": ("template_date", "template_kwargs", "fold_system"),
-    **dict.fromkeys(("pretrain", "sft", "reward", "grpo", "rloo", "rebel", "rejection"), ADDED_TO_TRAINERS),
-    "data": ("imitate",),
+    "reward": (*ADDED_TO_TRAINERS, "tasks", "style_control"),
+    **dict.fromkeys(("pretrain", "sft", "grpo", "rloo", "rebel", "rejection"), ADDED_TO_TRAINERS),
+    "data": ("imitate", "reliability"),
     "dpo": (*ADDED_TO_TRAINERS, "gamma"),
     "ppo": (*ADDED_TO_TRAINERS, "scored_by", "normalise_returns"),
     "guard": ("max_answer_gap", "changed_models", "other_arithmetic"),
@@ -61,6 +63,7 @@ class Recipe(Section):
     rebel: REBELSection = Field(default_factory=REBELSection)
     rejection: RejectionSection = Field(default_factory=RejectionSection)
     guard: GuardSection = Field(default_factory=GuardSection)
+    label: LabelSection = Field(default_factory=LabelSection)
     reward_source: list[RewardSource] = Field(default_factory=list, max_length=100)
 
     @model_validator(mode="after")

@@ -113,6 +113,16 @@ class Comparison:
     by: str
 
 
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A share between `low` and `high` (None: nobody knows)."""
+
+    name: str
+    rate: Value
+    low: Value
+    high: Value
+
+
 def gold_peak(run: CliffRun) -> int | None:
     """Index of the run's highest gold, smoothed; None where gold is unknown."""
     gold = smoothed(run.gold)
@@ -199,18 +209,30 @@ def draw_cliff(runs: Sequence[CliffRun], against: Literal["steps", "kl"]) -> Fig
 
 def draw_comparisons(comparisons: Sequence[Comparison]) -> Figure:
     """Win rates as dots with their intervals, one to a row, beside the line at one half."""
+    shares = [Share(f"{one.name} against {one.against}", one.rate, one.low, one.high) for one in comparisons]
+    return draw_shares(shares, "share of prompts won")
+
+
+def draw_shares(shares: Sequence[Share], x_label: str, middle: float = 0.5, zoomed: bool = False) -> Figure:
+    """Shares as dots with their intervals, one to a row, each named, beside a line in the middle; its colour says on which side it is.
+    `zoomed`: from the tenth below the lowest to the tenth above the highest."""
+    left, right = (min(one.low or 0.0 for one in shares), max(one.high or 1.0 for one in shares)) if zoomed else (0, 1)
+    left, right = np.floor(10 * left) / 10, np.ceil(10 * right) / 10
+    span = right - left
     with _style():
-        figure, axes = _axes("share of prompts won", "")
-        figure.set_size_inches(SIZE[0], 0.8 + 0.58 * len(comparisons))
-        axes.axvline(0.5, color=QUIET, linewidth=1, linestyle="--", zorder=1)
-        for row, one in enumerate(comparisons):
+        figure, axes = _axes(x_label, "")
+        figure.set_size_inches(SIZE[0], 0.8 + 0.58 * len(shares))
+        axes.axvline(middle, color=QUIET, linewidth=1, linestyle="--", zorder=1)
+        for row, one in enumerate(shares):
             rate, low, high = _numbers([one.rate, one.low, one.high])
-            colour = GOLD if low > 0.5 else PROXY if high < 0.5 else QUIET
-            axes.plot([low, high], [row, row], color=colour, linewidth=3, solid_capstyle="round")
-            axes.plot([rate], [row], "o", color=colour, markersize=8)
-            axes.text(0.01, row - 0.3, f"{one.name} against {one.against}", va="center", fontsize=10, color=INK)
-            axes.text(0.99, row, f"{rate:.2f}" if np.isfinite(rate) else "–", va="center", ha="right", color=INK)
-        axes.set(xlim=(0, 1), ylim=(len(comparisons) - 0.4, -0.7), yticks=[], xticks=np.linspace(0, 1, 5))
+            colour = GOLD if low > middle else PROXY if high < middle else QUIET
+            axes.plot([low, high], [row, row], color=colour, linewidth=3, solid_capstyle="round", clip_on=False)
+            axes.plot([rate], [row], "o", color=colour, markersize=8, clip_on=False)
+            axes.text(left + 0.01 * span, row - 0.3, one.name, va="center", fontsize=10, color=INK)
+            number = f"{rate:.2f}" if np.isfinite(rate) else "–"
+            axes.text(left + 0.99 * span, row - 0.3, number, va="center", ha="right", color=INK)
+        marks = np.linspace(left, right, 5 if span == 1 else round(10 * span) + 1)
+        axes.set(xlim=(left, right), ylim=(len(shares) - 0.4, -0.7), yticks=[], xticks=marks)
         axes.spines["left"].set_visible(False)
         axes.grid(False)
         return figure

@@ -1,5 +1,7 @@
 """Trained reward models as a reward: (prompts, completions) → scores in standard deviations of the reference's answers."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import Literal
 
@@ -42,6 +44,10 @@ class LearnedReward:
         self.model, self.device, self.same_tokens = model, device, same_tokens
         self.row = model.row(task)
         self.known: dict[str, Prompt] = {}  # prompts that come without this template's ids, with them
+
+    def by(self, task: str) -> LearnedReward:
+        """The same model by another of its tasks."""
+        return LearnedReward(self.model, self.device, self.same_tokens, task)
 
     def ids(
         self, prompts: Sequence[Prompt], completions: Sequence[Completion]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from bridle.core.errors import UsageError
-from bridle.models.files.export import export_policy, export_reward_model, push_folder
+from bridle.models.files.export import export_policy, export_reward_model
+from bridle.models.files.hub import push_folder, require_repository
 from bridle.models.policy import load_reward_model
 from bridle.stages.workspace import Work, require_model
 
@@ -38,8 +38,7 @@ def export_model(work: Work, name: str, place: Path, dtype: str = "") -> dict[st
 
 def push_model(work: Work, name: str, repository: str, dtype: str = "", public: bool = False) -> dict[str, Any]:
     """The same to a repository ORG/NAME on a hub, which is made where there is none, and private unless it is to be `public`."""
-    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", repository, re.ASCII):
-        raise UsageError(f"{repository[:80]!r} does not name a repository; name it as ORG/NAME")
+    require_repository(repository)
     with tempfile.TemporaryDirectory(dir=work.project.folder, prefix=".push.") as passing:  # a disk that holds models
         place = Path(passing) / "model"
         found = export_model(work, name, place, dtype)

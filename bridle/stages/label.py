@@ -11,10 +11,9 @@ from bridle.core.errors import NoUsableRows, UsageError
 from bridle.core.records import Judgement
 from bridle.core.timeline import timed
 from bridle.feedback.rankings import Item
+from bridle.playground.gold import CLEAR_GAP
 from bridle.stages.data import STUDY, StoreData
 from bridle.stages.workspace import Work, done_before, require_model, stage_key
-
-CLEAR_GAP = 0.25  # gold points: closer answers are no fair test of labelers or of a reward model
 
 
 def label_simulated(work: Work, reuse: bool = False) -> dict[str, Any]:
@@ -27,7 +26,8 @@ def label_simulated(work: Work, reuse: bool = False) -> dict[str, Any]:
         )
     with work.alone("label"):
         parents = {"sft": require_model(work, "sft"), "world": data.world_hash}
-        key = stage_key(work.recipe, ("world", "sampling", "data"), parents)
+        unpriced = work.recipe.with_settings({"label.piece_price": 0.0, "label.hour_price": 0.0})
+        key = stage_key(unpriced, ("world", "sampling", "data", "label"), parents)
         if (before := done_before(work, "label", key, reuse)) is not None:
             return before
         if not work.store.items(study=STUDY):

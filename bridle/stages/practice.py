@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from bridle.core.records import Completion, Prompt, content_hash
+from bridle.feedback.store.store import LearntFrom
 from bridle.generation.rollout import Observe, RolloutSession
 from bridle.maths.statistics import proportion
 from bridle.models.encoding import encode_demonstrations
@@ -26,6 +27,7 @@ from bridle.stages.sft import train_branch
 from bridle.stages.workspace import Method, Variant, Work, done_before, require_model, stage_key
 from bridle.training.ppo import Actors
 
+NO_MODELS = ("source", "world", "data")  # of what rewards a run
 PracticeSection = PPOSection | GRPOSection | RLOOSection | REBELSection | RejectionSection | DPOSection
 
 
@@ -42,7 +44,8 @@ def practise(work: Work, method: Method, variant: Variant) -> dict[str, Any]:
     checked = config.scored_by == "verifier"
     parents = model_parents(work, name, (start, held_to), "sft" if start == "sft" and not checked else "start")
     checkable = work.data.checkable() if checked else None
-    parents |= reward_identity(work, checkable, variant)
+    identity = reward_identity(work, checkable, variant)
+    parents |= identity
     if method.critic is not None:  # it begins as the reward model, whatever scores
         parents |= reward_parents(work) if checkable is None else critic_parents(work)
     prompts = work.data.train_prompts() if checkable is None else checkable.train
@@ -76,7 +79,9 @@ def practise(work: Work, method: Method, variant: Variant) -> dict[str, Any]:
         else:
             actors = Actors(policy, reference, method.critic(work, policy))
             result = method.loop(actors, reward, prompts, mixed_in(work, policy, imitated), config, session)
-        saved = work.keep_policy(name, method.section, policy, parent)
+        scored_by = [key for key in identity if key not in NO_MODELS and isinstance(identity[key], str)]
+        learnt = LearntFrom(shaped_by=sorted({identity[key] for key in scored_by}))
+        saved = work.keep_policy(name, method.section, policy, parent, learnt)
         if checkable is not None:
             measured |= check_answers(work, policy, heldout, checkable, f"{method.section}-after")
             result = {metric: value for metric, value in result.items() if metric not in ("accuracy", "worked")}

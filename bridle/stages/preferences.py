@@ -8,7 +8,11 @@ from bridle.compute.steps import Session
 from bridle.core.errors import DataError, NoUsableRows
 from bridle.core.records import Pair, content_hash
 from bridle.evaluation.answers import kl_of
-from bridle.feedback.store.store import Snapshot
+from bridle.feedback.quality.reliability import stored_weights
+from bridle.feedback.store.labels import Labels, take_rating_snapshot
+from bridle.feedback.store.reading import Snapshot
+from bridle.feedback.store.store import LearntFrom
+from bridle.feedback.store.versions import weightless
 from bridle.models.encoding import Chosen, encode_pairs
 from bridle.models.policy import Policy
 from bridle.stages.data import used_note
@@ -20,10 +24,11 @@ OBSERVED = 128  # prompts that DPO's KL is measured on as it goes
 NO_REFERENCE = ("simpo",)  # losses that are held by none
 
 
-def training_snapshot(work: Work) -> Snapshot:
-    """The comparisons of training prompts that are in force now, kept under a hash."""
+def training_snapshot(work: Work, criterion: str | None = None) -> Snapshot:
+    """The comparisons of training prompts that are in force now, on the whole or by a criterion, kept under a hash with what they weigh."""
     try:
-        return work.store.take_snapshot(study=work.data.study, split="train")
+        weights = reliability_of(work)
+        return work.store.take_snapshot(study=work.data.study, split="train", criterion=criterion, reliability=weights)
     except DataError as error:
         raise NoUsableRows(
             f"{work.project.store} holds no comparisons to learn from; `bridle import FILE` brings some, "
@@ -31,11 +36,25 @@ def training_snapshot(work: Work) -> Snapshot:
         ) from error
 
 
+def rating_snapshot(work: Work, labels: Labels) -> Snapshot:
+    """The same of votes or scores."""
+    return take_rating_snapshot(work.store, labels, reliability=reliability_of(work))
+
+
+def reliability_of(work: Work) -> dict[str, float]:
+    """What the judgements of each labeler weigh, where the recipe wants that."""
+    return stored_weights(work.store, work.data.study) if work.recipe.data.reliability == "weights" else {}
+
+
 def judged_pairs(work: Work, snapshot: Snapshot, ties: bool = False) -> Chosen[Pair]:
     """The pairs of a snapshot, with a note where some judgements give none: they call all answers equal, or these have the same text."""
     pairs = work.store.snapshot_pairs(snapshot.id, ties)
     count, there = len({name for pair in pairs for name in pair.judgement_ids}), len(snapshot.judgement_ids)
-    return Chosen(pairs, *used_note(count, there, "judgements that tell answers apart"))
+    nobodies = weightless(work.store, snapshot)
+    weighing = there - sum(nobodies.values())
+    names = f"judgements that weigh anything; those of {', '.join(nobodies)} are no better than a coin"
+    notes = [*used_note(weighing, there, names), *used_note(count, weighing, "judgements that tell answers apart")]
+    return Chosen(pairs, *notes)
 
 
 def train_dpo(work: Work, method: Method, variant: Variant) -> dict[str, Any]:
@@ -66,8 +85,9 @@ def train_dpo(work: Work, method: Method, variant: Variant) -> dict[str, Any]:
         session = Session(run, work.device, recipe.seed)
         cache = work.project.folder / "cache"
         result = dpo.train(policy, reference, groups, recipe.dpo, session, cache, observe)
-        saved = work.keep_policy(name, "dpo", policy, parent)
-        return run.finish({"snapshot": snapshot.id, **result, **observe(), "model": saved})
+        saved = work.keep_policy(name, "dpo", policy, parent, LearntFrom({"": snapshot.id}))
+        nobodies = {"weightless": found} if (found := weightless(work.store, snapshot)) else {}
+        return run.finish({"snapshot": snapshot.id, **nobodies, **result, **observe(), "model": saved})
 
 
 def observer(work: Work, policy: Policy, reference: Policy | None) -> Callable[[], dict[str, float]]:

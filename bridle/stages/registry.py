@@ -22,7 +22,7 @@ from typing import Any
 
 from bridle.core.errors import BridleError, DataError, ModelError
 from bridle.core.files import file_hash, final_place, read_whole
-from bridle.feedback.store.store import Store
+from bridle.feedback.store.store import LearntFrom, Store
 from bridle.models.contents import earlier_hash, hash_of_files, loaded_files
 from bridle.project.kept import read_result
 from bridle.project.project import Project
@@ -71,16 +71,26 @@ class Registry:
             self.refuse_unless_wanted(folder, entry.files, files)
         return self.enter(folder, Entry(files, entry.names), store, folder.name)
 
-    def register(self, folder: Path, store: Store, kind: str, parent: str | None = None) -> str:
+    def register(
+        self, folder: Path, store: Store, kind: str, parent: str | None = None, learnt: LearntFrom | None = None
+    ) -> str:
         """Keep what is being saved, under its temporary name yet, as the model of the name that it will have; what the content is
         called. So no other process, and no kill, meets a model there that is not registered."""
         entry = self.entry(folder)
-        return self.enter(folder, Entry(looked_at(folder, entry.files), entry.names), store, kind, parent)
+        return self.enter(folder, Entry(looked_at(folder, entry.files), entry.names), store, kind, parent, learnt)
 
-    def enter(self, folder: Path, entry: Entry, store: Store, kind: str, parent: str | None = None) -> str:
+    def enter(
+        self,
+        folder: Path,
+        entry: Entry,
+        store: Store,
+        kind: str,
+        parent: str | None = None,
+        learnt: LearntFrom | None = None,
+    ) -> str:
         model = final_place(folder).name
         name = self.name(folder, entry, store.model_hashes(model))
-        store.add_model_version(model, kind=kind, weights_sha256=name, parent=parent)
+        store.add_model_version(model, kind=kind, weights_sha256=name, parent=parent, learnt=learnt)
         self.keep(folder, Entry(entry.files, {**entry.names, hash_of(entry.files): name}))
         return name
 
@@ -114,6 +124,15 @@ class Registry:
         """A folder of the project by its path in it, another by its whole path."""
         path, home = Path(os.path.abspath(final_place(folder))), os.path.abspath(self.project.folder)
         return str(path.relative_to(home) if path.is_relative_to(home) else path)
+
+    def present(self) -> dict[str, str]:
+        """What the project's model folders hold now: their contents, and the folders' names."""
+        folders = [path.parent for path in sorted(self.project.folder.glob("models/*/config.json"))]
+        found = dict[str, str]()
+        for folder in folders:
+            with suppress(ModelError):  # what cannot be read is none
+                found.setdefault(self.content(folder), folder.name)
+        return found
 
     def holds(self, folder: Path) -> bool:
         """Whether a folder is that of a model of the project, and not one elsewhere that a setting names."""

@@ -7,21 +7,29 @@ from typing import Any
 from bridle.compute.device import Device
 from bridle.compute.randomness import derived_seed, generator
 from bridle.compute.steps import Session
-from bridle.core.records import Completion, Pair, Prompt, Ranking
+from bridle.core.records import Completion, Pair, Prompt, Ranking, content_hash
 from bridle.core.timeline import timed
-from bridle.evaluation.reward_tests import AnswerPair, pair_accuracy
-from bridle.feedback.rankings import pairs_of
-from bridle.feedback.store.store import Snapshot
-from bridle.models.batches import Group
+from bridle.evaluation.reward_tests import AnswerPair, pair_accuracy, rating_metrics
+from bridle.feedback.quality.style import Taste, fit_taste, without_taste
+from bridle.feedback.rankings import Item, counted_pairs
+from bridle.feedback.store.labels import (
+    Lesson,
+    labels_for,
+    ratings_in_force,
+    snapshot_ratings,
+)
+from bridle.feedback.store.store import LearntFrom
+from bridle.feedback.store.versions import weightless
+from bridle.models.batches import REWARD, Group
 from bridle.models.decoder import DecoderConfig, Trunk, initialise
-from bridle.models.encoding import Chosen, DataReport, encode_pairs, encode_rankings
-from bridle.models.policy import Policy, RewardModel, load_policy, save_reward_model
+from bridle.models.encoding import Chosen, DataReport, encode_pairs, encode_rankings, encode_ratings
+from bridle.models.policy import Policy, RewardModel, Task, load_policy, save_reward_model
 from bridle.models.scorer import Scorer, init_head, scorer_from
 from bridle.models.sizes import require_memory
+from bridle.playground.gold import CLEAR_GAP
 from bridle.recipe.recipe import Recipe
 from bridle.rewards.learned import LearnedReward, task_scores
-from bridle.stages.label import CLEAR_GAP
-from bridle.stages.preferences import judged_pairs, training_snapshot
+from bridle.stages.preferences import judged_pairs, rating_snapshot, training_snapshot
 from bridle.stages.rewards import member_names
 from bridle.stages.workspace import Method, Variant, Work, done_before, require_model, stage_key
 from bridle.training import reward
@@ -72,13 +80,25 @@ def train_shuffled(work: Work, reuse: bool = False) -> dict[str, Any]:
     return train_scorer(work, SHUFFLED, reuse)
 
 
+def lessons_of(work: Work) -> list[Lesson]:
+    """A lesson for each task of the recipe; DataError, before any run, where the store has nothing for one."""
+    lessons, store = list[Lesson](), work.store
+    for task in work.recipe.reward.tasks:
+        labels = labels_for(store, None if task == REWARD else task, work.data.study)
+        compared = labels.kind == "comparisons"
+        snapshot = training_snapshot(work, labels.criterion) if compared else rating_snapshot(work, labels)
+        lessons.append(Lesson(task, labels, snapshot, task if task != REWARD else ""))
+    return lessons
+
+
 def train_scorer(work: Work, stage: str, reuse: bool) -> dict[str, Any]:
     """One reward model: a member from SFT's weights or another model's, "reward-slim" and "reward-shuffled" from nothing."""
     with work.alone(stage):
         recipe, section = work.recipe, work.recipe.reward
-        sft_hash = require_model(work, "sft")
-        snapshot = training_snapshot(work)
-        parents = {"sft": sft_hash, "snapshot": snapshot.id, "stage": stage}
+        sft_hash, lessons = require_model(work, "sft"), lessons_of(work)
+        snapshots = {".".join(filter(None, ("snapshot", one.by))): one.snapshot.id for one in lessons}
+        taste, parents = taste_of(work), {"sft": sft_hash, **snapshots, "stage": stage}
+        parents |= {} if taste is None else {"style": content_hash(list(taste.weights.items()))}
         if stage in member_names(recipe) and section.path:
             parents["base"] = load_policy(work.project.folder / section.path, work.device.torch, work.verify).origin
         # How many members there are, and how RL combines them, changes none of them.
@@ -91,29 +111,53 @@ def train_scorer(work: Work, stage: str, reuse: bool) -> dict[str, Any]:
             stage, TITLES.get(stage, f"Training another reward model, for the ensemble: {stage}"), key, noted
         ) as run:
             policy = work.load_policy("sft")
-            model, epochs, rate, seed = new_scorer(work, stage, policy)
-            count, encoded = comparisons(work, snapshot, model, policy, turned_by(work, stage))
-            groups = work.usable(encoded)
+            model, epochs, rate, seed = new_scorer(work, stage, policy, lessons)
+            turned = turned_by(work, stage)
+            encoded = [encoded_lesson(work, one, model, policy, turned, taste) for one in lessons]
+            groups = [group for found in encoded for group in work.usable(found)]
             # What the scores will be centred on is looked at before training.
             reference_prompts(work, policy, enforce=True)
-            result = {"snapshot": snapshot.id, "judgements": len(snapshot.judgement_ids), **count}
+            result: dict[str, Any] = dict(snapshots)
+            for one in lessons:
+                if nobodies := weightless(work.store, one.snapshot):
+                    result["weightless"] = {**result.get("weightless", {}), **nobodies}
+            result |= {} if taste is None else {"style": dict(taste.weights), "style_se": dict(taste.errors)}
+            result["judgements"] = sum(len(one.snapshot.judgement_ids) for one in lessons)
             result |= reward.train(model, groups, section, epochs, rate, Session(run, work.device, seed))
-            return run.finish({**result, **finish_reward(work, model, policy, stage)})
+            return run.finish({**result, **finish_reward(work, model, policy, stage, lessons)})
 
 
-def comparisons(
-    work: Work, snapshot: Snapshot, model: RewardModel, policy: Policy, turned: Callable[[Prompt], bool] | None
-) -> tuple[dict[str, int], tuple[list[Group], DataReport]]:
-    """What the snapshot's judgements say, as pairs or as whole rankings: their number, and the same encoded."""
-    section, template = work.recipe.reward, model.template
-    foreign, limit = template.hash != policy.template.hash, model.module.config.max_positions
+def taste_of(work: Work) -> Taste | None:
+    """The labelers' taste for what the recipe wants to keep out of the score; DataError where too little is known of it."""
+    names = work.recipe.reward.style_control
+    return fit_taste(work.store, names, work.data.study) if names else None
+
+
+def encoded_lesson(
+    work: Work,
+    lesson: Lesson,
+    model: RewardModel,
+    policy: Policy,
+    turned: Callable[[Prompt], bool] | None,
+    taste: Taste | None,
+) -> tuple[list[Group], DataReport]:
+    """What a lesson's judgements say, as pairs, whole rankings or ratings."""
+    section, template, task, snapshot = work.recipe.reward, model.template, lesson.task, lesson.snapshot
+    foreign, limit, what = template.hash != policy.template.hash, model.module.config.max_positions, lesson.what
+    if lesson.labels.kind != "comparisons":
+        rated = snapshot_ratings(work.store, snapshot.id)
+        notes = [lesson.labels.note] if lesson.labels.note else []
+        return encode_ratings(template, Chosen(rated, *notes), limit, task, what)
     if section.loss == "ranking":
         rankings = work.store.snapshot_rankings(snapshot.id)
         rankings = [ranking_as_text(ranking) for ranking in rankings] if foreign else rankings
-        return {"rankings": len(rankings)}, encode_rankings(template, rankings, limit, turned=turned)
+        what = what.replace("comparisons", "rankings")
+        return encode_rankings(template, rankings, limit, turned=turned, what=what, task=task)
     pairs = judged_pairs(work, snapshot, ties=section.ties == "half")
+    if taste is not None and not lesson.by:
+        pairs = Chosen(without_taste(work.store, pairs, taste), *pairs.notes)
     pairs = Chosen(map(pair_as_text, pairs), *pairs.notes) if foreign else pairs
-    return {"pairs": len(pairs)}, encode_pairs(template, pairs, limit, margin=section.margin, turned=turned)
+    return encode_pairs(template, pairs, limit, margin=section.margin, turned=turned, what=what, task=task)
 
 
 def turned_by(work: Work, stage: str) -> Callable[[Prompt], bool] | None:
@@ -123,22 +167,25 @@ def turned_by(work: Work, stage: str) -> Callable[[Prompt], bool] | None:
     return lambda prompt: derived_seed(work.recipe.seed, f"coin/{prompt.id}", 0) % 2 == 1
 
 
-def new_scorer(work: Work, stage: str, policy: Policy) -> tuple[RewardModel, int, float, int]:
+def new_scorer(
+    work: Work, stage: str, policy: Policy, lessons: Sequence[Lesson]
+) -> tuple[RewardModel, int, float, int]:
     """A reward model before its training, with its epochs, its learning rate, and the seed of its order.
 
     The members of an ensemble learn the same pairs and differ in the head that they begin with and in the order.
     """
     recipe, section = work.recipe, work.recipe.reward
+    tasks = [Task(one.task, "binary" if one.labels.kind == "vote" else "score") for one in lessons]
     if stage not in member_names(recipe):
         epochs = section.slim_epochs if stage == SLIM else 1
         scorer, source = slim_scorer(recipe, policy, work.device), policy.source.of_tokenizer()
-        model = RewardModel(scorer, policy.template, "new", source=source)
+        model = RewardModel(scorer, policy.template, "new", tasks, source=source)
         return model, epochs, section.slim_learning_rate, recipe.seed
     base = work.read_policy(work.project.folder / section.path) if section.path else policy
     first = stage == "reward"
     head = generator(recipe.seed, "head" if first else f"head/{stage}")
     seed = recipe.seed if first else derived_seed(recipe.seed, f"order/{stage}", 0)
-    model = RewardModel(scorer_from(base.module, head), base.template, "new", source=base.source)
+    model = RewardModel(scorer_from(base.module, head, len(tasks)), base.template, "new", tasks, source=base.source)
     return model, section.epochs, section.learning_rate, seed
 
 
@@ -169,7 +216,7 @@ def slim_scorer(recipe: Recipe, policy: Policy, device: Device) -> Scorer:
         rope_theta=rope_theta,
     )
     require_memory(config.bytes, "the slim reward model of the recipe's [reward]")
-    scorer, draws = Scorer(Trunk(config)), generator(recipe.seed, "slim-weights")
+    scorer, draws = Scorer(Trunk(config), len(recipe.reward.tasks)), generator(recipe.seed, "slim-weights")
     initialise(scorer, config.layers, draws)
     init_head(scorer, draws)
     return scorer.to(device.torch)
@@ -181,8 +228,11 @@ def reference_prompts(work: Work, policy: Policy, enforce: bool) -> list[Prompt]
     return work.fitting(policy, few, enforce=enforce)
 
 
-def finish_reward(work: Work, model: RewardModel, policy: Policy, name: str) -> dict[str, Any]:
-    """Centre and scale on fresh answers of the reference policy, fit its temperature, save, and test on held-out comparisons."""
+def finish_reward(
+    work: Work, model: RewardModel, policy: Policy, name: str, lessons: Sequence[Lesson]
+) -> dict[str, Any]:
+    """Centre and scale on fresh answers of the reference policy, fit its temperatures, save, and test on held-out judgements. Metrics of
+    the first task stand by themselves, those of the others under `tasks`."""
     reader = LearnedReward(model, work.device, same_tokens=model.template.hash == policy.template.hash)
     answered = work.answer(policy, reference_prompts(work, policy, enforce=False), "centre")
     ids = reader.ids(answered.prompts, answered.completions)
@@ -190,53 +240,69 @@ def finish_reward(work: Work, model: RewardModel, policy: Policy, name: str) -> 
         scores = task_scores(model, *ids, work.device)
     reward.set_centre_and_scale(model, scores, [p + a for p, a in zip(ids[0][:4], ids[1][:4], strict=True)])
     turned = turned_by(work, name)
-    calibration = fit_temperature_of(work, reader, turned)
+    calibration = fit_temperatures_of(work, reader, lessons, turned)
+    learnt = LearntFrom({one.task: one.snapshot.id for one in lessons})
     saved = save_reward_model(
-        work.project.model(name), model, lambda folder: work.register(folder, "reward", policy.origin)
+        work.project.model(name), model, lambda folder: work.register(folder, "reward", policy.origin, learnt)
     )
+    found = {}
+    for lesson, task in zip(lessons, model.tasks, strict=True):
+        tested = heldout_metrics(work, reader.by(task.name), lesson, turned)
+        found[task.name] = {**tested, **calibration[task.name], "centre": task.centre, "scale": task.scale}
+    first = found.pop(model.tasks[0].name)
     parameters = sum(p.numel() for p in model.module.parameters())
-    return {
-        **heldout_metrics(work, reader, turned),
-        **calibration,
-        "parameters": parameters,
-        "centre": model.tasks[0].centre,
-        "scale": model.tasks[0].scale,
-        "model": saved,
-    }
+    return {**first, **({"tasks": found} if found else {}), "parameters": parameters, "model": saved}
 
 
 @timed("calibration")
-def fit_temperature_of(
-    work: Work, reader: LearnedReward, turned: Callable[[Prompt], bool] | None
-) -> dict[str, float | None]:
-    """The temperature by what people said of held-out answers, and the calibration error before and after."""
-    judged = work.store.judgements(study=work.data.study, split="heldout")
-    ties = work.recipe.reward.ties == "half"
-    pairs = [pair for item, judgement in judged for pair in pairs_of(item, judgement, ties)]
-    pairs = pairs if reader.same_tokens else [pair_as_text(pair) for pair in pairs]
-    template, limit = reader.model.template, reader.model.module.config.max_positions
-    encoded = encode_pairs(template, pairs, limit, turned=turned, what="held-out comparisons")
-    groups = work.usable(encoded, enforce=False)
-    return reward.fit_temperatures(reader.model, groups, work.device)[reader.model.tasks[0].name]
+def fit_temperatures_of(
+    work: Work, reader: LearnedReward, lessons: Sequence[Lesson], turned: Callable[[Prompt], bool] | None
+) -> dict[str, dict[str, float | None]]:
+    """The temperature of each task by what people said of held-out answers, and the calibration error before and after."""
+    groups, template, limit = list[Group](), reader.model.template, reader.model.module.config.max_positions
+    for lesson in lessons:
+        labels, what = lesson.labels, f"held-out {lesson.what}"
+        if labels.kind != "comparisons":
+            rated = ratings_in_force(work.store, labels, "heldout")
+            groups += work.usable(encode_ratings(template, rated, limit, lesson.task, what), enforce=False)
+            continue
+        judged = work.store.judgements(study=work.data.study, split="heldout", criterion=labels.criterion)
+        pairs = counted_pairs(judged, work.recipe.reward.ties == "half")
+        pairs = pairs if reader.same_tokens else [pair_as_text(pair) for pair in pairs]
+        encoded = encode_pairs(template, pairs, limit, turned=turned, what=what, task=lesson.task)
+        groups += work.usable(encoded, enforce=False)
+    return reward.fit_temperatures(reader.model, groups, work.device)
 
 
 @timed("test")
-def heldout_metrics(work: Work, reader: LearnedReward, turned: Callable[[Prompt], bool] | None) -> dict[str, Any]:
-    """Accuracy on held-out pairs: against gold (clear pairs) where it is known, against people everywhere."""
+def heldout_metrics(
+    work: Work, reader: LearnedReward, lesson: Lesson, turned: Callable[[Prompt], bool] | None
+) -> dict[str, Any]:
+    """Accuracy on held-out pairs, against gold (clear pairs) where it is known, against people everywhere; or on held-out ratings."""
+    if lesson.labels.kind != "comparisons":
+        return rating_metrics(reader, ratings_in_force(work.store, lesson.labels, "heldout"), work.progress.say)
+    criterion = lesson.labels.criterion
+    gold_known = work.data.knows_gold and criterion is None
+    by_people, by_gold = (turned_round(pairs, turned) for pairs in heldout_pairs(work, criterion))
+    known = dict[str, float]()  # both tests ask about the same answers
+    people = pair_accuracy(reader, by_people, work.progress.say, known)
+    metrics = {f"people_{name}": value for name, value in people.items()}
+    gold = pair_accuracy(reader, by_gold, work.progress.say, known) if gold_known else people
+    return {**metrics, **gold}
+
+
+def heldout_pairs(work: Work, criterion: str | None = None) -> tuple[list[AnswerPair], list[AnswerPair]]:
+    """Held-out answers by people, the best of each judgement against the others, and by gold, where it is known (of the whole) and clear;
+    of an item that several judged each pair of gold's once."""
     by_people: list[AnswerPair] = []
-    by_gold: list[AnswerPair] = []
-    for item, judgement in work.store.judgements(study=work.data.study, split="heldout"):
+    items = dict[str, Item]()
+    for item, judgement in work.store.judgements(study=work.data.study, split="heldout", criterion=criterion):
         (best, *_), *others = judgement.ranking  # what tied with the best was not beaten by it
         by_people += [
             (item.prompt, item.completions[best], item.completions[slot]) for group in others for slot in group
         ]
-        by_gold += clear_pairs(work, item.prompt, item.completions)
-    by_people, by_gold = turned_round(by_people, turned), turned_round(by_gold, turned)
-    known = dict[str, float]()  # both tests ask about the same answers
-    people = pair_accuracy(reader, by_people, work.progress.say, known)
-    metrics = {f"people_{name}": value for name, value in people.items()}
-    gold = pair_accuracy(reader, by_gold, work.progress.say, known) if work.data.knows_gold else people
-    return {**metrics, **gold}
+        items |= {item.id: item} if criterion is None else {}
+    return by_people, [pair for item in items.values() for pair in clear_pairs(work, item.prompt, item.completions)]
 
 
 def clear_pairs(work: Work, prompt: Prompt, completions: Sequence[Completion]) -> list[AnswerPair]:

@@ -1,15 +1,17 @@
 """What reinforcement learning learns from: the project's reward models, verifiers, and sums of them."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from bridle.compute.randomness import generator
 from bridle.core.errors import ModelError
-from bridle.core.records import Reward
+from bridle.core.records import Completion, Prompt, Reward
+from bridle.feedback.store.ratings import add_model_scores
 from bridle.models.policy import Policy, load_reward_model
 from bridle.models.scorer import Scorer, critic_from, scorer_from, shared_critic
 from bridle.recipe.recipe import Recipe
-from bridle.rewards.learned import Ensemble, LearnedReward
+from bridle.rewards.learned import Ensemble, LearnedReward, task_scores
 from bridle.rewards.weighted import Source, WeightedSum
 from bridle.stages.workspace import Work, require_model
 
@@ -39,6 +41,17 @@ def load_scores(work: Work, folder: Path, policy: Policy, task: str = "") -> Lea
     model = load_reward_model(folder, work.device.torch, work.verify, work.template_settings(folder))
     work.check_unchanged(folder, model.origin)
     return LearnedReward(model, work.device, model.template.hash == policy.template.hash, task)
+
+
+def keep_scores(work: Work, policy: Policy, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> None:
+    """Into the store what each of the project's reward models that are there makes of its answers, by every task."""
+    for name in member_names(work.recipe):
+        if (folder := work.project.model(name)).joinpath("bridle_reward.json").is_file():
+            reader = load_scores(work, folder, policy)
+            raw_CB = task_scores(reader.model, *reader.ids(prompts, completions), reader.device).T
+            for task, raw_B in zip(reader.model.tasks, raw_CB, strict=True):
+                scores = task.log_odds(raw_B).tolist()
+                add_model_scores(work.store, completions, reader.model.origin, task.name, scores)
 
 
 def training_reward(work: Work, policy: Policy) -> Reward:

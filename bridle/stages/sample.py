@@ -1,13 +1,16 @@
-"""Several answers to each prompt, into the store, to be compared."""
+"""Several answers to each prompt, into the store, to be compared: some at random, the others by what they teach a reward model."""
 
 from typing import Any
 
 from bridle.compute.randomness import derived_seed
 from bridle.core.timeline import timed
+from bridle.feedback.store.reading import taken_down
+from bridle.feedback.store.studies import mark_items, set_priorities
 from bridle.generation.engine import answer_prompts
 from bridle.generation.sampling import Sampling
 from bridle.project.progress import count_through
 from bridle.stages.data import SAMPLE, STUDY
+from bridle.stages.rewards import keep_scores
 from bridle.stages.workspace import Work, done_before, require_model, stage_key
 
 
@@ -32,8 +35,16 @@ def sample(work: Work, reuse: bool = False) -> dict[str, Any]:
             report = count_through(len(asked), work.progress)
             with timed("answer"):
                 completions = answer_prompts(work.engine, policy, asked, settings, seed=seed, progress=report)
-            with timed("store"):
-                work.store.add_completions(completions, source=SAMPLE)
+            with timed("store"), work.store.transaction() as one:
+                one.add_completions(completions, source=SAMPLE)
+                with one.reading() as connection:
+                    gone = taken_down(connection)  # what has such a text was not stored
                 groups = [completions[i : i + k] for i in range(0, len(completions), k)]
-                items = work.store.add_items([g for g in groups if len({c.stripped for c in g}) > 1], study=STUDY)
+                groups = [g for g in groups if gone.isdisjoint(answer.id for answer in g)]
+                items = one.add_items([g for g in groups if len({c.stripped for c in g}) > 1], study=STUDY)
+                mark_items(one, STUDY, items)
+            with timed("score"):
+                kept = [pair for pair in zip(asked, completions, strict=True) if pair[1].id not in gone]
+                keep_scores(work, policy, [prompt for prompt, _ in kept], [answer for _, answer in kept])
+                set_priorities(work.store, STUDY)
             return run.finish({"prompts": len(prompts), "answers": len(completions), "items": len(items)})

@@ -25,7 +25,7 @@ from bridle.core.files import write_json
 from bridle.core.records import Prompt, Reward, content_hash
 from bridle.core.timeline import recording, timed
 from bridle.evaluation.answers import Answered, answer_all
-from bridle.feedback.store.store import Store
+from bridle.feedback.store.store import LearntFrom, Store
 from bridle.generation.engine import Engine
 from bridle.guard.health import Health
 from bridle.models.contents import weight_files
@@ -55,6 +55,7 @@ Count = Callable[[int], None]  # how many more are done
 
 # Which method leaves a model that is not called after it; None: no method leaves a model of this name.
 MAKERS = {"base": "pretrain", "pretrain": None, "arithmetic": "grpo", "reward-slim": "reward"}
+NOTHING = LearntFrom()
 WAY_ON = "resume it where that can be had, or all the same, to other weights, with --set guard.other_arithmetic=true"
 
 
@@ -212,16 +213,18 @@ class Work:
         tokens, seed = self.recipe.sampling.max_new_tokens, derived_seed(self.recipe.seed, label, number)
         return answer_all(policy, self.engine, prompts, tokens, seed, progress)
 
-    def keep_policy(self, name: str, kind: str, policy: Policy, parent: str | None) -> str:
-        """Save a model and register it with its parent; returns its content hash."""
+    def keep_policy(
+        self, name: str, kind: str, policy: Policy, parent: str | None, learnt: LearntFrom = NOTHING
+    ) -> str:
+        """Save a model and register it with its parent and what it learnt from besides; returns its content hash."""
         place = self.project.model(name)
         if self.project.shares_base(place):
             place.unlink()  # it was another name of the base, which stays
-        return save_policy(place, policy, lambda folder: self.register(folder, kind, parent))
+        return save_policy(place, policy, lambda folder: self.register(folder, kind, parent, learnt))
 
-    def register(self, folder: Path, kind: str, parent: str | None) -> str:
+    def register(self, folder: Path, kind: str, parent: str | None, learnt: LearntFrom = NOTHING) -> str:
         """Register a model that is being saved; returns its content hash. The run that leaves it notes it before it takes its place."""
-        content = self.registry.register(folder, self.store, kind, parent)
+        content = self.registry.register(folder, self.store, kind, parent, learnt)
         if self.run is not None and self.parents:  # it is at work
             self.run.note(leaves=content)
         return content

@@ -22,7 +22,7 @@ from bridle.compute.device import Device
 from bridle.compute.optimizer import backward
 from bridle.compute.parallel import all_ranks_sum, my_share
 from bridle.compute.steps import Means, Metrics, Session, Steps
-from bridle.core.errors import DataError, ModelError, NoUsableRows
+from bridle.core.errors import ModelError, NoUsableRows
 from bridle.core.files import file_hash, whole_folder, write_text
 from bridle.core.records import Prompt, Reward, content_hash
 from bridle.core.timeline import timed
@@ -63,12 +63,6 @@ def train(
     usable = [group for group in groups if group.pairs]
     if not usable:
         raise NoUsableRows("DPO needs pairs of a better and a worse answer, got none; collect or import comparisons")
-    unsure = [pair for group in usable for pair in group.pairs if batches.Compared(*pair).target != 1]
-    if unsure:
-        raise DataError(
-            f"DPO takes comparisons that are sure, got {len(unsure)} whose target is not 1; leave out ties and give the others a "
-            "weight, or learn a reward model from them"
-        )
     plan = batches.length_plan(
         [group.length for group in usable], config.batch_size, config.epochs, session.seed, "dpo"
     )
@@ -192,7 +186,10 @@ def compare_answers(
             length_B = batch.lengths_B - batch.prompt_lengths_B
             loss, metrics = preference_loss(logp_B, reference_B, length_B, pairs, config, count)
         backward(loss)
-        means.add({**metrics, **likelihoods(logp_B.detach(), reference_B, pairs, pair_count)})
+        better_P, worse_P = (
+            side[: sum(len(group.pairs) for group in chosen)] for side in pairs[:2]
+        )  # not turned round
+        means.add({**metrics, **likelihoods(logp_B.detach(), reference_B, better_P, worse_P, pair_count)})
     return means.totals()
 
 
@@ -218,9 +215,10 @@ def preference_loss(
     return loss, metrics
 
 
-def likelihoods(logp_B: Tensor, reference_B: Tensor | None, pairs: Pairs, count: int) -> LossMetrics:
+def likelihoods(
+    logp_B: Tensor, reference_B: Tensor | None, better_P: Tensor, worse_P: Tensor, count: int
+) -> LossMetrics:
     """How likely chosen and rejected answers are and, with a reference, how far they moved; each a sum over these pairs / count."""
-    better_P, worse_P, _ = pairs
     likely = {"chosen_logp": logp_B[better_P].sum() / count, "rejected_logp": logp_B[worse_P].sum() / count}
     if reference_B is None:
         return likely

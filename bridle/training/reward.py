@@ -32,6 +32,7 @@ from bridle.project.run import Signal
 from bridle.recipe.offline import RewardSection
 from bridle.rewards.learned import task_scores
 
+LEAST, MOST = 1e-30, 1e30  # of a weight, or a size: sums over a step stay within float32
 FEW = 20  # judgements: fewer than this in a half fit no temperature
 
 
@@ -195,10 +196,10 @@ def check_judgements(model: RewardModel, groups: Sequence[Group]) -> None:
     numbers = [(p.weight, p.margin, p.target) for _, p in pairs] + [(r.weight, r.value, 0.0) for _, r in ratings]
     numbers += [(r.weight, 0.0, 0.0) for _, r in rankings]
     for weight, value, target in numbers:
-        if not (0 < weight < math.inf and math.isfinite(value) and 0 <= target <= 1):
+        if not (LEAST < weight < MOST and abs(value) < MOST and 0 <= target <= 1):
             raise DataError(
                 f"a judgement has weight {weight}, margin or value {value} and target {target}; it needs a weight above 0, "
-                "finite numbers, and a target from 0 to 1"
+                f"finite numbers from {LEAST:g} to {MOST:g}, and a target from 0 to 1"
             )
     for task in model.tasks:
         values = {rated.value for _, rated in ratings if rated.task == task.name}

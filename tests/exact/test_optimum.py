@@ -29,9 +29,10 @@ def reaches(train: Trainer, seed: int, beta: float, folder: Path, patience: int)
     assert after.reward_error <= REWARD_ERROR and after.kl <= KL, after
 
 
-@pytest.mark.parametrize("beta", [0.3, 1.0])
+@pytest.mark.parametrize("beta", [0.3, pytest.param(1.0, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("train", TRAINERS)
 def test_the_optimum_is_reached(train: Trainer, beta: float, tmp_path: Path) -> None:
+    """β = 1 is the second proof: a β that is left out, squared or doubled misses the optimum of 0.3."""
     reaches(train, 0, beta, tmp_path, 1)
 
 

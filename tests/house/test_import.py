@@ -78,6 +78,7 @@ def needs(sources: Sequence[Source]) -> dict[str, list[str]]:
         for line in imports(source):
             if not line.lazy and line.name.split(".")[0] not in sys.stdlib_module_names:
                 origin = line.name.rpartition(".")[0]
+                yield line.name.split(".")[0]  # imported before its parts: those that need any part of it load it once
                 yield origin if line.name not in ours and origin in ours else line.name
 
     direct = {module: set(imported_by(source)) for module, source in ours.items()}

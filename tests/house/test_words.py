@@ -17,7 +17,11 @@ import pytest
 
 from tests.house.source import ROOT, Source, listed, written_by_us
 
-PACKAGE, PEOPLES_SITTINGS = r"bridle/", r"bridle/playground/|bridle/stages/data\.py|docs/playground\.md"
+PACKAGE = r"bridle/"
+PEOPLES_SITTINGS = (
+    r"bridle/playground/|bridle/stages/data\.py|docs/playground\.md|"
+    r"bridle/feedback/quality/|bridle/report/agreement\.|docs/labelling-quality\.md"
+)
 
 
 class Phrase(NamedTuple):

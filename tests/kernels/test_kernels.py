@@ -1,8 +1,5 @@
 """The compiled kernels against plain PyTorch in float64, values and gradients; and what happens where they cannot be had."""
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -261,38 +258,45 @@ def test_the_norms_own_gradient_is_the_composed_ones() -> None:
 
 # ---------------------------------------------------------------------------------------- where they cannot be had
 
-LOOK = """
-import torch
-from bridle.kernels import kernels
-print(kernels.choose_kernels("auto"))
-torch.manual_seed(0)
-print(kernels.swiglu(torch.randn(2, 6)).sum().item())
-"""
+
+@pytest.fixture
+def look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., tuple[str, float]]]:
+    """Choose kernels where nothing was compiled or loaded before, with other variables: the words, and a value of theirs."""
+
+    def look(**environment: str) -> tuple[str, float]:
+        for name, value in {"XDG_CACHE_HOME": str(tmp_path / "cache"), **environment}.items():
+            monkeypatch.setenv(name, value)
+        forget()
+        line = kernels.choose_kernels("auto")
+        return line, float(swiglu(GATED).sum())
+
+    def forget() -> None:
+        kernels.built.cache_clear()
+        kernels.found.cache_clear()
+
+    yield look
+    forget()
 
 
-def in_a_process(tmp_path: Path, **environment: str) -> list[str]:
-    # A path of its own for the cache: nothing that was compiled before is found.
-    ours = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache"), **environment}
-    done = subprocess.run([sys.executable, "-c", LOOK], env=ours, capture_output=True, text=True, check=True)
-    return done.stdout.splitlines()
+GATED = rounded(torch.float32, 2, 6).float()
 
 
-def test_without_a_compiler_the_plain_ones_do_the_same(tmp_path: Path) -> None:
-    expected = torch.manual_seed(0) and float(kernels.F.silu((x := torch.randn(2, 6))[:, :3]).mul(x[:, 3:]).sum())
-    line, value = in_a_process(tmp_path, PATH=str(tmp_path))
-    assert line == "plain kernels (no C compiler)" and float(value) == pytest.approx(expected)
+def test_without_a_compiler_the_plain_ones_do_the_same(look: Callable[..., tuple[str, float]], tmp_path: Path) -> None:
+    line, value = look(PATH=str(tmp_path))
+    expected = float(kernels.F.silu(GATED[:, :3]).mul(GATED[:, 3:]).sum())
+    assert line == "plain kernels (no C compiler)" and value == pytest.approx(expected)
 
 
-def test_a_compiler_that_fails_is_told_of(tmp_path: Path) -> None:
+def test_a_compiler_that_fails_is_told_of(look: Callable[..., tuple[str, float]], tmp_path: Path) -> None:
     (tmp_path / "cc").write_text("#!/bin/sh\necho 'cc1: no such instruction' >&2\nexit 1\n")
     (tmp_path / "cc").chmod(0o755)
-    line, _ = in_a_process(tmp_path, PATH=f"{tmp_path}:/usr/bin:/bin")
+    line, _ = look(PATH=f"{tmp_path}:/usr/bin:/bin")
     assert line == "plain kernels (cc failed: cc1: no such instruction)"
 
 
-def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path) -> None:
+def test_a_cache_that_cannot_be_written_is_done_without(look: Callable[..., tuple[str, float]], tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("a file in the folder's place")
-    line, _ = in_a_process(tmp_path)
+    line, _ = look()
     assert line.startswith("plain kernels (")
 
 

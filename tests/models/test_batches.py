@@ -8,6 +8,7 @@ import torch
 
 from bridle.models.batches import (
     Batch,
+    Compared,
     Group,
     by_length,
     group_batch,
@@ -152,6 +153,12 @@ SECOND = Group([6, 7], [[4], [5]], [(0, 1, 1.0)])
 def test_pairs_index_into_the_answers_of_all_groups() -> None:
     better, worse, weight = index_pairs([FIRST, SECOND], CPU)
     assert better.tolist() == [2, 2, 3] and worse.tolist() == [0, 1, 4] and weight.tolist() == [0.5, 0.5, 1.0]
+
+
+def test_a_pair_that_is_not_sure_is_turned_round_too_behind_the_others() -> None:
+    unsure = replace(SECOND, pairs=[Compared(0, 1, 4.0, 0.75)])
+    better, worse, weight = index_pairs([unsure, FIRST], CPU)
+    assert better.tolist() == [0, 4, 4, 1] and worse.tolist() == [1, 2, 3, 0] and weight.tolist() == [3, 0.5, 0.5, 1]
 
 
 def test_every_answer_is_read_once_where_its_pairs_look_for_it() -> None:

@@ -314,7 +314,9 @@ def test_equal_texts_keep_their_places_in_a_ranking() -> None:
 def test_rankings_of_one_prompt_share_it() -> None:
     rankings = [ranked(("Yes", 0), ("No", 1), judgement="a"), ranked(("No", 0), ("Why", 0), ("Yes", 1), judgement="b")]
     [group] = encode_rankings(template(), rankings, 96)[0]
-    assert len(group.answers) == 3 and [one.weight for one in group.rankings] == [0.5, 0.5]
+    assert len(group.answers) == 3 and [one.weight for one in group.rankings] == [1, 1], "two people on one item"
+    apart = [replace(one, item_id=name) for one, name in zip(rankings, "ab", strict=True)]
+    assert [one.weight for one in encode_rankings(template(), apart, 96)[0][0].rankings] == [0.5, 0.5]
     assert [one.ranks for one in group.rankings] == [(0, 1, -1), (1, 0, 0)], "-1: not in that ranking"
 
 

@@ -98,6 +98,7 @@ def test_an_error_says_where_the_value_came_from(tmp_path: Path) -> None:
         ({"ppo.kl_gain": 0.0}, "with kl_gain = 0; set kl_target = 0 to leave β fixed"),
         ({"ppo.early_stop_kl": 0.1, "ppo.epochs": 1, "ppo.minibatches": 1}, "early_stop_kl = 0.1 can stop nothing"),
         ({"rejection.threshold": 0.8}, "threshold = 0.8 has no effect on keep = 'best'"),
+        ({"reward.style_control": ["length"], "reward.tasks": ["toxic"]}, "has no 'reward'; add it"),
         ({"reward.combine": "min"}, "combine = 'min' needs an ensemble, and members is 1"),
     ],
 )
@@ -266,7 +267,7 @@ def test_simpo_has_no_reference(settings: dict[str, str]) -> None:
 
 def test_defaults_are_those_of_earlier_versions_in_their_order() -> None:
     dumped = Recipe().model_dump(mode="json")
-    assert list(dumped) == list(EARLIER["dump"])
+    assert [name for name in dumped if name != "label"] == list(EARLIER["dump"])  # a section that came later
     for name, section in EARLIER["dump"].items():
         if name == "data":  # 0 stands for all that was imported; the playground's numbers are what they were
             assert {key: section[key] for key in PLAYGROUND_SIZES} == PLAYGROUND_SIZES

@@ -7,6 +7,7 @@ import math
 import re
 import shutil
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -226,11 +227,18 @@ def test_the_page_of_ones_own_model_and_one_method_says_that_and_no_more(own_mod
 # --------------------------------------------------------------------------------------------- written down, not trained
 
 
+@cache
+def recipe_of(path: Path, text: str) -> str:
+    """All settings of the recipe that lies there, read once for each text."""
+    return to_toml(load_recipe(path))
+
+
 def write_run(project: Path, name: str, result: dict[str, Any] | None, number: int = 1, **parents: Any) -> Path:
     folder = project / f"runs/{name}-{number:04d}"
     folder.mkdir(parents=True)
     (folder / "parents.json").write_text(json.dumps({"stage": name, "key": "", **parents}))
-    (folder / "recipe.toml").write_text(to_toml(Project.find(project).recipe))
+    chosen = project / "bridle.toml"
+    (folder / "recipe.toml").write_text(recipe_of(chosen, chosen.read_text()))
     (folder / "metrics.jsonl").write_text(
         "".join(json.dumps({"step": i, "kl": i / 2, "reward": i / 10}) + "\n" for i in range(3))
     )

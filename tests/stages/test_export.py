@@ -81,12 +81,12 @@ class Hub:
     endpoint = "https://hub.example"
     refuses, made, taken = False, list[tuple[str, bool]](), dict[str, bytes]()
 
-    def create_repo(self, name: str, *, private: bool, exist_ok: bool) -> None:
+    def create_repo(self, name: str, *, private: bool, exist_ok: bool, repo_type: str) -> None:
         if Hub.refuses:
             raise OSError("401 Unauthorized\nfor a token")
         Hub.made.append((name, private))
 
-    def upload_folder(self, *, repo_id: str, folder_path: Path, commit_message: str) -> str:
+    def upload_folder(self, *, repo_id: str, folder_path: Path, commit_message: str, repo_type: str) -> str:
         Hub.taken = contents(folder_path)
         return f"{Hub.endpoint}/{repo_id}"
 

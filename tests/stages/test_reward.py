@@ -12,7 +12,10 @@ import pytest
 import torch
 
 from bridle.core.records import Completion, Judgement, LabelerKind, Pair, Prompt, Ranking
+from bridle.feedback.quality.style import Taste
 from bridle.feedback.rankings import Item
+from bridle.feedback.store.labels import Labels, Lesson
+from bridle.feedback.store.reading import Snapshot
 from bridle.feedback.store.store import Store
 from bridle.models.batches import Group, Ranked
 from bridle.models.encoding import encode_pairs, encode_rankings
@@ -22,6 +25,7 @@ from bridle.project.progress import Progress
 from bridle.project.project import Project
 from bridle.project.run import Run
 from bridle.recipe.recipe import Recipe
+from bridle.stages import plan
 from bridle.stages import reward as reward_stage
 from bridle.stages.methods import METHODS
 from bridle.stages.reward import new_scorer
@@ -94,18 +98,23 @@ def test_strengths_ties_and_weights_of_judgements_reach_the_trainer(project: Pat
     prompt = Prompt.from_text("Which?")
     a, b, c = (Completion(prompt.id, text) for text in ("one", "two", "three"))
     pairs = [
-        Pair(prompt, a, b, 0.5, ("x",), strength=3.0),
-        Pair(prompt, b, c, 0.5, ("x",)),
-        Pair(prompt, c, a, 0.25, ("y",), target=0.5, strength=2.0),
-        Pair(prompt, a, c, 0.75, ("y",), target=0.9),
+        Pair(prompt, a, b, 0.5, ("x",), strength=3.0, item_id="one"),
+        Pair(prompt, b, c, 0.5, ("x",), item_id="one"),
+        Pair(prompt, c, a, 0.25, ("y",), target=0.5, item_id="two"),
+        Pair(prompt, a, c, 0.75, ("y", "z"), target=0.9, item_id="two"),
     ]
     template = load_policy(project / "models/sft", torch.device("cpu")).template
     (group,), _ = encode_pairs(template, pairs, 512, margin=0.1)
     found = [(pair.better, pair.worse, pair.weight, pair.target, pair.margin) for pair in group.pairs]
     assert found == [
-        (0, 1, 0.25, 1.0, pytest.approx(0.3)), (1, 2, 0.25, 1.0, 0.1), (2, 0, 0.125, 0.5, 0.0), (0, 2, 0.375, 0.9, 0.1),
+        (0, 1, 0.25, 1.0, pytest.approx(0.3)), (1, 2, 0.25, 1.0, 0.1), (2, 0, 0.125, 0.5, 0.0),
+        (0, 2, 0.375, 0.9, pytest.approx(0.08)),
     ]  # fmt: skip
-    rankings = [Ranking(prompt, (a, b, c), (0, 1, 2), "x"), Ranking(prompt, (c, b), (0, 1), "y")]
+    flattering = [replace(pairs[0], offset=0.7)]
+    for turned, margin in ((None, -0.7), (lambda prompt: True, 0.7)):
+        (group,), _ = encode_pairs(template, flattering, 512, turned=turned)
+        assert group.pairs[0].margin == pytest.approx(margin), "what style gives the one, quality need not give it"
+    rankings = [Ranking(prompt, (a, b, c), (0, 1, 2), item_id="one"), Ranking(prompt, (c, b), (0, 1), item_id="two")]
     (group,), _ = encode_rankings(template, rankings, 512)
     assert group.rankings == [Ranked((0, 1, 2), pytest.approx(0.5)), Ranked((-1, 1, 0), 0.5)]
 
@@ -148,7 +157,8 @@ def test_members_begin_with_heads_and_orders_of_their_own(project: Path) -> None
     recipe = Project.find(project).recipe.with_settings({"reward.members": 3})
     work = Work(Project(project, recipe), Progress(write=lambda text: None, live=False))
     policy = load_policy(project / "models/sft", torch.device("cpu"))
-    made = [new_scorer(work, name, policy) for name in member_names(work.recipe)]
+    lessons = reward_stage.lessons_of(work)
+    made = [new_scorer(work, name, policy, lessons) for name in member_names(work.recipe)]
     assert len({tuple(model.module.score.weight.flatten().tolist()) for model, *_ in made}) == 3
     assert len({seed for *_, seed in made}) == 3
     assert len({(epochs, rate) for _, epochs, rate, _ in made}) == 1
@@ -277,7 +287,7 @@ def test_a_reward_setting_that_will_not_do_ends_before_any_step(setting: str, wo
 
 
 def test_a_ranking_takes_no_margin() -> None:
-    with pytest.raises(Exception, match="takes ties as they are and no margin"):
+    with pytest.raises(Exception, match="takes ties as they are, no margin"):
         Recipe().with_settings({"reward.loss": "ranking", "reward.ties": "half"})
 
 
@@ -291,10 +301,71 @@ def test_a_temperature_is_fitted_to_the_ties_that_were_learnt(
     judgement = Judgement("item", "someone", LabelerKind.PERSON, ((0,), (1, 2)), None)
     work = SimpleNamespace(
         recipe=Recipe().with_settings({"reward.ties": ties}), data=SimpleNamespace(study="study"), device=None,
-        store=SimpleNamespace(judgements=lambda study, split: [(item, judgement)]), usable=lambda encoded, enforce: encoded,
+        store=SimpleNamespace(judgements=lambda study, split, criterion: [(item, judgement)]),
+        usable=lambda encoded, enforce: encoded,
     )  # fmt: skip
     model = SimpleNamespace(template=None, tasks=[SimpleNamespace(name="reward")])
     model.module = SimpleNamespace(config=SimpleNamespace(max_positions=64))
-    monkeypatch.setattr(reward_stage, "encode_pairs", lambda template, pairs, limit, turned, what: pairs)
+    monkeypatch.setattr(reward_stage, "encode_pairs", lambda template, pairs, limit, turned, what, task: pairs)
     monkeypatch.setattr(reward, "fit_temperatures", lambda model, groups, device: {"reward": len(groups)})
-    assert reward_stage.fit_temperature_of(work, SimpleNamespace(model=model, same_tokens=True), None) == count
+    lessons = [Lesson("reward", Labels("comparisons", None), Snapshot("", {}, (), ()))]
+    reader = SimpleNamespace(model=model, same_tokens=True)
+    assert reward_stage.fit_temperatures_of(work, reader, lessons, None) == {"reward": count}
+
+
+# ------------------------------------------------------------------------------------------------ what more would buy
+
+
+def test_a_plan_learns_from_parts_and_tells_prices(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts of the items that do not overlap; a second call trains nothing."""
+    assert "needs at least 80 judgements" in complaint(bridle("label", "plan", "--project", project))
+    monkeypatch.setattr(plan, "FEWEST", 10)
+    with monkeypatch.context() as many:
+        many.setattr(plan, "PARTS", {80: 1, 1: 1})
+        assert "needs judgements of at least 80 items" in complaint(bridle("label", "plan", "--project", project))
+    trained_on: list[frozenset[str]] = []
+    plain = plan.encode_pairs
+
+    def encode(template: Any, pairs: Any, *rest: Any, **more: Any) -> Any:
+        trained_on.append(frozenset(pair.prompt.id for pair in pairs))
+        return plain(template, pairs, *rest, **more)
+
+    monkeypatch.setattr(plan, "encode_pairs", encode)
+    words = ("label", "plan", "--project", project, "--set", "label.piece_price=0.5")
+    found = json.loads(done(*words, "--json"))
+    eighths, quarters, halves, (whole, again) = trained_on[:4], trained_on[4:8], trained_on[8:10], trained_on[10:]
+    assert not eighths[0] & eighths[1] and not quarters[0] & quarters[1] and halves[0] | halves[1] == whole == again
+    assert [point["judgements"] for point in found["measured"]][-1] == found["judgements"]
+    (_, twice, _) = found["forecast"]
+    assert twice["count"] == 2 * found["judgements"] and twice["price"] == pytest.approx(found["judgements"] / 2)
+    assert twice["low"] <= twice["accuracy"] <= twice["high"]
+    assert "who judges how well is not known" in done(*words) and len(trained_on) == 12
+    with Store.open(project / "store.sqlite") as store:
+        first, *others = store.prompts(split="heldout")
+        store.exclude("prompt", first.id, reason="ambiguous", by="me")
+    done(*words)
+    assert len(trained_on) == 24  # measured on other pairs, they are other figures
+    with Store.open(project / "store.sqlite") as store:
+        for prompt in others:
+            store.exclude("prompt", prompt.id, reason="none left", by="me")
+    assert "no held-out comparisons to measure" in complaint(bridle(*words, "--set", "seed=1"))
+    assert len(trained_on) == 24
+
+
+def test_a_plan_learns_what_the_reward_model_would(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the tokens of the model that it begins from, and without the style that is kept out of the score."""
+    monkeypatch.setattr(plan, "FEWEST", 10)
+    monkeypatch.setattr(plan, "PARTS", {2: 1, 1: 1})
+    monkeypatch.setattr(plan, "taste_of", lambda work: Taste({"length": 1.0}, {"length": 0.1}, 400))
+    plain = Store.snapshot_pairs
+
+    def sampled(store: Store, name: str, ties: bool) -> list[Pair]:
+        return [replace(p, chosen=replace(p.chosen, token_ids=(7, 8, 9))) for p in plain(store, name, ties)]
+
+    monkeypatch.setattr(Store, "snapshot_pairs", sampled)
+    seen = watch(monkeypatch)
+    write_foreign(project / "mine", "gpt2", n_positions=400)
+    train_tokenizer([text.upper() for text in TEXTS], 290).save(project / "mine", 400)
+    done("label", "plan", "--project", project, *settings({"reward.path": "mine"}))
+    assert seen and not any([7, 8, 9] in group.answers for group in seen)
+    assert all(pair.margin for group in seen for pair in group.pairs)

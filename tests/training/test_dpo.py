@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from bridle.compute.checkpoint import load_tensors, save_tensors
-from bridle.core.errors import DataError, ModelError, NoUsableRows
+from bridle.core.errors import ModelError, NoUsableRows
 from bridle.models.batches import Compared, Group
 from bridle.models.policy import Policy
 from bridle.project.run import Run
@@ -108,12 +108,24 @@ def test_the_first_step_raises_the_better_answer_and_lowers_the_worse(tmp_path: 
     assert better > 0.05 and worse < -0.05
 
 
-def test_comparisons_that_are_not_sure_are_refused(tmp_path: Path) -> None:
-    ours, tie = tiny_policy(), Group([7, 8], [[20, 21, STOP], [30, STOP]], [Compared(1, 0, 1.0, 0.5)])
-    before = weights(ours.module)
-    with pytest.raises(DataError, match="got 1 whose target is not 1"):
-        train(ours, [*groups(2, seed=0), tie], run_in(tmp_path))
-    assert same(before, ours.module)
+@pytest.mark.parametrize("loss", ["dpo", "ipo", "simpo"])
+def test_votes_that_are_counted_weigh_as_votes_one_by_one(loss: str, tmp_path: Path) -> None:
+    """Three for the one and one for the other: the loss of the four, and the gradient too."""
+    answers, config = [[20, 21, STOP], [30, STOP]], with_settings(loss=loss, beta=0.7, sft=0.1)
+    counted = Group([7, 8], answers, [Compared(1, 0, 4.0, 0.75)])
+    apart = Group([7, 8], answers, [(1, 0, 1.0)] * 3 + [(0, 1, 1.0)])
+    found = []
+    for group in (counted, apart):
+        ours, reference = tiny_policy(), None if loss == "simpo" else [torch.tensor([-9.0, -4.0])]
+        metrics = dpo.compare_answers(ours, [group], reference, config, DEVICE)
+        found.append((metrics, [parameter.grad for parameter in ours.module.parameters()]))
+    (one, gradients), (other, same_gradients) = found
+    for name in ("loss", "accuracy", "margin", "sft_loss"):
+        assert one[name] == pytest.approx(other[name], rel=1e-5), name
+    for gradient, expected in zip(gradients, same_gradients, strict=True):
+        torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-7)
+    chosen = log_prob(tiny_policy(), [7, 8], [30, STOP])
+    assert one["chosen_logp"] == pytest.approx(chosen, rel=1e-5), "of the side that most prefer, and not of both"
 
 
 # ---------------------------------------------------------------------------------------------------- 2. learning

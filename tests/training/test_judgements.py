@@ -213,6 +213,8 @@ def said(**what: object) -> Callable[[], list[Group]]:
         (said(ratings=[Rated(-1, 1.0, task="good")]), "of answers [-1]"),
         (said(rankings=[Ranked((0, 1, 2), task="good")]), "[3] at a time"),
         (said(pairs=[Compared(0, 1, 0.0, task="good")]), "it needs a weight above 0"),
+        (said(pairs=[Compared(0, 1, 1e38, task="good")]), "from 1e-30 to 1e+30"),
+        (said(pairs=[Compared(0, 1, 1e-60, task="good")]), "from 1e-30 to 1e+30"),
         (said(pairs=[Compared(0, 1, 1.0, 1.5, task="good")]), "and a target from 0 to 1"),
         (said(pairs=[Compared(0, 1, margin=math.nan, task="good")]), "finite numbers"),
         (said(ratings=[Rated(0, math.inf, task="good")]), "finite numbers"),

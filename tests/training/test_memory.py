@@ -18,15 +18,14 @@ from bridle.generation.engine import Engine
 from bridle.generation.rollout import RolloutSession
 from bridle.maths.logprobs import LEAST_ROWS, LONG_SLICE, SLICE
 from bridle.models import imitation
-from bridle.models.batches import make_batch, masked_logprobs
-from bridle.models.decoder import Decoder, DecoderConfig, initialise
 from bridle.models.policy import Policy, RewardModel, load_policy
 from bridle.models.scorer import critic_from, scorer_from, shared_critic
 from bridle.recipe.offline import DPOSection, PretrainSection, RewardSection, SFTSection
 from bridle.recipe.online import GRPOSection, PPOSection, REBELSection, RejectionSection, RLOOSection
 from bridle.training import dpo, grpo, ppo, pretrain, rebel, rejection, reward, rloo, sft
-from tests.house.source import Source, calls, dotted, listed, package
+from tests.house.source import ROOT, Source, calls, dotted, listed, package
 from tests.models.tiny import CPU, random_ids, template, write_foreign
+from tests.training.peak import WHOLE, network, whole
 from tests.training.runs import DEVICE, groups, run_in, session
 
 VOCABULARY = 70_000  # above LONG_SLICE / LEAST_ROWS, so a slice is LEAST_ROWS rows
@@ -35,11 +34,8 @@ PROMPTS = [Prompt.from_text(f"What is {i} + {i % 7}?") for i in range(16)]
 ADAMW: dict[str, Any] = {"optimizer": "adamw", "learning_rate": 1e-4}
 
 
-def native(vocabulary: int, positions: int = 96) -> Policy:
-    config = DecoderConfig("llama", vocabulary, 8, 16, 1, 1, 1, 8, max_positions=positions, tie_embeddings=False)
-    module = Decoder(config)
-    initialise(module, config.layers, torch.Generator().manual_seed(0))
-    return Policy(module, template(), "wide".ljust(20, "."))
+def native(vocabulary: int) -> Policy:
+    return Policy(network(vocabulary), template(), "wide".ljust(20, "."))
 
 
 def foreign(vocabulary: int, folder: Path) -> Policy:
@@ -159,56 +155,19 @@ def test_the_logits_of_a_whole_batch_would_be_found(monkeypatch: pytest.MonkeyPa
     assert largest.numbers > LARGEST
 
 
-def whole(module: Any, batch: Any) -> torch.Tensor:
-    """What must not be: all logits first."""
-    logp_BTV = module.logits(module.hidden(batch.ids_BW))[:, :-1].log_softmax(-1)
-    found: torch.Tensor = logp_BTV.gather(2, batch.ids_BW[:, 1:, None])[..., 0][batch.mask_BT]
-    return found
-
-
 # ------------------------------------------------------------------------------- the peak, in a process of its own
-
-WIDE, ROWS, TOKENS = 150_000, 16, 40
-WHOLE = WIDE * ROWS * TOKENS * 4  # bytes of the logits of the batch in float32, once
-PROGRAM = "import sys; from tests.training.test_memory import step; step(sys.argv[1])"
-
-
-def step(way: str) -> None:
-    """A gradient of a next-token loss at a large vocabulary; prints by how many bytes the process's peak grew."""
-    policy = native(WIDE)
-    batch = make_batch(random_ids(ROWS, 2, 2), random_ids(ROWS, TOKENS, TOKENS), 0)
-    small = make_batch(random_ids(1, 2, 2), random_ids(1, 2, 2), 0)
-    masked_logprobs(policy.module, small).sum().backward()  # what the first step sets up is no part of the growth
-    before = peak()
-    (whole if way == "whole" else masked_logprobs)(policy.module, batch).sum().backward()
-    print(peak() - before)
-
-
-def peak() -> int:
-    """Bytes, of this program alone: Linux's `ru_maxrss` begins with the peak of the process that started it."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        return 1024 * next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def growth(way: str) -> int:
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, way],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    return int(done.stdout)
 
 
 def test_the_peak_at_a_vocabulary_of_150_000_is_a_fraction_of_the_logits() -> None:
     """Slices take a few times 64 rows, however many tokens the batch has. Whole logits, their softmax and its gradient
     take several times the batch's."""
-    sliced = growth("sliced")
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.training.peak"],
+        env={**os.environ, "OMP_NUM_THREADS": "1"}, cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    sliced, whole = map(int, done.stdout.split())
     assert sliced < 0.6 * WHOLE, f"the peak grew by {sliced / 2**20:.0f} MiB, all logits are {WHOLE / 2**20:.0f} MiB"
-    assert growth("whole") > WHOLE
+    assert whole > WHOLE
 
 
 # ---------------------------------------------------------------------------------------- who may ask for logits

@@ -11,7 +11,6 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
@@ -29,7 +28,7 @@ from bridle.feedback.importing.forms.asked import (
     language_of,
 )
 from bridle.feedback.importing.forms.compared import CHOSEN, FINE, REJECTED, is_compared
-from bridle.feedback.importing.forms.fields import IGNORED, Row, is_empty, list_in_text, strings_in
+from bridle.feedback.importing.forms.fields import IGNORED, Row, by_names, is_empty, list_in_text, strings_in
 from bridle.feedback.importing.forms.imported import ImportedRow
 from bridle.feedback.importing.forms.plain import ANSWERS, SOLUTIONS, answer_field, has_score, has_vote, is_checkable
 from bridle.feedback.importing.forms.slots import LISTS, SLOT, answer_slots, listed_field
@@ -262,12 +261,16 @@ def parse_mapping(texts: Iterable[str]) -> dict[str, str]:
 
 
 def _reader_of(row: Row) -> Read:
-    entry = next((entry for entry in FORMS if entry.fits(row)), None)
-    if entry is None:
-        listed = [value for value in row.fields.values() if isinstance(value, list) and value]
-        ids = any(all(type(part) is int for part in value) for value in listed)
-        raise Skip(Reason.TOKEN_IDS if ids else Reason.UNKNOWN_FIELDS)
-    return entry.read
+    open_forms: list[FormReader] = row.known.setdefault(_reader_of, list(FORMS))
+    for entry in tuple(open_forms):
+        before = row.looks
+        if entry.fits(row):
+            return entry.read
+        if row.looks == before:  # without a look at a value it fits no row of these names
+            open_forms.remove(entry)
+    listed = [value for value in row.fields.values() if isinstance(value, list) and value]
+    ids = any(all(type(part) is int for part in value) for value in listed)
+    raise Skip(Reason.TOKEN_IDS if ids else Reason.UNKNOWN_FIELDS)
 
 
 # ------------------------------------------------------------------------------------------ no row as less than it says
@@ -280,7 +283,6 @@ REMOVED = ("deleted", "is_deleted", "removed", "is_removed", "discarded", "is_di
            "cancelled", "was_cancelled")  # fmt: skip
 KEPT = ("keep", "include", "included", "use", "is_valid", "valid", "enabled")
 TRAINING = ("train", "trainable", "use_for_training", "is_train")
-STATES = {*REMOVED, *KEPT, *TRAINING, "status"}
 TAKEN_BACK = {"discarded", "draft", "rejected", "deleted", "cancelled", "canceled", "skipped", "removed", "invalid"}
 ANSWERING = frozenset(  # words in the names of fields that hold an answer, or what it is checked by
     """
@@ -324,20 +326,19 @@ MEANT = {
 
 
 def _refuse_media(row: Row) -> None:
-    for name, value in row.fields.items():
-        if (name in TOOLS or _is_media(name)) and not is_empty(value):
+    for name in _media_named(row):
+        if not is_empty(row.look(name)):
             raise Skip(Reason.TOOLS if name in TOOLS else Reason.IMAGES)
 
 
-@lru_cache(1_000)
-def _is_media(name: str) -> bool:
-    return MEDIA.fullmatch(name) is not None
+@by_names
+def _media_named(row: Row) -> list[str]:
+    return [name for name in row if name in TOOLS or MEDIA.fullmatch(name)]
 
 
+@by_names
 def _refuse_removed(row: Row) -> None:
     """Raise Skip where the row itself says that it does not count."""
-    if STATES.isdisjoint(row.fields):  # as in most rows
-        return
     for name in (name for name in TRAINING if name in row):
         if vote_of(row.take(name)) == 0:
             raise Skip(Reason.NOT_TRAINED, name)
@@ -358,6 +359,8 @@ def require_nothing_lost(row: Row, examples: Sequence[ImportedRow]) -> None:
     imitated = any(example.imitate for example in examples)
     options = {"a", "b", "c"} <= row.fields.keys()  # of a multiple choice
     for name, value in row.fields.items():
+        if name in row.read or name in row.ignored or is_empty(value):
+            continue
         if name == "reward_model" and isinstance(value, str) and not value.lstrip().startswith("{"):
             continue  # the name of one
         reason = MEANT.get(name) or (
@@ -365,8 +368,6 @@ def require_nothing_lost(row: Row, examples: Sequence[ImportedRow]) -> None:
         )
         if options and name == "a":
             reason = Reason.UNREAD_TURN
-        if name in row.read or name in row.ignored or is_empty(value):
-            continue
         if reason is Reason.UNREAD_VOTE and not answered:
             reason = None
         if reason is None and asked_alone and not (name == "label" and answered) and _may_answer(name, value):
@@ -398,16 +399,21 @@ def trimmed(text: str) -> str:
 
 def finished(example: ImportedRow, row: Row, language: str | None) -> ImportedRow:
     """The row as it is kept: trimmed, checked, and noted where something is odd."""
-    turns = tuple(Message(turn.role, trimmed(turn.content)) for turn in example.prompt.messages)
-    meta = {**({"lang": language} if language else {}), **example.prompt.meta}
-    example = replace(example, prompt=Prompt(turns, meta), answers=tuple(map(trimmed, example.answers)))
+    turns = tuple(
+        turn if (text := trimmed(turn.content)) is turn.content else Message(turn.role, text)
+        for turn in example.prompt.messages
+    )
+    answers = tuple(map(trimmed, example.answers))
+    if language or turns != example.prompt.messages or answers != example.answers:
+        meta = {**({"lang": language} if language else {}), **example.prompt.meta}
+        example = replace(example, prompt=Prompt(turns, meta), answers=answers)
     _check(example)
     words = "\n".join(example.texts)
     if any(turn.role == following.role for turn, following in pairwise(turns)):
         row.notes.add(Note.SAME_SPEAKER)
     if speaks_inside(words) and not example.document:
         row.notes.add(Note.SPEAKER_INSIDE)
-    if CONTROL.search(words):
+    if ("<" in words or "[" in words) and CONTROL.search(words):
         row.notes.add(Note.CONTROL)
     if any(answer[:1] == "[" and list_in_text(answer) is not None for answer in example.answers):
         row.notes.add(Note.LIST_TEXT)

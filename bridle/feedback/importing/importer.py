@@ -9,22 +9,31 @@ way is known again at once.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 
+from bridle.core.errors import StoreError
 from bridle.core.records import content_hash
 from bridle.core.text import one_line
+from bridle.feedback.exporting.whole import is_header, store_rows_in
 from bridle.feedback.importing.files.hub import hub_source
+from bridle.feedback.importing.files.row import RawRow
 from bridle.feedback.importing.files.source import RowSource
 from bridle.feedback.importing.formats import Form
 from bridle.feedback.importing.forms.imported import ImportedRow
 from bridle.feedback.importing.keeping import store_rows
-from bridle.feedback.importing.report import ImportReport, NothingImported, read_examples
+from bridle.feedback.importing.report import ImportReport, NothingImported, read_examples, without_excerpts
 from bridle.feedback.store.ratings import add_imported_file, imported_file
+from bridle.feedback.store.reading import taken_down
 from bridle.feedback.store.reviews import near_duplicates
 from bridle.feedback.store.store import Store, split_of
+from bridle.feedback.upkeep.takedown import purge, take_down_too
 
 BATCH_ROWS, BATCH_CHARACTERS = 1_000, 4_000_000  # written in one go, whichever comes first
+COLLECTED = 50_000  # objects of a batch, of which hardly any is in a cycle
 READING = 1  # raised where the same file gives other rows than before, so that it is read again
 
 
@@ -50,8 +59,15 @@ def import_file(
     key = source.sha256 and content_hash([READING, source.sha256, form, dict(mapping or {}), encoding])
     if key and (known := imported_file(store, key)) is not None:
         return _report_again(path, *known)
-    with store.transaction() as one:
-        for batch in _batches(read_examples(source, report, form, mapping)):
+    rows = iter(source)
+    first = next(rows, None)
+    if first is not None and is_header(first.value):
+        return _import_store(store, report, chain([first], rows))
+    with store.transaction() as one, _older_objects_left_alone():
+        with one.reading() as connection:
+            gone = taken_down(connection)
+        rows = chain([] if first is None else [first], rows)
+        for batch in _batches(read_examples(rows, report, form, mapping, gone)):
             found = store_rows(one, batch, held_out_share)
             report.new, report.known = report.new + found.new, report.known + found.known
             report.disagreements += found.disagreements
@@ -63,8 +79,41 @@ def import_file(
         report.near_duplicates = near_duplicates(one)
         if key:
             name = one_line(str(path))  # which may hold what no database stores
-            add_imported_file(one, key, name, {**report.as_dict(), "path": name})
+            found_again = {**report.as_dict(), "path": name}
+            add_imported_file(one, key, name, without_excerpts(found_again) if gone else found_again)
     return report
+
+
+def _import_store(store: Store, report: ImportReport, rows: Iterable[RawRow]) -> ImportReport:
+    """A store that was exported whole: every row as it is. Nothing is noted of it, so that the store becomes the same one."""
+    with store.transaction() as one, one.writing() as connection:
+        before = taken_down(connection)
+        numbered = ((row.number, row.value) for row in rows if row.value is not None)
+        report.kept, report.new = store_rows_in(connection, report.path, numbered)
+        came = taken_down(connection) - before
+        stood_here = bool(came) and take_down_too(connection, came)
+    if stood_here:
+        try:
+            purge(store)
+        except StoreError as error:
+            report.file_notes = [f"{error}: `bridle store takedown {min(came)} --reason …`"]
+    report.rows = report.kept_rows = report.kept.total()
+    report.known, report.file = report.rows - report.new, "a whole store, as `bridle export --format full` writes it"
+    return report
+
+
+@contextmanager
+def _older_objects_left_alone() -> Iterator[None]:
+    """Python's collector of cycles looks at what was made since alone, once a batch: with each few rows, and at all modules again, it
+    takes a fifth of an import's time."""
+    before = gc.get_threshold()
+    gc.freeze()
+    gc.set_threshold(COLLECTED, *before[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+        gc.unfreeze()
 
 
 def _report_again(path: str | Path, name: str, when: str, found: Mapping[str, object]) -> ImportReport:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any
 
 from bridle.core.errors import DataError, NoUsableRows
+from bridle.core.records import CANONICAL, Completion, content_hash
 from bridle.core.text import one_line
 from bridle.feedback.importing.files.row import RawRow, is_utf8
 from bridle.feedback.importing.formats import KNOWN_FORMS, Form, finished, read_row
@@ -203,10 +204,14 @@ class NothingImported(NoUsableRows):
 
 
 def read_examples(
-    rows: Iterable[RawRow], report: ImportReport, form: Form | None = None, mapping: Mapping[str, str] | None = None
+    rows: Iterable[RawRow],
+    report: ImportReport,
+    form: Form | None = None,
+    mapping: Mapping[str, str] | None = None,
+    gone: Set[str] = frozenset(),
 ) -> Iterator[ImportedRow]:
     """Yield what the rows of a file say, in order, filling the report as it goes; messages of Open-Assistant's flat files at the end,
-    when their trees are whole.
+    when their trees are whole. A row with a text of `gone`, by its hash, was taken down, and is skipped.
 
     Memory does not grow with the file but for about 100 bytes a row, by which duplicates are known, and for such messages.
     """
@@ -237,11 +242,27 @@ def read_examples(
                 raise Skip(raw.value)
             values = {"messages": raw.value} if isinstance(raw.value, list) else raw.value
             examples, row = read_row(values, form, mapping)
+            if gone and not gone.isdisjoint(hash_ for example in examples for hash_ in hashes_in(example)):
+                raise Skip(Reason.TAKEN_DOWN)
         except Skip as skip:
             _count_skip(report, skip, raw)
             continue
         yield from _kept(report, seen, examples, row, raw)
-    yield from _of_trees(report, seen, flat)
+    yield from _of_trees(report, seen, flat, gone)
+
+
+def hashes_in(example: ImportedRow) -> list[str]:
+    """What the store would call the row's texts."""
+    prompt = example.prompt.id
+    answers = [Completion(prompt, text).id for text in example.answers]
+    solutions = [content_hash([prompt, text]) for text in example.solutions]
+    return [prompt, *answers, *solutions, *([content_hash(example.document)] if example.document else [])]
+
+
+def without_excerpts(report: Mapping[str, Any]) -> dict[str, Any]:
+    """A report as it is kept where texts were taken down: its examples might be some of them."""
+    first = {why: {**tally, "example": ""} for why, tally in report["first"].items()}
+    return {**report, "first": first, "first_row": ""}
 
 
 def _count_skip(report: ImportReport, skip: Skip, raw: RawRow) -> None:
@@ -279,11 +300,11 @@ def digest_of(example: ImportedRow) -> bytes:
         example.imitate or example.solutions,
         example.document,
     ]
-    return hashlib.sha256(repr(words).encode()).digest()[:16]
+    return hashlib.sha256(CANONICAL.encode(words).encode()).digest()[:16]
 
 
 def _of_trees(
-    report: ImportReport, seen: set[bytes], flat: dict[str, tuple[RawRow, dict[str, Any]]]
+    report: ImportReport, seen: set[bytes], flat: dict[str, tuple[RawRow, dict[str, Any]]], gone: Set[str]
 ) -> Iterator[ImportedRow]:
     """The trees of a flat file. A message of a tree that gives something is kept with it."""
     lone = dict(flat)
@@ -291,6 +312,8 @@ def _of_trees(
         raw, row, members = flat[str(root["message_id"])][0], Row({}), _members(root)
         try:
             examples = [finished(example, row, None) for example in rows_of_tree(root, row)]
+            if gone and not gone.isdisjoint(hash_ for example in examples for hash_ in hashes_in(example)):
+                raise Skip(Reason.TAKEN_DOWN)
         except Skip as skip:
             for name in members:
                 _count_skip(report, skip, lone.pop(name)[0])

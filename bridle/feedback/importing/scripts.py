@@ -25,20 +25,24 @@ RANGES = {
     "Thai": "\u0e01-\u0e3a\u0e40-\u0e4e",
 }
 RUNS = re.compile("|".join(f"(?P<{name}>[{signs}]+)" for name, signs in RANGES.items()) + r"|(?P<other>[^\W\d_])")
-FOREIGN = re.compile(r"[^\x00-\x7f]+")
+
+
+@cache
+def ascii_bytes() -> bytes:
+    return bytes(range(128))
 
 
 @cache
 def not_latin() -> bytes:
-    """Of ASCII what is not a letter."""
-    return bytes(sign for sign in range(128) if not chr(sign).isalpha())
+    """All bytes but the letters of ASCII."""
+    return bytes(byte for byte in range(256) if byte > 127 or not chr(byte).isalpha())
 
 
 def scripts_of(texts: Iterable[str]) -> str:
     """The scripts of at least a fifth of the letters, such as "Latin" or "Han + Latin"; "no letters" where there are none."""
-    text = "\n".join(text[:LOOKED_AT] for text in texts)
-    letters = {"Latin": len(text.encode("ascii", "ignore").translate(None, not_latin()))}
-    for run in RUNS.finditer(" ".join(FOREIGN.findall(text))):
+    text = "\n".join(text[:LOOKED_AT] for text in texts).encode()
+    letters = {"Latin": len(text.translate(None, not_latin()))}
+    for run in RUNS.finditer(text.translate(None, ascii_bytes()).decode()):
         name = run.lastgroup or "other"
         letters[name] = letters.get(name, 0) + run.end() - run.start()
     least = SHARE * sum(letters.values())

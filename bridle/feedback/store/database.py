@@ -1,14 +1,15 @@
 """The store's database: connecting, SQLite's settings, transactions, migrations, and errors told in one sentence."""
 
-import json
 import logging
 import os
 import re
 import sqlite3
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
@@ -20,10 +21,11 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, StatementError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from bridle.core.errors import DataError, StoreError
+from bridle.core.records import KeptEncoder
 
 BUSY_TIMEOUT_MS = 20_000
 CACHE_KIB = 65_536  # at most: an import writes at random places of all indices, in one transaction
-STORED_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+STORED_JSON = KeptEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 
@@ -51,6 +53,8 @@ def connect(target: str | Path) -> Engine:
     if url.get_backend_name() == "sqlite":
         event.listen(engine, "connect", _configure_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
+        # Its one writer is waited for by sleeping and looking again, for long where others are lucky: threads stand in line instead.
+        engine.update_execution_options(lane=threading.RLock())
     try:
         with told_plainly(engine):
             migrate(engine)
@@ -68,6 +72,7 @@ def require_the_same_file(engine: Engine, path: Path) -> None:
     was = os.stat(path)
 
     def check(*_: object) -> None:
+        nonlocal was
         try:
             now = os.stat(path)
         except OSError as error:
@@ -76,15 +81,28 @@ def require_the_same_file(engine: Engine, path: Path) -> None:
             raise StoreError(
                 f"the store {path} was replaced by another file while bridle was at work with it; {WAY_BACK}"
             )
-        if now.st_size < was.st_size:
+        if now.st_size < was.st_size and not is_whole(path):
             raise StoreError(
                 f"the store {path} was cut short from {was.st_size:,} bytes to {now.st_size:,} while bridle was at work with it; "
                 f"{WAY_BACK}"
             )
+        was = now
 
     event.listen(engine, "do_connect", check)
     event.listen(engine, "begin", check, insert=True)
     event.listen(engine, "commit", check)
+
+
+def is_whole(path: Path) -> bool:
+    """Whether SQLite finds all pages of a file that has become shorter, as VACUUM makes it. Asked of SQLite, for a process that opens the
+    file by itself and closes it gives up the locks of all its connections."""
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+            asked = ("page_count", "page_size", "quick_check(1)")
+            count, size, found = (connection.execute(f"PRAGMA {name}").fetchone()[0] for name in asked)
+            return bool(found == "ok" and 0 < count * size == path.stat().st_size)
+    except sqlite3.DatabaseError:
+        return False
 
 
 def _url(target: str | Path) -> URL:
@@ -169,6 +187,8 @@ def _begin_sqlite(connection: Connection) -> None:
 @contextmanager
 def reading(engine: Engine) -> Iterator[Connection]:
     """A transaction that only reads: it sees one state of the store from beginning to end."""
+    if engine.dialect.name == "postgresql":  # which else shows each statement what was stored meanwhile
+        engine = engine.execution_options(isolation_level="REPEATABLE READ")
     with told_plainly(engine), engine.begin() as connection:
         yield connection
 
@@ -176,7 +196,8 @@ def reading(engine: Engine) -> Iterator[Connection]:
 @contextmanager
 def writing(engine: Engine) -> Iterator[Connection]:
     """A transaction that holds the write lock from its start; all of it is kept, synced to disk, or none of it."""
-    with told_plainly(engine), engine.execution_options(write=True).begin() as connection:
+    lane: AbstractContextManager[object] = engine.get_execution_options().get("lane", nullcontext())
+    with lane, told_plainly(engine), engine.execution_options(write=True).begin() as connection:
         yield connection
 
 
@@ -194,7 +215,7 @@ def migrate(engine: Engine) -> None:
         if _revision(connection) == scripts.get_current_head():
             return
         known_tables = inspect(connection).get_table_names()
-    with engine.execution_options(write=True).begin() as connection:
+    with _changing_schema(engine) as connection:
         context = MigrationContext.configure(connection)
         revision = context.get_current_revision()  # again: another process may have been faster
         if revision is None and known_tables and not inspect(connection).has_table("alembic_version"):
@@ -213,6 +234,32 @@ def migrate(engine: Engine) -> None:
             for script in reversed(missing):
                 script.module.upgrade()
                 context.stamp(scripts, script.revision)
+
+
+@contextmanager
+def _changing_schema(engine: Engine) -> Iterator[Connection]:
+    """A transaction that may drop a table that others refer to, to make it anew: SQLite cannot change one, and checks foreign keys as soon
+    as one is dropped. They are checked at its end."""
+    with engine.execution_options(write=True).connect() as connection:
+        sqlite = engine.dialect.name == "sqlite"
+        raw: Any = connection.connection.dbapi_connection
+        if sqlite:
+            raw.execute("PRAGMA foreign_keys = OFF")  # it does nothing within a transaction
+        try:
+            with connection.begin():
+                if not sqlite:  # whose writer is alone; here the next one waits, and looks again at what it finds
+                    connection.exec_driver_sql(
+                        "SELECT pg_advisory_xact_lock(hashtext('bridle'), hashtext(current_schema()))"
+                    )
+                yield connection
+                if sqlite and (broken := connection.exec_driver_sql("PRAGMA foreign_key_check").first()):
+                    raise StoreError(
+                        f"the store {_name(engine)} cannot be brought up to date, for a row of its table {broken[0]!r} refers to one of "
+                        f"{broken[2]!r} that is not there; restore a backup of it"
+                    )
+        finally:
+            if sqlite:
+                raw.execute("PRAGMA foreign_keys = ON")
 
 
 def _revision(connection: Connection) -> str | None:
@@ -244,6 +291,8 @@ def told_plainly(engine: Engine) -> Iterator[None]:
         cause = " ".join(str(error.orig).split())
         hint = next((hint for words, hint in HINTS.items() if words in cause), "nothing of this step was kept")
         raise StoreError(f"the store {_name(engine)} refused ({cause}): {hint}") from error
+    except UnicodeDecodeError as error:  # what SQLite says quotes its damaged bytes
+        raise StoreError(f"the store {_name(engine)} is damaged ({error.reason}): {HINTS['malformed']}") from error
     except StatementError as error:
         raise not_storable(error.orig) from error
 

@@ -3,22 +3,35 @@
 import hashlib
 import re
 from collections.abc import Iterable
+from functools import cache
 
 from bridle.core.records import Prompt, content_hash
 
 NOT_SAID = re.compile(r"[\W_]+")  # what a reader would not read aloud
 
 
+@cache
+def signs() -> bytes:
+    """What is not read aloud of ASCII."""
+    return bytes(sign for sign in range(128) if not chr(sign).isalnum())
+
+
 def nearness(turns: Iterable[str]) -> int:
     """A hash of 63 bits of a prompt's turns without their case, white space and punctuation; of signs alone, of the turns as they are."""
     turns = list(turns)
-    letters = "\n".join(NOT_SAID.sub("", turn.casefold()) for turn in turns)
-    digest = hashlib.sha256((letters if letters.strip() else "\0".join(turns)).encode()).digest()
+    letters = b"\n".join(map(_said, turns))
+    digest = hashlib.sha256(letters if letters.strip() else "\0".join(turns).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
+
+
+def _said(turn: str) -> bytes:
+    letters = turn.casefold().encode().translate(None, signs())
+    return letters if letters.isascii() else NOT_SAID.sub("", letters.decode()).encode()
 
 
 def split_key(prompt: Prompt) -> str:
     """What decides a prompt's split: its id, all runs of white space being one space. Of most prompts that is their id."""
-    plain = [(message.role, " ".join(message.content.split())) for message in prompt.messages]
-    same = all(text == message.content for (_, text), message in zip(plain, prompt.messages, strict=True))
-    return prompt.id if same else content_hash(plain)
+    plain = [" ".join(message.content.split()) for message in prompt.messages]
+    if plain == [message.content for message in prompt.messages]:
+        return prompt.id
+    return content_hash([(message.role, text) for message, text in zip(prompt.messages, plain, strict=True)])

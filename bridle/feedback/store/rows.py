@@ -10,6 +10,7 @@ from sqlalchemy import Row
 
 from bridle.core.errors import DataError
 from bridle.core.records import (
+    UNDECIDED,
     Completion,
     FinishReason,
     Judgement,
@@ -69,15 +70,14 @@ def completion_values(completion: Completion, source: str, author: str) -> Value
 
 
 def judgement_values(judgement: Judgement, supersedes: str | None) -> Values:
-    best = judgement.ranking[0]
-    order = judgement.display_order
-    implied = ("", pair_key(judgement.item_id, best[0]))
+    best, order = judgement.ranking[0] if judgement.ranking else (), judgement.display_order
+    implied = ("", pair_key(judgement.item_id, best[0]) if best else "")
     return {
         "sha256": judgement.id,
         "submission_key": None if judgement.submission_key in implied else judgement.submission_key,
         "item_sha256": judgement.item_id,
         "labeler": judgement.labeler,
-        "ranking": [list(group) for group in judgement.ranking],
+        "ranking": [list(group) for group in judgement.ranking] or None,
         "outcome": str(best[0]) if len(best) == 1 else judgement.outcome or "tie",
         "display_order": None if order is None else list(order),
         "source": judgement.source,
@@ -88,6 +88,12 @@ def judgement_values(judgement: Judgement, supersedes: str | None) -> Values:
         "margin": judgement.margin,
         "weight": None if judgement.weight == 1 else judgement.weight,
         "confidence": judgement.confidence,
+        "lang": judgement.lang,
+        "rationale": content_hash(judgement.rationale) if judgement.rationale else None,
+        "guideline": judgement.guideline,
+        "marks": list(judgement.marks) or None,
+        "wall_seconds": judgement.wall_seconds,
+        "client": dict(judgement.client) or None,
     }
 
 
@@ -99,26 +105,25 @@ def pair_key(item: str, winner: int) -> str:
 
 def rating_values(rating: Rating, completion: int) -> Values:
     """`completion` is the number of the answer's row. The same words of the same person on the same answer are one row."""
-    steps = [list(step) for step in rating.steps]
-    stated = [
-        rating.completion.id,
-        rating.completion.weight_stamp,
-        rating.labeler,
-        rating.kind,
-        rating.criterion,
-        rating.value,
-        steps,
-    ]
+    given = [number for number in (rating.value, rating.weight) if number is not None]
+    if any(type(number) is bool or not math.isfinite(number) for number in given):
+        raise DataError(
+            f"the rating by {rating.labeler!r} has the value {rating.value!r} and the weight {rating.weight!r}, but each must be a finite "
+            "number (of a vote 1 or 0)"
+        )
     return {
-        "sha256": content_hash(stated),
+        "sha256": rating.id,
         "completion_id": completion,
         "labeler": rating.labeler,
         "kind": rating.kind,
         "criterion": rating.criterion,
         "value": rating.value,
-        "steps": steps or None,
+        "steps": [list(step) for step in rating.steps] or None,
         "weight": None if rating.weight == 1 else rating.weight,
-        "source": "import",
+        "source": rating.source,
+        "lang": rating.lang,
+        "judgement_sha256": rating.judgement_id,
+        "note": content_hash(rating.note) if rating.note else None,
     }
 
 
@@ -143,21 +148,27 @@ def judgement_of(row: Row[Any]) -> Judgement:
         item_id=row.item_sha256,
         labeler=row.labeler,
         labeler_kind=LabelerKind(row.labeler_kind),
-        ranking=tuple(tuple(group) for group in row.ranking),
+        ranking=tuple(tuple(group) for group in row.ranking or ()),
         display_order=None if row.display_order is None else tuple(row.display_order),
         source=row.source,
         submission_key="" if row.submission_key in (None, row.sha256) else row.submission_key,
         seconds=row.seconds,
-        outcome=row.outcome if row.outcome in ("both_good", "both_bad") else "",
+        outcome=row.outcome if row.outcome in ("both_good", "both_bad", *UNDECIDED) else "",
         criterion=row.criterion,
         strength=row.strength,
         margin=row.margin,
         weight=1.0 if row.weight is None else row.weight,
         confidence=row.confidence,
+        rationale=row.words or "",
+        lang=row.lang,
+        guideline=row.guideline,
+        marks=tuple(row.marks or ()),
+        wall_seconds=row.wall_seconds,
+        client=row.client or {},
     )
-    return (
-        found if found.id == row.sha256 else replace(found, submission_key=pair_key(found.item_id, found.ranking[0][0]))
-    )
+    if found.id == row.sha256 or not found.ranking:
+        return found
+    return replace(found, submission_key=pair_key(found.item_id, found.ranking[0][0]))
 
 
 def rating_of(row: Row[Any]) -> Rating:
@@ -170,4 +181,8 @@ def rating_of(row: Row[Any]) -> Rating:
         steps=tuple((text, label) for text, label in row.steps or ()),
         criterion=row.criterion,
         weight=1.0 if row.weight is None else row.weight,
+        source=row.rating_source,
+        lang=row.rating_lang,
+        note=row.words or "",
+        judgement_id=row.judgement_sha256,
     )

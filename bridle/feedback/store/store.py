@@ -11,50 +11,68 @@ for ever which judgements a model was trained on.
         store.add_judgements(judgements)
         pairs = store.snapshot_pairs(store.take_snapshot(study="first").id)
 
-Not covered: who sees what and when (assignments, leases, drafts), free text with takedown, criteria, flags, the audit.
+Beside it: votes and scores of single answers (`ratings.py`), what reading means (`reading.py`).
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from sqlalchemy import Column, ColumnElement, Connection, Engine, Select, Table, and_, func, insert, select
+from sqlalchemy import JSON, Column, Connection, Engine, Float, Table, func, insert, select
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 
-from bridle.core.errors import DataError, StoreError
+from bridle.core.errors import DataError
 from bridle.core.records import Completion, Judgement, Pair, Prompt, Ranking, Rating, content_hash
-from bridle.feedback.rankings import Item, check_judgement, item_id, pairs_of, ranking_of
-from bridle.feedback.store import tables
-from bridle.feedback.store.database import connect, joining, not_storable, reading, writing
+from bridle.feedback.rankings import Item, check_judgement, counted_pairs, item_id, ranking_of
+from bridle.feedback.store import sqlite, tables
+from bridle.feedback.store.checksums import checksum_of
+from bridle.feedback.store.database import STORED_JSON, connect, joining, not_storable, reading, writing
 from bridle.feedback.store.nearness import split_key
+from bridle.feedback.store.reading import (
+    Snapshot,
+    equal,
+    excluded,
+    excluded_items,
+    in_force,
+    in_study,
+    items_where,
+    judged_by,
+    judged_where,
+    not_blanked,
+    not_excluded,
+    prompt_in_split,
+    snapshot_hash,
+    snapshot_of,
+    taken_down,
+)
 from bridle.feedback.store.rows import (
     Values,
     completion_of,
     completion_values,
-    judgement_of,
     judgement_values,
     now,
     prompt_of,
     prompt_values,
     shortened,
 )
+from bridle.feedback.upkeep.audit import append_audit
 
 T = TypeVar("T")
 LOOKUP_SIZE = 5_000  # values in one IN (…); SQLite takes 32,766
 
 
 @dataclass(frozen=True)
-class Snapshot:
-    """The judgements of one moment, sorted. `id` is the hash of query and judgements: the same data, the same id."""
+class LearntFrom:
+    """What a model learnt from besides its parent: snapshots of judgements, by task, and the models that scored its answers."""
 
-    id: str
-    query: Mapping[str, str | None]
-    judgement_ids: tuple[str, ...]
+    snapshots: Mapping[str, str] = field(default_factory=dict)
+    shaped_by: Sequence[str] = ()
 
 
 def split_of(prompt_id: str, held_out_share: float) -> Literal["train", "heldout"]:
@@ -111,9 +129,10 @@ class Store:
         """
         wanted = {prompt.id: prompt for prompt in reversed(list(prompts))}  # the first of equal prompts gives the meta
         with self.writing() as connection:
-            known = dict(lookup(connection, tables.prompt.c.sha256, wanted, tables.prompt.c.split))
+            asked = wanted if split else ()  # of the others the insertion leaves those out that are known
+            known = dict(lookup(connection, tables.prompt.c.sha256, asked, tables.prompt.c.split))
             for key, old in known.items():
-                if split is not None and old != split:
+                if old != split:
                     raise DataError(
                         f"the prompt {shortened(wanted[key].text)!r} is in split {old!r} and cannot be "
                         f"added to {split!r} too; leave it out, or give split=None to keep each where it is"
@@ -125,7 +144,8 @@ class Store:
     def prompts(self, *, split: str | None = None, source: str | None = None, limit: int | None = None) -> list[Prompt]:
         """Prompts in the order in which they came."""
         query = select(tables.prompt).order_by(tables.prompt.c.id).limit(limit)
-        query = query.where(*_equal({tables.prompt.c.split: split, tables.prompt.c.source: source}))
+        query = query.where(*equal({tables.prompt.c.split: split, tables.prompt.c.source: source}))
+        query = query.where(tables.prompt.c.sha256.not_in(excluded("prompt")))
         with self.reading() as connection:
             return [prompt_of(row) for row in connection.execute(query)]
 
@@ -146,6 +166,8 @@ class Store:
                     f"{len(missing)} of the answers' {len(wanted)} prompts are not in the store "
                     f"(such as {min(missing)[:12]}…); add the prompts first"
                 )
+            gone = taken_down(connection)  # and what answered such a prompt
+            rows = [row for row in rows if gone.isdisjoint((row["prompt_sha256"], row["content_sha256"]))]
             return insert_new(connection, tables.completion, rows)
 
     def completions(
@@ -154,8 +176,10 @@ class Store:
         """Answers with their prompts, in the order in which they came; equal in every field to what was added."""
         table = tables.completion
         chosen = [
-            *_equal({table.c.source: source, table.c.weight_stamp: weight_stamp}),
-            *([_prompt_in_split(table, split)] if split is not None else []),
+            not_excluded(table),
+            table.c.author.not_in(excluded("labeler")),
+            *equal({table.c.source: source, table.c.weight_stamp: weight_stamp}),
+            *([prompt_in_split(table, split)] if split is not None else []),
         ]
         prompt_query = select(tables.prompt).where(
             tables.prompt.c.sha256.in_(select(table.c.prompt_sha256).where(*chosen))
@@ -178,38 +202,34 @@ class Store:
         ids = [item_id(group, study) for group in groups]
         with self.writing() as connection:
             rows_by_origin = completion_keys(connection, [completion for group in groups for completion in group])
-            items, slots = [], []
+            items: list[Values] = []
             for key, group in zip(ids, groups, strict=True):
                 kind = "pairwise" if len(group) == 2 else "ranking"
                 items.append(
                     {"sha256": key, "study": study, "kind": kind, "prompt_sha256": group[0].prompt_id, "state": "open"}
                 )
-                answers = [rows_by_origin[c.id, c.weight_stamp] for c in group]
-                slots += [{"item_id": key, "slot": n, "completion_id": answer} for n, answer in enumerate(answers)]
             insert_new(connection, tables.item, items)
             numbers = dict(lookup(connection, tables.item.c.sha256, set(ids), tables.item.c.id))
-            insert_new(
-                connection, tables.item_completion, [row | {"item_id": numbers[row["item_id"]]} for row in slots]
-            )
+            slots: list[Values] = [
+                {"item_id": numbers[key], "slot": slot, "completion_id": rows_by_origin[one.id, one.weight_stamp]}
+                for key, group in zip(ids, groups, strict=True)
+                for slot, one in enumerate(group)
+            ]
+            insert_new(connection, tables.item_completion, slots)
         return ids
 
     def items(self, *, study: str, split: str | None = None) -> list[Item]:
         """A study's items in the order in which they came."""
         with self.reading() as connection:
-            return list(_items(connection, _in_study(study, split)).values())
+            return list(items_where(connection, [*in_study(study, split), not_blanked()]).values())
 
     def unjudged_items(self, study: str) -> list[Item]:
         """A study's items that have no judgement in force, in the order in which they came; excluded items left out."""
-        judged = select(tables.judgement.c.item_sha256).where(_in_force())
+        judged = select(tables.judgement.c.item_sha256).where(in_force())
         item = tables.item.c
-        open_items = [
-            *_in_study(study, None),
-            item.sha256.not_in(judged),
-            item.sha256.not_in(_excluded("item")),
-            item.prompt_sha256.not_in(_excluded("prompt")),
-        ]
+        open_items = [*in_study(study, None), item.sha256.not_in(judged), item.sha256.not_in(excluded_items())]
         with self.reading() as connection:
-            return list(_items(connection, open_items).values())
+            return list(items_where(connection, open_items).values())
 
     # ---------------------------------------------------------------------------------------------- judgements
 
@@ -247,87 +267,125 @@ class Store:
             return _append(connection, [judgement], supersedes=supersedes)
 
     def exclude(
-        self, target: Literal["labeler", "judgement", "item", "prompt"], target_id: str, *, reason: str, by: str
+        self,
+        target: Literal["labeler", "judgement", "item", "prompt", "completion"],
+        target_id: str,
+        *,
+        reason: str,
+        by: str,
     ) -> None:
-        """Keep what this concerns out of `judgements` and of later snapshots, from now on; nothing is deleted.
+        """Keep what this concerns out of `judgements`, `prompts`, `completions` and later snapshots, from now on; nothing is deleted.
 
-        `target_id` is a labeler's handle, or the id of a judgement, an item or a prompt.
+        `target_id` is a labeler's handle, or the id of a judgement, an item, a prompt or an answer.
         """
         key = {
             "labeler": tables.labeler.c.handle,
             "judgement": tables.judgement.c.sha256,
             "item": tables.item.c.sha256,
             "prompt": tables.prompt.c.sha256,
+            "completion": tables.completion.c.content_sha256,
         }[target]
         with self.writing() as connection:
             if connection.execute(select(key).where(key == target_id)).first() is None:
                 raise DataError(f"there is no {target} {target_id!r} in the store to exclude")
             values = {"target": target, "target_id": target_id, "reason": reason, "excluded_by": by}
             connection.execute(insert(tables.exclusion), [values | {"created_at": now()}])
+            append_audit(connection, by, "exclude", target_id, {"target": target, "reason": reason})
 
-    def judgements(self, *, study: str | None = None, split: str | None = None) -> list[tuple[Item, Judgement]]:
-        """The judgements in force, with their items, in the order in which they came: none superseded or excluded, and none that
-        judges by one criterion alone."""
+    def judgements(
+        self,
+        *,
+        study: str | None = None,
+        split: str | None = None,
+        criterion: str | None = None,
+    ) -> list[tuple[Item, Judgement]]:
+        """The judgements in force, with their items, in the order in which they came: none superseded or excluded. Those on the whole, or
+        those by one criterion."""
         with self.reading() as connection:
-            return _judged(connection, [_in_force(), _on_the_whole(), *_in_study(study, split)])
+            return judged_where(connection, [in_force(), judged_by(criterion), *in_study(study, split)])
 
     def judgements_by(self, criterion: str) -> list[tuple[Item, Judgement]]:
-        """The judgements in force by one criterion, such as "harmless"."""
-        with self.reading() as connection:
-            return _judged(connection, [_in_force(), tables.judgement.c.criterion == criterion])
+        """The judgements in force by one criterion, of every study and split."""
+        return self.judgements(criterion=criterion)
 
     # ----------------------------------------------------------------------------------------------- snapshots
 
-    def take_snapshot(self, *, study: str | None = None, split: str = "train") -> Snapshot:
-        """Write down which judgements are in force now, those by one criterion alone left out. Taken twice of the same data, it is the
-        same snapshot."""
-        query = {"study": study, "split": split}
+    def take_snapshot(
+        self,
+        *,
+        study: str | None = None,
+        split: str = "train",
+        criterion: str | None = None,
+        reliability: Mapping[str, float] | None = None,
+    ) -> Snapshot:
+        """Write down which judgements are in force now, on the whole or by a criterion, and what each weighs by its giver's reliability
+        (by handle; who is not named weighs 1). Taken twice of the same data, it is the same snapshot."""
+        query: dict[str, str | None] = {"study": study, "split": split}
+        query |= {} if criterion is None else {"criterion": criterion}
+        table = tables.judgement.c
         with self.writing() as connection:
-            where = [_in_force(), _on_the_whole(), *_in_study(study, split)]
-            found = select(tables.judgement.c.sha256).join(tables.item).where(*where)
-            ids = tuple(sorted(connection.execute(found).scalars()))
-            if not ids:
+            chosen = [in_force(), judged_by(criterion), *in_study(study, split)]
+            found = select(table.sha256, table.labeler).join(tables.item).where(*chosen)
+            labelers: dict[str, str] = dict(sorted(tuple(row) for row in connection.execute(found)))
+            if not labelers:
                 raise DataError(
-                    f"there is no judgement in study {study!r}, split {split!r}, so a snapshot would be empty; "
-                    "the store's studies are " + (", ".join(_studies(connection)) or "none")
+                    f"there is no judgement in study {study!r}, split {split!r}"
+                    + (f", criterion {criterion!r}" if criterion else "")
+                    + ", so a snapshot would be empty; the store's studies are "
+                    + (", ".join(_studies(connection)) or "none")
                 )
-            snapshot = Snapshot(_snapshot_hash(query, ids), query, ids)
-            values = {"sha256": snapshot.id, "query": query, "n": len(ids)}
-            insert_new(connection, tables.snapshot, [values])
-            rows = [{"snapshot_sha256": snapshot.id, "judgement_sha256": judgement_id} for judgement_id in ids]
+            weights = [round((reliability or {}).get(name, 1.0), 6) for name in labelers.values()]
+            snapshot = Snapshot("", query, tuple(labelers), tuple(weights))
+            snapshot = replace(snapshot, id=snapshot_hash(snapshot))
+            values = {"sha256": snapshot.id, "query": query, "n": len(labelers)}
+            if insert_new(connection, tables.snapshot, [values]):
+                append_audit(connection, "bridle", "snapshot", snapshot.id, {"query": query, "n": len(labelers)})
+            rows = [
+                {"snapshot_sha256": snapshot.id, "judgement_sha256": key, "weight": None if weight == 1 else weight}
+                for key, weight in zip(labelers, weights, strict=True)
+            ]
             insert_new(connection, tables.snapshot_row, rows)
         return snapshot
 
     def snapshot(self, snapshot_id: str) -> Snapshot:
         """A snapshot that was taken before. Raises StoreError if there is none or its rows do not give its hash."""
         with self.reading() as connection:
-            return _snapshot(connection, snapshot_id)
+            return snapshot_of(connection, snapshot_id)
 
     def snapshot_judgements(self, snapshot_id: str) -> list[tuple[Item, Judgement]]:
-        """A snapshot's judgements with their items, ordered by judgement id: always the same from one snapshot."""
+        """A snapshot's judgements with their items, ordered by judgement id: always the same from one snapshot, but for items of which a
+        text was taken down. Each weighs what it and its giver's reliability say together."""
         with self.reading() as connection:
-            _snapshot(connection, snapshot_id)
+            snapshot = snapshot_of(connection, snapshot_id)
             rows = tables.snapshot_row.c
             members = select(rows.judgement_sha256).where(rows.snapshot_sha256 == snapshot_id)
-            judged = _judged(connection, [tables.judgement.c.sha256.in_(members)])
-        return sorted(judged, key=lambda pair: pair[1].id)
+            there = [tables.judgement.c.sha256.in_(members), not_blanked()]
+            judged = {one.id: (item, one) for item, one in judged_where(connection, there)}
+        weighed = zip(snapshot.judgement_ids, snapshot.weights, strict=True)
+        found = [(*judged[key], weight) for key, weight in weighed if key in judged]
+        return [(item, replace(one, weight=one.weight * weight)) for item, one, weight in found]
 
     def snapshot_pairs(self, snapshot_id: str, ties: bool = False) -> list[Pair]:
-        """The pairs of a snapshot's judgements (see `pairs_of`)."""
-        return [pair for item, one in self.snapshot_judgements(snapshot_id) for pair in pairs_of(item, one, ties)]
+        """The pairs of a snapshot's judgements that weigh anything, votes on the same two answers counted (`counted_pairs`)."""
+        return counted_pairs(self.snapshot_judgements(snapshot_id), ties)
 
     def snapshot_rankings(self, snapshot_id: str) -> list[Ranking]:
         """The same judgements as whole rankings."""
-        return [ranking_of(item, judgement) for item, judgement in self.snapshot_judgements(snapshot_id)]
+        judged = self.snapshot_judgements(snapshot_id)
+        return [ranking_of(item, judgement) for item, judgement in judged if judgement.weight > 0]
 
     # ------------------------------------------------------------------------------------------ models, counts
 
     def add_model_version(
-        self, name: str, *, kind: str, weights_sha256: str, parent: str | None = None, config: Values | None = None
+        self, name: str, *, kind: str, weights_sha256: str, parent: str | None = None, learnt: LearntFrom | None = None
     ) -> None:
-        """Register a model as a candidate by the hash of its weights; `parent` is the hash of those it came from."""
+        """Register a model as a candidate by the hash of its weights; `parent` is the hash of those it came from. `learnt`: None where
+        that is not known."""
+        snapshots = {} if learnt is None else dict(learnt.snapshots)
         values: Values = {"name": name, "kind": kind, "status": "candidate", "weights_sha256": weights_sha256}
-        values |= {"parent": parent, "config": config or {}}
+        values |= {"parent": parent, "config": {"snapshots": snapshots} if any(snapshots) else {}}
+        values |= {"snapshot_sha256": next(iter(snapshots.values()), None)}
+        values |= {"shaped_by": None if learnt is None else list(learnt.shaped_by)}
         with self.writing() as connection:
             insert_new(connection, tables.model_version, [values])
 
@@ -354,7 +412,7 @@ class Store:
         return {name: dict(sorted((row[0], row[1]) for row in found)) for name, found in rows.items()}
 
 
-# -------------------------------------------------------------------------------------------- reading together
+# ------------------------------------------------------------------------------------------ looking up, writing
 
 
 def _check_group(group: Sequence[Completion]) -> None:
@@ -362,95 +420,6 @@ def _check_group(group: Sequence[Completion]) -> None:
         raise DataError(f"an item has {len(group)} answers, but comparing needs at least 2")
     if len({completion.prompt_id for completion in group}) > 1:
         raise DataError("an item holds answers to different prompts, but only answers to one prompt can be compared")
-
-
-def _items(connection: Connection, where: Sequence[ColumnElement[bool]]) -> dict[str, Item]:
-    """Items by id, in the order in which they came."""
-    item, slot = tables.item, tables.item_completion
-    prompt_query = select(tables.prompt, item.c.sha256.label("item_sha256")).select_from(item).join(tables.prompt)
-    slot_query = select(tables.completion, item.c.sha256.label("item_sha256")).select_from(item).join(slot)
-    slot_query = slot_query.join(tables.completion)
-    prompts = connection.execute(prompt_query.where(*where).order_by(item.c.id))
-    prompt_by_item = {row.item_sha256: prompt_of(row) for row in prompts}
-    slots: dict[str, list[Completion]] = {key: [] for key in prompt_by_item}
-    for row in connection.execute(slot_query.where(*where).order_by(item.c.id, slot.c.slot)):
-        slots[row.item_sha256].append(completion_of(row))
-    return {key: Item(key, prompt, tuple(slots[key])) for key, prompt in prompt_by_item.items()}
-
-
-def _judged(connection: Connection, where: Sequence[ColumnElement[bool]]) -> list[tuple[Item, Judgement]]:
-    judgement, item = tables.judgement, tables.item
-    query = select(judgement, tables.labeler.c.kind.label("labeler_kind")).join(tables.labeler).join(item)
-    found = [judgement_of(row) for row in connection.execute(query.where(*where).order_by(judgement.c.id))]
-    named = select(judgement.c.item_sha256).join(item).where(*where)
-    items = _items(connection, [item.c.sha256.in_(named)])
-    return [(items[judgement.item_id], judgement) for judgement in found]
-
-
-def _snapshot(connection: Connection, snapshot_id: str) -> Snapshot:
-    table, rows = tables.snapshot, tables.snapshot_row.c
-    found = connection.execute(select(table).where(table.c.sha256 == snapshot_id)).one_or_none()
-    if found is None:
-        raise StoreError(f"there is no snapshot {snapshot_id!r} in the store; take one with take_snapshot")
-    members = connection.execute(select(rows.judgement_sha256).where(rows.snapshot_sha256 == snapshot_id)).scalars()
-    ids = tuple(sorted(members))
-    if _snapshot_hash(found.query, ids) != snapshot_id:
-        raise StoreError(
-            f"snapshot {snapshot_id[:12]} has {len(ids)} judgements where {found.n} were written, and their hash is "
-            "another: somebody changed the store by hand; restore a backup of it"
-        )
-    return Snapshot(snapshot_id, found.query, ids)
-
-
-def _snapshot_hash(query: Mapping[str, str | None], judgement_ids: Sequence[str]) -> str:
-    return content_hash([query, list(judgement_ids)])
-
-
-# -------------------------------------------------------------------------------------------------- conditions
-
-
-def _equal(wanted: Mapping[ColumnElement[Any], object | None]) -> list[ColumnElement[bool]]:
-    return [column == value for column, value in wanted.items() if value is not None]
-
-
-def _prompt_in_split(table: Table, split: str) -> ColumnElement[bool]:
-    # Here and below correlate(None) keeps a subquery whole, also where the query round it reads the same table.
-    return table.c.prompt_sha256.in_(
-        select(tables.prompt.c.sha256).where(tables.prompt.c.split == split).correlate(None)
-    )
-
-
-def _in_study(study: str | None, split: str | None) -> list[ColumnElement[bool]]:
-    """Conditions on the item table; None is any."""
-    conditions = _equal({tables.item.c.study: study})
-    return conditions if split is None else [*conditions, _prompt_in_split(tables.item, split)]
-
-
-def _excluded(target: str) -> Select[str]:
-    """The ids of what was excluded of a kind."""
-    return select(tables.exclusion.c.target_id).where(tables.exclusion.c.target == target)
-
-
-def _on_the_whole() -> ColumnElement[bool]:
-    """What was judged is which answer is better on the whole, and not by one criterion."""
-    return tables.judgement.c.criterion.is_(None)
-
-
-def _in_force() -> ColumnElement[bool]:
-    """In force is what nothing supersedes, and of which neither the labeler, item or prompt nor itself is excluded."""
-    judgement, newer, item = tables.judgement.c, tables.judgement.alias("newer").c, tables.item.c
-    superseded = select(newer.supersedes).where(newer.supersedes.is_not(None))
-    items_of_prompts = select(item.sha256).where(item.prompt_sha256.in_(_excluded("prompt"))).correlate(None)
-    return and_(
-        judgement.sha256.not_in(superseded),
-        judgement.sha256.not_in(_excluded("judgement")),
-        judgement.labeler.not_in(_excluded("labeler")),
-        judgement.item_sha256.not_in(_excluded("item")),
-        judgement.item_sha256.not_in(items_of_prompts),
-    )
-
-
-# ------------------------------------------------------------------------------------------ looking up, writing
 
 
 def _batches(values: Iterable[T], size: int) -> Iterator[list[T]]:
@@ -464,49 +433,41 @@ def lookup(
 ) -> Iterator[tuple[Any, ...]]:
     """Rows of (key, *columns) whose key is among the values, however many these are."""
     for batch in _batches(values, LOOKUP_SIZE):
-        if connection.dialect.name != "sqlite":
+        if connection.dialect.name == "sqlite":
+            yield from sqlite.rows_among(connection, key, batch, columns)
+        else:
             yield from connection.execute(select(key, *columns).where(key.in_(batch)))
-            continue
-        # As SQLAlchemy would, at a tenth of its time, as below.
-        names = ", ".join(column.name for column in (key, *columns))
-        query = f"SELECT {names} FROM {key.table.name} WHERE {key.name} IN ({', '.join('?' * len(batch))})"
-        rows = connection.exec_driver_sql(query, tuple(_stored(connection, key, batch))).all()
-        of_columns = zip((key, *columns), zip(*rows, strict=True), strict=False)  # of no rows there are none
-        yield from zip(*(_read(connection, *one) for one in of_columns), strict=True)
-
-
-def _stored(connection: Connection, column: Column[Any], values: Sequence[Any]) -> Sequence[Any]:
-    """Values of a column as the database's driver takes them."""
-    convert = column.type.dialect_impl(connection.dialect).bind_processor(connection.dialect)
-    try:
-        return values if convert is None else list(map(convert, values))
-    except (TypeError, ValueError) as error:  # SQLAlchemy would have told it as a StatementError
-        raise not_storable(error) from error
-
-
-def _read(connection: Connection, column: Column[Any], values: Sequence[Any]) -> Sequence[Any]:
-    """Values of a column as the database's driver gave them."""
-    convert = column.type.dialect_impl(connection.dialect).result_processor(connection.dialect, None)
-    return values if convert is None else list(map(convert, values))
 
 
 def insert_new(connection: Connection, table: Table, rows: Sequence[Values]) -> int:
-    """Insert the rows, all of the same columns, that are new by the table's unique keys; returns their number. They get one time."""
+    """Insert the rows, all of the same columns, that are new by the table's unique keys; returns their number. Those without a time get
+    one."""
     if not rows:
         return 0
-    if "created_at" in table.c:
-        at = {"created_at": now()}
-        rows = [row | at for row in rows]
-    if connection.dialect.name != "sqlite":
-        statement = postgresql_insert(table).on_conflict_do_nothing().returning(*table.primary_key.columns)
-        return len(connection.execute(statement, rows).all())  # psycopg counts no rows of many; what returns is counted
-    # As SQLAlchemy would, at a third of its time: an import of 200,000 rows inserts 1.4 million.
-    names = list(rows[0])
-    columns = [_stored(connection, table.c[name], [row[name] for row in rows]) for name in names]
-    insert = (
-        f"INSERT INTO {table.name} ({', '.join(names)}) VALUES ({', '.join('?' * len(names))}) ON CONFLICT DO NOTHING"
-    )
-    return connection.exec_driver_sql(insert, list(zip(*columns, strict=True))).rowcount
+    at = {"created_at": now()} if "created_at" in table.c and "created_at" not in rows[0] else {}
+    if connection.dialect.name == "sqlite":
+        return sqlite.insert_new_rows(connection, table, rows, at)
+    rows = [_as_kept(table, row | at) for row in rows]
+    if "checksum" in table.c:
+        rows = [row | {"checksum": checksum_of(row)} for row in rows]
+    statement = postgresql_insert(table).on_conflict_do_nothing().returning(*table.primary_key.columns)
+    # psycopg counts no rows of many; what returns is counted
+    return len(connection.execute(statement, rows).all())
+
+
+def _as_kept(table: Table, row: Values) -> Values:
+    """The row as the database will give it back: a checksum takes 1 and 1.0 for two, and so a tuple and a list. No -0.0, which SQLite does
+    not keep."""
+    kept = dict(row)
+    for name, value in row.items():
+        if value is not None and isinstance(table.c[name].type, Float):
+            kept[name] = float(value) + 0.0
+        elif value and isinstance(table.c[name].type, JSON):
+            try:
+                kept[name] = json.loads(STORED_JSON.encode(value))
+            except (TypeError, ValueError) as error:
+                raise not_storable(error) from error
+    return kept
 
 
 def completion_keys(connection: Connection, completions: Sequence[Completion]) -> dict[tuple[str, str], int]:
@@ -526,12 +487,7 @@ def completion_keys(connection: Connection, completions: Sequence[Completion]) -
 
 
 def _append(connection: Connection, judgements: Sequence[Judgement], supersedes: str | None) -> int:
-    slot = tables.item_completion.c
-    item_ids = {judgement.item_id for judgement in judgements}
-    slots: dict[str, int] = {}
-    items = {number: key for key, number in lookup(connection, tables.item.c.sha256, item_ids, tables.item.c.id)}
-    for number, place in lookup(connection, slot.item_id, items, slot.slot):
-        slots[items[number]] = max(slots.get(items[number], 0), place + 1)
+    slots = answer_counts(connection, {judgement.item_id for judgement in judgements})
     for judgement in judgements:
         if judgement.item_id not in slots:
             raise DataError(
@@ -539,6 +495,7 @@ def _append(connection: Connection, judgements: Sequence[Judgement], supersedes:
             )
         check_judgement(judgement, slots[judgement.item_id])
     add_labelers(connection, judgements)
+    add_free_texts(connection, [judgement.rationale for judgement in judgements])
     known = tables.judgement.c
     rows = [judgement_values(judgement, supersedes) for judgement in judgements]
     by_key = {key: key for (key,) in lookup(connection, known.sha256, {row["sha256"] for row in rows})}
@@ -558,6 +515,15 @@ def _append(connection: Connection, judgements: Sequence[Judgement], supersedes:
     return insert_new(connection, tables.judgement, new)
 
 
+def answer_counts(connection: Connection, item_ids: Iterable[str]) -> dict[str, int]:
+    """How many answers each of these items has."""
+    slot, slots = tables.item_completion.c, dict[str, int]()
+    items = {number: key for key, number in lookup(connection, tables.item.c.sha256, item_ids, tables.item.c.id)}
+    for number, place in lookup(connection, slot.item_id, items, slot.slot):
+        slots[items[number]] = max(slots.get(items[number], 0), place + 1)
+    return slots
+
+
 def add_labelers(connection: Connection, judgements: Sequence[Judgement | Rating]) -> None:
     labeler = tables.labeler
     kinds = {judgement.labeler: judgement.labeler_kind for judgement in judgements}
@@ -570,6 +536,11 @@ def add_labelers(connection: Connection, judgements: Sequence[Judgement | Rating
                 f"labeler {judgement.labeler!r} is known as {stored[judgement.labeler]}, not {judgement.labeler_kind}; "
                 "give each kind of labeler a name of its own"
             )
+
+
+def add_free_texts(connection: Connection, texts: Sequence[str]) -> None:
+    """What was taken down stays so: its hash is there."""
+    insert_new(connection, tables.free_text, [{"sha256": content_hash(text), "body": text} for text in {*texts} - {""}])
 
 
 def _studies(connection: Connection) -> list[str]:

@@ -2,10 +2,13 @@
 
 Rows refer to one another by content hash, so that a reference means the same in every copy of a store; the integer `id`
 only keeps the order of arrival. Types are those that SQLite and PostgreSQL share. Times are ISO 8601 text in UTC.
+`checksum` covers a row's other values (see `checksums.py`), where no hash of its content does.
 
-    prompt ─< completion ─< item_completion >─ item ─< judgement >─ labeler        solution >─ prompt
-                  └─< rating >─ labeler                    │                       document, imported_file
-                                    exclusion (by hash)    └─< snapshot_row >─ snapshot
+    prompt ─< completion ─< item_completion >─ item ─< judgement >─ labeler ── account ─< credential
+                 │ └─< rating >─ labeler        │          │ └── free_text, guideline
+                 └─< completion_score           │          └─< snapshot_row >─ snapshot ─< model_version
+                                                └─< assignment ── draft      └─ adjudication
+    study, exclusion and audit (by name or hash)      solution >─ prompt      document, imported_file
 """
 
 import sqlalchemy as sa
@@ -32,6 +35,43 @@ labeler = sa.Table(
     sa.CheckConstraint("kind IN ('person', 'ai', 'simulated', 'imported')", name="kind"),
 )
 
+account = sa.Table(  # of a labeler who signs in; closed and never deleted
+    "account",
+    metadata,
+    sa.Column("labeler", Hash(200), sa.ForeignKey("labeler.handle"), primary_key=True),
+    sa.Column("role", sa.String(20), nullable=False),
+    sa.Column("password_hash", sa.String(200)),  # argon2id
+    sa.Column("locale", sa.String(20)),
+    sa.Column("profile", sa.JSON, nullable=False),  # what they chose to say of themselves
+    sa.Column("created_at", Time(32), nullable=False),
+    sa.Column("disabled_at", Time(32)),
+    sa.CheckConstraint("role IN ('owner', 'adjudicator', 'annotator', 'service')", name="role"),
+)
+
+credential = sa.Table(  # a session, an API token or an invitation, of which the hash alone is kept
+    "credential",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("sha256", Hash(64), nullable=False, unique=True),
+    sa.Column("labeler", Hash(200), sa.ForeignKey("account.labeler")),  # null until an invitation is taken up
+    sa.Column("kind", sa.String(20), nullable=False),
+    sa.Column("scopes", sa.JSON, nullable=False),
+    sa.Column("created_at", Time(32), nullable=False),
+    sa.Column("expires_at", Time(32)),
+    sa.Column("revoked_at", Time(32)),
+    sa.Column("last_used_at", Time(32)),
+    sa.CheckConstraint("kind IN ('session', 'token', 'invitation')", name="kind"),
+)
+
+free_text = sa.Table(  # reasons and notes of people, by hash; a takedown leaves the hash alone
+    "free_text",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("sha256", Hash(64), nullable=False, unique=True),
+    sa.Column("body", sa.Text),
+    sa.Column("created_at", Time(32), nullable=False),
+)
+
 prompt = sa.Table(
     "prompt",
     metadata,
@@ -46,6 +86,7 @@ prompt = sa.Table(
         "nearness", sa.BigInteger, index=True
     ),  # equal where prompts differ in case, white space and punctuation alone
     sa.Column("created_at", Time(32), nullable=False),
+    sa.Column("checksum", sa.BigInteger),
 )
 
 model_version = sa.Table(
@@ -59,6 +100,10 @@ model_version = sa.Table(
     sa.Column("parent", sa.String(64), sa.ForeignKey("model_version.weights_sha256")),
     sa.Column("config", sa.JSON, nullable=False),
     sa.Column("created_at", Time(32), nullable=False),
+    sa.Column("snapshot_sha256", Hash(64), sa.ForeignKey("snapshot.sha256")),  # the judgements that it learnt from
+    sa.Column(
+        "shaped_by", sa.JSON(none_as_null=True)
+    ),  # hashes of the other models that it learnt from: what scored its answers
     sa.CheckConstraint("status IN ('candidate', 'serving', 'retired')", name="status"),
 )
 
@@ -78,7 +123,42 @@ completion = sa.Table(
     sa.Column("sampling", sa.JSON, nullable=False),
     sa.Column("finish_reason", sa.String(20), nullable=False),
     sa.Column("created_at", Time(32), nullable=False),
+    sa.Column("checksum", sa.BigInteger),
     sa.UniqueConstraint("content_sha256", "weight_stamp", "author", "source"),  # two models may write the same answer
+)
+
+completion_score = sa.Table(  # what a reward model made of an answer
+    "completion_score",
+    metadata,
+    sa.Column("completion_id", sa.Integer, sa.ForeignKey("completion.id"), primary_key=True),
+    sa.Column("weights_sha256", Hash(64), primary_key=True),  # the reward model's
+    sa.Column("task", sa.String(100), primary_key=True),
+    sa.Column("score", sa.Float, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+study = sa.Table(
+    "study",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("name", sa.String(200), nullable=False, unique=True),
+    sa.Column("state", sa.String(20), nullable=False),
+    sa.Column("settings", sa.JSON, nullable=False),  # overlap, lease, share of gold items, …
+    sa.Column("created_at", Time(32), nullable=False),
+    sa.CheckConstraint("state IN ('open', 'paused', 'closed')", name="state"),
+)
+
+guideline = sa.Table(  # a version, once published, stays as it is
+    "guideline",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("sha256", Hash(64), nullable=False, unique=True),
+    sa.Column("study", sa.String(200), nullable=False),
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("lang", sa.String(20), nullable=False),
+    sa.Column("markdown", sa.Text, nullable=False),
+    sa.Column("created_at", Time(32), nullable=False),
+    sa.UniqueConstraint("study", "version", "lang"),
 )
 
 item = sa.Table(
@@ -91,7 +171,14 @@ item = sa.Table(
     sa.Column("prompt_sha256", Hash(64), sa.ForeignKey("prompt.sha256"), nullable=False),
     sa.Column("state", sa.String(20), nullable=False),
     sa.Column("created_at", Time(32), nullable=False),
-    sa.CheckConstraint("kind IN ('pairwise', 'ranking')", name="kind"),
+    sa.Column("need", sa.SmallInteger),  # people who should judge it; null: as many as its study says
+    sa.Column("priority", sa.Float, nullable=False, server_default="0"),  # the higher, the sooner it is asked
+    sa.Column("acquisition", sa.String(20)),  # why it is asked
+    sa.Column("topic", sa.String(100)),
+    sa.Column("gold", sa.JSON(none_as_null=True)),  # the ranking that is known to be right
+    sa.Index("ix_item_asked", "study", "state", "acquisition", "priority", "id"),  # as a claim looks for one
+    sa.CheckConstraint("kind IN ('pairwise', 'ranking', 'rating', 'demonstration')", name="kind"),
+    sa.CheckConstraint("acquisition IN ('random', 'informative', 'gold')", name="acquisition"),
 )
 
 item_completion = sa.Table(
@@ -111,8 +198,10 @@ judgement = sa.Table(  # append-only: triggers refuse UPDATE and DELETE
     sa.Column("submission_key", Hash(200), unique=True),  # null where it follows from the judgement
     sa.Column("item_sha256", Hash(64), sa.ForeignKey("item.sha256"), nullable=False, index=True),
     sa.Column("labeler", Hash(200), sa.ForeignKey("labeler.handle"), nullable=False),
-    sa.Column("ranking", sa.JSON),  # [[2], [0, 1]]: best group first
-    # The winning slot, or where the best group has several 'tie', 'both_good' or 'both_bad'.
+    sa.Column(
+        "ranking", sa.JSON(none_as_null=True)
+    ),  # [[2], [0, 1]]: best group first; null where nobody could or would say
+    # The winning slot, or where the best group has several 'tie', 'both_good' or 'both_bad'; without a ranking 'cannot_judge' or 'skip'.
     sa.Column("outcome", sa.String(20), nullable=False),
     sa.Column("strength", sa.SmallInteger),
     sa.Column("display_order", sa.JSON(none_as_null=True)),
@@ -124,6 +213,13 @@ judgement = sa.Table(  # append-only: triggers refuse UPDATE and DELETE
     sa.Column("margin", sa.Float),  # how much better, in its giver's units
     sa.Column("weight", sa.Float),  # null is 1
     sa.Column("confidence", sa.Float),  # in its giver's units
+    sa.Column("lang", sa.String(20)),  # of the page that it was given on, or of its reason
+    sa.Column("rationale", Hash(64), sa.ForeignKey("free_text.sha256")),
+    sa.Column("guideline", Hash(64), sa.ForeignKey("guideline.sha256")),
+    sa.Column("marks", sa.JSON(none_as_null=True)),  # such as ["late", "unskilled"]
+    sa.Column("wall_seconds", sa.Float),  # from when it was shown, where `seconds` counts those of looking at it
+    sa.Column("client", sa.JSON(none_as_null=True)),
+    sa.Column("checksum", sa.BigInteger),
     sa.CheckConstraint("strength BETWEEN 0 AND 3", name="strength"),
     sa.CheckConstraint("source IN ('study', 'serving', 'import')", name="source"),
 )
@@ -142,7 +238,11 @@ rating = sa.Table(  # what somebody said of one answer by itself; append-only to
     sa.Column("weight", sa.Float),
     sa.Column("source", sa.String(20), nullable=False),
     sa.Column("created_at", Time(32), nullable=False),
-    sa.CheckConstraint("kind IN ('vote', 'score', 'steps')", name="kind"),
+    sa.Column("lang", sa.String(20)),
+    sa.Column("judgement_sha256", Hash(64), sa.ForeignKey("judgement.sha256")),  # given with it
+    sa.Column("note", Hash(64), sa.ForeignKey("free_text.sha256")),
+    sa.Column("checksum", sa.BigInteger),
+    sa.CheckConstraint("kind IN ('vote', 'score', 'steps', 'flag')", name="kind"),
     sa.CheckConstraint("source IN ('study', 'serving', 'import')", name="source"),
 )
 
@@ -184,7 +284,54 @@ exclusion = sa.Table(  # keeps a judgement out of training without touching it
     sa.Column("reason", sa.Text, nullable=False),
     sa.Column("excluded_by", sa.String(200), nullable=False),
     sa.Column("created_at", Time(32), nullable=False),
-    sa.CheckConstraint("target IN ('labeler', 'judgement', 'item', 'prompt')", name="target"),
+    sa.CheckConstraint("target IN ('labeler', 'judgement', 'item', 'prompt', 'completion', 'text')", name="target"),
+)
+
+adjudication = sa.Table(  # of several judgements of an item, the one that counts; of several rows the last
+    "adjudication",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("item_sha256", Hash(64), sa.ForeignKey("item.sha256"), nullable=False, index=True),
+    sa.Column("judgement_sha256", Hash(64), sa.ForeignKey("judgement.sha256"), nullable=False),
+    sa.Column("adjudicated_by", Hash(200), sa.ForeignKey("labeler.handle"), nullable=False),
+    sa.Column("created_at", Time(32), nullable=False),
+)
+
+assignment = sa.Table(  # who is asked what, shown in which order, until when
+    "assignment",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("item_id", sa.Integer, sa.ForeignKey("item.id"), nullable=False),
+    sa.Column("labeler", Hash(200), sa.ForeignKey("labeler.handle"), nullable=False),
+    sa.Column("display_order", sa.JSON, nullable=False),
+    sa.Column("state", sa.String(20), nullable=False),
+    sa.Column("lease_until", Time(32), nullable=False),
+    sa.Column("created_at", Time(32), nullable=False),
+    sa.Column("first_seen_at", Time(32)),
+    sa.UniqueConstraint("item_id", "labeler"),
+    sa.Index("ix_assignment_labeler", "labeler", "state"),
+    sa.CheckConstraint("state IN ('open', 'done', 'returned')", name="state"),
+)
+
+draft = sa.Table(  # the one answer that may change
+    "draft",
+    metadata,
+    sa.Column("assignment_id", sa.Integer, sa.ForeignKey("assignment.id"), primary_key=True),
+    sa.Column("body", sa.JSON, nullable=False),
+    sa.Column("saved_at", Time(32), nullable=False),
+)
+
+audit = sa.Table(  # who did what to the store; each row's hash covers that of the row before
+    "audit",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("sha256", Hash(64), nullable=False, unique=True),
+    sa.Column("previous_sha256", Hash(64)),
+    sa.Column("actor", sa.String(200), nullable=False),
+    sa.Column("action", sa.String(40), nullable=False),
+    sa.Column("object", Hash(200), nullable=False),
+    sa.Column("details", sa.JSON, nullable=False),
+    sa.Column("created_at", Time(32), nullable=False),
 )
 
 snapshot = sa.Table(
@@ -202,4 +349,13 @@ snapshot_row = sa.Table(
     metadata,
     sa.Column("snapshot_sha256", Hash(64), sa.ForeignKey("snapshot.sha256"), primary_key=True),
     sa.Column("judgement_sha256", Hash(64), sa.ForeignKey("judgement.sha256"), primary_key=True),
+    sa.Column("weight", sa.Float),  # what its giver's reliability makes of it; null is 1
+)
+
+snapshot_rating = sa.Table(
+    "snapshot_rating",
+    metadata,
+    sa.Column("snapshot_sha256", Hash(64), sa.ForeignKey("snapshot.sha256"), primary_key=True),
+    sa.Column("rating_sha256", Hash(64), sa.ForeignKey("rating.sha256"), primary_key=True),
+    sa.Column("weight", sa.Float),
 )

@@ -9,10 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from bridle.core.errors import ModelError, UsageError
+from bridle.core.errors import UsageError
 from bridle.core.files import whole_folder
 from bridle.core.records import Prompt
-from bridle.core.text import telling_line
 from bridle.models.contents import folder_hash
 from bridle.models.files.source import EXTRA_TEMPLATES
 from bridle.models.files.writing import SavedAs
@@ -67,22 +66,6 @@ def export_reward_model(folder: Path, model: RewardModel, dtype: str = "") -> Ex
         write_notes(new, replace(model, probes=probes))
         content = folder_hash(new)
     return compared(content, before, scores(again))
-
-
-def push_folder(folder: Path, name: str, public: bool) -> str:
-    """Upload an exported folder to ORG/NAME on the hub that Hugging Face's client is set to; its address there. ModelError: it refused."""
-    from huggingface_hub import HfApi
-
-    hub = HfApi()
-    try:
-        hub.create_repo(name, private=not public, exist_ok=True)
-        return str(hub.upload_folder(repo_id=name, folder_path=folder, commit_message="Exported by bridle"))
-    except Exception as error:  # its own errors, and those of its HTTP library
-        reason = telling_line(str(error))
-        raise ModelError(
-            f"{hub.endpoint} did not take {name} ({type(error).__name__}: {reason}); log in with `hf auth login`, or export the model and "
-            f"run `hf upload {name} DIR` where the hub answers"
-        ) from error
 
 
 def compared(content: str, before: Sequence[Tensor], after: Sequence[Tensor]) -> Exported:

@@ -26,6 +26,7 @@ from typing import Any
 
 from bridle.core.errors import ModelError, UsageError
 from bridle.core.files import file_hash, read_record
+from bridle.core.text import telling_line
 from bridle.models.contents import weight_names
 from bridle.models.files.kinds import place_fault
 
@@ -205,6 +206,31 @@ def require_weights(wanted: Named, names: list[str]) -> None:
             f"{wanted} holds no safetensors, which bridle reads alone, but {', '.join(others[:3]) or 'no weights'}; load it with "
             "transformers elsewhere, save it with save_pretrained, and name that folder"
         )
+
+
+def require_repository(name: str) -> None:
+    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name, re.ASCII):
+        raise UsageError(f"{name[:80]!r} does not name a repository; name it as ORG/NAME")
+
+
+def push_folder(folder: Path, name: str, public: bool, kind: str = "model") -> str:
+    """Upload an exported folder to ORG/NAME on the hub that Hugging Face's client is set to, a model or a "dataset"; its address there.
+    ModelError: it refused."""
+    from huggingface_hub import HfApi
+
+    hub = HfApi()
+    try:
+        hub.create_repo(name, private=not public, exist_ok=True, repo_type=kind)
+        return str(
+            hub.upload_folder(repo_id=name, folder_path=folder, commit_message="Exported by bridle", repo_type=kind)
+        )
+    except Exception as error:  # its own errors, and those of its HTTP library
+        reason = telling_line(str(error))
+        asked = "" if kind == "model" else f" --repo-type {kind}"
+        raise ModelError(
+            f"{hub.endpoint} did not take {name} ({type(error).__name__}: {reason}); log in with `hf auth login`, or export the {kind} and "
+            f"run `hf upload {name} DIR{asked}` where the hub answers"
+        ) from error
 
 
 # ------------------------------------------------------------------------------------------------ what is wrong, in words

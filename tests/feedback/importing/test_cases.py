@@ -14,6 +14,7 @@ from bridle.feedback.importing.forms.imported import ImportedRow
 from bridle.feedback.importing.importer import import_file
 from bridle.feedback.importing.reasons import Note, Reason
 from bridle.feedback.importing.report import ImportReport, read_examples
+from bridle.feedback.rankings import pairs_of
 from bridle.feedback.store.ratings import ratings, solutions
 from bridle.feedback.store.store import Store
 
@@ -211,14 +212,7 @@ def test_criteria_margins_strengths_weights_and_annotators_are_kept(cases: Path,
     ]  # the same verdict of nobody, with another margin, is known already
     assert [one.strength for text, one in judged if text == "Name a tree."] == [3]
     assert [one.weight for text, one in judged if text == "Name a nut."] == [0.1]
-    pairs = {
-        (pair.chosen.text, pair.weight, pair.strength)
-        for pair in store.snapshot_pairs(store.take_snapshot(split="train").id)
-    }
-    pairs |= {
-        (pair.chosen.text, pair.weight, pair.strength)
-        for pair in store.snapshot_pairs(store.take_snapshot(split="heldout").id)
-    }
+    pairs = {(pair.chosen.text, pair.weight, pair.strength) for each in store.judgements() for pair in pairs_of(*each)}
     assert {("Hazel.", 0.1, None), ("Oak.", 1.0, 3), ("Carp.", 1.0, 6.5)} <= pairs
     assert not any(answer.startswith(("One.", "Two.", "Try a")) for answer, *_ in pairs)  # a tie; what is safer alone
 

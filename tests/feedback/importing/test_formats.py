@@ -8,6 +8,7 @@ import pytest
 from bridle.core.errors import UsageError
 from bridle.feedback.importing.formats import FORMS, READERS, Form, named_form, read_row
 from bridle.feedback.importing.forms.documents import examples_of_forms, table_of_forms, what_it_becomes, with_table
+from bridle.feedback.importing.forms.fields import answers_by_names
 from bridle.feedback.importing.forms.imported import ImportedRow
 from bridle.feedback.importing.forms.verdicts import winner_of
 from bridle.feedback.importing.reasons import Note, Reason, Skip
@@ -272,6 +273,28 @@ def test_no_value_of_any_field_breaks_a_form(form: Form) -> None:
                     assert skip.reason in Reason
 
 
+def outcome(row: dict[str, Any]) -> object:
+    try:
+        examples, read = read_row(row)
+    except Skip as skip:
+        return skip.reason, skip.field
+    return repr(examples), read.unread(), read.notes, read.roles
+
+
+@pytest.mark.parametrize("form", list(Form))
+def test_what_a_row_says_does_not_depend_on_rows_of_the_same_fields_before_it(form: Form) -> None:
+    """What names alone answer is remembered for rows of the same names; what a value decides is not."""
+    for example in EXAMPLES[form]:
+        rows = [example, *(example | {name: junk} for name in example for junk in JUNK), example]
+        alone = []
+        for row in rows:
+            answers_by_names.cache_clear()
+            alone.append(outcome(row))
+        answers_by_names.cache_clear()
+        assert [outcome(row) for row in rows] == alone
+        assert [outcome(row) for row in reversed(rows)] == alone[::-1]
+
+
 def test_a_field_that_the_named_form_needs_is_missed() -> None:
     for form in Form:
         with pytest.raises(Skip) as skip:
@@ -319,6 +342,8 @@ def test_the_documentation_shows_every_form_with_an_example_and_what_becomes_of_
         ("train", False, Reason.NOT_TRAINED),
         ("weight", 0, Reason.NOT_TRAINED),
         ("weight", "heavy", Reason.UNREAD_WEIGHT),
+        ("weight", 1e38, Reason.UNREAD_WEIGHT),
+        ("weight", 1e-40, Reason.UNREAD_WEIGHT),
         ("winner", "the longer", Reason.UNCLEAR_VERDICT),
         ("tie", "maybe", Reason.UNCLEAR_VOTE),
         ("images", ["a.png"], Reason.IMAGES),

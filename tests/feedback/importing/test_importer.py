@@ -1,6 +1,7 @@
 """Files into the store: every row accounted for in the report, and what is kept lies where the stages find it."""
 
 import cProfile
+import gc
 import gzip
 import json
 import subprocess
@@ -243,9 +244,11 @@ def test_of_an_import_that_is_ended_nothing_is_stored(
             raise error
 
     path = write(tmp_path / "rows.jsonl", *(GOOD | {"prompt": f"{n}?"} for n in range(9)))
+    collector = gc.get_freeze_count(), gc.get_threshold()
     with pytest.raises(type(error) if isinstance(error, OSError) else KeyboardInterrupt):
         import_file(store, path, progress=progress)
     assert store.counts()["prompts"] == {}
+    assert (gc.get_freeze_count(), gc.get_threshold()) == collector  # left as it was
     assert import_file(store, path).new == 9  # it is not taken for known
 
 
@@ -616,7 +619,8 @@ def test_a_hundred_megabytes_are_imported_in_bounded_memory(kind: str, tmp_path:
 
 
 def test_a_row_costs_few_calls(tmp_path: Path) -> None:
-    """Counted and not timed, so that it holds on a busy machine: 830 a row, and 1,145 where each hash, time and lookup is made again."""
+    """Counted and not timed, so that it holds on a busy machine: 605 a row, and 830 where what the names of
+    fields answer is asked of each row again."""
 
     def calls(rows: int) -> int:
         rows_of = ({"prompt": f"{n} why?", "chosen": f"{n} because.", "rejected": f"{n} no."} for n in range(rows))
@@ -626,4 +630,4 @@ def test_a_row_costs_few_calls(tmp_path: Path) -> None:
         return sum(entry.callcount for entry in profile.getstats())
 
     calls(1)  # what is made once
-    assert calls(300) - calls(100) < 200 * 900
+    assert calls(300) - calls(100) < 200 * 680

@@ -324,7 +324,9 @@ def test_a_server_that_ends_the_connection_is_said(any_store: Store) -> None:
 def test_a_database_that_was_emptied_is_said(any_store: Store) -> None:
     with any_store._engine.begin() as connection:
         connection.exec_driver_sql("DROP TABLE snapshot_row")
-        connection.exec_driver_sql("DROP TABLE snapshot")
+        connection.exec_driver_sql(
+            "DROP TABLE snapshot" + (" CASCADE" if connection.dialect.name == "postgresql" else "")
+        )
     with pytest.raises(StoreError, match="it was emptied or replaced while bridle was at work") as error:
         any_store.snapshot("x")
     one_sentence(error)

@@ -1,5 +1,10 @@
 """A store of before: everything in it is found again after the migration, by the same names, and takes less room."""
 
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,28 +15,63 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy.exc import DBAPIError
 
-from bridle.core.records import Completion, Judgement, LabelerKind, Prompt, content_hash
+from bridle.core.records import Completion, Judgement, LabelerKind, Prompt, Rating, content_hash
 from bridle.feedback.importing.importer import import_file
 from bridle.feedback.rankings import item_id
 from bridle.feedback.store import database, tables
 from bridle.feedback.store.ratings import ratings
 from bridle.feedback.store.store import Store
 from bridle.feedback.store.types import Hash, Time, hash_bytes, time_bytes
+from bridle.feedback.upkeep.verify import store_faults
 
 WHEN = "2026-01-02T03:04:05.678+00:00"
-A = "a" * 64
+A, B = "a" * 64, "b" * 64
+OPEN = "import sys; from bridle.feedback.store.store import Store; print(len(Store.open(sys.argv[1]).judgements()))"
 
 
-@pytest.fixture(params=["0001", "0002"])
-def before(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Stores are made as an earlier migration left them."""
+@contextmanager
+def as_of(revision: str) -> Iterator[None]:
+    """Stores are made, or brought up to date, as far as an earlier migration."""
     steps = ScriptDirectory.iterate_revisions
 
     def fewer(self: ScriptDirectory, upper: str, *rest: Any) -> Any:
-        return steps(self, request.param if upper == "head" else upper, *rest)
+        return steps(self, revision if upper == "head" else upper, *rest)
 
-    monkeypatch.setattr(ScriptDirectory, "iterate_revisions", fewer)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ScriptDirectory, "iterate_revisions", fewer)
+        yield
+
+
+def made_before(store: Store, revision: str) -> None:
+    """Make an empty database the store that an earlier version left, with data in it."""
+    first = min(revision, "0002")
+    with as_of(first):
+        database.migrate(store._engine)
+    filled(store, first)
+    with as_of(revision):
+        database.migrate(store._engine)
+
+
+@pytest.fixture(params=["0001", "0002", "0003"])
+def before(request: pytest.FixtureRequest) -> str:
     return str(request.param)
+
+
+@pytest.fixture
+def empty_store(any_store: Store) -> Store:
+    """On both databases, without a table."""
+    with any_store._engine.begin() as connection:
+        if connection.dialect.name == "postgresql":
+            (schema,) = connection.exec_driver_sql("SELECT current_schema()").one()
+            connection.exec_driver_sql(f"DROP SCHEMA {schema} CASCADE")
+            connection.exec_driver_sql(f"CREATE SCHEMA {schema}")
+    if any_store._engine.dialect.name == "sqlite":
+        path = Path(str(any_store._engine.url.database))
+        any_store.close()
+        path.unlink()
+        with as_of("0001"):
+            return Store.open(path)
+    return any_store
 
 
 def filled(store: Store, revision: str) -> None:
@@ -41,8 +81,12 @@ def filled(store: Store, revision: str) -> None:
     item = item_id(answers, "import")
     key = content_hash([item, 0])
     said = Judgement(item, "import", LabelerKind.IMPORTED, ((0,), (1,)), None, "import", key)
+    vote = Rating(answers[0], A, LabelerKind.IMPORTED, "vote", 1)
+    query = {"split": "train", "study": None}
+    taken = content_hash([query, [said.id]])
     rows = {
-        "labeler": [{"handle": "import", "kind": "imported"}, {"handle": A, "kind": "imported"}],
+        "labeler": [{"handle": "import", "kind": "imported"}, {"handle": A, "kind": "imported"}]
+        + [{"handle": B, "kind": "imported"}],
         "prompt": [
             {"sha256": prompt.id, "messages": '[{"role":"user","content":"Why?"}]', "meta": "{}", "split": "train", "source": "import"}
         ],
@@ -62,36 +106,56 @@ def filled(store: Store, revision: str) -> None:
             | {"outcome": "0", "source": "import"}
         ],
         "rating": [
-            {"sha256": A, "completion_sha256": content_hash([answers[0].id, "", "", "import"]), "labeler": A, "kind": "vote"}
+            {"sha256": vote.id, "completion_sha256": content_hash([answers[0].id, "", "", "import"]), "labeler": A, "kind": "vote"}
             | {"value": 1, "source": "import"}
         ],
-        "exclusion": [{"target": "labeler", "target_id": A, "reason": "", "excluded_by": ""}],
+        "exclusion": [{"target": "labeler", "target_id": B, "reason": "", "excluded_by": ""}],
+        "snapshot": [{"sha256": taken, "query": json.dumps(query), "n": 1}],
+        "snapshot_row": [{"snapshot_sha256": taken, "judgement_sha256": said.id}],
+        "model_version": [{"name": "base", "kind": "base", "status": "candidate", "weights_sha256": A, "config": "{}"}],
     }  # fmt: skip
     if revision == "0001":
         del rows["rating"]
     with store.writing() as connection:
         for table, values in rows.items():
             for row in values:
-                row = row if table == "item_completion" else row | {"created_at": WHEN}
+                row = row if table in ("item_completion", "snapshot_row") else row | {"created_at": WHEN}
                 types = {name: sa.bindparam(f"{name}_") for name in row}
                 statement = sa.table(table, *(sa.column(name) for name in row)).insert().values(types)
                 connection.execute(statement, {f"{name}_": value for name, value in row.items()})
 
 
-def test_a_store_of_before_is_found_again(
-    before: str, any_store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    store = any_store
-    filled(store, before)
-    monkeypatch.undo()
+def test_a_store_of_before_is_found_again(before: str, empty_store: Store, tmp_path: Path) -> None:
+    store = empty_store
+    made_before(store, before)
     database.migrate(store._engine)
+    assert list(store_faults(store)) == []
+    with store.reading() as connection:
+        numbers = {
+            name: connection.execute(sa.select(table.c.id)).scalars().all()
+            for name, table in tables.metadata.tables.items()
+            if "id" in table.c
+        }
+        item_row = connection.execute(sa.select(tables.item)).one()
+        times = [
+            connection.execute(sa.select(table.c.created_at)).scalars().all()
+            for table in (tables.prompt, tables.judgement, tables.snapshot)
+        ]
+    found = {name: ids for name, ids in numbers.items() if ids}
+    assert found == {
+        "labeler": [1, 2, 3], "prompt": [1], "completion": [1, 2], "item": [1], "judgement": [1], "exclusion": [1], "snapshot": [1],
+        "model_version": [1], **({"rating": [1]} if before != "0001" else {}),
+    }  # fmt: skip
+    assert (item_row.gold, item_row.need, item_row.priority) == (None, None, 0) and times == [[WHEN]] * 3
+    ((taken,),) = [snapshots(store)]
+    assert store.snapshot(taken).weights == (1.0,) and len(store.snapshot_pairs(taken)) == 1
     with store._engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert compare_metadata(context, tables.metadata) == []
     ((item, judgement),) = store.judgements()
     assert judgement.submission_key == content_hash([item.id, 0]) and item.prompt.text == "Why?"
     assert {answer.text for answer in item.completions} == {"Because.", "No."}
-    if before == "0002":
+    if before != "0001":
         ((_, vote),) = ratings(store)
         assert vote.labeler == A and vote.completion == item.completions[0]
     (tmp_path / "rows.jsonl").write_text('{"prompt": "Why?", "chosen": "Because.", "rejected": "No."}\n')
@@ -100,6 +164,7 @@ def test_a_store_of_before_is_found_again(
         0 if same else 1
     )  # the same verdict is the same judgement
     snapshot = store.take_snapshot(split="train")
+    assert (snapshot.id == taken) == same, "the same judgements are the same snapshot as before"
     store.exclude("item", item.id, reason="", by="me")
     assert store.judgements() == [] and store.snapshot(snapshot.id) == snapshot
     for change in ("UPDATE judgement SET outcome = '1'", "DELETE FROM judgement"):
@@ -113,10 +178,15 @@ def test_a_store_of_before_is_found_again(
             assert connection.exec_driver_sql("PRAGMA integrity_check").all() == [("ok",)]
 
 
+def snapshots(store: Store) -> Any:
+    with store.reading() as connection:
+        return tuple(connection.execute(sa.select(tables.snapshot.c.sha256)).scalars())
+
+
 def test_every_hash_and_time_has_its_type() -> None:
     for table in tables.metadata.tables.values():
         for column in table.columns:
-            assert isinstance(column.type, Time) == (column.name == "created_at"), column
+            assert isinstance(column.type, Time) == column.name.endswith(("_at", "_until")), column
             if column.name.endswith("sha256") and column.name != "weights_sha256":
                 assert isinstance(column.type, Hash), column
 
@@ -132,3 +202,14 @@ def test_what_is_no_hash_and_no_time_stays_as_it_is() -> None:
         table.create(connection)
         connection.execute(table.insert(), [{"h": h, "at": at} for h, at in rows])
         assert [tuple(row) for row in connection.execute(sa.select(table))] == rows
+
+
+@pytest.mark.parametrize("any_store", ["postgresql"], indirect=True)
+def test_those_who_bring_a_database_up_to_date_at_once_wait_for_one_another(empty_store: Store) -> None:
+    made_before(empty_store, "0003")
+    address = empty_store._engine.url.render_as_string(hide_password=False)
+    command = [sys.executable, "-c", OPEN, address]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    processes = [subprocess.Popen(command, text=True, **pipes) for _ in range(3)]
+    assert [(one.communicate(timeout=60), one.returncode) for one in processes] == [(("1\n", ""), 0)] * 3
+    assert list(store_faults(empty_store)) == []

@@ -10,6 +10,7 @@ from sqlalchemy import text
 from bridle.core.errors import DataError, StoreError
 from bridle.core.records import Completion, LabelerKind, Prompt
 from bridle.feedback.rankings import item_id
+from bridle.feedback.store.sqlite import INSERT_SIZE
 from bridle.feedback.store.store import Store, split_of
 from tests.feedback.sample import Sample
 
@@ -77,6 +78,17 @@ def test_a_prompt_sits_in_one_split(store: Store, sample: Sample) -> None:
     assert store.add_prompts(sample.prompts, split=None, source="file", held_out_share=0.0) == 3
     assert store.prompts(split="heldout") == sample.prompts[:2]
     assert store.prompts(split="train") == sample.prompts[2:]
+
+
+def test_more_than_one_statement_holds_are_each_added_once(any_store: Store) -> None:
+    prompts = [Prompt.from_text(f"{n}?") for n in range(2 * INSERT_SIZE + 3)]
+    assert any_store.add_prompts(prompts[INSERT_SIZE - 2 : INSERT_SIZE + 5], split=None, source="file") == 7
+    assert any_store.add_prompts(prompts, split=None, source="file") == len(prompts) - 7
+    assert any_store.add_prompts(prompts, split=None, source="file") == 0
+    assert (
+        any_store.prompts()
+        == prompts[INSERT_SIZE - 2 : INSERT_SIZE + 5] + prompts[: INSERT_SIZE - 2] + prompts[INSERT_SIZE + 5 :]
+    )
 
 
 def test_split_of_is_stable_and_keeps_its_share() -> None:

@@ -5,7 +5,9 @@ fields and all others of the sample into as many. A quote inside quotes is doubl
 """
 
 import csv
+import re
 from collections.abc import Callable, Iterator
+from io import StringIO
 from typing import TextIO
 
 from bridle.feedback.importing.files.row import UNDECODABLE, RawRow, Unreadable
@@ -14,6 +16,9 @@ from bridle.feedback.importing.reasons import LONGEST, Reason
 DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 NOTHING = ("", "nan", "NaN")  # how a table has an absent value
 LONGEST_NAME = 100  # characters of a field's name, where the file's own name does not say that it is a table
+FORMULA = re.compile(
+    r"'*[=+\-@\t\r]"
+)  # begins what a spreadsheet would run; the apostrophes before it are of those who prevent that
 
 
 class _Plain(csv.excel):
@@ -27,7 +32,9 @@ class _Backslash(_Plain):
 
 def dialect_of(head: str, whole: bool, certain: bool) -> type[csv.Dialect] | None:
     """How the table that begins so is written; None where it is none. `certain`: its name says that it is one, of one column at least."""
-    lines = head.splitlines(keepends=True)
+    lines = StringIO(
+        head, newline=""
+    ).readlines()  # as the file is read: a text may hold U+2028, which splitlines would part
     if not whole and len(lines) > 1:
         lines = lines[:-1]
     kind = _Backslash if '\\"' in head and '""' not in head.replace(',""', "").replace('"",', "") else _Plain
@@ -141,4 +148,15 @@ def _value(header: list[str], fields: list[str], text: str) -> dict[str, str | N
         return Reason.FIELD_COUNT
     if any(UNDECODABLE in field for field in fields):
         return Reason.UNDECODABLE
-    return {name: None if field.strip() in NOTHING else field for name, field in zip(header, fields, strict=True)}
+    cells = zip(header, map(unguarded, fields), strict=True)
+    return {name: None if field.strip() in NOTHING else field for name, field in cells}
+
+
+def guarded(text: str) -> str:
+    """A cell with an apostrophe before it where a spreadsheet would take it for a formula."""
+    return f"'{text}" if FORMULA.match(text) else text
+
+
+def unguarded(text: str) -> str:
+    """The same without that apostrophe."""
+    return text[1:] if text[:1] == "'" and FORMULA.match(text) else text

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bridle.core.records import Message
-from bridle.feedback.importing.forms.fields import Row, answer_text, is_empty, parsed, text_of
+from bridle.feedback.importing.forms.fields import Row, answer_text, by_names, is_empty, parsed, text_of
 from bridle.feedback.importing.forms.turns import (
     Turns,
     content_text,
@@ -35,6 +35,7 @@ ADDED = ("input", "context")  # text that follows an instruction after a blank l
 LANGUAGES = ("language", "lang", "locale")
 
 
+@by_names
 def system_of(row: Row) -> str:
     """ShareGPT and Alpaca may name the system's message beside the dialogue, and often leave it empty."""
     name = row.first(SYSTEMS)
@@ -46,6 +47,7 @@ def system_of(row: Row) -> str:
     return content_text(value)
 
 
+@by_names
 def history_of(row: Row) -> Turns:
     """Earlier questions and answers: pairs, or messages."""
     name = row.first(HISTORIES)
@@ -73,6 +75,7 @@ def holds_messages(value: object, row: Row) -> bool:
     return isinstance(value, list) and all(isinstance(part, dict | list) for part in value)
 
 
+@by_names
 def dialogue_field(row: Row) -> str | None:
     """The field that holds the dialogue, other than `prompt`: messages, conversations …, or a context that is a list of messages."""
     named = (name for name in DIALOGUES if name in row and not isinstance(row.look(name), int | float | bool))
@@ -133,6 +136,7 @@ def asked(row: Row, plain: bool = False) -> Turns:
     return dialogue(row, name) if name else question(row, plain=plain)
 
 
+@by_names
 def language_of(row: Row) -> str | None:
     name = row.first(LANGUAGES)
     value = row.look(name) if name else None

@@ -14,7 +14,7 @@ from bridle.feedback.importing.forms.asked import (
     dialogue_field,
     question,
 )
-from bridle.feedback.importing.forms.fields import Row, is_empty, number_in, parsed, text_of
+from bridle.feedback.importing.forms.fields import Row, by_names, is_empty, number_in, parsed, text_of
 from bridle.feedback.importing.forms.imported import ImportedRow, ImportedVerdict, Ranking
 from bridle.feedback.importing.forms.plain import ANSWERS
 from bridle.feedback.importing.forms.slots import answer_slots
@@ -73,6 +73,7 @@ FINE = frozenset(
 # ------------------------------------------------------------------------------------------- chosen and rejected
 
 
+@by_names
 def is_compared(row: Row) -> bool:
     """Whether a field stands for a rejected answer, or for a chosen one (but where it only names one of several)."""
     named, rejected = sides_named(row)
@@ -81,6 +82,7 @@ def is_compared(row: Row) -> bool:
     )
 
 
+@by_names
 def sides_named(row: Row) -> tuple[str | None, str | None]:
     """The fields of the better and the worse answer; some names are only plain beside one another."""
     better, worse = row.first(CHOSEN), row.first(REJECTED)
@@ -229,6 +231,7 @@ def shared_beginning(first: str, second: str) -> str:
 SCORED = re.compile(r"(?:(.*)_)?(chosen|rejected)(?:_(.*))?")
 
 
+@by_names
 def scores_of_sides(row: Row) -> tuple[float, float] | None:
     """What the chosen and the rejected answer were scored, by whichever names; or both in a list, the higher one being the chosen's."""
     for name in row:

@@ -6,14 +6,16 @@ import ast
 import json
 import math
 import re
-from collections.abc import Collection, Iterator, Mapping
-from functools import lru_cache
-from typing import Any
+from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import lru_cache, wraps
+from typing import Any, TypeVar
 
 from bridle.feedback.importing.reasons import Note, Reason, Skip
 
+T = TypeVar("T")
 IGNORED = "ignore"  # what a field can be mapped to, to be left unread whatever it is
 LIKE_MESSAGES = re.compile(r"""\s*\[?\s*\{.{0,200}?["'](?:role|from|content|value)["']\s*:""", re.DOTALL)
+LONGEST_NAMES = 10_000  # characters of a row's names from which on nothing is remembered of them
 LISTED = frozenset(  # fields that hold lists, which a table's column has as text
     """
     completions responses answers generations outputs candidates replies scores ratings ranks labels votes annotations history
@@ -31,6 +33,12 @@ def plain_name(name: str) -> str:
 @lru_cache(1_000)
 def _plain_name(name: str) -> str:
     return re.sub(r"[\s-]+|(?<=[a-z0-9])(?=[A-Z])", "_", name.strip()).lower()
+
+
+@lru_cache(100)
+def answers_by_names(names: tuple[str, ...]) -> dict[Any, Any]:
+    """What rows with fields of these names, in this order, answer whatever their values are (`by_names`)."""
+    return {}
 
 
 class Row:
@@ -53,6 +61,9 @@ class Row:
             if is_absent(value) or plain in self.ignored or (plain in self.fields and name != plain):
                 continue  # of "Prompt" and "prompt" the second is meant
             self.fields[plain], self.names[plain] = value, name
+        self.looks = 0  # how often a value was looked at
+        names = tuple(self.fields)
+        self.known = answers_by_names(names) if sum(map(len, names)) < LONGEST_NAMES else {}
         self.read: set[str] = set()
         self.roles: set[str] = set()  # who speaks, as the file names them
         self.notes: set[Note] = set()
@@ -71,12 +82,16 @@ class Row:
         return iter(self.fields)
 
     def look(self, name: str) -> Any:
-        return self.fields.get(name)
+        """The value, None where it is absent."""
+        if name not in self.fields:
+            return None
+        self.looks += 1
+        return self.fields[name]
 
     def take(self, name: str) -> Any:
-        """The value, None where it is absent. It counts as read."""
+        """The same. It counts as read."""
         self.read.add(name)
-        return self.fields.get(name)
+        return self.look(name)
 
     def need(self, name: str) -> Any:
         if name not in self.fields:
@@ -85,12 +100,11 @@ class Row:
 
     def first(self, names: Collection[str]) -> str | None:
         """The first of these names that the row has."""
-        if self.fields.keys().isdisjoint(names):  # as a rule
-            return None
-        for name in names:  # not a generator, for it is asked many times of each row
-            if name in self.fields:
-                return name
-        return None
+        return next(iter(self.among(names)), None)
+
+    def among(self, names: Collection[str]) -> list[str]:
+        """Those of these names that the row has, in their order."""
+        return [] if self.fields.keys().isdisjoint(names) else [name for name in names if name in self.fields]
 
     def unread(self) -> list[str]:
         """What was left unread, as the file spells it."""
@@ -98,6 +112,23 @@ class Row:
             self.names[name] for name, value in self.fields.items() if name not in self.read and not is_empty(value)
         ]
         return list(dict.fromkeys(apart + self.inside))
+
+
+def by_names(ask: Callable[[Row], T]) -> Callable[[Row], T]:
+    """A question to a row that its fields' names alone may answer: where no value was looked at, the answer holds for all rows of the
+    same names, and is not sought again. Most rows of a file have the same names."""
+
+    @wraps(ask)
+    def remembered(row: Row) -> T:
+        if ask in row.known:
+            return row.known[ask]  # type: ignore[no-any-return]
+        before = row.looks
+        found = ask(row)
+        if row.looks == before:
+            row.known[ask] = found
+        return found
+
+    return remembered
 
 
 def taken_out(values: dict[str, Any], path: str) -> Any:
@@ -117,7 +148,8 @@ def is_absent(value: object) -> bool:
 def is_empty(value: object) -> bool:
     """Whether a field says nothing: absent, empty, or spelt so."""
     if isinstance(value, str):
-        return value.strip().lower() in NOTHING
+        stated = value.strip()
+        return len(stated) <= 4 and stated.lower() in NOTHING
     return is_absent(value) or (isinstance(value, list | dict) and not value)
 
 

@@ -7,7 +7,7 @@ import re
 
 from bridle.core.records import Prompt
 from bridle.feedback.importing.forms.asked import DIALOGUES, QUESTIONS, asked, dialogue, dialogue_field, question
-from bridle.feedback.importing.forms.fields import Row, answer_text, is_empty, number_in, parsed, text_of
+from bridle.feedback.importing.forms.fields import Row, answer_text, by_names, is_empty, number_in, parsed, text_of
 from bridle.feedback.importing.forms.imported import ImportedRow, Opinion
 from bridle.feedback.importing.forms.turns import (
     Turns,
@@ -41,13 +41,14 @@ STEP_MARK = "ки"  # Math-Shepherd's, after each step; its label stands there i
 TURN_MARKS = re.compile(r"\s*(?:###\s?)?(?:Human|User|System):.*Assistant:", re.DOTALL)
 
 
-def answer_field(row: Row, names: tuple[str, ...] = ANSWERS) -> str | None:
+@by_names
+def answer_field(row: Row) -> str | None:
     """The field of the one answer; the question's own is none."""
     asks = row.first(QUESTIONS)
     labelled = (
         "label" if isinstance(row.look("label"), str) and len(row.look("label").split()) > 3 else None
     )  # as TL;DR has summaries
-    return next((name for name in names if name in row and name != asks), labelled)
+    return next((name for name in ANSWERS if name in row and name != asks), labelled)
 
 
 def answered(row: Row, plain: bool = False) -> tuple[Turns, str]:
@@ -154,13 +155,15 @@ def has_vote(row: Row) -> bool:
     return any(name != answer_field(row) for name in votes_named(row))
 
 
+@by_names
 def has_score(row: Row) -> bool:
-    return any(number_in(row.look(name)) is not None for name in SCORES)
+    return any(number_in(row.look(name)) is not None for name in row.among(SCORES))
 
 
 # ------------------------------------------------------------------------------------------------- to be checked
 
 
+@by_names
 def solutions_in(row: Row) -> tuple[str, ...]:
     """What answers are checked against, in the order of how surely it is that and nothing else."""
     found = []

@@ -87,9 +87,10 @@ def arena(row: Row) -> ImportedRow:
 
 
 def is_arena(row: Row) -> bool:
-    values = [row.look(name) for name in ("prompt", "response_a", "response_b")]
+    names = ("prompt", "response_a", "response_b")
+    values = [row.look(name) for name in names if row.fields.keys() >= set(names)]
     lists = [value if isinstance(value, list) else list_in_text(value) for value in values]
-    return all(found and not any(isinstance(part, dict | list) for part in found) for found in lists)
+    return bool(lists) and all(found and not any(isinstance(part, dict | list) for part in found) for found in lists)
 
 
 def _json_list(value: object) -> list[Any]:

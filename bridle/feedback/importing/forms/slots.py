@@ -14,7 +14,7 @@ from bridle.feedback.importing.forms.asked import (
     holds_messages,
     question,
 )
-from bridle.feedback.importing.forms.fields import Row, answer_text, is_empty, number_in, parsed
+from bridle.feedback.importing.forms.fields import Row, answer_text, by_names, is_empty, number_in, parsed
 from bridle.feedback.importing.forms.imported import ImportedRow, ImportedVerdict, Opinion
 from bridle.feedback.importing.forms.turns import (
     Turns,
@@ -75,6 +75,7 @@ RANKS, LIST_SCORES = ("ranks", "rank"), ("scores", "ratings", "rating", "score",
 # ---------------------------------------------------------------------------------------------- answers in slots
 
 
+@by_names
 def answer_slots(row: Row) -> dict[str, str]:
     """Fields that hold answers side by side, such as response_a and response_b: tag to name, where there are at least two of a stem."""
     found: dict[str, dict[str, str]] = {}
@@ -230,6 +231,7 @@ def scored_verdict(values: Sequence[float], stated: dict[str, Any], ranks: bool 
 # ---------------------------------------------------------------------------------------------- answers in a list
 
 
+@by_names
 def listed_field(row: Row) -> str | None:
     """A field that is a list of answers, texts or objects; messages are none."""
     for name in LISTS:

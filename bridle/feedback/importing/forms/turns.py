@@ -64,7 +64,7 @@ CUE = re.compile(r"\s+(?:### ?)?Assistant:\s*\Z")  # where the answer goes
 
 def speaks_inside(text: str) -> bool:
     """Whether a speaker's name stands in a text; most have neither, and that is found faster than where a word begins."""
-    return any(name in text for name in ("Human:", "Assistant:")) and SPEAKER_INSIDE.search(text) is not None
+    return ("Human:" in text or "Assistant:" in text) and SPEAKER_INSIDE.search(text) is not None
 
 
 # --------------------------------------------------------------------------------------------------- messages
@@ -97,28 +97,25 @@ def _turns_of(message: object, row: Row) -> list[Message]:
         raise Skip(Reason.UNKNOWN_ROLE)
     row.roles.add(speaker)
     plain = speaker.strip().lower().replace("-", "_")
-    if plain in OF_TOOLS or not is_empty(message.get("tool_calls")) or not is_empty(message.get("function_call")):
+    place = next((name for name in WHAT if message.get(name) is not None), "content")
+    other = {str(name): inner for name, inner in message.items() if name not in (*WHO, place) and not is_empty(inner)}
+    if plain in OF_TOOLS or "tool_calls" in other or "function_call" in other:
         raise Skip(Reason.TOOLS)
     if plain not in ROLES:
         raise Skip(Reason.UNKNOWN_ROLE, speaker)
-    place = next((name for name in WHAT if message.get(name) is not None), "content")
-    for name, inner in message.items():
-        if not is_empty(inner) and (name in JUDGED or MEDIA_FIELD.fullmatch(str(name))):
-            raise Skip(Reason.UNREAD_VOTE if name in JUDGED else Reason.IMAGES, str(name))
-    row.inside += [
-        str(name)
-        for name, inner in message.items()
-        if name not in (*WHO, place) and name not in TRAINED and not is_empty(inner)
-    ]
+    for name in other:
+        if name in JUDGED or MEDIA_FIELD.fullmatch(name):
+            raise Skip(Reason.UNREAD_VOTE if name in JUDGED else Reason.IMAGES, name)
+    row.inside += [name for name in other if name not in TRAINED]
     if ROLES[plain] == "assistant":
-        row.trained = _trained(message)
+        row.trained = _trained(other)
     return [Message(ROLES[plain], content_text(message.get(place)))]
 
 
-def _trained(message: dict[str, Any]) -> float | None:
+def _trained(other: dict[str, Any]) -> float | None:
     """What a message says that it counts in training; a word of unknown meaning cannot be told as a number."""
-    marks = [message[name] for name in TRAINED if not is_empty(message.get(name))]
-    marks += [float("nan") for name in MASKED if not is_empty(message.get(name)) and message[name] is not False]
+    marks = [other[name] for name in TRAINED if name in other]
+    marks += [float("nan") for name in MASKED if name in other and other[name] is not False]
     worth = [
         number_in(int(str(mark).lower() == "true") if str(mark).lower() in ("true", "false") else mark)
         for mark in marks

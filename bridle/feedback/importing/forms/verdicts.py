@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
-from bridle.feedback.importing.forms.fields import Row, is_empty, number_in
+from bridle.feedback.importing.forms.fields import Row, by_names, is_empty, number_in
 from bridle.feedback.importing.forms.imported import ImportedVerdict, Opinion, Ranking
 from bridle.feedback.importing.reasons import Reason, Skip
 
@@ -82,6 +82,7 @@ ANNOTATORS = tuple(
     annotators
     """.split()
 )
+HEAVIEST = 1e20  # a sum of such weights stays within float32
 WEIGHTS = ("weight", "sample_weight", "loss_weight", "example_weight")
 STRENGTHS = {
     **dict.fromkeys(("negligibly_better", "unsure", "negligibly_better_unsure", "about_the_same", "barely"), 0),
@@ -199,6 +200,7 @@ def strength_in(value: object) -> int:
     return STRENGTHS.get(f"{found[1]}_better", 0) if found else 0
 
 
+@by_names
 def flagged_tie(row: Row) -> str:
     """Which tie a flag of the row calls it, "" for none."""
     flags = [name for name in TIE_FLAGS if name in row and vote_of(row.take(name))]
@@ -239,6 +241,7 @@ def tie_kind(tie: str) -> Literal["", "both_good", "both_bad"]:
     return "both_good" if tie == "both_good" else "both_bad" if tie == "both_bad" else ""
 
 
+@by_names
 def annotator_in(row: Row) -> str:
     """Who judged, where the row says so."""
     if (name := row.first(ANNOTATORS)) is None:
@@ -264,18 +267,20 @@ def annotator_in(row: Row) -> str:
     return "/".join(parts)[:200]
 
 
+@by_names
 def weight_in(row: Row) -> float:
     name = row.first(WEIGHTS)
     if name is None:
         return 1.0
     weight = number_in(row.take(name))
-    if weight is None or weight < 0:
+    if weight is None or weight < 0 or weight > HEAVIEST or 0 < weight < 1 / HEAVIEST:
         raise Skip(Reason.UNREAD_WEIGHT)
     if weight == 0:
         raise Skip(Reason.NOT_TRAINED)
     return weight
 
 
+@by_names
 def criterion_in(row: Row) -> str | None:
     """By which criterion the row's verdict or score is, where a field says so; None for the whole."""
     name = row.first(CRITERIA)
@@ -320,16 +325,21 @@ def flips(name: str) -> bool:
     return name in FLIPPED or name == "rejected"
 
 
+@by_names
 def votes_named(row: Row) -> list[str]:
     """The fields that vote on the one answer; a score may be a word too, such as "bad"."""
-    flags = [name for name in (*FLAGS, "rejected", *SCORES) if isinstance(row.look(name), bool)]
-    words = [name for name in WORDED if isinstance(row.look(name), str) and number_in(row.look(name)) is None]
-    quiet = [name for name in WARNINGS & row.fields.keys() if word(row.look(name)) in AGAINST]
-    return [name for name in (*VOTES, *FLIPPED, *flags, *words) if not is_empty(row.look(name)) and name not in quiet]
+    flags = [name for name in row.among((*FLAGS, "rejected", *SCORES)) if isinstance(row.look(name), bool)]
+    words = [
+        name for name in row.among(WORDED) if isinstance(row.look(name), str) and number_in(row.look(name)) is None
+    ]
+    quiet = [name for name in row.among(WARNINGS) if word(row.look(name)) in AGAINST]
+    votes = row.among((*VOTES, *FLIPPED, *flags, *words))
+    return [name for name in votes if not is_empty(row.look(name)) and name not in quiet]
 
 
+@by_names
 def scores_in(row: Row) -> list[Opinion]:
-    found = {name: number_in(row.look(name)) for name in SCORES if name in row}
+    found = {name: number_in(row.look(name)) for name in row.among(SCORES)}
     scores = {name: value for name, value in found.items() if value is not None}
     if not scores:
         return []

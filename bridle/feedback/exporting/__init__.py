@@ -1,0 +1,1 @@
+"""What goes out of a store, in the forms that others read."""

@@ -1,0 +1,1 @@
+"""What keeps a store safe: backups, verification, takedowns, and an account of what was done."""
