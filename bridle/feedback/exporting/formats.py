@@ -28,8 +28,8 @@ from bridle.feedback.store.reading import (
     excluded,
     in_force,
     in_study,
+    judged_by,
     not_blanked,
-    on_the_whole,
     snapshot_of,
 )
 from bridle.feedback.store.rows import Values, prompt_of
@@ -55,7 +55,7 @@ def judged_rows(connection: Connection, wanted: Wanted, by_item: bool = False) -
     """The judgements in force on the whole, or a snapshot's, with the weight that each has."""
     where = in_study(wanted.study, wanted.split)
     if wanted.snapshot is None:
-        yield from each_judged(connection, [in_force(), on_the_whole(), *where], by_item)
+        yield from each_judged(connection, [in_force(), judged_by(None), *where], by_item)
         return
     snapshot_of(connection, wanted.snapshot)  # which refuses what is none, or was changed
     rows, judgement = tables.snapshot_row.c, tables.judgement.c

@@ -29,7 +29,7 @@ from bridle.core.records import Pair
 from bridle.feedback.quality.votes import FIRST, SECOND, UNKNOWN, read_votes
 from bridle.feedback.rankings import Item
 from bridle.feedback.store import tables
-from bridle.feedback.store.reading import decisions, in_study, items_where, on_the_whole
+from bridle.feedback.store.reading import decisions, in_study, items_where, judged_by
 from bridle.feedback.store.store import LOOKUP_SIZE, Store
 from bridle.maths.statistics import logistic_regression
 
@@ -110,7 +110,7 @@ def without_taste(store: Store, pairs: Sequence[Pair], taste: Taste) -> list[Pai
     with store.reading() as connection:
         adjudication, final = tables.adjudication.c, tables.judgement.c
         query = select(adjudication.item_sha256).join(tables.judgement, final.sha256 == adjudication.judgement_sha256)
-        decided = set(connection.execute(query.where(on_the_whole(), adjudication.id.in_(decisions()))).scalars())
+        decided = set(connection.execute(query.where(judged_by(None), adjudication.id.in_(decisions()))).scalars())
     return [
         pair if pair.item_id in decided else replace(pair, offset=taste.favours(pair.chosen.text, pair.rejected.text))
         for pair in pairs

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from bridle.core.errors import DataError
 from bridle.core.records import UNDECIDED
 from bridle.feedback.store import tables
-from bridle.feedback.store.reading import decisions, in_study, on_the_whole, stands
+from bridle.feedback.store.reading import decisions, in_study, judged_by, stands
 from bridle.feedback.store.store import Store
 
 Floats = NDArray[np.float64]
@@ -194,7 +194,7 @@ def read_votes(store: Store, study: str | None = None) -> Votes:
     judgement, adjudication = tables.judgement.c, tables.adjudication.c
     theirs = sa.select(adjudication.judgement_sha256).join(tables.judgement)
     theirs = theirs.where(judgement.labeler == adjudication.adjudicated_by).correlate(None)
-    chosen = [stands(), on_the_whole(), *in_study(study, None), judgement.sha256.not_in(theirs)]
+    chosen = [stands(), judged_by(None), *in_study(study, None), judgement.sha256.not_in(theirs)]
     # As text, and bytes: there are few distinct rankings, and each is read once.
     raw = [sa.cast(judgement.ranking, sa.Text), sa.cast(judgement.display_order, sa.Text)]
     at = sa.type_coerce(judgement.created_at, sa.types.NullType())
@@ -243,7 +243,7 @@ def subjects_of(connection: sa.Connection, study: str | None) -> dict[str, Subje
     item, prompt, judgement, adjudication = tables.item, tables.prompt, tables.judgement, tables.adjudication
     decided = sa.select(adjudication.c.item_sha256, sa.cast(judgement.c.ranking, sa.Text)).select_from(adjudication)
     decided = decided.join(judgement, judgement.c.sha256 == adjudication.c.judgement_sha256)
-    decided = decided.where(on_the_whole(), adjudication.c.id.in_(decisions()))
+    decided = decided.where(judged_by(None), adjudication.c.id.in_(decisions()))
     final: dict[str, str] = dict(tuple(row) for row in connection.execute(decided))
     alike = alike_slots(connection, study)
     query = sa.select(item.c.sha256, item.c.topic, sa.cast(item.c.gold, sa.Text), sa.cast(prompt.c.meta, sa.Text))

@@ -131,11 +131,6 @@ def excluded(target: str) -> Select[str]:
     return select(tables.exclusion.c.target_id).where(tables.exclusion.c.target == target)
 
 
-def on_the_whole() -> ColumnElement[bool]:
-    """What was judged is which answer is better on the whole, and not by one criterion."""
-    return tables.judgement.c.criterion.is_(None)
-
-
 def judged_by(criterion: str | None) -> ColumnElement[bool]:
     """What was judged is this criterion alone; None: which answer is better on the whole."""
     return tables.judgement.c.criterion.is_not_distinct_from(criterion)

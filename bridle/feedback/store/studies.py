@@ -27,7 +27,7 @@ from bridle.core.errors import DataError
 from bridle.core.records import CANONICAL, Judgement, LabelerKind, content_hash
 from bridle.feedback.rankings import Item, check_judgement
 from bridle.feedback.store import tables
-from bridle.feedback.store.reading import in_force, in_study, judged_where, on_the_whole
+from bridle.feedback.store.reading import in_force, in_study, judged_by, judged_where
 from bridle.feedback.store.rows import now
 from bridle.feedback.store.store import Store, insert_new, lookup
 from bridle.feedback.upkeep.audit import append_audit
@@ -205,7 +205,7 @@ def mark_items(store: Store, study: str, items: Sequence[str]) -> None:
 def sample_judgements(store: Store, study: str, split: str | None = None) -> list[tuple[Item, Judgement]]:
     """The judgements in force of the items that were drawn at random: for figures without the bias of what is asked first."""
     with store.reading() as connection:
-        return judged_where(connection, [in_force(), on_the_whole(), *in_study(study, split, "random")])
+        return judged_where(connection, [in_force(), judged_by(None), *in_study(study, split, "random")])
 
 
 def describe_items(store: Store, items: Sequence[str], *, need: int | None = None, topic: str | None = None) -> None:
@@ -280,7 +280,7 @@ def set_gold(store: Store, item_id: str, ranking: Sequence[Sequence[int]], *, by
 def disagreements(store: Store, study: str, limit: int = 100) -> list[tuple[Item, list[Judgement]]]:
     """Items of which people call different answers the best, and no adjudicator has decided; the first that came first."""
     judgement = tables.judgement.c
-    standing = [in_force(), on_the_whole(), *in_study(study, None), tables.item.c.gold.is_(None)]
+    standing = [in_force(), judged_by(None), *in_study(study, None), tables.item.c.gold.is_(None)]
     query = sa.select(judgement.item_sha256).join(tables.item).where(sa.and_(*standing)).group_by(judgement.item_sha256)
     query = (
         query.having(sa.func.count(sa.distinct(judgement.outcome)) > 1).order_by(sa.func.min(judgement.id)).limit(limit)
