@@ -25,7 +25,8 @@ from bridle.feedback.rankings import Item
 from bridle.maths.statistics import mean_interval
 from bridle.project.progress import Progress
 from bridle.project.project import Project
-from bridle.stages.data import STUDY, gold_ranking
+from bridle.stages.data import STUDY
+from bridle.stages.label import gold_ranking
 from bridle.stages.workspace import Work
 from experiments.labelers import LEFT, SKILLS
 from experiments.style import run, sampled

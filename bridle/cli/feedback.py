@@ -1,6 +1,8 @@
 """Verbs of feedback: sample, label, agreement."""
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -29,30 +31,55 @@ def sample(options: Options) -> None:
     print_metrics(options, metrics)
 
 
+def serving_options(verb: Callable[..., None]) -> Callable[..., None]:
+    """Where the labelling app listens, and what stands before it."""
+    for option in (
+        click.option("--host", default="127.0.0.1", metavar="ADDRESS", help="Where the app listens (default: this machine alone)."),
+        click.option("--port", default=8020, type=click.IntRange(0, 65535), help="Its port (default: 8020; 0: any that is free)."),
+        click.option("--root-path", default="", metavar="PATH", help="The path that a proxy puts the app under, such as /labels."),
+        click.option("--trust-proxy", "proxies", multiple=True, metavar="ADDRESS", help="Believe what the proxy at this "
+                     "address, or in this network, says of who asks (X-Forwarded-For, -Proto, -Host); may be given several times."),
+        click.option("--workers", default=1, type=click.IntRange(1, 64), help="Processes that serve (several with PostgreSQL alone)."),
+    )[::-1]:  # fmt: skip
+        verb = option(verb)
+    return verb
+
+
 @click.group(invoke_without_command=True)
 @click.option("--simulate", is_flag=True, help="Let the playground's simulated people compare.")
+@click.option(
+    "--owner-link",
+    is_flag=True,
+    help="Print a new link to become the owner or to set an owner's password anew, once; and end.",
+)
+@serving_options
 @shared_options()
 @click.pass_context
-def label(ctx: click.Context, options: Options, simulate: bool) -> None:
-    """Compare the sampled answers; `label plan` tells what more comparisons would buy."""
+def label(ctx: click.Context, /, options: Options, simulate: bool, owner_link: bool, **given: Any) -> None:
+    """Serve the labelling app, where people compare answers; `label plan` tells what more comparisons would buy."""
     if ctx.invoked_subcommand is not None:
         return
     if not simulate:
-        playground = open_project(options).recipe.data.source == "playground"
-        raise UsageError(
-            "comparing by hand needs the labelling app, which is not there yet; "
-            + (
-                "`bridle label --simulate` lets the playground's simulated people compare"
-                if playground
-                else "`bridle import FILE` brings comparisons that were made elsewhere"
-            )
-        )
+        return serve_labelling(options, given, owner_link)
     with loading():
         from bridle.stages.label import label_simulated
 
     with opened_work(options) as work:
-        metrics = label_simulated(work)
+        metrics = label_simulated(work, through_http=True)
     print_metrics(options, metrics)
+
+
+def serve_labelling(options: Options, given: Mapping[str, Any], owner_link: bool) -> None:
+    from bridle.labelling.serving import Place, owner_path, serve_app
+    from bridle.stages.registry import open_store
+
+    project = open_project(options)
+    place = Place(given["host"], given["port"], given["root_path"].rstrip("/"), given["proxies"], given["workers"])
+    with open_store(project) as store:  # makes it where there is none yet
+        if owner_link:
+            print_lines([f"open this once (it ends in 24 hours): {place.url()}{owner_path(store)}"])
+            return
+    serve_app(project.store, place, lambda line: print_lines([line]), project)
 
 
 @click.command()
@@ -69,7 +96,7 @@ def agreement(options: Options, study: str | None, out: Path | None, exclude: st
     """How good the labels are: agreement, each person's skill, side bias and speed, and whom to look at; with a page."""
     from bridle.feedback.quality.summary import quality_of
     from bridle.feedback.quality.votes import read_votes
-    from bridle.feedback.store.studies import recount, studies
+    from bridle.feedback.store.studies import exclude_person
     from bridle.report.agreement import quality_lines, write_agreement_page
     from bridle.stages.registry import open_store
 
@@ -81,9 +108,7 @@ def agreement(options: Options, study: str | None, out: Path | None, exclude: st
     page = out or project.folder / "agreement.html"
     with open_store(project) as store:
         if exclude is not None and reason is not None:
-            store.exclude("labeler", exclude, reason=reason, by="owner")
-            for one in studies(store):
-                recount(store, one.name)  # what this person judged is asked of others again
+            exclude_person(store, exclude, reason=reason, by="owner")
             print_lines([f"left out {exclude}; the judgements stay in {project.store}, and count nowhere"], err=True)
         quality = quality_of(read_votes(store, study))
     write_agreement_page(quality, study, page)

@@ -7,7 +7,7 @@ no pair. Each of the five pairs weighs 1/5, so the judgement weighs as much as a
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 
 from bridle.core.errors import DataError
@@ -16,11 +16,16 @@ from bridle.core.records import UNDECIDED, Completion, Judgement, Pair, Prompt, 
 
 @dataclass(frozen=True)
 class Item:
-    """What is to be compared: the answers to one prompt, `completions[slot]` in canonical slots."""
+    """What is to be compared: the answers to one prompt, `completions[slot]` in canonical slots. `kind` is what people are asked of it,
+    where the store says so: pairwise, ranking, rating (each answer by itself) or demonstration (to write one; there are none yet)."""
 
     id: str
     prompt: Prompt
     completions: tuple[Completion, ...]
+    kind: str = field(default="", compare=False)
+
+
+NAMED_BY_KIND = ("rating", "demonstration")  # beside a comparison of the same answers
 
 
 def item_id(completions: Sequence[Completion], study: str) -> str:
@@ -29,13 +34,16 @@ def item_id(completions: Sequence[Completion], study: str) -> str:
 
 
 def check_judgement(judgement: Judgement, slots: int) -> None:
-    """Raise DataError unless the ranking covers each slot once, the display order permutes them, and its numbers are finite."""
+    """Raise DataError unless the ranking covers each slot once (of a single answer, or none yet, there need be none),
+    the display order permutes them, and its numbers are finite."""
     whose = f"the judgement of {judgement.labeler!r} on item {judgement.item_id[:12]}"
     ranked = [slot for group in judgement.ranking for slot in group]
     if judgement.outcome in UNDECIDED:
         if ranked:
             raise DataError(f"{whose} says {judgement.outcome!r} and ranks {judgement.ranking}; give one of the two")
         ranked = list(range(slots))
+    elif slots < 2 and not ranked:
+        pass  # one answer was rated, or written: there is nothing to compare
     elif sorted(ranked) != list(range(slots)) or not all(judgement.ranking):
         raise DataError(
             f"{whose} ranks {judgement.ranking}, but each slot from 0 to {slots - 1} must stand in exactly one group"

@@ -11,6 +11,7 @@ from bridle.project.metrics import read_metrics
 from bridle.project.names import is_name
 
 SESSION_FILE = "session.json"
+LABEL_PLAN_FILE = "label-plan.json"  # of a project
 EARLIER_SESSION_FILE = "sitting.json"  # its name in runs of earlier versions
 
 
@@ -43,6 +44,11 @@ DATA: Fields = {
     }
 }  # fmt: skip
 ANSWER: Fields = {"id": str, "prompt?": str, "answer": str, "family?": str, "gold?": NUMBER, "proxy?": NUMBER}
+FORECAST = {"count": int, "accuracy": float, "low": float, "high": float, "price": NUMBER}
+LABEL_PLAN: Fields = {
+    "judgements": int, "measured": [{"judgements": int, "accuracy": float}], "forecast": [FORECAST], "with_100_more": FORECAST,
+    "study": (str, None), ...: (float, str, None, list, dict),
+}  # fmt: skip
 PARTS: Fields = {...: {"seconds": SECONDS, "calls": int}}
 
 
@@ -85,6 +91,17 @@ def read_kept_answers(run: Path) -> list[dict[str, Any]]:
         except (ValueError, RecursionError) as error:
             raise DataError(f"{path} is damaged ({reading_fault(error)}); {mend}") from error
     return found
+
+
+def read_label_plan(project: Path) -> dict[str, Any] | None:
+    """What the last `bridle label plan` of a project found; None before the first one."""
+    path = project / LABEL_PLAN_FILE
+    if not path.exists():
+        return None
+    try:
+        return read_record(path, LABEL_PLAN)
+    except DataError as error:
+        raise DataError(f"{error}; remove it, and `bridle label plan` writes it anew") from error
 
 
 def read_session(run: Path) -> dict[str, Any]:

@@ -155,7 +155,7 @@ def render(report: LoopReport) -> str:
 def environment() -> Environment:
     """The templates beside this file; what goes into HTML is escaped, and of a very long text the beginning is shown."""
     found = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
+        loader=FileSystemLoader((Path(__file__).parent, Path(__file__).parents[1] / "site" / "static")),
         autoescape=lambda name: str(name).endswith(".html"),
         trim_blocks=True,
         lstrip_blocks=True,

@@ -6,7 +6,6 @@ quality of answers ("gold"), is empty for a store: no scores, no metrics.
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,18 +14,15 @@ from typing import Literal, TypeVar
 import numpy as np
 
 from bridle.compute.randomness import drawn
-from bridle.core.errors import DataError, NoUsableRows
-from bridle.core.records import Completion, Judgement, LabelerKind, Prompt, Reward, content_hash
+from bridle.core.errors import NoUsableRows
+from bridle.core.records import Completion, Prompt, Reward, content_hash
 from bridle.core.timeline import timed
 from bridle.feedback.importing.keeping import DEMONSTRATION
-from bridle.feedback.rankings import Item
 from bridle.feedback.store.ratings import documents
 from bridle.feedback.store.ratings import solutions as imported_solutions
 from bridle.feedback.store.store import Store
-from bridle.feedback.store.studies import set_gold
 from bridle.models.encoding import Chosen, notes_of
-from bridle.playground.gold import CLEAR_GAP, Gold, GoldScore, author_table
-from bridle.playground.labelers import Labeler, rank
+from bridle.playground.gold import Gold, GoldScore, author_table
 from bridle.playground.spec import Family, Quality
 from bridle.playground.world import World
 from bridle.project.project import Project
@@ -37,7 +33,6 @@ from bridle.stages.observe import gold_metrics
 TRAIN, HELDOUT, PROBE, SAMPLE = "prompts", "heldout", "probe", "sample"
 STUDY = "comparisons"
 SPEAKERS = {"system": "System", "user": "Human", "assistant": "Assistant"}  # as the plain template writes them
-SITTING = 40  # items that a simulated labeler judges before a rest
 PROBED: tuple[Family, ...] = ("harm", "border")
 TOKENIZER_TEXTS = 8000  # texts that the tokenizer is learnt from
 BRANCH = "arithmetic"  # the model that the playground's word problems are practised from
@@ -339,52 +334,10 @@ class PlaygroundData:
         scores = self.score(prompts, completions, "log")
         return {"worked": float(np.mean([score.flags["worked"] > 0 for score in scores]))}
 
-    @timed("label")
-    def simulate_labels(self) -> int:
-        """Simulated people rank every open item of the study, blind and in random order, some items several of them (`label.overlap`);
-        the number of judgements."""
-        labelers, store, section = self.world.spec.labelers, self.store, self.recipe.label
-        rng = random.Random(f"{self.recipe.seed}/labels")
-        judged = dict.fromkeys((labeler.name for labeler in labelers), 0)
-        judgements = []
-        for item in store.unjudged_items(STUDY):
-            scores = self.score([item.prompt] * len(item.completions), item.completions, "labelers")
-            several = random.Random(f"{self.recipe.seed}/overlap/{item.id}")
-            first, others = rng.choice(labelers), section.overlap - 1 if several.random() < section.overlap_share else 0
-            further = several.sample([one for one in labelers if one != first], min(others, len(labelers) - 1))
-            if several.random() < section.gold_share:
-                with suppress(DataError):  # of the random sample, which stays as it was drawn
-                    set_gold(store, item.id, gold_ranking([score.points for score in scores]), by="world")
-            for labeler, draws in [(first, rng), *((one, several) for one in further)]:
-                judgements.append(self.simulated(item, scores, labeler, judged[labeler.name], draws))
-                judged[labeler.name] += 1
-        return store.add_judgements(judgements)
-
-    def simulated(
-        self, item: Item, scores: Sequence[GoldScore], labeler: Labeler, judged: int, draws: random.Random
-    ) -> Judgement:
-        """What one of them makes of an item, having judged so many."""
-        order = list(range(len(item.completions)))
-        draws.shuffle(order)
-        texts = [c.stripped for c in item.completions]
-        ranking = rank(labeler, draws, item.prompt, texts, scores, order, judged % SITTING)
-        kind, key = LabelerKind.SIMULATED, f"{item.id}/{labeler.name}"
-        return Judgement(item.id, labeler.name, kind, ranking, tuple(order), submission_key=key)
-
     def yardstick(self) -> Yardstick | None:
         """What keeps the yardstick honest: what each kind of author is worth."""
         table = author_table(self.world, self.gold, random.Random(self.recipe.seed), 200)
         return Yardstick(table.means, table.demonstrations)
-
-
-def gold_ranking(points: Sequence[float]) -> list[list[int]]:
-    """Slots by their points, the best first; those that are not clearly below the best of a group tie with it."""
-    groups: list[list[int]] = []
-    for slot in sorted(range(len(points)), key=lambda slot: -points[slot]):
-        if not groups or points[groups[-1][0]] - points[slot] > CLEAR_GAP:
-            groups.append([])
-        groups[-1].append(slot)
-    return groups
 
 
 def written_answers(store: Store) -> list[tuple[Prompt, str]]:

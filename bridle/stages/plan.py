@@ -11,6 +11,7 @@ from typing import Any
 from bridle.compute.randomness import derived_seed
 from bridle.compute.steps import Session
 from bridle.core.errors import NoUsableRows
+from bridle.core.files import write_json
 from bridle.core.records import content_hash
 from bridle.evaluation.label_plan import (
     Judged,
@@ -28,6 +29,7 @@ from bridle.feedback.quality.votes import read_votes, topic_in
 from bridle.feedback.store.labels import Lesson
 from bridle.maths.statistics import win_rate
 from bridle.models.encoding import encode_pairs
+from bridle.project.kept import LABEL_PLAN_FILE
 from bridle.rewards.learned import LearnedReward
 from bridle.stages.reward import heldout_pairs, lessons_of, new_scorer, pair_as_text, taste_of
 from bridle.stages.workspace import Work, done_before, require_model, stage_key
@@ -74,22 +76,25 @@ def plan_labels(work: Work) -> dict[str, Any]:
     quality = quality_of(read_votes(work.store, work.data.study))
     prices = prices_of(work.recipe.label, quality)
     wanted = [round(count * times) for times in FURTHER]
-    curve = [
+    hundred, *curve = [
         asdict(one) | {"price": price_for(one.count - count, prices)}
-        for one in forecast(counts, accuracies, errors, wanted)
+        for one in forecast(counts, accuracies, errors, [count + 100, *wanted])
     ]
-    return {
+    found = {
         "snapshot": snapshot.id,
         "judgements": count,
         "accuracy": fmean(point["pair_accuracy"] for point in whole),
         "measured": [{"judgements": n, "accuracy": accuracy} for n, accuracy in zip(counts, accuracies, strict=True)],
         "forecast": curve,
+        "with_100_more": hundred,
         "price_of_one": prices,
         "unjudged_items": len(work.store.unjudged_items(work.data.study)) if work.data.study else 0,
         "topics": topics_of(whole[-1]["topics"], judged),
         "people": people_of_plan(quality, work.recipe.label),
         "votes": votes_of_plan(quality),
     }
+    write_json(work.project.folder / LABEL_PLAN_FILE, found | {"study": work.data.study})
+    return found
 
 
 def learn_from_part(

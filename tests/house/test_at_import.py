@@ -15,6 +15,7 @@ BUILDERS = set(
     dict enumerate frozenset len list map max min range reversed round set slice sorted str sum tuple zip
     auto enum.auto field dataclasses.field namedtuple timedelta get_args typing.get_args re.compile
     math.log math.sqrt logging.getLogger mapped_column orm.mapped_column relationship orm.relationship click.option
+    sa.text sa.literal_column
     """.split()
 )
 # Methods of constants that do no more: `"a b c".split()`, `Path(__file__).with_name("world.json")`.

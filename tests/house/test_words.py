@@ -19,7 +19,7 @@ from tests.house.source import ROOT, Source, listed, written_by_us
 
 PACKAGE = r"bridle/"
 PEOPLES_SITTINGS = (
-    r"bridle/playground/|bridle/stages/data\.py|docs/playground\.md|"
+    r"bridle/playground/|bridle/stages/label\.py|docs/playground\.md|"
     r"bridle/feedback/quality/|bridle/report/agreement\.|docs/labelling-quality\.md"
 )
 
@@ -77,6 +77,7 @@ NAMES_ALLOWED = {  # people say things and are shown things
 }
 NAMES_TWICE = {  # why several files may define it
     "train": "each trainer's loop",
+    "Answer": "what an engine gives to a prompt, and what a person does to a task",
     **dict.fromkeys(
         ("pretrain", "sft", "dpo", "ppo", "grpo", "rloo", "rebel"), "a loss, and the call that trains by it"
     ),

@@ -10,10 +10,11 @@ import pytest
 import sqlalchemy as sa
 
 from bridle.core.records import Completion, Judgement, LabelerKind, Prompt
+from bridle.feedback.people.at_work import study_progress
 from bridle.feedback.quality.summary import Quality, quality_of
 from bridle.feedback.quality.votes import Subject, Vote, votes_of
 from bridle.feedback.store import tables
-from bridle.feedback.store.assignment import next_task, study_progress
+from bridle.feedback.store.assignment import next_task
 from bridle.feedback.store.store import Store
 from bridle.feedback.store.studies import set_study
 from bridle.report.agreement import MOST_DRAWN, quality_lines, write_agreement_page

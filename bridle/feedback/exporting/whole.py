@@ -76,7 +76,7 @@ def store_rows_out(connection: Connection, wanted: Sequence[Table] = WHAT_WAS_SA
 def table_rows(connection: Connection, table: Table) -> Iterator[Values]:
     """A table's rows in the order in which they came, with keys in place of the numbers of other rows; an item with its answers."""
     order = [table.c.id] if "id" in table.c else list(table.primary_key.columns)
-    columns = [column for column in table.c if column.name != "checksum"]
+    columns = [column for column in table.c if column.name not in ("checksum", "turn")]  # they follow from the others
     query = select(*columns).order_by(*order).execution_options(yield_per=PAGE)
     for page in connection.execute(query).mappings().partitions():
         rows = [dict(row) for row in page]
@@ -88,6 +88,8 @@ def table_rows(connection: Connection, table: Table) -> Iterator[Values]:
         if table is tables.item:
             answers = answers_in_slots_of(connection, [row["id"] for row in rows])
             rows = [row | {"completions": answers.get(row["id"], [])} for row in rows]
+            for row in rows:  # who was given it is not part of it, and is found again where it is next asked
+                row["state"] = "done" if row["state"] == "done" else "open"
         yield from rows
 
 

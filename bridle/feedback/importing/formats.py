@@ -211,12 +211,15 @@ def _is_dialogue(row: Row) -> bool:
 
 
 def read_row(
-    values: Mapping[str, Any], form: Form | None = None, mapping: Mapping[str, str] | None = None
+    values: Mapping[str, Any],
+    form: Form | None = None,
+    mapping: Mapping[str, str] | None = None,
+    to_judge: bool = False,
 ) -> tuple[list[ImportedRow], Row]:
     """What a row says, and the row with what was read of it. Raises Skip, with the reason.
 
     `form=None`: the row's fields tell it. A form that is named is taken at its word: other fields are left unread. `mapping` gives
-    fields of the user's the names that forms know.
+    fields of the user's the names that forms know. `to_judge`: several answers without a word of which is better are kept.
     """
     if (
         set(values) == {"row_idx", "row", "truncated_cells"}
@@ -224,7 +227,7 @@ def read_row(
         and isinstance(values["row"], dict)
     ):
         values = values["row"]  # as the Hub's viewer gives rows
-    row = Row(values, mapping)
+    row = Row(values, mapping, to_judge)
     _refuse_media(row)
     if form is not Form.PROMPT:  # whose answers are left aside
         _refuse_removed(row)

@@ -19,17 +19,18 @@ from bridle.core.errors import StoreError
 from bridle.core.records import content_hash
 from bridle.core.text import one_line
 from bridle.feedback.exporting.whole import is_header, store_rows_in
-from bridle.feedback.importing.files.hub import hub_source
+from bridle.feedback.importing.files.hub import HubSource, hub_source
 from bridle.feedback.importing.files.row import RawRow
 from bridle.feedback.importing.files.source import RowSource
 from bridle.feedback.importing.formats import Form
 from bridle.feedback.importing.forms.imported import ImportedRow
-from bridle.feedback.importing.keeping import store_rows
+from bridle.feedback.importing.keeping import Stored, store_rows
 from bridle.feedback.importing.report import ImportReport, NothingImported, read_examples, without_excerpts
 from bridle.feedback.store.ratings import add_imported_file, imported_file
 from bridle.feedback.store.reading import taken_down
 from bridle.feedback.store.reviews import near_duplicates
 from bridle.feedback.store.store import Store, split_of
+from bridle.feedback.store.studies import ask_new_items, newest_item
 from bridle.feedback.upkeep.takedown import purge, take_down_too
 
 BATCH_ROWS, BATCH_CHARACTERS = 1_000, 4_000_000  # written in one go, whichever comes first
@@ -68,20 +69,40 @@ def import_file(
             gone = taken_down(connection)
         rows = chain([] if first is None else [first], rows)
         for batch in _batches(read_examples(rows, report, form, mapping, gone)):
-            found = store_rows(one, batch, held_out_share)
-            report.new, report.known = report.new + found.new, report.known + found.known
-            report.disagreements += found.disagreements
+            _count_stored(report, store_rows(one, batch, held_out_share))
             if progress is not None:
                 progress(report.position, source.size)
-        report.file, report.unit, report.file_notes = source.kind, source.unit, list(map(one_line, source.done))
-        if not report.kept_rows:
-            raise NothingImported(report)
-        report.near_duplicates = near_duplicates(one)
+        _finish_report(one, report, source)
         if key:
             name = one_line(str(path))  # which may hold what no database stores
             found_again = {**report.as_dict(), "path": name}
             add_imported_file(one, key, name, without_excerpts(found_again) if gone else found_again)
     return report
+
+
+def import_to_judge(store: Store, path: Path, study: str, *, held_out_share: float = 0.1) -> ImportReport:
+    """Import a file for the people of a study: what its rows compare are items of the study, also answers of which nobody said a word. As
+    `import_file` in all else, but that a whole store is none, and that a file is read again whether it was imported before or not."""
+    source, report = RowSource(path), ImportReport(str(path))
+    with store.transaction() as one, one.reading() as connection, _older_objects_left_alone():
+        gone, last = taken_down(connection), newest_item(connection)
+        for batch in _batches(read_examples(source, report, gone=gone, to_judge=True)):
+            _count_stored(report, store_rows(one, batch, held_out_share, study))
+        _finish_report(one, report, source)
+        ask_new_items(one, study, after=last)
+    return report
+
+
+def _count_stored(report: ImportReport, found: Stored) -> None:
+    report.new, report.known = report.new + found.new, report.known + found.known
+    report.disagreements += found.disagreements
+
+
+def _finish_report(store: Store, report: ImportReport, source: RowSource | HubSource) -> None:
+    report.file, report.unit, report.file_notes = source.kind, source.unit, list(map(one_line, source.done))
+    if not report.kept_rows:
+        raise NothingImported(report)
+    report.near_duplicates = near_duplicates(store)
 
 
 def _import_store(store: Store, report: ImportReport, rows: Iterable[RawRow]) -> ImportReport:

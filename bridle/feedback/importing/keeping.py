@@ -1,8 +1,8 @@
 """Rows into the store: prompts with their split, answers, items with judgements, votes and scores, solutions, texts.
 
 Prompts go to the store's prompts, split by hash; demonstrations are answers with the source "demonstration", which SFT imitates; what
-was compared is an item of the study "import" with a judgement for each verdict. Nothing of a row is kept twice: the same verdict of the
-same person (or of nobody in particular) on the same answers is one judgement, from whichever file it came.
+was compared is an item of a study ("import", where none is named) with a judgement for each verdict. Nothing of a row is kept twice: the
+same verdict of the same person (or of nobody in particular) on the same answers is one judgement, from whichever file it came.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ from dataclasses import dataclass
 
 from bridle.core.records import Completion, Judgement, LabelerKind, Rating, content_hash
 from bridle.feedback.importing.forms.imported import ImportedRow, ImportedVerdict
+from bridle.feedback.rankings import item_id
+from bridle.feedback.store import tables
 from bridle.feedback.store.ratings import add_documents, add_ratings, add_solutions
 from bridle.feedback.store.reviews import opposed_judgements
 from bridle.feedback.store.rows import pair_key
-from bridle.feedback.store.store import Store
+from bridle.feedback.store.store import Store, lookup
 
 STUDY = LABELER = SOURCE = "import"
 DEMONSTRATION = "demonstration"
@@ -36,7 +38,7 @@ class Stored:
         self.disagreements += disagreements
 
 
-def store_rows(store: Store, rows: Sequence[ImportedRow], held_out_share: float) -> Stored:
+def store_rows(store: Store, rows: Sequence[ImportedRow], held_out_share: float, study: str = STUDY) -> Stored:
     """Write rows in the order that each needs of the other."""
     found = Stored()
     kinds = [row.kinds for row in rows]
@@ -51,12 +53,15 @@ def store_rows(store: Store, rows: Sequence[ImportedRow], held_out_share: float)
     checked = [row for row, kind in zip(rows, kinds, strict=True) if kind == ["checkable"]]
     found.add(add_solutions(store, [(row.prompt, row.solutions[0]) for row in checked]), len(checked))
     add_solutions(store, [(row.prompt, text) for row in rows for text in row.solutions])
-    stated = [row for row in rows if row.verdicts or row.opinions]
+    stated = [row for row in rows if row.verdicts or row.opinions or row.to_judge]
     answers = [completions_of(row) for row in stated]
     store.add_completions([answer for each in answers for answer in each], source=SOURCE)
     ratings = [rating for row, each in zip(stated, answers, strict=True) for rating in _ratings(row, each)]
     found.add(add_ratings(store, ratings), len(ratings))
-    judgements = _store_items(store, [pair for pair in zip(stated, answers, strict=True) if pair[0].verdicts])
+    compared = [pair for pair in zip(stated, answers, strict=True) if pair[0].verdicts]
+    judgements = _store_items(store, compared, study)
+    to_judge = [pair for pair in zip(stated, answers, strict=True) if pair[0].to_judge]
+    found.add(_add_items(store, to_judge, study), len(to_judge))
     opposed = opposed_judgements(store, judgements)
     found.add(store.add_judgements(judgements), len(judgements), opposed)
     return found
@@ -86,16 +91,30 @@ def _ratings(row: ImportedRow, answers: Sequence[Completion]) -> Iterator[Rating
         )
 
 
-def _store_items(store: Store, rows: Sequence[tuple[ImportedRow, list[Completion]]]) -> list[Judgement]:
+def _store_items(store: Store, rows: Sequence[tuple[ImportedRow, list[Completion]]], study: str) -> list[Judgement]:
     """Add what was compared; returns what was said of it."""
-    # Slots by hash, so that the slot does not tell which was chosen, and every vote on the same answers meets at one item.
-    groups = [{answer.id: answer for answer in sorted(answers, key=lambda one: one.id)} for _, answers in rows]
-    items = store.add_items([list(group.values()) for group in groups], study=STUDY)
+    groups = [by_hash(answers) for _, answers in rows]
+    items = store.add_items([list(group.values()) for group in groups], study=study)
     judgements = []
     for item, group, (row, answers) in zip(items, groups, rows, strict=True):
         slots = [list(group).index(answer.id) for answer in answers]
         judgements += [judgement_of_verdict(stated, item, slots) for stated in row.verdicts]
     return judgements
+
+
+def _add_items(store: Store, rows: Sequence[tuple[ImportedRow, list[Completion]]], study: str) -> int:
+    """Add what is to be compared; returns how many were new."""
+    groups = [list(by_hash(answers).values()) for _, answers in rows]
+    ids = {item_id(group, study) for group in groups}
+    with store.writing() as connection:
+        known = {key for (key,) in lookup(connection, tables.item.c.sha256, ids)}
+        store.add_items(groups, study=study)
+    return len(ids - known)
+
+
+def by_hash(answers: Sequence[Completion]) -> dict[str, Completion]:
+    """Slots by hash, so that the slot does not tell which was chosen, and every vote on the same answers meets at one item."""
+    return {answer.id: answer for answer in sorted(answers, key=lambda one: one.id)}
 
 
 def judgement_of_verdict(stated: ImportedVerdict, item: str, slots: Sequence[int]) -> Judgement:

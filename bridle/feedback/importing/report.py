@@ -209,9 +209,11 @@ def read_examples(
     form: Form | None = None,
     mapping: Mapping[str, str] | None = None,
     gone: Set[str] = frozenset(),
+    to_judge: bool = False,
 ) -> Iterator[ImportedRow]:
     """Yield what the rows of a file say, in order, filling the report as it goes; messages of Open-Assistant's flat files at the end,
     when their trees are whole. A row with a text of `gone`, by its hash, was taken down, and is skipped.
+    `to_judge`: as `read_row` has it.
 
     Memory does not grow with the file but for about 100 bytes a row, by which duplicates are known, and for such messages.
     """
@@ -241,7 +243,7 @@ def read_examples(
             if isinstance(raw.value, Reason):
                 raise Skip(raw.value)
             values = {"messages": raw.value} if isinstance(raw.value, list) else raw.value
-            examples, row = read_row(values, form, mapping)
+            examples, row = read_row(values, form, mapping, to_judge)
             if gone and not gone.isdisjoint(hash_ for example in examples for hash_ in hashes_in(example)):
                 raise Skip(Reason.TAKEN_DOWN)
         except Skip as skip:

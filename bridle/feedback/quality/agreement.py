@@ -18,6 +18,7 @@ from bridle.feedback.quality.votes import Floats, Votes
 
 METRICS = ("nominal", "ordinal", "interval")
 RESAMPLES = 1000
+MOST_PERIODS, FEWEST_ITEMS, PERIOD_RESAMPLES = 8, 30, 200  # of agreement over time
 SURE = 0.95  # share of the resamples that must have a value for there to be an interval
 CELLS = 20_000_000  # numbers of a batch of resamples
 
@@ -111,3 +112,27 @@ def with_interval(value: float, values_B: Floats) -> Estimate:
 def agreement_of(votes: Votes) -> dict[str, Estimate]:
     """Of the votes on their units, in canonical slots and never in displayed sides; resampled by item."""
     return measure_agreement(votes.verdict_V, votes.unit_V, votes.item_V)
+
+
+@dataclass(frozen=True, slots=True)
+class Period:
+    """Alpha (nominal) of the `items` that several people judged and that were judged last between two times, in seconds since 1970."""
+
+    begin: float
+    end: float
+    items: int
+    alpha: Estimate
+
+
+def agreement_over_time(votes: Votes) -> list[Period]:
+    """Up to MOST_PERIODS groups of as many items, in the order of time; one where there are few. Items of an unknown time are left out."""
+    last_I = np.full(len(votes.items), -np.inf)
+    np.maximum.at(last_I, votes.item_J, votes.time_J)
+    several = np.flatnonzero((np.bincount(votes.item_J, minlength=len(last_I)) > 1) & np.isfinite(last_I))
+    order, found = several[np.argsort(last_I[several], kind="stable")], []
+    for group in np.array_split(order, np.clip(len(order) // FEWEST_ITEMS, 1, MOST_PERIODS)) if len(order) else ():
+        of_group_V = np.isin(votes.item_V, group)
+        values = votes.verdict_V[of_group_V], votes.unit_V[of_group_V], votes.item_V[of_group_V]
+        alpha = measure_agreement(*values, resamples=PERIOD_RESAMPLES)["nominal"]
+        found.append(Period(float(last_I[group[0]]), float(last_I[group[-1]]), len(group), alpha))
+    return found

@@ -8,6 +8,11 @@
 An item is given to as many people as it needs: those who have judged it and those who hold it are counted in the transaction that gives it
 to the next. A lease that ends frees its place, and an answer that comes after it is kept and marked "late". Nobody is given an item twice;
 who answers it again supersedes what they said before. An answer that says "skip" leaves the place to somebody else.
+
+What is given costs the same however much was judged and waits. An item's state says whether anybody is to be asked it. Those that somebody
+was given and that have a place left stand in a line, and come first; whoever joins it stands at its end, so that a person need not look
+again at what they have passed. The others come by their priority, and nobody has had one of them. A state is a hint: under the item's
+lock its people are counted, and where it cannot be given after all it is put where it belongs, and the next one is looked at.
 """
 
 import time
@@ -15,21 +20,34 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import cache
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
 from bridle.core.errors import DataError
 from bridle.core.records import Judgement, LabelerKind
+from bridle.feedback.people.qualification import may_go_on
 from bridle.feedback.rankings import Item
 from bridle.feedback.store import tables
 from bridle.feedback.store.reading import item_queries, items_by, judged_where
 from bridle.feedback.store.rows import Values, now
+from bridle.feedback.store.sqlite import fetch_rows
 from bridle.feedback.store.store import Store, insert_new
-from bridle.feedback.store.studies import Study, close_judged, study_named, trusted, uniform
+from bridle.feedback.store.studies import (
+    Study,
+    people,
+    put_item,
+    settle,
+    study_named,
+    takes_place,
+    uniform,
+)
 
 PERSON = LabelerKind.PERSON
 RETRY_SECONDS, LONGEST_WAIT = 0.002, 2.0  # until another transaction lets go of the last items
+# A person looks again at so many turns that they have passed: writing down where they are is left out as often, and in PostgreSQL an item
+# may come into view after one that joined the line later, or be locked by another just then.
+SLACK = 50
 
 
 @dataclass(frozen=True)
@@ -44,6 +62,8 @@ class Asked:
     lease_until: str
     guideline: str | None
     draft: Any
+    state: str = "open"
+    since: str = ""  # when they first saw it or, where nobody knows, were given it
 
 
 def display_order(study: str, item: str, labeler: str, slots: int) -> tuple[int, ...]:
@@ -78,14 +98,20 @@ def next_tasks(
 
 
 def _ask(connection: sa.Connection, asking: Study, labeler: str, count: int, kind: LabelerKind) -> list[Asked]:
-    if labeler not in connection.execute(lock_people(), {"labelers": [labeler]}).scalars().all():
+    if connection.dialect.name != "sqlite":
+        connection.execute(lock_people(), {"labelers": [labeler]})
+    bound: Values = {"labeler": labeler, "study": asking.name, "at": now(), "count": count}
+    ((known, shut_out, newest, passed, oldest),) = fetch_rows(connection, where_one_stands(), bound)
+    if not known:
         insert_new(connection, tables.labeler, [{"handle": labeler, "kind": kind.value}])
-    if asking.state != "open" or connection.execute(shut_out(), {"labeler": labeler}).first():
+    if asking.state != "open" or shut_out:
         return []
-    bound = {"labeler": labeler, "study": asking.name, "at": now(), "count": count}
-    held = [Held(*row) for row in connection.execute(tasks_held(), bound)]
-    held += _claimed(connection, asking, labeler, count - len(held))
-    items = items_by(connection, numbered_items(), {"items": [one.item_id for one in held]})
+    if oldest is not None and oldest <= bound["at"]:
+        _end_leases(connection, bound["at"], newest)
+    held = _still_held(connection, bound)
+    if len(held) < count:
+        held += _claimed(connection, asking, bound | {"newest": newest or 0, "passed": passed or 0}, count - len(held))
+    items = items_by(connection, numbered_items(), {"items": [one.item_id for one in held]}) if held else {}
     study_guideline = asking.guideline
     return [
         Asked(one.id, items[one.sha256], labeler, tuple(one.order), one.lease_until, study_guideline, one.draft)
@@ -94,6 +120,7 @@ def _ask(connection: sa.Connection, asking: Study, labeler: str, count: int, kin
 
 
 item, asked_of, judged = tables.item.c, tables.assignment.c, tables.judgement.c
+HELD = asked_of.state == sa.literal_column("'open'")  # as the index of leases says it, which is of these alone
 
 
 @cache
@@ -104,10 +131,31 @@ def lock_people() -> sa.Select[Any]:
 
 
 @cache
-def shut_out() -> sa.Select[Any]:
-    """Whether a person is excluded: what they say would count for nothing."""
+def where_one_stands() -> sa.Select[Any]:
+    """Of a person: whether they are known and whether they are excluded, for what they say would count for nothing; the newest of all
+    assignments; how far they have come in the line; and when the oldest lease of all ends."""
+    known = sa.exists().where(tables.labeler.c.handle == sa.bindparam("labeler"))
     gone = tables.exclusion.c
-    return sa.select(gone.id).where(gone.target_id == sa.bindparam("labeler"), gone.target == "labeler").limit(1)
+    shut_out = sa.exists().where(gone.target_id == sa.bindparam("labeler"), gone.target == "labeler")
+    newest = sa.select(sa.func.max(asked_of.id)).scalar_subquery()
+    place = tables.passed.c
+    mine = [place.labeler == sa.bindparam("labeler"), place.study == sa.bindparam("study")]
+    passed = sa.select(place.turn).where(*mine).scalar_subquery()
+    oldest = sa.select(sa.func.min(asked_of.lease_until, type_=asked_of.lease_until.type)).where(HELD)
+    return sa.select(known, shut_out, newest, passed, oldest.scalar_subquery())
+
+
+def _end_leases(connection: sa.Connection, at: str, newest: int) -> None:
+    """A lease is ended once, whatever its study, and its item joins the line. What another transaction holds is left for the next call."""
+    query = sa.select(asked_of.id, asked_of.item_id).join(tables.item)
+    query = query.where(HELD, asked_of.lease_until <= at)
+    query = query.with_for_update(of=[tables.assignment, tables.item], key_share=True, skip_locked=True)
+    over = [(row.id, row.item_id) for row in connection.execute(query)]
+    ended = sa.update(tables.assignment).where(asked_of.id == sa.bindparam("number")).values(state="ended")
+    queued = sa.update(tables.item).where(item.id == sa.bindparam("number"), item.state.in_(("full", "begun")))
+    if over:
+        connection.execute(ended, [{"number": number} for number, _ in over])
+        connection.execute(queued.values(state="begun", turn=newest), [{"number": number} for _, number in over])
 
 
 def several(name: str) -> sa.BindParameter[Any]:
@@ -121,15 +169,38 @@ def numbered_items() -> tuple[sa.Select[Any], sa.Select[Any]]:
 
 @cache
 def tasks_held() -> sa.Select[Any]:
-    """What a person of a study holds a lease of."""
+    """What a person holds, in any study. Here and below one table is asked after the other: PostgreSQL, which knows little of tables that
+    have just begun to grow, may go through all of a study's items to join them."""
+    query = sa.select(asked_of.id, asked_of.item_id, asked_of.display_order, asked_of.lease_until)
+    return query.where(asked_of.state == "open", asked_of.labeler == sa.bindparam("labeler")).order_by(asked_of.id)
+
+
+@cache
+def allowed_items() -> sa.Select[Any]:
+    wanted = [item.id.in_(several("items")), item.study == sa.bindparam("study")]
+    return sa.select(item.id, item.sha256).where(*wanted, *not_out())
+
+
+@cache
+def drafts_of() -> sa.Select[Any]:
     draft = tables.draft.c
-    query = sa.select(asked_of.id, item.id, item.sha256, asked_of.display_order, asked_of.lease_until, draft.body)
-    query = query.join(tables.item, item.id == asked_of.item_id).outerjoin(
-        tables.draft, draft.assignment_id == asked_of.id
-    )
-    query = query.where(asked_of.labeler == sa.bindparam("labeler"), asked_of.state == "open")
-    query = query.where(item.study == sa.bindparam("study"), asked_of.lease_until > sa.bindparam("at"), *not_out())
-    return query.order_by(asked_of.id).limit(sa.bindparam("count"))
+    return sa.select(draft.assignment_id, draft.body).where(draft.assignment_id.in_(several("tasks")))
+
+
+def _still_held(connection: sa.Connection, bound: Values) -> list[Held]:
+    """Up to `count` of a person's tasks in a study, those of items that were excluded since left out."""
+    rows = [row for row in fetch_rows(connection, tasks_held(), bound) if row.lease_until > bound["at"]]
+    if not rows:
+        return []
+    numbers = {"items": [row.item_id for row in rows]}
+    hashes: dict[int, str] = dict(tuple(row) for row in fetch_rows(connection, allowed_items(), bound | numbers))
+    rows = [row for row in rows if row.item_id in hashes][: bound["count"]]
+    tasks = {"tasks": [row.id for row in rows]}
+    drafts: dict[int, Any] = dict(tuple(row) for row in fetch_rows(connection, drafts_of(), tasks))
+    return [
+        Held(row.id, row.item_id, hashes[row.item_id], row.display_order, row.lease_until, drafts.get(row.id))
+        for row in rows
+    ]
 
 
 def not_out() -> list[sa.ColumnElement[bool]]:
@@ -141,97 +212,172 @@ def not_out() -> list[sa.ColumnElement[bool]]:
 
 
 @cache
-def tasks_given(gold: bool) -> sa.Select[Any]:
-    """How many tasks a person has had, or how many gold ones in a study."""
-    query = sa.select(sa.func.count(asked_of.id)).where(asked_of.labeler == sa.bindparam("labeler"))
-    of_study = [item.study == sa.bindparam("study"), item.acquisition == "gold", asked_of.state != "returned"]
-    return query.join(tables.item, item.id == asked_of.item_id).where(*of_study) if gold else query
+def gold_had() -> sa.Select[Any]:
+    """The gold tasks that a person has had in a study, as many as are asked for."""
+    query = sa.select(asked_of.id).join(tables.item).where(asked_of.labeler == sa.bindparam("labeler"))
+    query = query.where(asked_of.state.in_(("open", "ended", "done")))
+    query = query.where(item.study == sa.bindparam("study"), item.acquisition == "gold")
+    return query.limit(sa.bindparam("wanted"))
+
+
+def _own(what: Any) -> Any:
+    """What a person had of one item after the other, as they are looked at: of a join PostgreSQL, which knows little of a table that
+    grows, may make all rows first and sort them."""
+    mine = [asked_of.item_id == item.id, asked_of.labeler == sa.bindparam("labeler")]
+    return sa.select(what).where(*mine).correlate(tables.item).scalar_subquery()
 
 
 @cache
-def askable(why: str | None, how: Literal["take", "look", "again"] = "look") -> sa.Select[Any]:
-    """The items of a study that may be given to a person, the next one first; `own` is what they had of it, whose lease has ended.
-
-    "take" locks one, and passes over those that other transactions have locked; "again" asks of one whether it is still free. SQLite has
-    one writer, and no need of either.
-    """
-    own, taken = tables.assignment.alias("own"), tables.assignment.alias("taken").c
+def candidates() -> sa.Select[Any]:
+    """Items with all that decides whether a person can be given one; `own` is what they had of it."""
     slot = tables.item_completion.c
     slots = sa.select(sa.func.count()).where(slot.item_id == item.id).correlate(tables.item).scalar_subquery()
-    query = sa.select(item.id, item.sha256, own.c.id.label("own"), slots.label("slots")).select_from(tables.item)
-    query = query.outerjoin(own, sa.and_(own.c.item_id == item.id, own.c.labeler == sa.bindparam("labeler")))
-    query = query.where(item.study == sa.bindparam("study"), item.state == "open")
+    return sa.select(
+        *(item.id, item.sha256, item.turn, slots.label("slots")),
+        *(_own(asked_of.id).label("own"), _own(asked_of.state).label("own_state")),
+        sa.and_(*not_out()).label("allowed"),
+        (sa.func.coalesce(item.need, sa.bindparam("overlap")) - people(item, takes_place(asked_of))).label("places"),
+    )
+
+
+def _of_study(query: sa.Select[Any]) -> sa.Select[Any]:
+    query = query.where(item.study == sa.bindparam("study"))
+    return query.where(sa.or_(item.topic.is_(None), item.topic.not_in(several("barred"))))
+
+
+def _unless_had() -> sa.ColumnElement[bool]:
+    """Who let a lease end may be given the item again."""
+    return sa.func.coalesce(_own(asked_of.state), "ended") == "ended"
+
+
+def _next(query: sa.Select[Any], take: bool) -> sa.Select[Any]:
+    """Locked; those that other transactions have locked are passed over. SQLite has one writer, and no need of it."""
+    return query.limit(1).with_for_update(of=tables.item, key_share=True, skip_locked=True) if take else query.limit(1)
+
+
+@cache
+def begun_item(take: bool = False) -> sa.Select[Any]:
+    """The next one in the line."""
+    query = _of_study(candidates()).where(item.turn >= sa.bindparam("passed"), _unless_had())
+    return _next(query.order_by(item.turn, item.id), take)
+
+
+@cache
+def fresh_item(why: str | None, take: bool = False) -> sa.Select[Any]:
+    """The next one of those that nobody was given."""
+    query = _of_study(candidates()).where(item.state == "open")
     query = query.where(item.acquisition.is_(None) if why is None else item.acquisition == why)
-    query = query.where(sa.or_(item.topic.is_(None), item.topic.not_in(several("barred"))))
-    mine = sa.or_(own.c.id.is_(None), sa.and_(own.c.state == "open", own.c.lease_until <= sa.bindparam("at")))
-    query = query.where(mine, *not_out())
-    if why == "gold":
-        return query  # everybody may be asked it
-    done = sa.and_(taken.state == "done", trusted(taken))
-    kept = sa.or_(done, sa.and_(taken.state == "open", taken.lease_until > sa.bindparam("at")))
-    places = sa.select(sa.func.count()).where(taken.item_id == item.id, kept).correlate(tables.item).scalar_subquery()
-    query = query.where(places < sa.func.coalesce(item.need, sa.bindparam("overlap")))
-    if how == "again":
-        return query.where(item.id == sa.bindparam("item"))
-    query = query.order_by(item.priority.desc(), item.id.desc()).limit(1)
-    return query.with_for_update(of=tables.item, key_share=True, skip_locked=True) if how == "take" else query
+    # By `acquisition` too, or PostgreSQL, for which IS NULL says nothing of an order, sorts all of them.
+    return _next(query.order_by(item.acquisition.desc(), item.priority.desc(), item.id.desc()), take)
 
 
-def _claimed(connection: sa.Connection, asking: Study, labeler: str, count: int) -> Iterator[Held]:
+@cache
+def gold_items() -> sa.Select[Any]:
+    """Everybody may be asked them."""
+    query = _of_study(candidates()).where(item.state == "open", item.acquisition == "gold", _unless_had())
+    return query.where(*not_out())
+
+
+def _claimed(connection: sa.Connection, asking: Study, bound: Values, count: int) -> Iterator[Held]:
     """New leases. Which of a person's tasks are gold, and which of the others from the random sample, the seed decides for each."""
-    settings = asking.settings
+    settings, labeler = asking.settings, bound["labeler"]
     barred = [topic for topic, people in settings.topics.items() if labeler not in people]
-    bound: Values = {"labeler": labeler, "study": asking.name, "overlap": settings.overlap, "barred": barred}
-    had = connection.execute(tasks_given(True), bound).scalar_one() if settings.qualification and count > 0 else 0
-    first = connection.execute(tasks_given(False), bound).scalar_one() if count > 0 else 0
-    for place in range(first, first + count):
-        bound["at"] = now()
-        gold = had < settings.qualification or uniform(settings.seed, "gold", labeler, place) < settings.gold_rate
+    bound |= {"overlap": settings.overlap, "barred": barred, "wanted": settings.qualification}
+    had = len(fetch_rows(connection, gold_had(), bound)) if settings.qualification else 0
+    known = bound["passed"]
+    for _ in range(count):
+        bound["at"], place = now(), bound["newest"]
+        first_round = had < settings.qualification
+        gold = first_round or uniform(settings.seed, "gold", labeler, place) < settings.gold_rate
         had += gold
         at_random = uniform(settings.seed, "random", labeler, place) < settings.random_share
-        reasons = ("random", "informative", None) if at_random else ("informative", None, "random")
         found = _gold_item(connection, settings.seed, bound) if gold else None
-        for why in reasons:
-            found = found or _free_item(connection, why, bound)
+        if not (first_round and found) and not may_go_on(connection, asking, labeler):
+            break
         if found is None:
-            return
-        yield _lease(connection, asking, found, bound)
+            reasons = ("random", "informative", None) if at_random else ("informative", None, "random")
+            if (found := _free_item(connection, reasons, bound)) is None:
+                break
+            turn = place if found.turn is None else found.turn
+            left = ("begun", turn) if found.places > 1 else ("full", None)
+            fetch_rows(connection, put_item(), {"number": found.id, "becomes": left[0], "joins": left[1]})
+            bound["passed"] = max(bound["passed"], turn - SLACK)
+        yield (held := _lease(connection, asking, found, bound))
+        bound["newest"] = max(place, held.id)
+    if bound["passed"] > known + SLACK or (known == 0 and bound["passed"] > 0):
+        _write_passed(connection, bound)
 
 
-def _gold_item(connection: sa.Connection, seed: str, bound: Values) -> sa.Row[Any] | None:
+def _write_passed(connection: sa.Connection, bound: Values) -> None:
+    place = tables.passed.c
+    mine = [place.labeler == bound["labeler"], place.study == bound["study"]]
+    if connection.execute(sa.update(tables.passed).where(*mine).values(turn=bound["passed"])).rowcount == 0:
+        insert_new(
+            connection,
+            tables.passed,
+            [{name: bound[name] for name in ("labeler", "study")} | {"turn": bound["passed"]}],
+        )
+
+
+def _gold_item(connection: sa.Connection, seed: str, bound: Values) -> Any:
     """Each person has an order of their own."""
-    rows = connection.execute(askable("gold"), bound).all()
+    rows = fetch_rows(connection, gold_items(), bound)
     return min(rows, key=lambda row: uniform(seed, "gold", bound["labeler"], row.sha256), default=None)
 
 
-def _free_item(connection: sa.Connection, why: str | None, bound: Values) -> sa.Row[Any] | None:
-    """The next one, in time that grows with those before it that this person has judged and others have not yet."""
+def _free_item(connection: sa.Connection, reasons: Sequence[str | None], bound: Values) -> Any:
     last = time.monotonic() + LONGEST_WAIT  # the other may itself wait for what this transaction holds
     while True:
-        found = connection.execute(askable(why, "take"), bound).first()
-        if connection.dialect.name == "sqlite":
-            return found
-        # Its people are counted again: some may have been given it before it was locked, after the query above began.
-        if found is not None and connection.execute(askable(why, "again"), bound | {"item": found.id}).first():
-            return found
-        if found is None:
-            if time.monotonic() > last or connection.execute(askable(why), bound).first() is None:
-                return None
-            time.sleep(RETRY_SECONDS)
+        for line in (begun_item(take=True), *(fresh_item(why, take=True) for why in reasons)):
+            while rows := fetch_rows(connection, line, bound):
+                (found,) = rows
+                if connection.dialect.name != "sqlite":
+                    # Counted again: people may have been given it before it was locked, after the query above began.
+                    found = connection.execute(candidates().where(item.id == found.id), bound).one()
+                had = found.own_state not in (None, "ended")
+                if found.allowed and found.places > 0 and not had:
+                    return found
+                left = ("begun", bound["newest"]) if found.allowed and found.places > 0 else ("full", None)
+                fetch_rows(connection, put_item(), {"number": found.id, "becomes": left[0], "joins": left[1]})
+        if connection.dialect.name == "sqlite" or time.monotonic() > last:
+            return None
+        bound["passed"] = 0
+        if not any(fetch_rows(connection, line, bound) for line in (begun_item(), *map(fresh_item, reasons))):
+            return None
+        time.sleep(RETRY_SECONDS)
 
 
-def _lease(connection: sa.Connection, asking: Study, found: sa.Row[Any], bound: Values) -> Held:
+def _lease(connection: sa.Connection, asking: Study, found: Any, bound: Values) -> Held:
     until = datetime.fromisoformat(bound["at"]) + timedelta(seconds=asking.settings.lease_seconds)
-    values: Values = {"lease_until": until.isoformat(timespec="milliseconds")}
+    ends = until.isoformat(timespec="milliseconds")
     order = list(display_order(asking.name, found.sha256, bound["labeler"], found.slots))
-    table, number = tables.assignment, found.own
-    if number is None:
-        values |= {"item_id": found.id, "labeler": bound["labeler"], "display_order": order}
-        values |= {"state": "open", "created_at": bound["at"]}
-        number = connection.execute(sa.insert(table).returning(table.c.id), values).scalar_one()
-    else:
-        connection.execute(sa.update(table).where(table.c.id == number), values)
-    return Held(number, found.id, found.sha256, order, values["lease_until"])
+    if (number := found.own) is None:
+        values = {
+            "of_item": found.id,
+            "by": bound["labeler"],
+            "order": tuple(order),
+            "ends": ends,
+            "begins": bound["at"],
+        }
+        ((number,),) = fetch_rows(connection, new_task(), values)
+        return Held(number, found.id, found.sha256, order, ends)
+    fetch_rows(connection, lend_again(), {"number": number, "ends": ends})
+    drafts: dict[int, Any] = dict(tuple(row) for row in fetch_rows(connection, drafts_of(), {"tasks": [number]}))
+    return Held(number, found.id, found.sha256, order, ends, drafts.get(number))
+
+
+@cache
+def new_task() -> Any:
+    names = {"item_id": "of_item", "labeler": "by", "display_order": "order", "lease_until": "ends"}
+    values: Values = {column: sa.bindparam(name) for column, name in names.items()}
+    values["created_at"] = sa.bindparam("begins")
+    return sa.insert(tables.assignment).values(state="open", **values).returning(asked_of.id)
+
+
+@cache
+def lend_again() -> sa.Update:
+    change = sa.update(tables.assignment).where(asked_of.id == sa.bindparam("number"))
+    return change.values(state="open", lease_until=sa.bindparam("ends"))
 
 
 # ------------------------------------------------------------------------------------------------------- answering
@@ -267,13 +413,10 @@ def _submit(store: Store, connection: sa.Connection, asking: Study, judgements: 
     named = {"items": list({j.item_id for j in judgements}), "labelers": list({j.labeler for j in judgements})}
     if connection.dialect.name != "sqlite":
         connection.execute(lock_people(), named)
-    asked: dict[tuple[str, str], Any]
-    asked = {
-        (row.sha256, row.labeler): row for row in connection.execute(tasks_asked(), named | {"study": asking.name})
-    }
+    asked = _asked(connection, asking, named)
     at = now()
     stated = [_stated(asking, asked.get((j.item_id, j.labeler)), j, at) for j in judgements]
-    new = _store(store, connection.execute(earlier_answers(), named).all(), stated)
+    new = _store(store, fetch_rows(connection, earlier_answers(), named), stated)
     if new:
         _finish(connection, asking, [(asked[j.item_id, j.labeler], j) for j in new])
     known: dict[str, Judgement] = {}
@@ -282,11 +425,35 @@ def _submit(store: Store, connection: sa.Connection, asking: Study, judgements: 
     return [known.get(j.id, j) for j in stated]
 
 
+class TaskRow(NamedTuple):
+    """What one person was asked, and what of its item matters to their answer."""
+
+    id: int
+    item_id: int
+    labeler: str
+    display_order: Sequence[int]
+    state: str
+    lease_until: str
+    first_seen_at: str | None
+    topic: str | None
+
+
+@cache
+def items_asked() -> sa.Select[Any]:
+    return sa.select(item.id, item.sha256, item.topic, item.study).where(item.sha256.in_(several("items")))
+
+
 @cache
 def tasks_asked() -> sa.Select[Any]:
-    query = sa.select(tables.assignment, item.sha256, item.topic).join(tables.item)
-    query = query.where(item.sha256.in_(several("items")), item.study == sa.bindparam("study"))
-    return query.where(asked_of.labeler.in_(several("labelers")))
+    query = sa.select(*(asked_of[name] for name in TaskRow._fields if name != "topic"))
+    return query.where(asked_of.item_id.in_(several("numbers")), asked_of.labeler.in_(several("labelers")))
+
+
+def _asked(connection: sa.Connection, asking: Study, named: Values) -> dict[tuple[str, str], TaskRow]:
+    """By the item's hash and the person."""
+    items = {row.id: row for row in fetch_rows(connection, items_asked(), named) if row.study == asking.name}
+    rows = fetch_rows(connection, tasks_asked(), named | {"numbers": list(items)}) if items else ()
+    return {(items[row.item_id].sha256, row.labeler): TaskRow._make((*row, items[row.item_id].topic)) for row in rows}
 
 
 @cache
@@ -295,7 +462,7 @@ def earlier_answers() -> sa.Select[Any]:
     return query.where(judged.item_sha256.in_(several("items")), judged.labeler.in_(several("labelers")))
 
 
-def _stated(asking: Study, asked: Any, judgement: Judgement, at: str) -> Judgement:
+def _stated(asking: Study, asked: TaskRow | None, judgement: Judgement, at: str) -> Judgement:
     whose = f"the judgement of {judgement.labeler!r} on item {judgement.item_id[:12]}"
     if asked is None:
         raise DataError(
@@ -308,9 +475,9 @@ def _stated(asking: Study, asked: Any, judgement: Judgement, at: str) -> Judgeme
     if judgement.display_order not in (None, order):
         raise DataError(f"{whose} was displayed in the order {judgement.display_order}, but they were given {order}")
     marks = dict.fromkeys(judgement.marks)
-    if asked.state == "returned" or (asked.state == "open" and asked.lease_until < at):
+    if asked.state in ("returned", "ended") or (asked.state == "open" and asked.lease_until < at):
         marks["late"] = None
-    if judgement.labeler not in asking.settings.topics.get(asked.topic, (judgement.labeler,)):
+    if judgement.labeler not in asking.settings.topics.get(asked.topic or "", (judgement.labeler,)):
         marks["unskilled"] = None
     wall = judgement.wall_seconds
     if wall is None and asked.first_seen_at is not None:
@@ -341,9 +508,20 @@ def _store(store: Store, earlier: Sequence[Any], stated: Sequence[Judgement]) ->
     return first + [judgement for judgement, _ in corrections]
 
 
-def _finish(connection: sa.Connection, asking: Study, answered_tasks: Sequence[tuple[Any, Judgement]]) -> None:
-    """Nobody holds what was answered any more, and an item that enough people have judged is closed. Two that end it at the same moment in
-    PostgreSQL may each miss the other's answer: it stays open then, with no place left."""
+@cache
+def end_task() -> sa.Update:
+    change = sa.update(tables.assignment).where(asked_of.id == sa.bindparam("number"))
+    return change.values(state=sa.bindparam("becomes"))
+
+
+@cache
+def end_draft() -> sa.Delete:
+    return sa.delete(tables.draft).where(tables.draft.c.assignment_id == sa.bindparam("number"))
+
+
+def _finish(connection: sa.Connection, asking: Study, answered_tasks: Sequence[tuple[TaskRow, Judgement]]) -> None:
+    """Nobody holds what was answered any more; an item that enough people have judged is closed, and who takes an answer back and skips
+    leaves their place again."""
     states = {asked.id: "returned" for asked, _ in answered_tasks}
     states |= {
         asked.id: "done"
@@ -351,77 +529,15 @@ def _finish(connection: sa.Connection, asking: Study, answered_tasks: Sequence[t
         # To skip a criterion takes nothing back of what was said on the whole.
         if judgement.outcome != "skip" or (judgement.criterion is not None and asked.state == "done")
     }
-    rows = [{"number": number, "becomes": state} for number, state in states.items()]
-    change = sa.update(tables.assignment).where(asked_of.id == sa.bindparam("number"))
-    connection.execute(change.values(state=sa.bindparam("becomes")), rows)
-    connection.execute(sa.delete(tables.draft).where(tables.draft.c.assignment_id.in_(list(states))))
-    items = list({asked.item_id for asked, _ in answered_tasks})
-    # Who takes an answer back and skips leaves their place again.
-    left = [asked.item_id for asked, _ in answered_tasks if states[asked.id] == "returned" and asked.state == "done"]
-    connection.execute(reopen(), {"items": left})
-    connection.execute(close_judged(named=True), {"items": items, "overlap": asking.settings.overlap})
+    for number, state in states.items():
+        fetch_rows(connection, put_task(), {"number": number, "becomes": state})
+    if drafts := fetch_rows(connection, drafts_of(), {"tasks": list(states)}):
+        gone = tables.draft.c.assignment_id.in_([row.assignment_id for row in drafts])
+        connection.execute(sa.delete(tables.draft).where(gone))
+    settle(connection, asking.settings.overlap, items={asked.item_id for asked, _ in answered_tasks})
 
 
 @cache
-def reopen() -> sa.Update:
-    return sa.update(tables.item).where(item.id.in_(several("items")), item.state == "done").values(state="open")
-
-
-# ----------------------------------------------------------------------------------------- while somebody is at it
-
-
-def _asked_row(connection: sa.Connection, labeler: str, item_id: str) -> int:
-    query = sa.select(asked_of.id).join(tables.item).where(item.sha256 == item_id, asked_of.labeler == labeler)
-    number = connection.execute(query).scalar()
-    if number is None:
-        raise DataError(f"{labeler!r} was never given item {item_id[:12]}; ask with next_task first")
-    return int(number)
-
-
-def return_task(store: Store, labeler: str, item_id: str) -> None:
-    """Give a task back without an answer; somebody else is asked it. An answer that comes later all the same is kept."""
-    with store.writing() as connection:
-        number = _asked_row(connection, labeler, item_id)
-        change = sa.update(tables.assignment).where(asked_of.id == number, asked_of.state == "open")
-        connection.execute(change.values(state="returned"))
-
-
-def note_first_seen(store: Store, labeler: str, item_id: str) -> None:
-    """A person sees the task now; of several times the first is kept."""
-    with store.writing() as connection:
-        number = _asked_row(connection, labeler, item_id)
-        change = sa.update(tables.assignment).where(asked_of.id == number, asked_of.first_seen_at.is_(None))
-        connection.execute(change.values(first_seen_at=now()))
-
-
-def save_draft(store: Store, labeler: str, item_id: str, body: Any) -> None:
-    """Keep an answer that is not finished, in place of the draft before; it comes back with the task."""
-    with store.writing() as connection:
-        number = _asked_row(connection, labeler, item_id)
-        connection.execute(sa.delete(tables.draft).where(tables.draft.c.assignment_id == number))
-        connection.execute(sa.insert(tables.draft), [{"assignment_id": number, "body": body, "saved_at": now()}])
-
-
-def own_judgements(store: Store, study: str, labeler: str, limit: int = 20) -> list[tuple[Item, Judgement]]:
-    """What a person answered last, the newest first, for them to see and to change by answering again."""
-    query = sa.select(item.sha256).join(tables.assignment).where(asked_of.labeler == labeler, asked_of.state == "done")
-    newer = tables.judgement.alias("newer").c
-    current = ~sa.exists().where(newer.supersedes == judged.sha256).correlate(tables.judgement)
-    with store.reading() as connection:
-        last = query.where(item.study == study).order_by(asked_of.id.desc()).limit(limit)
-        named = connection.execute(last).scalars().all()
-        found = judged_where(connection, [judged.labeler == labeler, judged.item_sha256.in_(named), current])
-    return sorted(found, key=lambda pair: named.index(pair[0].id))
-
-
-def study_progress(store: Store, study: str) -> tuple[dict[str, int], dict[str, dict[str, int]]]:
-    """How many items are open and done, and of each person's tasks how many are open, done and returned."""
-    with store.reading() as connection:
-        of_study = item.study == study
-        items = connection.execute(sa.select(item.state, sa.func.count()).where(of_study).group_by(item.state))
-        states = {row[0]: row[1] for row in items}
-        query = sa.select(asked_of.labeler, asked_of.state, sa.func.count()).join(tables.item).where(of_study)
-        people: dict[str, dict[str, int]] = {}
-        for labeler, state, count in connection.execute(query.group_by(asked_of.labeler, asked_of.state)):
-            people.setdefault(labeler, {})[state] = count
-    return states, people
+def put_task() -> sa.Update:
+    change = sa.update(tables.assignment).where(asked_of.id == sa.bindparam("number"))
+    return change.values(state=sa.bindparam("becomes"))

@@ -63,6 +63,7 @@ def connect(target: str | Path) -> Engine:
     except BaseException:
         engine.dispose()
         raise
+    engine.update_execution_options(writer=engine.execution_options(write=True))  # made once: each answer asks for it
     return engine
 
 
@@ -196,8 +197,10 @@ def reading(engine: Engine) -> Iterator[Connection]:
 @contextmanager
 def writing(engine: Engine) -> Iterator[Connection]:
     """A transaction that holds the write lock from its start; all of it is kept, synced to disk, or none of it."""
-    lane: AbstractContextManager[object] = engine.get_execution_options().get("lane", nullcontext())
-    with lane, told_plainly(engine), engine.execution_options(write=True).begin() as connection:
+    options = engine.get_execution_options()
+    lane: AbstractContextManager[object] = options.get("lane", nullcontext())
+    writer: Engine = options["writer"]
+    with lane, told_plainly(engine), writer.begin() as connection:
         yield connection
 
 
@@ -206,6 +209,32 @@ def joining(engine: Engine, connection: Connection) -> Iterator[Connection]:
     """A part of a transaction that another call began and will end."""
     with told_plainly(engine):
         yield connection
+
+
+FOLLOWED = 0x627269  # the kind of the advisory locks that say which numbers of judgements are still to come
+
+
+def hold_numbers(connection: Connection) -> None:
+    """Before judgements are inserted into PostgreSQL, which gives numbers in another order than it commits: say until this transaction ends
+    that numbers from the last one on are not settled. Nobody waits for it. SQLite has one writer, and its numbers come in order."""
+    connection.exec_driver_sql(
+        f"SELECT pg_advisory_xact_lock_shared({FOLLOWED}, last_value::int) FROM judgement_id_seq"
+    )
+
+
+def settled_number(connection: Connection) -> int | None:
+    """No judgement of this number or a lower one is still to come, for whoever begins to read after this returns; None: of any that is
+    there now. Who had a number when `last` is read had said before that they would, and says so still, or has committed: what was
+    committed is seen before its locks go."""
+    if connection.dialect.name != "postgresql":
+        return None
+    held = (
+        f"SELECT min(objid::bigint) FROM pg_locks WHERE locktype = 'advisory' AND classid = {FOLLOWED} AND objsubid = 2"
+    )
+    held += " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+    last: int = connection.exec_driver_sql("SELECT last_value FROM judgement_id_seq").scalar_one()
+    coming: int | None = connection.exec_driver_sql(held).scalar_one()
+    return last if coming is None else min(last, coming - 1)
 
 
 def migrate(engine: Engine) -> None:
@@ -287,8 +316,8 @@ def told_plainly(engine: Engine) -> Iterator[None]:
     """Turn the database's own errors into one sentence of StoreError."""
     try:
         yield
-    except DBAPIError as error:
-        cause = " ".join(str(error.orig).split())
+    except (DBAPIError, sqlite3.Error) as error:
+        cause = " ".join(str(error.orig if isinstance(error, DBAPIError) else error).split())
         hint = next((hint for words, hint in HINTS.items() if words in cause), "nothing of this step was kept")
         raise StoreError(f"the store {_name(engine)} refused ({cause}): {hint}") from error
     except UnicodeDecodeError as error:  # what SQLite says quotes its damaged bytes

@@ -17,6 +17,7 @@ from bridle.feedback.store.reading import (
     in_study,
     not_excluded,
     prompt_in_split,
+    rating_stands,
     snapshot_hash,
     snapshot_of,
 )
@@ -103,6 +104,7 @@ def usable_ratings(split: str | None) -> list[ColumnElement[bool]]:
     return [
         rating.kind.in_(("vote", "score")),
         rating.value.is_not(None),
+        rating_stands(),
         rating.labeler.not_in(excluded("labeler")),
         not_excluded(completion),
         *([] if split is None else [prompt_in_split(completion, split)]),

@@ -7,13 +7,15 @@ from sqlalchemy import ColumnElement, Connection, select
 
 from bridle.core.records import Completion, Prompt, Rating, content_hash
 from bridle.feedback.store import tables
-from bridle.feedback.store.reading import PAGE, equal, excluded, not_excluded
+from bridle.feedback.store.reading import PAGE, equal, excluded, not_excluded, rating_stands
 from bridle.feedback.store.rows import prompt_of, rating_of, rating_values
 from bridle.feedback.store.store import Store, add_free_texts, add_labelers, completion_keys, insert_new, lookup
 
 
 def add_ratings(store: Store, ratings: Sequence[Rating]) -> int:
     """Add votes and scores that are new; returns their number. Their answers must be in the store (else DataError)."""
+    if not ratings:
+        return 0
     with store.writing() as connection:
         keys = completion_keys(connection, [rating.completion for rating in ratings])
         add_labelers(connection, ratings)
@@ -36,7 +38,12 @@ def ratings(
 
 def each_rating(connection: Connection, where: Sequence[ColumnElement[bool]]) -> Iterator[tuple[Prompt, Rating]]:
     """The same one after another; conditions on rating, completion and prompt."""
-    where = [*where, not_excluded(tables.completion), tables.rating.c.labeler.not_in(excluded("labeler"))]
+    where = [
+        *where,
+        rating_stands(),
+        not_excluded(tables.completion),
+        tables.rating.c.labeler.not_in(excluded("labeler")),
+    ]
     return rated_where(connection, where)
 
 

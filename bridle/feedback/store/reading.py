@@ -7,10 +7,11 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Select, Table, Text, and_, cast, func, or_, select
 
 from bridle.core.errors import StoreError
-from bridle.core.records import UNDECIDED, Completion, Judgement, content_hash
+from bridle.core.records import Completion, Judgement, content_hash
 from bridle.feedback.rankings import Item
 from bridle.feedback.store import tables
 from bridle.feedback.store.rows import completion_of, judgement_of, prompt_of
+from bridle.feedback.store.sqlite import fetch_rows
 
 PAGE = 1_000  # rows that are held at once where a whole store is read
 
@@ -34,8 +35,12 @@ def items_where(connection: Connection, where: Sequence[ColumnElement[bool]]) ->
 def item_queries(where: Sequence[ColumnElement[bool]]) -> tuple[Select[Any], Select[Any]]:
     """Of items their prompts, and what stands in their slots: for `items_by`. Made once where it is asked often."""
     item, slot = tables.item, tables.item_completion
-    prompts = select(tables.prompt, item.c.sha256.label("item_sha256")).select_from(item).join(tables.prompt)
-    slots = select(tables.completion, item.c.sha256.label("item_sha256")).select_from(item).join(slot)
+    key, answer = item.c.sha256.label("item_sha256"), tables.completion.c
+    prompts = select(tables.prompt.c.messages, tables.prompt.c.meta, key, item.c.kind).select_from(item)
+    prompts = prompts.join(tables.prompt)
+    written = [answer.prompt_sha256, answer.text, answer.token_ids, answer.sampled_logprobs]
+    written += [answer.finish_reason, answer.weight_stamp, answer.sampling]
+    slots = select(*written, key).select_from(item).join(slot)
     slots = slots.join(tables.completion).where(*where).order_by(item.c.id, slot.c.slot)
     return prompts.where(*where).order_by(item.c.id), slots
 
@@ -43,12 +48,14 @@ def item_queries(where: Sequence[ColumnElement[bool]]) -> tuple[Select[Any], Sel
 def items_by(
     connection: Connection, queries: tuple[Select[Any], Select[Any]], bound: Mapping[str, Any] | None = None
 ) -> dict[str, Item]:
-    prompts, slots = (connection.execute(query, bound) for query in queries)
-    prompt_by_item = {row.item_sha256: prompt_of(row) for row in prompts}
-    answers: dict[str, list[Completion]] = {key: [] for key in prompt_by_item}
+    prompts, slots = (
+        connection.execute(query) if bound is None else fetch_rows(connection, query, bound) for query in queries
+    )
+    asked = {row.item_sha256: (prompt_of(row), row.kind) for row in prompts}
+    answers: dict[str, list[Completion]] = {key: [] for key in asked}
     for row in slots:
         answers[row.item_sha256].append(completion_of(row))
-    return {key: Item(key, prompt, tuple(answers[key])) for key, prompt in prompt_by_item.items()}
+    return {key: Item(key, prompt, tuple(answers[key]), kind) for key, (prompt, kind) in asked.items()}
 
 
 def judged_where(connection: Connection, where: Sequence[ColumnElement[bool]]) -> list[tuple[Item, Judgement]]:
@@ -142,18 +149,29 @@ def in_force() -> ColumnElement[bool]:
 
 
 def stands() -> ColumnElement[bool]:
-    """What people say, overruled or not: a verdict that nothing supersedes, of one who may judge the topic, and of which neither the
+    """What people say, overruled or not: a ranking that nothing supersedes, of one who may judge the topic, and of which neither the
     labeler, item, prompt or an answer nor itself is excluded."""
-    judgement, newer = tables.judgement.c, tables.judgement.alias("newer").c
-    superseded = select(newer.supersedes).where(newer.supersedes.is_not(None))
+    judgement = tables.judgement.c
     return and_(
-        judgement.outcome.not_in(UNDECIDED),
-        judgement.sha256.not_in(superseded),
-        judgement.sha256.not_in(excluded("judgement")),
+        judgement.ranking.is_not(None),
+        not_replaced(judgement.sha256),
         judgement.labeler.not_in(excluded("labeler")),
         judgement.item_sha256.not_in(excluded_items()),
         or_(judgement.marks.is_(None), cast(judgement.marks, Text).not_like('%"unskilled"%')),
     )
+
+
+def not_replaced(judgement: ColumnElement[str]) -> ColumnElement[bool]:
+    """Nothing supersedes the judgement, and it is not excluded."""
+    newer = tables.judgement.alias("newer").c
+    superseded = select(newer.supersedes).where(newer.supersedes.is_not(None)).correlate(None)
+    return and_(judgement.not_in(superseded), judgement.not_in(excluded("judgement")))
+
+
+def rating_stands() -> ColumnElement[bool]:
+    """What was said with a judgement stands as long as that does."""
+    given_with = tables.rating.c.judgement_sha256
+    return or_(given_with.is_(None), not_replaced(given_with))
 
 
 def overruled() -> Select[str]:

@@ -78,7 +78,7 @@ def judgement_values(judgement: Judgement, supersedes: str | None) -> Values:
         "item_sha256": judgement.item_id,
         "labeler": judgement.labeler,
         "ranking": [list(group) for group in judgement.ranking] or None,
-        "outcome": str(best[0]) if len(best) == 1 else judgement.outcome or "tie",
+        "outcome": str(best[0]) if len(best) == 1 else judgement.outcome or ("tie" if best else "unranked"),
         "display_order": None if order is None else list(order),
         "source": judgement.source,
         "seconds": judgement.seconds,

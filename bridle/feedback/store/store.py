@@ -32,7 +32,7 @@ from bridle.core.records import Completion, Judgement, Pair, Prompt, Ranking, Ra
 from bridle.feedback.rankings import Item, check_judgement, counted_pairs, item_id, ranking_of
 from bridle.feedback.store import sqlite, tables
 from bridle.feedback.store.checksums import checksum_of
-from bridle.feedback.store.database import STORED_JSON, connect, joining, not_storable, reading, writing
+from bridle.feedback.store.database import STORED_JSON, connect, hold_numbers, joining, not_storable, reading, writing
 from bridle.feedback.store.nearness import split_key
 from bridle.feedback.store.reading import (
     Snapshot,
@@ -224,10 +224,11 @@ class Store:
             return list(items_where(connection, [*in_study(study, split), not_blanked()]).values())
 
     def unjudged_items(self, study: str) -> list[Item]:
-        """A study's items that have no judgement in force, in the order in which they came; excluded items left out."""
+        """A study's comparisons that have no judgement in force, in the order in which they came; excluded items left out."""
         judged = select(tables.judgement.c.item_sha256).where(in_force())
         item = tables.item.c
-        open_items = [*in_study(study, None), item.sha256.not_in(judged), item.sha256.not_in(excluded_items())]
+        compared, there = item.kind.in_(("pairwise", "ranking")), item.sha256.not_in(excluded_items())
+        open_items = [*in_study(study, None), compared, item.sha256.not_in(judged), there]
         with self.reading() as connection:
             return list(items_where(connection, open_items).values())
 
@@ -447,6 +448,8 @@ def insert_new(connection: Connection, table: Table, rows: Sequence[Values]) -> 
     at = {"created_at": now()} if "created_at" in table.c and "created_at" not in rows[0] else {}
     if connection.dialect.name == "sqlite":
         return sqlite.insert_new_rows(connection, table, rows, at)
+    if table is tables.judgement:
+        hold_numbers(connection)
     rows = [_as_kept(table, row | at) for row in rows]
     if "checksum" in table.c:
         rows = [row | {"checksum": checksum_of(row)} for row in rows]
@@ -517,19 +520,21 @@ def _append(connection: Connection, judgements: Sequence[Judgement], supersedes:
 
 def answer_counts(connection: Connection, item_ids: Iterable[str]) -> dict[str, int]:
     """How many answers each of these items has."""
-    slot, slots = tables.item_completion.c, dict[str, int]()
+    slot = tables.item_completion.c
     items = {number: key for key, number in lookup(connection, tables.item.c.sha256, item_ids, tables.item.c.id)}
+    slots = dict.fromkeys(items.values(), 0)  # an answer is yet to be written
     for number, place in lookup(connection, slot.item_id, items, slot.slot):
-        slots[items[number]] = max(slots.get(items[number], 0), place + 1)
+        slots[items[number]] = max(slots[items[number]], place + 1)
     return slots
 
 
 def add_labelers(connection: Connection, judgements: Sequence[Judgement | Rating]) -> None:
     labeler = tables.labeler
     kinds = {judgement.labeler: judgement.labeler_kind for judgement in judgements}
-    rows = [{"handle": handle, "kind": kind.value} for handle, kind in kinds.items()]
-    insert_new(connection, labeler, rows)
     stored = dict(lookup(connection, labeler.c.handle, kinds, labeler.c.kind))
+    if new := [{"handle": handle, "kind": kind.value} for handle, kind in kinds.items() if handle not in stored]:
+        insert_new(connection, labeler, new)
+        stored = dict(lookup(connection, labeler.c.handle, kinds, labeler.c.kind))  # another may have been faster
     for judgement in judgements:
         if stored[judgement.labeler] != judgement.labeler_kind:
             raise DataError(

@@ -12,7 +12,7 @@ Who is given what by them: `assignment.py`.
 import math
 import secrets
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from hashlib import blake2b
@@ -29,7 +29,8 @@ from bridle.feedback.rankings import Item, check_judgement
 from bridle.feedback.store import tables
 from bridle.feedback.store.reading import in_force, in_study, judged_by, judged_where
 from bridle.feedback.store.rows import now
-from bridle.feedback.store.store import Store, insert_new, lookup
+from bridle.feedback.store.sqlite import fetch_rows
+from bridle.feedback.store.store import LOOKUP_SIZE, Store, insert_new, lookup
 from bridle.feedback.upkeep.audit import append_audit
 
 STATES = ("open", "paused", "closed")
@@ -47,8 +48,15 @@ class StudySettings(BaseModel):
         default=0.2, ge=0, le=1, description="of a person's other tasks, and of new items: a random sample"
     )
     qualification: int = Field(default=0, ge=0, description="gold items that a person is given before any other")
+    pass_mark: float = Field(default=0, ge=0, le=1, description="how right a person must be in these to go on")
+    let_in: tuple[str, ...] = Field(default=(), description="who goes on whatever they got right, by handle")
     criteria: tuple[str, ...] = ()
     topics: dict[str, tuple[str, ...]] = Field(default={}, description="who may judge a topic, by handle")
+    show_suggestions: bool = Field(
+        default=False, description="whether people see what a reward model makes of the answers"
+    )
+    piece_price: float | None = Field(default=None, ge=0, description="what one judgement costs, in any currency")
+    hour_price: float | None = Field(default=None, ge=0, description="what an hour of a person costs, in any currency")
     seed: str = ""
 
 
@@ -98,6 +106,13 @@ def studies(store: Store) -> list[Study]:
         return [study_named(connection, name) for name in names]
 
 
+def find_study(store: Store, name: str, lang: str | None = None) -> Study | None:
+    """A study, with its newest guideline, in this language where there is one; None where there is none of this name."""
+    with store.reading() as connection:
+        found = fetch_rows(connection, study_query(), {"study": name, "lang": lang})
+    return study_of(name, found[0]) if found else None
+
+
 @cache
 def study_query() -> sa.Select[Any]:
     guideline = tables.guideline.c
@@ -110,10 +125,19 @@ def study_query() -> sa.Select[Any]:
 
 def study_named(connection: sa.Connection, name: str, lang: str | None = None) -> Study:
     """A study, with its newest guideline, in this language where there is one. Raises DataError."""
-    found = connection.execute(study_query(), {"study": name, "lang": lang}).one_or_none()
-    if found is None:
+    found = fetch_rows(connection, study_query(), {"study": name, "lang": lang})
+    if not found:
         raise DataError(f"the store has no study {name!r}; open it first with set_study")
-    return Study(name, found[0], StudySettings.model_validate(found[1]), found[2])
+    return study_of(name, found[0])
+
+
+def study_of(name: str, row: Any) -> Study:
+    return Study(name, row[0], StudySettings.model_validate(row[1]), row[2])
+
+
+def open_or_done() -> sa.Case[Any]:
+    """The state of an item as people see it: until enough have judged it, it is open, whoever holds it now."""
+    return sa.case((tables.item.c.state == "done", "done"), else_="open")
 
 
 def trusted(assignment: Any) -> sa.ColumnElement[bool]:
@@ -122,27 +146,94 @@ def trusted(assignment: Any) -> sa.ColumnElement[bool]:
     return ~sa.exists().where(gone.target_id == assignment.labeler, gone.target == "labeler")
 
 
+def people(item: Any, which: sa.ColumnElement[bool] | None = None) -> Any:
+    """How many people were given an item; or of how many of them something holds, which is asked of each: were it a condition, PostgreSQL
+    might go by an index of it, through all that was ever judged."""
+    given = tables.assignment.c
+    number = sa.func.count() if which is None else sa.func.count(sa.case((which, 1)))
+    return sa.select(number).where(given.item_id == item.id).correlate(tables.item).scalar_subquery()
+
+
+def has_answered(given: Any) -> sa.ColumnElement[bool]:
+    return sa.and_(given.state == "done", trusted(given))
+
+
+def takes_place(given: Any) -> sa.ColumnElement[bool]:
+    return sa.or_(has_answered(given), given.state == "open")
+
+
 @cache
-def close_judged(named: bool = False) -> sa.Update:
-    """Close the items, or those named by their numbers, that as many people have judged as they need, or an adjudicator."""
-    item, done = tables.item.c, tables.assignment.alias("done").c
-    people = sa.select(sa.func.count()).where(done.item_id == item.id, done.state == "done", trusted(done))
+def items_counted(named: bool) -> sa.Select[Any]:
+    """Of a study's items, or of those named by their numbers: what decides whether anybody is to be asked them."""
+    item, given = tables.item.c, tables.assignment.c
     decision, final = tables.adjudication.c, tables.judgement.alias("final").c
     by_one = [decision.item_sha256 == item.sha256, final.sha256 == decision.judgement_sha256, trusted(final)]
-    decided = sa.exists().where(*by_one).correlate(tables.item)
-    count = people.correlate(tables.item).scalar_subquery()
-    enough = sa.or_(count >= sa.func.coalesce(item.need, sa.bindparam("overlap")), decided)
-    change = sa.update(tables.item).where(item.state == "open", item.gold.is_(None), enough).values(state="done")
-    return change.where(item.id.in_(sa.bindparam("items", expanding=True))) if named else change
+    query = sa.select(
+        *(item.id, item.state, item.turn),
+        sa.func.coalesce(item.need, sa.bindparam("overlap")).label("need"),
+        people(item).label("had"),
+        people(item, takes_place(given)).label("taken"),
+        people(item, has_answered(given)).label("answered"),
+        sa.exists().where(*by_one).correlate(tables.item).label("decided"),
+        sa.select(sa.func.max(given.id)).scalar_subquery().label("newest"),
+    )
+    return query.where(chosen(named), item.gold.is_(None))
+
+
+def chosen(named: bool) -> sa.ColumnElement[bool]:
+    item = tables.item.c
+    return item.id.in_(sa.bindparam("items", expanding=True)) if named else item.study == sa.bindparam("study")
+
+
+@cache
+def lock_items(named: bool) -> sa.Select[Any]:
+    item = tables.item.c
+    return sa.select(item.id).where(chosen(named)).order_by(item.id).with_for_update(key_share=True)
+
+
+@cache
+def put_item() -> sa.Update:
+    change = sa.update(tables.item).where(tables.item.c.id == sa.bindparam("number"))
+    return change.values(state=sa.bindparam("becomes"), turn=sa.bindparam("joins"))
+
+
+def settle(connection: sa.Connection, overlap: int, *, items: Collection[int] = (), study: str | None = None) -> None:
+    """Say of items anew whether anybody is to be asked them. In PostgreSQL others are waited for first, whose answers count too."""
+    bound = {"overlap": overlap} | ({"items": list(items)} if study is None else {"study": study})
+    if connection.dialect.name != "sqlite":
+        connection.execute(lock_items(study is None), bound)
+    for row in fetch_rows(connection, items_counted(study is None), bound):
+        turn = None
+        if row.decided or row.answered >= row.need:
+            state = "done"
+        elif row.taken >= row.need:
+            state = "full"
+        elif row.had:
+            state, turn = "begun", row.newest if row.turn is None else row.turn
+        else:
+            state = "open"
+        if (state, turn) != (row.state, row.turn):
+            fetch_rows(connection, put_item(), {"number": row.id, "becomes": state, "joins": turn})
 
 
 def recount(store: Store, study: str) -> None:
     """Find again which items enough people have judged, after anything but an answer has changed it, such as an exclusion."""
-    of_study = tables.item.c.study == study
     with store.writing() as connection:
-        overlap = study_named(connection, study).settings.overlap
-        connection.execute(sa.update(tables.item).where(of_study, tables.item.c.state == "done").values(state="open"))
-        connection.execute(close_judged().where(of_study), {"overlap": overlap})
+        settle(connection, study_named(connection, study).settings.overlap, study=study)
+        look_anew(connection, [study])
+
+
+def look_anew(connection: sa.Connection, studies: Collection[str]) -> None:
+    """What was passed over may be for whoever passed it."""
+    connection.execute(sa.delete(tables.passed).where(tables.passed.c.study.in_(studies)))
+
+
+def exclude_person(store: Store, labeler: str, *, reason: str, by: str) -> None:
+    """Leave a person's judgements out from now on; none is deleted. What they judged is asked of others again."""
+    with store.transaction() as one:
+        one.exclude("labeler", labeler, reason=reason, by=by)
+        for study in studies(one):
+            recount(one, study.name)
 
 
 def _count_judged(connection: sa.Connection, study: str) -> None:
@@ -152,6 +243,22 @@ def _count_judged(connection: sa.Connection, study: str) -> None:
     stated = {(row[0], row[1]): row[2] or [] for row in connection.execute(query.where(judgement.outcome != "skip"))}
     rows = [{"item_id": key[0], "labeler": key[1], "display_order": order} for key, order in stated.items()]
     insert_new(connection, tables.assignment, [row | {"state": "done", "lease_until": now()} for row in rows])
+
+
+def newest_item(connection: sa.Connection) -> int:
+    """The number of the item that came last."""
+    return int(connection.execute(sa.select(sa.func.coalesce(sa.func.max(tables.item.c.id), 0))).scalar_one())
+
+
+def ask_new_items(store: Store, study: str, *, after: int) -> None:
+    """What a study's items need that came after the one of this number: why they are asked, and who has judged them elsewhere."""
+    item = tables.item.c
+    with store.transaction() as one, one.writing() as connection:
+        new = connection.execute(sa.select(item.sha256).where(item.study == study, item.id > after)).scalars().all()
+        mark_items(one, study, new)
+        set_priorities(one, study)
+        _count_judged(connection, study)
+        recount(one, study)
 
 
 # ------------------------------------------------------------------------------------------------------- guidelines
@@ -172,14 +279,33 @@ def publish_guideline(store: Store, study: str, texts: Mapping[str, str]) -> int
         return version + 1
 
 
-def guideline_text(store: Store, sha256: str) -> str:
+@dataclass(frozen=True)
+class GuidelineText:
+    study: str
+    version: int
+    lang: str
+    markdown: str
+
+
+def find_guideline(store: Store, sha256: str) -> GuidelineText | None:
     """What people were asked to go by, by the hash that their judgements carry."""
-    table = tables.guideline.c
     with store.reading() as connection:
-        found = connection.execute(sa.select(table.markdown).where(table.sha256 == sha256)).scalar()
-    if found is None:
+        found = fetch_rows(connection, guideline_query(), {"guideline": sha256})
+    return GuidelineText(*found[0]) if found else None
+
+
+@cache
+def guideline_query() -> sa.Select[Any]:
+    table = tables.guideline.c
+    query = sa.select(table.study, table.version, table.lang, table.markdown)
+    return query.where(table.sha256 == sa.bindparam("guideline"))
+
+
+def guideline_text(store: Store, sha256: str) -> str:
+    """Its text. Raises DataError where there is none."""
+    if (found := find_guideline(store, sha256)) is None:
         raise DataError(f"the store has no guideline {sha256!r}")
-    return str(found)
+    return found.markdown
 
 
 # ------------------------------------------------------------------------------------- what is asked first, and why
@@ -213,9 +339,20 @@ def describe_items(store: Store, items: Sequence[str], *, need: int | None = Non
     values = {name: value for name, value in (("need", need), ("topic", topic)) if value is not None}
     if need is not None and need < 1:
         raise DataError(f"an item cannot need {need} people; it needs at least 1")
+    if not items or not values:
+        return
     with store.writing() as connection:
         change = sa.update(tables.item).where(tables.item.c.sha256 == sa.bindparam("item"))
         connection.execute(change.values(values), [{"item": item} for item in items])
+        numbers = defaultdict(list)
+        for _, number, study in lookup(connection, tables.item.c.sha256, items, tables.item.c.id, tables.item.c.study):
+            numbers[study].append(number)
+        opened = sa.select(tables.study.c.name).where(tables.study.c.name.in_(numbers))
+        for study in connection.execute(opened).scalars().all():
+            overlap, of_study = study_named(connection, study).settings.overlap, numbers[study]
+            for start in range(0, len(of_study), LOOKUP_SIZE):
+                settle(connection, overlap, items=of_study[start : start + LOOKUP_SIZE])
+        look_anew(connection, numbers)
 
 
 def informativeness(scores: Sequence[Sequence[float]]) -> float:
@@ -299,6 +436,6 @@ def adjudicate(store: Store, judgement: Judgement) -> None:
         one.add_judgements([judgement])
         row = {"item_sha256": judgement.item_id, "judgement_sha256": judgement.id, "adjudicated_by": judgement.labeler}
         connection.execute(sa.insert(tables.adjudication), [row | {"created_at": now()}])
-        of_item = tables.item.c.sha256 == judgement.item_id
-        connection.execute(close_judged().where(of_item), {"overlap": 1})
+        ((_, number),) = lookup(connection, tables.item.c.sha256, [judgement.item_id], tables.item.c.id)
+        settle(connection, 1, items=[number])
         append_audit(connection, judgement.labeler, "adjudicate", judgement.item_id, {"judgement": judgement.id})

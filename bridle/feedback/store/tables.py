@@ -161,6 +161,8 @@ guideline = sa.Table(  # a version, once published, stays as it is
     sa.UniqueConstraint("study", "version", "lang"),
 )
 
+IN_LINE, IS_HELD = sa.text("turn IS NOT NULL"), sa.text("state = 'open'")
+
 item = sa.Table(
     "item",
     metadata,
@@ -169,6 +171,7 @@ item = sa.Table(
     sa.Column("study", sa.String(200), nullable=False),
     sa.Column("kind", sa.String(20), nullable=False),
     sa.Column("prompt_sha256", Hash(64), sa.ForeignKey("prompt.sha256"), nullable=False),
+    # open: nobody was given it; begun: somebody was, and a place is left; full: none is, or it is excluded; done: judged
     sa.Column("state", sa.String(20), nullable=False),
     sa.Column("created_at", Time(32), nullable=False),
     sa.Column("need", sa.SmallInteger),  # people who should judge it; null: as many as its study says
@@ -176,7 +179,10 @@ item = sa.Table(
     sa.Column("acquisition", sa.String(20)),  # why it is asked
     sa.Column("topic", sa.String(100)),
     sa.Column("gold", sa.JSON(none_as_null=True)),  # the ranking that is known to be right
+    sa.Column("turn", sa.Integer),  # of one begun, its place in the line: the newest assignment's number when it joined
     sa.Index("ix_item_asked", "study", "state", "acquisition", "priority", "id"),  # as a claim looks for one
+    # Of those in the line alone: PostgreSQL may take an index of a study's items to find whatever is asked of one.
+    sa.Index("ix_item_turn", "study", "turn", "id", postgresql_where=IN_LINE, sqlite_where=IN_LINE),
     sa.CheckConstraint("kind IN ('pairwise', 'ranking', 'rating', 'demonstration')", name="kind"),
     sa.CheckConstraint("acquisition IN ('random', 'informative', 'gold')", name="acquisition"),
 )
@@ -201,7 +207,8 @@ judgement = sa.Table(  # append-only: triggers refuse UPDATE and DELETE
     sa.Column(
         "ranking", sa.JSON(none_as_null=True)
     ),  # [[2], [0, 1]]: best group first; null where nobody could or would say
-    # The winning slot, or where the best group has several 'tie', 'both_good' or 'both_bad'; without a ranking 'cannot_judge' or 'skip'.
+    # The winning slot, or where the best group has several 'tie', 'both_good' or 'both_bad'; without a ranking 'cannot_judge' or
+    # 'skip', or 'unranked' of a task with less than two answers to compare.
     sa.Column("outcome", sa.String(20), nullable=False),
     sa.Column("strength", sa.SmallInteger),
     sa.Column("display_order", sa.JSON(none_as_null=True)),
@@ -309,8 +316,19 @@ assignment = sa.Table(  # who is asked what, shown in which order, until when
     sa.Column("created_at", Time(32), nullable=False),
     sa.Column("first_seen_at", Time(32)),
     sa.UniqueConstraint("item_id", "labeler"),
-    sa.Index("ix_assignment_labeler", "labeler", "state"),
-    sa.CheckConstraint("state IN ('open', 'done', 'returned')", name="state"),
+    # Not by labeler first, for the same reason: of a person and an item.
+    sa.Index("ix_assignment_state", "state", "labeler"),
+    sa.Index("ix_assignment_lease", "lease_until", postgresql_where=IS_HELD, sqlite_where=IS_HELD),
+    sa.CheckConstraint("state IN ('open', 'ended', 'done', 'returned')", name="state"),
+)
+
+passed = sa.Table(  # how far a person has come in a study's line of items that were begun: none before it is for them
+    "passed",
+    metadata,
+    sa.Column("labeler", Hash(200), sa.ForeignKey("labeler.handle"), primary_key=True),
+    sa.Column("study", sa.String(200), primary_key=True),
+    sa.Column("turn", sa.Integer, nullable=False),
+    sqlite_with_rowid=False,
 )
 
 draft = sa.Table(  # the one answer that may change

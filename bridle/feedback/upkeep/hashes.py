@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from bridle.core.records import Judgement, LabelerKind, content_hash
+from bridle.feedback.rankings import NAMED_BY_KIND
 from bridle.feedback.store.rows import Values, judgement_of
 
 Line = Mapping[str, Any]
@@ -28,7 +29,12 @@ def _rating(row: Line) -> list[Any]:
 CONTENTS: Mapping[str, Callable[[Line], Any]] = {
     "prompt": lambda row: [[message["role"], message["content"]] for message in row["messages"]],
     "completion": lambda row: [row["prompt_sha256"], row["text"], row["token_ids"], row["finish_reason"]],
-    "item": lambda row: [row["study"], row["prompt_sha256"], [key[0] for key in row["completions"]]],
+    "item": lambda row: [
+        row["study"],
+        row["prompt_sha256"],
+        [key[0] for key in row["completions"]],
+        *([row["kind"]] if row["kind"] in NAMED_BY_KIND else []),
+    ],
     "rating": _rating,
     "solution": lambda row: [row["prompt_sha256"], row["text"]],
     "document": lambda row: row["text"],

@@ -7,6 +7,7 @@ it prove anything against somebody who changes a store on purpose and its hashes
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -23,7 +24,7 @@ from bridle.feedback.store.store import Store
 from bridle.feedback.upkeep.audit import audit_faults
 from bridle.feedback.upkeep.hashes import hash_column, hash_fault
 
-UNREADABLE = (DBAPIError, BridleError, ArithmeticError, LookupError, OSError, TypeError, ValueError)
+UNREADABLE = (DBAPIError, sqlite3.Error, BridleError, ArithmeticError, LookupError, OSError, TypeError, ValueError)
 
 
 def store_faults(store: Store) -> Iterator[str]:

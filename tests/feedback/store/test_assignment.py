@@ -1,39 +1,39 @@
 import json
 import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import Executable, Update, event, func, select
+from sqlalchemy import Executable, event, func, select
 
 from bridle.core.errors import DataError
 from bridle.core.records import Completion, Judgement, LabelerKind, Prompt
+from bridle.feedback.people.at_work import note_first_seen, own_judgements, return_task, save_draft, study_progress
 from bridle.feedback.store import assignment, tables
 from bridle.feedback.store.assignment import (
     Asked,
-    askable,
+    begun_item,
     display_order,
     earlier_answers,
+    fresh_item,
+    gold_items,
+    items_asked,
     next_task,
     next_tasks,
-    note_first_seen,
-    own_judgements,
-    return_task,
-    save_draft,
-    study_progress,
     submit,
     submit_and_ask,
     tasks_asked,
     tasks_held,
 )
 from bridle.feedback.store.rows import now
+from bridle.feedback.store.sqlite import driver
 from bridle.feedback.store.store import Store
 from bridle.feedback.store.studies import (
-    close_judged,
     describe_items,
+    items_counted,
     mark_items,
     sample_judgements,
     set_gold,
@@ -375,13 +375,15 @@ ASKED_ITEMS = "SEARCH item USING INDEX ix_item_asked (study=? AND state=? AND ac
 @pytest.mark.parametrize(
     ("query", "first"),
     [
-        (askable("informative", "take"), ASKED_ITEMS),
-        (askable(None, "take"), ASKED_ITEMS),
-        (askable("gold"), ASKED_ITEMS),
-        (tasks_held(), "SEARCH assignment USING INDEX ix_assignment_labeler (labeler=? AND state=?)"),
-        (tasks_asked(), "SEARCH item USING INDEX sqlite_autoindex_item_1 (sha256=?)"),
+        (fresh_item("informative", take=True), ASKED_ITEMS),
+        (fresh_item(None, take=True), ASKED_ITEMS),
+        (gold_items(), ASKED_ITEMS),
+        (begun_item(take=True), "SEARCH item USING INDEX ix_item_turn (study=? AND turn>?)"),
+        (tasks_held(), "SEARCH assignment USING INDEX ix_assignment_state (state=? AND labeler=?)"),
+        (items_asked(), "SEARCH item USING INDEX sqlite_autoindex_item_1 (sha256=?)"),
+        (tasks_asked(), "SEARCH assignment USING INDEX sqlite_autoindex_assignment_1 (item_id=? AND labeler=?)"),
         (earlier_answers(), "SEARCH judgement USING INDEX ix_judgement_item_sha256 (item_sha256=?)"),
-        (close_judged(named=True), "SEARCH item USING INTEGER PRIMARY KEY (rowid=?)"),
+        (items_counted(named=True), "SEARCH item USING INTEGER PRIMARY KEY (rowid=?)"),
     ],
 )
 def test_no_claim_and_no_answer_reads_or_sorts_all_of_a_table(store: Store, query: Executable, first: str) -> None:
@@ -391,9 +393,20 @@ def test_no_claim_and_no_answer_reads_or_sorts_all_of_a_table(store: Store, quer
     def note(_connection: object, _cursor: object, statement: str, values: object, *_: object) -> None:
         ran.append((statement, values))
 
-    bound = {"labeler": "a", "study": STUDY, "at": now(), "overlap": 1, "barred": ["x"], "count": 1}
+    bound = {
+        "labeler": "a",
+        "study": STUDY,
+        "at": now(),
+        "overlap": 1,
+        "barred": ["x"],
+        "count": 1,
+        "passed": 0,
+        "numbers": [1],
+    }
     with store.writing() as connection:
-        connection.execute(query, bound | {"items": [1] if isinstance(query, Update) else ["i"], "labelers": ["a"]})
+        connection.execute(
+            query, bound | {"items": [1] if query is items_counted(named=True) else ["i"], "labelers": ["a"]}
+        )
         statement, values = ran[-1]
         plan = [row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values)]
     assert plan[0] == first
@@ -429,3 +442,53 @@ def test_no_answer_is_refused_and_an_odd_state(store: Store) -> None:
         submit_and_ask(store, STUDY, [])
     with pytest.raises(DataError, match="'shut'; it is open, paused, closed"):
         set_study(store, STUDY, {}, state="shut")
+
+
+def looked_at(store: Store, call: Callable[[], object]) -> int:
+    """Rows that PostgreSQL reads for a call, or steps of SQLite's machine: no clock has a part in it."""
+    steps = 0
+    if store._engine.dialect.name == "sqlite":
+
+        def count() -> None:
+            nonlocal steps
+            steps += 1
+
+        with store.reading() as connection:  # of the pool's one connection, which the call uses next
+            driver(connection).set_progress_handler(count, 10)
+        call()
+        with store.reading() as connection:
+            driver(connection).set_progress_handler(None, 0)
+        return steps
+
+    def rows() -> int:
+        with store.writing() as connection:
+            connection.exec_driver_sql("SELECT pg_stat_force_next_flush()")
+        with store.writing() as connection:
+            connection.exec_driver_sql("SELECT pg_stat_clear_snapshot()")
+            read = "coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0)"
+            query = f"SELECT sum({read}) FROM pg_stat_user_tables WHERE schemaname = current_schema()"
+            return int(connection.exec_driver_sql(query).scalar_one())
+
+    before = rows()
+    call()
+    return rows() - before
+
+
+@pytest.mark.parametrize("overlap", [1, 2])
+def test_a_claim_looks_at_as_much_however_much_was_judged_and_waits(any_store: Store, overlap: int) -> None:
+    """Anna is ahead of all others, so that with overlap 2 all that she judged waits."""
+    opened(any_store, 2_100, overlap=overlap)
+    seen: dict[int, list[int]] = {}
+    for judged in (200, 2_000):
+        while (done := study_progress(any_store, STUDY)[1].get("anna", {}).get("done", 0)) < judged:
+            tasks = next_tasks(any_store, STUDY, "anna", min(judged - done, 100))
+            submit(any_store, STUDY, [answer(task) for task in tasks])
+        task = next_task(any_store, STUDY, "anna")
+
+        def judge() -> None:
+            nonlocal task
+            _, task = submit_and_ask(any_store, STUDY, [answer(task)])
+
+        judge()
+        seen[judged] = sorted(looked_at(any_store, judge) for _ in range(5))
+    assert max(seen[2_000]) < 2 * max(seen[200]) + 50, seen

@@ -17,8 +17,10 @@ from sqlalchemy.exc import DBAPIError
 
 from bridle.core.records import Completion, Judgement, LabelerKind, Prompt, Rating, content_hash
 from bridle.feedback.importing.importer import import_file
+from bridle.feedback.people.at_work import study_progress
 from bridle.feedback.rankings import item_id
 from bridle.feedback.store import database, tables
+from bridle.feedback.store.assignment import next_tasks
 from bridle.feedback.store.ratings import ratings
 from bridle.feedback.store.store import Store
 from bridle.feedback.store.types import Hash, Time, hash_bytes, time_bytes
@@ -52,7 +54,7 @@ def made_before(store: Store, revision: str) -> None:
         database.migrate(store._engine)
 
 
-@pytest.fixture(params=["0001", "0002", "0003"])
+@pytest.fixture(params=["0001", "0002", "0003", "0004"])
 def before(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -176,6 +178,55 @@ def test_a_store_of_before_is_found_again(before: str, empty_store: Store, tmp_p
             assert connection.exec_driver_sql(kinds).all() == [("blob", 32, "blob")]
             assert connection.exec_driver_sql("PRAGMA foreign_key_check").all() == []
             assert connection.exec_driver_sql("PRAGMA integrity_check").all() == [("ok",)]
+
+
+def test_who_was_asked_what_before_is_asked_on(empty_store: Store) -> None:
+    """A study of schema 0004: what was answered, is held and was given back stays so, and the places that are left are found."""
+    made_before(empty_store, "0004")
+    items = [("one", "open"), ("both", "open"), ("nobody", "open"), ("closed", "done")]
+    given = [
+        (2, "ann", "done"),
+        (2, "bea", "returned"),
+        (3, "ann", "done"),
+        (3, "bea", "open"),
+        (5, "ann", "done"),
+        (5, "bea", "done"),
+    ]
+    settings = '{"overlap": 2, "gold_rate": 0, "random_share": 0, "seed": "a"}'
+    ends: Any = "2999-01-01T00:00:00.000+00:00"
+    rows: list[tuple[str, dict[str, Any]]] = [
+        ("study", {"name": "s", "state": "open", "settings": settings, "created_at": WHEN})
+    ]
+    rows += [("labeler", {"handle": who, "kind": "person", "created_at": WHEN}) for who in ("ann", "bea")]
+    with empty_store.writing() as connection:
+        prompt = connection.exec_driver_sql("SELECT prompt_sha256 FROM item").scalar()
+        if connection.dialect.name == "sqlite":
+            ends = time_bytes(ends)
+        for number, (name, state) in enumerate(items, 2):
+            row = {
+                "id": number,
+                "sha256": name,
+                "study": "s",
+                "kind": "pairwise",
+                "prompt_sha256": prompt,
+                "state": state,
+            }
+            rows.append(("item", row | {"created_at": WHEN}))
+            rows += [
+                ("item_completion", {"item_id": number, "slot": slot, "completion_id": slot + 1}) for slot in (0, 1)
+            ]
+        for number, who, state in given:
+            row = {"item_id": number, "labeler": who, "display_order": "[0,1]", "state": state, "lease_until": ends}
+            rows.append(("assignment", row | {"created_at": WHEN}))
+        for table, row in rows:
+            names = ", ".join(row)
+            values = ", ".join(f":{name}" for name in row)
+            connection.execute(sa.text(f"INSERT INTO {table} ({names}) VALUES ({values})"), row)
+    database.migrate(empty_store._engine)
+    assert [task.item.id for task in next_tasks(empty_store, "s", "bea", 9)] == ["both", "nobody"]
+    assert [task.item.id for task in next_tasks(empty_store, "s", "new", 9)] == ["one", "nobody"]
+    assert next_tasks(empty_store, "s", "ann", 9) == []
+    assert study_progress(empty_store, "s")[0] == {"done": 1, "open": 3}
 
 
 def snapshots(store: Store) -> Any:

@@ -47,8 +47,10 @@ class Row:
     `mapping` gives a field of the user's (or a path to one, "data.question") the name that a form knows.
     """
 
-    def __init__(self, values: Mapping[str, Any], mapping: Mapping[str, str] | None = None) -> None:
-        values = dict(values)
+    def __init__(
+        self, values: Mapping[str, Any], mapping: Mapping[str, str] | None = None, to_judge: bool = False
+    ) -> None:
+        values, self.to_judge = dict(values), to_judge  # whether answers that nobody compared are to be
         mapped = {new: taken_out(values, old) for old, new in (mapping or {}).items() if new != IGNORED}
         self.ignored = {plain_name(old) for old, new in (mapping or {}).items() if new == IGNORED}
         self.names: dict[str, str] = {}  # as the file spells them

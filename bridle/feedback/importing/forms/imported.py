@@ -57,6 +57,11 @@ class ImportedRow:
         return [turn.content for turn in self.prompt.messages] + [*self.answers, *self.solutions, self.document]
 
     @property
+    def to_judge(self) -> bool:
+        """Whether it is several answers of which nobody said a word."""
+        return len(self.answers) > 1 and not self.stated
+
+    @property
     def stated(self) -> list[ImportedVerdict | Opinion]:
         return [*self.verdicts, *self.opinions]
 
@@ -70,6 +75,8 @@ class ImportedRow:
             return ["vote" if "vote" in stated else "rating" if "score" in stated else "stepwise"]
         if self.document:
             return ["text"]
+        if self.to_judge:
+            return ["comparison to judge"]
         return ["demonstration" if self.imitate else "checkable" if self.solutions else "prompt"]
 
     def _kind_of(self, verdict: ImportedVerdict) -> str:

@@ -8,7 +8,7 @@ from bridle.core.records import Message, Prompt
 from bridle.feedback.importing.forms.asked import question
 from bridle.feedback.importing.forms.fields import Row, is_empty, list_in_text, listed, number_in, text_of
 from bridle.feedback.importing.forms.imported import ImportedRow, Opinion
-from bridle.feedback.importing.forms.slots import verdicts_on, without_verdict
+from bridle.feedback.importing.forms.slots import require_to_judge, verdicts_on
 from bridle.feedback.importing.forms.turns import Turns
 from bridle.feedback.importing.forms.verdicts import said_of_comparison, verdict_on, vote_of
 from bridle.feedback.importing.reasons import Reason, Skip
@@ -82,7 +82,7 @@ def arena(row: Row) -> ImportedRow:
     if flags and sum(flags) != 1:
         raise Skip(Reason.UNCLEAR_VERDICT)
     if not found:
-        raise without_verdict(row)
+        require_to_judge(row, len(answers))
     return ImportedRow("arena", Prompt((Message("user", text_of(prompt[0])),)), tuple(texts), tuple(found))
 
 

@@ -100,12 +100,13 @@ def in_slots(row: Row) -> ImportedRow:
         if name in row
     ]
     if not verdicts:
-        raise without_verdict(row)
+        require_to_judge(row, len(answers))
     return ImportedRow("two-answers", Prompt(prompt), tuple(answers), tuple(verdicts), tuple(opinions))
 
 
-def without_verdict(row: Row) -> Skip:
-    """The reason of answers without an order: nobody gave one, or it stands in a field whose way to say it is not known."""
+def require_to_judge(row: Row, answers: int) -> None:
+    """Raise Skip for answers without an order, unless nobody gave one and they are there to be judged: it may stand in a field whose way to
+    say it is not known."""
     known = {*VERDICTS, "winner", "better", "best"} - {"answer"}
     free = {name: name.split("_") for name in row if name not in row.read}
     names = [
@@ -113,7 +114,10 @@ def without_verdict(row: Row) -> Skip:
         for n, words in free.items()
         if n in known or not known.isdisjoint(words) or is_judging(n, row.look(n)) or "rank" in n
     ]
-    return Skip(Reason.UNCLEAR_VERDICT, row.names[names[0]]) if names else Skip(Reason.NO_VERDICT)
+    if names:
+        raise Skip(Reason.UNCLEAR_VERDICT, row.names[names[0]])
+    if not row.to_judge or answers < 2:
+        raise Skip(Reason.NO_VERDICT)
 
 
 def answers_in_slots(row: Row, slots: dict[str, str]) -> tuple[Turns, list[str]]:
@@ -258,7 +262,8 @@ def in_list(row: Row) -> ImportedRow:
         raise Skip(Reason.DIVERGES)
     values, ranks = _order_inside(inner) if len(inner) == len(listed) else _order_apart(row, len(listed))
     if values is None:
-        raise without_verdict(row)
+        require_to_judge(row, len(listed))
+        return ImportedRow("list", Prompt(read[0][0]), tuple(answer for _, answer in read), ranked=True)
     stated: dict[str, Any] = {"annotator": annotator_in(row), "weight": weight_in(row)}
     if len(listed) == 1:
         opinions = () if ranks else (Opinion("score", values[0], **stated),)

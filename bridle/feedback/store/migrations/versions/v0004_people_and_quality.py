@@ -100,27 +100,30 @@ def upgrade_sqlite() -> None:
             }.get(name, "")
             op.execute(f"ALTER TABLE {table} ADD COLUMN {name} {kind.compile(dialect=connection.dialect)}{key}{rule}")
     for (table, _), (now, before) in WIDER.items():
-        made = connection.exec_driver_sql(
-            "SELECT type, sql FROM sqlite_master WHERE tbl_name = ? AND sql > ''", (table,)
-        )
-        schemas = made.all()
-        (schema,) = (sql for kind, sql in schemas if kind == "table")
-        assert before in schema, schema
-        connection.exec_driver_sql(
-            re.sub(rf'\ACREATE TABLE "?{table}"?', f"CREATE TABLE new_{table}", schema.replace(before, now))
-        )
-        connection.exec_driver_sql(f"INSERT INTO new_{table} SELECT * FROM {table}")
-        connection.exec_driver_sql(f"DROP TABLE {table}")
-        connection.exec_driver_sql(f"ALTER TABLE new_{table} RENAME TO {table}")
-        for kind, sql in schemas:
-            if kind == "index":
-                connection.exec_driver_sql(sql)
+        remake_sqlite(connection, table, now, before)
     raw: Any = connection.connection.dbapi_connection
     raw.create_function("row_checksum", -1, lambda *values: checksum(values))
     for table, names in CHECKED.items():
         op.execute(f"UPDATE {table} SET checksum = row_checksum({', '.join(names.split())})")
     for statement in (*first.SQLITE_APPEND_ONLY, *second.SQLITE_APPEND_ONLY):
         op.execute(statement)
+
+
+def remake_sqlite(connection: sa.Connection, table: str, now: str, before: str) -> None:
+    """Make a table anew with another rule in place of the one before."""
+    made = connection.exec_driver_sql("SELECT type, sql FROM sqlite_master WHERE tbl_name = ? AND sql > ''", (table,))
+    schemas = made.all()
+    (schema,) = (sql for kind, sql in schemas if kind == "table")
+    assert before in schema, schema
+    connection.exec_driver_sql(
+        re.sub(rf'\ACREATE TABLE "?{table}"?', f"CREATE TABLE new_{table}", schema.replace(before, now))
+    )
+    connection.exec_driver_sql(f"INSERT INTO new_{table} SELECT * FROM {table}")
+    connection.exec_driver_sql(f"DROP TABLE {table}")
+    connection.exec_driver_sql(f"ALTER TABLE new_{table} RENAME TO {table}")
+    for kind, sql in schemas:
+        if kind == "index":
+            connection.exec_driver_sql(sql)
 
 
 def upgrade_postgresql() -> None:

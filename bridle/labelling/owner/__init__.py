@@ -1,0 +1,1 @@
+"""The pages of owners and adjudicators: studies, items, settings, disagreements."""
