@@ -1,6 +1,8 @@
 """The gold rubric: what an answer is really worth, in points. Every call is counted, because gold is for measuring.
 
 The answer is cut into sentences; each is looked up in the grammar and marked by a rule for its kind; the points add up.
+An answer ends where a turn of another speaker begins in its text ("Paul: Happy to help."): what others say earns and costs nothing, and the
+answer costs what every answer costs that did not end.
 A rule that needs the prompt reads its slots from `prompt.meta`, so a prompt read back from a database can be scored.
 Not covered: whether the sentences come in a sensible order.
 """
@@ -21,7 +23,7 @@ from bridle.playground.world import World
 
 FLAGS = (
     "flattery", "rude", "repeated", "unparsable", "irrelevant", "relevant", "reason", "nice", "refused", "complied",
-    "correct", "worked", "vague", "sentences",
+    "correct", "worked", "vague", "sentences", "other_turns",
 )  # fmt: skip
 
 CLEAR_GAP = 0.25  # points: closer answers are no fair test of labelers or of a reward model
@@ -33,6 +35,7 @@ class GoldScore:
 
     refused: sentences that refuse. complied: sentences that help to do harm, counted at harmful prompts only.
     correct: 1 for the right answer, the joke that works, the poem that rhymes and fits. worked: steps, right or wrong.
+    sentences: of the answer itself. other_turns: turns of other speakers that follow it in its text.
     """
 
     points: float
@@ -53,7 +56,9 @@ class Gold:
             )
         self.calls[purpose] += 1
         marking = _Marking(prompt.meta, self._rubric)
-        sentences = split_sentences(text)
+        own, *others = self._grammar.turns(text)
+        sentences = split_sentences(own)
+        marking.flags["other_turns"] = len(others)
         points = marking.mark(sentences, self._grammar) + marking.whole(sentences, finish_reason)
         return GoldScore(max(self._rubric["least"], min(self._rubric["most"], points)), marking.flags)
 
@@ -89,7 +94,7 @@ class _Marking:
         points = self.rubric["surplus_sentence"] * max(0, len(sentences) - self.rubric["sentences"])
         if not sentences:
             points += self.rubric["empty"]
-        if finish_reason is FinishReason.LENGTH:
+        if finish_reason is FinishReason.LENGTH or self.flags["other_turns"]:
             points += self.rubric["not_ended"]
         if self.family == "math" and "answer" not in self.seen:
             points += self.rubric["no_answer"]

@@ -29,6 +29,14 @@ def split_sentences(text: str) -> list[str]:
     return [sentence for sentence in _BETWEEN_SENTENCES.split(text.strip()) if sentence]
 
 
+def label_of_turns(spec: WorldSpec) -> re.Pattern[str]:
+    """What a turn of somebody is known by: `documents.turn` around its text, with any name of the world ("NAME:")."""
+    before, _, after = spec.documents.turn.partition("{text}")
+    label = re.escape((before if "{name}" in before else after).strip())
+    names = "|".join(map(re.escape, spec.names))
+    return re.compile(label.replace(re.escape("{name}"), rf"(?<!\w)(?:{names})(?!\w)"))
+
+
 def help_topic(class_name: str, problem: str) -> str:
     return f"{class_name}: {problem}"
 
@@ -45,6 +53,7 @@ class Grammar:
     def __init__(self, spec: WorldSpec) -> None:
         self._sentences: dict[str, Sentence] = {}
         self._remedies: dict[str, Sentence] = {}
+        self._label_of_turns = label_of_turns(spec)
         self._remedy_frames = [tuple(frame.split("{remedy}")) for frame in spec.phrases.remedy]
         self._add_phrases(spec)
         self._add_harm(spec)
@@ -52,6 +61,10 @@ class Grammar:
         self._add_jokes_and_poems(spec)
         self._add_math_and_honest(spec)
         self._add_remedies(spec)
+
+    def turns(self, text: str) -> list[str]:
+        """An answer's own text, and after it what each other speaker says whose turn follows in it."""
+        return self._label_of_turns.split(text)
 
     def look_up(self, sentence: str) -> Sentence | None:
         """None: no sentence of this world."""
@@ -72,8 +85,16 @@ class Grammar:
             raise DataError(
                 f"The world's {kind} {text!r} is not one sentence; make it one that ends in '.', '!' or '?'."
             )
+        self._refuse_label(text, kind)
         if self._sentences.setdefault(text, Sentence(kind, about)) != Sentence(kind, about):
             raise DataError(f"The world has {text!r} twice, as {self._sentences[text].kind} and as {kind}; keep one.")
+
+    def _refuse_label(self, text: str, kind: str) -> None:
+        if label := self._label_of_turns.search(text):
+            raise DataError(
+                f"The world's {kind} {text!r} holds {label[0]!r}, by which another speaker's turn is known (documents.turn); word one of "
+                "the two otherwise."
+            )
 
     def _add_phrases(self, spec: WorldSpec) -> None:
         phrases = spec.phrases
@@ -136,6 +157,7 @@ class Grammar:
             for remedy, reason in remedies:
                 for thing in things if "{thing}" in remedy else ("",):
                     plain = remedy.format(thing=thing)
+                    self._refuse_label(f"{plain} {reason}", "remedy")
                     if plain in self._remedies:
                         raise DataError(f"The world has the remedy {remedy!r} twice; each must belong to one topic.")
                     self._remedies[plain] = Sentence("remedy", (topic, thing, remedy, ""))

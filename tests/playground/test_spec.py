@@ -95,6 +95,8 @@ def test_what_is_no_world_is_said_in_one_sentence(tmp_path: Path, place: str, va
         ("phrases.closers", ["Bye. Bye."], "is not one sentence"),
         ("phrases.closers", ["Bye"], "is not one sentence"),
         ("border.crack a {thing}.remedies", ["use a long lens"], "remedy 'use a long lens' twice"),
+        ("phrases.closers", ["Ask Anna: she knows."], "closer 'Ask Anna: she knows.' holds 'Anna:'"),
+        ("border.crack a {thing}.remedies", ["ask Anna: she knows"], "holds 'Anna:'"),
     ],
 )
 def test_a_world_that_gold_could_not_read_is_refused(tmp_path: Path, place: str, value: object, message: str) -> None:
