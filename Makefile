@@ -7,7 +7,7 @@ INSTALL := $(BIN)/pip install --no-compile --constraint constraints.txt --editab
 PEERS := .venv-trl/installed .venv-trl-ppo/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup dev-setup demo format check test test-all weights mutants audit docs bench bench-setup clean
+.PHONY: help setup dev-setup demo format check test test-all weights mutants experiments audit docs bench bench-setup clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
@@ -58,6 +58,9 @@ test-all: dev-setup weights  ## every test, the slow ones too
 
 mutants: dev-setup  ## plant the one-line faults of tests/mutants, one by one, and report those that no test notices; ARGS="-k ppo" runs fewer
 	$(BIN)/python tests/mutants/run.py $(ARGS)
+
+experiments: dev-setup  ## run those whose code, settings or world changed, and write docs/experiments.md again; ARGS="E6 --seed 3" runs one seed and saves nothing
+	$(BIN)/python -m experiments $(ARGS)
 
 audit:  ## look the versions of constraints.txt up among known vulnerabilities; needs the network, and is no part of check or CI
 	@$(PYTHON) tests/house/audit.py

@@ -1,4 +1,4 @@
-"""What noisy labels do to a reward model: python experiments/noise.py [--seeds 20] [--pairs 2000]
+"""E8: what noisy labels do to a reward model.
 
 A linear world: an answer is 20 numbers, its gold a weighted sum of them. A person prefers an answer by σ(gap of gold), which is
 the clean label, and then slips with probability ε. The reward model is linear and learns by bridle's own loss from the
@@ -9,13 +9,13 @@ slipped labels alone. What must come out (none of it is fitted to):
     expected calibration error at most .05 after its temperature was fitted    on other pairs than it is measured on
     accuracy grows with the logarithm of the pairs; on shuffled labels it is one half
 
-Intervals and standard errors are over seeds: each draws another world, other pairs, other slips.
+Each seed draws another world, other pairs, other slips.
 """
 
 from __future__ import annotations
 
-import argparse
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -23,10 +23,12 @@ import torch
 from torch import Tensor
 
 from bridle.maths.losses import bradley_terry
-from bridle.maths.statistics import ece, fit_temperature, mean_and_se
+from bridle.maths.statistics import ece, fit_temperature
+from experiments.harness import Claim, Experiment, Row
 
 NOISES = (0.0, 0.1, 0.25, 0.4)
 SIZES = (125, 250, 500, 1000, 2000)
+PAIRS = 2000
 WIDTH = 20
 
 
@@ -91,55 +93,38 @@ def one_seed(noise: float, pairs: int, seed: int, shuffled: bool = False) -> dic
     }
 
 
-def several(noise: float, pairs: int, seeds: int, shuffled: bool = False) -> dict[str, tuple[float, float]]:
-    """Mean and standard error over seeds of every figure, and of how far the identity of the accuracies is off."""
-    rows = [one_seed(noise, pairs, seed, shuffled) for seed in range(seeds)]
-    for row in rows:
-        row["off"] = row["slipped"] - ((1 - 2 * noise) * row["clean"] + noise)
-    return {name: mean_and_se([row[name] for row in rows]) for name in rows[0]}
+def measure(seed: int, noises: Sequence[float] = NOISES, sizes: Sequence[int] = SIZES) -> Row:
+    """Of each ε the figures of the most pairs, the calibration of the fewest, and what a doubling of the pairs brings."""
+    row = {}
+    for noise in noises:
+        by_size = [one_seed(noise, pairs, seed) for pairs in sizes]
+        found, few = by_size[-1], by_size[0]
+        found["off"] = found["slipped"] - ((1 - 2 * noise) * found["clean"] + noise)
+        found["doubling"] = float(np.polyfit(np.log2(sizes), [one["clean"] for one in by_size], 1)[0])
+        found |= {f"few {name}": few[name] for name in ("ece_before", "ece_after")}
+        row |= {f"{name} {noise:g}": value for name, value in found.items()}
+    return row | {"shuffled": one_seed(0.25, sizes[-1], seed, shuffled=True)["clean"]}
 
 
-def slope(noise: float, seeds: int) -> tuple[float, float]:
-    """Points of clean accuracy that a doubling of the pairs brings, with its standard error over seeds."""
-    logs = np.log2(SIZES)
-    found = [np.polyfit(logs, [one_seed(noise, n, seed)["clean"] for n in SIZES], 1)[0] for seed in range(seeds)]
-    return mean_and_se(found)
+def bound(noise: float) -> float:
+    return math.log((1 - noise) / noise) if noise else math.inf
 
 
-def main(seeds: int, pairs: int) -> bool:
-    """Print the table; whether everything came out as it must."""
-    print(f"{pairs} pairs to learn from, {seeds} seeds; ± is one standard error over seeds\n")
-    print(
-        "| ε | clean | slipped | slipped - ((1-2ε) clean + ε) | against gold | log-odds | bound | ECE before → after | "
-        f"the same of {SIZES[0]} pairs | a doubling of the pairs |"
-    )
-    print("|---" * 10 + "|")
-    holds = True
-    for noise in NOISES:
-        found, (steep, steep_se) = several(noise, pairs, seeds), slope(noise, seeds)
-        bound = math.log((1 - noise) / noise) if noise else math.inf
-        cells = [f"{found[name][0]:.3f} ± {found[name][1]:.3f}" for name in ("clean", "slipped")]
-        cells += [f"{found['off'][0]:+.4f} ± {found['off'][1]:.4f}"]
-        cells += [f"{found[name][0]:.3f} ± {found[name][1]:.3f}" for name in ("gold", "log_odds")]
-        few = several(noise, SIZES[0], seeds)
-        cells += [f"{bound:.2f}", *(f"{f['ece_before'][0]:.3f} → {f['ece_after'][0]:.3f}" for f in (found, few))]
-        print(f"| {noise} | {' | '.join(cells)} | {steep:+.4f} ± {steep_se:.4f} |", flush=True)
-        holds &= abs(found["off"][0]) <= 2 * found["off"][1] + 1e-12
-        holds &= (
-            found["log_odds"][0] <= bound
-            and max(f["ece_after"][0] for f in (found, few)) <= 0.05
-            and steep > 2 * steep_se
-        )
-    mean, error = several(0.25, pairs, seeds, shuffled=True)["clean"]
-    print(f"\nshuffled labels: {mean:.3f} ± {error:.3f}")
-    holds &= abs(mean - 0.5) <= 2 * error
-    print("all as it must be" if holds else "NOT all as it must be")
-    return holds
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--seeds", type=int, default=20)
-    parser.add_argument("--pairs", type=int, default=2000)
-    given = parser.parse_args()
-    raise SystemExit(0 if main(given.seeds, given.pairs) else 1)
+EXPERIMENT = Experiment(
+    name="E8",
+    title="what noisy labels do to a reward model follows from the share of slips",
+    setting="A linear world of 20 numbers; 2,000 pairs, of which a share ε is labelled wrong; 5,000 fresh pairs. ECE: expected "
+    "calibration error, its temperature fitted on other pairs.",
+    measure=measure,
+    seeds=range(20),
+    claims=[
+        *(Claim(f"off {e:g}", f"ε = {e:g}: accuracy on slipped labels less (1 − 2ε)·clean + ε", "unrefuted", at_least=0, at_most=0)
+          for e in NOISES[1:]),
+        *(Claim(f"log_odds {e:g}", f"ε = {e:g}: mean size of the log-odds, at most log((1 − ε)/ε)", "mean", at_most=bound(e))
+          for e in NOISES[1:]),
+        *(Claim(f"ece_after {e:g}", f"ε = {e:g}: ECE after the temperature", "mean", at_most=0.05) for e in NOISES),
+        *(Claim(f"few ece_after {e:g}", f"ε = {e:g}: the same with 125 pairs", "mean", at_most=0.05) for e in NOISES),
+        *(Claim(f"doubling {e:g}", f"ε = {e:g}: clean accuracy that a doubling of the pairs brings", at_least=0) for e in NOISES),
+    ],
+    controls=[Claim("shuffled", "clean accuracy from shuffled labels", "unrefuted", at_least=0.5, at_most=0.5)],
+)  # fmt: skip

@@ -1,4 +1,4 @@
-"""What a ranking of K answers is worth: python experiments/rankings.py [--seeds 20] [--read 720]
+"""E9: what a ranking of K answers is worth.
 
 A linear world (an answer is 20 numbers, its gold a weighted sum of them) and people who rank by Plackett-Luce: best first, each
 chosen among those that are left with probability ∝ exp(gold). For the same number of answers read, larger rankings say more:
@@ -16,16 +16,15 @@ nobody saw, by gold:
 
 from __future__ import annotations
 
-import argparse
-
 import torch
 from torch import Tensor
 
 from bridle.maths.losses import bradley_terry, plackett_luce
-from bridle.maths.statistics import mean_and_se, student_quantile
+from experiments.harness import Claim, Experiment, Row
 
 WIDTH = 20
 KS = (2, 4, 9)
+READ = 720
 
 
 def world(seed: int, width: int = WIDTH) -> tuple[Tensor, torch.Generator]:
@@ -116,41 +115,29 @@ def one_seed(seed: int, read: int) -> dict[str, float]:
     return found
 
 
-def main(seeds: int, read: int) -> bool:
-    """Print the tables; whether everything came out as it must."""
-    rows = [one_seed(seed, read) for seed in range(seeds)]
-    wide = student_quantile(0.95, seeds - 1)  # at 20 seeds 2.09
-
-    def shown(name: str, other: str = "") -> str:
-        """Mean and its 95% interval; of the difference to another column, paired by seed."""
-        mean, error = mean_and_se([row[name] - (row[other] if other else 0) for row in rows])
-        return f"{mean:{'+' if other else ''}.3f} ± {wide * error:.3f}"
-
-    print(f"{read} answers read, {seeds} seeds; ± is Student's 95% over seeds, differences paired\n")
-    print("| answers to a prompt | all pairs | Plackett-Luce | difference | over the K before |\n" + "|---" * 5 + "|")
-    for before, k in zip((None, *KS), KS, strict=False):
-        more = shown(f"pairs {k}", f"pairs {before}") if before else ""
-        cells = [shown(f"pairs {k}"), shown(f"ranking {k}"), shown(f"ranking {k}", f"pairs {k}"), more]
-        print(f"| {k} | {' | '.join(cells)} |")
-    print("\n| pairs of a ranking of 9 | loss in training | held out | gap | accuracy |\n" + "|---" * 5 + "|")
-    for name in ("together", "apart"):
-        cells = [shown(f"{name} {figure}") for figure in ("train", "held out", "gap", "accuracy")]
-        print(f"| {name} | {' | '.join(cells)} |")
-    print(f"| difference | | | {shown('apart gap', 'together gap')} | {shown('apart accuracy', 'together accuracy')} |")
-
-    def mean(name: str, other: str) -> tuple[float, float]:
-        return mean_and_se([row[name] - row[other] for row in rows])
-
-    rises = [mean("pairs 4", "pairs 2"), mean("pairs 9", "pairs 4"), mean("apart gap", "together gap")]
-    holds = all(rise > wide * error for rise, error in rises)
-    holds &= all(abs(mean(f"ranking {k}", f"pairs {k}")[0]) <= 0.01 for k in KS)
-    print("\nall as it must be" if holds else "\nNOT all as it must be")
-    return holds
+def measure(seed: int) -> Row:
+    row = one_seed(seed, READ)
+    for before, k in zip(KS, KS[1:], strict=False):
+        row[f"{k} over {before}"] = row[f"pairs {k}"] - row[f"pairs {before}"]
+    row |= {f"ranking over pairs {k}": row[f"ranking {k}"] - row[f"pairs {k}"] for k in KS}
+    return row | {
+        f"apart over together, {name}": row[f"apart {name}"] - row[f"together {name}"] for name in ("gap", "accuracy")
+    }
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--seeds", type=int, default=20)
-    parser.add_argument("--read", type=int, default=720)
-    given = parser.parse_args()
-    raise SystemExit(0 if main(given.seeds, given.read) else 1)
+EXPERIMENT = Experiment(
+    name="E9",
+    title="of the same number of answers read, larger rankings teach more",
+    setting="A linear world; 720 answers read, ranked K at a time by Plackett-Luce; accuracy on all pairs, exact. Differences are"
+    " paired by seed.",
+    measure=measure,
+    seeds=range(20),
+    claims=[
+        Claim("4 over 2", "accuracy of rankings of 4 less that of pairs", at_least=0),
+        Claim("9 over 4", "accuracy of rankings of 9 less that of 4", at_least=0),
+        *(Claim(f"ranking over pairs {k}", f"Plackett-Luce's loss less all pairs, K = {k}", "mean", at_least=-0.01, at_most=0.01)
+          for k in KS),
+        Claim("apart over together, gap", "held-out less training loss: pairs shuffled apart less pairs of a ranking together", at_least=0),
+        *(Claim(f"pairs {k}", f"accuracy, K = {k}") for k in KS),
+    ],
+)  # fmt: skip

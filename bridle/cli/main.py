@@ -17,7 +17,7 @@ from bridle.cli.models import models
 from bridle.cli.options import Options, let_go, print_lines
 from bridle.cli.project import export, import_, init, push, report
 from bridle.cli.store import store
-from bridle.cli.train import evaluate, train
+from bridle.cli.train import evaluate, reward, train
 from bridle.core import timeline
 from bridle.core.errors import BridleError, Interrupted
 from bridle.core.text import VisibleStream
@@ -157,7 +157,22 @@ def sentence_and_status(error: BaseException, command: str) -> tuple[str, int]:
 @click.group(
     name="bridle",
     cls=Verbs,
-    commands=[agreement, demo, evaluate, export, import_, init, label, models, push, report, sample, store, train],
+    commands=[
+        agreement,
+        demo,
+        evaluate,
+        export,
+        import_,
+        init,
+        label,
+        models,
+        push,
+        report,
+        reward,
+        sample,
+        store,
+        train,
+    ],
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 @click.version_option(package_name="bridle")

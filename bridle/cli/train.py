@@ -1,4 +1,4 @@
-"""Verbs of training: train, evaluate."""
+"""Verbs of training: train, reward, evaluate."""
 
 import json
 from contextlib import ExitStack
@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from bridle.cli.options import Options, loading, opened_work, print_metrics, shared_options
+from bridle.cli.options import Options, loading, opened_work, print_found, print_metrics, shared_options
 from bridle.core.errors import UsageError
 
 
@@ -55,6 +55,37 @@ def train(options: Options, method: str, tasks: tuple[str, ...]) -> None:
     with opened_work(options) as work:
         metrics = METHODS[method].train(work)
     print_metrics(options, metrics)
+
+
+@click.group()
+def reward() -> None:
+    """The reward that reinforcement learning would learn from."""
+
+
+@reward.command()
+@click.option(
+    "--by",
+    type=click.Choice(["reward", "verifier"]),
+    default="reward",
+    help="What rewards: the recipe's sources or the project's reward model (default), or the verifier.",
+)
+@click.option(
+    "--search",
+    type=click.IntRange(0, 1_000_000),
+    default=0,
+    metavar="N",
+    help="Also try N random edits of ordinary answers.",
+)
+@shared_options()
+def probe(options: Options, by: str, search: int) -> None:
+    """Show what it pays for answers that nobody should be paid for: empty, cut off, padded, flattering and the like."""
+    with loading():
+        from bridle.guard.probes import probe_lines
+        from bridle.stages.probe import probe_reward
+
+    with opened_work(options) as work:
+        metrics = probe_reward(work, by, search, reuse=True)
+    print_found(options, metrics, probe_lines(metrics))
 
 
 @click.command()

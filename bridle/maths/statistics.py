@@ -116,6 +116,41 @@ def wilson_interval(successes: float, n: float, *, level: float = 0.95) -> tuple
     return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
 
 
+def confidence_sequence(total: float, n: int, *, level: float = 0.95) -> tuple[float, float]:
+    """Interval of a mean of values from 0 to 1, after n of them that add up to `total`, which may be looked at after every value:
+    with probability `level` the true mean lies in it at *all* n at once, so whoever stops when they like is not deceived.
+
+        {p : M_n(p) < 1 / (1 − level)},   M_n(p) = B(1 + S, 1 + n − S) / (p^S (1 − p)^(n − S))     S the total, B the beta function
+
+    M is how much better a uniform mixture of means tells the values than p does; of the true p it is a martingale that begins at 1
+    (values between 0 and 1: it falls in the mean, by the inequality of means), and Ville's inequality bounds its highest (Ville 1939;
+    Robbins 1970; Howard 2021, arxiv.org/abs/1810.08240). Each value's mean, given those before, must be the same. Values of one
+    prompt are not apart: give each prompt's mean as one value. It is wider than `wilson_interval`, which holds for one look alone.
+    """
+    if not 0 <= total <= n or n < 0:
+        raise DataError(f"a share needs 0 <= total <= n, got {total:g} of {n}")
+    _check_level(level)
+    limit = -math.log(1 - level)
+    mixture = math.lgamma(1 + total) + math.lgamma(1 + n - total) - math.lgamma(2 + n)
+
+    def believed(p: float) -> bool:
+        wins, losses = total * math.log(p) if total else 0.0, (n - total) * math.log1p(-p) if n > total else 0.0
+        return mixture - wins - losses < limit
+
+    def edge(inside: float, outside: float) -> float:
+        for _ in range(60):
+            middle = (inside + outside) / 2
+            inside, outside = (middle, outside) if believed(middle) else (inside, middle)
+        return outside  # on the side of too wide
+
+    least, most = 1e-300, 1 - 1e-16
+    mean = min(max(total / n, least), most) if n else 0.5
+    return (
+        0.0 if not total or believed(least) else edge(mean, least),
+        1.0 if total == n or believed(most) else edge(mean, most),
+    )
+
+
 def accuracy(correct: ArrayLike, groups: Groups = None, *, level: float = 0.95) -> Proportion:
     """Share of outcomes [n] that are right (each 0 or 1), with the interval of `proportion`."""
     return proportion(_zero_or_one(correct, "correct"), groups, level=level)

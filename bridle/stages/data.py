@@ -144,6 +144,12 @@ class StoreData:
         count = sum(key in written for key in by_content(used))
         return Chosen(used, *used.notes, f"{count:,} written, {len(used) - count:,} preferred")
 
+    def good_answers(self, prompts: Sequence[Prompt]) -> list[str | None]:
+        """To each prompt an answer that is known to be good: one that was written, or that people preferred; None where there is none."""
+        written = [(prompt, answer.text) for prompt, answer in self.store.completions(source=DEMONSTRATION)]
+        known = {prompt.id: text for prompt, text in [*preferred_answers(self.store, None), *written]}
+        return [known.get(prompt.id) for prompt in prompts]
+
     @timed("data")
     def checkable(self) -> Checkable:
         """Imported prompts with a solution that is a number, or with a written answer that ends in "#### number", as GSM8K's do."""
@@ -308,6 +314,10 @@ class PlaygroundData:
             raise NoUsableRows("the arithmetic branch needs examples; raise grpo.branch_problems")
         return worked + uneven
 
+    def good_answers(self, prompts: Sequence[Prompt]) -> list[str | None]:
+        """What a good author answers to each."""
+        return [self.world.answer(random.Random(prompt.id), prompt, "good") for prompt in prompts]
+
     @timed("data")
     def checkable(self) -> Checkable:
         """Word problems of its own making."""
@@ -345,9 +355,9 @@ def written_answers(store: Store) -> list[tuple[Prompt, str]]:
     return [(p, c.text) for p, c in store.completions(source=DEMONSTRATION, split="train")]
 
 
-def preferred_answers(store: Store) -> list[tuple[Prompt, str]]:
-    """Of each judgement of a training prompt the best answer, of several the first; a judgement that calls all equal prefers none."""
-    judged = [(item, one.ranking) for item, one in store.judgements(split="train") if len(one.ranking) > 1]
+def preferred_answers(store: Store, split: str | None = "train") -> list[tuple[Prompt, str]]:
+    """Of each judgement of a prompt of the split the best answer, of several the first; a judgement that calls all equal prefers none."""
+    judged = [(item, one.ranking) for item, one in store.judgements(split=split) if len(one.ranking) > 1]
     return [(item.prompt, item.completions[ranking[0][0]].text) for item, ranking in judged]
 
 

@@ -2,11 +2,14 @@
 
 import importlib.util
 import math
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
+
+from experiments.harness import judged
 
 
 def script(name: str) -> ModuleType:
@@ -86,10 +89,8 @@ def test_pairs_apart_take_more_steps(rankings: ModuleType) -> None:
 
 
 @pytest.mark.slow
-def test_noisy_labels_come_out_as_they_must(noise: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
-    assert noise.main(seeds=5, pairs=1000), capsys.readouterr().out
-
-
-@pytest.mark.slow
-def test_rankings_come_out_as_they_must(rankings: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
-    assert rankings.main(seeds=8, read=720), capsys.readouterr().out
+@pytest.mark.parametrize(("name", "seeds"), [("noise", 5), ("rankings", 8)])
+def test_fewer_seeds_come_out_as_they_must(name: str, seeds: int) -> None:
+    experiment = replace(script(name).EXPERIMENT, seeds=range(seeds))
+    result = judged(experiment, [experiment.measure(seed) for seed in experiment.seeds])
+    assert result["verdict"] == "holds", [one for one in result["claims"] + result["controls"] if not one["holds"]]

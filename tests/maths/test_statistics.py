@@ -13,6 +13,7 @@ from bridle.core.errors import DataError
 from bridle.maths.statistics import (
     accuracy,
     best_of_n_kl,
+    confidence_sequence,
     ece,
     expected_best_of_n,
     fit_temperature,
@@ -251,3 +252,43 @@ def test_a_temperature_stays_within_bounds_where_there_is_no_best() -> None:
     assert fit_temperature([0.0, 0.0]) == 1.0
     with pytest.raises(DataError, match="finite"):
         fit_temperature([1.0, float("nan")])
+
+
+# ---------------------------------------------------------------------------------------------- looked at again and again
+
+
+def test_a_confidence_sequence_by_hand() -> None:
+    """After one win M(p) = B(2, 1) / p = 1 / 2p, which is under 20 from 1/40 on; nothing is known before."""
+    assert confidence_sequence(1, 1) == (pytest.approx(1 / 40), 1.0)
+    assert confidence_sequence(0, 1) == (0.0, pytest.approx(39 / 40))
+    assert confidence_sequence(0, 0) == (0.0, 1.0)
+    low, high = confidence_sequence(70, 100)
+    assert confidence_sequence(30, 100) == (pytest.approx(1 - high), pytest.approx(1 - low))
+    narrow, wide = wilson_interval(70, 100), confidence_sequence(70, 100, level=0.99)
+    assert wide[0] < low < narrow[0] < 0.7 < narrow[1] < high < wide[1]
+    for bad in ((3, 2), (-1, 2), (0, -1)):
+        with pytest.raises(DataError, match="a share needs"):
+            confidence_sequence(*bad)
+
+
+@pytest.mark.parametrize("p", [0.03, 0.5, 0.8])
+@pytest.mark.parametrize("ties", [0.0, 0.5])
+def test_it_holds_at_every_look_where_one_look_does_not(p: float, ties: float) -> None:
+    """1,000 streams of 600, looked at after each value, half of the values ties: a miss at any look is a miss."""
+    rng = np.random.default_rng(0)
+    tie = ties * min(p, 1 - p)
+    uniform = rng.random((600, 1000))
+    total = np.cumsum(np.where(uniform < p - tie, 1.0, np.where(uniform < p + tie, 0.5, 0.0)), axis=0)
+    n = np.arange(1, 601)
+    lgamma = np.array([math.lgamma(1 + k / 2) for k in range(1203)])
+    at = np.rint(2 * total).astype(int)
+    mixture = lgamma[at] + lgamma[2 * n[:, None] - at] - lgamma[2 * (n[:, None] + 1)]
+    log_m = mixture - total * math.log(p) - (n[:, None] - total) * math.log(1 - p)
+    missed = log_m >= math.log(20)
+    for look, stream in ((5, 0), (99, 1), (599, 2), (300, 3)):  # what was just computed is the function
+        low, high = confidence_sequence(total[look, stream], int(n[look]))
+        assert (low <= p <= high) == (not missed[look, stream])
+    assert missed.any(0).mean() <= 0.05
+    z = (total - n[:, None] * p) / np.sqrt(n[:, None] * p * (1 - p))
+    if not ties:
+        assert (np.abs(z[20:]) > 1.96).any(0).mean() > 0.2

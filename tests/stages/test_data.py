@@ -279,6 +279,11 @@ def test_who_is_imitated_is_a_setting(mixed: Opened) -> None:
     assert [text for _, text in preferred] == [f"Good {i}." for i in range(10)]
 
 
+def test_a_good_answer_was_written_or_else_preferred(mixed: Opened) -> None:
+    asked = [Prompt.from_text(f"Question {i}?") for i in (3, 4, 20, 99)]
+    assert mixed().good_answers(asked) == ["Good 3.", "Good 4.", None, None]
+
+
 def test_the_mix_is_drawn_as_a_whole_and_counted(mixed: Opened) -> None:
     few = mixed(demonstrations=6)
     assert few.demonstrations().notes[0] == "6 of 10 used (data.demonstrations)"

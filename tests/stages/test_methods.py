@@ -194,3 +194,9 @@ class Quiet:
 
     def __exit__(self, *error: object) -> None:
         self.work.close()
+
+
+def test_the_reward_of_an_imported_project_is_probed(project: Path) -> None:
+    found = json.loads(done("reward", "probe", "--project", project, "--json"))
+    assert found["kinds"]["good"]["n"] == found["kinds"]["empty"]["n"] == found["prompts"]
+    assert parents(project, "reward-probe-0001")["reward"] == parents(project, "ppo-0001")["reward"]

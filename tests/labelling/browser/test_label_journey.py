@@ -98,7 +98,9 @@ def test_from_the_owners_link_to_a_reward_model(project: Path, owner_link: str, 
     owner.goto(f"{address}/studies/{STUDY}/disagreements")
     owner.get_by_role("link", name=DISPUTED).click()
     shown = owner.locator("section.card .text").all_inner_texts()
-    good = next(n for n, text in enumerate(t for t in shown if t.startswith(("Gladly", "No"))) if text.startswith("Gladly"))
+    good = next(
+        n for n, text in enumerate(t for t in shown if t.startswith(("Gladly", "No"))) if text.startswith("Gladly")
+    )
     owner.locator(f"input[name=verdict][value='{-2 if good == 0 else 2}']").check(force=True)
     owner.locator("form.decision button").click()
     owner.goto(f"{address}/studies/{STUDY}")
