@@ -77,6 +77,11 @@ class Answer(BaseModel):
         return content_hash(self.model_dump(mode="json", exclude={"active_seconds", "guideline"}))[:16]
 
 
+def stored_key(labeler: str, key: str, criterion: str | None = None) -> str:
+    """What a judgement carries of a form's key: nobody's answers get in the way of another's that has the same one."""
+    return content_hash([labeler, key, criterion])
+
+
 @dataclass(frozen=True)
 class Stated:
     """The judgement on the whole first, then those by criterion; `written` are new answers, each with the slot that it edits or None."""
@@ -242,7 +247,7 @@ def stated(
             labeler_kind=kind,
             ranking=meaning[0],
             display_order=tuple(order),
-            submission_key=answer.key if criterion is None else f"{answer.key}/{criterion}",
+            submission_key=stored_key(asked.labeler, answer.key, criterion),
             seconds=answer.active_seconds,
             outcome=meaning[1],  # type: ignore[arg-type]
             criterion=criterion,

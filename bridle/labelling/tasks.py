@@ -25,7 +25,16 @@ from bridle.feedback.rankings import Item
 from bridle.feedback.store.assignment import Asked, next_task
 from bridle.feedback.store.studies import Study, find_guideline, find_study, studies
 from bridle.labelling.answering import AnswerKept, NotAsked, answer_task
-from bridle.labelling.answers import FLAGS, Form, Unfinished, answer_of_form, fields_of, plain, verdict_field
+from bridle.labelling.answers import (
+    FLAGS,
+    Form,
+    Unfinished,
+    answer_of_form,
+    fields_of,
+    plain,
+    stored_key,
+    verdict_field,
+)
 from bridle.labelling.opening import ensure_guideline
 from bridle.site.rendering import markdown, templates
 from bridle.site.viewer import Viewer, labelers
@@ -296,7 +305,7 @@ def draft_of(form: Form) -> dict[str, str | list[str]]:
 def draft(viewer: Labeler, study: Named, form: JsonFields) -> None:
     """Keep what is not finished; of a form that was sent already there is nothing to keep."""
     require_given(viewer, study, field(form, "item"))
-    if not was_sent(viewer.store, field(form, "key")):
+    if not was_sent(viewer.store, stored_key(viewer.handle, field(form, "key"))):
         save_draft(viewer.store, viewer.handle, field(form, "item"), draft_of(form))
 
 

@@ -11,7 +11,17 @@ from bridle.core.errors import DataError
 from bridle.core.records import Completion, Prompt
 from bridle.feedback.rankings import Item, check_judgement
 from bridle.feedback.store.assignment import Asked
-from bridle.labelling.answers import FLAGS, Answer, Form, Unfinished, answer_of_form, fields_of, plain, stated
+from bridle.labelling.answers import (
+    FLAGS,
+    Answer,
+    Form,
+    Unfinished,
+    answer_of_form,
+    fields_of,
+    plain,
+    stated,
+    stored_key,
+)
 
 ITEM, KEY = "a" * 64, "key-1"
 
@@ -30,7 +40,7 @@ def form(**fields: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("verdict", range(-3, 4))
 def test_a_verdict_is_about_what_was_seen_where(verdict: int, order: tuple[int, int]) -> None:
     (judgement,) = stated(answer_of_form(form(verdict=str(verdict))), asked("pairwise", order), lang="en").judgements
-    assert (judgement.display_order, judgement.submission_key, judgement.lang) == (order, KEY, "en")
+    assert (judgement.display_order, judgement.submission_key, judgement.lang) == (order, stored_key("anna", KEY), "en")
     if verdict == 0:
         assert (judgement.ranking, judgement.outcome, judgement.strength) == (((0, 1),), "", None)
     else:
@@ -128,7 +138,12 @@ def test_everything_of_one_answer() -> None:
     said = stated(answer_of_form(fields), asked("pairwise", (1, 0)), criteria=["own"], lang="zh")
     whole, own = said.judgements
     assert (whole.outcome, whole.ranking, whole.rationale, whole.seconds) == ("both_bad", ((0, 1),), "because", 12.5)
-    assert (own.criterion, own.ranking, own.strength, own.submission_key) == ("own", ((1,), (0,)), 1, f"{KEY}/own")
+    assert (own.criterion, own.ranking, own.strength, own.submission_key) == (
+        "own",
+        ((1,), (0,)),
+        1,
+        stored_key("anna", KEY, "own"),
+    )
     assert whole.client["checked_at"] == "https://a.example/"
     assert whole.guideline == "g" * 64
     flags = [(one.completion.text, one.criterion, one.note, one.kind) for one in said.ratings]

@@ -220,8 +220,13 @@ def test_an_answer_sent_twice_is_one(any_site: Site) -> None:
         refused = send(client, fields | change)
         assert refused.status_code == 422
         assert "came before with another answer" in refused.json()["error"]
-    assert send(any_site.join("bob"), fields).status_code == 404  # it was never given to bob
+    other = any_site.join("bob")
+    assert send(other, fields).status_code == 404  # it was never given to bob
     assert any_site.store.counts() == before
+    page = open_page(other)
+    assert (
+        send(other, hidden(page) | LEAST[kind_of(page)] | {"key": fields["key"]}).status_code == 200
+    )  # whose key is his
     assert any_site.store.judgements(study=STUDY)[0][1].strength in (2, None)
 
 
