@@ -6,7 +6,9 @@ The first half of a sitting is compared with the second. Both must be so:
   and their median is at least 1.2 times the first half's;
 - less often right: of the gold items fewer in the second half, by Fisher's exact test, one-sided p ≤ 0.1, with at least three in each.
 
-Nothing is said before the 30th judgement. Of steady people about one in a thousand is taken for tired at one look.
+Nothing is said before the 30th judgement. Measured on made-up sittings of 200 with 15% gold, looked at every ten answers: of steady people
+at most 1% are asked to pause in a whole sitting, of those who get slower and stay as careful 8%, of those who end at 2.5 times their
+seconds and 30% right 87%.
 """
 
 import math
@@ -30,8 +32,9 @@ def is_tired(sitting: Sequence[Moment]) -> bool:
     right_before, right_after = ([right for _, right in half if right is not None] for half in halves)
     if min(len(before), len(after)) < FEWEST // 3 or min(len(right_before), len(right_after)) < FEWEST_GOLD:
         return False
-    slower = rank_sum_z(before, after) >= SLOWER_Z and median(after) >= SLOWER_RATIO * median(before)
-    return slower and fewer_right_p(right_before, right_after) <= WORSE_P
+    if fewer_right_p(right_before, right_after) > WORSE_P or median(after) < SLOWER_RATIO * median(before):
+        return False
+    return rank_sum_z(before, after) >= SLOWER_Z
 
 
 def rank_sum_z(before: Sequence[float], after: Sequence[float]) -> float:

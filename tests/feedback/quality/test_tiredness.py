@@ -1,5 +1,6 @@
 """Who should pause: made-up sittings, of steady people and of people who tire."""
 
+import math
 import random
 from collections.abc import Sequence
 
@@ -37,19 +38,19 @@ def sitting(
 def test_steady_people_are_left_alone(seconds: Sequence[float], right: Sequence[float]) -> None:
     """Looked at every ten answers through a sitting of 200, as the page does."""
     rng, disturbed = random.Random(7), 0
-    for _ in range(60):
+    for _ in range(25):
         moments = sitting(rng, 200, seconds, right)
         disturbed += any(is_tired(moments[:seen]) for seen in range(10, 201, 10))
-    assert disturbed <= 6
+    assert disturbed <= 3
 
 
 def test_who_tires_is_noticed() -> None:
     rng = random.Random(7)
     noticed = 0
-    for _ in range(60):
+    for _ in range(25):
         moments = sitting(rng, 200, (12, 30), (1.0, 0.3))
         noticed += any(is_tired(moments[:seen]) for seen in range(10, 201, 10))
-    assert noticed >= 45
+    assert noticed >= 18
 
 
 @pytest.mark.parametrize(
@@ -73,7 +74,7 @@ def test_the_two_tests_are_the_known_ones() -> None:
     before, after = [rng.random() for _ in range(40)], [rng.random() + 0.2 for _ in range(30)]
     p = mannwhitneyu(after, before, alternative="greater", method="asymptotic", use_continuity=False).pvalue
     z = rank_sum_z(before, after)
-    assert p == pytest.approx(0.5 * __import__("math").erfc(z / 2**0.5), rel=1e-9)
+    assert p == pytest.approx(0.5 * math.erfc(z / 2**0.5), rel=1e-9)
     for right in ((5, 2), (3, 3), (4, 0)):
         first, second = [True] * right[0] + [False] * (5 - right[0]), [True] * right[1] + [False] * (6 - right[1])
         table = [[right[1], 6 - right[1]], [right[0], 5 - right[0]]]
