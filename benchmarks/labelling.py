@@ -45,7 +45,9 @@ class Connection:
         self.reader: asyncio.StreamReader | None = None
         self.writer: asyncio.StreamWriter | None = None
 
-    async def ask(self, method: str, path: str, body: bytes = b"", kind: str = "application/json") -> tuple[int, bytes]:
+    async def ask(
+        self, method: str, path: str, body: bytes = b"", kind: str = "application/json", again: bool = True
+    ) -> tuple[int, bytes]:
         if self.writer is None:
             self.reader, self.writer = await asyncio.open_connection("127.0.0.1", self.port)
         assert self.reader is not None
@@ -53,7 +55,13 @@ class Connection:
             f"{method} {path} HTTP/1.1\r\nhost: 127.0.0.1:{self.port}\r\n{self.header}\r\naccept: application/json\r\n"
         )
         self.writer.write(f"{head}content-type: {kind}\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body)
-        raw = await self.reader.readuntil(b"\r\n\r\n")
+        try:
+            raw = await self.reader.readuntil(b"\r\n\r\n")
+        except (asyncio.IncompleteReadError, ConnectionResetError):
+            self.close()  # the server closed a connection that was idle: as a browser, once more on a new one
+            if not again:
+                raise
+            return await self.ask(method, path, body, kind, again=False)
         lines = raw.decode("latin-1").lower().split("\r\n")
         headers = dict(line.split(": ", 1) for line in lines[1:] if ": " in line)
         if headers.get("transfer-encoding") == "chunked":

@@ -26,6 +26,7 @@ from bridle.site.proxies import networks
 OWNER_LINK_SECONDS = 24 * 3600.0
 EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # where this machine itself finds what listens there
 ROOT_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)*")
+KEEP_ALIVE_SECONDS = 120  # a connection that closes while somebody thinks may close just as they answer
 FINISH_SECONDS = 5  # that answers on their way have, when the server is stopped
 BACKLOG = 2048  # connections that wait to be taken up
 READY_SECONDS = 60  # that a worker has to answer its parent, before it is started anew
@@ -76,6 +77,7 @@ def serve_app(target: str | Path, place: Place, report: Report, project: Project
         server_header=False,
         lifespan="off",
         ws="none",
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=FINISH_SECONDS,
         timeout_worker_healthcheck=READY_SECONDS,
     )

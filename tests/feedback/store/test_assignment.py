@@ -11,6 +11,7 @@ from sqlalchemy import Executable, event, func, select
 
 from bridle.core.errors import DataError
 from bridle.core.records import Completion, Judgement, LabelerKind, Prompt
+from bridle.feedback.people import at_work
 from bridle.feedback.people.at_work import note_first_seen, own_judgements, return_task, save_draft, study_progress
 from bridle.feedback.store import assignment, tables
 from bridle.feedback.store.assignment import (
@@ -431,7 +432,7 @@ def test_a_clock_that_goes_back_makes_no_negative_time(store: Store, monkeypatch
     task = next_task(store, STUDY, "anna")
     assert task is not None
     with monkeypatch.context() as later:
-        later.setattr(assignment, "now", lambda: "2999-01-01T00:00:00.000+00:00")
+        later.setattr(at_work, "now", lambda: "2999-01-01T00:00:00.000+00:00")
         note_first_seen(store, "anna", task.item.id)
     assert submit(store, STUDY, [answer(task)])[0].wall_seconds == 0
 
