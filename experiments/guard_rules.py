@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bridle.guard.stopping import AUDIT_EVERY, judge_checkpoints, relative_slope
+from bridle.guard.stopping import AUDIT_EVERY, Audited, judge_checkpoints, relative_slope
 from bridle.maths.kl import KLControl
 from experiments.harness import Claim, Experiment, Row
 from experiments.tabular import (
@@ -72,21 +72,23 @@ def when(stops: Sequence[bool] | NDArray[np.bool_], back: int = 0) -> tuple[int,
 
 
 def audit(trace: Trace, comparisons: int = AUDIT) -> tuple[int, int]:
-    """The rule of `guard/stopping.py`."""
+    """The rule of `guard/stopping.py`; a run that nothing stopped keeps its last checkpoint, unless an earlier one is likely better."""
     audited, last = list[int](), 0.0
+
+    def judge(at: int) -> Audited:
+        pairs, wins = (column[audited, :comparisons].ravel() for column in (trace.stated_CN, trace.wins_CN))
+        audits = pairs, np.repeat(trace.kl_C[audited], comparisons), wins
+        return judge_checkpoints(trace.proxy_C[: at + 1].tolist(), trace.kl_C[: at + 1].tolist(), audits, noise=NOISE)
+
     for at in range(1, CHECKPOINTS + 1):
         if trace.kl_C[at] ** 0.5 < last + AUDIT_EVERY or len(audited) == BUDGET // AUDIT:
             continue
         last = trace.kl_C[at] ** 0.5
         audited.append(at)
-        pairs = [column[audited, :comparisons].ravel() for column in (trace.stated_CN, trace.wins_CN)]
-        kl = np.repeat(trace.kl_C[audited], comparisons)
-        found = judge_checkpoints(
-            trace.proxy_C[: at + 1].tolist(), trace.kl_C[: at + 1].tolist(), (pairs[0], kl, pairs[1]), noise=NOISE
-        )
-        if found.stop:
+        if (found := judge(at)).stop:
             return at, found.best
-    return CHECKPOINTS, CHECKPOINTS
+    found = judge(CHECKPOINTS)
+    return CHECKPOINTS, found.best if found.past > 0.5 else CHECKPOINTS
 
 
 def slope(trace: Trace) -> tuple[int, int]:
@@ -230,7 +232,7 @@ EXPERIMENT = Experiment(
     "Gold is exact, in standard deviations of the reference's; the oracle is the best of 25 checkpoints; a stop is false "
     "where running on would have gained over .2 points.",
     measure=measure,
-    seeds=range(20),
+    seeds=range(20, 40),
     claims=[
         Claim("over .8, audit", "kept gold less .8 of the oracle's: mean kept ÷ mean oracle is .8 or more", "mean", at_least=0),
         Claim("share audit", "share of the oracle's gain, the worst seed's too", "every", at_least=0.3),
