@@ -31,10 +31,10 @@ def disagreements_page(viewer: Decider, study: str) -> Response:
 
 @router.get("/studies/{study}/disagreements/{item}")
 def disagreement_page(viewer: Decider, study: str, item: str) -> Response:
-    return disagreement(viewer, named_study(viewer, study), item)
+    return disagreement_form(viewer, named_study(viewer, study), item)
 
 
-def disagreement(viewer: Viewer, study: Study, item: str, problem: str | None = None, rationale: str = "") -> Response:
+def disagreement_form(viewer: Viewer, study: Study, item: str, problem: str | None = None, rationale: str = "") -> Response:
     record = judged_item(viewer, study, item)
     order = display_order(study.name, item, viewer.handle, len(record.answers))
     judged = [one for one in record.judgements if one.stands and one.criterion is None]
@@ -109,7 +109,7 @@ def decide(viewer: Decider, study: str, item: str, form: Sent) -> Response:
             raise DataError(viewer.words("owner.needs_decision"))
     except DataError as error:
         words = viewer.words("owner.needs_decision") if isinstance(error, Unfinished) else str(error)
-        return disagreement(viewer, found, item, words, str(form.get("rationale") or ""))
+        return disagreement_form(viewer, found, item, words, str(form.get("rationale") or ""))
     decision = Judgement(
         item_id=item,
         labeler=viewer.handle,
