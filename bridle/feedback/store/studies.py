@@ -374,7 +374,7 @@ def set_priorities(store: Store, study: str) -> int:
     query = sa.select(item.c.id, score.task, score.weights_sha256, slot.slot, score.score)
     query = query.join(tables.item_completion, slot.item_id == item.c.id)
     query = query.join(tables.completion_score, score.completion_id == slot.completion_id)
-    query = query.where(item.c.study == study, item.c.state == "open", item.c.acquisition == "informative")
+    query = query.where(item.c.study == study, item.c.state != "done", item.c.acquisition == "informative")
     with store.writing() as connection:
         slots = sa.select(slot.item_id, sa.func.count()).group_by(slot.item_id).join(item).where(item.c.study == study)
         size: dict[int, int] = dict(tuple(row) for row in connection.execute(slots))

@@ -34,7 +34,9 @@ def disagreement_page(viewer: Decider, study: str, item: str) -> Response:
     return disagreement_form(viewer, named_study(viewer, study), item)
 
 
-def disagreement_form(viewer: Viewer, study: Study, item: str, problem: str | None = None, rationale: str = "") -> Response:
+def disagreement_form(
+    viewer: Viewer, study: Study, item: str, problem: str | None = None, rationale: str = ""
+) -> Response:
     record = judged_item(viewer, study, item)
     order = display_order(study.name, item, viewer.handle, len(record.answers))
     judged = [one for one in record.judgements if one.stands and one.criterion is None]
