@@ -493,7 +493,8 @@ def test_stages_killed_while_they_fill_the_store_tell_the_same(
             raise Killed
 
         patch.setattr(Store, method, deadly)
-        with pytest.raises(Killed):
+        # Judgements come in through the API, whose server is what dies; the command ends for want of an answer.
+        with pytest.raises(AssertionError if method == "add_judgements" else Killed):
             for words in walk:
                 done(*words, "--project", project)
     for words in walk:
