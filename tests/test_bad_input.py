@@ -143,10 +143,10 @@ def test_a_thread_count_that_is_none_is_told(threads: str, tmp_path: Path, monke
     )
 
 
-def test_labelling_by_people_is_not_there_yet(project: Path, empty: Path) -> None:
-    refused(Bad("label --project {}", 2, "--simulate"), project)
-    refused(Bad("label --project {}", 2, "`bridle import FILE` brings comparisons that were made elsewhere"), empty)
-    assert "--simulate" not in bridle("label", "--project", empty).stderr
+def test_a_place_where_nobody_can_label(project: Path) -> None:
+    refused(Bad("label --project {} --root-path labels/", 2, "must be a path such as /labels"), project)
+    refused(Bad("label --project {} --workers 2", 2, "need a store in PostgreSQL"), project)
+    refused(Bad("label --project {} --trust-proxy nowhere", 2, "nowhere"), project)
 
 
 @pytest.mark.parametrize(
