@@ -231,8 +231,8 @@ def listens(port: int) -> bool:
 @contextmanager
 def server(target: str, port: int) -> Iterator[int]:
     """Its process; the same call as `bridle label`."""
-    code = "import sys; from bridle.feedback.store.store import Store; from bridle.labelling.serving import serve; "
-    code += "serve(Store.open(sys.argv[1]), host='127.0.0.1', port=int(sys.argv[2]), report=lambda line: None)"
+    code = "import sys; from bridle.labelling.serving import Place, serve_app; "
+    code += "serve_app(sys.argv[1], Place(port=int(sys.argv[2])), lambda line: None)"
     process = subprocess.Popen([sys.executable, "-c", code, target, str(port)])
     try:
         last = time.monotonic() + 60
