@@ -48,7 +48,7 @@ FOREIGN: dict[str, dict[str, Any]] = {  # the settings of transformers' configur
     "gpt2": {**LIVELY, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 96},
     "gemma": {**SMALL, "head_dim": 8},
     "gemma2": {**SMALL, **SLIDING, "head_dim": 8, "final_logit_softcapping": 4.0, "attn_logit_softcapping": 2.0},
-    "granite": {**SMALL, "logits_scaling": 0.2},  # logits are divided by it
+    "granite": {**SMALL, "logits_scaling": 0.5},  # logits are divided by it; at .2 float32 rounds past 1e-4
     "phi": {**SMALL, "num_key_value_heads": 4},  # its head has a bias
     "bloom": {**LIVELY, "hidden_size": 32, "n_layer": 2, "n_head": 4, "pad_token_id": 0},  # takes no positions
     "mixtral": {**SMALL, "num_local_experts": 4},  # its files hold the experts apart, its module in one tensor

@@ -1,6 +1,8 @@
 """People judge in a real browser: by keys, by pointer, without a script; and what they say is kept when the connection is not."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from urllib.parse import parse_qs
 
 import pytest
@@ -37,12 +39,21 @@ def answers(page: Page) -> list[str]:
     return page.locator(".answer > .text").all_inner_texts()
 
 
-def press(page: Page, key: str) -> None:
-    """A key that brings another task, until that one takes keys."""
+@contextmanager
+def another_task(page: Page) -> Iterator[None]:
+    """What is done within brings another task: until that one takes keys.
+
+    The answer's arrival would not do: the old task stands a while after it, and the new one's first moments begin later.
+    """
     old = page.locator("form.task").get_attribute("data-item")
-    page.keyboard.press(key)
+    yield
     page.locator(f"form.task:not([data-item='{old}']), .finished").wait_for()
     begin(page)
+
+
+def press(page: Page, key: str) -> None:
+    with another_task(page):
+        page.keyboard.press(key)
 
 
 def test_two_hundred_tasks_by_one_key_each(site: Site) -> None:
@@ -216,9 +227,8 @@ def test_pointer_and_phone(site: Site) -> None:
     for _ in range(2):
         choice = page.locator(".choice", has=page.get_by_role("radio", name="B better", exact=True))
         places.append(choice.bounding_box())
-        with page.expect_response(re.compile(r"/label/[^/]*$")):
+        with another_task(page):
             choice.tap()
-        begin(page)
     assert [one.strength for one in site.judged(study)] == [2, 2]
     assert places[0] == places[1] and places[0] is not None and min(places[0]["width"], places[0]["height"]) >= 44
 
@@ -309,10 +319,8 @@ def test_a_refusal_is_said_and_what_was_written_stays(site: Site) -> None:
         if status in (422, 500):
             press(page, "1")
         else:
-            item = page.locator("form.task").get_attribute("data-item")
-            page.clock.run_for(7500)
-            page.locator(f"form.task:not([data-item='{item}']), .finished").wait_for()
-            begin(page)
+            with another_task(page):
+                page.clock.run_for(7500)
     assert {one.rationale for one in site.judged(study)} == {f"because of {status}" for status in REFUSALS}
     assert {one.strength for one in site.judged(study)} == {3}
 
