@@ -85,7 +85,10 @@ def summary(taken: list[float]) -> dict[str, float]:
 
 
 def measure(target: str, folder: Path, writers: int, processes: int, seconds: float) -> dict[str, object]:
+    folder.mkdir()
     with Store.open(target) as store:
+        if store.items(study=STUDY):
+            raise SystemExit(f"{target} already holds a benchmark: give the URL of an empty database.")
         fill(store, max(JUDGED, int(writers * seconds)), STUDY, overlap=2)
         for _ in range(JUDGED):
             task = next_task(store, STUDY, "first")
@@ -137,7 +140,7 @@ def main() -> None:
         rate = commits_per_second(folder, 3)
         targets = {"sqlite": str(folder / "store.sqlite"), "postgresql": options.postgresql}
         found = {
-            kind: measure(target, folder, options.writers, options.processes, options.seconds)
+            kind: measure(target, folder / kind, options.writers, options.processes, options.seconds)
             for kind, target in targets.items()
             if target
         }

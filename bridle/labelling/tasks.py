@@ -3,6 +3,7 @@
 import json
 import re
 import secrets
+import time
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Annotated, Any
@@ -16,7 +17,7 @@ from starlette.datastructures import FormData
 from bridle.core.errors import DataError
 from bridle.core.records import Judgement
 from bridle.core.text import beginning_of
-from bridle.feedback.people.at_work import given_task, is_excluded, note_first_seen, own_progress, save_draft
+from bridle.feedback.people.at_work import given_task, is_excluded, note_first_seen, own_done, own_progress, save_draft
 from bridle.feedback.people.history import answer_given, last_items, own_answers, recent_moments, was_sent
 from bridle.feedback.people.items import texts_of
 from bridle.feedback.people.qualification import qualification
@@ -41,6 +42,7 @@ from bridle.site.viewer import Viewer, labelers
 
 PAGE = 20  # answers
 LOOK_EVERY = 10  # answers, for whether a person should pause
+TOTAL_STANDS = 10.0  # seconds
 LONGEST_BODY = 4 * 2**20  # bytes of a form or a draft
 MOST_FIELDS = 500
 USUAL_CRITERIA = ("overall", "helpful", "harmless", "honest")  # which the catalogue has words for
@@ -130,7 +132,7 @@ def task_values(
     """What a page shows of a task: nothing of who wrote an answer, of its slot, or of what others said."""
     item = asked.item
     lang = item.prompt.meta.get("lang")
-    done, left = progress or own_progress(viewer.store, study.name, viewer.handle)
+    done, left = progress or progress_of(viewer, study)
     texts = [item.completions[slot].text for slot in asked.display_order]
     return {
         "study": study.name,
@@ -151,6 +153,19 @@ def task_values(
         "qualification": qualification_values(viewer, study, asked),
         "history": asked.state not in ("open", "ended"),
     }
+
+
+def progress_of(viewer: Viewer, study: Study, anew: bool = False) -> tuple[int, int]:
+    """How many a person has done and may still be asked. Counting what is open takes longer than an answer does, so the sum of both stands
+    for some seconds, unless it is asked for `anew`."""
+    totals, who = viewer.request.app.state.totals, (study.name, viewer.handle)
+    until, total = totals.get(who, (0.0, 0))
+    if not anew and time.monotonic() < until:
+        done = own_done(viewer.store, *who)
+        return done, max(0, total - done)
+    done, left = own_progress(viewer.store, *who)
+    totals[who] = time.monotonic() + TOTAL_STANDS, done + left
+    return done, left
 
 
 def criterion_words(viewer: Viewer, name: str) -> str:
@@ -239,7 +254,7 @@ def task_page(viewer: Labeler, study: Named, note: str = "") -> Response:
     if study.guideline is None:
         ensure_guideline(viewer.store, study.name)
     asked = next_task(viewer.store, study.name, viewer.handle, lang=viewer.language)
-    name, values = now_values(viewer, study, asked, own_progress(viewer.store, study.name, viewer.handle))
+    name, values = now_values(viewer, study, asked, progress_of(viewer, study, asked is None))
     words = viewer.words(f"label.note_{note}") if note in NOTES else None
     return task_response(viewer, study, name, values | {"note": words})
 
@@ -257,7 +272,7 @@ def answer(viewer: Labeler, study: Named, form: FormFields) -> Response:
         raise HTTPException(404, viewer.words("label.never_asked")) from error
     except DataError as error:
         return not_stored(viewer, study, form, error, wants_json)
-    progress = own_progress(viewer.store, study.name, viewer.handle)
+    progress = progress_of(viewer, study, answered.task is None)
     note = note_of(viewer, study, answered, progress[0])
     if not wants_json:
         return viewer.go(path_of(study, f"?note={note}"))

@@ -54,26 +54,40 @@ def own_progress(store: Store, study: str, labeler: str) -> tuple[int, int]:
     """How many of a study's items a person has done, and how many there may still be for them. Gold, which never closes, is not counted
     among these."""
     with store.reading() as connection:
-        ((done, had, there),) = fetch_rows(connection, progress_query(), {"study": study, "labeler": labeler})
+        bound = {"study": study, "labeler": labeler}
+        ((done, had),) = fetch_rows(connection, own_counts(), bound)
+        ((there,),) = fetch_rows(connection, open_count(), bound)
     return done, max(0, there - had)
 
 
+def own_done(store: Store, study: str, labeler: str) -> int:
+    """The first of these alone, which does not look at every open item."""
+    with store.reading() as connection:
+        return int(fetch_rows(connection, own_counts(), {"study": study, "labeler": labeler})[0][0])
+
+
+def _still_open() -> list[sa.ColumnElement[bool]]:
+    return [item.study == sa.bindparam("study"), item.state != "done", item.acquisition.is_distinct_from("gold")]
+
+
 @cache
-def progress_query() -> sa.Select[Any]:
-    open_items = [item.study == sa.bindparam("study"), item.state != "done", item.acquisition.is_distinct_from("gold")]
-    there = sa.select(sa.func.count()).select_from(tables.item).where(*open_items).correlate(None)
+def open_count() -> sa.Select[Any]:
+    return sa.select(sa.func.count()).select_from(tables.item).where(*_still_open())
+
+
+@cache
+def own_counts() -> sa.Select[Any]:
     # What comes of an edit was never shown, so it has no order.
     asked = sa.or_(item.kind == "demonstration", sa.cast(asked_of.display_order, sa.Text) != "[]")
-    done = sa.and_(asked_of.state == "done", asked)
-    had = sa.func.count().filter(sa.and_(*open_items))
-    query = sa.select(sa.func.count().filter(done), had, there.scalar_subquery())
+    done = sa.and_(asked_of.state == "done", asked, item.study == sa.bindparam("study"))
+    had = sa.func.count().filter(sa.and_(*_still_open()))
+    query = sa.select(sa.func.count().filter(done), had)
     return (
         query.select_from(tables.assignment)
         .join(tables.item, item.id == asked_of.item_id)
         .where(
             asked_of.labeler == sa.bindparam("labeler"),
-            asked_of.state.in_(("done", "returned")),
-            item.study == sa.bindparam("study"),
+            asked_of.state.in_(("done", "returned")),  # not by study, which has SQLite begin at its items
         )
     )
 

@@ -162,6 +162,7 @@ guideline = sa.Table(  # a version, once published, stays as it is
 )
 
 IN_LINE, IS_HELD = sa.text("turn IS NOT NULL"), sa.text("state = 'open'")
+IS_SHOWN = sa.text("criterion IS NULL AND display_order IS NOT NULL")  # on the whole, of what somebody was asked
 
 item = sa.Table(
     "item",
@@ -227,6 +228,7 @@ judgement = sa.Table(  # append-only: triggers refuse UPDATE and DELETE
     sa.Column("wall_seconds", sa.Float),  # from when it was shown, where `seconds` counts those of looking at it
     sa.Column("client", sa.JSON(none_as_null=True)),
     sa.Column("checksum", sa.BigInteger),
+    sa.Index("ix_judgement_own", "labeler", "id", postgresql_where=IS_SHOWN, sqlite_where=IS_SHOWN),
     sa.CheckConstraint("strength BETWEEN 0 AND 3", name="strength"),
     sa.CheckConstraint("source IN ('study', 'serving', 'import')", name="source"),
 )

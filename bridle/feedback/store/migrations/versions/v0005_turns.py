@@ -1,4 +1,5 @@
-"""A line of the items that somebody was given and that have a place left, how far each person has come in it, and leases that are over.
+"""A line of the items that somebody was given and that have a place left, how far each person has come in it, leases that are over, and
+what one person answered.
 
 Revision id: 0005
 """
@@ -34,10 +35,14 @@ def upgrade() -> None:
     given = "id IN (SELECT item_id FROM assignment)"
     op.execute(f"UPDATE item SET state = 'begun', turn = 0 WHERE state = 'open' AND gold IS NULL AND {given}")
     in_line, is_held = sa.text("turn IS NOT NULL"), sa.text("state = 'open'")
+    is_shown = sa.text("criterion IS NULL AND display_order IS NOT NULL")
     columns = ["study", "turn", "id"]
     op.create_index("ix_item_turn", "item", columns, postgresql_where=in_line, sqlite_where=in_line)
     op.drop_index("ix_assignment_labeler", "assignment")
     op.create_index("ix_assignment_state", "assignment", ["state", "labeler"])
     op.create_index(
         "ix_assignment_lease", "assignment", ["lease_until"], postgresql_where=is_held, sqlite_where=is_held
+    )
+    op.create_index(
+        "ix_judgement_own", "judgement", ["labeler", "id"], postgresql_where=is_shown, sqlite_where=is_shown
     )
