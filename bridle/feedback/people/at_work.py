@@ -76,7 +76,7 @@ def open_count() -> sa.Select[Any]:
 
 
 @cache
-def own_counts() -> sa.Select[Any]:
+def own_counts() -> sa.Select[int, int]:
     # What comes of an edit was never shown, so it has no order.
     asked = sa.or_(item.kind == "demonstration", sa.cast(asked_of.display_order, sa.Text) != "[]")
     done = sa.and_(asked_of.state == "done", asked, item.study == sa.bindparam("study"))
