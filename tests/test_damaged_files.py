@@ -14,7 +14,7 @@ import pytest
 from bridle.core.errors import DataError
 from bridle.core.forms import NUMBER, SECONDS, form_fault
 from bridle.project.kept import require_whole
-from bridle.report import drawings
+from bridle.report import drawings, guard
 from tests.tiny_project import PLAYGROUND, bridle, complaint, done, settings
 
 GONE = object()
@@ -53,6 +53,7 @@ def project(finished_demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     (folder / "controls.json").write_text(json.dumps([CONTROL]))
     (folder / "profile.json").write_text(json.dumps({"bridle": {"title": "bridle demo", "operators": [OPERATOR]}}))
     monkeypatch.setattr(drawings, "to_svg", lambda figure, label: "")  # what takes most of a report's time
+    monkeypatch.setattr(guard, "save_svg", lambda figure, label, path: None)
     return folder
 
 

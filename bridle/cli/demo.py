@@ -1,11 +1,12 @@
 """`bridle demo`: the whole loop on the playground."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 
-from bridle.cli.options import Options, chosen_settings, loading, print_found, shared_options
+from bridle.cli.options import Options, chosen_settings, loading, opened_work, print_found, shared_options
 from bridle.core.errors import UsageError
 
 
@@ -43,3 +44,24 @@ def demo(options: Options, seed: int, out: Path, quick: bool, world: Path | None
         settings["world.file"] = str(world.resolve())
     summary = run_demo(out, Recipe().with_settings(settings), wait=options.wait)
     print_found(options, summary, summary_lines(summary, out))
+
+
+@click.command()
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Folder of a project of its own, made where there is none (default: the project here).",
+)
+@shared_options()
+def cliff(options: Options, out: Path | None) -> None:
+    """Reinforcement learning past the cliff, and held by the guard: both runs, in one picture."""
+    with loading():
+        from bridle.demo.cliff import cliff_lines, cliff_project, show_cliff
+
+    if out is not None and options.project is not None:
+        raise UsageError("--out makes a project, and --project names one; give one of them")
+    if out is not None:
+        options = replace(options, project=str(cliff_project(out.resolve()).folder))
+    with opened_work(options) as work:
+        found = show_cliff(work)
+    print_found(options, found, cliff_lines(found))

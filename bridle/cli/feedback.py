@@ -20,14 +20,22 @@ from bridle.core.errors import UsageError
 
 
 @click.command()
+@click.option("--model", default="sft", metavar="NAME", show_default=True, help="The project's model that answers.")
+@click.option(
+    "--prompts",
+    type=click.IntRange(0, 10**7),
+    default=0,
+    metavar="N",
+    help="Training prompts at most, and the same share of the held-out ones (default: all).",
+)
 @shared_options()
-def sample(options: Options) -> None:
+def sample(options: Options, model: str, prompts: int) -> None:
     """Answer each prompt several times (nucleus sampling), into the store, to be compared."""
     with loading():
         from bridle.stages.sample import sample as sample_answers
 
     with opened_work(options) as work:
-        metrics = sample_answers(work)
+        metrics = sample_answers(work, model=model, most=prompts)
     print_metrics(options, metrics)
 
 

@@ -11,7 +11,7 @@ from typing import Any, TextIO, cast
 
 import click
 
-from bridle.cli.demo import demo
+from bridle.cli.demo import cliff, demo
 from bridle.cli.feedback import agreement, label, sample
 from bridle.cli.models import models
 from bridle.cli.options import Options, let_go, print_lines
@@ -160,6 +160,7 @@ def sentence_and_status(error: BaseException, command: str) -> tuple[str, int]:
     commands=[
         agreement,
         demo,
+        cliff,
         evaluate,
         export,
         import_,

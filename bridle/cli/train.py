@@ -88,6 +88,18 @@ def probe(options: Options, by: str, search: int) -> None:
     print_found(options, metrics, probe_lines(metrics))
 
 
+@reward.command()
+@shared_options()
+def stale(options: Options) -> None:
+    """Test by the judgements since it was made whether the reward model still knows what people say."""
+    with loading():
+        from bridle.stages.stale import judge_staleness, stale_lines
+
+    with opened_work(options) as work:
+        found = judge_staleness(work)
+    print_found(options, found, stale_lines(found))
+
+
 @click.command()
 @click.argument("model_a", metavar="A")
 @click.argument("model_b", metavar="[B]", required=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -69,6 +69,10 @@ class Steps:
         self.metrics: Metrics = restored.pop("metrics", {})  # a run with no step left returns those of its last
         self.signals = [Signal(**signal) for signal in restored.pop("signals", [])]  # for what may end the run
         self.values: dict[str, Any] = restored
+        if self.run.watch is not None and self.done:
+            for sentence in self.run.watch.resume():
+                self.run.progress.say(sentence)
+            self.run.ended = self.run.watch.ended
         self.ask_whether_to_end()
         self.selection_score: float | None = None
         self.grad_norm: float | None = None  # of the last step; None where no optimiser step was taken
@@ -86,8 +90,13 @@ class Steps:
                 return
             yield step
 
+    @property
+    def kl_factor(self) -> float:
+        """By which the KL weight is to be multiplied: above 1 where a rule of the guard has raised it."""
+        return 1.0 if self.run.watch is None else self.run.watch.kl_factor
+
     def ask_whether_to_end(self) -> None:
-        if self.run.until is not None and self.signals:
+        if self.run.until is not None and self.signals and self.run.ended is None:
             self.run.ended = self.run.until.reached(self.signals)
 
     def scheduled_step(self, update: int, clip_norm: float, per_step: int = 1) -> float:
@@ -116,7 +125,7 @@ class Steps:
         """
         self.metrics, self.selection_score, self.done = metrics, selection_score, step + 1
         if self.run.until is not None:
-            self.signals.append(signal)
+            self.signals.append(replace(signal, answers=None))
             self.ask_whether_to_end()
         logged = metrics if log is None else log
         if logged:

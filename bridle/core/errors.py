@@ -15,6 +15,7 @@ BridleError                 exit 1: the work failed
 │   └── StaleWeights        answers or packed weights come from other weights than expected
 ├── CheckpointError         a checkpoint is truncated, corrupted or of another run
 ├── TrainingStopped         a run that cannot go on (for example only non-finite rewards)
+├── WaitingForLabels        exit 3: a run that goes on when people have judged what it asks
 └── Interrupted             exit 130: stopped by the user, everything saved
 """
 
@@ -85,6 +86,10 @@ class CheckpointError(BridleError):
 
 class TrainingStopped(BridleError):
     pass
+
+
+class WaitingForLabels(BridleError):
+    exit_status = 3
 
 
 class Interrupted(BridleError):

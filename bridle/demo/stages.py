@@ -29,12 +29,23 @@ QUICK = {
 }  # fmt: skip
 
 
+def most_steps(work: Work) -> int:
+    return min(MOST_STEPS, -(-MOST_STEPS * work.recipe.ppo.steps // 12))
+
+
 def train_unbridled(work: Work) -> dict[str, Any]:
-    """The recipe's PPO without its KL penalty, run on until the first of three ends."""
-    steps = min(MOST_STEPS, -(-MOST_STEPS * work.recipe.ppo.steps // 12))
+    """The recipe's PPO without its KL penalty and without the guard, run on until the first of three ends."""
+    steps = most_steps(work)
     until = over_the_cliff(steps, evaluate(work, "sft", reuse=True).get("gold"))
     settings, title = {**UNBRIDLED, "steps": steps}, f"PPO without its bridle: β is 0, all else as before. {until.rule}"
     return METHODS["ppo"].train(work, name="unbridled", title=title, settings=settings, reuse=True, until=until)
+
+
+def train_guarded(work: Work) -> dict[str, Any]:
+    """The same run, with the guard alone to stop it."""
+    settings = {**UNBRIDLED, "steps": most_steps(work)}
+    title = "PPO without its bridle, and the guard beside it: it stops the run, and goes back to the best checkpoint"
+    return METHODS["ppo"].train(work, name="guarded", title=title, settings=settings, reuse=True)
 
 
 def over_the_cliff(steps: int, sft: float | None) -> Until:

@@ -27,7 +27,7 @@ from bridle.maths.kl import k1
 from bridle.maths.statistics import mean_and_se
 from bridle.models.batches import Batch, make_batch, sequence_logprobs, spread
 from bridle.models.policy import Policy
-from bridle.project.run import Signal
+from bridle.project.run import Signal, StepAnswers
 from bridle.recipe.online import GRPOSection, REBELSection, RejectionSection, RLOOSection
 
 Passes = GRPOSection | RLOOSection | REBELSection  # what says how a step's answers are gone through
@@ -86,6 +86,11 @@ class Rollout:
     faults: dict[str, int] = field(default_factory=dict)  # why: None, nan, infinite, misshapen
     reported: Mapping[str, float] = field(default_factory=dict)  # by the reward source, for the log
     step: int = 0
+
+    @property
+    def entropy(self) -> float:
+        """Nats a token, from the sampled log-probs."""
+        return -float(self.old_logp_BT[self.mask_BT].mean())
 
     @property
     def flat(self) -> bool:
@@ -303,7 +308,12 @@ def end_step(
 ) -> None:
     """Log and save a step: the best checkpoint has the greatest reward less β times its KL. Nothing can be learnt where all scores are
     equal, or the trainer finds nothing `comparable`; `frozen`: the policy is held still on purpose."""
-    signal = Signal(comparable and not rollout.flat, steps.grad_norm, frozen, metrics["kl"], metrics.get("gold"))
+    answers = StepAnswers(
+        rollout.step, steps.total, rollout.prompts, rollout.completions, rollout.score_B.tolist(), metrics["kl"],
+        rollout.entropy, rollout.reported.get("disagreement"),
+    )  # fmt: skip
+    gold = metrics.get("gold")
+    signal = Signal(comparable and not rollout.flat, steps.grad_norm, frozen, metrics["kl"], gold, answers)
     steps.end(rollout.step, metrics, metrics["reward"] - kl_coef * metrics["kl"], signal)
 
 
@@ -325,7 +335,7 @@ def answer_metrics(rollout: Rollout) -> dict[str, float]:
 
 def rollout_metrics(rollout: Rollout, kl_B: Tensor, session: RolloutSession) -> dict[str, float]:
     """What every such trainer logs of a step: reward, KL to the reference with its standard error (nats an answer), entropy (nats a
-    token, from the sampled log-probs), what the answers look like, and what `observe` reports of them. Answers to one prompt, drawn
+    token), what the answers look like, and what `observe` reports of them. Answers to one prompt, drawn
     once or twice, are a group to the standard error."""
     kl, kl_se = mean_and_se(kl_B.cpu().numpy(), [prompt.id for prompt in rollout.prompts])
     with timed("observe"):
@@ -335,7 +345,7 @@ def rollout_metrics(rollout: Rollout, kl_B: Tensor, session: RolloutSession) -> 
         "reward": float(rollout.reward_B.mean()),
         "kl": kl,
         "kl_se": kl_se,
-        "entropy": -float(rollout.old_logp_BT[rollout.mask_BT].mean()),
+        "entropy": rollout.entropy,
         **answer_metrics(rollout),
         **observed,
     }

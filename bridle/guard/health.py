@@ -90,6 +90,13 @@ SIGNS = (
         "the chosen answers have become less likely by {fallen:.1f} nats each, and the rejected ones by more; "
         "look at fresh answers, and raise dpo.beta or lower dpo.learning_rate",
     ),
+    Sign(
+        "never ends",
+        lambda metrics, signal, limits: signal.answers is not None and signal.answers.cut_off > limits.stop_cut_off,
+        "nearly all answers are cut off before they end, so what is learnt is their beginnings; raise sampling.max_new_tokens, raise the "
+        "method's missing_stop_penalty, or show SFT more answers that end",
+        deadly=True,
+    ),
 )
 
 
@@ -106,6 +113,13 @@ class Health:
 
     limits: GuardSection = field(default_factory=GuardSection)
     state: dict[str, dict[str, Any]] = field(default_factory=lambda: {"held": {}, "warned": {}})
+
+    ended: str | None = None  # it stops what cannot learn, and ends nothing else
+    waits: str | None = None
+    kl_factor: float = 1.0
+
+    def resume(self) -> list[str]:
+        return []  # nothing was waited for
 
     def warnings(self) -> dict[str, str]:
         return dict(self.state["warned"])

@@ -36,8 +36,10 @@ from bridle.feedback.people.accounts import (
 from bridle.feedback.people.at_work import own_judgements, return_task, save_draft
 from bridle.feedback.people.following import arrivals
 from bridle.feedback.people.listing import item_kind, listed_items, set_item_priorities
+from bridle.feedback.people.overview import suggestions
 from bridle.feedback.rankings import Item
 from bridle.feedback.store.assignment import Asked, next_tasks
+from bridle.feedback.store.store import Store
 from bridle.feedback.store.studies import (
     Study,
     adjudicate,
@@ -155,7 +157,7 @@ def get_guideline(viewer: Member, guideline: Name) -> schemas.GuidelineMarkdown:
 # ---------------------------------------------------------------------------------------------------------- work
 
 
-def task_of(asked: Asked | None, study: Study) -> dict[str, Any] | None:
+def task_of(store: Store, asked: Asked | None, study: Study) -> dict[str, Any] | None:
     if asked is None:
         return None
     answers = shown_answers(asked.item, asked.display_order)
@@ -165,6 +167,7 @@ def task_of(asked: Asked | None, study: Study) -> dict[str, Any] | None:
         "criteria": study.settings.criteria,
         "prompt": turns(asked.item.prompt),
         "answers": answers,
+        "suggestions": suggestions(store, study, asked.item, asked.display_order),
     }
     return known | {"lease_until": asked.lease_until, "guideline": asked.guideline, "draft": asked.draft}
 
@@ -177,10 +180,8 @@ def task_of(asked: Asked | None, study: Study) -> dict[str, Any] | None:
 )
 def post_next(viewer: Labeler, study: Name) -> dict[str, Any]:
     found = require_study(viewer, study)
-    (asked,) = next_tasks(viewer.store, study, viewer.handle, kind=viewer.signed_in.kind, lang=viewer.language) or (
-        None,
-    )
-    return {"task": task_of(asked, found)}
+    asked = next_tasks(viewer.store, study, viewer.handle, kind=viewer.signed_in.kind, lang=viewer.language)
+    return {"task": task_of(viewer.store, asked[0] if asked else None, found)}
 
 
 @router.post(
@@ -198,7 +199,9 @@ def post_answer(viewer: Labeler, study: Name, body: Answer) -> JSONResponse:
     except NotAsked as error:
         raise HTTPException(404, str(error)) from error
     # As it is: to check it by its model would take a thread's turn more.
-    return JSONResponse({"judgements": [one.id for one in answered.judgements], "task": task_of(answered.task, found)})
+    return JSONResponse(
+        {"judgements": [one.id for one in answered.judgements], "task": task_of(viewer.store, answered.task, found)}
+    )
 
 
 @router.get(

@@ -45,6 +45,10 @@ class TaskAsked(BaseModel):
     lease_until: str = Field(description="until when it is kept for this person (UTC)")
     guideline: str | None = Field(description="hash of the guideline to go by")
     draft: JsonValue = Field(description="the answer that this person saved last and did not send")
+    suggestions: list[float | None] | None = Field(
+        default=None,
+        description="where the study shows them: how surely each answer beats a typical one, says a reward model",
+    )
 
 
 class Draft(Body):

@@ -20,6 +20,7 @@ from bridle.core.text import beginning_of
 from bridle.feedback.people.at_work import given_task, is_excluded, note_first_seen, own_done, own_progress, save_draft
 from bridle.feedback.people.history import answer_given, last_items, own_answers, recent_moments, was_sent
 from bridle.feedback.people.items import texts_of
+from bridle.feedback.people.overview import suggestions
 from bridle.feedback.people.qualification import qualification
 from bridle.feedback.quality.tiredness import is_tired
 from bridle.feedback.rankings import Item
@@ -42,7 +43,7 @@ from bridle.site.viewer import Viewer, labelers
 
 PAGE = 20  # answers
 LOOK_EVERY = 10  # answers, for whether a person should pause
-TOTAL_STANDS = 10.0  # seconds
+COUNT_STANDS = 10.0  # seconds
 LONGEST_BODY = 4 * 2**20  # bytes of a form or a draft
 MOST_FIELDS = 500
 USUAL_CRITERIA = ("overall", "helpful", "harmless", "honest")  # which the catalogue has words for
@@ -132,7 +133,7 @@ def task_values(
     """What a page shows of a task: nothing of who wrote an answer, of its slot, or of what others said."""
     item = asked.item
     lang = item.prompt.meta.get("lang")
-    done, left = progress or progress_of(viewer, study)
+    done, left = progress or progress_now(viewer, study)
     texts = [item.completions[slot].text for slot in asked.display_order]
     return {
         "study": study.name,
@@ -152,20 +153,30 @@ def task_values(
         "earlier": earlier,
         "qualification": qualification_values(viewer, study, asked),
         "history": asked.state not in ("open", "ended"),
+        "suggestions": suggested(viewer, study, asked),
     }
 
 
-def progress_of(viewer: Viewer, study: Study, anew: bool = False) -> tuple[int, int]:
-    """How many a person has done and may still be asked. Counting what is open takes longer than an answer does, so the sum of both stands
-    for some seconds, unless it is asked for `anew`."""
-    totals, who = viewer.request.app.state.totals, (study.name, viewer.handle)
-    until, total = totals.get(who, (0.0, 0))
+def progress_now(viewer: Viewer, study: Study, anew: bool = False) -> tuple[int, int]:
+    """How many a person has done and may still be asked. Counting what is open takes longer than an answer does, so for some seconds only
+    their own answers are counted, unless it is asked for `anew`."""
+    counted, who = viewer.request.app.state.counted, (study.name, viewer.handle)
+    until, taken_before, left_before = counted.get(who, (0.0, 0, 0))
+    done, taken = own_done(viewer.store, *who)
     if not anew and time.monotonic() < until:
-        done = own_done(viewer.store, *who)
-        return done, max(0, total - done)
+        return done, max(0, left_before - (taken - taken_before))
     done, left = own_progress(viewer.store, *who)
-    totals[who] = time.monotonic() + TOTAL_STANDS, done + left
+    counted[who] = time.monotonic() + COUNT_STANDS, taken, left
     return done, left
+
+
+def suggested(viewer: Viewer, study: Study, asked: Asked) -> str | None:
+    """What reward models make of the answers, in words, by the letters that the person sees; never chosen beforehand."""
+    found = suggestions(viewer.store, study, asked.item, asked.display_order)
+    if found is None:
+        return None
+    parts = [f"{letter(n)} {value:.0%}" for n, value in enumerate(found) if value is not None]
+    return viewer.words("label.suggestions", shares=", ".join(parts))
 
 
 def criterion_words(viewer: Viewer, name: str) -> str:
@@ -254,7 +265,7 @@ def task_page(viewer: Labeler, study: Named, note: str = "") -> Response:
     if study.guideline is None:
         ensure_guideline(viewer.store, study.name)
     asked = next_task(viewer.store, study.name, viewer.handle, lang=viewer.language)
-    name, values = now_values(viewer, study, asked, progress_of(viewer, study, asked is None))
+    name, values = now_values(viewer, study, asked, progress_now(viewer, study, asked is None))
     words = viewer.words(f"label.note_{note}") if note in NOTES else None
     return task_response(viewer, study, name, values | {"note": words})
 
@@ -272,7 +283,7 @@ def answer(viewer: Labeler, study: Named, form: FormFields) -> Response:
         raise HTTPException(404, viewer.words("label.never_asked")) from error
     except DataError as error:
         return not_stored(viewer, study, form, error, wants_json)
-    progress = progress_of(viewer, study, answered.task is None)
+    progress = progress_now(viewer, study, answered.task is None)
     note = note_of(viewer, study, answered, progress[0])
     if not wants_json:
         return viewer.go(path_of(study, f"?note={note}"))

@@ -20,8 +20,9 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Protocol
 
-from bridle.core.errors import BridleError, Interrupted, ProjectError, TrainingStopped
+from bridle.core.errors import BridleError, Interrupted, ProjectError, TrainingStopped, WaitingForLabels
 from bridle.core.files import finite_or_none, remove_folder, saving, write_json, write_text
+from bridle.core.records import Completion, FinishReason, Prompt
 from bridle.core.timeline import Node, Parts, added, recording, timed
 from bridle.core.timeline import stage as marked_stage
 from bridle.project.kept import KEYED, SESSION_FILE, read_parents, read_session, session_seconds
@@ -41,12 +42,33 @@ STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass(frozen=True)
+class StepAnswers:
+    """A step's answers as a policy gave them before it learnt from them: `scores` are what the reward source says of each, `kl` in nats an
+    answer, `entropy` in nats a token where it is known, `disagreement` that of an ensemble. `step` counts from 0, of `total`."""
+
+    step: int
+    total: int
+    prompts: Sequence[Prompt]
+    completions: Sequence[Completion]
+    scores: Sequence[float]
+    kl: float
+    entropy: float | None = None
+    disagreement: float | None = None
+
+    @property
+    def cut_off(self) -> float:
+        """Share of answers."""
+        return sum(one.finish_reason is FinishReason.LENGTH for one in self.completions) / len(self.completions)
+
+
+@dataclass(frozen=True)
 class Signal:
     """What a step had to learn from, handed by the trainer to whatever watches the run; by this a run may be stopped.
 
     `comparable`: some of what was compared (answers, groups, pairs) differed in reward. `grad_norm`: the gradient norm, None where no
     optimiser step was taken. `frozen`: the policy is held still on purpose, as while a critic warms up. `kl`: how far the answers'
-    policy is from the reference, nats an answer; `gold`: their mean true quality; each None where nobody knows it.
+    policy is from the reference, nats an answer; `gold`: their mean true quality; each None where nobody knows it. `answers`: those of
+    the step, where a trainer learns from its own.
     """
 
     comparable: bool = True
@@ -54,6 +76,7 @@ class Signal:
     frozen: bool = False
     kl: float | None = None
     gold: float | None = None
+    answers: StepAnswers | None = None
 
 
 @dataclass(frozen=True)
@@ -69,9 +92,25 @@ class Until:
 
 
 class Watch(Protocol):
-    """What looks at every logged step. Its `state` lies in the checkpoints and steers a resumed run as it would have."""
+    """What looks at every logged step. Its `state` lies in the checkpoints and steers a resumed run as it would have.
+
+    After a look: `ended`, why the run ends here as if that were its last step; `waits`, what it has to wait for; `kl_factor`, by which
+    trainers multiply their KL weight.
+    """
 
     state: dict[str, dict[str, Any]]
+
+    @property
+    def ended(self) -> str | None: ...
+
+    @property
+    def waits(self) -> str | None: ...
+
+    @property
+    def kl_factor(self) -> float: ...
+
+    def resume(self) -> list[str]:
+        """The state was restored: find out what was waited for; what is to be said."""
 
     def look(self, metrics: Mapping[str, Any], signal: Signal) -> tuple[list[str], str | None]:
         """(warnings that are new, why the run must stop or None)."""
@@ -236,6 +275,7 @@ class Run:
             warnings, self.cannot_learn = self.watch.look(metrics, signal or Signal())
             for sentence in warnings:
                 self.progress.say(sentence)
+            self.ended = self.ended or self.watch.ended
         self.progress.update(step + 1, total, clean)
         try:
             if self.on_log is not None:
@@ -246,7 +286,8 @@ class Run:
     def due(self, done: int, every: int, total: int) -> bool:
         """Whether the state after `done` steps is to be saved: the time has come, it is the end, or a stop was asked for or is
         needed."""
-        stopping = self.stop_asked or any(why is not None for why in (self.failure, self.cannot_learn, self.ended))
+        reasons = (self.failure, self.cannot_learn, self.ended, None if self.watch is None else self.watch.waits)
+        stopping = self.stop_asked or any(why is not None for why in reasons)
         return self.kept and (stopping or done - self.last_save >= every or done == total)
 
     def saved(self, done: int) -> None:
@@ -273,6 +314,10 @@ class Run:
         """Stop after `done` steps, all saved, where `on_log` failed, nothing can be learnt, or the user asked for it."""
         if self.failure is not None:
             raise self.failure
+        if self.watch is not None and self.watch.waits is not None:
+            raise WaitingForLabels(
+                f"{self.stage} waits after step {done} of {total} {self.watch.waits}, and then the same command resumes it"
+            )
         if done == total or self.ended is not None:
             return
         if self.cannot_learn is not None:

@@ -33,6 +33,11 @@ MOST_PROBLEMS = 5  # of one recipe that are told
 CALLED = {"best-of-n": "rejection"}
 # Newer than some runs: in the hash only where they differ from their default. The first are every trainer's.
 ADDED_TO_TRAINERS = ("schedule", "warmup", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon")
+ADDED_TO_GUARD = (
+    "stop_cut_off", "audits", "audit_every", "audit_size", "audit_share", "audit_sure", "keep_audited", "on_audit", "on_refusals",
+    "max_refusals_rise", "on_repeats", "max_repeats_rise", "on_sameness", "min_distinct_share", "on_length", "max_length_ratio",
+    "on_entropy", "min_entropy_share", "on_disagreement", "max_disagreement_ratio", "on_kl", "max_kl",
+)  # fmt: skip
 ADDED_LATER = {
     "model": ("template_date", "template_kwargs", "fold_system"),
     "reward": (*ADDED_TO_TRAINERS, "tasks", "style_control"),
@@ -40,7 +45,7 @@ ADDED_LATER = {
     "data": ("imitate", "reliability"),
     "dpo": (*ADDED_TO_TRAINERS, "gamma"),
     "ppo": (*ADDED_TO_TRAINERS, "scored_by", "normalise_returns"),
-    "guard": ("max_answer_gap", "changed_models", "other_arithmetic"),
+    "guard": ("max_answer_gap", "changed_models", "other_arithmetic", *ADDED_TO_GUARD),
 }
 
 

@@ -20,16 +20,19 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from bridle.core.files import write_text
 from bridle.core.text import beginning_of, one_line, visible
+from bridle.guard.overoptimisation import GainCurve
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 Value = float | None  # None and nan: not measured, a gap in the line
+Measured = tuple[Value, Value, Value]  # a value, and its 95% interval from low to high
 
-INK, QUIET, GRID, GOLD, PROXY = "#1f2328", "#59636e", "#d9dee3", "#0072b2", "#d55e00"
-COLOURS = (GOLD, PROXY, "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+INK, QUIET, GRID, GOLD, PROXY, AUDITED = "#1f2328", "#59636e", "#d9dee3", "#0072b2", "#d55e00", "#009e73"
+COLOURS = (GOLD, PROXY, AUDITED, "#cc79a7", "#e69f00", "#56b4e9")
 VARIABLES = {INK: "ink", QUIET: "quiet", GRID: "grid", GOLD: "gold", PROXY: "proxy"} | {
     colour: f"series-{number}" for number, colour in enumerate(COLOURS[2:], start=3)
 }
@@ -123,6 +126,42 @@ class Share:
     high: Value
 
 
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """A checkpoint against the reference, in log-odds of the better answer: what the reward model `stated`, what audits `left` of that, and
+    what the comparisons with it came to by themselves (`observed`); `kl` in nats."""
+
+    step: int
+    kl: Value
+    stated: Value
+    left: Measured
+    observed: Measured
+
+
+@dataclass(frozen=True, slots=True)
+class GuardedRun:
+    """A run that was watched: the reward of that name and unit, and `gold` in points (empty where nobody knows it), at the KL of each
+    logged step; the audits, and the curve through them; (step, KL) of the checkpoint that was `kept`, and of where it was `stopped`;
+    `unguarded`: the same run as it went on where no guard stopped it."""
+
+    name: str
+    kl: Sequence[Value]
+    reward: Sequence[Value]
+    gold: Sequence[Value]
+    reward_name: str
+    audits: Sequence[Audit]
+    curve: GainCurve | None = None
+    kept: tuple[int, Value] | None = None
+    stopped: tuple[int, Value] | None = None
+    unguarded: GuardedRun | None = None
+
+    @property
+    def marks(self) -> list[tuple[str, float]]:
+        """Checkpoints that are marked, in words, and their √KL; nan where it was not measured."""
+        named = {"stopped": self.stopped, "kept" if self.stopped else "best so far": self.kept}
+        return [(f"{words}: step {at[0]}", float(root([at[1]])[0])) for words, at in named.items() if at is not None]
+
+
 def gold_peak(run: CliffRun) -> int | None:
     """Index of the run's highest gold, smoothed; None where gold is unknown."""
     gold = smoothed(run.gold)
@@ -207,6 +246,32 @@ def draw_cliff(runs: Sequence[CliffRun], against: Literal["steps", "kl"]) -> Fig
         return figure
 
 
+def draw_guarded(run: GuardedRun) -> Figure:
+    """Over √KL what rises in training, and below it, where there are any, what the audits found of the reward model's promise."""
+    from matplotlib.figure import Figure
+
+    panels = (2, 3)[: 2 if run.audits else 1]
+    with _style():
+        figure = Figure(figsize=(SIZE[0], 0.7 + sum(panels)), layout="constrained")
+        drawn: list[Axes] = list(figure.subplots(len(panels), sharex=True, height_ratios=panels, squeeze=False)[:, 0])
+        _dress(drawn[0], "", "change, sd and points" if len(run.gold) else run.reward_name)
+        if run.unguarded is not None:
+            _draw_training(drawn[0], run.unguarded, guarded=False)
+        _draw_training(drawn[0], run)
+        if run.audits:
+            _dress(drawn[1], "", "log-odds of winning")
+            _draw_audits(drawn[1], run)
+        for axes in drawn:
+            for words, x in run.marks:
+                if np.isfinite(x):
+                    style = "-." if "stopped" in words else ":"
+                    axes.axvline(x, color=INK, linewidth=1.2, linestyle=style, label=words, zorder=1)
+        drawn[-1].set_xlabel("KL from the reference, nats per answer (√ scale)")
+        _mark_nats(*reversed(drawn))
+        _legend(*drawn)
+        return figure
+
+
 def draw_comparisons(comparisons: Sequence[Comparison]) -> Figure:
     """Win rates as dots with their intervals, one to a row, beside the line at one half."""
     shares = [Share(f"{one.name} against {one.against}", one.rate, one.low, one.high) for one in comparisons]
@@ -259,6 +324,16 @@ def to_svg(figure: Figure, label: str) -> str:
     return f'<svg role="img" aria-label="{html.escape(label)}" viewBox="{viewbox}">{body.strip()}</svg>'
 
 
+def save_svg(figure: Figure, label: str, path: Path) -> None:
+    """The same as a file by itself, whole or not at all: on white, with plain colours, for programs that know no CSS variables."""
+    drawn = to_svg(figure, label)
+    for colour, variable in VARIABLES.items():
+        drawn = drawn.replace(f"var(--{variable}, {colour})", colour)
+    opening, inside = drawn.split(">", 1)
+    opening += ' xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" stroke-linejoin="round"'
+    write_text(path, visible(f'{opening}><rect width="100%" height="100%" fill="white"/>{inside}\n'))
+
+
 def drawn_name(text: str) -> str:
     """As it stands in a drawing: on one line, not too long for it, and no half of a character, which matplotlib does not take."""
     line = one_line(text)
@@ -293,6 +368,43 @@ def _draw_run(axes: Axes, run: CliffRun, against: Literal["steps", "kl"]) -> Non
         axes.annotate("the cliff", foot, (gap, 0), transform, "offset points", ha=side, fontweight="bold", color=INK)
 
 
+def _draw_training(axes: Axes, run: GuardedRun, guarded: bool = True) -> None:
+    block = -(-len(run.kl) // MOST_POINTS)
+    x = root(_block_means(run.kl, block).tolist())
+    for values, name, style, colour in (
+        (run.reward, f"training {run.reward_name}" if guarded else "proxy, unguarded", "--" if guarded else ":", PROXY),
+        (run.gold, "training gold, points" if guarded else "gold, unguarded", "-" if guarded else ":", GOLD),
+    ):
+        if len(values):
+            raw = _block_means(values, block)
+            line = smoothed(raw.tolist(), smoothing(raw.size))
+            start = line - _since_start(line) if len(run.gold) else np.zeros_like(line)
+            axes.plot(x, raw - start, style, color=colour, linewidth=1, alpha=0.3)
+            axes.plot(x, line - start, style, color=colour, linewidth=2, label=name)
+
+
+def _draw_audits(axes: Axes, run: GuardedRun) -> None:
+    axes.axhline(0, color=QUIET, linewidth=0.8, linestyle=":", zorder=1)
+    x = root([one.kl for one in run.audits])
+    aside = 0.015 * np.nanmax(x, initial=0.5)  # what one audit found by itself stands beside what all leave
+    for measured, across, mark, colour, width, name in (
+        ([one.observed for one in run.audits], x + aside, "x", QUIET, 1, "comparisons of one audit"),
+        ([one.left for one in run.audits], x, "o", AUDITED, 2.5, "left of it after all audits"),
+    ):
+        for place, (_, low, high) in zip(across, measured, strict=True):
+            axes.plot([place] * 2, _numbers([low, high]), color=colour, linewidth=width)
+        middle = _numbers([one for one, _, _ in measured])
+        axes.plot(across, middle, mark, color=colour, markersize=7, label=name)
+    stated = _numbers([one.stated for one in run.audits])
+    axes.plot(x, stated, "--^", color=PROXY, markersize=5, linewidth=1.2, label="stated by the reward model")
+    if run.curve is not None:
+        along = np.linspace(0, np.nanmax(x), 200)
+        axes.plot(along, run.curve.gain(along), color=AUDITED, linewidth=1.4, label="d (a − b log d), d = √KL")
+    if run.kept is not None:
+        best = [one.left[0] for one in run.audits if one.step == run.kept[0]][:1]
+        axes.plot(root([run.kept[1]] * len(best)), _numbers(best), "o", color=INK, markersize=14, fillstyle="none")
+
+
 @contextmanager
 def _style(hashsalt: str = "") -> Iterator[None]:
     import matplotlib
@@ -323,6 +435,11 @@ def _axes(x_label: str, y_label: str) -> tuple[Figure, Axes]:
 
     figure = Figure(figsize=SIZE, layout="constrained")
     axes = figure.subplots()
+    _dress(axes, x_label, y_label)
+    return figure, axes
+
+
+def _dress(axes: Axes, x_label: str, y_label: str) -> None:
     axes.set_xlabel(x_label, color=QUIET)
     axes.set_ylabel(y_label, color=QUIET)
     axes.tick_params(colors=QUIET, length=0)
@@ -330,22 +447,21 @@ def _axes(x_label: str, y_label: str) -> tuple[Figure, Axes]:
     axes.set_axisbelow(True)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.spines["bottom"].set_color(GRID)
-    return figure, axes
 
 
-def _legend(axes: Axes) -> None:
-    figure = axes.get_figure()
+def _legend(*panels: Axes) -> None:
+    figure = panels[0].get_figure()
     assert figure is not None
-    named = {str(line.get_label()): line for line in axes.lines}  # each name once
+    named = {str(line.get_label()): line for axes in panels for line in axes.lines}  # each name once
     names = [name for name in named if not name.startswith("_child")]  # matplotlib's own, of what needs no name
     lines = [named[name] for name in names]
     columns = 2 if max(map(len, names), default=0) <= 30 else 1
     figure.legend(lines, names, loc="outside upper left", ncols=columns, frameon=False, labelcolor=INK, fontsize=9)
 
 
-def _mark_nats(axes: Axes) -> None:
-    """Marks an axis of √KL in nats, where they do not crowd."""
-    farthest = max(float(axes.dataLim.x1), 0.5)
+def _mark_nats(axes: Axes, *shared: Axes) -> None:
+    """Marks an axis of √KL in nats, where they do not crowd; `shared`: other panels that have the same axis."""
+    farthest = max(0.5, *(float(panel.dataLim.x1) for panel in (axes, *shared)))
     marks = [0.0]
     for nats in NATS:
         if marks[-1] ** 0.5 + 0.11 * farthest < nats**0.5 <= 1.02 * farthest:

@@ -105,6 +105,31 @@ class Spent:
 
 
 @dataclass(frozen=True, slots=True)
+class GuardEvent:
+    """What the guard did at a step, by which signal and with which numbers, in words; `answers` are for a person to judge."""
+
+    title: str
+    words: str
+    numbers: str = ""
+    answers: Sequence[SideBySide] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class GuardReport:
+    """What the guard saw of a run, why it stopped it, and answers to the same prompts at the start, at the peak and at the end."""
+
+    run: str
+    title: str
+    words: Sequence[str]
+    drawn: drawings.GuardedRun
+    audits: Table | None = None
+    events: Sequence[GuardEvent] = ()
+    events_rule: str = ""  # which of them are shown
+    answers: Sequence[SideBySide] = ()
+    answers_rule: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class LoopReport:
     title: str
     lead: str
@@ -112,6 +137,7 @@ class LoopReport:
     headline: Sequence[Fact] = ()  # the few numbers to remember
     facts: Sequence[Fact] = ()  # seed, seconds, threads, device, version
     stages: Sequence[StageReport] = ()
+    guarded: Sequence[GuardReport] = ()
     cliff: Sequence[drawings.CliffRun] = ()
     curves: Sequence[drawings.Curve] = ()
     verdict: Sequence[str] = ()  # sentences, the first one to remember
@@ -139,12 +165,15 @@ def render(report: LoopReport) -> str:
             sections=_sections(report, has_gold),
             has_gold=has_gold,
             has_scores=any(answer.score is not None for one in report.examples for answer in one.answers),
-            knows_gold=has_gold or any(one.by == "gold" for one in report.comparisons),
+            knows_gold=has_gold
+            or any(one.drawn.gold for one in report.guarded)
+            or any(one.by == "gold" for one in report.comparisons),
             colours=colours(report.spent),
             cliff_sentences=[run_words(run) for run in report.cliff],
             curve_svg=curve_svg,
             frontier_svg=frontier_svg,
             cliff_svg=cliff_svg,
+            guarded_svg=guarded_svg,
             comparisons_svg=comparisons_svg,
         )
     )
@@ -183,7 +212,8 @@ def words(about: str, known: Mapping[str, object]) -> list[str]:
 def _check_lengths(report: LoopReport) -> None:
     rows = [
         (f"a row of table '{t.title}'", len(row), len(t.columns))
-        for t in [*([report.ranking] if report.ranking else []), *report.tables, *report.time_tables]
+        for t in [report.ranking, *(one.audits for one in report.guarded), *report.tables, *report.time_tables]
+        if t is not None
         for row in t.rows
     ]
     curves = [stage.curve for stage in report.stages if stage.curve] + list(report.curves)
@@ -204,13 +234,14 @@ def _sections(report: LoopReport, has_gold: bool) -> dict[str, str]:
         ("verdict", "What came out", report.verdict),
         ("wins", "Who wins", report.comparisons),
         ("examples", "Answers side by side", report.examples),
+        ("guard", "What the guard saw", report.guarded),
         ("cliff", "The cliff" if has_gold else "Reward and distance", report.cliff),
         ("stages", "What happened, stage by stage", report.stages),
         ("curves", "More curves", report.curves),
         ("tables", "All metrics", report.tables),
         ("controls", "Controls", report.controls),
         ("time", "Where the time went", report.spent),
-        ("words", "Words used here", report.cliff or report.comparisons or report.verdict),
+        ("words", "Words used here", report.cliff or report.comparisons or report.verdict or report.guarded),
     ]
     return {id: title for id, title, content in sections if content}
 
@@ -298,6 +329,20 @@ def frontier_svg(frontier: drawings.Frontier) -> Markup:
 def cliff_svg(runs: Sequence[drawings.CliffRun], against: Literal["steps", "kl"]) -> Markup:
     label = f"Change of training proxy and gold over {against}. " + " ".join(run_words(run) for run in runs)
     return Markup(drawings.to_svg(drawings.draw_cliff(runs, against), label))
+
+
+def guarded_svg(run: drawings.GuardedRun) -> Markup:
+    return Markup(drawings.to_svg(drawings.draw_guarded(run), guarded_words(run)))
+
+
+def guarded_words(run: drawings.GuardedRun) -> str:
+    """What the drawing of a guarded run shows."""
+    places = "".join(f" {words}, at {show(x**2)} nats." for words, x in run.marks)
+    left = "; ".join(f"{show(one.left[0])} at {show(one.kl)} nats" for one in run.audits)
+    lines = [f"{name} {trend(values)}" for name, values in (("reward", run.reward), ("gold", run.gold)) if len(values)]
+    return (
+        f"{run.name} over KL: training {' and '.join(lines)}. Log-odds left after audits: {left or 'none yet'}.{places}"
+    )
 
 
 def comparisons_svg(comparisons: Sequence[drawings.Comparison]) -> Markup:

@@ -15,6 +15,7 @@ from bridle.project.kept import read_data
 from bridle.project.project import Project
 from bridle.report import page
 from bridle.report.drawings import CliffRun, Comparison, Frontier, Point
+from bridle.report.guard import guard_reports, save_guard_pictures
 from bridle.report.metrics import held_out, of_runs
 from bridle.report.runs import MOST_MODELS, Results, Runs
 from bridle.report.stages import MODELS, STAGES, StageRow, is_bridled, label_of, row_of, stage_curve, title_of, words_of
@@ -39,9 +40,11 @@ UNITS = {"gold": "gold, points", "proxy": "the reward model's score, sd"}
 
 
 def write_project_report(work: Work) -> Path:
-    """`report.html` of everything that the project's finished runs left."""
+    """`report.html` of everything that the project's finished runs left; the pictures of guarded runs as files too."""
     path = work.project.folder / "report.html"
-    page.write(project_report(work), path)
+    report = project_report(work)
+    page.write(report, path)
+    save_guard_pictures(report.guarded, path.parent)
     return path
 
 
@@ -52,6 +55,7 @@ def project_report(work: Work) -> page.LoopReport:
     warnings = [*runs.damaged, *stale_parts(work, runs.folders)]
     known, checked = facts(work, runs, warnings), controls(work.project, runs.results, warnings)
     spent, time_tables = times(runs.folders, work.project.folder, warnings)
+    guarded = guard_reports(runs.folders, warnings)
     work.warn(warnings)
     return page.LoopReport(
         title=title(work, verdict),
@@ -63,6 +67,7 @@ def project_report(work: Work) -> page.LoopReport:
         ranking=ranking(runs, verdict, wins),
         frontier=frontier(runs, verdict),
         stages=stage_reports(work.project, runs),
+        guarded=guarded,
         cliff=[cliff_run(runs, STAGES[name]) for name in ("ppo", "unbridled") if climbs_the_proxy(runs, name)],
         examples=side_by_side,
         examples_rule=rule,

@@ -6,6 +6,7 @@ from typing import Any
 
 from bridle.project.kept import read_data, read_parents, read_result
 from bridle.report.drawings import Curve, Series
+from bridle.report.guard import guard_reports, save_guard_pictures
 from bridle.report.metrics import held_out, of_runs
 from bridle.report.page import Cell, Column, Fact, LoopReport, Table, write
 from bridle.report.project import stale_parts
@@ -16,7 +17,7 @@ from bridle.stages.workspace import Work
 
 
 def write_run_report(work: Work, named: Path) -> Path:
-    """`report.html` of one run of the project: its metrics and every curve."""
+    """`report.html` of one run of the project: its metrics and every curve; where a guard watched it, its picture as a file too."""
     project = work.project
     path = project.run(named)
     stage, result = read_parents(path)["stage"], read_result(path)
@@ -31,18 +32,21 @@ def write_run_report(work: Work, named: Path) -> Path:
     tables = [data_table(counted)] if (counted := read_data(path)) else []
     spent, time_tables = times({stage: path}, path, warnings)
     curves = every_curve(measured_steps(path))
+    guarded = guard_reports({stage: path}, warnings)
     work.warn(warnings)
     page = LoopReport(
         title_of(stage, path),
         lead,
         warnings,
         facts=facts,
+        guarded=guarded,
         curves=curves,
         tables=tables,
         spent=spent,
         time_tables=time_tables,
     )
     write(page, path / "report.html")
+    save_guard_pictures(guarded, path)
     return path / "report.html"
 
 

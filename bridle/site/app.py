@@ -65,7 +65,7 @@ def create_site(
         redirect_slashes=False,  # it would lead to whatever host a request names
     )
     app.state.store, app.state.limits = store, limits or Limits()
-    app.state.totals = {}
+    app.state.counted = {}
     for room in [signing_in.router, me.router, people.router, *rooms]:
         app.include_router(room)
     for name in STATIC_ROOMS:

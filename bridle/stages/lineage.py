@@ -143,7 +143,7 @@ class Lineage:
                     found.append(
                         f"models/{own.name} is another model than {run.name} left; that run's metrics are not its"
                     )
-            elif noted["stage"] not in UNMEASURED:
+            elif noted["stage"].partition("-")[0] not in UNMEASURED:
                 parents = {place: then for place, then in self.parents(noted).items() if place != own}
                 if changed := self.changed(parents):
                     others.setdefault(self.others(changed), []).append(run.name)

@@ -20,6 +20,7 @@ from bridle.models.policy import Policy
 from bridle.project.kept import read_parents
 from bridle.recipe.offline import DPOSection
 from bridle.recipe.online import GRPOSection, PPOSection, REBELSection, RejectionSection, RLOOSection
+from bridle.stages.audit import audited_weights, check_raisable, guard_identity, roll_back, watch_over
 from bridle.stages.data import Checkable, practice_parents
 from bridle.stages.lineage import Lineage, keep_reference
 from bridle.stages.rewards import critic_parents, reward_parents, training_reward
@@ -52,11 +53,14 @@ def practise(work: Work, method: Method, variant: Variant) -> dict[str, Any]:
     imitated = work.data.demonstrations() if method.critic is not None and recipe.ppo.pretrain_coef else []
     parents |= practice_parents(prompts if checkable is None else [], imitated)
     parents |= {} if variant.until is None else {"until": variant.until.rule}
+    if variant.until is None:
+        check_raisable(recipe.guard, config, method.name)
+        parents |= guard_identity(recipe.guard)
     key = stage_key(recipe, ("model", method.section, "data", "sampling"), parents)
     if (before := done_before(work, name, key, variant.reuse, name)) is not None:
         return {**before, **branch}
     noted = {**parents, "folders": {"start": f"models/{start}", "reference": f"models/{held_to}"}}
-    with work.start(name, variant.title, key, noted, recipe) as run:
+    with work.start(name, variant.title, key, noted, recipe) as run, audited_weights(run):
         run.until = variant.until
         policy = load_start(work, name, start, held_to)
         reference = load_held_to(work, name, held_to, policy)
@@ -74,11 +78,13 @@ def practise(work: Work, method: Method, variant: Variant) -> dict[str, Any]:
         session = RolloutSession(run, work.device, recipe.seed, work.engine, tokens, observe)
         heldout = [] if checkable is None else work.fitting(policy, checkable.heldout, "held-out prompts")
         measured = check_answers(work, policy, heldout, checkable, f"{method.section}-before")
+        run.watch = watch = watch_over(work, run, (policy, reference), reward, [] if checked else prompts)
         if method.critic is None:
             result = method.loop(policy, reference, reward, prompts, config, session)
         else:
             actors = Actors(policy, reference, method.critic(work, policy))
             result = method.loop(actors, reward, prompts, mixed_in(work, policy, imitated), config, session)
+        back = roll_back(watch)
         scored_by = [key for key in identity if key not in NO_MODELS and isinstance(identity[key], str)]
         learnt = LearntFrom(shaped_by=sorted({identity[key] for key in scored_by}))
         saved = work.keep_policy(name, method.section, policy, parent, learnt)
@@ -86,7 +92,7 @@ def practise(work: Work, method: Method, variant: Variant) -> dict[str, Any]:
             measured |= check_answers(work, policy, heldout, checkable, f"{method.section}-after")
             result = {metric: value for metric, value in result.items() if metric not in ("accuracy", "worked")}
             measured["problems"] = len(heldout)
-        return {**run.finish({**result, **measured, "model": saved}), **branch}
+        return {**run.finish({**result, **measured, **back, "model": saved}), **branch}
 
 
 def origins(work: Work, config: PracticeSection) -> tuple[str, str]:

@@ -19,7 +19,8 @@ from bridle.stages.workspace import Work, require_model
 TAKEN = frozenset(
     (
         "stage key threads device arithmetic earlier_devices folders sft start reference critic ensemble reward_source source world data "
-        "prompts demonstrations until leaves"
+        "prompts demonstrations until leaves guard "
+        "audit_calibration"
     ).split()
 )
 

@@ -1,5 +1,6 @@
 """Several answers to each prompt, into the store, to be compared: some at random, the others by what they teach a reward model."""
 
+import math
 from typing import Any
 
 from bridle.compute.randomness import derived_seed
@@ -14,24 +15,33 @@ from bridle.stages.rewards import keep_scores
 from bridle.stages.workspace import Work, done_before, require_model, stage_key
 
 
-def sample(work: Work, reuse: bool = False) -> dict[str, Any]:
-    """K nucleus samples for each training prompt and some held-out ones, one item each, into the store."""
+def sample(work: Work, reuse: bool = False, model: str = "sft", most: int = 0) -> dict[str, Any]:
+    """K nucleus samples of a model for each training prompt and some held-out ones, one item each, into the store. `most`: training
+    prompts at most, and of the held-out ones the same share; 0: all. What SFT answered before stays: another model's answers to the same
+    prompts are a next round of comparisons."""
     recipe, k = work.recipe, work.recipe.sampling.answers
-    with work.alone("sample"):
-        parents = {"sft": require_model(work, "sft")}
+    stage = "sample" if model == "sft" else f"sample-{model}"
+    with work.alone(stage):
+        content = require_model(work, model)
+        parents = {"sft": content} if model == "sft" else {"model": content, "name": model}
+        parents |= {"most": str(most)} if most else {}
         key = stage_key(recipe, ("model", "sampling", "data"), parents)
-        if (before := done_before(work, "sample", key, reuse)) is not None:
+        if (before := done_before(work, stage, key, reuse)) is not None:
             return before
-        with work.start("sample", f"Sampling {k} answers to each prompt", key, parents) as run:
-            policy = work.read_policy(work.project.model("sft"))
-            prompts = work.fitting(policy, work.data.train_prompts())
-            prompts += work.fitting(policy, work.data.compared_heldout(), "held-out prompts")
+        with work.start(stage, f"Sampling {k} answers of {model} to each prompt", key, parents) as run:
+            policy = work.read_policy(work.project.model(model))
+            train = work.data.train_prompts()
+            few = 0 < most < len(train)
+            prompts = work.fitting(policy, work.data.few_train_prompts(most, "for this round") if few else train)
+            heldout = work.data.compared_heldout()
+            share = math.ceil(len(heldout) * most / len(train))
+            prompts += work.fitting(policy, heldout[:share] if few else heldout, "held-out prompts")
             asked = [prompt for prompt in prompts for _ in range(k)]
             section = recipe.sampling
             settings = Sampling(section.max_new_tokens, section.temperature, section.top_p, section.top_k)
             with timed("pack"):
                 work.engine.load(policy)
-            seed = derived_seed(recipe.seed, "sample", 0)
+            seed = derived_seed(recipe.seed, stage, 0)
             report = count_through(len(asked), work.progress)
             with timed("answer"):
                 completions = answer_prompts(work.engine, policy, asked, settings, seed=seed, progress=report)

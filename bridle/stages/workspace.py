@@ -336,7 +336,7 @@ class Work:
 @dataclass(frozen=True)
 class Variant:
     """How one run of a method differs from what the recipe says: `settings` replace some of its section's, `reward` scores in place of
-    what the recipe names (a control's, the caller's own), `until` may end it early."""
+    what the recipe names (a control's, the caller's own), `until` may end it early, and then the guard does not."""
 
     name: str
     title: str

@@ -72,7 +72,7 @@ def improve_by_groups(
             rows, here = part.rows, (part.rows, slice(part.logp_MT.shape[1]))
             loss, metrics = grpo(
                 part.logp_MT, part.old_logp_MT, reference_BT[here], adv_B[rows], weight_B[rows], rollout.mask_BT[here],
-                clip=config.clip, clip_high=config.clip_high, kl_coef=config.kl_coef, count=count,
+                clip=config.clip, clip_high=config.clip_high, kl_coef=config.kl_coef * steps.kl_factor, count=count,
             )  # fmt: skip
             backward(loss)
             means.add(metrics, part)

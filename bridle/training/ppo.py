@@ -79,8 +79,9 @@ def train(
     control = KLControl(beta, config.kl_target or None, config.kl_gain, floor, ceiling)
     for rollout in rollouts(steps, policy, reward, asking, session):  # 1. answer prompts  2. score the answers
         # 3. estimate advantages
+        beta = control.beta * steps.kl_factor
         with steps.save_on_error(rollout.step):  # of a reference without finite log-probs, say
-            estimates = estimate(rollout, actors, control.beta, config, session.device, scale)
+            estimates = estimate(rollout, actors, beta, config, session.device, scale)
         # 4. improve policy and critic a little
         updates = improve_actors(actors, steps, rollout, estimates, demonstrations, config)
         # 5. share the new weights (a new stamp), steer β, log and save
@@ -90,7 +91,7 @@ def train(
             "proxy": float(rollout.score_B.mean()),
             **answered,
             **estimates.metrics,
-            "beta": control.beta,
+            "beta": beta,
             **updates,
         }
         control = control.after(estimates.kl)

@@ -46,7 +46,7 @@ def train(
         # 3. differences of reward, the KL in it
         with steps.save_on_error(rollout.step):
             reread, kl_B, gaps = online.reread(rollout, policy, reference, config, PAIR, session.device)
-        reward_B = rollout.reward_B - config.kl_coef * kl_B
+        reward_B = rollout.reward_B - config.kl_coef * steps.kl_factor * kl_B
         gap_P, flat_P = reward_B.view(-1, PAIR).diff(dim=1), flat_groups(rollout.reward_B, PAIR)
         # 4. improve the policy
         updates = improve_by_pairs(policy, steps, reread, reward_B, config)

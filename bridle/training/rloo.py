@@ -43,7 +43,7 @@ def train(
         # 3. measure each against the others, the KL in its reward
         with steps.save_on_error(rollout.step):
             reread, kl_B, gaps = online.reread(rollout, policy, reference, config, config.group_size, session.device)
-        adv_B = net_advantages(rollout, kl_B, config)
+        adv_B = net_advantages(rollout, kl_B, config, steps.kl_factor)
         # 4. improve the policy
         updates = improve_by_answers(policy, steps, reread, adv_B, config)
         # 5. share the new weights (a new stamp), log and save
@@ -56,9 +56,9 @@ def train(
 
 
 @timed("advantages")
-def net_advantages(rollout: online.Rollout, kl_B: Tensor, config: RLOOSection) -> Tensor:
-    """Each answer's reward less β times its KL, against the mean of the same for the other answers to its prompt, [B]."""
-    return leave_one_out(rollout.reward_B - config.kl_coef * kl_B, config.group_size)
+def net_advantages(rollout: online.Rollout, kl_B: Tensor, config: RLOOSection, kl_factor: float = 1.0) -> Tensor:
+    """Each answer's reward less β (times `kl_factor`) times its KL, against the mean of the same for the others to its prompt, [B]."""
+    return leave_one_out(rollout.reward_B - config.kl_coef * kl_factor * kl_B, config.group_size)
 
 
 @timed("improve")

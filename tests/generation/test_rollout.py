@@ -141,7 +141,7 @@ def test_the_log_has_the_reward_that_is_learnt_from_and_the_entropy_of_what_was_
 
 def test_the_best_step_has_the_greatest_reward_less_its_kl() -> None:
     ends: list[float] = []
-    steps: Any = SimpleNamespace(grad_norm=1.0, end=lambda step, metrics, score, signal: ends.append(score))
+    steps: Any = SimpleNamespace(grad_norm=1.0, total=2, end=lambda step, metrics, score, signal: ends.append(score))
     end_step(steps, answered(numbered, 3), {"reward": 2.0, "kl": 3.0}, 0.5)
     assert ends == [0.5]
 

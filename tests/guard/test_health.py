@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from bridle.core.errors import TrainingStopped
+from bridle.core.records import Completion, FinishReason, Prompt
 from bridle.guard.health import EARLY, SIGNS, Health
 from bridle.project.progress import Progress
 from bridle.project.project import Project
-from bridle.project.run import Run, Signal
+from bridle.project.run import Run, Signal, StepAnswers
 from bridle.recipe.recipe import Recipe
 from bridle.recipe.watching import GuardSection
 from tests.models.tiny import one_sentence
@@ -50,7 +51,7 @@ def step(comparable: bool = True, frozen: bool = False, **metrics: Any) -> tuple
 
 
 def test_every_sign_has_a_case_here() -> None:
-    assert [sign.name for sign in SIGNS] == list(BAD)
+    assert [sign.name for sign in SIGNS if sign.name != "never ends"] == list(BAD), "that one has a test of its own"
 
 
 def test_a_healthy_run_is_left_alone() -> None:
@@ -126,6 +127,20 @@ def test_what_stops_is_the_signal_and_never_a_metric() -> None:
     assert look(health, 50, grad_norm=0.0, frozen=True) == ([], None)
     assert look(health, 10, grad_norm=0.0)[1] is not None
     assert Health().look({}, Signal(grad_norm=None)) == ([], None), "no optimiser step was taken"
+
+
+@pytest.mark.parametrize(
+    ("cut", "limit", "stops"), [(20, 0.95, True), (19, 0.95, False), (20, 1.0, False), (10, 0.45, True)]
+)
+def test_a_run_whose_answers_never_end_is_stopped(cut: int, limit: float, stops: bool) -> None:
+    prompt = Prompt.from_text("Why?")
+    reasons = [FinishReason.LENGTH] * cut + [FinishReason.STOP] * (20 - cut)
+    completions = [Completion(prompt.id, "Because", (5,), finish_reason=reason) for reason in reasons]
+    answers = StepAnswers(0, 40, [prompt] * 20, completions, [0.0] * 20, 0.0, 1.0)
+    health = Health(GuardSection(stop_cut_off=limit))
+    found = [health.look(GOOD, Signal(grad_norm=1.0, answers=answers))[1] for _ in range(10)]
+    assert found[:9] == [None] * 9 and (found[9] is not None) is stops
+    assert not stops or "nearly all answers are cut off" in str(found[9])
 
 
 def test_why_rewards_were_missing_is_told() -> None:

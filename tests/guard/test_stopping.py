@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from statistics import NormalDist
 
 import numpy as np
 import pytest
 
 from bridle.core.errors import DataError
-from bridle.guard.stopping import costs, judge_checkpoints, relative_slope
+from bridle.guard.stopping import costs, fit_scale_and_noise, judge_checkpoints, relative_slope
 
 KL = [0.0, 0.2, 0.7, 1.6, 3.0, 4.5]
 STATED = [0.0, 0.5, 1.0, 1.6, 2.2, 2.7]
@@ -65,12 +66,49 @@ def test_the_slope_of_a_held_out_model() -> None:
     assert math.isnan(relative_slope([0, 1, 2], [0, 1, 2])) and math.isnan(relative_slope([3, 2, 1, 0], [0, 0, 0, 0]))
 
 
+def test_a_standard_error_of_what_is_stated_by_hand() -> None:
+    """Where no cost is believed in but none at all: Φ(d / √(σ² + σ²)), of the better of two earlier ones."""
+    stated, kl, error = [0.0, 1.0, 0.9], [0.0, 0.0, 0.0], [0.0, 0.3, 0.4]
+    found = judge_checkpoints(stated, kl, NONE, stated_se=error)
+    assert found.past == pytest.approx(NormalDist().cdf(0.1 / 0.5)) and found.best == 1
+    assert found.left[2] == pytest.approx((0.9, 0.9 - 1.96 * 0.4, 0.9 + 1.96 * 0.4))
+    assert judge_checkpoints(stated, kl, NONE).past == pytest.approx(1.0)
+    assert judge_checkpoints([0.0, 0.9], [0.0, 0.0], NONE, stated_se=[0.0, 0.4]).past < 0.02
+
+
 def test_what_does_not_fit_together_is_refused() -> None:
     with pytest.raises(DataError, match="each checkpoint needs"):
         judge_checkpoints([0.0, 1.0], [0.0], NONE)
     with pytest.raises(DataError, match="each checkpoint needs"):
         judge_checkpoints([0.0], [0.0], ([1.0], [], []))
+    with pytest.raises(DataError, match="each checkpoint needs"):
+        judge_checkpoints([0.0], [0.0], NONE, stated_se=[0.0, 1.0])
     with pytest.raises(DataError, match="slip"):
         judge_checkpoints([0.0], [0.0], NONE, noise=0.5)
     with pytest.raises(DataError, match="both scores"):
         relative_slope([0, 1], [0])
+
+
+def test_what_is_left_of_each_checkpoint_with_its_interval() -> None:
+    found = judge_checkpoints(STATED, KL, audits(0.6, 4, 300))
+    means = [s - found.cost * k for s, k in zip(STATED, KL, strict=True)]
+    assert [one.mean for one in found.left] == pytest.approx(means)
+    assert all(one.low <= one.mean <= one.high for one in found.left)
+    assert found.left[4].low < STATED[4] - 0.6 * KL[4] < found.left[4].high
+    wide = judge_checkpoints(STATED, KL, audits(0.6, 4, 30)).left[4]
+    assert wide.high - wide.low > 1.5 * (found.left[4].high - found.left[4].low)
+
+
+@pytest.mark.parametrize(("scale", "noise"), [(0.8, 0.0), (0.8, 0.2), (3.0, 0.1)])
+def test_what_a_point_means_is_learnt_from_comparisons(scale: float, noise: float) -> None:
+    draws = np.random.default_rng(5)
+    gaps = draws.normal(0, 2, 20_000)
+    won = draws.random(gaps.size) < noise + (1 - 2 * noise) / (1 + np.exp(-scale * gaps))
+    found = fit_scale_and_noise(np.where(won, gaps, -gaps))
+    assert found[0] == pytest.approx(scale, rel=0.12) and found[1] == pytest.approx(noise, abs=0.02)
+
+
+@pytest.mark.parametrize("gaps", [[], [0.0, 0.0], [1.0, math.nan]])
+def test_pairs_that_say_nothing_of_a_reward_are_refused(gaps: list[float]) -> None:
+    with pytest.raises(DataError, match="finite and differ"):
+        fit_scale_and_noise(gaps)

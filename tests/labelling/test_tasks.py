@@ -17,7 +17,7 @@ from bridle.feedback.people.qualification import let_in
 from bridle.feedback.store import assignment
 from bridle.feedback.store.assignment import display_order
 from bridle.feedback.store.labels import labels_by_criterion
-from bridle.feedback.store.ratings import ratings
+from bridle.feedback.store.ratings import add_model_scores, ratings
 from bridle.feedback.store.rows import now
 from bridle.feedback.store.studies import find_study, guideline_text, publish_guideline, set_gold, set_study
 from bridle.feedback.upkeep.takedown import take_down
@@ -537,3 +537,21 @@ def test_who_gets_slower_and_less_right_is_asked_to_pause(site: Site) -> None:
     assert looks == [2]
     assert notes[0] == "Saved."
     assert "a pause may do you good" in notes[1]
+
+
+def test_what_a_reward_model_makes_of_the_answers_is_a_hint_where_the_owner_wants_it(site: Site) -> None:
+    """In the order in which the person sees them; nothing is chosen by it, and other studies do not show it."""
+    client = site.client("annotator")
+    page = open_page(client)
+    item = next(one for one in site.store.items(study=STUDY) if one.id == hidden(page)["item"])
+    add_model_scores(site.store, item.completions, "a" * 64, "reward", [0.8, -0.8, 0.0][: len(item.completions)])
+    assert "reward model" not in open_page(client), "off by default"
+    set_study(site.store, STUDY, {"show_suggestions": True})
+    page = open_page(client)
+    order = display_order(STUDY, item.id, "annotator", len(item.completions))
+    shares = [(69, 31, 50)[slot] for slot in order]
+    hint = ", ".join(f"{letter} {share}%" for letter, share in zip("ABC", shares, strict=False))
+    assert f"how surely each beats a typical answer: {hint}" in html.unescape(page) and " checked" not in page
+    token = {"authorization": f"Bearer {site.token('annotator')}"}
+    asked = TestClient(site.app, "http://testserver").post(f"/api/studies/{STUDY}/next", headers=token).json()["task"]
+    assert asked["item"] == item.id and [round(100 * one) for one in asked["suggestions"]] == shares

@@ -72,7 +72,7 @@ def test_every_weight_gets_a_gradient(shape: str) -> None:
 
 
 def test_scale_and_cap_are_read_and_matter() -> None:
-    assert module("granite").config.scale == pytest.approx(5.0)
+    assert module("granite").config.scale == pytest.approx(2.0)
     assert module("gemma2").config.soft_cap == 4.0
     with torch.no_grad():
         assert 3.0 < float(policy("gemma2").module(torch.tensor(random_ids(1, 50, 50))).abs().max()) < 4.0

@@ -14,10 +14,12 @@ from bridle.core.errors import BridleError
 from bridle.core.text import visible
 from bridle.recipe.recipe import Recipe
 from bridle.report.drawings import (
+    Audit,
     CliffRun,
     Comparison,
     Curve,
     Frontier,
+    GuardedRun,
     Point,
     Series,
     draw_cliff,
@@ -33,6 +35,8 @@ from bridle.report.page import (
     Column,
     Control,
     Fact,
+    GuardEvent,
+    GuardReport,
     LoopReport,
     ModelAnswer,
     SideBySide,
@@ -314,6 +318,14 @@ def test_the_same_report_gives_the_same_bytes(page: str) -> None:
 EVIL = '<script>alert("x")</script>&\'$\\frac'
 
 
+def guarded_report(evil: str) -> GuardReport:
+    sides = [SideBySide(evil, [ModelAnswer(evil, evil)], evil, evil)]
+    audits = [Audit(0, 0.0, 0.0, (0.0, 0.0, 0.0), (None, None, None))]
+    drawn = GuardedRun(evil, [0, 1], [0, 1], [0, 1], evil, audits, None, (0, 0.0), (1, None))
+    table = Table(evil, [Column(evil, evil)], [[evil]], evil)
+    return GuardReport(evil, evil, [evil], drawn, table, [GuardEvent(evil, evil, evil, sides)], evil, sides, evil)
+
+
 def filled(evil: str) -> LoopReport:
     """A report in which every text is that of somebody else."""
     curve = Curve(evil, evil, [Series(evil, [0, 1], [1, 0]), Series(evil + "2", [0, 1], [1, 0])], evil, evil)
@@ -329,6 +341,7 @@ def filled(evil: str) -> LoopReport:
         verdict=[evil],
         ranking=Table(evil, [Column(evil, evil)], [[evil]], evil),
         frontier=Frontier(evil, Point(evil, 0.0, 0.0), [[Point(evil, 1.0, 1.0)]]),
+        guarded=[guarded_report(evil)],
         cliff=[run],
         curves=[curve],
         examples=[SideBySide(evil, [ModelAnswer(evil, evil, 1.0)], evil, evil)],

@@ -102,6 +102,10 @@ def strange_numbers(folder: Path, page: str) -> list[str]:
         show(scores(folder)),
         *NUMBER.findall(" ".join(m.meaning for m in [*of_runs().values(), *held_out().values()])),
     }
+    for one in report.guarded:  # what follows from the audits: their number, the curve through them and its top
+        curve = one.drawn.curve
+        known |= {show(len(one.drawn.audits)), *NUMBER.findall(one.answers_rule)}
+        known |= {show(x) for x in (*curve[:2], (curve.peak or 0.0) ** 2)} if curve is not None else set()
     template = (Path(__file__).parents[2] / "bridle/report/page.html").read_text()
     known |= {
         "95",

@@ -24,7 +24,11 @@ def test_answers_are_scored_by_the_reward_models_that_exist(finished_demo: Path,
         items = store.items(study=STUDY)
         with store.reading() as connection:
             assert connection.execute(select(tables.completion_score)).all() == []  # none existed when they were drawn
-            marked = connection.execute(select(tables.item.c.acquisition)).scalars().all()
+            marked = (
+                connection.execute(select(tables.item.c.acquisition).where(tables.item.c.study == STUDY))
+                .scalars()
+                .all()
+            )
         assert set(marked) - {"gold"} == {"random", "informative"}  # gold: whose right answer labelling was told
         # An answer that was taken down, which other weights come to again.
         gone = items.pop()

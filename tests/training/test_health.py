@@ -176,20 +176,20 @@ def test_a_gradient_of_zero_stops_with_a_checkpoint_and_goes_on_as_asked(
     spoil(monkeypatch, trainer, 1, lambda loss: loss * 0)
     if trainer in ("reward",):
         monkeypatch.setattr(reward, "score_size", lambda scores, count: scores.sum() * 0)
-    run = run_in(tmp_path, limits=GuardSection(dead_steps=1))
+    run = run_in(tmp_path, limits=GuardSection(dead_steps=1, stop_cut_off=1.0))
     if trainer == "ppo":  # the critic learns on
         monkeypatch.setattr(ppo, "clipped_value", lambda values, *a, **k: (values.sum() * 0, {}))
     with pytest.raises(TrainingStopped, match="for 1 logged steps in a row the gradient is zero"):
         TRAINERS[trainer](run)
     assert (tmp_path / "checkpoints" / "step-000001").is_dir()
-    again = run_in(tmp_path, limits=GuardSection(dead_steps=0))
+    again = run_in(tmp_path, limits=GuardSection(dead_steps=0, stop_cut_off=1.0))
     TRAINERS[trainer](again)
     assert health(again).state["held"]["no gradient"] == len(metrics(tmp_path)) >= 2, "counted on from the checkpoint"
 
 
 @pytest.mark.parametrize("trainer", PRACTISING)
 def test_a_dead_reward_stops_the_run(trainer: str, tmp_path: Path) -> None:
-    run = run_in(tmp_path, limits=GuardSection(dead_steps=3))
+    run = run_in(tmp_path, limits=GuardSection(dead_steps=3, stop_cut_off=1.0))
     with pytest.raises(TrainingStopped, match="all answers that were compared got the same reward") as caught:
         PRACTISING[trainer](run, equal)
     assert one_sentence(str(caught.value)) and (tmp_path / "checkpoints" / "step-000003").is_dir()
@@ -197,7 +197,7 @@ def test_a_dead_reward_stops_the_run(trainer: str, tmp_path: Path) -> None:
 
 def test_a_reward_that_differs_between_prompts_alone_is_dead_too(tmp_path: Path) -> None:
     """Answers are compared with others to their own prompt."""
-    run = run_in(tmp_path, limits=GuardSection(dead_steps=3))
+    run = run_in(tmp_path, limits=GuardSection(dead_steps=3, stop_cut_off=1.0))
     with pytest.raises(TrainingStopped, match="all answers that were compared got the same reward"):
         run_grpo(run, lambda prompts, completions: [float(PROMPTS.index(prompt)) for prompt in prompts])
     assert metrics(tmp_path)[-1]["score_sd"] > 0
@@ -233,7 +233,7 @@ def test_more_unscored_answers_than_allowed_stop_it(trainer: str, tmp_path: Path
 
 
 def test_a_critic_that_warms_up_is_no_dead_run(tmp_path: Path) -> None:
-    run = run_in(tmp_path, limits=GuardSection(dead_steps=2))
+    run = run_in(tmp_path, limits=GuardSection(dead_steps=2, stop_cut_off=1.0))
     run_ppo(run, critic_warmup=4)
     lines = metrics(tmp_path)
     assert [line["grad_norm"] == 0 for line in lines] == [True] * 4 + [False] * 2

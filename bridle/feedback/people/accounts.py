@@ -86,7 +86,7 @@ def create_account(
     locale: str | None = None,
     kind: LabelerKind = LabelerKind.PERSON,
 ) -> Account:
-    """Raises DataError where the handle is none, or is somebody's."""
+    """Raises DataError where the handle is none, or is somebody's. A simulated labeler that labelled without an account may have one."""
     if not HANDLE.fullmatch(handle):
         raise DataError(
             f"{handle[:64]!r} cannot be a name here; take letters, digits and . _ @ + -, beginning with a letter or a digit, 64 at most"
@@ -94,10 +94,10 @@ def create_account(
     if role not in ROLES:
         raise DataError(f"there is no role {role!r}; the roles are {', '.join(ROLES)}")
     with store.writing() as connection:
-        known = sa.select(tables.labeler.c.kind).where(tables.labeler.c.handle == handle)
-        if connection.execute(
-            known
-        ).first():  # also one whose judgements were imported: nobody takes over what another said
+        known = connection.execute(sa.select(tables.labeler.c.kind).where(tables.labeler.c.handle == handle)).scalar()
+        # Also one whose judgements were imported: nobody takes over what another said. A simulated one is the same program again.
+        again = known == kind.value == LabelerKind.SIMULATED.value
+        if known is not None and not (again and not connection.execute(account_query(), {"labeler": handle}).first()):
             raise DataError(f"the name {handle!r} is taken; choose another")
         insert_new(connection, tables.labeler, [{"handle": handle, "kind": kind.value}])
         row: Values = {"labeler": handle, "role": role, "password_hash": password_hash, "locale": locale, "profile": {}}

@@ -55,15 +55,16 @@ def own_progress(store: Store, study: str, labeler: str) -> tuple[int, int]:
     among these."""
     with store.reading() as connection:
         bound = {"study": study, "labeler": labeler}
-        ((done, had),) = fetch_rows(connection, own_counts(), bound)
+        ((done, had, _),) = fetch_rows(connection, own_counts(), bound)
         ((there,),) = fetch_rows(connection, open_count(), bound)
     return done, max(0, there - had)
 
 
-def own_done(store: Store, study: str, labeler: str) -> int:
-    """The first of these alone, which does not look at every open item."""
+def own_done(store: Store, study: str, labeler: str) -> tuple[int, int]:
+    """The first of these, and how many of them, done or given back, are not gold: without a look at every open item."""
     with store.reading() as connection:
-        return int(fetch_rows(connection, own_counts(), {"study": study, "labeler": labeler})[0][0])
+        ((done, _, taken),) = fetch_rows(connection, own_counts(), {"study": study, "labeler": labeler})
+    return int(done), int(taken)
 
 
 def _still_open() -> list[sa.ColumnElement[bool]]:
@@ -76,12 +77,13 @@ def open_count() -> sa.Select[Any]:
 
 
 @cache
-def own_counts() -> sa.Select[int, int]:
+def own_counts() -> sa.Select[int, int, int]:
     # What comes of an edit was never shown, so it has no order.
     asked = sa.or_(item.kind == "demonstration", sa.cast(asked_of.display_order, sa.Text) != "[]")
     done = sa.and_(asked_of.state == "done", asked, item.study == sa.bindparam("study"))
     had = sa.func.count().filter(sa.and_(*_still_open()))
-    query = sa.select(sa.func.count().filter(done), had)
+    taken = sa.and_(item.study == sa.bindparam("study"), item.acquisition.is_distinct_from("gold"))
+    query = sa.select(sa.func.count().filter(done), had, sa.func.count().filter(taken))
     return (
         query.select_from(tables.assignment)
         .join(tables.item, item.id == asked_of.item_id)

@@ -13,10 +13,12 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
+from bridle.core.errors import StoreError
 from bridle.core.records import Judgement
+from bridle.feedback.rankings import Item
 from bridle.feedback.store import tables
 from bridle.feedback.store.database import settled_number
-from bridle.feedback.store.reading import equal
+from bridle.feedback.store.reading import equal, in_force, judged_by, judged_where
 from bridle.feedback.store.rows import judgement_of
 from bridle.feedback.store.store import Store
 
@@ -46,3 +48,20 @@ def arrivals(store: Store, after: int = 0, limit: int = 1000, study: str | None 
             Arrival(row.id, row.study, judgement_of(row), row.supersedes, row.created_at)
             for row in connection.execute(query)
         ]
+
+
+def judged_since(store: Store, model: str) -> tuple[list[tuple[Item, Judgement]], int]:
+    """The judgements in force, on the whole and of every study, that came after a model was registered, by its content hash; and how many
+    it learnt from."""
+    known, row = tables.model_version.c, tables.snapshot_row.c
+    with store.reading() as connection:
+        query = sa.select(known.created_at, known.snapshot_sha256).where(known.weights_sha256 == model)
+        made = connection.execute(query).first()
+        if made is None:
+            raise StoreError(
+                f"the store knows no model {model[:12]}, so not what came after it; `bridle train reward` makes one that it knows"
+            )
+        members = sa.select(sa.func.count()).where(row.snapshot_sha256 == made.snapshot_sha256)
+        later = tables.judgement.c.created_at > made.created_at
+        judged = judged_where(connection, [in_force(), judged_by(None), later])
+        return judged, int(connection.execute(members).scalar_one())

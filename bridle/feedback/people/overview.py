@@ -8,6 +8,7 @@ Only what is shown is read: pages are found by the number of their first item, t
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -18,11 +19,12 @@ import sqlalchemy as sa
 from bridle.core.errors import DataError
 from bridle.core.records import UNDECIDED
 from bridle.feedback.quality.votes import since_1970
+from bridle.feedback.rankings import Item
 from bridle.feedback.store import tables
 from bridle.feedback.store.assignment import not_out
 from bridle.feedback.store.reading import decisions, excluded_items, in_force, in_study, judged_by, stands
 from bridle.feedback.store.store import Store
-from bridle.feedback.store.studies import open_or_done, trusted
+from bridle.feedback.store.studies import Study, open_or_done, trusted
 from bridle.feedback.upkeep.audit import append_audit
 
 PAGE_ITEMS = 50
@@ -354,6 +356,21 @@ def model_scores(store: Store, study: str, name: str) -> list[Mapping[str, float
     with store.reading() as connection:
         number = connection.execute(sa.select(item.id).where(item.sha256 == name, item.study == study)).scalar()
         return [] if number is None else [answer.scores for answer in answers_of(connection, number)]
+
+
+def suggestions(store: Store, study: Study, asked: Item, order: Sequence[int]) -> list[float | None] | None:
+    """Where the study shows them: for each answer, in this order of slots, the probability that it beats a typical one of the reference, as
+    the reward models that scored it state it on the mean of their log-odds; None where none did. Read from the store, never made here."""
+    if not study.settings.show_suggestions:
+        return None
+    found = model_scores(store, study.name, asked.id)
+    means = [sum(scores.values()) / len(scores) if scores else None for scores in found]
+    in_order = [means[place] for place in order]
+    return (
+        None
+        if all(one is None for one in in_order)
+        else [None if one is None else 1 / (1 + math.exp(-one)) for one in in_order]
+    )
 
 
 def judgements_of(connection: sa.Connection, name: str) -> list[JudgementRow]:

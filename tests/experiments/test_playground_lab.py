@@ -1,0 +1,144 @@
+"""The playground's lab and what is measured in it, in a tiny setting: the peak is scored on prompts that did not choose it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bridle.core.records import Completion
+from bridle.models.contents import folder_hash
+from bridle.stages import audit
+from bridle.stages.workspace import Work
+from experiments import cliff, guarded
+from experiments.playground import UNBRIDLED, Halves, gold_of, gold_reward, halves, train_kept, work_of
+from tests.tiny_project import PLAYGROUND
+
+SETTINGS = {**PLAYGROUND, "reward.slim": False, "guard.audits": "off"}
+SHORT = {**UNBRIDLED, "steps": 5}
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Work]:
+    found = work_of(3, SETTINGS, tmp_path_factory.mktemp("lab"))
+    yield found
+    found.close()
+
+
+def test_policies_on_the_way_are_kept_and_a_run_is_made_once(work: Work) -> None:
+    kept = train_kept(work, "unbridled", SHORT)
+    assert list(kept) == [0, 4, 5] and kept[0] == work.project.model("sft")
+    hashes = [folder_hash(folder) for folder in kept.values()]
+    assert len(set(hashes)) == 3 and hashes[-1] == folder_hash(work.project.model("unbridled"))
+    assert train_kept(work, "unbridled", SHORT) == kept and len(work.project.runs("unbridled")) == 1
+    again = work_of(3, SETTINGS, work.project.folder.parent)
+    assert [len(again.project.runs(stage)) for stage in ("sft", "sample", "reward")] == [1, 1, 1]
+    again.close()
+    base = work.project.folder.parent / "base/models/base"
+    assert folder_hash(work.project.model("base")) == folder_hash(base)
+
+
+def test_the_guard_audits_the_same_run(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(audit, "FEWEST_PAIRS", 10)
+    monkeypatch.setattr(audit, "PROMPTS", 8)
+    found = guarded.train_guarded(work, "guarded", {**SHORT, "steps": 3})
+    assert found.kept == work.project.model("guarded") and found.compared > 0
+    assert found.rolled_back_to is None or found.rolled_back_to < 3
+    assert not (work.project.runs("unbridled") and (work.project.runs("unbridled")[-1] / "watch.json").exists())
+
+
+def test_prompts_are_held_out_in_two_halves_and_answers_are_the_same_again(work: Work) -> None:
+    prompts = halves(work, 12)
+    assert len({prompt.id for half in prompts for prompt in half}) == 24
+    assert not {prompt.id for half in prompts for prompt in half} & {prompt.id for prompt in work.data.train_prompts()}
+    golds = [gold_of(work, work.project.model("sft"), prompts.score) for _ in range(2)]
+    assert golds[0].shape == (12,) and (golds[0] == golds[1]).all() and golds[0].std() > 0
+
+
+def test_gold_as_a_reward_is_in_its_standard_deviations(work: Work) -> None:
+    prompts = halves(work, 2).score
+    answers = [Completion(prompt.id, "I do not know.") for prompt in prompts]
+    points = [score.points for score in work.data.score(prompts, answers, "test")]
+    assert gold_reward(work, 4.0)(prompts, answers) == pytest.approx([point / 4 for point in points])
+
+
+class Told:
+    """A project whose policies' gold, on either half of the prompts, and proxy are written here by run and step."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, module: Any) -> None:
+        self.project = SimpleNamespace(model=lambda name: Path(f"{name}/0"))
+        self.choose: dict[str, float] = {"sft/0": 0.0}
+        self.score: dict[str, float] = {"sft/0": 0.0}
+        self.steps: dict[str, list[int]] = {}
+        monkeypatch.setattr(module, "train_kept", self.train_kept)
+        monkeypatch.setattr(module, "gold_of", self.gold_of)
+
+    def run(self, name: str, choose: list[float], score: list[float]) -> None:
+        self.steps[name] = [4 * (at + 1) for at in range(len(choose))]
+        for step, first, second in zip(self.steps[name], choose, score, strict=True):
+            self.choose[f"{name}/{step}"], self.score[f"{name}/{step}"] = first, second
+
+    def train_kept(self, work: Any, name: str, settings: Any, reward: Any = None) -> dict[int, Path]:
+        return {0: Path("sft/0"), **{step: Path(f"{name}/{step}") for step in self.steps[name]}}
+
+    def gold_of(self, work: Any, place: Path, prompts: list[str]) -> np.ndarray:
+        return np.array([{"choose": self.choose, "score": self.score}[half][str(place)] for half in prompts])
+
+    def measured(self, work: Any, place: Path, prompts: list[str]) -> dict[str, float]:
+        gold = float(self.gold_of(work, place, prompts).mean())
+        return {"gold": gold, "gold_sd": 2.0, "proxy": float(place.name) / 10, "kl": 1.0, "refuses_benign": 0.0}
+
+
+PROMPTS: Any = Halves(["choose"] * 4, ["score"] * 4)  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize(("end", "is_one"), [(-0.1, 1.0), (0.1, 0.0), (0.6, 0.0)])
+def test_a_cliff_is_a_fall_from_the_peak_of_other_prompts_and_under_sft(
+    monkeypatch: pytest.MonkeyPatch, end: float, is_one: float
+) -> None:
+    told: Any = Told(monkeypatch, cliff)
+    monkeypatch.setattr(cliff, "measured", told.measured)
+    told.run("unbridled", [1.0, 3.0, 0.0], [2.0, 1.5, end])
+    told.run("gold-reward", [1.0, 2.0, 3.0], [1.0, 2.0, 2.5])
+    row = cliff.measure_in(told, PROMPTS, {})
+    assert row["β = 0: peak: step"] == 8 and row["fall"] == pytest.approx(1.5 - end), "2.0 is higher, but chose nothing"
+    assert row["cliff"] == is_one and row["under SFT"] == pytest.approx(-end) and row["proxy up"] == pytest.approx(1.2)
+    assert row["gold reward: fall"] == 0 and row["gold reward: gain"] == 2.5
+
+
+@pytest.mark.parametrize(("best", "share"), [(2.0, 0.75), (0.2, None)])
+def test_what_the_guard_kept_of_the_oracles_gain(
+    monkeypatch: pytest.MonkeyPatch, best: float, share: float | None
+) -> None:
+    told: Any = Told(monkeypatch, guarded)
+    told.run("unbridled", [0.1, best + 1, -1.0], [0.75 * best, best, -2.0])
+    told.run("gold-reward", [1.0, 1.2], [1.0, 1.3])
+    monkeypatch.setattr(guarded, "answers_read", lambda work: 400)
+
+    def train_guarded(work: Any, name: str, settings: Any, reward: Any = None) -> guarded.Guarded:
+        return guarded.Guarded(Path("gold-reward/4" if reward else "unbridled/4"), 4, 24)
+
+    monkeypatch.setattr(guarded, "train_guarded", train_guarded)
+    row = guarded.measure_in(told, PROMPTS, {})
+    assert row["audits"] == pytest.approx(48 / 400) and row["false stop"] == 0
+    assert row["gold reward: stopped"] == 1 and row["gold reward: false stop"] == 1, ".25 was to be had"
+    assert row.get("share") == (share if share is None else pytest.approx(share))
+    assert row["oracle, small" if share is None else "oracle"] == pytest.approx(best)
+
+
+def test_a_stop_is_false_where_much_was_surely_lost() -> None:
+    assert guarded.surely_over([0.2, 0.3] * 500) and not guarded.surely_over([0.1, 0.2] * 500)
+    assert not guarded.surely_over([-5.7, 6.3] * 500), "0.3 on average, and the interval holds 0"
+
+
+def test_the_oracle_looks_at_six_policies() -> None:
+    steps = {step: Path(str(step)) for step in range(0, 44, 4)}
+    assert guarded.spread_over(steps, 6) == [4, 12, 20, 24, 32, 40]
+
+
+def test_answers_are_counted_as_they_were_read(work: Work) -> None:
+    assert guarded.answers_read(work) == 4 * len(list(work.store.judgements(study=work.data.study, split="train")))
