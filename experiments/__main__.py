@@ -22,6 +22,7 @@ from experiments.harness import ROOT, Experiment, Row, code_hash, judged_again, 
 PAGE = ROOT / "docs/experiments.md"
 MODULES = {  # each defines EXPERIMENT
     "E2": "experiments.optimum",
+    "E3": "experiments.cliff",
     "E4": "experiments.penalty",
     "E5": "experiments.adaptive_kl",
     "E6-tables": "experiments.guard_rules",
