@@ -14,22 +14,13 @@ from experiments.playground import (
     Halves,
     gold_of,
     gold_reward,
-    halves,
+    in_lab,
     measured,
     peak_of,
     train_kept,
-    work_of,
 )
 
 PROXY_UP, FALL = 0.8, 1.0  # sd of SFT's scores; points of gold
-
-
-def measure(seed: int) -> Row:
-    work = work_of(seed)
-    try:
-        return measure_in(work, halves(work), UNBRIDLED)
-    finally:
-        work.close()
 
 
 def measure_in(work: Work, prompts: Halves, settings: Mapping[str, float]) -> Row:
@@ -65,7 +56,7 @@ EXPERIMENT = Experiment(
     f"heads and orders. PPO as the recipe has it but for β = 0, run on for {UNBRIDLED['steps']} steps, once on the reward model and "
     f"once on gold itself (in sd of SFT's). Gold in points, of fresh answers to held-out prompts: the peak is chosen on {HALF} of "
     f"them among policies {EVERY} steps apart, SFT the first, and peak, end and SFT are scored on {HALF} others.",
-    measure=measure,
+    measure=in_lab(measure_in),
     seeds=range(10),
     claims=[
         Claim("cliff", "seeds with all three: proxy up by .8 sd, gold 1.0 under its peak, and under SFT", "mean", at_least=0.7),

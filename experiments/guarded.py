@@ -21,15 +21,13 @@ from bridle.stages.workspace import Work
 from experiments.harness import Claim, Experiment, Row
 from experiments.playground import (
     HALF,
-    UNBRIDLED,
     Floats,
     Halves,
     gold_of,
     gold_reward,
-    halves,
+    in_lab,
     peak_of,
     train_kept,
-    work_of,
 )
 
 POLICIES = 6  # that the oracle looks at, SFT not among them
@@ -60,14 +58,6 @@ def train_guarded(work: Work, name: str, settings: Mapping[str, Any], reward: Re
     audits = read_json(run / "watch.json")["audits"] if (run / "watch.json").exists() else []
     compared = sum(one["compared"] for one in audits)
     return Guarded(watched.model(name), result.get("rolled_back_to"), compared)
-
-
-def measure(seed: int) -> Row:
-    work = work_of(seed)
-    try:
-        return measure_in(work, halves(work), UNBRIDLED)
-    finally:
-        work.close()
 
 
 def measure_in(work: Work, prompts: Halves, settings: Mapping[str, Any]) -> Row:
@@ -137,7 +127,7 @@ EXPERIMENT = Experiment(
     f"points over SFT's, of fresh answers to {HALF} held-out prompts. The oracle's policy is the best of {POLICIES} of the run without "
     f"the guard by {HALF} others. Seeds whose oracle gains under {SMALL} are told apart (small). A stop is false where the end of the "
     f"run without the guard is better by over {LOST} points on all {2 * HALF} prompts, interval above 0.",
-    measure=measure,
+    measure=in_lab(measure_in),
     seeds=range(10),
     claims=[
         Claim("over 0.8", "kept gain less .8 of the oracle's: mean kept ÷ mean oracle is .8 or more", "mean", at_least=0),

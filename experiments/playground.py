@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,7 +38,7 @@ from bridle.stages.rewards import learned_reward
 from bridle.stages.sample import sample
 from bridle.stages.workspace import Work
 from bridle.training import ppo
-from experiments.harness import code_hash
+from experiments.harness import Row, code_hash
 
 SETTINGS = {
     "data.source": "playground",
@@ -122,6 +122,19 @@ def gold_reward(work: Work, sd: float) -> Reward:
 
 
 # ----------------------------------------------------------------------------------------------------------- measuring
+
+
+def in_lab(measure: Callable[[Work, Halves, Mapping[str, Any]], Row]) -> Callable[[int], Row]:
+    """What an experiment measures of a seed: on its project, its held-out prompts and the unbridled run's settings."""
+
+    def of_seed(seed: int) -> Row:
+        work = work_of(seed)
+        try:
+            return measure(work, halves(work), UNBRIDLED)
+        finally:
+            work.close()
+
+    return of_seed
 
 
 class Halves(NamedTuple):

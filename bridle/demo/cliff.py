@@ -27,7 +27,7 @@ def cliff_project(out: Path) -> Project:
 def show_cliff(work: Work) -> dict[str, Any]:
     """Make what is missing of a base, SFT and a reward model, run both, measure both on held-out prompts, write the project's report.
     What is finished is not done again. Returns proxy, gold, KL and the share of refused border prompts of SFT and of both."""
-    if isinstance(work.data, StoreData) and work.recipe.guard.audits not in ("people", "off"):
+    if isinstance(work.data, StoreData) and work.recipe.guard.audits != "people":
         raise UsageError(
             "the guard asks somebody which answers are better, and nobody is simulated for imported data; let people judge its audits with "
             "--set guard.audits=people, or see it on the playground with --out FOLDER"

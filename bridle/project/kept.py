@@ -25,7 +25,7 @@ REWARD_SOURCE = {"name": str, "kind?": str, "path?": str}
 PARENTS: Fields = {
     "stage": name_of_a_stage, "threads?": THREADS, "device?": str, "arithmetic?": ARITHMETIC, "earlier_devices?": [str],
     "folders?": {...: str}, "reward_source?": [REWARD_SOURCE], "ensemble?": [(str, float)],
-    "audit_calibration?": {"scale": float, "noise": float, "pairs": int, "read": int},
+    "audit_calibration?": {"scale": float, "noise": float, "pairs": int, "read": int, "fault?": str},
     ...: (str, int, None),  # content hashes, mostly; experiments note numbers
 }  # fmt: skip
 KEYED: Fields = {"key": str, **PARENTS}  # of a run that is looked for by its key

@@ -18,12 +18,16 @@ from bridle.feedback.store.store import Store
 from bridle.feedback.store.studies import find_study, set_study
 from bridle.feedback.upkeep.takedown import take_down
 from bridle.guard.watch import OnlineWatch
+from bridle.project.kept import read_parents
+from bridle.project.progress import Progress
+from bridle.project.project import Project
 from bridle.project.run import Run
 from bridle.recipe.offline import DPOSection
 from bridle.recipe.online import PPOSection
 from bridle.recipe.watching import GuardSection
 from bridle.stages import audit
 from bridle.stages.audit import LIMITS, StoreAuditor, check_raisable, guard_identity, without_acting
+from bridle.stages.methods import METHODS
 from bridle.stages.workspace import Work
 from tests.tiny_project import bridle, done, result
 
@@ -251,3 +255,22 @@ def test_too_few_comparisons_to_know_what_a_point_means(demo: Path, monkeypatch:
     done("train", "ppo", "--project", demo, *WORDS)
     assert not (demo / "runs/ppo-0002/watch.json").exists()
     assert np.isfinite(result(demo / "runs/ppo-0002")["kl"])
+
+
+def test_a_reward_that_fails_beside_the_run_costs_the_audits_alone(demo: Path) -> None:
+    """Somebody's own function may take a step's eight answers and no more; that is noted, and said again of the same run."""
+    lines = list[str]()
+
+    def reward(prompts: Any, completions: Any) -> list[float]:
+        if len(completions) > 8:
+            raise ValueError("eight at most")
+        return [float(len(one.text)) for one in completions]
+
+    work = Work(Project.find(demo), Progress(lines.append, live=False))
+    try:
+        METHODS["ppo"].train(work, name="mine", settings={"steps": 2}, reward=reward)
+    finally:
+        work.close()
+    assert any("no audits: the reward failed on answers beside the run's own: eight at most" in line for line in lines)
+    assert read_parents(demo / "runs/mine-0001")["audit_calibration"]["fault"]
+    assert not (demo / "runs/mine-0001/watch.json").exists() and (demo / "models/mine").exists()
