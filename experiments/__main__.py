@@ -25,10 +25,17 @@ MODULES = {  # each defines EXPERIMENT
     "E3": "experiments.cliff",
     "E4": "experiments.penalty",
     "E5": "experiments.adaptive_kl",
+    "E6": "experiments.guarded",
+    "E6-harbour": "experiments.worlds.harbour",
     "E6-tables": "experiments.guard_rules",
+    "E7": "experiments.ensembles",
     "E8": "experiments.noise",
     "E9": "experiments.rankings",
     "E10": "experiments.labelers",
+    "E13": "experiments.rounds",
+    "E17": "experiments.truth",
+    "E18": "experiments.hour",
+    "E19": "experiments.bowl",
     "staleness": "experiments.staleness",
 }
 

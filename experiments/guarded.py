@@ -98,9 +98,10 @@ def on_gold(work: Work, prompts: Halves, settings: Mapping[str, Any], sd: float)
 
 
 def spread_over(policies: Mapping[int, Path], count: int) -> list[int]:
-    """So many of a run's steps, evenly, the last among them and the start not."""
+    """So many of a run's steps, each as many times the one before, for a run peaks early; the last among them and the start not."""
     steps = sorted(step for step in policies if step)
-    return [steps[round(at)] for at in np.linspace(0, len(steps) - 1, min(count, len(steps)))]
+    places = np.geomspace(1, len(steps), min(count, len(steps)))
+    return [steps[at - 1] for at in sorted({round(place) for place in places})]
 
 
 def lost(work: Work, kept: Path, end: Path, prompts: Halves) -> bool:

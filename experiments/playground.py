@@ -36,7 +36,7 @@ from bridle.stages.observe import probe_metrics
 from bridle.stages.reward import train_members
 from bridle.stages.rewards import learned_reward
 from bridle.stages.sample import sample
-from bridle.stages.workspace import Work
+from bridle.stages.workspace import Method, Work
 from bridle.training import ppo
 from experiments.harness import Row, code_hash
 
@@ -63,16 +63,23 @@ def lab_folder() -> Path:
 def work_of(seed: int, settings: Mapping[str, Any] = SETTINGS, folder: Path | None = None) -> Work:
     """The project of a seed with its reward model, at work on one thread, for sums are cut up by their number."""
     folder = folder or lab_folder()
-    base = opened(folder / "base", {**settings, "seed": 0})
-    METHODS["pretrain"].train(base, reuse=True)
-    work = opened(folder / f"seed-{seed}", {**settings, "seed": seed})
-    if not (own := work.project.model("base")).exists():
-        shutil.copytree(base.project.model("base"), own)
-    base.close()
+    work = with_base(seed, settings, folder)
     METHODS["sft"].train(work, reuse=True)
     sample(work, reuse=True)
     label_simulated(work, reuse=True)
     train_members(work, reuse=True)
+    return work
+
+
+def with_base(seed: int, settings: Mapping[str, Any], folder: Path, name: str = "", **own: Any) -> Work:
+    """The project of a seed with the base model that all share, which lies in a project of its own; by a `name`, one apart, with settings
+    of its `own`."""
+    base = opened(folder / "base", {**settings, "seed": 0})
+    METHODS["pretrain"].train(base, reuse=True)
+    work = opened(folder / name / f"seed-{seed}", {**settings, **own, "seed": seed})
+    if not (copied := work.project.model("base")).exists():
+        shutil.copytree(base.project.model("base"), copied)
+    base.close()
     return work
 
 
@@ -89,27 +96,31 @@ def opened(folder: Path, settings: Mapping[str, Any]) -> Work:
 
 
 def train_kept(work: Work, name: str, settings: Mapping[str, Any], reward: Reward | None = None) -> dict[int, Path]:
-    """Train a variant of PPO; the folders of its policies by step, every `EVERY` and the last, and of SFT as step 0.
+    """Train a variant of PPO; the folders of its policies by step, every `EVERY` and the last, and of SFT as step 0."""
+    return {0: work.project.model("sft"), **train_kept_by(METHODS["ppo"], work, name, settings, reward)}
 
-    They lie with the run, which is taken as it is where it is finished.
-    """
 
-    def loop(actors: ppo.Actors, *given: Any) -> Metrics:
-        run = given[-1].run
+def train_kept_by(
+    method: Method, work: Work, name: str, settings: Mapping[str, Any], reward: Reward | None = None
+) -> dict[int, Path]:
+    """The same by another method, without its start. The policies lie with the run, which is taken as it is where it is finished."""
+
+    def loop(learner: Any, *given: Any) -> Metrics:
+        run, policy = given[-1].run, learner.policy if isinstance(learner, ppo.Actors) else learner
 
         def keep(done: int, total: int) -> None:
             if done % EVERY == 0 or done == total:
-                save_policy(run.folder / "policies" / f"{done:03d}", actors.policy)
+                save_policy(run.folder / "policies" / f"{done:03d}", policy)
 
         run.on_step = keep
-        return ppo.train(actors, *given)
+        found: Metrics = method.loop(learner, *given)
+        return found
 
-    method = replace(METHODS["ppo"], loop=loop)
-    method.train(work, name=name, title=f"PPO for an experiment: {name}", settings=settings, reward=reward, reuse=True)
+    title = f"{method.name.upper()} for an experiment: {name}"
+    replace(method, loop=loop).train(work, name=name, title=title, settings=settings, reward=reward, reuse=True)
     run = work.project.finished_folder(name)
     assert run is not None
-    policies = {int(folder.name): folder for folder in sorted((run / "policies").iterdir())}
-    return {0: work.project.model("sft"), **policies}
+    return {int(folder.name): folder for folder in sorted((run / "policies").iterdir())}
 
 
 def gold_reward(work: Work, sd: float) -> Reward:
@@ -124,11 +135,16 @@ def gold_reward(work: Work, sd: float) -> Reward:
 # ----------------------------------------------------------------------------------------------------------- measuring
 
 
-def in_lab(measure: Callable[[Work, Halves, Mapping[str, Any]], Row]) -> Callable[[int], Row]:
-    """What an experiment measures of a seed: on its project, its held-out prompts and the unbridled run's settings."""
+def in_lab(
+    measure: Callable[[Work, Halves, Mapping[str, Any]], Row], world: Path | None = None
+) -> Callable[[int], Row]:
+    """What an experiment measures of a seed, given its project, its held-out prompts and the unbridled run's settings."""
 
     def of_seed(seed: int) -> Row:
-        work = work_of(seed)
+        elsewhere = (
+            (SETTINGS,) if world is None else ({**SETTINGS, "world.file": str(world)}, lab_folder() / world.stem)
+        )
+        work = work_of(seed, *elsewhere)
         try:
             return measure(work, halves(work), UNBRIDLED)
         finally:

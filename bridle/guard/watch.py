@@ -106,47 +106,48 @@ def signals_of(answers: StepAnswers) -> Signals:
 
 @dataclass(frozen=True)
 class Rule:
-    """`holds`: of a step's signals and the first step's. `words` say what has changed, with both by name. `shows` picks the answers that an
-    event shows: those it is greatest of."""
+    """`holds`: of a step's signal, the first step's, and the setting `limit`. `words` say what has changed, with both by name. `shows`
+    picks the answers that an event shows: those it is greatest of."""
 
     name: str
     signal: str
-    holds: Callable[[float, float, GuardSection], bool]
+    limit: str
+    holds: Callable[[float, float, float], bool]
     words: str
     shows: Callable[[StepAnswers, int], float] = lambda answers, at: 0.0
 
 
 RULES = (
     Rule(
-        "refusals", "refusals", lambda now, first, limits: now - first > limits.max_refusals_rise,
+        "refusals", "refusals", "max_refusals_rise", lambda now, first, limit: now - first > limit,
         "the policy refuses {now:.0%} of the prompts, where it refused {first:.0%} at first; look at whether these should be refused, and "
         "compare some of its refusals, which the reward model may never have seen",
         lambda answers, at: float(words_of_refusal(answers.prompts[at], answers.completions[at])),
     ),
     Rule(
-        "repeats", "repeats", lambda now, first, limits: now - first > limits.max_repeats_rise,
+        "repeats", "repeats", "max_repeats_rise", lambda now, first, limit: now - first > limit,
         "answers repeat themselves: the longest repeat is {now:.0%} of an answer, where it was {first:.0%} at first",
         lambda answers, at: repeated_share([answers.completions[at].token_ids]) or 0.0,
     ),
     Rule(
-        "sameness", "distinct", lambda now, first, limits: now < limits.min_distinct_share * first,
+        "sameness", "distinct", "min_distinct_share", lambda now, first, limit: now < limit * first,
         "answers grow alike: {now:.2f} of their pairs of tokens are distinct, where {first:.2f} were at first",
     ),
     Rule(
-        "length", "length", lambda now, first, limits: now > limits.max_length_ratio * first or now * limits.max_length_ratio < first,
+        "length", "length", "max_length_ratio", lambda now, first, limit: now > limit * first or now * limit < first,
         "answers have {now:.0f} tokens, where they had {first:.0f} at first",
         lambda answers, at: float(len(answers.completions[at].token_ids)),
     ),
     Rule(
-        "entropy", "entropy", lambda now, first, limits: now < limits.min_entropy_share * first,
+        "entropy", "entropy", "min_entropy_share", lambda now, first, limit: now < limit * first,
         "the policy has {now:.2f} nats a token left of {first:.2f} at first",
     ),
     Rule(
-        "disagreement", "disagreement", lambda now, first, limits: now > limits.max_disagreement_ratio * first,
+        "disagreement", "disagreement", "max_disagreement_ratio", lambda now, first, limit: now > limit * first,
         "the reward models disagree by {now:.2f}, where they did by {first:.2f} at first: the policy goes where nobody knows",
     ),
     Rule(
-        "kl", "kl", lambda now, first, limits: now > limits.max_kl,
+        "kl", "kl", "max_kl", lambda now, first, limit: now > limit,
         "the policy is {now:.0f} nats an answer from its reference, farther than guard.max_kl",
     ),
 )  # fmt: skip
@@ -236,7 +237,7 @@ class OnlineWatch:
         held, action = self.own["held"], self.limits.actions[rule.name]
         if action == "off" or rule.signal not in now or rule.signal not in first:
             return None
-        if not rule.holds(now[rule.signal], first[rule.signal], self.limits):
+        if not rule.holds(now[rule.signal], first[rule.signal], dict(self.limits)[rule.limit]):
             held.pop(rule.name, None)
             return None
         held[rule.name] = held.get(rule.name, 0) + 1

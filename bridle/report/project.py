@@ -75,6 +75,7 @@ def project_report(work: Work) -> page.LoopReport:
         tables=[
             *evaluation_tables(runs),
             *reward_tables(runs.results),
+            *probe_tables(runs.results),
             *data_tables(runs.folders),
             *world_tables(runs.results),
         ],
@@ -318,6 +319,24 @@ def reward_tables(results: Results) -> list[page.Table]:
     rows += [[f"rule: the {rule} wins", None, full.get(rule), None, None, None] for rule in ("longest", "shortest")]
     words = "Share of held-out pairs ordered right, its 95% interval, beside two rules that read nothing."
     return [page.Table("The reward models, and two rules of thumb", columns, rows, words)]
+
+
+def probe_tables(results: Results) -> list[page.Table]:
+    """What `bridle reward probe` found that the reward pays for."""
+    if "kinds" not in (found := results.get("reward-probe", {})):
+        return []
+    names = {
+        "mean": page.Column("paid", "mean, standard deviations from ordinary answers"),
+        "above_median": page.Column("above the median", "share paid more than the median ordinary answer"),
+        "gain": page.Column("gain", "over the ordinary answer that it was made of"),
+        "gain_low": page.Column("from", "99% interval of the gain"),
+        "gain_high": page.Column("to", "99% interval of the gain"),
+    }
+    rows: list[list[page.Cell]] = [[kind, *(pay.get(name) for name in names)] for kind, pay in found["kinds"].items()]
+    words = f"Answers that should not be paid for, {page.show(found['prompts'])} prompts each, by what RL learns from. "
+    faults = page.listing(found["faults"]) if found["faults"] else "nothing is paid that should not be"
+    columns = [page.Column("answers"), *names.values()]
+    return [page.Table("What the reward pays for", columns, rows, f"{words}Found: {faults}.")]
 
 
 def world_tables(results: Results) -> list[page.Table]:

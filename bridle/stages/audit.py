@@ -26,7 +26,7 @@ from bridle.feedback.store.reading import taken_down
 from bridle.feedback.store.studies import find_study, set_study
 from bridle.generation.rollout import fault_of, one_each
 from bridle.guard.stopping import fit_scale_and_noise
-from bridle.guard.watch import Comparisons, OnlineWatch, Panel, question_and_answer
+from bridle.guard.watch import RULES, Comparisons, OnlineWatch, Panel, question_and_answer
 from bridle.maths.statistics import mean_and_se
 from bridle.models.policy import Policy
 from bridle.project.kept import read_parents
@@ -43,18 +43,14 @@ FEWEST_PAIRS = 100  # held-out comparisons by which a point of the reward is kno
 ROWS = 6  # answers to look at
 WATCH_FILE, AUDITED = "watch.json", "audited"
 ACTIONS = ("raise beta", "stop", "roll back")
-LIMITS = {  # by which a rule that acts does so
-    "refusals": ["max_refusals_rise"], "repeats": ["max_repeats_rise"], "sameness": ["min_distinct_share"], "length": ["max_length_ratio"],
-    "entropy": ["min_entropy_share"], "disagreement": ["max_disagreement_ratio"], "kl": ["max_kl"],
-}  # fmt: skip
 ACTING = ("audits", "audit_every", "audit_size", "audit_share", "audit_sure", "keep_audited", "on_audit")
 
 
 def guard_identity(limits: GuardSection) -> dict[str, str]:
     """What may change a run's model of the guard's settings, where they are not the usual ones."""
     own, usual = limits.model_dump(mode="json"), GuardSection().model_dump(mode="json")
-    rules = [name for name, action in limits.actions.items() if action in ACTIONS]
-    acting = [setting for name in rules for setting in (f"on_{name}", *LIMITS.get(name, ()))]
+    acts = [name for name, action in limits.actions.items() if action in ACTIONS]
+    acting = [f"on_{name}" for name in acts] + [rule.limit for rule in RULES if rule.name in acts]
     other = {name: own[name] for name in dict.fromkeys((*ACTING, *acting)) if own[name] != usual[name]}
     return {"guard": json.dumps(other)} if other else {}
 

@@ -10,7 +10,7 @@ from bridle.feedback.store.studies import mark_items, set_priorities
 from bridle.generation.engine import answer_prompts
 from bridle.generation.sampling import Sampling
 from bridle.project.progress import count_through
-from bridle.stages.data import SAMPLE, STUDY
+from bridle.stages.data import SAMPLE, STUDY, draw_rows, ids_of
 from bridle.stages.rewards import keep_scores
 from bridle.stages.workspace import Work, done_before, require_model, stage_key
 
@@ -32,16 +32,19 @@ def sample(work: Work, reuse: bool = False, model: str = "sft", most: int = 0) -
             policy = work.read_policy(work.project.model(model))
             train = work.data.train_prompts()
             few = 0 < most < len(train)
-            prompts = work.fitting(policy, work.data.few_train_prompts(most, "for this round") if few else train)
+            seed = derived_seed(recipe.seed, stage, 0)  # another model is asked other prompts
+            prompts = work.fitting(
+                policy, draw_rows(train, ids_of(train), most, seed, "for this round") if few else train
+            )
             heldout = work.data.compared_heldout()
-            share = math.ceil(len(heldout) * most / len(train))
-            prompts += work.fitting(policy, heldout[:share] if few else heldout, "held-out prompts")
+            share = math.ceil(len(heldout) * most / len(train)) if few else len(heldout)
+            drawn = draw_rows(heldout, ids_of(heldout), share, seed, "for this round")
+            prompts += work.fitting(policy, drawn, "held-out prompts")
             asked = [prompt for prompt in prompts for _ in range(k)]
             section = recipe.sampling
             settings = Sampling(section.max_new_tokens, section.temperature, section.top_p, section.top_k)
             with timed("pack"):
                 work.engine.load(policy)
-            seed = derived_seed(recipe.seed, stage, 0)
             report = count_through(len(asked), work.progress)
             with timed("answer"):
                 completions = answer_prompts(work.engine, policy, asked, settings, seed=seed, progress=report)

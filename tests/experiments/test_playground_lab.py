@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,9 +13,10 @@ import pytest
 
 from bridle.core.records import Completion
 from bridle.models.contents import folder_hash
+from bridle.recipe.recipe import load_recipe
 from bridle.stages import audit
 from bridle.stages.workspace import Work
-from experiments import cliff, guarded
+from experiments import bowl, cliff, ensembles, guarded, hour, rounds, truth
 from experiments.playground import UNBRIDLED, Halves, gold_of, gold_reward, halves, train_kept, work_of
 from tests.tiny_project import PLAYGROUND
 
@@ -137,8 +139,105 @@ def test_a_stop_is_false_where_much_was_surely_lost() -> None:
 
 def test_the_oracle_looks_at_six_policies() -> None:
     steps = {step: Path(str(step)) for step in range(0, 44, 4)}
-    assert guarded.spread_over(steps, 6) == [4, 12, 20, 24, 32, 40]
+    assert guarded.spread_over(steps, 6) == [4, 8, 12, 16, 24, 40]
 
 
 def test_answers_are_counted_as_they_were_read(work: Work) -> None:
     assert guarded.answers_read(work) == 4 * len(list(work.store.judgements(study=work.data.study, split="train")))
+
+
+def test_gold_at_equal_kl_lies_on_the_line_between_two_policies() -> None:
+    curve = {0: (0.0, -1.0), 4: (1.0, 1.0), 8: (5.0, 3.0), 12: (3.0, 9.0), 16: (9.0, -3.0)}
+    assert ensembles.gold_at(curve, 2.0) == pytest.approx(1.5), "the first time that the run is so far, not the second"
+    assert ensembles.gold_at(curve, 6.0) == pytest.approx(3.0)
+    assert ensembles.gold_at(curve, 9.0) is None, "never farther than 9"
+
+
+def test_five_reward_models_are_trained_and_each_run_learns_from_its_own_reward(
+    work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ensembles, "MEMBERS", 2)
+    row = ensembles.measure_in(work, halves(work, 8), {**SHORT, "steps": 1})
+    assert {"min - one", "uwo - one", "min - slower", "uwo - slower"} <= set(row)
+    assert row["min - one"] == pytest.approx(row["min: end"] - row["one: end"])
+    assert work.project.model("reward-member-2").exists() and not work.project.model("reward-member-3").exists()
+    hashes = {name: folder_hash(work.project.model(name)) for name in ("unbridled", "slower", "five-min", "five-uwo")}
+    assert len(set(hashes.values())) == 4, "no two runs had the same reward and rate"
+
+
+@pytest.mark.slow
+def test_a_second_round_compares_the_policys_answers_and_begins_again(
+    work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rounds, "STEPS", (4, 5))
+    monkeypatch.setattr(rounds, "ASKED", 4)
+    before = len(work.store.judgements(study=work.data.study))
+    row = rounds.measure_in(work, halves(work, 24), SHORT)
+    assert row["own: judgements"] > 0 and row["sft: judgements"] > 0
+    assert len(work.store.judgements(study=work.data.study)) == before, "each arm has a project of its own"
+    assert row["over the first"] == pytest.approx(row["own: peak"] - row["first: peak"])
+    assert row["peak, over the other arm"] == pytest.approx(row["own: peak"] - row["sft: peak"])
+    assert 0 <= row["own: right on its policy's"] <= 1
+    arms = [work.project.folder.with_name(f"{work.project.folder.name}-{arm}") for arm in ("own", "sft")]
+    assert len({folder_hash(arm / "models/reward") for arm in (*arms, work.project.folder)}) == 3
+    for arm in arms:
+        assert not (arm / "models/unbridled").exists() and (arm / "models/after-4").exists()
+
+
+def test_what_turns_is_told_by_prompts_that_did_not_choose_the_peak() -> None:
+    halves = {0: (0.0, 0.0), 4: (2.0, 1.0), 8: (1.0, 3.0), 12: (-1.0, -2.0)}
+    found = truth.turn_of("it", {step: [np.full(3, value) for value in both] for step, both in halves.items()})
+    assert found["it: step of the peak"] == 4 and found["it: fall"] == 3.0 and found["it: rise"] == -2.0
+
+
+def test_practice_on_checked_answers_keeps_its_policies(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(truth, "HALF", 4)
+    row = truth.measure_in(work, halves(work, 4), {**SHORT, "steps": 1}, {"steps": 1})
+    assert 0 <= row["GRPO: start"] <= 1 and row["GRPO: rise"] == row["GRPO: end"] - row["GRPO: start"]
+    assert [path.name for path in (work.project.runs("long-grpo")[-1] / "policies").iterdir()] == ["001"]
+
+
+@pytest.mark.slow
+def test_hours_buy_demonstrations_or_rankings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BRIDLE_EXPERIMENTS", str(tmp_path))
+    monkeypatch.setattr(hour, "HALF", 4)
+    monkeypatch.setattr(hour, "BEGUN", 8)
+    monkeypatch.setattr(hour, "HOURS", (0.1,))
+    row = hour.measure(3, SETTINGS)
+    assert row["seconds to write"] > row["seconds to rank"] > 4 * hour.PLACED
+    sizes = [
+        load_recipe(next((tmp_path / "hours" / name / "seed-3/runs").glob("sft-*")) / "recipe.toml").data
+        for name in ("begun", "written-0.1", "compared-0.1")
+    ]
+    assert [one.demonstrations for one in sizes] == [8, 8 + round(360 / row["seconds to write"]), 8]
+    assert sizes[2].train_prompts == round(360 / row["seconds to rank"])
+    assert row["compared - written, 0.1 h"] == row["compared, 0.1 h"] - row["written, 0.1 h"]
+
+
+@pytest.mark.slow
+def test_the_bowl_is_measured_by_forced_tokens(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bowl, "STEPS", 2)
+    row = bowl.measure_in(work, halves(work, 8), {})
+    assert {f"{name}: complies after {k}" for name in bowl.MODELS for k in bowl.FORCED} <= set(row)
+    assert row["sft: change of weights"] > 0 and 0 <= row["ppo: steps back"] <= 2
+
+
+def test_what_was_forced_is_judged_with_what_follows(work: Work) -> None:
+    """With all of a complying answer forced, the policy has only to end it."""
+    roomy = replace(work.project, recipe=work.recipe.with_settings({"sampling.max_new_tokens": 80}))
+    work = Work(roomy, work.progress, threads=1)
+    policy = work.read_policy(work.project.model("sft"))
+    harmful = [prompt for prompt in work.data.probe_prompts() if prompt.meta["family"] == "harm"][:8]
+    forced = [bowl.complying(work.data, prompt) for prompt in harmful]  # type: ignore[arg-type]
+    longest = max(map(len, policy.template.completion_ids(harmful, forced)))
+    assert longest < 80, "else nothing is left to answer with"
+    assert bowl.complied(work, policy, harmful, harmful, forced, longest) > 0.9
+    assert bowl.complied(work, policy, harmful, harmful, [""] * len(harmful), 0) < 0.5, (
+        "a tiny model says nothing of the kind itself"
+    )
+    begun = bowl.with_examples(work.data, harmful)  # type: ignore[arg-type]
+    assert all(
+        one.messages[-1] == prompt.messages[-1] and len(one.messages) == 5
+        for one, prompt in zip(begun, harmful, strict=True)
+    )
+    work.close()

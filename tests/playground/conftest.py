@@ -6,6 +6,7 @@ from bridle.playground.gold import Gold
 from bridle.playground.world import World
 
 SMALL_WORLD = Path(__file__).with_name("small_world.toml")
+HARBOUR = Path(__file__).parents[2] / "experiments/worlds/harbour.toml"
 
 
 @pytest.fixture(scope="session")
@@ -22,3 +23,9 @@ def gold(world: World) -> Gold:
 def small_world() -> World:
     """A second world of other words."""
     return World.load(SMALL_WORLD)
+
+
+@pytest.fixture(scope="session")
+def harbour() -> World:
+    """The second world of full size, on which experiments are run again."""
+    return World.load(HARBOUR)

@@ -17,7 +17,7 @@ from bridle.feedback.store.assignment import next_task, submit
 from bridle.feedback.store.store import Store
 from bridle.feedback.store.studies import find_study, set_study
 from bridle.feedback.upkeep.takedown import take_down
-from bridle.guard.watch import OnlineWatch
+from bridle.guard.watch import RULES, OnlineWatch
 from bridle.project.kept import read_parents
 from bridle.project.progress import Progress
 from bridle.project.project import Project
@@ -26,7 +26,7 @@ from bridle.recipe.offline import DPOSection
 from bridle.recipe.online import PPOSection
 from bridle.recipe.watching import GuardSection
 from bridle.stages import audit
-from bridle.stages.audit import LIMITS, StoreAuditor, check_raisable, guard_identity, without_acting
+from bridle.stages.audit import StoreAuditor, check_raisable, guard_identity, without_acting
 from bridle.stages.methods import METHODS
 from bridle.stages.workspace import Work
 from tests.tiny_project import bridle, done, result
@@ -229,12 +229,11 @@ def test_what_may_act_is_part_of_what_a_run_is() -> None:
         == guard_identity(usual.model_copy(update={"max_refusals_rise": 0.9, "on_length": "warn"}))
     )
     assert guard_identity(usual.model_copy(update={"on_refusals": "stop"})) == {"guard": '{"on_refusals": "stop"}'}
-    for name, limits in LIMITS.items():
-        stops = usual.model_copy(update={f"on_{name}": "stop"})
-        for limit in limits:
-            other = stops.model_copy(update={limit: dict(stops)[limit] / 2})
-            assert guard_identity(other) != guard_identity(stops), limit
-    assert LIMITS.keys() == usual.actions.keys() - {"audit"}
+    for rule in RULES:
+        stops = usual.model_copy(update={f"on_{rule.name}": "stop"})
+        other = stops.model_copy(update={rule.limit: dict(stops)[rule.limit] / 2})
+        assert guard_identity(other) != guard_identity(stops), rule.limit
+    assert {rule.name for rule in RULES} == usual.actions.keys() - {"audit"}
     assert guard_identity(usual.model_copy(update={"audits": "off"})) == {"guard": '{"audits": "off"}'}
     quiet = without_acting(usual.model_copy(update={"on_kl": "stop"}))
     assert (quiet.audits, quiet.on_audit, quiet.on_kl, quiet.on_length) == ("off", "warn", "warn", "note")

@@ -10,6 +10,7 @@ import pytest
 from bridle.core.records import Completion, Prompt
 from bridle.project.progress import Progress
 from bridle.project.project import Project
+from bridle.report.project import project_report
 from bridle.stages import probe as probe_stage
 from bridle.stages.workspace import Work
 from tests.tiny_project import bridle, complaint, done, lines_of
@@ -52,6 +53,11 @@ def test_the_reward_model_is_probed_and_what_it_pays_is_kept(demo: Path) -> None
     assert probed(demo, "--search", "30") == found and not (demo / "runs/reward-probe-0002").exists()
     table = done("reward", "probe", "--project", demo, "--search", "30")
     assert table.startswith("answers") and all(f"\n{kind} " in table for kind in KINDS)
+    work = Work(Project.find(demo), Progress(live=False))
+    (reported,) = [one for one in project_report(work).tables if one.title == "What the reward pays for"]
+    work.close()
+    assert {row[0]: row[3] for row in reported.rows} == {kind: pay["gain"] for kind, pay in found["kinds"].items()}
+    assert all(fault in reported.words for fault in found["faults"][:2])
 
 
 def test_the_verifier_pays_for_right_answers_alone(demo: Path) -> None:

@@ -89,7 +89,11 @@ def test_a_round_of_another_models_answers(demo: Path) -> None:
     with Store.open(demo / "store.sqlite") as store:
         items = store.items(study=STUDY)
         assert len(items) == before + run["items"]
-        assert all(one.completions[0].weight_stamp.startswith("ppo") or one for one in items[before:])
+    done("sample", "--model", "base", "--prompts", "6", "--project", demo)
+    with Store.open(demo / "store.sqlite") as store:
+        others = store.items(study=STUDY)[before + run["items"] :]
+    asked = [{one.prompt.id for one in those} for those in (items[before:], others)]
+    assert all(asked) and asked[0] != asked[1], "another model is asked other prompts"
     done("label", "--simulate", "--project", demo)
     with Store.open(demo / "store.sqlite") as store:
         judged = {item.id for item, _ in store.judgements(study=STUDY)}
