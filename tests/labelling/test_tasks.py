@@ -8,13 +8,14 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from httpx2 import Response
 from starlette.testclient import TestClient
 
 from bridle.core.records import Completion, Judgement, LabelerKind, Prompt
 from bridle.feedback.people.items import add_rating_items, add_writing_items
 from bridle.feedback.people.qualification import let_in
-from bridle.feedback.store import assignment
+from bridle.feedback.store import assignment, tables
 from bridle.feedback.store.assignment import display_order
 from bridle.feedback.store.labels import labels_by_criterion
 from bridle.feedback.store.ratings import add_model_scores, ratings
@@ -555,3 +556,19 @@ def test_what_a_reward_model_makes_of_the_answers_is_a_hint_where_the_owner_want
     token = {"authorization": f"Bearer {site.token('annotator')}"}
     asked = TestClient(site.app, "http://testserver").post(f"/api/studies/{STUDY}/next", headers=token).json()["task"]
     assert asked["item"] == item.id and [round(100 * one) for one in asked["suggestions"]] == shares
+
+
+@pytest.mark.parametrize("why", ["gold", "random"])
+def test_what_people_and_answers_are_measured_by_is_judged_without_a_hint(site: Site, why: str) -> None:
+    client = site.client("annotator")
+    set_study(site.store, STUDY, {"show_suggestions": True})
+    page = open_page(client)
+    item = next(one for one in site.store.items(study=STUDY) if one.id == hidden(page)["item"])
+    add_model_scores(site.store, item.completions, "a" * 64, "reward", [0.8, -0.8, 0.0][: len(item.completions)])
+    assert "reward model" in open_page(client)
+    with site.store.writing() as connection:
+        connection.execute(
+            sa.update(tables.item).where(tables.item.c.sha256 == item.id).values(acquisition=why, state="open")
+        )
+    page = open_page(client)
+    assert hidden(page)["item"] == item.id and "reward model" not in page

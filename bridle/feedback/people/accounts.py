@@ -25,8 +25,8 @@ import sqlalchemy as sa
 from bridle.core.errors import DataError, StoreError
 from bridle.core.records import LabelerKind
 from bridle.feedback.store import tables
+from bridle.feedback.store.driver import fetch_rows
 from bridle.feedback.store.rows import Values, now
-from bridle.feedback.store.sqlite import fetch_rows
 from bridle.feedback.store.store import Store, insert_new
 from bridle.feedback.upkeep.audit import append_audit
 
@@ -220,7 +220,7 @@ def holder(
 ) -> tuple[Credential, Account | None] | None:
     """Whose a secret is, while it is good; an invitation is nobody's yet. That it was `used` is noted, every five minutes."""
     bound = {"sha256": secret_hash(secret), "kind": kind, "at": now()}
-    with store.reading() as connection:
+    with store.reading(one_query=True) as connection:
         rows = fetch_rows(connection, credential_query(), bound)
     if not rows:
         return None

@@ -9,16 +9,16 @@ from bridle.core.errors import DataError
 from bridle.core.records import Judgement
 from bridle.feedback.rankings import Item
 from bridle.feedback.store import tables
-from bridle.feedback.store.assignment import Asked, asked_of, display_order, item, judged, numbered_items
+from bridle.feedback.store.assignment import Asked, asked_of, display_order, item, items_asked, judged, numbered_items
+from bridle.feedback.store.driver import fetch_rows
 from bridle.feedback.store.reading import items_by, judged_where
 from bridle.feedback.store.rows import now
-from bridle.feedback.store.sqlite import fetch_rows
 from bridle.feedback.store.store import Store
 from bridle.feedback.store.studies import Study, open_or_done, settle, study_named
 
 
 def is_excluded(store: Store, labeler: str) -> bool:
-    with store.reading() as connection:
+    with store.reading(one_query=True) as connection:
         return bool(fetch_rows(connection, shut_out(), {"labeler": labeler}))
 
 
@@ -30,9 +30,10 @@ def shut_out() -> sa.Select[Any]:
 
 def given_task(store: Store, study: Study, labeler: str, item_id: str) -> Asked | None:
     """An item as this person was asked it, also after they answered or gave it back; None where they never were."""
-    bound = {"study": study.name, "labeler": labeler, "item": item_id}
     with store.reading() as connection:
-        rows = fetch_rows(connection, task_given(), bound)
+        found = fetch_rows(connection, items_asked(), {"items": [item_id]})
+        numbers = [one.id for one in found if one.study == study.name]
+        rows = fetch_rows(connection, task_given(), {"labeler": labeler, "number": numbers[0]}) if numbers else ()
         if not rows:
             return None
         row = rows[0]
@@ -44,10 +45,9 @@ def given_task(store: Store, study: Study, labeler: str, item_id: str) -> Asked 
 
 @cache
 def task_given() -> sa.Select[Any]:
-    query = sa.select(tables.assignment, tables.draft.c.body).join(tables.item, item.id == asked_of.item_id)
+    query = sa.select(tables.assignment, tables.draft.c.body)
     query = query.outerjoin(tables.draft, tables.draft.c.assignment_id == asked_of.id)
-    query = query.where(item.sha256 == sa.bindparam("item"), item.study == sa.bindparam("study"))
-    return query.where(asked_of.labeler == sa.bindparam("labeler"))
+    return query.where(asked_of.item_id == sa.bindparam("number"), asked_of.labeler == sa.bindparam("labeler"))
 
 
 def own_progress(store: Store, study: str, labeler: str) -> tuple[int, int]:
@@ -62,7 +62,7 @@ def own_progress(store: Store, study: str, labeler: str) -> tuple[int, int]:
 
 def own_done(store: Store, study: str, labeler: str) -> tuple[int, int]:
     """The first of these, and how many of them, done or given back, are not gold: without a look at every open item."""
-    with store.reading() as connection:
+    with store.reading(one_query=True) as connection:
         ((done, _, taken),) = fetch_rows(connection, own_counts(), {"study": study, "labeler": labeler})
     return int(done), int(taken)
 

@@ -19,9 +19,9 @@ from bridle.core.records import Completion, Judgement, Prompt, content_hash
 from bridle.feedback.importing.keeping import DEMONSTRATION
 from bridle.feedback.rankings import Item
 from bridle.feedback.store import tables
+from bridle.feedback.store.driver import fetch_rows
 from bridle.feedback.store.reading import not_blanked, taken_down
 from bridle.feedback.store.rows import Values, now
-from bridle.feedback.store.sqlite import fetch_rows
 from bridle.feedback.store.store import Store, completion_keys, insert_new, lookup
 from bridle.feedback.upkeep.audit import append_audit
 

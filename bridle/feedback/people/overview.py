@@ -352,18 +352,25 @@ def answers_of(connection: sa.Connection, number: int) -> list[ItemAnswer]:
 
 
 def model_scores(store: Store, study: str, name: str) -> list[Mapping[str, float]]:
-    """What reward models make of an item's answers, in slots, as log-odds by model and task: a hint, which nobody needs to follow."""
+    """What reward models make of an item's answers, in slots, as log-odds by model and task: a hint, which nobody needs to follow. None for
+    gold and for the random sample, for what people and answers are measured by is judged without one: both, so that gold is not known by
+    that."""
+    hinted = sa.func.coalesce(item.acquisition, "").not_in(("gold", "random"))
     with store.reading() as connection:
-        number = connection.execute(sa.select(item.id).where(item.sha256 == name, item.study == study)).scalar()
+        query = sa.select(item.id).where(item.sha256 == name, item.study == study, hinted)
+        number = connection.execute(query).scalar()
         return [] if number is None else [answer.scores for answer in answers_of(connection, number)]
 
 
 def suggestions(store: Store, study: Study, asked: Item, order: Sequence[int]) -> list[float | None] | None:
-    """Where the study shows them: for each answer, in this order of slots, the probability that it beats a typical one of the reference, as
-    the reward models that scored it state it on the mean of their log-odds; None where none did. Read from the store, never made here."""
+    """Where the study shows them, and for this item: for each answer, in this order of slots, the probability that it beats a typical one
+    of the reference, as the reward models that scored it state it on the mean of their log-odds; None where none did. Read from the store,
+    never made here."""
     if not study.settings.show_suggestions:
         return None
     found = model_scores(store, study.name, asked.id)
+    if not found:
+        return None
     means = [sum(scores.values()) / len(scores) if scores else None for scores in found]
     in_order = [means[place] for place in order]
     return (

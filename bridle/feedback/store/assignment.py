@@ -29,9 +29,9 @@ from bridle.core.records import Judgement, LabelerKind
 from bridle.feedback.people.qualification import may_go_on
 from bridle.feedback.rankings import Item
 from bridle.feedback.store import tables
+from bridle.feedback.store.driver import fetch_rows
 from bridle.feedback.store.reading import item_queries, items_by, judged_where
 from bridle.feedback.store.rows import Values, now
-from bridle.feedback.store.sqlite import fetch_rows
 from bridle.feedback.store.store import Store, insert_new
 from bridle.feedback.store.studies import (
     Study,
@@ -94,12 +94,11 @@ def next_tasks(
 ) -> list[Asked]:
     """Up to `count` of them at once."""
     with store.writing() as connection:
+        lock_people(connection, [labeler])
         return _ask(connection, study_named(connection, study, lang), labeler, count, kind)
 
 
 def _ask(connection: sa.Connection, asking: Study, labeler: str, count: int, kind: LabelerKind) -> list[Asked]:
-    if connection.dialect.name != "sqlite":
-        connection.execute(lock_people(), {"labelers": [labeler]})
     bound: Values = {"labeler": labeler, "study": asking.name, "at": now(), "count": count}
     ((known, shut_out, newest, passed, oldest),) = fetch_rows(connection, where_one_stands(), bound)
     if not known:
@@ -123,9 +122,14 @@ item, asked_of, judged = tables.item.c, tables.assignment.c, tables.judgement.c
 HELD = asked_of.state == sa.literal_column("'open'")  # as the index of leases says it, which is of these alone
 
 
-@cache
-def lock_people() -> sa.Select[Any]:
+def lock_people(connection: sa.Connection, labelers: Sequence[str]) -> None:
     """One person's calls wait for one another: a form that was sent twice is two of them."""
+    if connection.dialect.name != "sqlite":
+        fetch_rows(connection, locked_people(), {"labelers": list(labelers)})
+
+
+@cache
+def locked_people() -> sa.Select[Any]:
     handle = tables.labeler.c.handle
     return sa.select(handle).where(handle.in_(several("labelers"))).order_by(handle).with_for_update(key_share=True)
 
@@ -250,25 +254,36 @@ def _unless_had() -> sa.ColumnElement[bool]:
     return sa.func.coalesce(_own(asked_of.state), "ended") == "ended"
 
 
-def _next(query: sa.Select[Any], take: bool) -> sa.Select[Any]:
-    """Locked; those that other transactions have locked are passed over. SQLite has one writer, and no need of it."""
-    return query.limit(1).with_for_update(of=tables.item, key_share=True, skip_locked=True) if take else query.limit(1)
+@cache
+def first_in_line(reasons: Sequence[str | None], take: bool = False) -> sa.Select[Any]:
+    """The number of the one that comes next, in the line or of those that nobody was given, for the first of these reasons that has one:
+    what stands after the first that is there is not looked at. To `take` it is locked, and those that other transactions have locked are
+    passed over; SQLite has one writer, and no need of it."""
+    lines = [query.limit(1) for query in (begun_item(), *map(fresh_item, reasons))]
+    if take:
+        lines = [line.with_for_update(of=tables.item, key_share=True, skip_locked=True) for line in lines]
+    return sa.select(sa.func.coalesce(*(line.scalar_subquery() for line in lines)).label("number"))
 
 
 @cache
-def begun_item(take: bool = False) -> sa.Select[Any]:
-    """The next one in the line."""
-    query = _of_study(candidates()).where(item.turn >= sa.bindparam("passed"), _unless_had())
-    return _next(query.order_by(item.turn, item.id), take)
+def begun_item() -> sa.Select[Any]:
+    """The line."""
+    query = _of_study(sa.select(item.id)).where(item.turn >= sa.bindparam("passed"), _unless_had())
+    return query.order_by(item.turn, item.id)
 
 
 @cache
-def fresh_item(why: str | None, take: bool = False) -> sa.Select[Any]:
-    """The next one of those that nobody was given."""
-    query = _of_study(candidates()).where(item.state == "open")
+def fresh_item(why: str | None) -> sa.Select[Any]:
+    """Those that nobody was given."""
+    query = _of_study(sa.select(item.id)).where(item.state == "open")
     query = query.where(item.acquisition.is_(None) if why is None else item.acquisition == why)
     # By `acquisition` too, or PostgreSQL, for which IS NULL says nothing of an order, sorts all of them.
-    return _next(query.order_by(item.acquisition.desc(), item.priority.desc(), item.id.desc()), take)
+    return query.order_by(item.acquisition.desc(), item.priority.desc(), item.id.desc())
+
+
+@cache
+def numbered_candidate() -> sa.Select[Any]:
+    return candidates().where(item.id == sa.bindparam("number"))
 
 
 @cache
@@ -328,21 +343,18 @@ def _gold_item(connection: sa.Connection, seed: str, bound: Values) -> Any:
 def _free_item(connection: sa.Connection, reasons: Sequence[str | None], bound: Values) -> Any:
     last = time.monotonic() + LONGEST_WAIT  # the other may itself wait for what this transaction holds
     while True:
-        for line in (begun_item(take=True), *(fresh_item(why, take=True) for why in reasons)):
-            while rows := fetch_rows(connection, line, bound):
-                (found,) = rows
-                if connection.dialect.name != "sqlite":
-                    # Counted again: people may have been given it before it was locked, after the query above began.
-                    found = connection.execute(candidates().where(item.id == found.id), bound).one()
-                had = found.own_state not in (None, "ended")
-                if found.allowed and found.places > 0 and not had:
-                    return found
-                left = ("begun", bound["newest"]) if found.allowed and found.places > 0 else ("full", None)
-                fetch_rows(connection, put_item(), {"number": found.id, "becomes": left[0], "joins": left[1]})
+        while (number := fetch_rows(connection, first_in_line(reasons, take=True), bound)[0].number) is not None:
+            # People are counted under its lock: they may have been given it after the query above began.
+            (found,) = fetch_rows(connection, numbered_candidate(), bound | {"number": number})
+            had = found.own_state not in (None, "ended")
+            if found.allowed and found.places > 0 and not had:
+                return found
+            left = ("begun", bound["newest"]) if found.allowed and found.places > 0 else ("full", None)
+            fetch_rows(connection, put_item(), {"number": number, "becomes": left[0], "joins": left[1]})
         if connection.dialect.name == "sqlite" or time.monotonic() > last:
             return None
         bound["passed"] = 0
-        if not any(fetch_rows(connection, line, bound) for line in (begun_item(), *map(fresh_item, reasons))):
+        if fetch_rows(connection, first_in_line(reasons), bound)[0].number is None:
             return None
         time.sleep(RETRY_SECONDS)
 
@@ -411,8 +423,7 @@ def submit(store: Store, study: str, judgements: Sequence[Judgement]) -> list[Ju
 def _submit(store: Store, connection: sa.Connection, asking: Study, judgements: Sequence[Judgement]) -> list[Judgement]:
     """`connection` is that of the store's transaction."""
     named = {"items": list({j.item_id for j in judgements}), "labelers": list({j.labeler for j in judgements})}
-    if connection.dialect.name != "sqlite":
-        connection.execute(lock_people(), named)
+    lock_people(connection, named["labelers"])
     asked = _asked(connection, asking, named)
     at = now()
     stated = [_stated(asking, asked.get((j.item_id, j.labeler)), j, at) for j in judgements]

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
@@ -26,6 +26,9 @@ from bridle.core.records import KeptEncoder
 BUSY_TIMEOUT_MS = 20_000
 CACHE_KIB = 65_536  # at most: an import writes at random places of all indices, in one transaction
 STORED_JSON = KeptEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+# Connections to PostgreSQL: none is closed because others wait for none, for a new one knows no statement and takes as long as an answer;
+# and the last one that was used is taken first.
+POOL = {"pool_size": 15, "max_overflow": 0, "pool_use_lifo": True}
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 
@@ -43,7 +46,7 @@ def connect(target: str | Path) -> Engine:
     if not (logger := logging.getLogger("sqlalchemy")).handlers:
         logger.addHandler(logging.NullHandler())
     try:
-        engine = create_engine(url, json_serializer=_json_text)
+        engine = create_engine(url, json_serializer=_json_text, **({} if url.get_backend_name() == "sqlite" else POOL))
     except (ArgumentError, ImportError) as error:
         why = f" ({error})" if isinstance(error, ImportError) else ""
         raise StoreError(
@@ -63,8 +66,17 @@ def connect(target: str | Path) -> Engine:
     except BaseException:
         engine.dispose()
         raise
-    engine.update_execution_options(writer=engine.execution_options(write=True))  # made once: each answer asks for it
+    engine.update_execution_options(isolated=isolated(engine))
     return engine
+
+
+def isolated(engine: Engine) -> dict[str, Engine]:
+    """The same engine as it begins transactions that write, that read, and single queries. Made once, for each answer asks for them."""
+    if engine.dialect.name == "sqlite":
+        return {"writer": engine.execution_options(write=True), "reader": engine, "single": engine}
+    # PostgreSQL shows each statement what was stored meanwhile, unless it is told not to.
+    levels = {"reader": "REPEATABLE READ", "single": "AUTOCOMMIT"}
+    return {"writer": engine} | {how: engine.execution_options(isolation_level=level) for how, level in levels.items()}
 
 
 def require_the_same_file(engine: Engine, path: Path) -> None:
@@ -186,11 +198,10 @@ def _begin_sqlite(connection: Connection) -> None:
 
 
 @contextmanager
-def reading(engine: Engine) -> Iterator[Connection]:
-    """A transaction that only reads: it sees one state of the store from beginning to end."""
-    if engine.dialect.name == "postgresql":  # which else shows each statement what was stored meanwhile
-        engine = engine.execution_options(isolation_level="REPEATABLE READ")
-    with told_plainly(engine), engine.begin() as connection:
+def reading(engine: Engine, how: Literal["reader", "single"] = "reader") -> Iterator[Connection]:
+    """A transaction that only reads: it sees one state of the store from beginning to end. "single": one query, which does so by itself."""
+    reader: Engine = engine.get_execution_options()["isolated"][how]
+    with told_plainly(engine), reader.begin() as connection:
         yield connection
 
 
@@ -199,7 +210,7 @@ def writing(engine: Engine) -> Iterator[Connection]:
     """A transaction that holds the write lock from its start; all of it is kept, synced to disk, or none of it."""
     options = engine.get_execution_options()
     lane: AbstractContextManager[object] = options.get("lane", nullcontext())
-    writer: Engine = options["writer"]
+    writer: Engine = options["isolated"]["writer"]
     with lane, told_plainly(engine), writer.begin() as connection:
         yield connection
 
@@ -217,6 +228,8 @@ FOLLOWED = 0x627269  # the kind of the advisory locks that say which numbers of 
 def hold_numbers(connection: Connection) -> None:
     """Before judgements are inserted into PostgreSQL, which gives numbers in another order than it commits: say until this transaction ends
     that numbers from the last one on are not settled. Nobody waits for it. SQLite has one writer, and its numbers come in order."""
+    if connection.dialect.name != "postgresql":
+        return
     connection.exec_driver_sql(
         f"SELECT pg_advisory_xact_lock_shared({FOLLOWED}, last_value::int) FROM judgement_id_seq"
     )
@@ -314,9 +327,10 @@ HINTS = {
 @contextmanager
 def told_plainly(engine: Engine) -> Iterator[None]:
     """Turn the database's own errors into one sentence of StoreError."""
+    assert engine.dialect.dbapi is not None
     try:
         yield
-    except (DBAPIError, sqlite3.Error) as error:
+    except (DBAPIError, engine.dialect.dbapi.Error) as error:
         cause = " ".join(str(error.orig if isinstance(error, DBAPIError) else error).split())
         hint = next((hint for words, hint in HINTS.items() if words in cause), "nothing of this step was kept")
         raise StoreError(f"the store {_name(engine)} refused ({cause}): {hint}") from error

@@ -10,8 +10,8 @@ from bridle.core.errors import StoreError
 from bridle.core.records import Completion, Judgement, content_hash
 from bridle.feedback.rankings import Item
 from bridle.feedback.store import tables
+from bridle.feedback.store.driver import fetch_rows
 from bridle.feedback.store.rows import completion_of, judgement_of, prompt_of
-from bridle.feedback.store.sqlite import fetch_rows
 
 PAGE = 1_000  # rows that are held at once where a whole store is read
 

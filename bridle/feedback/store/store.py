@@ -17,22 +17,20 @@ Beside it: votes and scores of single answers (`ratings.py`), what reading means
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from sqlalchemy import JSON, Column, Connection, Engine, Float, Table, func, insert, select
-from sqlalchemy.dialects.postgresql import insert as postgresql_insert
+from sqlalchemy import Column, Connection, Engine, Table, func, insert, select
 
 from bridle.core.errors import DataError
 from bridle.core.records import Completion, Judgement, Pair, Prompt, Ranking, Rating, content_hash
 from bridle.feedback.rankings import Item, check_judgement, counted_pairs, item_id, ranking_of
-from bridle.feedback.store import sqlite, tables
-from bridle.feedback.store.checksums import checksum_of
-from bridle.feedback.store.database import STORED_JSON, connect, hold_numbers, joining, not_storable, reading, writing
+from bridle.feedback.store import tables
+from bridle.feedback.store.database import connect, hold_numbers, joining, reading, writing
+from bridle.feedback.store.driver import insert_new_rows, rows_among
 from bridle.feedback.store.nearness import split_key
 from bridle.feedback.store.reading import (
     Snapshot,
@@ -108,8 +106,11 @@ class Store:
     def writing(self) -> AbstractContextManager[Connection]:
         return writing(self._engine) if self._connection is None else joining(self._engine, self._connection)
 
-    def reading(self) -> AbstractContextManager[Connection]:
-        return reading(self._engine) if self._connection is None else joining(self._engine, self._connection)
+    def reading(self, *, one_query: bool = False) -> AbstractContextManager[Connection]:
+        """`one_query`: that is all, so no transaction is begun for it."""
+        if self._connection is not None:
+            return joining(self._engine, self._connection)
+        return reading(self._engine, "single" if one_query else "reader")
 
     def __enter__(self) -> Store:
         return self
@@ -434,10 +435,7 @@ def lookup(
 ) -> Iterator[tuple[Any, ...]]:
     """Rows of (key, *columns) whose key is among the values, however many these are."""
     for batch in _batches(values, LOOKUP_SIZE):
-        if connection.dialect.name == "sqlite":
-            yield from sqlite.rows_among(connection, key, batch, columns)
-        else:
-            yield from connection.execute(select(key, *columns).where(key.in_(batch)))
+        yield from rows_among(connection, key, batch, columns)
 
 
 def insert_new(connection: Connection, table: Table, rows: Sequence[Values]) -> int:
@@ -445,32 +443,10 @@ def insert_new(connection: Connection, table: Table, rows: Sequence[Values]) -> 
     one."""
     if not rows:
         return 0
-    at = {"created_at": now()} if "created_at" in table.c and "created_at" not in rows[0] else {}
-    if connection.dialect.name == "sqlite":
-        return sqlite.insert_new_rows(connection, table, rows, at)
     if table is tables.judgement:
         hold_numbers(connection)
-    rows = [_as_kept(table, row | at) for row in rows]
-    if "checksum" in table.c:
-        rows = [row | {"checksum": checksum_of(row)} for row in rows]
-    statement = postgresql_insert(table).on_conflict_do_nothing().returning(*table.primary_key.columns)
-    # psycopg counts no rows of many; what returns is counted
-    return len(connection.execute(statement, rows).all())
-
-
-def _as_kept(table: Table, row: Values) -> Values:
-    """The row as the database will give it back: a checksum takes 1 and 1.0 for two, and so a tuple and a list. No -0.0, which SQLite does
-    not keep."""
-    kept = dict(row)
-    for name, value in row.items():
-        if value is not None and isinstance(table.c[name].type, Float):
-            kept[name] = float(value) + 0.0
-        elif value and isinstance(table.c[name].type, JSON):
-            try:
-                kept[name] = json.loads(STORED_JSON.encode(value))
-            except (TypeError, ValueError) as error:
-                raise not_storable(error) from error
-    return kept
+    at = {"created_at": now()} if "created_at" in table.c and "created_at" not in rows[0] else {}
+    return insert_new_rows(connection, table, rows, at)
 
 
 def completion_keys(connection: Connection, completions: Sequence[Completion]) -> dict[tuple[str, str], int]:
@@ -501,7 +477,8 @@ def _append(connection: Connection, judgements: Sequence[Judgement], supersedes:
     add_free_texts(connection, [judgement.rationale for judgement in judgements])
     known = tables.judgement.c
     rows = [judgement_values(judgement, supersedes) for judgement in judgements]
-    by_key = {key: key for (key,) in lookup(connection, known.sha256, {row["sha256"] for row in rows})}
+    unnamed = {row["sha256"] for row in rows if row["submission_key"] is None}
+    by_key = {key: key for (key,) in lookup(connection, known.sha256, unnamed)}
     keys = {row["submission_key"] for row in rows} - {None}
     by_key |= dict(lookup(connection, known.submission_key, keys, known.sha256))
     new = []

@@ -27,9 +27,9 @@ from bridle.core.errors import DataError
 from bridle.core.records import CANONICAL, Judgement, LabelerKind, content_hash
 from bridle.feedback.rankings import Item, check_judgement
 from bridle.feedback.store import tables
+from bridle.feedback.store.driver import fetch_rows
 from bridle.feedback.store.reading import in_force, in_study, judged_by, judged_where
 from bridle.feedback.store.rows import now
-from bridle.feedback.store.sqlite import fetch_rows
 from bridle.feedback.store.store import LOOKUP_SIZE, Store, insert_new, lookup
 from bridle.feedback.upkeep.audit import append_audit
 
@@ -108,7 +108,7 @@ def studies(store: Store) -> list[Study]:
 
 def find_study(store: Store, name: str, lang: str | None = None) -> Study | None:
     """A study, with its newest guideline, in this language where there is one; None where there is none of this name."""
-    with store.reading() as connection:
+    with store.reading(one_query=True) as connection:
         found = fetch_rows(connection, study_query(), {"study": name, "lang": lang})
     return study_of(name, found[0]) if found else None
 
@@ -201,7 +201,7 @@ def settle(connection: sa.Connection, overlap: int, *, items: Collection[int] = 
     """Say of items anew whether anybody is to be asked them. In PostgreSQL others are waited for first, whose answers count too."""
     bound = {"overlap": overlap} | ({"items": list(items)} if study is None else {"study": study})
     if connection.dialect.name != "sqlite":
-        connection.execute(lock_items(study is None), bound)
+        fetch_rows(connection, lock_items(study is None), bound)
     for row in fetch_rows(connection, items_counted(study is None), bound):
         turn = None
         if row.decided or row.answered >= row.need:
@@ -289,7 +289,7 @@ class GuidelineText:
 
 def find_guideline(store: Store, sha256: str) -> GuidelineText | None:
     """What people were asked to go by, by the hash that their judgements carry."""
-    with store.reading() as connection:
+    with store.reading(one_query=True) as connection:
         found = fetch_rows(connection, guideline_query(), {"guideline": sha256})
     return GuidelineText(*found[0]) if found else None
 

@@ -14,6 +14,7 @@ from bridle.core.records import Completion, Judgement, LabelerKind, Prompt
 from bridle.feedback.people import at_work
 from bridle.feedback.people.at_work import note_first_seen, own_judgements, return_task, save_draft, study_progress
 from bridle.feedback.store import assignment, tables
+from bridle.feedback.store import driver as driver_module
 from bridle.feedback.store.assignment import (
     Asked,
     begun_item,
@@ -29,11 +30,12 @@ from bridle.feedback.store.assignment import (
     tasks_asked,
     tasks_held,
 )
+from bridle.feedback.store.driver import driver
 from bridle.feedback.store.rows import now
-from bridle.feedback.store.sqlite import driver
 from bridle.feedback.store.store import Store
 from bridle.feedback.store.studies import (
     describe_items,
+    find_study,
     items_counted,
     mark_items,
     sample_judgements,
@@ -376,10 +378,10 @@ ASKED_ITEMS = "SEARCH item USING INDEX ix_item_asked (study=? AND state=? AND ac
 @pytest.mark.parametrize(
     ("query", "first"),
     [
-        (fresh_item("informative", take=True), ASKED_ITEMS),
-        (fresh_item(None, take=True), ASKED_ITEMS),
+        (fresh_item("informative"), ASKED_ITEMS),
+        (fresh_item(None), ASKED_ITEMS),
         (gold_items(), ASKED_ITEMS),
-        (begun_item(take=True), "SEARCH item USING INDEX ix_item_turn (study=? AND turn>?)"),
+        (begun_item(), "SEARCH item USING INDEX ix_item_turn (study=? AND turn>?)"),
         (tasks_held(), "SEARCH assignment USING INDEX ix_assignment_state (state=? AND labeler=?)"),
         (items_asked(), "SEARCH item USING INDEX sqlite_autoindex_item_1 (sha256=?)"),
         (tasks_asked(), "SEARCH assignment USING INDEX sqlite_autoindex_assignment_1 (item_id=? AND labeler=?)"),
@@ -493,3 +495,40 @@ def test_a_claim_looks_at_as_much_however_much_was_judged_and_waits(any_store: S
         judge()
         seen[judged] = sorted(looked_at(any_store, judge) for _ in range(5))
     assert max(seen[2_000]) < 2 * max(seen[200]) + 50, seen
+
+
+def test_an_item_that_was_asked_is_found_by_its_hash_and_not_in_its_study(any_store: Store) -> None:
+    """Of tables that grew since PostgreSQL last looked at them it takes any index that fits, such as that of a study's items."""
+    opened(any_store, 400)
+    tasks = next_tasks(any_store, STUDY, "anna", 20)
+    study = find_study(any_store, STUDY)
+    assert study is not None
+    found = []
+    seen = looked_at(any_store, lambda: found.append(at_work.given_task(any_store, study, "anna", tasks[5].item.id)))
+    assert found[0] is not None and found[0].item == tasks[5].item and seen < 2_000
+    assert at_work.given_task(any_store, replace(study, name="other"), "anna", tasks[5].item.id) is None
+
+
+def test_an_answer_with_its_next_task_takes_few_statements(any_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened(any_store, 6)
+    task = next_task(any_store, STUDY, "anna")
+    raw, asked = driver_module.driver, list[str]()
+
+    class Counted:
+        def __init__(self, connection: Any) -> None:
+            self.connection = connection
+
+        def execute(self, statement: str, *values: Any) -> Any:
+            asked.append(statement)
+            return self.connection.execute(statement, *values)
+
+        def cursor(self) -> Any:
+            asked.append("an insertion")
+            return self.connection.cursor()
+
+    monkeypatch.setattr(driver_module, "driver", lambda connection: Counted(raw(connection)))
+    event.listen(any_store._engine, "before_cursor_execute", lambda *call: asked.append(call[2]))
+    for _ in range(3):
+        asked.clear()
+        _, task = submit_and_ask(any_store, STUDY, [answer(task)])
+        assert task is not None and len(asked) <= 24, asked

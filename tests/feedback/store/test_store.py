@@ -10,7 +10,7 @@ from sqlalchemy import text
 from bridle.core.errors import DataError, StoreError
 from bridle.core.records import Completion, LabelerKind, Prompt
 from bridle.feedback.rankings import item_id
-from bridle.feedback.store.sqlite import INSERT_SIZE
+from bridle.feedback.store.driver import INSERT_SIZE
 from bridle.feedback.store.store import Store, split_of
 from tests.feedback.sample import Sample
 

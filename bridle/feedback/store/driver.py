@@ -1,17 +1,17 @@
-"""What an import and an answer ask of SQLite: as SQLAlchemy would, in plain SQL, at a part of its time, for 200,000 rows of a file are 1.4
-million, and an answer with its next task is twenty statements."""
+"""What an import and an answer ask of the database: as SQLAlchemy would, of its driver alone, at a part of its time, for 200,000 rows of a
+file are 1.4 million, and an answer with its next task is thirty statements."""
 
-import sqlite3
+import json
 from collections import namedtuple
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import chain
 from typing import Any, NamedTuple
 
-from sqlalchemy import Column, Connection, Dialect, Executable, Float, Select, Table
+from sqlalchemy import JSON, Column, Connection, Dialect, Executable, Float, Select, Table
 
 from bridle.feedback.store.checksums import checksum
-from bridle.feedback.store.database import not_storable
+from bridle.feedback.store.database import STORED_JSON, not_storable
 from bridle.feedback.store.rows import Values
 
 # Rows of one statement: where a table has a trigger SQLite keeps a copy of each page that a statement changes, in case it fails.
@@ -27,6 +27,7 @@ class Ready(NamedTuple):
 
     sql: str
     values: tuple[tuple[str, int | None, Any, Convert], ...]  # name, place in a list, what it is where nothing is given
+    names: Sequence[str] | None  # of the values in the statement; None: it has places for them
     columns: tuple[Convert, ...]
     row: Callable[..., Any]
 
@@ -34,7 +35,7 @@ class Ready(NamedTuple):
 def fetch_rows(connection: Connection, query: Executable, bound: Mapping[str, Any]) -> Sequence[Any]:
     """The rows of a statement that is made once and asked often; a change has none."""
     lists = tuple((name, len(value)) for name, value in bound.items() if isinstance(value, list))
-    if connection.dialect.name != "sqlite" or any(size > LIST_SIZE for _, size in lists):
+    if any(size > LIST_SIZE for _, size in lists):
         found = connection.execute(query, dict(bound))
         return found.all() if found.returns_rows else ()
     ready = _ready(query, lists, connection.dialect)
@@ -43,34 +44,39 @@ def fetch_rows(connection: Connection, query: Executable, bound: Mapping[str, An
         value = bound.get(name, given)
         value = value if place is None else value[place]
         values.append(value if convert is None else convert(value))
-    rows = driver(connection).execute(ready.sql, values)
+    named = values if ready.names is None else dict(zip(ready.names, values, strict=True))
+    rows = driver(connection).execute(ready.sql, named)
+    if rows.description is None:
+        return ()
     return [ready.row(*(v if f is None else f(v) for v, f in zip(row, ready.columns, strict=True))) for row in rows]
 
 
 @lru_cache(500)
 def _ready(query: Any, lists: tuple[tuple[str, int], ...], dialect: Dialect) -> Ready:
-    sizes = dict(lists)
     made = query.compile(dialect=dialect)
-    if isinstance(query, Select):  # the other ones have no lists
-        unknown = {name: None for name, value in made.binds.items() if value.required}
-        query = query.params(unknown | {name: [None] * size for name, size in sizes.items() if name in made.binds})
-        made = query.compile(dialect=dialect, compile_kwargs={"render_postcompile": True})
-    values = []
-    for name in made.positiontup:
-        listed, _, number = name.rpartition("_")
-        name, place = (name, None) if name in made.binds else (listed, int(number) - 1)
+    given: dict[str, Any] = {name: None for name, value in made.binds.items() if value.required}
+    given |= {name: [None] * size for name, size in lists if name in made.binds}
+    state = made.construct_expanded_state(given)
+    of_lists = {one: (name, n) for name, many in state.parameter_expansion.items() for n, one in enumerate(many)}
+    names, values = state.positiontup or list(state.parameters), []
+    for name in names:
+        name, place = of_lists.get(name, (name, None))
         kind = made.binds[name].type.dialect_impl(dialect)
         values.append((name, place, made.binds[name].value, kind.bind_processor(dialect)))
     columns = list(query.selected_columns if isinstance(query, Select) else query.exported_columns)
     reads = [column.type.dialect_impl(dialect).result_processor(dialect, None) for column in columns]
     row = namedtuple("Row", [str(column.key) for column in columns], rename=True)  # type: ignore[misc]
-    return Ready(made.string, tuple(values), tuple(reads), row)
+    return Ready(state.statement, tuple(values), None if dialect.positional else names, tuple(reads), row)
 
 
-def driver(connection: Connection) -> sqlite3.Connection:
-    found = connection.connection.dbapi_connection
-    assert isinstance(found, sqlite3.Connection)
-    return found
+def driver(connection: Connection) -> Any:
+    """The connection of sqlite3, or of psycopg, which begins a transaction with the first statement."""
+    return connection.connection.dbapi_connection
+
+
+def placeholder(connection: Connection) -> str:
+    """Where a value stands in a statement."""
+    return "?" if connection.dialect.name == "sqlite" else "%s"
 
 
 def rows_among(
@@ -78,7 +84,7 @@ def rows_among(
 ) -> Iterator[tuple[Any, ...]]:
     """Rows of (key, *columns) whose key is among the values, 32,766 at most."""
     names = ", ".join(column.name for column in (key, *columns))
-    query = f"SELECT {names} FROM {key.table.name} WHERE {key.name} IN ({', '.join('?' * len(values))})"
+    query = f"SELECT {names} FROM {key.table.name} WHERE {key.name} IN ({', '.join([placeholder(connection)] * len(values))})"
     rows = driver(connection).execute(query, _stored(connection, key, values)).fetchall()
     of_columns = zip((key, *columns), zip(*rows, strict=True), strict=False)  # of no rows there are none
     return zip(*(_read(connection, *one) for one in of_columns), strict=True)
@@ -86,20 +92,30 @@ def rows_among(
 
 def insert_new_rows(connection: Connection, table: Table, rows: Sequence[Values], same: Values) -> int:
     """Insert the rows that are new by the table's unique keys, each with the values that are the `same`; returns their number."""
-    columns = {name: _stored(connection, table.c[name], [row[name] for row in rows]) for name in rows[0]}
-    columns |= {name: _stored(connection, table.c[name], [value]) * len(rows) for name, value in same.items()}
+    given = {name: [row[name] for row in rows] for name in rows[0]} | {name: [same[name]] * len(rows) for name in same}
+    columns = {name: _stored(connection, table.c[name], values) for name, values in given.items()}
     if "checksum" in table.c:
-        columns["checksum"] = list(map(checksum, zip(*(columns[name] for name in sorted(columns)), strict=True)))
+        kept = columns
+        if connection.dialect.name != "sqlite":
+            kept = {name: _given_back(table.c[name], values) for name, values in given.items()}
+        columns["checksum"] = list(map(checksum, zip(*(kept[name] for name in sorted(kept)), strict=True)))
     values = list(zip(*columns.values(), strict=True))
-    row = f"({', '.join('?' * len(columns))})"
-    insert = f"INSERT INTO {table.name} ({', '.join(columns)}) VALUES %s ON CONFLICT DO NOTHING"
+    row = f"({', '.join([placeholder(connection)] * len(columns))})"
+    insert = f"INSERT INTO {table.name} ({', '.join(columns)}) VALUES {{}} ON CONFLICT DO NOTHING"
     whole = len(values) - len(values) % INSERT_SIZE
-    count = 0
-    for start in range(0, whole, INSERT_SIZE):
-        many = tuple(chain.from_iterable(values[start : start + INSERT_SIZE]))
-        count += driver(connection).execute(insert % ", ".join([row] * INSERT_SIZE), many).rowcount
-    # One by one: a statement for each number of rows would be kept, a megabyte each.
-    return count + (driver(connection).executemany(insert % row, values[whole:]).rowcount if values[whole:] else 0)
+    cursor, count = driver(connection).cursor(), 0
+    try:
+        for start in range(0, whole, INSERT_SIZE):
+            many = tuple(chain.from_iterable(values[start : start + INSERT_SIZE]))
+            count += cursor.execute(insert.format(", ".join([row] * INSERT_SIZE)), many).rowcount
+        if rest := values[whole:]:  # one by one: a statement for each number of rows would be kept, a megabyte each
+            cursor.execute(insert.format(row), rest[0]) if len(rest) == 1 else cursor.executemany(
+                insert.format(row), rest
+            )
+            count += cursor.rowcount
+    except (TypeError, ValueError) as error:
+        raise not_storable(error) from error
+    return count
 
 
 def _stored(connection: Connection, column: Column[Any], values: list[Any]) -> list[Any]:
@@ -116,6 +132,18 @@ def _stored(connection: Connection, column: Column[Any], values: list[Any]) -> l
             return [convert(values[0])] * len(values)
         return list(map(convert, values))
     except (TypeError, ValueError) as error:  # SQLAlchemy would have told it as a StatementError
+        raise not_storable(error) from error
+
+
+def _given_back(column: Column[Any], values: list[Any]) -> list[Any]:
+    """Values of a column as PostgreSQL's driver will give them back: of a tuple a list, which a checksum takes for another thing."""
+    if isinstance(column.type, Float):
+        return [value if value is None else float(value) + 0.0 for value in values]
+    if not isinstance(column.type, JSON):
+        return values
+    try:
+        return [json.loads(STORED_JSON.encode(value)) if value else value for value in values]
+    except (TypeError, ValueError) as error:
         raise not_storable(error) from error
 
 
