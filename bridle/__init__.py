@@ -18,12 +18,13 @@ if TYPE_CHECKING:
         rloo,
         sft,
         tune,
+        verifier,
     )
 
 __version__ = "0.1.0"
 __all__ = [
     "Model", "ScoreModel", "best_of_n", "dpo", "grpo", "load", "load_reward", "online_dpo", "ppo", "pretrain", "rebel",
-    "reward_model", "rloo", "sft", "tensorboard", "tune",
+    "reward_model", "rloo", "sft", "tensorboard", "tune", "verifier",
 ]  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from bridle.compute.randomness import derived_seed
 from bridle.core.records import Completion, Message, Prompt
@@ -106,7 +107,13 @@ def shallow(work: Work, policy: Policy, base: Policy, prompts: Sequence[Prompt])
     ids = policy.template.prompt_ids(answered.prompts), [one.token_ids for one in answered.completions]
     batch = make_batch(*ids, policy.template.pad_id, work.device.torch)
     gap_BT = sequence_logprobs(policy.module, batch) - sequence_logprobs(base.module, batch)
-    return float(gap_BT[:, :SHALLOW].sum() / gap_BT[:, :DEEP].sum())
+    return share_of_first(gap_BT, batch.mask_BT, SHALLOW, DEEP)
+
+
+def share_of_first(gap_BT: Tensor, mask_BT: Tensor, first: int, among: int) -> float:
+    """Of what the first `among` tokens of each answer add up to the share of the `first`; an answer's tokens stand where its mask holds."""
+    place_BT = mask_BT.cumsum(1)
+    return float(gap_BT[mask_BT & (place_BT <= first)].sum() / gap_BT[mask_BT & (place_BT <= among)].sum())
 
 
 def steps_back(work: Work, name: str, harmful: Sequence[Prompt], share: float) -> float:

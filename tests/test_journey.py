@@ -342,6 +342,28 @@ def problems(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return project
 
 
+def test_rl_learns_from_what_rows_ask_and_from_a_format(problems: Path, tmp_path: Path) -> None:
+    """Constraints from a column of their own, tags from the recipe, both logged by name. An unknown one ends it before it begins."""
+    project, file = Path(shutil.copytree(problems, tmp_path / "copy")), tmp_path / "asked.jsonl"
+    rows = [{"prompt": f"Say {i}.", "constraints": [{"name": "characters", "least": 1 + i % 2}]} for i in range(40)]
+    file.write_text("\n".join(map(json.dumps, rows)))
+    assert json.loads(done("import", file, "--project", project, "--json"))["rows"] == 40
+    brief = '{name = "brief", kind = "verifier", check = "constraint_share"}'
+    form = '{name = "form", kind = "verifier", check = "tags", expected = ["think"], weight = 0.1}'
+    options = ["--set", f"reward_source=[{brief}, {form}]"]
+    done("train", "grpo", "--project", project, *options)
+    folder = sorted(project.glob("runs/grpo-*"))[-1]
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert {"reward_brief", "reward_form", "unscored_brief"} <= set(lines[0]) and lines[0]["reward_form"] == 0.0
+    assert "checks" in json.loads((folder / "parents.json").read_text())
+    file.write_text(
+        "\n".join(json.dumps({**row, "prompt": f"{row['prompt']} Well?", "constraints": ["rhyme"]}) for row in rows)
+    )
+    done("import", file, "--project", project)
+    assert "'rhyme' is not a constraint" in complaint(bridle("train", "grpo", "--project", project, *options))
+    assert len(sorted(project.glob("runs/grpo-*"))) == 2
+
+
 def test_grpo_starts_from_sft_where_answers_can_be_checked(problems: Path) -> None:
     found = result(problems / "runs/grpo-0001")
     assert found["problems"] == 10 and found["steps"] == 2 and is_number(found["accuracy_after"])

@@ -19,9 +19,22 @@ What all trainers here share:
 
 from bridle.api.models import Model, ScoreModel, load, load_reward
 from bridle.api.runs import tensorboard
-from bridle.api.trainers import best_of_n, dpo, grpo, online_dpo, ppo, pretrain, rebel, reward_model, rloo, sft, tune
+from bridle.api.trainers import (
+    best_of_n,
+    dpo,
+    grpo,
+    online_dpo,
+    ppo,
+    pretrain,
+    rebel,
+    reward_model,
+    rloo,
+    sft,
+    tune,
+    verifier,
+)
 
 __all__ = [
     "Model", "ScoreModel", "best_of_n", "dpo", "grpo", "load", "load_reward", "online_dpo", "ppo", "pretrain", "rebel",
-    "reward_model", "rloo", "sft", "tensorboard", "tune",
+    "reward_model", "rloo", "sft", "tensorboard", "tune", "verifier",
 ]  # fmt: skip

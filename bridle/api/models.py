@@ -27,6 +27,7 @@ from bridle.project.progress import Progress
 from bridle.recipe.data import DataSection, SamplingSection
 from bridle.recipe.recipe import Recipe
 from bridle.rewards.learned import LearnedReward
+from bridle.rewards.verifiers import Verifier
 
 Result = dict[str, Any]
 Rows = TypeVar("Rows")
@@ -118,8 +119,11 @@ def chosen_device(precision: str) -> Device:
     return choose_device(precision, threads=torch.get_num_threads())
 
 
-def reward_source(reward: Score | ScoreModel, policy: Policy) -> Reward:
-    """What trainers call: a reward model reads token ids where it can, a function of the user's own gets texts."""
+def reward_source(reward: Score | ScoreModel | Verifier, policy: Policy) -> Reward:
+    """What trainers call: a reward model reads token ids where it can, a verifier why an answer ended, a function of the user's own gets
+    texts."""
+    if isinstance(reward, Verifier):
+        return reward
     if isinstance(reward, ScoreModel):
         return LearnedReward(reward.model, reward.device, reward.model.template.hash == policy.template.hash)
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bridle.api.inputs import Score, Text, as_prompts, demonstrations_of, preferences_of
+from bridle.api.inputs import Score, Text, as_prompts, demonstrations_of, described_value, preferences_of
 from bridle.api.models import (
     NEW_TOKENS,
     Model,
@@ -31,6 +31,8 @@ from bridle.project.run import OnLog
 from bridle.recipe.by_size import lines_by_size, settings_by_size
 from bridle.recipe.recipe import Recipe, hint, sections
 from bridle.rewards.learned import LearnedReward, task_scores
+from bridle.rewards.sandbox.kinds import Sandbox
+from bridle.rewards.verifiers import Verifier, check_of, same_check
 from bridle.stages.data import TOKENIZER_TEXTS, used_note
 from bridle.stages.methods import METHODS
 from bridle.stages.practice import practise
@@ -155,7 +157,7 @@ def dpo(
 
 
 def ppo(
-    model: Model, prompts: Sequence[Text], reward: Score | ScoreModel, *, reference: Model | None = None,
+    model: Model, prompts: Sequence[Text], reward: Score | ScoreModel | Verifier, *, reference: Model | None = None,
     demonstrations: Sequence[tuple[Text, str]] = (), max_new_tokens: int = NEW_TOKENS, seed: int = 0,
     folder: str | Path | None = None, on_log: OnLog | None = None, **settings: object,
 ) -> Result:  # fmt: skip
@@ -188,7 +190,7 @@ def ppo(
 
 
 def grpo(
-    model: Model, prompts: Sequence[Text], reward: Score | ScoreModel, *, reference: Model | None = None,
+    model: Model, prompts: Sequence[Text], reward: Score | ScoreModel | Verifier, *, reference: Model | None = None,
     max_new_tokens: int = NEW_TOKENS, seed: int = 0, folder: str | Path | None = None, on_log: OnLog | None = None,
     **settings: object,
 ) -> Result:  # fmt: skip
@@ -198,7 +200,7 @@ def grpo(
 
 
 def rloo(
-    model: Model, prompts: Sequence[Text], reward: Score | ScoreModel, *, reference: Model | None = None,
+    model: Model, prompts: Sequence[Text], reward: Score | ScoreModel | Verifier, *, reference: Model | None = None,
     max_new_tokens: int = NEW_TOKENS, seed: int = 0, folder: str | Path | None = None, on_log: OnLog | None = None,
     **settings: object,
 ) -> Result:  # fmt: skip
@@ -208,7 +210,7 @@ def rloo(
 
 
 def rebel(
-    model: Model, prompts: Sequence[Text], reward: Score | ScoreModel, *, reference: Model | None = None,
+    model: Model, prompts: Sequence[Text], reward: Score | ScoreModel | Verifier, *, reference: Model | None = None,
     max_new_tokens: int = NEW_TOKENS, seed: int = 0, folder: str | Path | None = None, on_log: OnLog | None = None,
     **settings: object,
 ) -> Result:  # fmt: skip
@@ -218,7 +220,7 @@ def rebel(
 
 
 def best_of_n(
-    model: Model, prompts: Sequence[Text], reward: Score | ScoreModel, *, reference: Model | None = None,
+    model: Model, prompts: Sequence[Text], reward: Score | ScoreModel | Verifier, *, reference: Model | None = None,
     max_new_tokens: int = NEW_TOKENS, seed: int = 0, folder: str | Path | None = None, on_log: OnLog | None = None,
     **settings: object,
 ) -> Result:  # fmt: skip
@@ -228,7 +230,7 @@ def best_of_n(
 
 
 def online_dpo(
-    model: Model, prompts: Sequence[Text], reward: Score | ScoreModel, *, online_rounds: int = 3,
+    model: Model, prompts: Sequence[Text], reward: Score | ScoreModel | Verifier, *, online_rounds: int = 3,
     reference: Model | None = None, max_new_tokens: int = NEW_TOKENS, seed: int = 0, folder: str | Path | None = None,
     on_log: OnLog | None = None, **settings: object,
 ) -> Result:  # fmt: skip
@@ -242,7 +244,7 @@ def online_dpo(
 
 
 def tune(
-    method: str, model: Model, prompts: Sequence[Text], reward: Score | ScoreModel, *, reference: Model | None = None,
+    method: str, model: Model, prompts: Sequence[Text], reward: Score | ScoreModel | Verifier, *, reference: Model | None = None,
     max_new_tokens: int = NEW_TOKENS, seed: int = 0, folder: str | Path | None = None, on_log: OnLog | None = None,
     **settings: object,
 ) -> Result:  # fmt: skip
@@ -255,13 +257,30 @@ def tune(
     return practise_in_memory(method, given, seed, settings)
 
 
+def verifier(
+    kind: str, expected: object, prompts: Sequence[Text] | None = None, *, seconds: float = 5.0, allow_execution: bool = False,
+    unsafe_execution: bool = False,
+) -> Verifier:  # fmt: skip
+    """A reward that checks answers (docs/verifiers.md): against `expected`, the same for all, or, with `prompts`, against the entry of
+    that list which stands at the prompt's place. An answer that was cut off is wrong. Raises DataError for what no answer could meet."""
+    sandbox = Sandbox(allow_execution, unsafe_execution, seconds)
+    if prompts is None:
+        return same_check(check_of(kind, expected, sandbox))
+    if not isinstance(expected, list) or len(expected) != len(prompts):
+        raise DataError(
+            f"{len(prompts)} prompts need a list of as many entries to check against, got {described_value(expected)}"
+        )
+    checks = {p.id: check_of(kind, one, sandbox) for p, one in zip(as_prompts(prompts), expected, strict=True)}
+    return Verifier(lambda prompt: checks.get(prompt.id))
+
+
 @dataclass(frozen=True)
 class Given:
     """What a call that practises was given, besides its settings."""
 
     model: Model
     prompts: Sequence[Text]
-    reward: Score | ScoreModel
+    reward: Score | ScoreModel | Verifier
     reference: Model | None
     max_new_tokens: int
     folder: str | Path | None

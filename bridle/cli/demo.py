@@ -27,8 +27,15 @@ class Seed(click.IntRange):
 @click.option(
     "--world", type=click.Path(path_type=Path), help="Data file of another playground world of the same form."
 )
+@click.option(
+    "--recipe",
+    type=click.Choice(["loop", "verifiable"]),
+    default="loop",
+    show_default=True,
+    help="What is shown: the whole loop, or practice on answers that a program checks.",
+)
 @shared_options("project")
-def demo(options: Options, seed: int, out: Path, quick: bool, world: Path | None) -> None:
+def demo(options: Options, seed: int, out: Path, quick: bool, world: Path | None, recipe: str) -> None:
     """The whole loop on the playground, from nothing to a report, in minutes."""
     with loading():
         from bridle.demo.demo import run_demo
@@ -42,8 +49,20 @@ def demo(options: Options, seed: int, out: Path, quick: bool, world: Path | None
         if not world.is_file():
             raise UsageError(f"there is no world file at {world}")
         settings["world.file"] = str(world.resolve())
+    if recipe == "verifiable":
+        show_checked(options, out, settings)
+        return
     summary = run_demo(out, Recipe().with_settings(settings), wait=options.wait)
     print_found(options, summary, summary_lines(summary, out))
+
+
+def show_checked(options: Options, out: Path, settings: dict[str, Any]) -> None:
+    from bridle.demo.verifiable import show_verifiable, verifiable_lines, verifiable_project
+
+    project = verifiable_project(out.resolve(), settings)
+    with opened_work(replace(options, project=str(project.folder))) as work:
+        found = show_verifiable(work)
+    print_found(options, found, verifiable_lines(found))
 
 
 @click.command()

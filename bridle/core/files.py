@@ -97,6 +97,24 @@ def without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
+def strict_json(text: str) -> Any:
+    """The value of somebody's JSON, as the standard has it. ValueError for anything else: a key twice, NaN, more depth than Python can
+    follow, and a number of more than 400 signs or beyond all floats, which costs more than it can mean."""
+    try:
+        return json.loads(
+            text, parse_constant=short_number, parse_int=short_number, parse_float=short_number,
+            object_pairs_hook=without_repeats,
+        )  # fmt: skip
+    except RecursionError as error:
+        raise ValueError("it nests too deep") from error
+
+
+def short_number(text: str) -> int | float:
+    if len(text) > 400 or not math.isfinite(number := float(text)):
+        raise ValueError(f"it holds the number {brief_repr(text)}, which is out of range")
+    return int(text) if text.lstrip("-").isdigit() else number
+
+
 def read_record(path: Path, fields: Fields | None = None, /, **needed: Form) -> dict[str, Any]:
     """A JSON object that bridle wrote, of a form (core/forms.py); `needed`: keys of it, each with the form of its value."""
     found = read_json(path)

@@ -253,6 +253,7 @@ class Scores(Sequence[float | None]):
 
     values: Sequence[float | None]
     metrics: Mapping[str, float] = field(default_factory=dict)
+    parts: Sequence[tuple[float, Sequence[float | None]]] = ()  # of a weighted sum each weight with its source's scores
 
     def __len__(self) -> int:
         return len(self.values)

@@ -86,6 +86,7 @@ class Rollout:
     faults: dict[str, int] = field(default_factory=dict)  # why: None, nan, infinite, misshapen
     reported: Mapping[str, float] = field(default_factory=dict)  # by the reward source, for the log
     step: int = 0
+    parts: Sequence[tuple[float, Tensor]] = ()  # of a weighted sum each weight with its source's scores, [B]
 
     @property
     def entropy(self) -> float:
@@ -137,9 +138,15 @@ def roll_out(step: int, policy: Policy, reward: Reward, asking: Asking, session:
         precision = policy.module.output_weight().dtype  # float32, but for tests that need more digits
         old_logp_BT = spread(torch.tensor(flat, dtype=precision, device=score_B.device), mask_BT)
         reward_B = score_B - asking.penalty * cut_off_B
+        added = found.parts if isinstance(found, Scores) else ()
+        parts = [
+            (weight, torch.tensor([float(part[i] or 0.0) for i in kept], device=score_B.device))
+            for weight, part in added
+        ]
         return Rollout(
             batch, mask_BT, old_logp_BT, score_B, reward_B, completions, asked,
             unscored=len(scores) - len(kept), faults=faults, reported=found.metrics if isinstance(found, Scores) else {}, step=step,
+            parts=parts,
         )  # fmt: skip
 
 

@@ -1,5 +1,7 @@
 """Advantages: what an action brought beyond what was expected. Shapes: B sequences, T tokens."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -67,6 +69,23 @@ def group_relative(rewards_B: Tensor, group_size: int, *, std_power: float = 1.0
     centred_GK = rewards_GK - rewards_GK.mean(1, keepdim=True)
     spread_G1 = rewards_GK.std(1, keepdim=True)
     return torch.where(flat_G[:, None], 0.0, centred_GK / (spread_G1 + eps) ** std_power).flatten()
+
+
+def normalised_each(
+    parts: Sequence[tuple[float, Tensor]], group_size: int, std_power: float = 1.0, eps: float = 1e-4
+) -> Tensor:
+    """Σ_k w_k A_k, [B], where A_k is `group_relative` of the k-th reward alone, over the standard deviation of the sum in the step
+    (GDPO: Liu 2026, arxiv.org/abs/2601.05242). Added first, a reward of large spread drowns the others, and sums that happen to be equal
+    say nothing; the weights then weigh advantages, not rewards. Groups where nothing differs stay at 0 and out of that deviation.
+    """
+    parts_KB = torch.stack(
+        [weight * group_relative(part_B, group_size, std_power=std_power, eps=eps) for weight, part_B in parts]
+    )
+    added_B = parts_KB.sum(0)
+    # Two rewards that pull against each other leave a rounding error; nothing is learnt from it.
+    useful_B = (added_B.abs() > 1e-3).view(-1, group_size).any(1).repeat_interleave(group_size)
+    spread = added_B[useful_B].std(correction=0) if bool(useful_B.any()) else added_B.new_ones(())
+    return torch.where(useful_B, added_B / (spread + eps), 0.0)
 
 
 def leave_one_out(rewards_B: Tensor, group_size: int) -> Tensor:

@@ -5,6 +5,8 @@ gradient is then the same however the step is cut into micro-batches.
 Shapes: B sequences, T tokens, N selected tokens, V vocabulary, P pairs, K answers to a prompt.
 """
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -236,6 +238,7 @@ def grpo(
     clip_high: float,
     kl_coef: float,
     count: Tensor | float,
+    surrogate: Literal["clip", "sequence", "cispo"] = "clip",
 ) -> tuple[Tensor, LossMetrics]:
     """Σ_i w_i Σ_t [-min(r A_i, clip(r, 1-ε, 1+ε_high) A_i) + β r̄ k3_t] / count (Shao 2024, eq. 3, arxiv.org/abs/2402.03300).
 
@@ -243,9 +246,21 @@ def grpo(
     the *forward* KL(π_ref‖π), not of KL(π‖π_ref) that PPO's penalty holds. From the second optimiser step on the tokens are
     those of π_old, so each weighs r̄, the ratio r without a gradient; on fresh tokens it is 1, and the loss is Shao's. `weight_B` and
     `count` say how tokens are averaged (`token_weights`); ε_high above ε is DAPO's clip-higher (arxiv.org/abs/2503.14476).
+
+    `surrogate` "sequence" is GSPO (Zheng 2025, eq. 5 and 7, arxiv.org/abs/2507.18071): all tokens of an answer have one ratio, the
+    geometric mean of theirs, and are clipped together; its mean over answers is that of weights 1/L. "cispo" (MiniMax 2025, eq. 4 and 5,
+    arxiv.org/abs/2506.13585): -min(r, 1+ε_high) A log π with no gradient through the ratio, so no token is left out.
     """
     log_ratio_BT = torch.where(mask_BT, logp_BT - old_logp_BT, 0.0)
-    policy_BT, clipped_BT = _surrogate(log_ratio_BT, adv_B[:, None], clip, clip_high)
+    if surrogate == "sequence":
+        mean_B1 = log_ratio_BT.sum(1, keepdim=True) / mask_BT.sum(1, keepdim=True).clamp(min=1)
+        policy_BT, clipped_BT = _surrogate(mean_B1.expand_as(log_ratio_BT), adv_B[:, None], clip, clip_high)
+    elif surrogate == "cispo":
+        ratio_BT = log_ratio_BT.detach().exp()
+        clipped_BT = ratio_BT > 1 + clip_high
+        policy_BT = -ratio_BT.clamp(max=1 + clip_high) * adv_B[:, None] * torch.where(mask_BT, logp_BT, 0.0)
+    else:
+        policy_BT, clipped_BT = _surrogate(log_ratio_BT, adv_B[:, None], clip, clip_high)
     weight_B1 = weight_B[:, None]
     k3_BT = log_ratio_BT.detach().exp() * k3(logp_BT, reference_logp_BT, mask_BT)
     policy_loss = torch.where(mask_BT, weight_B1 * policy_BT, 0.0).sum() / count

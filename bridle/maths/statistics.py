@@ -232,6 +232,15 @@ def expected_best_of_n(scores_PN: ArrayLike, n: int, values_PN: ArrayLike | None
     return np.asarray(ranked @ weights, dtype=np.float64)
 
 
+def pass_at_k(right_PN: ArrayLike, k: int) -> Floats:
+    """The chance [P] that of k answers one at least is right, from N >= k answers to each prompt, each 1 (right) or 0:
+    1 − C(N − c, k) / C(N, k) with c right of N, unbiased (Chen 2021, eq. 1, arxiv.org/abs/2107.03374)."""
+    right = np.asarray(right_PN, dtype=np.float64)
+    if not np.isin(right, (0.0, 1.0)).all():
+        raise DataError("pass@k needs answers that are right (1) or wrong (0)")
+    return expected_best_of_n(right, k)
+
+
 def best_of_n_kl(n: int) -> float:
     """Upper bound of KL(best-of-n || policy) in nats, log n − (n − 1)/n (Beirami 2024, arxiv.org/abs/2401.01879).
 

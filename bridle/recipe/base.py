@@ -70,6 +70,28 @@ MissingStopPenalty = Annotated[
     float, Field(ge=0, description="subtracted from the reward of an answer that was cut off")
 ]
 
+HeldoutAnswers = Annotated[
+    int,
+    Field(
+        ge=1,
+        le=1000,
+        description="answers to each held-out problem before and after; from 2 on pass@k is measured too, k being their number",
+    ),
+]
+FilterAnswers = Annotated[
+    int,
+    Field(ge=1, le=1000, description="answers to each prompt by which min_right and max_right choose before the start"),
+]
+MinRight = Annotated[
+    float,
+    Field(
+        ge=0,
+        le=1,
+        description="verifier: prompts of which a smaller share of answers is right at the start are left out; 0: none",
+    ),
+]
+MaxRight = Annotated[float, Field(ge=0, le=1, description="the same of a larger share; 1: none")]
+
 # How the weights move.
 PeakRate = Annotated[float, Field(gt=0, description="peak learning rate")]
 PolicyRate = Annotated[float, Field(ge=0, description="learning rate; for a billion parameters about 1e-6")]
@@ -145,4 +167,12 @@ def refuse_too_many(prompts: int, answers: int) -> None:
     if prompts * answers > MOST_ANSWERS:
         raise ValueError(
             f"{prompts} prompts with {answers} answers each are more than {MOST_ANSWERS} answers at once; take fewer"
+        )
+
+
+def refuse_empty_range(least: float, most: float) -> None:
+    """Bounds between which nothing lies: ValueError, for a section's validator."""
+    if least > most:
+        raise ValueError(
+            f"min_right = {least:g} is above max_right = {most:g}, so no prompt is left; lower the first or raise the second"
         )

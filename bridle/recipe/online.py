@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -101,6 +101,15 @@ class GRPOSection(TrainerSection):
         description="subtracted from the reward of an answer that was cut off; a verifier gives it 0 already",
     )
     checkpoint_every: base.RolloutCheckpoints = 5
+    surrogate: Literal["clip", "sequence", "cispo"] = "clip"
+    """clip: PPO's, by token; sequence: one ratio for each answer (GSPO, with length_power = 1, clip = 3e-4, clip_high = 4e-4); cispo: the
+    ratio is a weight, bounded by clip_high alone, and no token is left out"""
+    normalise: Literal["sum", "each"] = "sum"
+    """of several reward sources: sum: advantages of their sum; each: of each by itself, then added by weight (GDPO)"""
+    heldout_answers: base.HeldoutAnswers = 1
+    filter_answers: base.FilterAnswers = 15
+    min_right: base.MinRight = 0.0
+    max_right: base.MaxRight = 1.0
     branch_problems: int = Field(default=1000, ge=0, le=base.WIDEST)
     """playground: worked problems that the arithmetic branch of SFT is trained on"""
     branch_demonstrations: int = Field(default=500, ge=0, le=base.WIDEST)
@@ -109,6 +118,7 @@ class GRPOSection(TrainerSection):
     @model_validator(mode="after")
     def a_step_can_be_held(self) -> GRPOSection:
         base.refuse_too_many(self.prompts_per_step, self.group_size)
+        base.refuse_empty_range(self.min_right, self.max_right)
         return self
 
 
@@ -133,9 +143,15 @@ class RLOOSection(TrainerSection):
     missing_stop_penalty: base.MissingStopPenalty = 1.0
     checkpoint_every: base.RolloutCheckpoints = 5
 
+    heldout_answers: base.HeldoutAnswers = 1
+    filter_answers: base.FilterAnswers = 15
+    min_right: base.MinRight = 0.0
+    max_right: base.MaxRight = 1.0
+
     @model_validator(mode="after")
     def a_step_can_be_held(self) -> RLOOSection:
         base.refuse_too_many(self.prompts_per_step, self.group_size)
+        base.refuse_empty_range(self.min_right, self.max_right)
         return self
 
 
@@ -176,10 +192,12 @@ class RejectionSection(TrainerSection):
     """prompts answered in a round"""
     answers: int = Field(default=4, ge=1, le=base.WIDEST)
     """n: answers to each prompt"""
-    keep: Literal["best", "threshold", "shortest"] = "best"
-    """of each prompt: best: the best answer; threshold: all that reach it; shortest: the shortest that does"""
+    keep: Literal["best", "threshold", "shortest", "best_right"] = "best"
+    """of each prompt: best: the best answer; threshold: all that reach it; shortest: the shortest that does; best_right: the
+    best that does"""
     threshold: float = THRESHOLD
     """the smallest reward that is kept (a right answer has 1, a wrong one 0)"""
+    heldout_answers: base.HeldoutAnswers = 1
     batch_size: base.BatchSize = Field(default=16, description="kept answers in one optimiser step")
     epochs: base.Epochs = Field(default=1, description="passes over the kept answers of a round")
     learning_rate: base.PolicyRate = Field(
@@ -194,14 +212,30 @@ class RejectionSection(TrainerSection):
         if self.scored_by == "verifier" and self.keep == "best":
             raise ValueError(
                 "keep = 'best' would imitate a wrong answer where none is right; with scored_by = 'verifier' set it to "
-                "'shortest' or 'threshold'"
+                "'shortest', 'threshold' or 'best_right'"
             )
         if self.keep == "best" and self.threshold != THRESHOLD:
             raise ValueError(
-                f"threshold = {self.threshold:g} has no effect on keep = 'best'; set keep to 'threshold' or 'shortest', or leave it "
-                f"at {THRESHOLD:g}"
+                f"threshold = {self.threshold:g} has no effect on keep = 'best'; set keep to 'threshold', 'shortest' or 'best_right', or "
+                f"leave it at {THRESHOLD:g}"
             )
         return self
+
+
+CheckKind = Literal[
+    "",
+    "answer",
+    "exact",
+    "choice",
+    "verse",
+    "tags",
+    "constraints",
+    "constraint_share",
+    "pattern",
+    "schema",
+    "symbolic",
+    "tests",
+]
 
 
 class RewardSource(Section):
@@ -217,9 +251,29 @@ class RewardSource(Section):
     """learned: which of its tasks; empty: its first"""
     weight: float = 1.0
     """of its score in the sum; below 0: a cost"""
+    check: CheckKind = ""
+    """verifier: how answers are checked (docs/verifiers.md); empty: by all that a prompt's own row states, be it a number alone"""
+    expected: Any = ""
+    """verifier: what every answer is checked against; empty: what the prompt's own row states"""
+    check_seconds: float = Field(default=5.0, gt=0, le=3600)
+    """verifier: longest time of one check that could hang, and of one run of a program"""
+    allow_execution: bool = False
+    """verifier: run answers as programs, apart from this machine, where check = 'tests'"""
+    unsafe_execution: bool = False
+    """verifier: run them also where they cannot be run apart: they can then read, write and send what you can"""
 
     @model_validator(mode="after")
     def verifiers_have_no_model(self) -> RewardSource:
         if self.kind == "verifier" and (self.path or self.task):
             raise ValueError("kind = 'verifier' has neither path nor task; leave them out, or set kind = 'learned'")
+        if self.kind == "learned" and (self.check or self.expected != "" or self.allow_execution):
+            raise ValueError(
+                "kind = 'learned' checks nothing; leave check, expected and allow_execution out, or set kind = 'verifier'"
+            )
+        if self.expected != "" and not self.check:
+            raise ValueError("expected says what is checked and not how; name a check, such as check = 'tags'")
+        if self.unsafe_execution and not self.allow_execution:
+            raise ValueError(
+                "unsafe_execution = true runs nothing by itself; set allow_execution = true where that is meant"
+            )
         return self

@@ -33,15 +33,20 @@ MOST_PROBLEMS = 5  # of one recipe that are told
 CALLED = {"best-of-n": "rejection"}
 # Newer than some runs: in the hash only where they differ from their default. The first are every trainer's.
 ADDED_TO_TRAINERS = ("schedule", "warmup", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon")
+ADDED_TO_CHECKED = ("heldout_answers", "filter_answers", "min_right", "max_right")
 ADDED_TO_GUARD = (
     "stop_cut_off", "audits", "audit_every", "audit_size", "audit_share", "audit_sure", "keep_audited", "on_audit", "on_refusals",
     "max_refusals_rise", "on_repeats", "max_repeats_rise", "on_sameness", "min_distinct_share", "on_length", "max_length_ratio",
     "on_entropy", "min_entropy_share", "on_disagreement", "max_disagreement_ratio", "on_kl", "max_kl",
 )  # fmt: skip
 ADDED_LATER = {
+    "reward_source": ("check", "expected", "check_seconds", "allow_execution", "unsafe_execution"),
     "model": ("template_date", "template_kwargs", "fold_system"),
     "reward": (*ADDED_TO_TRAINERS, "tasks", "style_control"),
-    **dict.fromkeys(("pretrain", "sft", "grpo", "rloo", "rebel", "rejection"), ADDED_TO_TRAINERS),
+    **dict.fromkeys(("pretrain", "sft", "rebel"), ADDED_TO_TRAINERS),
+    "grpo": (*ADDED_TO_TRAINERS, *ADDED_TO_CHECKED, "surrogate", "normalise"),
+    "rloo": (*ADDED_TO_TRAINERS, *ADDED_TO_CHECKED),
+    "rejection": (*ADDED_TO_TRAINERS, "heldout_answers"),
     "data": ("imitate", "reliability"),
     "dpo": (*ADDED_TO_TRAINERS, "gamma"),
     "ppo": (*ADDED_TO_TRAINERS, "scored_by", "normalise_returns"),
@@ -95,7 +100,7 @@ class Recipe(Section):
 def hashed(name: str, section: Any) -> Any:
     """A dumped section without the settings that stay out of the hash."""
     if not isinstance(section, dict):  # the list of reward sources
-        return section
+        return [stated_source(source) for source in section]
     fields = sections()[name].model_fields
     defaults = {key: fields[key].get_default(call_default_factory=True) for key in ADDED_LATER.get(name, ())}
     return {
@@ -103,6 +108,12 @@ def hashed(name: str, section: Any) -> Any:
         for key, value in section.items()
         if key not in NAMES_OF_MODELS and not (key in defaults and value == defaults[key])
     }
+
+
+def stated_source(source: Mapping[str, Any]) -> dict[str, Any]:
+    """A dumped source of reward without the newer settings that it leaves at their default."""
+    newer = {name: RewardSource.model_fields[name].default for name in ADDED_LATER["reward_source"]}
+    return {key: value for key, value in source.items() if key not in newer or value != newer[key]}
 
 
 def trained_names() -> list[str]:

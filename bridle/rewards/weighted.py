@@ -29,6 +29,7 @@ class WeightedSum:
     def __call__(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> Scores:
         metrics: dict[str, float] = {}
         totals: list[float | None] = [0.0] * len(completions)
+        parts: list[tuple[float, list[float | None]]] = []
         for source in self.sources:
             found = source.reward(prompts, completions)
             scores = [s if s is None or math.isfinite(s) else None for s in found]
@@ -37,10 +38,11 @@ class WeightedSum:
                     f"the reward source {source.name!r} gave {len(scores)} scores for {len(totals)} answers; it must give "
                     "one for each"
                 )
+            parts.append((source.weight, scores))
             judged = [score for score in scores if score is not None]
             metrics |= {f"reward_{source.name}": sum(judged) / len(judged)} if judged else {}
             metrics[f"unscored_{source.name}"] = len(scores) - len(judged)
             metrics |= found.metrics if isinstance(found, Scores) else {}
             for i, (total, score) in enumerate(zip(totals, scores, strict=True)):
                 totals[i] = None if total is None or score is None else total + source.weight * score
-        return Scores(totals, metrics)
+        return Scores(totals, metrics, parts)

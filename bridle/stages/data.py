@@ -6,7 +6,7 @@ quality of answers ("gold"), is empty for a store: no scores, no metrics.
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -26,8 +26,19 @@ from bridle.playground.gold import Gold, GoldScore, author_table
 from bridle.playground.spec import Family, Quality
 from bridle.playground.world import World
 from bridle.project.project import Project
+from bridle.recipe.online import RewardSource
 from bridle.recipe.recipe import Recipe
-from bridle.rewards.verifiers import GSM8K, number_verifier, sentence_pattern, solution_number, stated_number
+from bridle.rewards.recorded import check_in, fixed_check, own_checks, sandbox_of
+from bridle.rewards.verifiers import (
+    GSM8K,
+    Check,
+    Verifier,
+    check_of,
+    number_verifier,
+    same_check,
+    sentence_pattern,
+    stated_number,
+)
 from bridle.stages.observe import gold_metrics
 
 TRAIN, HELDOUT, PROBE, SAMPLE = "prompts", "heldout", "probe", "sample"
@@ -47,6 +58,9 @@ class Checkable:
     train: list[Prompt]
     heldout: list[Prompt]
     verifier: Reward
+    identity: Mapping[str, str] = field(
+        default_factory=dict
+    )  # of what is checked besides plain numbers, for a run's parents
 
 
 @dataclass(frozen=True)
@@ -150,37 +164,45 @@ class StoreData:
         known = {prompt.id: text for prompt, text in [*preferred_answers(self.store, None), *written]}
         return [known.get(prompt.id) for prompt in prompts]
 
+    def verifier(self, source: RewardSource) -> Reward:
+        """What a reward source of the recipe checks answers by."""
+        return self.checkable(source).verifier if source.expected == "" else same_check(fixed_check(source))
+
     @timed("data")
-    def checkable(self) -> Checkable:
-        """Imported prompts with a solution that is a number, or with a written answer that ends in "#### number", as GSM8K's do."""
-        solutions: dict[str, object] = {}
-        parts, looked_at, marked = [], 0, 0
+    def checkable(self, source: RewardSource | None = None) -> Checkable:
+        """Imported prompts with something to check against, by the recipe's first verifier where none is given: a check in their own
+        row, a solution that is a number, or a written answer that ends in "#### number", as GSM8K's do."""
+        source = own_source(self.recipe) if source is None else source
+        sandbox, checks, parts, looked_at = sandbox_of(source), dict[str, Check](), list[Chosen[Prompt]](), 0
+        kind = "" if source is None else source.check
+        stated: dict[str, list[str]] = {}
         for split, setting in (("train", "train_prompts"), ("heldout", "heldout_prompts")):
-            answered: dict[str, Prompt] = {}
+            solved: dict[str, tuple[Prompt, list[str]]] = {}
             for prompt, text in imported_solutions(self.store, split=split):
-                answered[prompt.id] = prompt
+                solved.setdefault(prompt.id, (prompt, []))[1].append(text)
                 looked_at += 1
-                if (number := solution_number(text)) is not None:
-                    marked += 1
-                    solutions.setdefault(prompt.id, number)
             for prompt, completion in self.store.completions(source=DEMONSTRATION, split=split):
-                answered[prompt.id] = prompt
+                worked = kind in ("", "answer", "symbolic") and stated_number(completion.text, GSM8K) is not None
+                solved.setdefault(prompt.id, (prompt, []))[1].extend([completion.text] if worked else [])
                 looked_at += 1
-                if (number := stated_number(completion.text, GSM8K)) is not None:
-                    marked += 1
-                    solutions.setdefault(prompt.id, number)
-            found = [prompt for name, prompt in answered.items() if name in solutions]
-            stated = used_note(len(found), len(answered), "those with a number to check against")
-            parts.append(capped(Chosen(found, *stated), ids_of(found), self.recipe, setting))
+            own = own_checks(solved, source, sandbox)
+            found = [prompt for name, (prompt, _) in solved.items() if name in own]
+            checks |= own
+            stated |= {prompt.id: solved[prompt.id][1] for prompt in found}
+            noted = used_note(len(found), len(solved), "those with a number to check against")
+            parts.append(capped(Chosen(found, *noted), ids_of(found), self.recipe, setting))
         train, heldout = parts
         if not train or not heldout:
             lacking = "held-out " if train else "training " if heldout else ""
+            by = f" by check = {kind!r}" if kind else ""
             raise NoUsableRows(
-                f"{self.project.store} holds no {lacking}prompts whose answers can be checked: {looked_at:,} solutions and written "
-                f"answers were looked at, and {marked:,} give a number; import rows {{prompt, solution}}, or {{prompt, completion}} whose "
-                'completion ends in "#### number"'
+                f"{self.project.store} holds no {lacking}prompts whose answers can be checked{by}: {looked_at:,} solutions and written "
+                f"answers were looked at, and {len(checks):,} give a number or a check; import rows {{prompt, solution}}, {{prompt, "
+                'completion} whose completion ends in "#### number", or {prompt, constraints}'
             )
-        return Checkable(train, heldout, number_verifier(lambda prompt: solutions.get(prompt.id), GSM8K))
+        special = source is not None or any(check_in(text) for texts in stated.values() for text in texts)
+        identity = {"checks": content_hash(stated)} if special else {}
+        return Checkable(train, heldout, Verifier(lambda prompt: checks.get(prompt.id)), identity)
 
     def require(self, found: list[T], what: str) -> list[T]:
         if not found:
@@ -318,8 +340,17 @@ class PlaygroundData:
         """What a good author answers to each."""
         return [self.world.answer(random.Random(prompt.id), prompt, "good") for prompt in prompts]
 
+    def verifier(self, source: RewardSource) -> Reward:
+        """What a reward source of the recipe checks answers by: the problem's number, stated as the world states it, or in another way."""
+        if source.expected != "":
+            return same_check(fixed_check(source))
+        if not source.check:
+            return self.checkable().verifier
+        sandbox = sandbox_of(source)
+        return Verifier(lambda p: check_of(source.check, p.meta["answer"], sandbox) if "answer" in p.meta else None)
+
     @timed("data")
-    def checkable(self) -> Checkable:
+    def checkable(self, source: RewardSource | None = None) -> Checkable:
         """Word problems of its own making."""
         data, world, seed = self.recipe.data, self.world, self.recipe.seed
         rng = random.Random(f"{seed}/grpo-prompts")
@@ -348,6 +379,12 @@ class PlaygroundData:
         """What keeps the yardstick honest: what each kind of author is worth."""
         table = author_table(self.world, self.gold, random.Random(self.recipe.seed), 200)
         return Yardstick(table.means, table.demonstrations)
+
+
+def own_source(recipe: Recipe) -> RewardSource | None:
+    """The recipe's first verifier that checks against what a prompt's own row states; None where there is none, or it names no check."""
+    own = [source for source in recipe.reward_source if source.kind == "verifier" and source.expected == ""]
+    return own[0] if own and (own[0].check or own[0].allow_execution) else None
 
 
 def written_answers(store: Store) -> list[tuple[Prompt, str]]:

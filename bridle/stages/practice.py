@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from bridle.core.errors import NoUsableRows
 from bridle.core.records import Completion, Prompt, content_hash
 from bridle.feedback.store.store import LearntFrom
 from bridle.generation.rollout import Observe, RolloutSession
-from bridle.maths.statistics import proportion
+from bridle.maths.statistics import pass_at_k, proportion
 from bridle.models.encoding import encode_demonstrations
 from bridle.models.imitation import Example
 from bridle.models.policy import Policy
@@ -66,7 +67,7 @@ def practise(work: Work, method: Method, variant: Variant) -> dict[str, Any]:
         reference = load_held_to(work, name, held_to, policy)
         parent = policy.origin
         policy.origin = content_hash([parent, key])  # two runs from the same weights must not share stamps
-        prompts = work.fitting(policy, prompts)
+        prompts, left_out = within_reach(work, policy, work.fitting(policy, prompts), checkable, config)
         if variant.reward is not None:
             reward = variant.reward
         elif checkable is not None and not recipe.reward_source:
@@ -77,7 +78,7 @@ def practise(work: Work, method: Method, variant: Variant) -> dict[str, Any]:
         tokens = recipe.sampling.max_new_tokens
         session = RolloutSession(run, work.device, recipe.seed, work.engine, tokens, observe)
         heldout = [] if checkable is None else work.fitting(policy, checkable.heldout, "held-out prompts")
-        measured = check_answers(work, policy, heldout, checkable, f"{method.section}-before")
+        measured = check_answers(work, policy, heldout, checkable, f"{method.section}-before", config)
         run.watch = watch = watch_over(work, run, (policy, reference), reward, [] if checked else prompts)
         if method.critic is None:
             result = method.loop(policy, reference, reward, prompts, config, session)
@@ -89,10 +90,10 @@ def practise(work: Work, method: Method, variant: Variant) -> dict[str, Any]:
         learnt = LearntFrom(shaped_by=sorted({identity[key] for key in scored_by}))
         saved = work.keep_policy(name, method.section, policy, parent, learnt)
         if checkable is not None:
-            measured |= check_answers(work, policy, heldout, checkable, f"{method.section}-after")
+            measured |= check_answers(work, policy, heldout, checkable, f"{method.section}-after", config)
             result = {metric: value for metric, value in result.items() if metric not in ("accuracy", "worked")}
             measured["problems"] = len(heldout)
-        return {**run.finish({**result, **measured, **back, "model": saved}), **branch}
+        return {**run.finish({**result, **measured, **left_out, **back, "model": saved}), **branch}
 
 
 def origins(work: Work, config: PracticeSection) -> tuple[str, str]:
@@ -151,7 +152,7 @@ def reward_identity(work: Work, checkable: Checkable | None, variant: Variant) -
         parents |= {"source": "verifier", **(reward_parents(work) if work.recipe.reward_source else {})}
     if checkable is not None:
         asked = [[prompt.id for prompt in prompts] for prompts in (checkable.train, checkable.heldout)]
-        parents |= {"world": work.data.world_hash, "data": content_hash(asked)}
+        parents |= {"world": work.data.world_hash, "data": content_hash(asked), **checkable.identity}
     return parents
 
 
@@ -172,18 +173,65 @@ def checks(work: Work, checkable: Checkable) -> Observe:
     return observe
 
 
+def within_reach(
+    work: Work, policy: Policy, prompts: list[Prompt], checkable: Checkable | None, config: PracticeSection
+) -> tuple[list[Prompt], dict[str, int]]:
+    """The prompts of which the policy gets a share between the recipe's bounds right as it starts, and how many of the others are too hard
+    and too easy: a group without a right answer, or without a wrong one, teaches nothing."""
+    if (
+        checkable is None
+        or not isinstance(config, GRPOSection | RLOOSection)
+        or (config.min_right, config.max_right) == (0, 1)
+    ):
+        return prompts, {}
+    answered = [work.answer(policy, prompts, "filter", number).completions for number in range(config.filter_answers)]
+    scores_PK = zip(*(checkable.verifier(prompts, completions) for completions in answered), strict=True)
+    right = [float(np.mean([score for score in scores_K if score is not None] or [0.0])) for scores_K in scores_PK]
+    kept = [
+        prompt for prompt, share in zip(prompts, right, strict=True) if config.min_right <= share <= config.max_right
+    ]
+    hard, easy = sum(share < config.min_right for share in right), sum(share > config.max_right for share in right)
+    work.progress.say(
+        f"prompts: {len(kept):,} of {len(prompts):,} used; {hard:,} are too hard and {easy:,} too easy at the start"
+    )
+    if not kept:
+        raise NoUsableRows(
+            f"of {len(prompts):,} prompts none is answered right in a share of {config.min_right:g} to {config.max_right:g}: {hard:,} are "
+            f"too hard and {easy:,} too easy; widen min_right and max_right, or begin from another model"
+        )
+    return kept, {"too_hard": hard, "too_easy": easy}
+
+
 def check_answers(
-    work: Work, policy: Policy, prompts: Sequence[Prompt], checkable: Checkable | None, purpose: str
+    work: Work,
+    policy: Policy,
+    prompts: Sequence[Prompt],
+    checkable: Checkable | None,
+    purpose: str,
+    config: PracticeSection,
 ) -> dict[str, float]:
-    """One sampled answer to each held-out problem: the share of right ones with its interval, and what `checks` reports besides; each
-    name ends as `purpose` does ("before", "after")."""
+    """`heldout_answers` sampled answers to each held-out problem: the share of right ones with its interval, from two on the share of
+    problems with a right one (pass@k), and what `checks` reports besides; each name ends as `purpose` does ("before", "after")."""
     if checkable is None:
         return {}
-    answered = work.answer(policy, prompts, purpose)
-    scores = checkable.verifier(answered.prompts, answered.completions)
-    judged = [(prompt.id, score) for prompt, score in zip(answered.prompts, scores, strict=True) if score is not None]
+    count = 1 if isinstance(config, PPOSection | REBELSection | DPOSection) else config.heldout_answers
+    rounds = [work.answer(policy, prompts, purpose, number) for number in range(count)]
+    answered, scores_KP = rounds[0], [checkable.verifier(one.prompts, one.completions) for one in rounds]
+    judged = [
+        (prompt.id, score)
+        for one, scores_P in zip(rounds, scores_KP, strict=True)
+        for prompt, score in zip(one.prompts, scores_P, strict=True)
+        if score is not None
+    ]
     right = proportion([score for _, score in judged], [name for name, _ in judged])
     metrics = {"accuracy": right.rate, "accuracy_low": right.low, "accuracy_high": right.high}
+    if count > 1:
+        whole = [
+            [float(score >= 1) for score in scores_K]
+            for scores_K in zip(*scores_KP, strict=True)
+            if None not in scores_K
+        ]
+        metrics["pass_at_k"] = float(pass_at_k(whole, count).mean())
     metrics |= work.data.shown_work(answered.prompts, answered.completions)
     when = purpose.rpartition("-")[2]
     return {f"{name}_{when}": value for name, value in metrics.items()}

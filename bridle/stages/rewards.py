@@ -10,7 +10,7 @@ from bridle.core.records import Completion, Prompt, Reward
 from bridle.feedback.store.ratings import add_model_scores
 from bridle.models.policy import Policy, load_reward_model
 from bridle.models.scorer import Scorer, critic_from, scorer_from, shared_critic
-from bridle.recipe.recipe import Recipe
+from bridle.recipe.recipe import Recipe, stated_source
 from bridle.rewards.learned import Ensemble, LearnedReward, task_scores
 from bridle.rewards.weighted import Source, WeightedSum
 from bridle.stages.workspace import Work, require_model
@@ -20,7 +20,7 @@ TAKEN = frozenset(
     (
         "stage key threads device arithmetic earlier_devices folders sft start reference critic ensemble reward_source source world data "
         "prompts demonstrations until leaves guard "
-        "audit_calibration"
+        "audit_calibration checks"
     ).split()
 )
 
@@ -62,7 +62,7 @@ def training_reward(work: Work, policy: Policy) -> Reward:
     sources = []
     for source in work.recipe.reward_source:
         if source.kind == "verifier":
-            found: Reward = work.data.checkable().verifier
+            found: Reward = work.data.verifier(source)
         elif source.path:
             found = load_scores(work, work.project.folder / source.path, policy, source.task)
         else:
@@ -77,9 +77,11 @@ def reward_parents(work: Work) -> dict[str, Any]:
     own = not recipe.reward_source or any(s.kind == "learned" and not s.path for s in recipe.reward_source)
     members = member_parents(work) if own else {}
     if recipe.reward_source:
-        parents["reward_source"] = [source.model_dump(mode="json") for source in recipe.reward_source]
+        parents["reward_source"] = [stated_source(source.model_dump(mode="json")) for source in recipe.reward_source]
     for source in recipe.reward_source:
         folder = work.project.folder / source.path
+        if source.check:
+            work.data.verifier(source)  # what cannot be checked is refused before anything starts
         if source.path and not (folder / "bridle_reward.json").is_file():
             raise ModelError(
                 f"reward source {source.name!r} names {folder}, where there is no reward model; give the folder of one, "

@@ -19,7 +19,7 @@ from bridle.compute.steps import Means, Metrics, Steps
 from bridle.core.records import Prompt, Reward
 from bridle.core.timeline import timed
 from bridle.generation import rollout as online
-from bridle.maths.advantages import flat_groups, group_relative
+from bridle.maths.advantages import flat_groups, group_relative, normalised_each
 from bridle.maths.kl import k1
 from bridle.maths.losses import grpo, token_weights
 from bridle.models.policy import Policy
@@ -44,7 +44,7 @@ def train(
         with steps.save_on_error(rollout.step):
             reference_BT = online.reference_logprobs(rollout, reference, temperature, together, session.device)
         with timed("advantages"):
-            adv_B = group_relative(rollout.reward_B, size, std_power=config.std_power)
+            adv_B = advantages(rollout, config)
         # 4. improve the policy
         updates = improve_by_groups(policy, steps, rollout, reference_BT, adv_B, config)
         # 5. share the new weights (a new stamp), log and save
@@ -55,6 +55,14 @@ def train(
         metrics = {**online.rollout_metrics(rollout, kl_B, session), **compared, **updates}
         online.end_step(steps, rollout, metrics, config.kl_coef, bool(adv_B.any()))
     return {"steps": steps.done, **steps.metrics}
+
+
+def advantages(rollout: online.Rollout, config: GRPOSection) -> Tensor:
+    """[B]: of the reward, or of each of its sources by itself, the missing-stop penalty as one more."""
+    if config.normalise == "sum" or len(rollout.parts) < 2:
+        return group_relative(rollout.reward_B, config.group_size, std_power=config.std_power)
+    parts = [*rollout.parts, (1.0, rollout.reward_B - rollout.score_B)]
+    return normalised_each(parts, config.group_size, config.std_power)
 
 
 @timed("improve")
@@ -73,6 +81,7 @@ def improve_by_groups(
             loss, metrics = grpo(
                 part.logp_MT, part.old_logp_MT, reference_BT[here], adv_B[rows], weight_B[rows], rollout.mask_BT[here],
                 clip=config.clip, clip_high=config.clip_high, kl_coef=config.kl_coef * steps.kl_factor, count=count,
+                surrogate=config.surrogate,
             )  # fmt: skip
             backward(loss)
             means.add(metrics, part)

@@ -86,7 +86,7 @@ def choose(rollout: online.Rollout, config: RejectionSection) -> list[int]:
         good = ended if config.keep == "best" else [i for i in ended if scores[i] >= config.threshold]
         if not good:
             continue
-        if config.keep == "best":
+        if config.keep in ("best", "best_right"):
             chosen.append(max(good, key=lambda i: scores[i]))
         elif config.keep == "shortest":
             chosen.append(min(good, key=lambda i: len(completions[i].token_ids)))

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from bridle.core.records import Completion
 from bridle.models.contents import folder_hash
@@ -241,3 +242,9 @@ def test_what_was_forced_is_judged_with_what_follows(work: Work) -> None:
         for one, prompt in zip(begun, harmful, strict=True)
     )
     work.close()
+
+
+def test_the_first_tokens_are_those_of_the_answer() -> None:
+    mask_BT = torch.tensor([[False, False, True, True, True, False], [False, True, True, True, True, True]])
+    gap_BT = torch.tensor([[9.0, 9.0, 3.0, 1.0, 1.0, 9.0], [9.0, 4.0, 2.0, 1.0, 7.0, 7.0]])
+    assert bowl.share_of_first(gap_BT, mask_BT, 1, 3) == pytest.approx((3 + 4) / (5 + 7))

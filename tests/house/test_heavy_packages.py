@@ -26,6 +26,8 @@ DOORS = {
     "httpx2": ("bridle.core.outbound",),
     "tomli_w": ("bridle.recipe",),
     "matplotlib": ("bridle.report",),
+    "jsonschema": ("bridle.rewards.sandbox",),
+    "math_verify": ("bridle.rewards.sandbox",),
 }
 # httpx2, and the extras
 WHEN_CALLED = (
@@ -33,6 +35,8 @@ WHEN_CALLED = (
     "datasets",
     "gguf",
     "huggingface_hub",
+    "jsonschema",
+    "math_verify",
     "modelscope",
     "openpyxl",
     "peft",

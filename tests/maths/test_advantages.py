@@ -4,7 +4,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from bridle.maths.advantages import flat_groups, gae, group_relative, leave_one_out, place_at_end, whiten
+from bridle.maths.advantages import (
+    flat_groups,
+    gae,
+    group_relative,
+    leave_one_out,
+    normalised_each,
+    place_at_end,
+    whiten,
+)
 
 
 def uneven_mask() -> Tensor:
@@ -193,3 +201,22 @@ def test_each_group_is_measured_by_itself() -> None:
 def test_rewards_that_make_no_groups_are_refused(count: int, size: int) -> None:
     with pytest.raises(ValueError, match=f"{count} rewards do not make groups of {size}"):
         group_relative(torch.zeros(count), size)
+
+
+def test_each_reward_is_normalised_before_they_are_added() -> None:
+    """Two groups of two. By the sum a reward in hundreds drowns one in units, and 1 + 0 is 0 + 1; each by itself they weigh the same."""
+    right = torch.tensor([1.0, 0.0, 1.0, 0.0], dtype=torch.float64)
+    long = torch.tensor([0.0, 300.0, 300.0, 0.0], dtype=torch.float64)
+    brief = torch.tensor([0.0, 1.0, 1.0, 0.0], dtype=torch.float64)
+    found = normalised_each([(1.0, right), (1.0, brief)], 2, eps=0.0)
+    assert found.tolist() == pytest.approx(
+        [0.0, 0.0, 1.0, -1.0]
+    )  # of the first group nothing is learnt; the second has unit spread
+    assert normalised_each([(1.0, right), (1.0, long)], 2, eps=0.0).tolist() == pytest.approx(found.tolist())
+    weighed = normalised_each([(3.0, right), (1.0, long)], 2, eps=0.0)
+    unit = 2**-0.5  # two answers that differ are this many standard deviations from their mean
+    expected = torch.tensor([3 - 1, 1 - 3, 3 + 1, -3 - 1]) * unit
+    assert weighed.tolist() == pytest.approx((expected / expected.std(correction=0)).tolist())
+    assert not normalised_each([(1.0, torch.ones(4)), (2.0, torch.zeros(4))], 2).any()
+    alone = normalised_each([(1.0, right)], 2, eps=0.0)
+    assert alone.tolist() == pytest.approx([1.0, -1.0, 1.0, -1.0])

@@ -394,6 +394,59 @@ def test_grpo_in_each_regime(ratio: float, advantage: float, loss: float, gradie
     assert float(stats["policy_loss"]) == pytest.approx(loss)
 
 
+@pytest.mark.parametrize(("first", "second", "clipped"), [(0.1, 0.1, False), (0.5, -0.2, False), (0.5, 0.3, True)])
+def test_a_whole_answer_has_one_ratio(first: float, second: float, clipped: bool) -> None:
+    """GSPO: the geometric mean of its tokens', here of two; a third is padding. As a mean over answers the loss is -min(s A, clip(s) A)."""
+    old = torch.tensor([[-1.0, -2.0, 9.0]])
+    logp = (old + torch.tensor([[first, second, 5.0]])).requires_grad_()
+    mask = torch.tensor([[True, True, False]])
+    found, metrics = grpo(
+        logp,
+        old,
+        old,
+        torch.tensor([1.5]),
+        torch.tensor([0.5]),
+        mask,
+        clip=0.2,
+        clip_high=0.28,
+        kl_coef=0.0,
+        count=1,
+        surrogate="sequence",
+    )
+    found.backward()
+    ratio = math.exp((first + second) / 2)
+    assert (ratio > 1.28) is clipped
+    assert float(found.detach()) == pytest.approx(-1.5 * min(ratio, 1.28))
+    assert logp.grad is not None
+    expected = 0.0 if clipped else -1.5 * ratio / 2
+    assert logp.grad[0].tolist() == pytest.approx([expected, expected, 0.0])
+    assert float(metrics["clip_fraction"]) == float(clipped)
+
+
+@pytest.mark.parametrize(("ratio", "advantage"), [(0.1, 1.0), (1.1, 1.0), (2.0, 1.0), (2.0, -1.0), (0.1, -1.0)])
+def test_cispo_leaves_no_token_out(ratio: float, advantage: float) -> None:
+    """Its gradient is the advantage times the ratio, bounded above: also where a clip would have none."""
+    old = one(-1.3)[0]
+    logp = (old + math.log(ratio)).requires_grad_()
+    found, metrics = grpo(
+        logp,
+        old,
+        old,
+        torch.tensor([advantage]),
+        torch.ones(1),
+        TRUE,
+        clip=0.2,
+        clip_high=0.28,
+        kl_coef=0.0,
+        count=1,
+        surrogate="cispo",
+    )
+    found.backward()
+    assert logp.grad is not None and float(logp.grad) == pytest.approx(-min(ratio, 1.28) * advantage)
+    assert float(found.detach()) == pytest.approx(-min(ratio, 1.28) * advantage * float(logp.detach()))
+    assert float(metrics["clip_fraction"]) == float(ratio > 1.28)
+
+
 def test_grpo_sums_what_each_answer_weighs() -> None:
     """Two answers of two tokens and one; ρ against the reference is log 2 and 0 in the first, log ½ in the second."""
     logp = torch.tensor([[-1.0, -2.0], [-3.0, 0.0]])

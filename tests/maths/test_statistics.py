@@ -19,6 +19,7 @@ from bridle.maths.statistics import (
     fit_temperature,
     mean_and_se,
     mean_interval,
+    pass_at_k,
     proportion,
     student_quantile,
     wilson_interval,
@@ -292,3 +293,21 @@ def test_it_holds_at_every_look_where_one_look_does_not(p: float, ties: float) -
     z = (total - n[:, None] * p) / np.sqrt(n[:, None] * p * (1 - p))
     if not ties:
         assert (np.abs(z[20:]) > 1.96).any(0).mean() > 0.2
+
+
+@pytest.mark.parametrize(
+    ("right", "total", "k"), [(0, 5, 3), (1, 5, 1), (1, 5, 3), (3, 6, 2), (4, 6, 3), (5, 5, 2), (2, 4, 4)]
+)
+def test_pass_at_k_is_that_of_all_choices_of_k(right: int, total: int, k: int) -> None:
+    """Chen's formula, by counting: and not 1 − (1 − c/N)^k, which is too small."""
+    row = [1.0] * right + [0.0] * (total - right)
+    counted = np.mean([max(chosen) for chosen in combinations(row, k)])
+    assert pass_at_k([row], k)[0] == pytest.approx(counted)
+    assert pass_at_k([row], k)[0] == pytest.approx(1 - math.comb(total - right, k) / math.comb(total, k))
+
+
+def test_pass_at_k_wants_right_or_wrong() -> None:
+    with pytest.raises(DataError):
+        pass_at_k([[0.5, 1.0]], 1)
+    with pytest.raises(DataError):
+        pass_at_k([[0.0, 1.0]], 3)

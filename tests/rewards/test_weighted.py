@@ -29,6 +29,12 @@ def test_scores_are_weighed_and_added() -> None:
     assert found.metrics == {"reward_good": 0.0, "unscored_good": 0, "reward_long": 4.0, "unscored_long": 0}
 
 
+def test_each_source_keeps_its_scores() -> None:
+    """For those that normalise each before they add."""
+    whole = WeightedSum([Source("good", 2.0, says(1.0, None, -1.0)), Source("long", -0.5, says(4.0, 2.0, 6.0))])
+    assert whole(PROMPTS, COMPLETIONS).parts == [(2.0, [1.0, None, -1.0]), (-0.5, [4.0, 2.0, 6.0])]
+
+
 @pytest.mark.parametrize("unknown", [None, math.nan, math.inf, -math.inf])
 def test_what_one_source_cannot_judge_has_no_sum(unknown: float | None) -> None:
     """Never 0, whatever the weight: it is left out by whoever trains, and counted."""

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from bridle.core.errors import NoUsableRows
-from bridle.core.records import Completion, Prompt, Reward
+from bridle.core.records import Completion, Prompt, Reward, Scores
 from bridle.generation.rollout import Rollout, reference_logprobs
 from bridle.maths.advantages import group_relative
 from bridle.models.batches import make_batch, spread
 from bridle.project.run import Run
 from bridle.recipe.online import GRPOSection
+from bridle.rewards.weighted import Source, WeightedSum
 from bridle.training import grpo
 from tests.models.tiny import policy as tiny_policy
 from tests.models.tiny import template
@@ -137,15 +138,34 @@ def test_advantages_are_in_rewards_or_in_deviations(power: float, ratio: float, 
 
 
 def test_the_clip_has_two_sides_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain, seen = grpo.grpo, set[tuple[float, float, float]]()
+    plain, seen = grpo.grpo, set[tuple[Any, ...]]()
 
-    def watch(*tensors: Tensor, clip: float, clip_high: float, kl_coef: float, count: Tensor) -> Any:
-        seen.add((clip, clip_high, kl_coef))
-        return plain(*tensors, clip=clip, clip_high=clip_high, kl_coef=kl_coef, count=count)
+    def watch(*tensors: Tensor, **settings: Any) -> Any:
+        seen.add(tuple(settings[name] for name in ("clip", "clip_high", "kl_coef", "surrogate")))
+        return plain(*tensors, **settings)
 
     monkeypatch.setattr(grpo, "grpo", watch)
-    train(cast(), low_ids, with_settings(steps=1, clip=0.1, clip_high=0.28, kl_coef=0.03), run_in(tmp_path))
-    assert seen == {(0.1, 0.28, 0.03)}
+    chosen = with_settings(steps=1, clip=0.1, clip_high=0.28, kl_coef=0.03, surrogate="cispo")
+    train(cast(), low_ids, chosen, run_in(tmp_path))
+    assert seen == {(0.1, 0.28, 0.03, "cispo")}
+
+
+def test_each_source_can_be_normalised_by_itself(tmp_path: Path) -> None:
+    """The larger of two sources that pull in opposite directions wins by their sum; each by itself, the one of greater weight."""
+
+    def scored(prompts: Sequence[Prompt], completions: Sequence[Completion]) -> Scores:
+        low = low_ids(prompts, completions)
+        return WeightedSum(
+            [Source("low", 2.0, lambda *_: low), Source("high", 1.0, lambda *_: [-100 * one for one in low])]
+        )(prompts, completions)
+
+    gained = {}
+    for normalise in ("sum", "each"):
+        who, folder = cast(), tmp_path / normalise
+        train(who, scored, with_settings(steps=6, normalise=normalise), run_in(folder))
+        lines = metrics(folder)
+        gained[normalise] = lines[-1]["reward_low"] - lines[0]["reward_low"]
+    assert gained["sum"] < 0 < gained["each"]
 
 
 def test_a_group_with_an_answer_that_cannot_be_judged_is_left_out_whole(tmp_path: Path) -> None:

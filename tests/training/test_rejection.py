@@ -89,9 +89,18 @@ def test_the_shortest_right_answer_is_kept() -> None:
     assert rejection.choose(rollout, with_settings(keep="shortest")) == [2]
 
 
+def test_the_best_right_answer_is_kept() -> None:
+    """Several sources added up: 1 for a right answer and something besides; where none is right none is kept."""
+    rollout = answered(
+        (1.2, 7, STOP), (0.4, 2, STOP), (1.4, 9, STOP), (1.9, 3, LENGTH), (0.4, 2, STOP), (0.3, 1, STOP), (0.2, 3, STOP),
+        (0.1, 3, STOP),
+    )  # fmt: skip
+    assert rejection.choose(rollout, with_settings(keep="best_right", threshold=1.0)) == [2]
+
+
 def test_a_wrong_answer_is_no_example() -> None:
     wrong = {"rejection.scored_by": "verifier", "rejection.keep": "best"}
-    with pytest.raises(RecipeError, match="would imitate a wrong answer.*'shortest' or 'threshold'"):
+    with pytest.raises(RecipeError, match="would imitate a wrong answer.*'shortest', 'threshold' or 'best_right'"):
         Recipe().with_settings(wrong)
     assert Recipe().with_settings({**wrong, "rejection.keep": "shortest"}).rejection.scored_by == "verifier"
 

@@ -30,7 +30,15 @@ from bridle.feedback.importing.forms.asked import (
 from bridle.feedback.importing.forms.compared import CHOSEN, FINE, REJECTED, is_compared
 from bridle.feedback.importing.forms.fields import IGNORED, Row, by_names, is_empty, list_in_text, strings_in
 from bridle.feedback.importing.forms.imported import ImportedRow
-from bridle.feedback.importing.forms.plain import ANSWERS, SOLUTIONS, answer_field, has_score, has_vote, is_checkable
+from bridle.feedback.importing.forms.plain import (
+    ANSWERS,
+    CHECKS,
+    SOLUTIONS,
+    answer_field,
+    has_score,
+    has_vote,
+    is_checkable,
+)
 from bridle.feedback.importing.forms.slots import LISTS, SLOT, answer_slots, listed_field
 from bridle.feedback.importing.forms.turns import speaks_inside, transcript_prompt
 from bridle.feedback.importing.forms.verdicts import (
@@ -104,6 +112,7 @@ MAPPED = (  # what a field of the user's can be mapped to
         "labels",
         "score",
         "solution",
+        *CHECKS,
         "text",
         "tie",
         "annotator",

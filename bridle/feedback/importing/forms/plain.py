@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
+from typing import Any
 
-from bridle.core.records import Prompt
+from bridle.core.records import CANONICAL, Prompt
 from bridle.feedback.importing.forms.asked import DIALOGUES, QUESTIONS, asked, dialogue, dialogue_field, question
 from bridle.feedback.importing.forms.fields import Row, answer_text, by_names, is_empty, number_in, parsed, text_of
 from bridle.feedback.importing.forms.imported import ImportedRow, Opinion
@@ -163,10 +165,42 @@ def has_score(row: Row) -> bool:
 # ------------------------------------------------------------------------------------------------- to be checked
 
 
+def is_list_of(value: object, *kinds: type) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(one, kinds) for one in value)
+
+
+# Columns that say how answers are checked: the verifier's kind, and whether a value is of its form. Another is left unread.
+CHECKS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "constraints": ("constraints", lambda value: is_list_of(value, str, dict)),
+    "json_schema": ("schema", lambda value: isinstance(value, dict) and bool(value)),
+    "answer_pattern": ("pattern", lambda value: isinstance(value, str) and bool(value.strip())),
+    "tests": ("tests", lambda value: is_list_of(value, dict)),
+    "verse": ("verse", lambda value: isinstance(value, dict) and "lines" in value),
+}
+
+
+def checks_in(row: Row) -> dict[str, str]:
+    """By column what it asks of an answer, as a solution's text: {"check": kind, "expected": value}."""
+    found = {}
+    for name in row.among(CHECKS):
+        (kind, fits), value = CHECKS[name], row.look(name)
+        if isinstance(value, str) and kind != "pattern":  # as a table's column has it
+            try:
+                value = json.loads(value)
+            except (ValueError, RecursionError):
+                continue
+        if fits(value):
+            found[name] = CANONICAL.encode({"check": kind, "expected": value})
+    return found
+
+
 @by_names
 def solutions_in(row: Row) -> tuple[str, ...]:
     """What answers are checked against, in the order of how surely it is that and nothing else."""
-    found = []
+    checks = checks_in(row)
+    found = list(checks.values())
+    for name in checks:
+        row.take(name)
     for name in SOLUTIONS:
         value = ground_truth(row.look(name)) if name == "reward_model" else row.look(name)
         values = value if isinstance(value, list) else [value]
@@ -197,6 +231,7 @@ def is_checkable(row: Row) -> bool:
     solved = (
         any(not is_empty(row.look(n)) and n != "reward_model" for n in SOLUTIONS)
         or ground_truth(row.look("reward_model")) is not None
+        or bool(checks_in(row))
     )
     return bool(bare) or (solved and name in (None, "answer"))
 

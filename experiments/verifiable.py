@@ -1,0 +1,114 @@
+"""E12: practice on answers that can be checked lifts held-out exact match, and a reward that is drawn at random does not.
+
+Not among MODULES until all seeds were run: `python -m experiments.verifiable SEED` prints the figures of one.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bridle.core.records import Completion, Prompt
+from bridle.maths.statistics import pass_at_k
+from bridle.stages.methods import METHODS
+from bridle.stages.workspace import Work
+from experiments.harness import Claim, Experiment, Row, number
+from experiments.playground import lab_folder, opened
+
+SAMPLES = 15  # answers to a prompt, in training and in measuring
+SETTINGS = {"data.source": "playground", "data.heldout_prompts": 512, "guard.audits": "off"}
+ONLINE = {"group_size": SAMPLES, "prompts_per_step": 16, "steps": 24}
+KEPT = {"scored_by": "verifier", "answers": SAMPLES, "rounds": 3}
+ARMS: dict[str, tuple[str, dict[str, Any]]] = {
+    "GRPO": ("grpo", ONLINE),
+    "RLOO": ("rloo", {**ONLINE, "scored_by": "verifier", "missing_stop_penalty": 0.0, "kl_coef": 0.02}),
+    "shortest": ("best-of-n", {**KEPT, "keep": "shortest"}),
+    "all": ("best-of-n", {**KEPT, "keep": "threshold"}),
+    "random": ("grpo", ONLINE),
+}
+
+
+def draw(prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[float]:
+    """Right or wrong by a coin that knows nothing but the answer, so that a resumed run sees it fall as before."""
+    return [float(random.Random(completion.id).random() < 0.5) for completion in completions]
+
+
+def measured(work: Work, folder: Path) -> dict[str, float]:
+    """Exact match on held-out problems, the share of problems with a right answer among 15, tokens of right answers."""
+    checkable, policy = work.data.checkable(), work.read_policy(folder)
+    prompts = work.fitting(policy, checkable.heldout)
+    rounds = [work.answer(policy, prompts, "experiment", number) for number in range(SAMPLES)]
+    right_KP = np.array([checkable.verifier(one.prompts, one.completions) for one in rounds], dtype=float)
+    lengths_KP = np.array([[len(answer.token_ids) for answer in one.completions] for one in rounds])
+    return {
+        "right": float(right_KP.mean()),
+        f"pass@{SAMPLES}": float(pass_at_k(right_KP.T, SAMPLES).mean()),
+        "length": float(lengths_KP[right_KP > 0].mean()) if right_KP.any() else 0.0,
+    }
+
+
+def measure(seed: int) -> Row:
+    base = opened(lab_folder() / "base", {**SETTINGS, "seed": 0})
+    METHODS["pretrain"].train(base, reuse=True)
+    work = opened(lab_folder() / f"checked-{seed}", {**SETTINGS, "seed": seed})
+    if not (own := work.project.model("base")).exists():
+        shutil.copytree(base.project.model("base"), own)
+    base.close()
+    try:
+        METHODS["sft"].train(work, reuse=True)
+        found = {}
+        for arm, (method, settings) in ARMS.items():
+            reward = draw if arm == "random" else None
+            name = f"checked-{arm.lower()}"
+            METHODS[method].train(work, name=name, settings=settings, reward=reward, reuse=True)
+            found[arm] = measured(work, work.project.model(name))
+        start = measured(work, work.project.model("arithmetic"))
+    finally:
+        work.close()
+    row = {f"start: {name}": value for name, value in start.items()}
+    for arm, one in found.items():
+        row |= {f"{arm}: {name}": value for name, value in one.items()}
+        row[f"{arm}: gain"] = 100 * (one["right"] - start["right"])
+        row[f"{arm}: variety lost"] = 100 * (start[f"pass@{SAMPLES}"] - one[f"pass@{SAMPLES}"])
+    row["shorter"] = 1 - found["shortest"]["length"] / found["all"]["length"]
+    row["no loss"] = 100 * (found["shortest"]["right"] - found["all"]["right"])
+    return row
+
+
+EXPERIMENT = Experiment(
+    name="E12",
+    title="practice on checkable answers lifts exact match, and a random reward does not",
+    setting="Playground's word problems; all seeds share one base model and differ in everything after. From the arithmetic branch, "
+    f"{SAMPLES} answers a prompt. Exact match, pass@{SAMPLES} and tokens of right answers over {SAMPLES} answers to each of 512 held-out "
+    "problems.",
+    measure=measure,
+    seeds=range(5),
+    claims=[
+        Claim("GRPO: gain", "GRPO: points of exact match gained", "mean", at_least=25),
+        Claim("RLOO: gain", "RLOO: points of exact match gained", "mean", at_least=25),
+        Claim("shortest: gain", "the shortest right answers imitated: points gained", "mean", at_least=15),
+        Claim(
+            "shorter",
+            "mean length of right answers, less by this share than where all right ones are imitated",
+            "mean",
+            at_least=0.15,
+        ),
+        Claim("no loss", "points of exact match, the shortest less all", at_least=-2),
+        Claim("GRPO: variety lost", f"GRPO: points of pass@{SAMPLES} lost", "mean", at_most=3),
+        Claim("RLOO: variety lost", f"RLOO: points of pass@{SAMPLES} lost", "mean", at_most=3),
+        Claim("shortest: variety lost", f"shortest: points of pass@{SAMPLES} lost", "mean", at_most=3),
+        Claim("start: right", "exact match at the start", "mean", at_most=0.5),
+    ],
+    controls=[Claim("random: gain", "points gained by a reward drawn at random", "mean", at_most=2)],
+)
+
+
+if __name__ == "__main__":
+    for name, value in measure(int(sys.argv[1])).items():
+        print(f"{name}: {number(value)}")
