@@ -1,4 +1,4 @@
-"""Verbs of feedback: sample, label, agreement."""
+"""Verbs of feedback: sample, label, judge, agreement."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -88,6 +88,36 @@ def serve_labelling(options: Options, given: Mapping[str, Any], owner_link: bool
             print_lines([f"open this once (it ends in 24 hours): {place.url()}{owner_path(store)}"])
             return
     serve_app(project.store, place, lambda line: print_lines([line]), project)
+
+
+@click.command()
+@click.option(
+    "--study",
+    metavar="NAME",
+    help="What waits in this study (default: comparisons, where `bridle sample` puts answers).",
+)
+@click.option(
+    "--items", type=click.IntRange(0, 10**7), default=0, metavar="N", help="Items at most (default: all that wait)."
+)
+@click.option(
+    "--audit",
+    type=click.IntRange(0, 10**7),
+    default=0,
+    metavar="N",
+    help="Judge N items again that people have judged, and compare; the store stays as it is.",
+)
+@shared_options()
+def judge(options: Options, study: str | None, items: int, audit: int) -> None:
+    """Let a model judge what waits, in people's place ([judge] says which), and report what its verdicts are worth."""
+    if audit and items:
+        raise UsageError("--audit and --items are two things: give one of them")
+    with loading():
+        from bridle.stages.data import STUDY
+        from bridle.stages.judge import audit_judge, judge_lines, judge_waiting
+
+    with opened_work(options) as work:
+        metrics = audit_judge(work, audit, study) if audit else judge_waiting(work, study or STUDY, items)
+    print_found(options, metrics, judge_lines(metrics))
 
 
 @click.command()

@@ -105,8 +105,8 @@ def stale(options: Options) -> None:
 @click.argument("model_b", metavar="[B]", required=False)
 @click.option(
     "--by",
-    type=click.Choice(["gold", "reward"]),
-    help="Who judges A against B (default: gold on the playground, else reward).",
+    type=click.Choice(["gold", "reward", "judge", "people"]),
+    help="Who judges A against B (default: gold on the playground, else reward); judge: that of [judge]; people: in a study of their own.",
 )
 @shared_options()
 def evaluate(options: Options, model_a: str, model_b: str | None, by: str | None) -> None:

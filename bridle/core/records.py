@@ -137,7 +137,8 @@ class Judgement:
 
     `outcome` tells what kind of tie a tie is, where that was said, and why there is no ranking where there is none. `criterion` is what
     was judged, such as "harmless"; None is which answer is better on the whole. `strength` is 0 (hardly better) to 3; `margin` and
-    `confidence` are in their giver's units; `weight` multiplies what the judgement counts. `seconds` are those of looking at it,
+    `confidence` are in their giver's units (a model's confidence is its probability of what it prefers); `weight` multiplies what the
+    judgement counts. `seconds` are those of looking at it,
     `wall_seconds` all from when it was shown. `rationale` and `lang` are its giver's words and their language; `guideline` is the hash of
     what they were asked to go by; `marks` tell what was odd: "late" (after its lease), "unskilled" (by one who may not judge the topic).
     """

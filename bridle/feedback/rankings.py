@@ -11,7 +11,16 @@ from dataclasses import dataclass, field, replace
 from itertools import combinations
 
 from bridle.core.errors import DataError
-from bridle.core.records import UNDECIDED, Completion, Judgement, Pair, Prompt, Ranking, content_hash
+from bridle.core.records import (
+    UNDECIDED,
+    Completion,
+    Judgement,
+    LabelerKind,
+    Pair,
+    Prompt,
+    Ranking,
+    content_hash,
+)
 
 
 @dataclass(frozen=True)
@@ -67,8 +76,8 @@ def pairs_of(item: Item, judgement: Judgement, ties: bool = False) -> list[Pair]
     """The pairs that one judgement gives, best first; each weighs the judgement's weight / their number, and is won by its margin or,
     where none was given, its strength.
 
-    Ties give no pair, or with `ties` one of target ½ and no strength; answers with the same text never do. Raises DataError if the
-    judgement is of another item, or an answer of another prompt.
+    Ties give no pair, or with `ties` one of target ½ and no strength; answers with the same text never do. The confidence of a judge that
+    is a model is its probability, and the target. Raises DataError if the judgement is of another item, or an answer of another prompt.
     """
     return [vote for _, vote in votes_by_slot(item, judgement, ties)]
 
@@ -84,9 +93,9 @@ def counted_pairs(judged: Iterable[tuple[Item, Judgement]], ties: bool = False) 
 
 
 def count_votes(votes: Sequence[Pair]) -> Pair:
-    """Votes on the same two answers as one pair: `chosen` is the side that the votes' weight prefers, `target` its share, `weight` that of
-    all. `strength` is how much better `chosen` is on the mean: a vote for the other side counts as less than nothing, a tie as nothing,
-    and one that states no strength, where others do, as 1.
+    """Votes on the same two answers as one pair: `chosen` is the side that the votes' weight prefers, `target` its share, `weight` that
+    of all. `strength` is how much better `chosen` is on the mean: a vote for the other side counts as less than nothing, a tie as
+    nothing, and one that states no strength, where others do, as 1.
     """
     first, weight = votes[0], sum(vote.weight for vote in votes)
     if len(votes) == 1:
@@ -118,6 +127,8 @@ def votes_by_slot(item: Item, judgement: Judgement, ties: bool) -> list[tuple[tu
     if ties:
         slots += [(a, b, 0.5) for group in judgement.ranking for a, b in combinations(group, 2)]
     texts = [completion.stripped for completion in item.completions]
+    if judgement.labeler_kind is LabelerKind.AI and judgement.confidence is not None:  # its probability: a soft label
+        slots = [(a, b, min(target, max(0.5, judgement.confidence))) for a, b, target in slots]
     different = [(a, b, target) for a, b, target in slots if texts[a] != texts[b]]
     strength = judgement.strength if judgement.margin is None else judgement.margin
     named = (judgement.weight / max(1, len(different)), (judgement.id,))

@@ -243,8 +243,9 @@ class RewardSource(Section):
 
     name: str = Field(pattern=r"^[A-Za-z0-9_-]+$")
     """what it is called in the log"""
-    kind: Literal["learned", "verifier"]
-    """learned: a reward model; verifier: 1 for an answer that is checked and right, else 0"""
+    kind: Literal["learned", "verifier", "judge"]
+    """learned: a reward model; verifier: 1 for an answer that is checked and right, else 0; judge: the model of [judge], all answers to a
+    prompt in one call"""
     path: base.PathText = ""
     """learned: the reward model's folder; empty: the project's own"""
     task: str = ""
@@ -264,11 +265,11 @@ class RewardSource(Section):
 
     @model_validator(mode="after")
     def verifiers_have_no_model(self) -> RewardSource:
-        if self.kind == "verifier" and (self.path or self.task):
-            raise ValueError("kind = 'verifier' has neither path nor task; leave them out, or set kind = 'learned'")
-        if self.kind == "learned" and (self.check or self.expected != "" or self.allow_execution):
+        if self.kind != "learned" and (self.path or self.task):
+            raise ValueError(f"kind = '{self.kind}' has neither path nor task; leave them out, or set kind = 'learned'")
+        if self.kind != "verifier" and (self.check or self.expected != "" or self.allow_execution):
             raise ValueError(
-                "kind = 'learned' checks nothing; leave check, expected and allow_execution out, or set kind = 'verifier'"
+                f"kind = '{self.kind}' checks nothing; leave check, expected and allow_execution out, or set kind = 'verifier'"
             )
         if self.expected != "" and not self.check:
             raise ValueError("expected says what is checked and not how; name a check, such as check = 'tags'")

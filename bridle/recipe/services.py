@@ -1,8 +1,15 @@
-"""Settings of what people and programs do beside training: labelling."""
+"""Settings of what people and programs do beside training: labelling, and judging."""
 
-from pydantic import Field
+from __future__ import annotations
 
-from bridle.recipe.base import LONGEST, Section
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from bridle.recipe.base import LONGEST, WIDEST, PathText, Section
+
+RESERVED = ("model", "messages", "stream", "n", "logprobs", "top_logprobs", "max_tokens")  # of a request's body
 
 
 class LabelSection(Section):
@@ -18,3 +25,95 @@ class LabelSection(Section):
     """what one judgement costs, in any currency"""
     hour_price: float = Field(default=0, ge=0, le=LONGEST)
     """what an hour of a person's time costs, where they are not paid by the piece"""
+
+
+class JudgeSection(Section):
+    """A model that compares answers in people's place: one of the project, a folder, or one behind an endpoint."""
+
+    model: PathText = ""
+    """who judges: a model of the project or a folder; with an endpoint the name that it goes by there"""
+    endpoint: Annotated[str, Field(max_length=1000)] = ""
+    """address of an OpenAI-compatible API, such as http://127.0.0.1:8000/v1; empty: the model runs here"""
+    key_from: str = ""
+    """name of the environment variable that holds the endpoint's key; empty: it wants none"""
+    form: Literal["comparison", "rating"] = "comparison"
+    """comparison: two answers side by side, more in one call; rating: each answer by itself, by the expected grade"""
+    rubric: str = ""
+    """what to judge by; empty: what is right, does what was asked and does no harm. A prompt's own `rubric` stands above it"""
+    principles: list[str] = Field(default_factory=list, max_length=1000)
+    """in its place: of these one is drawn for each comparison"""
+    language: Literal["en", "zh"] = "en"
+    """language in which the judge is asked"""
+    reasons: bool = False
+    """whether the judge gives its reasons before its verdict, which then is a word and no probability"""
+    scale: int = Field(default=5, ge=2, le=9)
+    """highest grade of a rating"""
+    question: str = ""
+    """rating: the whole question, with {request} and {answer} in it, for a model that knows one; empty: ours"""
+    verdicts: dict[str, float] = Field(default_factory=dict, max_length=20)
+    """rating: what can be said to it, each with its grade, such as {"It is harmful." = 0, "It is good." = 1}; empty: 1 to `scale`"""
+    both_orders: bool = True
+    """whether two answers are judged in both orders, which takes two calls"""
+    logprobs: bool = True
+    """whether the endpoint is asked for the probabilities of its verdict"""
+    temperature: float = Field(default=0.0, ge=0, le=2)
+    """of the judge's reply; at 0 it says the same again"""
+    max_tokens: int = Field(default=512, ge=8, le=WIDEST)
+    """longest reply with reasons, or of a ranking"""
+    concurrency: int = Field(default=16, ge=1, le=1000)
+    """calls under way at once"""
+    timeout: float = Field(default=60.0, gt=0, le=3600)
+    """seconds until a call is given up"""
+    retries: int = Field(default=5, ge=0, le=20)
+    """times that a call is tried again"""
+    max_calls: int = Field(default=0, ge=0, le=LONGEST)
+    """calls of one command at most; 0: as many as it takes"""
+    max_total_tokens: int = Field(default=0, ge=0, le=10**12)
+    """tokens of one command at most, read and written; 0: as many as it takes"""
+    price_read: float = Field(default=0.0, ge=0, le=LONGEST)
+    """price of a million tokens that the judge reads, in any currency"""
+    price_written: float = Field(default=0.0, ge=0, le=LONGEST)
+    """price of a million tokens that it writes"""
+    expected_seconds: float = Field(default=2.0, gt=0, le=3600)
+    """seconds that a call takes, for the estimate before the first one"""
+    body: dict[str, Any] = Field(default_factory=dict)
+    """more fields of the request's body, such as {seed = 1}; max_completion_tokens stands in place of max_tokens"""
+    injections: int = Field(default=16, ge=0, le=WIDEST)
+    """comparisons that are judged again with an instruction to the judge in the losing answer; how often that flips the verdict is
+    reported"""
+    family: list[str] = Field(default_factory=list, max_length=100)
+    """models of the project whose answers are of the judge's own family; a judge that is one of them is its own"""
+
+    @model_validator(mode="after")
+    def the_key_stays_out(self) -> JudgeSection:
+        """No message says what was given: it may be a key."""
+        if self.key_from and not re.fullmatch("[A-Za-z_][A-Za-z0-9_]{0,99}", self.key_from):
+            raise ValueError(
+                "key_from must be the name of an environment variable, letters, digits and _, and never the key itself"
+            )
+        if self.endpoint and not re.fullmatch(r"https?://[^\s@?#]+", self.endpoint):
+            raise ValueError(
+                "endpoint must be an http or https address without a user, a password, a query or a fragment"
+            )
+        if taken := [
+            name for name in self.body if name in RESERVED or re.search("key|secret|password|authori[sz]", name, re.I)
+        ]:
+            raise ValueError(
+                f"body cannot have {taken[0][:40]!r}: the judge writes it itself, or it is a secret, which no recipe holds"
+            )
+        room = self.body.get("max_completion_tokens", 1)
+        if type(room) is not int or room < 1:
+            raise ValueError("body.max_completion_tokens must be a whole number of at least 1")
+        if (self.question or self.verdicts) and self.form != "rating":
+            raise ValueError("question and verdicts are of form = 'rating'; set that, or leave them out")
+        if self.question and not all(self.question.count(place) == 1 for place in ("{request}", "{answer}")):
+            raise ValueError("question must hold {request} and {answer}, each once")
+        if self.verdicts and len(set(self.verdicts.values())) < 2:
+            raise ValueError("verdicts need two grades at least, or no answer is better than another")
+        if self.endpoint and not self.model:
+            raise ValueError("an endpoint needs the model's name; set model")
+        if self.key_from and not self.endpoint:
+            raise ValueError(
+                "key_from is the key to an endpoint, and none is named; set endpoint, or leave key_from out"
+            )
+        return self

@@ -56,6 +56,7 @@ ROWS = {row.name: row for row in (
     StageRow("sft", "Imitating demonstrations (SFT)", ("demonstrations", "answer_tokens", "loss_average"), model="sft", label="SFT"),
     StageRow("sample", "Sampling answers", ("prompts", "answers", "items")),
     StageRow("label", "People compare", ("judgements", "agreement_with_gold")),
+    StageRow("judge", "A model compares", ("items", "comparisons", "judged")),
     StageRow(
         "reward", "The reward model",
         ("judgements", "pairs", "pair_accuracy", "people_pair_accuracy", "longest", "shortest", "slim_accuracy"),

@@ -5,17 +5,24 @@ from typing import Any
 
 import numpy as np
 
-from bridle.core.errors import ModelError, UsageError
+from bridle.core.errors import ModelError, UsageError, WaitingForLabels
 from bridle.core.files import finite_or_none, write_text
-from bridle.core.records import Prompt
+from bridle.core.records import Completion, LabelerKind, Prompt
 from bridle.core.text import json_text
 from bridle.core.timeline import timed
 from bridle.evaluation.answers import Answered, kl_of, proxy_scores, text_metrics
-from bridle.maths.statistics import mean_and_se, win_rate
+from bridle.evaluation.winrate import win_rate_of
+from bridle.feedback.quality.votes import topic_in
+from bridle.labelling.opening import ensure_studies
+from bridle.maths.statistics import mean_and_se, outcomes
 from bridle.models.policy import Policy
 from bridle.models.template import load_template
 from bridle.project import kept
 from bridle.project.progress import count_through
+from bridle.rewards.judge.judge import Candidates
+from bridle.rewards.judge.measures import preferred_share
+from bridle.rewards.judge.rulings import abstention_counts
+from bridle.stages.judge import announce_calls, judge_of
 from bridle.stages.lineage import Lineage, Reference
 from bridle.stages.observe import gold_by_family, probe_metrics
 from bridle.stages.rewards import learned_reward, member_parents
@@ -23,6 +30,7 @@ from bridle.stages.workspace import Count, Work, done_before, require_model, sta
 
 # Who judges two models' answers, and the score that kept answers carry.
 KEPT_SCORES = {"gold": "gold", "reward": "proxy"}
+Both = tuple[Mapping[str, Any], Mapping[str, Any]]  # lines of kept answers to one prompt
 
 
 def evaluate(work: Work, name: str, reuse: bool = False) -> dict[str, Any]:
@@ -137,17 +145,18 @@ def require_comparison(work: Work, a: str, b: str, by: str) -> None:
         )
     if by == "reward":
         member_parents(work)
+    if by == "judge":
+        judge_of(work)
 
 
 @timed("compare")
 def compare(work: Work, a: str, b: str, by: str) -> dict[str, Any]:
-    """Win rate of A's kept answers over B's, on the prompts that both answered; by gold or by the reward model. Equal texts tie."""
-    score = KEPT_SCORES[by]
+    """Win rate of A's kept answers over B's, on the prompts that both answered: by gold, the reward model, the recipe's judge, or people.
+    Equal texts tie. With ties counted, at equal length, and by category."""
     ours, theirs = read_answers(work, a), {line["id"]: line for line in read_answers(work, b)}
-    both: list[tuple[Mapping[str, Any], Mapping[str, Any]]] = [
-        (line, theirs[line["id"]]) for line in ours if line["id"] in theirs
-    ]
-    if not both or score not in both[0][0] or score not in both[0][1]:
+    both: list[Both] = [(line, theirs[line["id"]]) for line in ours if line["id"] in theirs]
+    score = KEPT_SCORES.get(by)
+    if not both or (score is not None and not all(score in line for line in both[0])):
         raise ModelError(
             f"the kept answers of {a} and {b} are to no prompt in common, or carry no score by {by}; "
             "evaluate both with that judge in place, on prompts that fit both"
@@ -155,9 +164,71 @@ def compare(work: Work, a: str, b: str, by: str) -> dict[str, Any]:
     lineage, runs = Lineage(work.project), [work.project.finished_folder(f"evaluate-{name}") for name in (a, b)]
     work.warn(lineage.outdated([run for run in runs if run is not None]))
     work.warn(lineage.stale(work.project.model(name) for name in (a, b)))
-    ours_P = [x[score] for x, _ in both]
-    theirs_P = [
-        x[score] if x["answer"] == y["answer"] else y[score] for x, y in both
-    ]  # of equal text neither is better
-    rate = win_rate(ours_P, theirs_P, [x["id"] for x, _ in both])
-    return {"model": a, "against": b, "by": by, "rate": rate.rate, "low": rate.low, "high": rate.high, "n": rate.n}
+    more: dict[str, Any] = {}
+    if score is not None:
+        pairs = [
+            (x[score], x[score] if x["answer"] == y["answer"] else y[score]) for x, y in both
+        ]  # of equal text neither is better
+        verdicts: list[float | None] = outcomes(*zip(*pairs, strict=True)).tolist()
+    elif by == "judge":
+        verdicts, more = judged_by_model(work, both)
+    else:
+        verdicts, more = judged_by_people(work, both, a, b)
+    known = [(verdict, x, y) for verdict, (x, y) in zip(verdicts, both, strict=True) if verdict is not None]
+    if not known:
+        raise ModelError(f"none of {len(both)} comparisons of {a} and {b} has a verdict by {by}: {json_text(more)}")
+    topic = {prompt.id: topic_in(prompt.meta) for prompt in work.data.heldout_prompts()}
+    found = win_rate_of(
+        [verdict for verdict, _, _ in known],
+        [len(x["answer"].strip()) for _, x, _ in known],
+        [len(y["answer"].strip()) for _, _, y in known],
+        [str(x.get("family") or topic.get(x["id"]) or "other") for _, x, _ in known],
+        [x["id"] for _, x, _ in known],
+    )
+    return {"model": a, "against": b, "by": by, **found, **more}
+
+
+def judged_by_model(work: Work, both: Sequence[Both]) -> tuple[list[float | None], dict[str, Any]]:
+    """The recipe's judge on each two answers; who it is, and why it had no verdict where it had none."""
+    judge, prompts = judge_of(work), {prompt.id: prompt for prompt in work.data.heldout_prompts()}
+    asked = [
+        Candidates(prompts.get(x["id"]) or Prompt.from_text(x["prompt"]), [x["answer"], y["answer"]]) for x, y in both
+    ]
+    announce_calls(work, judge, asked, len(asked))
+    opinions = judge.judge(asked, count_through(len(judge.questions(asked)), work.progress, "calls"))
+    verdicts = [preferred_share(one, 0, 1) for one in opinions]
+    return verdicts, {
+        "judge": judge.name,
+        "abstained": abstention_counts(one.kind for one in opinions),
+    }
+
+
+def judged_by_people(work: Work, both: Sequence[Both], a: str, b: str) -> tuple[list[float | None], dict[str, Any]]:
+    """People on each two answers, in a study of their own, which waits for them the first time (exit status 3)."""
+    store, study = work.store, f"{a}-against-{b}"
+    stamps = [work.registry.content(work.project.model(name))[:16] for name in (a, b)]
+    different = [n for n, (x, y) in enumerate(both) if x["answer"].strip() != y["answer"].strip()]
+    groups = [
+        [
+            Completion(both[n][0]["id"], line["answer"], weight_stamp=stamp)
+            for line, stamp in zip(both[n], stamps, strict=True)
+        ]
+        for n in different
+    ]
+    with store.transaction() as one:
+        one.add_completions([answer for group in groups for answer in group], source="evaluation")
+        items = one.add_items(groups, study=study)
+        ensure_studies(one)
+    votes: dict[str, list[float]] = {}
+    for item, given in store.judgements(study=study):
+        if given.labeler_kind is not LabelerKind.AI:
+            votes.setdefault(item.id, []).append(0.5 if len(given.ranking) == 1 else float(given.ranking[0] == (0,)))
+    if items and not votes:
+        raise WaitingForLabels(
+            f"{len(items)} comparisons of {a} and {b} wait for people in study {study!r}; `bridle label` asks them, and this command then "
+            "counts what they said"
+        )
+    verdicts: list[float | None] = [0.5] * len(both)
+    for n, item_id in zip(different, items, strict=True):
+        verdicts[n] = sum(votes[item_id]) / len(votes[item_id]) if item_id in votes else None
+    return verdicts, {"study": study, "waiting": sum(item_id not in votes for item_id in items)}

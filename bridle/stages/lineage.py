@@ -24,7 +24,7 @@ from bridle.project.project import Project
 from bridle.stages.registry import Registry
 
 OWN_NAMES = re.compile(r"base|sft|reward(-member-\d+)?")  # parents whose key is the name of their folder
-UNMEASURED = ("sample", "label")  # what they left in the store stays as good as it was
+UNMEASURED = ("sample", "label", "judge")  # what they left in the store stays as good as it was
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from bridle.stages.sft import train_branch
 from bridle.stages.workspace import Method, Variant, Work, done_before, require_model, stage_key
 from bridle.training.ppo import Actors
 
-NO_MODELS = ("source", "world", "data")  # of what rewards a run
+NO_MODELS = ("source", "world", "data", "judge")  # of what rewards a run
 PracticeSection = PPOSection | GRPOSection | RLOOSection | REBELSection | RejectionSection | DPOSection
 
 

@@ -11,8 +11,10 @@ from bridle.feedback.store.ratings import add_model_scores
 from bridle.models.policy import Policy, load_reward_model
 from bridle.models.scorer import Scorer, critic_from, scorer_from, shared_critic
 from bridle.recipe.recipe import Recipe, stated_source
+from bridle.rewards.judge.judge import JudgeReward
 from bridle.rewards.learned import Ensemble, LearnedReward, task_scores
 from bridle.rewards.weighted import Source, WeightedSum
+from bridle.stages.judge import judge_of
 from bridle.stages.workspace import Work, require_model
 
 # Keys of a run's other parents and notes: a reward source of such a name has a key apart.
@@ -20,7 +22,7 @@ TAKEN = frozenset(
     (
         "stage key threads device arithmetic earlier_devices folders sft start reference critic ensemble reward_source source world data "
         "prompts demonstrations until leaves guard "
-        "audit_calibration checks"
+        "audit_calibration checks judge study items"
     ).split()
 )
 
@@ -63,6 +65,8 @@ def training_reward(work: Work, policy: Policy) -> Reward:
     for source in work.recipe.reward_source:
         if source.kind == "verifier":
             found: Reward = work.data.verifier(source)
+        elif source.kind == "judge":
+            found = JudgeReward(judge_of(work))
         elif source.path:
             found = load_scores(work, work.project.folder / source.path, policy, source.task)
         else:
@@ -78,6 +82,8 @@ def reward_parents(work: Work) -> dict[str, Any]:
     members = member_parents(work) if own else {}
     if recipe.reward_source:
         parents["reward_source"] = [stated_source(source.model_dump(mode="json")) for source in recipe.reward_source]
+    if any(source.kind == "judge" for source in recipe.reward_source):
+        parents["judge"] = judge_of(work).hash
     for source in recipe.reward_source:
         folder = work.project.folder / source.path
         if source.check:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -46,6 +46,8 @@ from bridle.project.project import Project
 from bridle.project.run import Run, Until
 from bridle.recipe.by_size import rates_too_high
 from bridle.recipe.recipe import Recipe, trained_names
+from bridle.rewards.judge.endpoint import Endpoint
+from bridle.rewards.judge.judge import Judge
 from bridle.stages.data import PlaygroundData, StoreData
 from bridle.stages.lineage import Lineage, model_name
 from bridle.stages.registry import Registry, open_store
@@ -76,6 +78,9 @@ class Work:
     parents: Mapping[Path, str] = field(
         default_factory=dict, init=False
     )  # models that the run comes from, as its key has them
+    judge: Judge | None = field(default=None, init=False)  # made once, by stages/judge.py
+    asked: Endpoint | None = field(default=None, init=False)  # what stands behind it, if it is elsewhere
+    closing: ExitStack = field(default_factory=ExitStack, init=False)  # what is closed at the end
 
     @property
     def recipe(self) -> Recipe:
@@ -326,6 +331,7 @@ class Work:
         return reference
 
     def close(self) -> None:
+        self.closing.close()
         if self.operators is not None:
             self.operators.stop()  # the run may have ended in the middle of that step
         if self.opened is not None:

@@ -241,8 +241,9 @@ def read_row(
     if form is not Form.PROMPT:  # whose answers are left aside
         _refuse_removed(row)
     read = READERS[form] if form else _reader_of(row)
-    language, found = language_of(row), read(row)
-    examples = [finished(one, row, language) for one in (found if isinstance(found, list) else [found])]
+    language, rubric, found = language_of(row), row.take("rubric"), read(row)
+    meta = {name: value for name, value in (("lang", language), ("rubric", rubric)) if value}
+    examples = [finished(one, row, meta) for one in (found if isinstance(found, list) else [found])]
     if form is None:
         require_nothing_lost(row, examples)
     return examples, row
@@ -409,16 +410,15 @@ def trimmed(text: str) -> str:
     return text.strip("\r\n").rstrip() if "\n" in inner else inner
 
 
-def finished(example: ImportedRow, row: Row, language: str | None) -> ImportedRow:
-    """The row as it is kept: trimmed, checked, and noted where something is odd."""
+def finished(example: ImportedRow, row: Row, meta: Mapping[str, Any]) -> ImportedRow:
+    """The row as it is kept: trimmed, checked, and noted where something is odd; `meta` of its prompt, beside what its form says."""
     turns = tuple(
         turn if (text := trimmed(turn.content)) is turn.content else Message(turn.role, text)
         for turn in example.prompt.messages
     )
     answers = tuple(map(trimmed, example.answers))
-    if language or turns != example.prompt.messages or answers != example.answers:
-        meta = {**({"lang": language} if language else {}), **example.prompt.meta}
-        example = replace(example, prompt=Prompt(turns, meta), answers=answers)
+    if meta or turns != example.prompt.messages or answers != example.answers:
+        example = replace(example, prompt=Prompt(turns, {**meta, **example.prompt.meta}), answers=answers)
     _check(example)
     words = "\n".join(example.texts)
     if any(turn.role == following.role for turn, following in pairwise(turns)):

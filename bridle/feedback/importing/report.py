@@ -313,7 +313,7 @@ def _of_trees(
     for root in trees_of(message for _, message in flat.values()):
         raw, row, members = flat[str(root["message_id"])][0], Row({}), _members(root)
         try:
-            examples = [finished(example, row, None) for example in rows_of_tree(root, row)]
+            examples = [finished(example, row, {}) for example in rows_of_tree(root, row)]
             if gone and not gone.isdisjoint(hash_ for example in examples for hash_ in hashes_in(example)):
                 raise Skip(Reason.TAKEN_DOWN)
         except Skip as skip:
