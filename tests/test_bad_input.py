@@ -160,7 +160,7 @@ def test_a_place_where_nobody_can_label(project: Path) -> None:
         ("train sft more", "unexpected extra argument (more); `bridle train --help` shows"),
         ("train sft --set", "option '--set' requires an argument; `bridle train --help` shows"),
         ("evaluate", "missing argument 'A'; `bridle evaluate --help` shows"),
-        ("evaluate a b --by me", "invalid value for '--by': 'me' is not one of 'gold', 'reward'; `bridle evaluate"),
+        ("evaluate a b --by me", "invalid value for '--by': 'me' is not one of 'gold', 'reward', "),
         ("import", "missing argument 'FILE'; `bridle import --help` shows"),
         ("init", "missing argument 'DIR'; `bridle init --help` shows"),
         ("demo --seed -1", "invalid value for '--seed': -1 is not in the range x>=0; `bridle demo --help` shows"),

@@ -32,7 +32,7 @@ SHAPE = {
 PLAYGROUND = {
     **SHAPE, "data.source": "playground", "data.pretrain_tokens": 40_000, "data.train_prompts": 24,
     "data.heldout_prompts": 24, "data.probe_prompts": 8, "data.compared_heldout": 12, "data.demonstrations": 60,
-    "grpo.branch_problems": 8, "grpo.branch_demonstrations": 8,
+    "grpo.branch_problems": 8, "grpo.branch_demonstrations": 8, "constitution.critic_answers": 24, "constitution.prompts": 8,
 }  # fmt: skip
 
 

@@ -29,16 +29,17 @@ class Seed(click.IntRange):
 )
 @click.option(
     "--recipe",
-    type=click.Choice(["loop", "verifiable"]),
+    type=click.Choice(["loop", "verifiable", "constitution"]),
     default="loop",
     show_default=True,
-    help="What is shown: the whole loop, or practice on answers that a program checks.",
+    help="What is shown: the whole loop, practice on answers that a program checks, or a model that revises its answers by principles.",
 )
 @shared_options("project")
 def demo(options: Options, seed: int, out: Path, quick: bool, world: Path | None, recipe: str) -> None:
     """The whole loop on the playground, from nothing to a report, in minutes."""
     with loading():
         from bridle.demo.demo import run_demo
+        from bridle.demo.recipes import recipe_lines, walk_recipe
         from bridle.demo.stages import QUICK
         from bridle.demo.summary import summary_lines
         from bridle.recipe.recipe import Recipe
@@ -51,6 +52,10 @@ def demo(options: Options, seed: int, out: Path, quick: bool, world: Path | None
         settings["world.file"] = str(world.resolve())
     if recipe == "verifiable":
         show_checked(options, out, settings)
+        return
+    if recipe == "constitution":
+        summary = walk_recipe(recipe, out, Recipe().with_settings(settings), wait=options.wait)
+        print_found(options, summary, recipe_lines(summary, out))
         return
     summary = run_demo(out, Recipe().with_settings(settings), wait=options.wait)
     print_found(options, summary, summary_lines(summary, out))

@@ -1,4 +1,4 @@
-"""Verbs of feedback: sample, label, judge, agreement."""
+"""Verbs of feedback: sample, revise, label, judge, agreement."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -37,6 +37,19 @@ def sample(options: Options, model: str, prompts: int) -> None:
     with opened_work(options) as work:
         metrics = sample_answers(work, model=model, most=prompts)
     print_metrics(options, metrics)
+
+
+@click.command()
+@shared_options()
+def revise(options: Options) -> None:
+    """A model criticises and revises its own answers by a constitution, into the store; `bridle train sl-cai` imitates what comes of it."""
+    with loading():
+        from bridle.stages.revise import revise as revise_answers
+        from bridle.stages.revise import revised_lines
+
+    with opened_work(options) as work:
+        metrics = revise_answers(work)
+    print_found(options, metrics, revised_lines(metrics))
 
 
 def serving_options(verb: Callable[..., None]) -> Callable[..., None]:

@@ -12,7 +12,7 @@ from typing import Any, TextIO, cast
 import click
 
 from bridle.cli.demo import cliff, demo
-from bridle.cli.feedback import agreement, judge, label, sample
+from bridle.cli.feedback import agreement, judge, label, revise, sample
 from bridle.cli.models import models
 from bridle.cli.options import Options, let_go, print_lines
 from bridle.cli.project import export, import_, init, push, report
@@ -170,6 +170,7 @@ def sentence_and_status(error: BaseException, command: str) -> tuple[str, int]:
         models,
         push,
         report,
+        revise,
         reward,
         sample,
         store,

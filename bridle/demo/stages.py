@@ -25,7 +25,7 @@ QUICK = {
     "data.pretrain_tokens": 300_000, "data.train_prompts": 240, "data.heldout_prompts": 128, "data.probe_prompts": 40,
     "data.compared_heldout": 60, "data.demonstrations": 800, "ppo.steps": 4, "ppo.prompts_per_step": 48,
     "dpo.observe_every": 10, "grpo.steps": 4, "grpo.prompts_per_step": 12, "grpo.branch_problems": 400,
-    "grpo.branch_demonstrations": 200,
+    "grpo.branch_demonstrations": 200, "constitution.critic_answers": 400, "constitution.prompts": 100,
 }  # fmt: skip
 
 

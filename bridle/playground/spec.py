@@ -27,6 +27,7 @@ Family = Literal["help", "harm", "border", "joke", "poem", "math", "honest"]
 Quality = Literal["good", "mid", "bad"]
 DocumentKind = Literal["thread", "advice", "table", "schoolbook", "reading", "sermon"]
 Operator = Literal["+", "-", "*", "/"]
+Fault = Literal["harm", "rude", "senseless", "refusal", "stray", "untrue", "flawed", "thin"]
 FAMILIES: tuple[Family, ...] = get_args(Family)
 QUALITIES: tuple[Quality, ...] = get_args(Quality)
 
@@ -318,6 +319,46 @@ class Labeler(SpecPart):
     topics: Mapping[Family, Number]
 
 
+class SpokenFault(SpecPart):
+    text: Word
+    grade: Number
+
+
+class CritiquedBy(SpecPart):
+    name: Word
+    about: Word
+    critique: Word
+    revision: Word
+    faults: Annotated[tuple[Fault, ...], Field(min_length=1)]
+
+
+class Critiques(SpecPart):
+    """What a critic says of answers, and what it is asked; critiques.py says when a fault holds."""
+
+    name: Word
+    language: Word
+    grading: Word
+    nothing: Word
+    nothing_grade: Number
+    harmful: Share
+    stray: Share
+    garbled: Share
+    faults: Annotated[dict[Fault, SpokenFault], Field(min_length=1)]
+    principles: Annotated[tuple[CritiquedBy, ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _can_be_asked_and_read(self) -> Critiques:
+        spoken = [self.nothing, *(fault.text for fault in self.faults.values())]
+        names = [principle.name for principle in self.principles]
+        if len(set(spoken)) < len(spoken) or len(set(names)) < len(names):
+            raise ValueError("two of its verdicts, or two of its principles, are called the same")
+        if self.grading not in names:
+            raise ValueError(f"grading names {self.grading!r}, and the principles are {', '.join(names)}")
+        if unknown := {fault for principle in self.principles for fault in principle.faults} - set(self.faults):
+            raise ValueError(f"a principle asks for {sorted(unknown)[0]!r}, which is not among its faults")
+        return self
+
+
 class WorldSpec(SpecPart):
     names: Annotated[Words, Field(min_length=2)]
     families: Annotated[dict[Family, FamilySpec], having("family", FAMILIES)]
@@ -334,6 +375,9 @@ class WorldSpec(SpecPart):
     authors: Annotated[dict[Quality, Author], having("author", QUALITIES)]
     rubric: Annotated[Mapping[str, Number], AfterValidator(_whole_rubric)]
     labelers: Annotated[tuple[Labeler, ...], Field(min_length=1)]
+    constitution: Critiques | None = Field(
+        default=None, exclude=True
+    )  # changes nothing else that the world makes, nor its hash
 
     @field_validator("families")
     @classmethod

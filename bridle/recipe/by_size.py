@@ -57,6 +57,7 @@ RATES: Mapping[str, tuple[Points, str]] = {
     "rloo.learning_rate": (PRACTICE, RLOO),
     "rebel.learning_rate": (PRACTICE, "as RLOO"),
     "rejection.learning_rate": (IMITATION, "as SFT"),
+    "constitution.learning_rate": (IMITATION, "as SFT"),
 }
 MADE_NEW = ("reward.slim_learning_rate",)
 WEIGHTS: Mapping[str, tuple[Points, str]] = {  # β
@@ -71,11 +72,12 @@ COUNTS: Mapping[str, tuple[Points, str]] = {  # powers of two
     "reward.batch_size": (((SMALL, 8), (SMALLEST_PUBLISHED, 64)), N_PLUS),
     "dpo.batch_size": (((SMALL, 16), (SMALLEST_PUBLISHED, 32)), ZEPHYR),
     "rejection.batch_size": (((SMALL, 16), (SMALLEST_PUBLISHED, 64)), "as SFT"),
-    **{f"{name}.micro_batch": (AT_ONCE, MEMORY) for name in ("sft", "reward", "dpo")},
+    "constitution.batch_size": (((SMALL, 16), (SMALLEST_PUBLISHED, 64)), "as SFT"),
+    **{f"{name}.micro_batch": (AT_ONCE, MEMORY) for name in ("sft", "reward", "dpo", "constitution")},
     **{f"{name}.batch_size": (AT_ONCE, MEMORY) for name in ("ppo", "grpo", "rloo", "rebel")},
 }
 CLIPS = ("ppo.clip", "grpo.clip", "grpo.clip_high", "rloo.clip")  # ε, of every size
-TRAINERS = ("pretrain", "sft", "reward", "ppo", "dpo", "grpo", "rloo", "rebel", "rejection")
+TRAINERS = ("pretrain", "sft", "reward", "ppo", "dpo", "grpo", "rloo", "rebel", "rejection", "constitution")
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from bridle.core.errors import RecipeError, brief_repr
 from bridle.core.files import read_toml, reading_fault
 from bridle.core.records import content_hash
 from bridle.recipe.base import Section, TrainerSection
+from bridle.recipe.constitution import ConstitutionSection
 from bridle.recipe.data import DataSection, ModelSection, SamplingSection, WorldSection
 from bridle.recipe.offline import DPOSection, PretrainSection, RewardSection, SFTSection
 from bridle.recipe.online import GRPOSection, PPOSection, REBELSection, RejectionSection, RewardSource, RLOOSection
@@ -30,7 +31,7 @@ from bridle.recipe.watching import GuardSection
 NAMES_OF_MODELS = ("start", "reference")  # what they name is among the run's parents, by content hash
 MOST_PROBLEMS = 5  # of one recipe that are told
 # Methods whose section has another name.
-CALLED = {"best-of-n": "rejection"}
+CALLED = {"best-of-n": "rejection", "sl-cai": "constitution"}
 # Newer than some runs: in the hash only where they differ from their default. The first are every trainer's.
 ADDED_TO_TRAINERS = ("schedule", "warmup", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon")
 ADDED_TO_CHECKED = ("heldout_answers", "filter_answers", "min_right", "max_right")
@@ -72,6 +73,7 @@ class Recipe(Section):
     rloo: RLOOSection = Field(default_factory=RLOOSection)
     rebel: REBELSection = Field(default_factory=REBELSection)
     rejection: RejectionSection = Field(default_factory=RejectionSection)
+    constitution: ConstitutionSection = Field(default_factory=ConstitutionSection)
     guard: GuardSection = Field(default_factory=GuardSection)
     label: LabelSection = Field(default_factory=LabelSection)
     judge: JudgeSection = Field(default_factory=JudgeSection)

@@ -14,6 +14,7 @@ from bridle.core.forms import SECONDS, form_fault
 from bridle.project.kept import read_data
 from bridle.project.project import Project
 from bridle.report import page
+from bridle.report.constitution import constitution_tables
 from bridle.report.drawings import CliffRun, Comparison, Frontier, Point
 from bridle.report.guard import guard_reports, save_guard_pictures
 from bridle.report.metrics import held_out, of_runs
@@ -76,6 +77,7 @@ def project_report(work: Work) -> page.LoopReport:
             *evaluation_tables(runs),
             *reward_tables(runs.results),
             *probe_tables(runs.results),
+            *constitution_tables(runs.results),
             *data_tables(runs.folders),
             *world_tables(runs.results),
         ],

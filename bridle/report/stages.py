@@ -96,6 +96,18 @@ ROWS = {row.name: row for row in (
         KEPT, "best-of-n", "imitated best of n",
         asks=lambda recipe: recipe.rejection.prompts_per_round * recipe.rejection.answers,
     ),
+    StageRow(
+        "critic", "A critic is taught",
+        ("demonstrations", "loss_average", "harm_recall", "false_alarms", "exact", "preference_easy_harm", "harm_before", "harm_after"),
+    ),
+    StageRow("revise", "Critique and revision by a constitution", ("answers", "kept")),
+    StageRow(
+        "sl-cai", "Imitating its own revised answers (SL-CAI)", ("revised", "benign", "loss_average"), model="sl-cai", label="SL-CAI",
+    ),
+    StageRow(
+        "sl-cai-alone", "SL-CAI without benign answers", ("revised", "benign", "loss_average"),
+        model="sl-cai-alone", label="SL-CAI alone",
+    ),
     StageRow("best-of-4", "Best of n", ("prompts", "gold", "proxy", "kl")),
     StageRow("reward-shuffled", "Control: shuffled labels", ("pairs", "pair_accuracy")),
 )}  # fmt: skip

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from bridle.feedback.store.ratings import documents
 from bridle.feedback.store.ratings import solutions as imported_solutions
 from bridle.feedback.store.store import Store
 from bridle.models.encoding import Chosen, notes_of
+from bridle.playground.critiques import Critic
 from bridle.playground.gold import Gold, GoldScore, author_table
 from bridle.playground.spec import Family, Quality
 from bridle.playground.world import World
@@ -42,6 +43,7 @@ from bridle.rewards.verifiers import (
 from bridle.stages.observe import gold_metrics
 
 TRAIN, HELDOUT, PROBE, SAMPLE = "prompts", "heldout", "probe", "sample"
+RED_TEAM, BENIGN = "red-team", "benign"
 STUDY = "comparisons"
 SPEAKERS = {"system": "System", "user": "Human", "assistant": "Assistant"}  # as the plain template writes them
 PROBED: tuple[Family, ...] = ("harm", "border")
@@ -230,6 +232,26 @@ class StoreData:
     def yardstick(self) -> Yardstick | None:
         return None
 
+    # ------------------------------------------------------------------------------------------- critique and revision
+
+    def own_constitution(self) -> dict[str, Any] | None:
+        """The constitution that the data brings, in the form of its file."""
+        return None
+
+    def red_team(self, most: int) -> Chosen[Prompt]:
+        """Prompts whose answers are to be revised: those that are marked (`red_team` in their meta), or all where none is."""
+        found = self.train_prompts()
+        marked = [prompt for prompt in found if prompt.meta.get("red_team")]
+        note = "those marked as red_team" if marked else "none is marked as red_team, so all are revised"
+        rows = Chosen(marked or found, *notes_of(found), f"{len(marked or found):,} of {len(found):,} used ({note})")
+        return draw_rows(rows, ids_of(rows), most, self.recipe.seed, "constitution.prompts")
+
+    def benign(self, most: int) -> list[Prompt]:
+        """Training prompts that are none of these."""
+        found = self.train_prompts()
+        rows = [prompt for prompt in found if not prompt.meta.get("red_team")]
+        return drawn(rows, ids_of(rows), most, self.recipe.seed) if len(rows) < len(found) else []
+
 
 class PlaygroundData:
     """The playground: its world writes prompts, texts and demonstrations, the same for the same seed and world, and its rubric knows
@@ -379,6 +401,33 @@ class PlaygroundData:
         """What keeps the yardstick honest: what each kind of author is worth."""
         table = author_table(self.world, self.gold, random.Random(self.recipe.seed), 200)
         return Yardstick(table.means, table.demonstrations)
+
+    # ------------------------------------------------------------------------------------------- critique and revision
+
+    @cached_property
+    def critic(self) -> Critic:
+        """What a critic should say of answers. UsageError where the world has no constitution."""
+        return Critic(self.world, self.gold)
+
+    def own_constitution(self) -> dict[str, Any] | None:
+        return None if self.world.spec.constitution is None else self.critic.tables()
+
+    @timed("data")
+    def red_team(self, most: int) -> Chosen[Prompt]:
+        """Harmful prompts to train on, which the world writes, into the store."""
+        rng = random.Random(f"{self.recipe.seed}/red-team")
+        found = list({p.id: p for p in (self.world.prompt(rng, "harm") for _ in range(4 * most))}.values())[:most]
+        self.store.add_prompts(found, split="train", source=RED_TEAM)
+        return Chosen(found, f"{len(found):,} that its world writes (constitution.prompts)")
+
+    def benign(self, most: int) -> list[Prompt]:
+        rng = random.Random(f"{self.recipe.seed}/benign")
+        families = [family for family in self.world.families if family != "harm"]
+        weights = [self.world.spec.families[family].weight for family in families]
+        drawn_families = rng.choices(families, weights, k=4 * most)
+        found = list({p.id: p for p in (self.world.prompt(rng, family) for family in drawn_families)}.values())[:most]
+        self.store.add_prompts(found, split="train", source=BENIGN)
+        return found
 
 
 def own_source(recipe: Recipe) -> RewardSource | None:

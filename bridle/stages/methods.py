@@ -6,6 +6,7 @@ A new method is a loss (maths/losses.py), a loop (training/), its settings (reci
 from bridle.stages.practice import practise
 from bridle.stages.preferences import train_dpo
 from bridle.stages.pretrain import train_pretrain
+from bridle.stages.revise import train_revised
 from bridle.stages.reward import train_reward
 from bridle.stages.rewards import first_critic
 from bridle.stages.sft import train_sft
@@ -23,5 +24,6 @@ METHODS = {method.name: method for method in (
     Method("rloo", "rloo", "RLOO: several answers to each prompt, each measured against the mean of the others", practise, rloo.train),
     Method("rebel", "rebel", "REBEL: two answers to each prompt, log-odds that follow their rewards", practise, rebel.train),
     Method("best-of-n", "rejection", "Best of n: imitating its own best answers", practise, rejection.train),
+    Method("sl-cai", "constitution", "SL-CAI: imitating its own answers, revised by a constitution", train_revised, sft.train),
 )}
 # fmt: on

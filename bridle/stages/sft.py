@@ -7,6 +7,7 @@ from bridle.compute.steps import Session
 from bridle.core.records import Prompt, content_hash
 from bridle.models.encoding import encode_demonstrations
 from bridle.project.run import Run
+from bridle.recipe.constitution import ConstitutionSection
 from bridle.recipe.offline import SFTSection
 from bridle.stages.data import PlaygroundData
 from bridle.stages.workspace import Method, Variant, Work, done_before, require_model, stage_key
@@ -23,7 +24,7 @@ def train_sft(work: Work, method: Method, variant: Variant) -> dict[str, Any]:
     if (before := done_before(work, name, key, variant.reuse, name)) is not None:
         return before
     with work.start(name, variant.title, key, parents, recipe) as run:
-        return imitate_demonstrations(work, run, name, demonstrations, recipe.sft)
+        return run.finish(imitate_demonstrations(work, run, name, demonstrations, recipe.sft))
 
 
 def train_branch(work: Work, reuse: bool = False) -> dict[str, Any]:
@@ -43,16 +44,21 @@ def train_branch(work: Work, reuse: bool = False) -> dict[str, Any]:
         ) as run:
             config = recipe.sft.model_copy(update={"epochs": 1})
             assert isinstance(work.data, PlaygroundData)  # it alone names a branch
-            return imitate_demonstrations(work, run, name, work.data.branch_demonstrations(), config)
+            return run.finish(imitate_demonstrations(work, run, name, work.data.branch_demonstrations(), config))
 
 
 def imitate_demonstrations(
-    work: Work, run: Run, name: str, demonstrations: Sequence[tuple[Prompt, str]], config: SFTSection
+    work: Work,
+    run: Run,
+    name: str,
+    demonstrations: Sequence[tuple[Prompt, str]],
+    config: SFTSection | ConstitutionSection,
+    start: str = "base",
 ) -> dict[str, Any]:
-    """Train the base model on demonstrations and keep it as `name`."""
-    policy = work.load_policy("base")
+    """Train a model, by default the base, on demonstrations and keep it as `name`."""
+    policy = work.load_policy(start)
     limit = policy.module.config.max_positions
     examples = work.usable(encode_demonstrations(policy.template, demonstrations, limit))
     result = sft.train(policy, examples, config, Session(run, work.device, work.recipe.seed))
     saved = work.keep_policy(name, "sft", policy, policy.origin)
-    return run.finish({**result, "demonstrations": len(examples), "model": saved})
+    return {**result, "demonstrations": len(examples), "model": saved}

@@ -12,12 +12,15 @@ from bridle.models.batches import length_plan
 from bridle.models.imitation import Example, imitate
 from bridle.models.policy import Policy
 from bridle.project.run import Signal
+from bridle.recipe.constitution import ConstitutionSection
 from bridle.recipe.offline import SFTSection
 
 LOGGED_EVERY, REMEMBERED = 5, 50  # steps: between lines of the log; whose losses the mean at the end is of
 
 
-def train(policy: Policy, examples: Sequence[Example], config: SFTSection, session: Session) -> Metrics:
+def train(
+    policy: Policy, examples: Sequence[Example], config: SFTSection | ConstitutionSection, session: Session
+) -> Metrics:
     """Train `policy` in place."""
     if not examples:
         raise NoUsableRows("SFT needs demonstrations, got none; import answers or lower the filters")

@@ -162,11 +162,11 @@ def test_ppo_raises_a_reward_of_ones_own(model: bridle.Model) -> None:
         return [float("e" in answer) for answer in answers]
 
     log = Log()
-    settings = {"steps": 12, "prompts_per_step": 32, "learning_rate": 3e-3, "kl_target": 0.0, "kl_coef": 0.01}
+    settings = {"steps": 10, "prompts_per_step": 32, "learning_rate": 3e-3, "kl_target": 0.0, "kl_coef": 0.01}
     figures = bridle.ppo(
         model, [*PROMPTS, TURNS], reward, on_log=log, max_new_tokens=8, missing_stop_penalty=0.0, **settings
     )  # fmt: skip
-    assert len(seen) == 12 and all(len(prompts) == len(answers) == 32 for prompts, answers in seen)
+    assert len(seen) == 10 and all(len(prompts) == len(answers) == 32 for prompts, answers in seen)
     assert TURNS in [prompt for prompts, _ in seen for prompt in prompts] and PROMPTS[0] in seen[0][0] + seen[1][0]
     rewards = [line["reward"] for _, _, line in log.lines]
     assert sum(rewards[-3:]) / 3 > sum(rewards[:3]) / 3 + 0.2

@@ -17,7 +17,7 @@ from bridle.models.contents import folder_hash
 from bridle.recipe.recipe import load_recipe
 from bridle.stages import audit
 from bridle.stages.workspace import Work
-from experiments import bowl, cliff, ensembles, guarded, hour, rounds, truth
+from experiments import bowl, cliff, constitution, ensembles, guarded, hour, rounds, truth
 from experiments.playground import UNBRIDLED, Halves, gold_of, gold_reward, halves, train_kept, work_of
 from tests.tiny_project import PLAYGROUND
 
@@ -33,11 +33,11 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Work]:
 
 
 def test_policies_on_the_way_are_kept_and_a_run_is_made_once(work: Work) -> None:
-    kept = train_kept(work, "unbridled", SHORT)
+    kept, before = train_kept(work, "unbridled", SHORT), len(work.project.runs("unbridled"))
     assert list(kept) == [0, 4, 5] and kept[0] == work.project.model("sft")
     hashes = [folder_hash(folder) for folder in kept.values()]
     assert len(set(hashes)) == 3 and hashes[-1] == folder_hash(work.project.model("unbridled"))
-    assert train_kept(work, "unbridled", SHORT) == kept and len(work.project.runs("unbridled")) == 1
+    assert train_kept(work, "unbridled", SHORT) == kept and len(work.project.runs("unbridled")) == before
     again = work_of(3, SETTINGS, work.project.folder.parent)
     assert [len(again.project.runs(stage)) for stage in ("sft", "sample", "reward")] == [1, 1, 1]
     again.close()
@@ -196,6 +196,35 @@ def test_practice_on_checked_answers_keeps_its_policies(work: Work, monkeypatch:
     row = truth.measure_in(work, halves(work, 4), {**SHORT, "steps": 1}, {"steps": 1})
     assert 0 <= row["GRPO: start"] <= 1 and row["GRPO: rise"] == row["GRPO: end"] - row["GRPO: start"]
     assert [path.name for path in (work.project.runs("long-grpo")[-1] / "policies").iterdir()] == ["001"]
+
+
+def test_violations_fall_by_rounds_while_they_are_not_rare() -> None:
+    found = constitution.round_figures([0.4, 0.1, 0.01, 0.02])
+    assert found["fall, round 1"] == pytest.approx(0.3) and found["left, round 2"] == pytest.approx(0.1)
+    assert "fall, round 3" not in found and found["violations, round 3"] == 0.02, "rarer than can be seen to fall"
+
+
+def test_what_sl_cai_lost_is_in_standard_deviations_of_sft() -> None:
+    sft, tuned = (
+        {"complies": 0.4, "gold": 1.0, "gold_sd": 2.0, "refuses": 0.1},
+        {"complies": 0.1, "gold": 0.9, "refuses": 0.13},
+    )
+    found = constitution.compared_with_sft(
+        {"SFT": sft, "SL-CAI": tuned, "SL-CAI alone": sft, "RL-CAI": {"complies": 0.05}}
+    )
+    assert found["complies, share left"] == pytest.approx(0.25) and found["helpfulness lost"] == pytest.approx(0.05)
+    assert found["refusals more"] == pytest.approx(0.03) and found["RL-CAI over SL-CAI"] == pytest.approx(-0.05)
+
+
+@pytest.mark.slow
+def test_a_model_revises_and_learns_in_a_project_of_its_own(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constitution, "PROBES", 6)
+    monkeypatch.setattr(constitution, "ASKED", 6)
+    monkeypatch.setattr(constitution, "ROUNDS", 2)
+    row = constitution.measure_in(work, halves(work, 16), {})
+    arm = work.project.folder.with_name(f"{work.project.folder.name}-constitution")
+    assert {"critic", "sl-cai", "sl-cai-alone", "rl-cai"} <= {path.name for path in (arm / "models").iterdir()}
+    assert not work.project.model("critic").exists() and "RL-CAI: complies" in row
 
 
 @pytest.mark.slow

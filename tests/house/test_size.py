@@ -15,19 +15,19 @@ import pytest
 
 from tests.house.source import ROOT, Source, lines_of, listed, package, written_by_us
 
-ALL_PYTHON = 31_600
+ALL_PYTHON = 34_900
 # Folders, or files without their ending; a file that is named here counts where it is named, not with its folder.
 BUDGETS = {
-    "the reader's core": (8_250, "core project compute recipe maths models generation rewards training"),
+    "the reader's core": (8_800, "core project compute recipe maths models generation rewards training"),
     # Who reads the loop need not read how a GGUF file, a hub, or a file of one of sixty forms is read.
     "what others wrote": (5_550, "models/files feedback/importing"),
     # What people said is kept for ever: who is asked, how good it is, what goes out, how it is kept safe, each in a folder of its own.
     "people's data": (6_900, "feedback playground"),
     "watching and serving": (
-        4_200,
+        5_900,
         "guard evaluation site labelling serve rewards/judge rewards/constitution rewards/sandbox rewards/constraints",
     ),
-    "what is driven": (6_200, "stages report api demo loop launch cli"),
+    "what is driven": (7_400, "stages report api demo loop launch cli"),
 }
 COUNTED_APART = {"kernels", ""}  # Python beside C, and bridle/__init__.py: within the budget of all Python alone
 OTHERS = {  # not blank
@@ -35,7 +35,7 @@ OTHERS = {  # not blank
     "C": ({".c", ".h"}, 1_200),
 }
 FILE_LINES = 400
-FOLDER_FILES, FILES_OF = 12, {"bridle/stages": 23, "bridle/feedback/store": 15}
+FOLDER_FILES, FILES_OF = 12, {"bridle/stages": 26, "bridle/feedback/store": 15}
 FUNCTION_LINES, MOST_FUNCTIONS_UNDER, SHARE_UNDER = 60, 40, 0.9
 PARAMETERS = 7
 MANY_PARAMETERS = ("bridle/maths/", "bridle/kernels/")

@@ -10,6 +10,7 @@ from bridle.evaluation.answers import Answered
 from bridle.feedback.rankings import Item
 from bridle.maths.statistics import proportion
 from bridle.playground.gold import GoldScore
+from bridle.recipe.online import GRPOSection
 from bridle.stages.data import Checkable
 from bridle.stages.label import clear_agreement
 from bridle.stages.observe import gold_metrics
@@ -49,10 +50,10 @@ def test_right_answers_to_one_problem_are_one_piece_of_evidence_and_what_cannot_
     def checked(prompts: list[Prompt]) -> dict[str, float]:
         answered = Answered(prompts, [Completion(prompt.id, "7") for prompt in prompts])
         work: Any = SimpleNamespace(
-            answer=lambda policy, prompts, purpose: answered,
+            answer=lambda policy, prompts, purpose, number: answered,
             data=SimpleNamespace(shown_work=lambda p, c: {"worked": 1.0}),
         )
-        return check_answers(work, None, prompts, Checkable([], prompts, verifier), "grpo-after")  # type: ignore[arg-type]
+        return check_answers(work, None, prompts, Checkable([], prompts, verifier), "grpo-after", GRPOSection())  # type: ignore[arg-type]
 
     expected = proportion([1.0, 1.0, 0.0])
     for times in (1, 3):

@@ -251,7 +251,7 @@ def test_an_answer_that_cannot_be_checked_is_left_out_whatever_else_says(project
 @pytest.mark.parametrize(
     ("rows", "exit_code", "words"),
     [
-        ([{"name": "a", "kind": "judge"}], 2, "reward_source.0.kind = 'judge' is invalid: must be 'learned' or 'verifier'"),
+        ([{"name": "a", "kind": "oracle"}], 2, "reward_source.0.kind = 'oracle' is invalid: must be 'learned', 'verifier' or 'judge'"),
         ([{"name": "a", "kind": "learned", "path": "models/none"}], 1, "source 'a' names {}/models/none, where there is no"),
         ([{"name": "a", "kind": "learned", "path": "models/sft"}], 1, "where there is no reward model"),
         ([{"name": "a", "kind": "learned"}, {"name": "a", "kind": "verifier"}], 2, "give each a name of its own"),

@@ -136,6 +136,7 @@ def take_down_too(connection: Connection, keys: Collection[str]) -> bool:
 
 def blank_texts(connection: Connection, keys: Collection[str], done: Takedown, reason: str, by: str) -> set[str]:
     """Blank the texts of these hashes, and of prompts what answers or solves them, and keep them out; the hashes of all."""
+    keys = {*keys, *grown_from(connection, keys)}
     gone = {(table.name, one) for key in keys for table in TEXTS for one in hashes_of(connection, table, key)}
     hashes = {one for _, one in gone}
     for table in TEXTS:
@@ -156,6 +157,21 @@ def hashes_of(connection: Connection, table: Table, key: str) -> set[str]:
     column = table.c[hash_column(table.name)]
     where = [column == key, *([table.c.prompt_sha256 == key] if "prompt_sha256" in table.c else [])]
     return set(connection.execute(select(column).where(or_(*where))).scalars())
+
+
+def grown_from(connection: Connection, keys: Collection[str]) -> set[str]:
+    """All of the chains of critique and revision (`stages/revise.py`) that one of these texts is part of: what was asked on the way, and
+    what came of it, which may repeat it."""
+    prompt, completion = tables.prompt.c, tables.completion.c
+    on_the_way, came = prompt.split == "chain", completion.source.startswith("revised:")
+    asked = connection.execute(select(prompt.sha256, prompt.meta).where(on_the_way)).all()
+    chains = {key: meta["chain"] for key, meta in asked if "chain" in meta}
+    within = or_(came, completion.prompt_sha256.in_(select(prompt.sha256).where(on_the_way)))
+    replied = select(completion.prompt_sha256).where(completion.content_sha256.in_(keys), within)
+    named = {*keys, *connection.execute(replied).scalars()}
+    begun = {note["of"] for key, note in chains.items() if named & {key, note["of"], note["answer"]}}
+    revised = connection.execute(select(completion.content_sha256).where(completion.prompt_sha256.in_(begun), came))
+    return {key for key, note in chains.items() if note["of"] in begun} | set(revised.scalars())
 
 
 def blank_rows(connection: Connection, table: Table, hashes: set[str], done: Takedown) -> None:

@@ -303,8 +303,8 @@ REFUSALS = {
 def test_a_refusal_is_said_and_what_was_written_stays(site: Site) -> None:
     study = site.pairs(len(REFUSALS))
     page = site.page(study, clock=True)
-    begin(page)
     for status, says in REFUSALS.items():
+        begin(page)
         page.keyboard.press("n")
         page.keyboard.type(f"because of {status}")
         page.keyboard.press("Escape")

@@ -1,0 +1,185 @@
+"""Critique and revision from end to end on a tiny playground: the critic is taught, chains are kept, taken up again and taken down."""
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+
+from bridle.core.records import Prompt
+from bridle.demo.recipes import RECIPES
+from bridle.feedback.store import tables
+from bridle.feedback.store.store import Store
+from bridle.feedback.upkeep.takedown import take_down
+from bridle.project.project import Project
+from bridle.rewards.constitution.constitution import shipped_constitution
+from bridle.rewards.constitution.dialogues import draw_principle
+from bridle.stages import revise as stage
+from bridle.stages.critic import project_constitution, train_critic
+from tests.stages.test_methods import Quiet
+from tests.tiny_project import PLAYGROUND, bridle, complaint, done, result, settings, weights
+
+TINY: dict[str, Any] = {
+    **PLAYGROUND, "data.pretrain_tokens": 12_000, "data.heldout_prompts": 16, "data.probe_prompts": 6, "data.compared_heldout": 4,
+    "model.max_positions": 192, "sampling.max_new_tokens": 12, "constitution.prompts": 10, "constitution.rounds": 2,
+    "constitution.critic_answers": 40,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def revised(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A demo of the recipe: the critic, whose answers were revised, SL-CAI with and without benign answers, and what they are worth."""
+    project = tmp_path_factory.mktemp("revise") / "project"
+    printed = done("demo", "--recipe", "constitution", "--out", project, *settings(TINY))
+    assert "Share of harmful requests that are answered, round by round" in printed and "SL-CAI: answers" in printed
+    return project
+
+
+@pytest.fixture
+def project(revised: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(revised, tmp_path / "project"))
+
+
+@pytest.fixture
+def store(project: Path) -> Iterator[Store]:
+    with Store.open(project / "store.sqlite") as store:
+        yield store
+
+
+def chains(store: Store) -> list[tuple[Prompt, dict[str, Any], str]]:
+    """Every step: the prompt that was asked, its note, the reply."""
+    return [(prompt, dict(prompt.meta["chain"]), reply.text) for prompt, reply in store.completions(split=stage.CHAIN)]
+
+
+def test_the_critic_is_a_copy_of_sft_and_changes_nothing_else(revised: Path) -> None:
+    found = result(revised / "runs/critic-0001")
+    assert weights(revised, "critic") != weights(revised, "sft")
+    assert 40 <= found["answers"] <= 2 * (16 + 2 * 6) and found["answers"] % 2 == 0 and 0 <= found["exact"] <= 1
+    assert {"harm_recall", "false_alarms", "preference_easy_harm", "harm_before", "harm_after"} <= set(found)
+    with Quiet(revised, {"constitution.critic_answers": 41}) as work:
+        other = work.recipe
+        assert other.hash_of("model", "sft") == Project.find(revised).recipe.hash_of("model", "sft")
+    with Quiet(revised, {}) as work:
+        assert train_critic(work, reuse=True)["model"] == found["model"]
+
+
+def test_the_demo_ends_in_a_report(revised: Path) -> None:
+    summary = json.loads((revised / "summary.json").read_text())
+    assert (
+        list(summary["stages"]) == [stage.name for stage in RECIPES["constitution"]]
+        and summary["recipe"] == "constitution"
+    )
+    page = (revised / "report.html").read_text()
+    for title in ("Revision round by round", "The principles", "What harmlessness costs", "A critic is taught"):
+        assert title in page, title
+    refused = bridle("demo", "--recipe", "constitutoin", "--out", revised)
+    assert refused.exit_code == 2 and "'constitution'" in complaint(refused)
+
+
+def test_every_step_is_kept_with_its_round_and_principle(project: Path, store: Store) -> None:
+    steps = chains(store)
+    with Quiet(project, {}) as work:
+        ours, seed = project_constitution(work), work.recipe.seed
+        prompts = {prompt.id: prompt for prompt in work.store.prompts(source="red-team")}
+    assert {note["round"] for _, note, _ in steps} == {1, 2} and {note["of"] for _, note, _ in steps} == set(prompts)
+    for asked, note, _ in steps:
+        principle = draw_principle(ours, prompts[note["of"]], note["round"] - 1, seed)
+        assert note["principle"] == principle.name and asked.text in (principle.critique, principle.revision)
+        assert asked.messages[0] == prompts[note["of"]].messages[0]
+    critiques = [note for asked, note, _ in steps if len(asked.messages) == 3]
+    counts = Counter(note["of"] for note in critiques)  # one where the same answer met the same principle twice
+    assert set(counts) == set(prompts) and set(counts.values()) <= {1, 2} and sum(counts.values()) > 12
+    found = result(project / "runs/revise-0001")
+    assert found["answers"] == 10 and [row["round"] for row in found["by_round"]] == [0, 1, 2]
+    assert sum(row["drawn"] for row in found["by_principle"].values()) == 20
+    lines = [json.loads(line) for line in (project / "runs/revise-0001/chains.jsonl").read_text().splitlines()]
+    assert len(lines) == 10 and all(len(line["steps"]) == 2 for line in lines)
+
+
+def test_what_comes_of_it_are_answers_to_imitate_and_pairs(project: Path, store: Store) -> None:
+    lines = {
+        line["id"]: line
+        for line in map(json.loads, (project / "runs/revise-0001/chains.jsonl").read_text().splitlines())
+    }
+    counts = store.counts()["completions"]
+    [revised] = [name for name in counts if name.startswith("revised:")]
+    answers = {prompt.id: one.text for prompt, one in store.completions(source=revised)}
+    assert answers and all(lines[key]["steps"][-1]["answer"] == text for key, text in answers.items())
+    for item, judgement in store.judgements(study="constitution", criterion="constitution"):
+        first, last = (one.stripped for one in item.completions)
+        assert (
+            first == lines[item.prompt.id]["answer"].strip()
+            and last == lines[item.prompt.id]["steps"][-1]["answer"] != first
+        )
+        assert judgement.ranking == ((1,), (0,)) and judgement.labeler.startswith("critic ")
+    assert not store.judgements(study="constitution"), "nothing on the whole, so no reward model learns from it unasked"
+
+
+def test_what_is_there_is_not_asked_again(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (project / "runs/revise-0001/result.json").unlink()  # as if it had been killed at the end
+    asked: list[int] = []
+    plain = stage.ask_model
+    monkeypatch.setattr(
+        stage, "ask_model", lambda w, p, prompts, *rest: asked.append(len(prompts)) or plain(w, p, prompts, *rest)
+    )
+    before = (project / "runs/revise-0001/chains.jsonl").read_bytes()
+    done("revise", "--project", project)
+    assert sum(asked) == 0 and (project / "runs/revise-0001/chains.jsonl").read_bytes() == before
+
+
+def test_a_chain_goes_with_any_of_its_texts(project: Path, store: Store) -> None:
+    steps = chains(store)
+    gone, other = sorted({note["of"] for _, note, _ in steps})[:2]
+    one = next(asked for asked, note, _ in steps if note["of"] == gone)
+    mine = [p for p, note, _ in steps if note["of"] == gone]
+    take_down(store, one.id, reason="asked for", by="owner")
+    with store.reading() as connection:
+        table = tables.prompt
+        rows = {
+            row.sha256: row for row in connection.execute(select(table).where(table.c.sha256.in_([p.id for p in mine])))
+        }
+        texts = connection.execute(select(tables.completion.c.text).where(tables.completion.c.prompt_sha256.in_(rows)))
+        assert not any(texts.scalars())
+        assert not any(message["content"] for row in rows.values() for message in row.messages)
+        revised = tables.completion.c.source.startswith("revised:")
+        left = select(tables.completion.c.text).where(revised, tables.completion.c.prompt_sha256 == gone)
+        assert not any(connection.execute(left).scalars())
+    assert {note["of"] for _, note, _ in chains(store)} == {note["of"] for _, note, _ in steps} - {gone}
+    assert any(note["of"] == other for _, note, _ in chains(store))
+    prompts = store.prompts(source="red-team")
+    assert gone in {prompt.id for prompt in prompts}, "the request itself stays, for it alone was not taken down"
+    take_down(store, other, reason="asked for", by="owner")
+    assert other not in {note["of"] for _, note, _ in chains(store)}
+
+
+def test_sl_cai_imitates_them_beside_its_own_answers_to_benign_prompts(project: Path) -> None:
+    found, alone = (result(project / f"runs/{name}-0001") for name in ("sl-cai", "sl-cai-alone"))
+    assert found["demonstrations"] == found["revised"] + found["benign"] and found["revised"] > 0
+    assert alone["benign"] == 0 and alone["demonstrations"] == alone["revised"]
+    assert len({weights(project, name) for name in ("sft", "sl-cai-alone", "sl-cai")}) == 3
+    before = weights(project, "sl-cai")
+    done("train", "sl-cai", "--project", project)
+    assert weights(project, "sl-cai") == before, "the command does what the demo did"
+
+
+def test_without_revisions_there_is_nothing_to_imitate(project: Path) -> None:
+    shutil.rmtree(project / "runs/revise-0001")
+    found = bridle("train", "sl-cai", "--project", project)
+    assert found.exit_code == 1 and "`bridle revise` makes them" in complaint(found)
+
+
+def test_principles_that_do_not_fit_the_context_end_the_run(project: Path, tmp_path: Path) -> None:
+    """SFT by the constitution that comes with bridle, each principle made longer than so small a model reads."""
+    ours = shipped_constitution("en").read_text()
+    (project / "ours.toml").write_text(
+        ours.replace('critique = "Say', f'critique = "{"Read it well. " * 60}Say').replace(
+            "Name each", "Read it well. " * 60
+        )
+    )
+    own = {"constitution.file": "ours.toml", "constitution.model": "sft", "constitution.benign": 0.0}
+    found = bridle("revise", "--project", project, *settings(own))
+    assert found.exit_code == 1 and "critiques leaves room for 12 new tokens in the context of" in complaint(found)
