@@ -22,7 +22,12 @@ from experiments.harness import Claim, Experiment, Row, number
 from experiments.playground import lab_folder, opened
 
 SAMPLES = 15  # answers to a prompt, in training and in measuring
-SETTINGS = {"data.source": "playground", "data.heldout_prompts": 512, "guard.audits": "off"}
+SETTINGS = {
+    "data.source": "playground",
+    "data.heldout_prompts": 256,
+    "guard.audits": "off",
+    "grpo.branch_problems": 2200,  # as in `bridle demo --recipe verifiable`
+}
 ONLINE = {"group_size": SAMPLES, "prompts_per_step": 16, "steps": 24}
 KEPT = {"scored_by": "verifier", "answers": SAMPLES, "rounds": 3}
 ARMS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -85,7 +90,7 @@ EXPERIMENT = Experiment(
     name="E12",
     title="practice on checkable answers lifts exact match, and a random reward does not",
     setting="Playground's word problems; all seeds share one base model and differ in everything after. From the arithmetic branch, "
-    f"{SAMPLES} answers a prompt. Exact match, pass@{SAMPLES} and tokens of right answers over {SAMPLES} answers to each of 512 held-out "
+    f"{SAMPLES} answers a prompt. Exact match, pass@{SAMPLES} and tokens of right answers over {SAMPLES} answers to each of 256 held-out "
     "problems.",
     measure=measure,
     seeds=range(5),

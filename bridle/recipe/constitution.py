@@ -27,7 +27,8 @@ class ConstitutionSection(TrainerSection):
     temperature: float = Field(default=0.7, ge=0)
     """of revisions; critiques are always the most likely ones"""
     benign: float = Field(default=1.0, ge=0, le=100)
-    """own answers to benign prompts that sl-cai imitates for each revised answer; 0: none, and it refuses more than it should"""
+    """own answers to benign prompts, without fault by the critic, that sl-cai imitates for each revised answer; 0: none, and it refuses
+    more than it should"""
     critic_answers: int = Field(default=3000, ge=1, le=LONGEST)
     """playground: answers whose critique and revision `critic` is taught"""
     learning_rate: base.PeakRate = Field(

@@ -30,16 +30,24 @@ from bridle.project.kept import read_parents
 from bridle.project.progress import count_through
 from bridle.project.run import Run
 from bridle.rewards.constitution.constitution import Constitution, Principle
-from bridle.rewards.constitution.dialogues import VERDICTS, Step, draw_principle, revise_once
+from bridle.rewards.constitution.dialogues import (
+    VERDICTS,
+    Step,
+    critique_prompt,
+    draw_principle,
+    read_verdict,
+    revise_once,
+)
 from bridle.stages.critic import CRITIC, ask_model, project_constitution, train_critic
 from bridle.stages.observe import probe_metrics
 from bridle.stages.sft import imitate_demonstrations
 from bridle.stages.workspace import Method, Variant, Work, done_before, require_model, stage_key
 
 CHAIN = "chain"  # the split of prompts that are asked on the way: no prompt to train on
-ANSWERED, CRITIQUE, REVISION, REVISED, KEPT = "answered", "critique", "revision", "revised", "kept"
+ANSWERED, CRITIQUE, REVISION, REVISED, BENIGN, KEPT = "answered", "critique", "revision", "revised", "benign", "kept"
 CRITERION = STUDY_OF_PAIRS = "constitution"
 CHUNK = 64  # answers that are revised, and stored, together
+TRIED = 4  # times as many answers to benign prompts are asked for, at most, as are to be kept
 
 
 @dataclass
@@ -75,7 +83,7 @@ class Replies:
     known: dict[tuple[str, str], Completion] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for source in (ANSWERED, CRITIQUE, REVISION, KEPT):
+        for source in (ANSWERED, CRITIQUE, REVISION, BENIGN):
             rows = self.work.store.completions(source=self.name(source), weight_stamp=self.policy.stamp)
             self.known |= {(source, prompt.id): one for prompt, one in rows}
 
@@ -118,37 +126,42 @@ def revise(work: Work, reuse: bool = False) -> dict[str, Any]:
         parents = {"start": require_model(work, start), "critic": require_model(work, model)}
         folders = {"folders": {"start": f"models/{start}", "critic": f"models/{model}"}}
         parents |= {"constitution": ours.hash, "data": content_hash([prompt.id for prompt in prompts])}
-        asked = [section.rounds, section.temperature, section.benign]
+        asked = [section.rounds, section.temperature, section.benign, TRIED]
         key = content_hash([stage_key(recipe, ("model", "sampling"), parents), asked])
         if (before := done_before(work, "revise", key, reuse)) is not None:
             return before
         with work.start(
             "revise", f"{model} criticises and revises answers of {start}", key, {**parents, **folders}
         ) as run:
-            chains = first_answers(work, start, prompts, key)
+            answering = Replies(
+                work, work.read_policy(work.project.model(start)), key, derived_seed(recipe.seed, "revise", 0)
+            )
             critic = work.read_policy(work.project.model(model))
-            run_rounds(work, run, Replies(work, critic, key, derived_seed(recipe.seed, "revise", 1)), chains, ours)
+            replies = Replies(work, critic, key, derived_seed(recipe.seed, "revise", 1))
+            chains = first_answers(answering, prompts)
+            run_rounds(work, run, replies, chains, ours)
             kept = keep_answers(work, chains, key, critic.stamp)
+            benign = keep_benign(run, answering, replies, round(section.benign * len(chains)), ours)
             keep_pairs(work, chains, critic.stamp, ours)
             write_chains(run, chains)
-            reported = {"answers": len(chains), "kept": kept, "by_round": round_metrics(work, chains, section.rounds)}
+            reported = {
+                "answers": len(chains),
+                "kept": kept,
+                **benign,
+                "by_round": round_metrics(work, chains, section.rounds),
+            }
             return run.finish({**reported, "by_principle": principle_metrics(chains)})
 
 
-def first_answers(work: Work, start: str, prompts: Sequence[Prompt], key: str) -> list[Chain]:
-    """An answer of the model to each prompt; and some to benign prompts, to be imitated beside the revised ones."""
-    policy, section = work.read_policy(work.project.model(start)), work.recipe.constitution
-    replies = Replies(work, policy, key, derived_seed(work.recipe.seed, "revise", 0))
-    prompts = work.fitting(policy, prompts)
-    benign = still_there(work, work.data.benign(round(section.benign * len(prompts))))
-    report = count_through(len(prompts) + len(benign), work.progress)
-    chains = []
-    for source, wanted in ((ANSWERED, prompts), (KEPT, benign)):
-        for first in range(0, len(wanted), CHUNK):
-            asked = wanted[first : first + CHUNK]
-            pairs = [(p, one) for p, one in zip(asked, replies.ask(asked, source, 1.0), strict=True) if one is not None]
-            chains += [Chain(*pair) for pair in pairs if source == ANSWERED]
-            report(len(asked))
+def first_answers(answering: Replies, prompts: Sequence[Prompt]) -> list[Chain]:
+    """An answer of the model to each prompt."""
+    wanted, chains = answering.work.fitting(answering.policy, prompts), list[Chain]()
+    report = count_through(len(wanted), answering.work.progress)
+    for first in range(0, len(wanted), CHUNK):
+        asked = wanted[first : first + CHUNK]
+        pairs = zip(asked, answering.ask(asked, ANSWERED, 1.0), strict=True)
+        chains += [Chain(prompt, answer) for prompt, answer in pairs if answer is not None]
+        report(len(asked))
     return chains
 
 
@@ -204,6 +217,29 @@ def keep_answers(work: Work, chains: Sequence[Chain], key: str, stamp: str) -> i
     return len(found)
 
 
+def keep_benign(run: Run, answering: Replies, replies: Replies, wanted: int, ours: Constitution) -> dict[str, int]:
+    """Own answers to benign prompts that are imitated beside the revised ones, so that the model does not learn to refuse whatever it is
+    asked: those in which the critic finds no fault by any principle, for their faults would be imitated too. How many were asked for, and
+    are kept."""
+    work, kept, asked = answering.work, list[Completion](), 0
+    prompts = still_there(work, work.data.benign(TRIED * wanted))
+    report = count_through(wanted, work.progress)
+    while len(kept) < wanted and asked < len(prompts):
+        run.stop_if_asked(f"revise stopped after {asked} answers to benign prompts")
+        chunk = work.fitting(answering.policy, prompts[asked : asked + CHUNK], enforce=False)
+        asked += CHUNK
+        answers = zip(chunk, answering.ask(chunk, BENIGN, 1.0), strict=True)
+        left = [Chain(prompt, answer) for prompt, answer in answers if answer is not None and ended(answer)]
+        for principle in ours.principles:
+            criticised = [critique_prompt(chain.noted(-1, principle), chain.answer, principle) for chain in left]
+            critiques = zip(left, replies.texts(criticised, CRITIQUE, 0.0), strict=True)
+            left = [chain for chain, critique in critiques if read_verdict(ours, critique) == "nothing"]
+        kept += [chain.first for chain in left][: wanted - len(kept)]
+        report(len(left))
+    work.store.add_completions(kept, source=source_of(KEPT, answering.run_key))
+    return {"benign_answers": min(asked, len(prompts)), "benign_kept": len(kept)}
+
+
 def keep_pairs(work: Work, chains: Sequence[Chain], stamp: str, ours: Constitution) -> None:
     """An item of each answer that was revised and its first form, which the critic judges worse."""
     for first in range(0, len(chains), CHUNK):
@@ -251,9 +287,7 @@ def train_revised(work: Work, method: Method, variant: Variant) -> dict[str, Any
         return before
     with work.start(name, variant.title, key, {**parents, "folders": {"start": f"models/{start}"}}, recipe) as run:
         revised = work.store.completions(source=source_of(REVISED, run_key), split="train")
-        kept = [
-            pair for pair in work.store.completions(source=source_of(KEPT, run_key), split="train") if ended(pair[1])
-        ]
+        kept = work.store.completions(source=source_of(KEPT, run_key), split="train")
         wanted = min(len(kept), round(section.benign * len(revised)))
         notes = (f"{len(revised):,} revised answers", f"{wanted:,} of its own to benign prompts (constitution.benign)")
         imitated = [*revised, *kept[:wanted]]

@@ -3,23 +3,27 @@
 import json
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import select
 
-from bridle.core.records import Prompt
+from bridle.core.records import Completion, FinishReason, Prompt
 from bridle.demo.recipes import RECIPES
 from bridle.feedback.store import tables
 from bridle.feedback.store.store import Store
 from bridle.feedback.upkeep.takedown import take_down
+from bridle.models.policy import Policy
+from bridle.project.kept import read_parents
 from bridle.project.project import Project
 from bridle.rewards.constitution.constitution import shipped_constitution
 from bridle.rewards.constitution.dialogues import draw_principle
 from bridle.stages import revise as stage
 from bridle.stages.critic import project_constitution, train_critic
+from bridle.stages.workspace import Work
 from tests.stages.test_methods import Quiet
 from tests.tiny_project import PLAYGROUND, bridle, complaint, done, result, settings, weights
 
@@ -51,8 +55,9 @@ def store(project: Path) -> Iterator[Store]:
 
 
 def chains(store: Store) -> list[tuple[Prompt, dict[str, Any], str]]:
-    """Every step: the prompt that was asked, its note, the reply."""
-    return [(prompt, dict(prompt.meta["chain"]), reply.text) for prompt, reply in store.completions(split=stage.CHAIN)]
+    """Every step of a revision: the prompt that was asked, its note, the reply; of benign answers nothing, which are only criticised."""
+    asked = [(prompt, dict(prompt.meta["chain"]), one.text) for prompt, one in store.completions(split=stage.CHAIN)]
+    return [step for step in asked if step[1]["round"]]
 
 
 def test_the_critic_is_a_copy_of_sft_and_changes_nothing_else(revised: Path) -> None:
@@ -160,10 +165,44 @@ def test_sl_cai_imitates_them_beside_its_own_answers_to_benign_prompts(project: 
     found, alone = (result(project / f"runs/{name}-0001") for name in ("sl-cai", "sl-cai-alone"))
     assert found["demonstrations"] == found["revised"] + found["benign"] and found["revised"] > 0
     assert alone["benign"] == 0 and alone["demonstrations"] == alone["revised"]
-    assert len({weights(project, name) for name in ("sft", "sl-cai-alone", "sl-cai")}) == 3
+    assert weights(project, "sft") != weights(project, "sl-cai-alone")
     before = weights(project, "sl-cai")
     done("train", "sl-cai", "--project", project)
     assert weights(project, "sl-cai") == before, "the command does what the demo did"
+
+
+def test_benign_answers_are_imitated_only_where_the_critic_finds_no_fault(
+    project: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A critic whose every reply is scripted: by its last principle it finds fault with every third answer."""
+    plain, stop_at = stage.ask_model, 2
+    with Quiet(project, {"constitution.prompts": 4}) as work:
+        ours = project_constitution(work)
+
+    def ask(work: Work, policy: Policy, prompts: Sequence[Prompt], *rest: Any) -> list[Completion | None]:
+        if not prompts or prompts[0].text not in [one.critique for one in ours.principles]:
+            found = plain(work, policy, prompts, *rest)  # so small a model never ends
+            return [one and replace(one, finish_reason=FinishReason.STOP) for one in found]
+        last = ours.principles[-1].critique
+        faulty = [one.text == last and sum(one.messages[1].content.encode()) % 3 == 0 for one in prompts]
+        words = ["Rude." if fault else ours.nothing for fault in faulty]
+        return [Completion(one.id, text, weight_stamp=policy.stamp) for one, text in zip(prompts, words, strict=True)]
+
+    monkeypatch.setattr(stage, "ask_model", ask)
+    monkeypatch.setattr(stage, "CHUNK", stop_at)
+    done("revise", "--project", project, *settings({"constitution.prompts": 4}))
+    found = result(project / "runs/revise-0002")
+    assert found["benign_kept"] <= 4 and found["benign_answers"] <= 4 * stage.TRIED
+    key = read_parents(project / "runs/revise-0002")["key"]
+    answers, kept = (
+        {prompt.id: one.text for prompt, one in store.completions(source=stage.source_of(name, key))}
+        for name in (stage.BENIGN, stage.KEPT)
+    )
+    fine = {key: text for key, text in answers.items() if sum(text.strip().encode()) % 3}
+    assert found["benign_kept"] == len(kept) > 0 and kept.items() <= fine.items() and len(fine) < len(answers)
+    assert len(kept) == 4 or set(kept) == set(fine), "all that are fine, or as many as there are revised ones"
+    done("train", "sl-cai", "--project", project, *settings({"constitution.prompts": 4}))
+    assert result(project / "runs/sl-cai-0002")["benign"] == min(len(kept), found["kept"])
 
 
 def test_without_revisions_there_is_nothing_to_imitate(project: Path) -> None:
