@@ -31,6 +31,7 @@ MODULES = {  # each defines EXPERIMENT
     "E8": "experiments.noise",
     "E9": "experiments.rankings",
     "E10": "experiments.labelers",
+    "E14": "experiments.judges",
     "E17": "experiments.truth",
     "E18": "experiments.hour",
     "E19": "experiments.bowl",

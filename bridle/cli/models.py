@@ -1,9 +1,10 @@
-"""Verbs of models: list, show."""
+"""Verbs of models: list, show, promote, rollback, history."""
+
+from dataclasses import asdict
 
 import click
 
-from bridle.cli.options import Options, open_project, print_found, shared_options
-from bridle.core.errors import UsageError
+from bridle.cli.options import Options, loading, open_project, opened_work, print_found, shared_options
 
 
 @click.group()
@@ -32,17 +33,56 @@ def list_(options: Options) -> None:
 @shared_options("settings", "wait")
 def show(options: Options, name: str) -> None:
     """Follow a model to its base: parents, reward models that shaped it, and the judgements that each learnt from."""
-    from bridle.feedback.store.versions import lineage_lines, lineage_of, model_versions, with_contents
-    from bridle.stages.registry import Registry, open_store
+    with loading():
+        from bridle.feedback.store.versions import lineage_lines, lineage_of, model_versions, with_contents
+        from bridle.loop.promoting import version_named
 
-    project = open_project(options)
-    with open_store(project) as store:
-        versions = model_versions(store)
-        held = [content for content, named in Registry(project).present().items() if named == name]
-        known = [one.hash for one in versions if one.name == name or (len(name) >= 8 and one.hash.startswith(name))]
-        if not known:
-            named = ", ".join(dict.fromkeys(one.name for one in versions)) or "none yet"
-            raise UsageError(f"no model is registered as {name!r}; there is {named}")
-        chosen = next((content for content in held if content in known), known[-1])
-        lineage = with_contents(store, lineage_of(versions, chosen))
+    with opened_work(options) as work:
+        versions = model_versions(work.store)
+        lineage = with_contents(work.store, lineage_of(versions, version_named(work, name).hash))
     print_found(options, {"lineage": lineage}, lineage_lines(lineage))
+
+
+@models.command()
+@click.argument("name", metavar="NAME|HASH")
+@click.option(
+    "--share", type=float, default=1.0, help="Of the users who meet it, the rest what is served now (default: 1, all)."
+)
+@click.option("--why", default="", help="Kept with the promotion.")
+@shared_options("settings", "wait", "profile")
+def promote(options: Options, name: str, share: float, why: str) -> None:
+    """Serve a model from now on, without a request lost: its weights are kept, whatever is trained under its name later."""
+    with loading():
+        from bridle.loop.promoting import promote_model, served_lines
+
+    with opened_work(options) as work:
+        now = promote_model(work, name, share=share, details={"why": why} if why else None)
+        print_found(options, {"served": asdict(now)}, served_lines(work, now))
+
+
+@models.command()
+@click.option("--why", default="", help="Kept with the rollback.")
+@shared_options("settings", "wait", "profile")
+def rollback(options: Options, why: str) -> None:
+    """Take a candidate's share back; where there is none, serve again what was served before."""
+    with loading():
+        from bridle.loop.promoting import served_lines, withdraw_model
+
+    with opened_work(options) as work:
+        now = withdraw_model(work, details={"why": why} if why else None)
+        print_found(options, {"served": asdict(now)}, served_lines(work, now))
+
+
+@models.command()
+@shared_options("settings", "wait", "profile")
+def history(options: Options) -> None:
+    """Every promotion and rollback, with its numbers, and what is served now."""
+    with loading():
+        from bridle.feedback.serving.promotion import promotion_steps, replayed
+        from bridle.loop.promoting import history_lines, served_lines
+
+    with opened_work(options) as work:
+        steps = promotion_steps(work.store)
+        now = replayed(steps)
+        found = {"steps": [asdict(step) for step in steps], "served": asdict(now)}
+        print_found(options, found, [*history_lines(work, steps), *served_lines(work, now)])

@@ -16,13 +16,19 @@ from bridle.feedback.store.rows import Values, now
 
 def append_audit(connection: Connection, by: str, action: str, what: str, details: Values) -> None:
     """Add a row, in the transaction of what it tells of. `what` is the hash or the name that it was done to; no text of people's."""
-    if connection.dialect.name == "postgresql":  # two rows that follow the same one would break the chain
-        connection.execute(text("LOCK TABLE audit IN SHARE ROW EXCLUSIVE MODE"))
+    hold_account(connection)
     table = tables.audit.c
     previous = connection.execute(select(table.sha256).order_by(table.id.desc()).limit(1)).scalar()
     row = {"previous_sha256": previous, "actor": by, "action": action, "object": what, "details": details}
     row |= {"created_at": now()}
     connection.execute(insert(tables.audit), [{"sha256": audit_hash(row), **row}])
+
+
+def hold_account(connection: Connection) -> None:
+    """Nobody else adds a row until this transaction ends: two that follow the same one would break the chain. On SQLite one writes at a
+    time anyway."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("LOCK TABLE audit IN SHARE ROW EXCLUSIVE MODE"))
 
 
 def audit_hash(row: Mapping[str, Any]) -> str:
