@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from bridle.core.errors import DataError
 
 TIE = 1e-6  # scores nearer than this are a tie
+BETS = 64  # of `evidence_above_half`
 
 Floats = NDArray[np.float64]
 Groups = Sequence[Hashable] | None
@@ -149,6 +150,29 @@ def confidence_sequence(total: float, n: int, *, level: float = 0.95) -> tuple[f
         0.0 if not total or believed(least) else edge(mean, least),
         1.0 if total == n or believed(most) else edge(mean, most),
     )
+
+
+def evidence_above_half(totals: ArrayLike, counts: ArrayLike) -> Floats:
+    """Logarithm of the evidence that a mean of values from 0 to 1 lies above one half, after `counts` of them that add up to `totals`,
+    of any shape [...]: it may be looked at after every value, and where the mean is one half or less it ever reaches log(1 / α) with
+    probability α at most.
+
+        E_n = mean over bets p of (2p)^S (2(1 − p))^(n − S)       p evenly from one half to 1, S the total
+
+    Each term is what a bet of 2p − 1 of one's fortune on every value brings, a value between 0 and 1 bringing no more; where one half is
+    the mean it does not grow, and Ville's inequality bounds its highest (Ville 1939; Waudby-Smith and Ramdas 2024,
+    doi.org/10.1093/jrsssb/qkad009). With 80% power at α = .05 a win rate of .55 takes some 1,450 values, .57 730, .6 320, .65 135.
+    """
+    total, n = np.broadcast_arrays(np.asarray(totals, dtype=np.float64), np.asarray(counts, dtype=np.float64))
+    if not ((total >= 0) & (total <= n) & np.isfinite(n)).all():
+        raise DataError(
+            "a mean from 0 to 1 needs 0 <= total <= n of each; give the sum of the values, and how many there are"
+        )
+    bet_G = 0.5 + (np.arange(BETS) + 0.5) / (2 * BETS)
+    log_G = total[..., None] * np.log(2 * bet_G) + (n - total)[..., None] * np.log(2 * (1 - bet_G))
+    highest = log_G.max(-1)
+    found: Floats = highest + np.log(np.exp(log_G - highest[..., None]).mean(-1))
+    return found
 
 
 def accuracy(correct: ArrayLike, groups: Groups = None, *, level: float = 0.95) -> Proportion:
