@@ -13,6 +13,7 @@ import click
 
 from bridle.cli.demo import cliff, demo
 from bridle.cli.feedback import agreement, judge, label, revise, sample
+from bridle.cli.loop import loop
 from bridle.cli.models import models
 from bridle.cli.options import Options, let_go, print_lines
 from bridle.cli.project import export, import_, init, push, report
@@ -167,6 +168,7 @@ def sentence_and_status(error: BaseException, command: str) -> tuple[str, int]:
         init,
         judge,
         label,
+        loop,
         models,
         push,
         report,

@@ -41,7 +41,7 @@ class Bound:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class GateVerdict:
     """After `n` comparisons, of which the candidate won the share `rate` (ties ½), with an interval that holds at every look. `evidence`
     is how much better "better" tells them than "no better"; `needed` decides. `broken`: the bounds that do not hold."""
 
@@ -74,7 +74,7 @@ def spent_on(number: int, level: float = 0.05) -> float:
     return level / (number * (number + 1))
 
 
-def judge_candidate(wins: ArrayLike, *, alpha: float, most: int, bounds: Sequence[Bound] = ()) -> Verdict:
+def judge_candidate(wins: ArrayLike, *, alpha: float, most: int, bounds: Sequence[Bound] = ()) -> GateVerdict:
     """Of the comparisons so far, in their order: 1 where the candidate's answer was preferred, 0 where the other's, ½ for a tie; of one
     prompt one. `alpha`: `spent_on` its number. `most`: comparisons that it is given at most. It is decided at the first look at which
     there is evidence enough, and what comes later changes nothing; out of bounds whatever it won."""
@@ -95,4 +95,4 @@ def judge_candidate(wins: ArrayLike, *, alpha: float, most: int, bounds: Sequenc
     broken = tuple(str(bound) for bound in bounds if not bound.holds)
     evidence = math.exp(min(float(better[n - 1]), 700.0)) if n else 1.0
     rate = total / n if n else math.nan
-    return Verdict("out_of_bounds" if broken else decision, n, rate, low, high, evidence, 1 / alpha, broken)
+    return GateVerdict("out_of_bounds" if broken else decision, n, rate, low, high, evidence, 1 / alpha, broken)

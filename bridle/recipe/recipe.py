@@ -24,7 +24,7 @@ from bridle.recipe.constitution import ConstitutionSection
 from bridle.recipe.data import DataSection, ModelSection, SamplingSection, WorldSection
 from bridle.recipe.offline import DPOSection, PretrainSection, RewardSection, SFTSection
 from bridle.recipe.online import GRPOSection, PPOSection, REBELSection, RejectionSection, RewardSource, RLOOSection
-from bridle.recipe.services import JudgeSection, LabelSection
+from bridle.recipe.services import JudgeSection, LabelSection, LoopSection
 from bridle.recipe.watching import GuardSection
 
 # A run's key holds a hash of its settings. Two kinds stay out of it, so that the key of a run made earlier is found again.
@@ -77,6 +77,7 @@ class Recipe(Section):
     guard: GuardSection = Field(default_factory=GuardSection)
     label: LabelSection = Field(default_factory=LabelSection)
     judge: JudgeSection = Field(default_factory=JudgeSection)
+    loop: LoopSection = Field(default_factory=LoopSection)
     reward_source: list[RewardSource] = Field(default_factory=list, max_length=100)
 
     @model_validator(mode="after")

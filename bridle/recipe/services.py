@@ -117,3 +117,33 @@ class JudgeSection(Section):
                 "key_from is the key to an endpoint, and none is named; set endpoint, or leave key_from out"
             )
         return self
+
+
+class LoopSection(Section):
+    """The flywheel (`bridle loop`): what is learnt from users, and what may take the place of what is served."""
+
+    method: Annotated[str, Field(max_length=100)] = "ppo"
+    """how a candidate is trained, from what is served: ppo, grpo, rloo, rebel or best-of-n"""
+    judgements: int = Field(default=400, ge=1, le=LONGEST)
+    """new judgements after which the reward model is trained again; it is sooner where it is seen to be stale"""
+    decided_by: Literal["auto", "people", "judge"] = "auto"
+    """who compares a candidate with what is served: people who are asked (auto: on the playground simulated ones), or the recipe's judge;
+    users' votes alone never decide"""
+    comparisons: int = Field(default=400, ge=1, le=WIDEST)
+    """of a candidate with what is served, at most; one that is not shown to be better by then is not promoted"""
+    level: float = Field(default=0.05, gt=0, lt=1)
+    """probability that a candidate that is not better is ever promoted; the same for going back from one that is not worse"""
+    share: float = Field(default=0.1, gt=0, le=1)
+    """of the users who meet a candidate that passed the gate first; 1: all, at once"""
+    votes: int = Field(default=100, ge=1, le=LONGEST)
+    """users' comparisons of a candidate with what is served without an alarm, after which it is served to all"""
+    audit: int = Field(default=200, ge=1, le=WIDEST)
+    """comparisons by those who decide, at most, where users' votes raise an alarm"""
+    max_kl: float = Field(default=30.0, gt=0)
+    """nats an answer from the model that a candidate was held to"""
+    max_length_ratio: float = Field(default=1.5, gt=0)
+    """mean length of a candidate's answers, in those of what is served"""
+    min_distinct_share: float = Field(default=0.7, ge=0, le=1)
+    """distinct pairs of tokens in a candidate's answers, in those of what is served"""
+    max_rise: float = Field(default=0.05, ge=0, le=1)
+    """how much the share of answers that are cut off, of those that refuse, and the mean share of an answer that is repeated may rise"""

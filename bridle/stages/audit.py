@@ -23,6 +23,7 @@ from bridle.evaluation.answers import Answered, answer_all, kl_of
 from bridle.feedback.people.listing import listed_items
 from bridle.feedback.rankings import pairs_of
 from bridle.feedback.store.reading import taken_down
+from bridle.feedback.store.store import Store
 from bridle.feedback.store.studies import find_study, set_study
 from bridle.generation.rollout import fault_of, one_each
 from bridle.guard.stopping import fit_scale_and_noise
@@ -156,6 +157,41 @@ def roll_back(watch: OnlineWatch) -> dict[str, Any]:
     return {"rolled_back_to": step}
 
 
+def open_comparisons(
+    work: Work, study: str, pairs: Sequence[Sequence[Completion]], simulated: bool, source: str = "audit"
+) -> list[str]:
+    """Have two answers to each of these prompts compared in a study of their own, and give its items: at once by simulated people, or by
+    those who will come. Opened again nothing is asked twice. Of a pair whose text was taken down, which the store takes from nobody
+    again, the item is ""."""
+    seed, data = work.recipe.seed, work.data
+    with work.store.transaction() as store:
+        with store.reading() as connection:
+            gone = taken_down(connection)
+        there = [n for n, pair in enumerate(pairs) if gone.isdisjoint([pair[0].prompt_id, *(one.id for one in pair)])]
+        store.add_completions([answer for n in there for answer in pairs[n]], source=source)
+        ids = dict(zip(there, store.add_items([pairs[n] for n in there], study=study), strict=True))
+        if find_study(store, study) is None:  # later its owner's settings stand
+            set_study(store, study, {"overlap": 1, "gold_rate": 0, "seed": str(seed)})
+    if simulated and isinstance(data, PlaygroundData):
+        with without_server(data.store, data.world.spec.labelers, study) as turn:
+            take_turns(data, turn, study)
+    return [ids.get(n, "") for n in range(len(pairs))]
+
+
+def outcomes_of(store: Store, study: str, items: Sequence[str]) -> dict[str, float | None]:
+    """Of each item the share by which its first answer was preferred, None where it still waits for somebody; one that will never be
+    judged, as it was excluded, is left out."""
+    if not items:
+        return {}
+    won = dict[str, list[float]]()
+    for item, judgement in store.judgements(study=study):
+        places = {slot: place for place, group in enumerate(judgement.ranking) for slot in group}
+        won.setdefault(item.id, []).append(0.5 + 0.5 * float(np.sign(places[1] - places[0])))
+    still = {row["item"] for row in listed_items(store, study, limit=MOST_ITEMS, state="open")}
+    still &= {item.id for item in store.unjudged_items(study)}  # of which none is excluded
+    return {name: float(np.mean(won[name])) if name in won else None for name in items if name in won or name in still}
+
+
 @contextmanager
 def audited_weights(run: Run) -> Iterator[None]:
     """Inside lie the weights to roll back to. They go when the run is finished, and not before: one that is killed as it saves its model
@@ -238,30 +274,12 @@ class StoreAuditor:
         known = [at for at in order if np.isfinite(stated[at]) and gone.isdisjoint(named[at])]
         chosen = known[:count]
         different = [at for at in chosen if ours[at].stripped != theirs[at].stripped]
-        with self.work.store.transaction() as store:
-            pairs = [[ours[at], theirs[at]] for at in different]
-            store.add_completions([answer for pair in pairs for answer in pair], source="audit")
-            ids = dict(zip(different, store.add_items(pairs, study=self.study), strict=True))
-            if find_study(store, self.study) is None:  # later its owner's settings stand
-                set_study(store, self.study, {"overlap": 1, "gold_rate": 0, "seed": str(seed)})
-        data = self.work.data
-        if self.simulated and isinstance(data, PlaygroundData):
-            with without_server(data.store, data.world.spec.labelers, self.study) as turn:
-                take_turns(data, turn, self.study)
+        pairs = [[ours[at], theirs[at]] for at in different]
+        ids = dict(zip(different, open_comparisons(self.work, self.study, pairs, self.simulated), strict=True))
         return Comparisons([stated[at] for at in chosen], [ids.get(at, "") for at in chosen])
 
     def outcomes(self, items: Sequence[str]) -> dict[str, float | None]:
-        if not items:
-            return {}
-        store, won = self.work.store, dict[str, list[float]]()
-        for item, judgement in store.judgements(study=self.study):
-            places = {slot: place for place, group in enumerate(judgement.ranking) for slot in group}
-            won.setdefault(item.id, []).append(0.5 + 0.5 * float(np.sign(places[1] - places[0])))
-        still = {row["item"] for row in listed_items(store, self.study, limit=MOST_ITEMS, state="open")}
-        still &= {item.id for item in store.unjudged_items(self.study)}  # of which none is excluded
-        return {
-            name: float(np.mean(won[name])) if name in won else None for name in items if name in won or name in still
-        }
+        return outcomes_of(self.work.store, self.study, items)
 
     @timed("audit")
     def keep(self, step: int) -> None:

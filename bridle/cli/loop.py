@@ -1,0 +1,20 @@
+"""The flywheel's verb."""
+
+import click
+
+from bridle.cli.options import Options, loading, opened_work, print_found, shared_options
+
+
+@click.command()
+@click.option("--turns", type=click.IntRange(min=1), default=1, help="How many turns of the wheel (default: 1).")
+@shared_options()
+def loop(options: Options, turns: int) -> None:
+    """Learn from what users say, train a candidate, and serve it only with proof. A turn that was ended goes on where it was; status 3:
+    it waits for people."""
+    with loading():
+        from bridle.loop.turn import run_turn, turn_lines
+
+    with opened_work(options) as work:
+        for _ in range(turns):
+            found = run_turn(work)
+            print_found(options, found, turn_lines(work, found))

@@ -1,0 +1,292 @@
+"""One turn of the wheel, `bridle loop`: what users say of what is served makes the next model, which is served only with proof.
+
+    watch     what was promoted last: users' votes against it call an audit, which may take it back
+    collect   how many judgements came since the reward model was made, and whether they show that it is stale
+    refresh   train the reward model again, old judgements and new, where there are enough or it is stale
+    train     a candidate from what is served, under the guard
+    gate      compare it with what is served until it is decided, and hold it to its bounds
+    promote   to a share of the users, where it is shown to be better
+
+Each step's outcome is a row of the store's account, with its numbers, so that a turn that was ended goes on behind the last of them, and
+what was decided can be read and replayed. A step that was killed is done again: training resumes, comparisons that were made are not asked
+again, and a promotion that was made is not made twice.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from sqlalchemy import select
+
+from bridle.core.errors import NoUsableRows, UsageError, WaitingForLabels
+from bridle.core.files import finite_or_none
+from bridle.core.records import Completion
+from bridle.evaluation.answers import Answered, kl_of, text_metrics
+from bridle.feedback.serving.promotion import Served, promotion_steps, served_now
+from bridle.feedback.store import tables
+from bridle.feedback.store.store import Store
+from bridle.feedback.store.versions import model_versions
+from bridle.feedback.upkeep.audit import append_audit
+from bridle.guard.texts import distinct_ngrams, refusal_rate, repeated_share
+from bridle.loop.comparing import Pairs, compare_until_decided, decided_by, fresh_pairs
+from bridle.loop.gate import Bound, GateVerdict, judge_candidate, spent_on
+from bridle.loop.promoting import promote_model, served_lines, version_named, withdraw_model
+from bridle.loop.votes import live_votes
+from bridle.models.policy import Policy
+from bridle.recipe.services import LoopSection
+from bridle.stages.methods import METHODS
+from bridle.stages.reward import train_members
+from bridle.stages.stale import judge_staleness
+from bridle.stages.workspace import Work
+
+BY = "loop"  # who does it, in the account
+LAST = "promote"  # the step that ends a turn
+DECIDED = "turn"  # the action of these rows in the account
+
+
+@dataclass
+class LoopTurn:
+    """The turn that is under way: its number, and what came of the steps that were done."""
+
+    work: Work
+    number: int
+    done: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def candidate(self) -> str:
+        return f"turn-{self.number:04d}"
+
+    def step(self, name: str, do: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
+        """Do it, unless it was done; `decision` says in words what came of it."""
+        if name not in self.done:
+            found = finite_or_none(dict(do()))
+            with self.work.store.writing() as connection:
+                append_audit(connection, BY, DECIDED, f"{self.number}/{name}", found)
+            self.done[name] = found
+        self.work.progress.say(f"turn {self.number}, {name}: {self.done[name]['decision']}")
+        return self.done[name]
+
+
+def run_turn(work: Work) -> dict[str, Any]:
+    """Take the wheel one turn further, or up to where somebody must be waited for. UsageError where nothing is served yet."""
+    with work.alone(BY):
+        turn, now = turn_under_way(work), served_now(work.store)
+        if now.content is None:
+            raise UsageError("nothing is served yet, so nothing can be better; `bridle models promote sft` begins")
+
+        # 1. What was promoted last is watched; while too few have voted nothing is tried beside it.
+        turn.step("watch", lambda: watch(work, turn))
+
+        # 2. What users and labelers said since the reward model was made.
+        collected = turn.step("collect", lambda: collect(work))
+
+        # 3. The reward model learns from all that there is.
+        turn.step("refresh", lambda: refresh(work, collected))
+
+        # 4. A candidate practises on it.
+        turn.step("train", lambda: train_candidate(work, turn))
+
+        # 5. It is compared with what is served, and held to its bounds.
+        compared = turn.step("gate", lambda: pass_gate(work, turn))
+
+        # 6. It is served only with proof.
+        turn.step(LAST, lambda: promote_proven(work, turn, compared))
+        return {"turn": turn.number, "steps": turn.done, "served": asdict(served_now(work.store))}
+
+
+def turn_under_way(work: Work) -> LoopTurn:
+    """The last one, where it is not finished; else the next."""
+    rows = steps_taken(work.store)
+    number = max((turn for turn, _, _ in rows), default=1)
+    if any(turn == number and step == LAST for turn, step, _ in rows):
+        number += 1
+    return LoopTurn(work, number, {step: found for turn, step, found in rows if turn == number})
+
+
+def steps_taken(store: Store) -> list[tuple[int, str, dict[str, Any]]]:
+    """Every step of every turn, in their order: the turn, the step, and what came of it."""
+    table = tables.audit.c
+    query = select(table.object, table.details).where(table.action == DECIDED).order_by(table.id)
+    with store.reading() as connection:
+        rows = connection.execute(query).all()
+    return [(int(name.partition("/")[0]), name.partition("/")[2], dict(details)) for name, details in rows]
+
+
+# ------------------------------------------------------------------------------------------------------------- watching
+
+
+def watch(work: Work, turn: LoopTurn) -> Mapping[str, Any]:
+    """Users' votes on what was promoted last, against what was served before it or is served beside it. An alarm calls for an audit by
+    those who decide, and the audit decides; without one, a candidate that enough have met is served to all. WaitingForLabels until then."""
+    section, now = work.recipe.loop, served_now(work.store)
+    new, old = (now.candidate, now.content) if now.candidate else (now.content, now.before[-1] if now.before else None)
+    if new is None or old is None:
+        return {"decision": "nothing was promoted that could be worse"}
+    wins = live_votes(work.store, new, old)
+    alpha = spent_on(len(promotion_steps(work.store)), section.level)
+    votes = judge_candidate(wins, alpha=alpha, most=max(section.votes, len(wins), 1))
+    found: dict[str, Any] = {"version": new, "against": old, "votes": asdict(votes)}
+    if votes.decision == "worse":
+        audit, asked = compare_versions(work, new, old, f"audit-turn-{turn.number}", alpha, section.audit)
+        found |= {"audit": asdict(audit), **asked}
+        if audit.decision != "better" and audit.rate < 0.5:
+            withdraw_model(work, by=BY, of=new, details={"why": f"users' votes: {votes}; audit: {audit}"})
+            return {**found, "decision": f"rolled back: users' votes say {votes}; the audit says {audit}"}
+        return {**found, "decision": f"kept: users' votes say {votes}, and the audit does not: {audit}"}
+    if now.candidate is None:
+        return {**found, "decision": f"no alarm: {votes}"}
+    if len(wins) < section.votes:
+        raise WaitingForLabels(
+            f"{len(wins)} of {section.votes} users' comparisons of the candidate with what is served are there (loop.votes); the same "
+            "command goes on when they are, and `bridle models promote` or `rollback` decides without them"
+        )
+    promote_model(work, now.candidate, by=BY, details={"why": f"no alarm among users: {votes}"})
+    return {**found, "decision": f"served to all: {votes}"}
+
+
+# ------------------------------------------------------------------------------------------------------ reward model
+
+
+def collect(work: Work) -> Mapping[str, Any]:
+    """How many judgements came since the reward model was made, and what the staleness test says of them."""
+    section = work.recipe.loop
+    if not (work.project.model("reward") / "config.json").is_file():
+        return {"judgements": 0, "stale": True, "decision": "there is no reward model yet"}
+    try:
+        found = judge_staleness(work)
+    except NoUsableRows:
+        return {"judgements": 0, "stale": False, "decision": "no judgement has come since the reward model was made"}
+    words = "it is stale" if found["stale"] else "no sign that it is stale"
+    count = found["judgements"]
+    kept = {name: found[name] for name in ("judgements", "stale", "stated", "measured", "evidence")}
+    return {
+        **kept,
+        "decision": f"{count:,} judgements since the reward model was made ({section.judgements:,} are enough); {words}",
+    }
+
+
+def refresh(work: Work, collected: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Train the reward model on old judgements and new."""
+    if not collected["stale"] and collected["judgements"] < work.recipe.loop.judgements:
+        return {"decision": "the reward model stays"}
+    result = train_members(work, reuse=True)
+    accuracy = result.get("pair_accuracy")
+    right = "" if accuracy is None else f", right on {accuracy:.1%} of held-out pairs"
+    found = {name: result.get(name) for name in ("model", "judgements", "pair_accuracy")}
+    return {**found, "decision": f"the reward model learnt from {result['judgements']:,} judgements{right}"}
+
+
+# ---------------------------------------------------------------------------------------------------------- candidate
+
+
+def train_candidate(work: Work, turn: LoopTurn) -> Mapping[str, Any]:
+    """Practise from what is served on, held to it."""
+    section, served = work.recipe.loop, served_name(work, served_now(work.store))
+    method = METHODS.get(section.method)
+    if method is None or section.method not in ("ppo", "grpo", "rloo", "rebel", "best-of-n"):
+        raise UsageError(
+            f"loop.method = {section.method!r} does not practise from what is served; take ppo, grpo, rloo, rebel or best-of-n"
+        )
+    title = f"Turn {turn.number}: a candidate from {served}, by {section.method.upper()}"
+    settings = {"start": served, "reference": served}
+    result = method.train(work, name=turn.candidate, title=title, settings=settings, reuse=True)
+    back = f", which the guard took back to step {result['rolled_back_to']}" if "rolled_back_to" in result else ""
+    words = f"{turn.candidate} by {section.method} from {served}{back}"
+    found: dict[str, Any] = {name: result[name] for name in ("model", "kl", "rolled_back_to") if name in result}
+    return {**found, "name": turn.candidate, "from": served, "decision": words}
+
+
+def served_name(work: Work, now: Served) -> str:
+    """The folder in models/ of what is served, which its copy takes where its name was given to another since."""
+    assert now.content is not None
+    name = version_named(work, now.content).name
+    if work.registry.present().get(now.content) == name:
+        return name
+    raise UsageError(
+        f"models/{name} is another model now than the one that is served; put references/{now.content[:16]}… back under that name, or "
+        "promote what is there"
+    )
+
+
+# --------------------------------------------------------------------------------------------------------------- gate
+
+
+def pass_gate(work: Work, turn: LoopTurn) -> Mapping[str, Any]:
+    """Is the candidate better than what is served, and is nothing else the worse for it?"""
+    section, now = work.recipe.loop, served_now(work.store)
+    content = work.registry.content(work.project.model(turn.candidate))
+    if content == now.content:
+        return {"passed": False, "decision": "the candidate is what is served: the guard went back to where it began"}
+    number = 1 + sum(
+        "verdict" in found for at, step, found in steps_taken(work.store) if step == "gate" and at < turn.number
+    )
+    assert now.content is not None
+    alpha, study = spent_on(number, section.level), f"gate-turn-{turn.number}"
+    verdict, asked = compare_versions(work, content, now.content, study, alpha, section.comparisons, bounded=True)
+    passed = verdict.decision == "better"
+    return {"passed": passed, "candidates": number, "verdict": asdict(verdict), **asked, "decision": str(verdict)}
+
+
+def compare_versions(
+    work: Work, new: str, old: str, study: str, alpha: float, most: int, bounded: bool = False
+) -> tuple[GateVerdict, dict[str, Any]]:
+    """The gate between two versions, by fresh answers of both."""
+    policies = (policy_of(work, new), policy_of(work, old))
+    pairs = fresh_pairs(work, policies, most, study)
+    bounds = bounds_of(work, pairs, policies) if bounded else []
+    verdict, asked = compare_until_decided(pairs, decided_by(work, study), alpha=alpha, most=most, bounds=bounds)
+    return verdict, {**asked, "bounds": {bound.name: bound.value for bound in bounds}}
+
+
+def policy_of(work: Work, content: str) -> Policy:
+    """A version's weights, from models/ or from where promotion keeps them."""
+    name = next((one.name for one in model_versions(work.store) if one.hash == content), "")
+    held = work.registry.present().get(content) == name
+    return work.read_policy(work.project.model(name) if held else work.project.reference(content), content)
+
+
+def bounds_of(work: Work, pairs: Pairs, policies: tuple[Policy, Policy]) -> list[Bound]:
+    """What must not have become worse, by what can be seen of the answers themselves; no rubric, and nobody's taste."""
+    section: LoopSection = work.recipe.loop
+    new, old = (seen_in(pairs, answers) for answers in (pairs.first, pairs.second))
+    kl = kl_of(Answered(pairs.prompts, pairs.first), *policies, work.device)[0]
+    longer, varied = (new[name] / old[name] if old[name] else math.nan for name in ("length", "distinct"))
+    return [
+        Bound("kl", kl, at_most=section.max_kl),
+        Bound("length_ratio", longer, at_most=section.max_length_ratio),
+        Bound("distinct_share", varied, at_least=section.min_distinct_share),
+        *(
+            Bound(f"{name}_rise", new[name] - old[name], at_most=section.max_rise)
+            for name in ("cut_off", "refusals", "repeats")
+        ),
+    ]
+
+
+def seen_in(pairs: Pairs, answers: Sequence[Completion]) -> dict[str, float]:
+    found = text_metrics(Answered(pairs.prompts, list(answers)))
+    ids = [one.token_ids for one in answers]
+    return {
+        "length": found["length"],
+        "cut_off": found["cut_off"],
+        "distinct": distinct_ngrams(ids, 2) or 0.0,
+        "repeats": repeated_share(ids) or 0.0,
+        "refusals": refusal_rate(pairs.prompts, answers).rate,
+    }
+
+
+def promote_proven(work: Work, turn: LoopTurn, compared: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Serve what passed to a share of the users first."""
+    if not compared["passed"]:
+        return {"decision": f"not promoted: {compared['decision']}"}
+    share = work.recipe.loop.share
+    content = work.registry.content(work.project.model(turn.candidate))  # the same weights may be known by another name
+    promote_model(work, content, share=share, by=BY, details={"why": compared["decision"]})
+    return {"decision": f"{turn.candidate} is served to {share:.0%} of the users", "share": share}
+
+
+def turn_lines(work: Work, found: Mapping[str, Any]) -> list[str]:
+    """For the terminal: each step and what came of it, then what is served."""
+    lines = [f"turn {found['turn']}"]
+    lines += [f"  {name:<8} {step['decision']}" for name, step in found["steps"].items()]
+    return lines + served_lines(work, served_now(work.store))

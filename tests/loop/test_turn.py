@@ -1,0 +1,174 @@
+"""Turns of the wheel on a tiny playground, by the command line: each step is kept, done once, and taken up where it was ended."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bridle.core.records import Completion, FinishReason, Judgement, LabelerKind
+from bridle.feedback.serving.promotion import Served, promotion_steps, served_now
+from bridle.feedback.store.store import Store
+from bridle.loop import turn as stage
+from bridle.loop.votes import STUDY_OF_USERS, live_votes
+from tests.tiny_project import bridle, complaint, done, settings
+
+FEW = {"loop.comparisons": 12, "loop.votes": 4, "loop.audit": 8, "loop.judgements": 5}
+STEPS = ["watch", "collect", "refresh", "train", "gate", "promote"]
+
+
+@pytest.fixture
+def project(finished_demo: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(finished_demo, tmp_path / "project"))
+
+
+@pytest.fixture
+def store(project: Path) -> Any:
+    with Store.open(project / "store.sqlite") as store:
+        yield store
+
+
+def turned(project: Path, **more: Any) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(done("loop", "--project", project, "--json", *settings({**FEW, **more})))
+    return found
+
+
+def vote(store: Store, new: str, old: str, prefers: Callable[[int], str], count: int) -> None:
+    """Users compare an answer of one version with one of another."""
+    prompts = store.prompts(split="train", limit=count)
+    for number, prompt in enumerate(prompts):
+        pair = [
+            Completion(prompt.id, f"answer {number} {which[:4]}", (), (), FinishReason.STOP, f"{which[:16]}+0", {})
+            for which in (new, old)
+        ]
+        if number % 2:
+            pair.reverse()
+        store.add_completions(pair, source="serving")
+        [item] = store.add_items([pair], study=STUDY_OF_USERS)
+        best = next(slot for slot, one in enumerate(pair) if one.weight_stamp.startswith(prefers(number)[:16]))
+        ranking = ((best,), (1 - best,))
+        store.add_judgements([Judgement(item, f"user {number}", LabelerKind.PERSON, ranking, None, source="serving")])
+
+
+def served(store: Store) -> Served:
+    return served_now(store)
+
+
+def test_a_turn_does_every_step_once_and_says_why(project: Path, store: Store) -> None:
+    found = bridle("loop", "--project", project)
+    assert found.exit_code == 2 and "`bridle models promote sft` begins" in complaint(found)
+    done("models", "promote", "sft", "--project", project)
+    first = turned(project)
+    assert first["turn"] == 1 and list(first["steps"]) == STEPS
+    assert all(step["decision"] for step in first["steps"].values())
+    verdict = first["steps"]["gate"]["verdict"]
+    assert verdict["n"] <= 12 and set(first["steps"]["gate"]["bounds"]) == {
+        "kl", "length_ratio", "distinct_share", "cut_off_rise", "refusals_rise", "repeats_rise",
+    }  # fmt: skip
+    assert [step for _, step, _ in stage.steps_taken(store)] == STEPS
+    second = turned(project)
+    assert second["turn"] == 2 and second["steps"]["train"]["name"] == "turn-0002"
+    assert second["steps"]["gate"].get("candidates", 2) == 2
+
+
+@pytest.mark.parametrize("ended_after", STEPS[:-1])
+def test_a_turn_that_was_ended_goes_on_behind_what_was_done(
+    project: Path, store: Store, monkeypatch: pytest.MonkeyPatch, ended_after: str
+) -> None:
+    """Ended in the step after this one; what it did before it was ended is done again, or was done once."""
+    done("models", "promote", "sft", "--project", project)
+    tried: list[str] = []
+    fakes: dict[str, Mapping[str, Any]] = {
+        "watch": {}, "collect": {"judgements": 0, "stale": False}, "refresh": {}, "train": {}, "gate": {"passed": False}, "promote": {},
+    }  # fmt: skip
+    functions = dict(
+        zip(STEPS, ("watch", "collect", "refresh", "train_candidate", "pass_gate", "promote_proven"), strict=True)
+    )
+    for name, function in functions.items():
+        monkeypatch.setattr(
+            stage, function, lambda *_, name=name: tried.append(name) or {**fakes[name], "decision": "done"}
+        )
+    failing = STEPS[STEPS.index(ended_after) + 1]
+
+    def killed(*_: Any) -> Mapping[str, Any]:
+        raise RuntimeError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stage, functions[failing], killed)
+        assert bridle("loop", "--project", project).exit_code == 1
+    assert tried == STEPS[: STEPS.index(failing)]
+    found = turned(project)
+    assert tried == STEPS and found["turn"] == 1 and list(found["steps"]) == STEPS
+
+
+def test_users_alarm_calls_an_audit_and_the_audit_decides(
+    project: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("sft", "unbridled"):
+        done("models", "promote", name, "--project", project)
+    new, old = served(store).content or "", served(store).before[-1]
+    monkeypatch.setattr(stage, "collect", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))  # the watch alone
+    vote(store, new, old, lambda number: old, 16)
+    assert live_votes(store, new, old) == [0.0] * 16 and live_votes(store, old, new) == [1.0] * 16
+    asked: list[int] = []
+    monkeypatch.setattr(stage, "decided_by", lambda *_: lambda pairs: asked.append(len(pairs)) or [0.0] * len(pairs))
+    bridle("loop", "--project", project, *settings(FEW))
+    assert served(store) == Served(old) and asked
+    last = promotion_steps(store)[-1]
+    assert last.action == "roll_back" and last.content == new and "audit" in last.details["why"] and last.by == "loop"
+
+
+def test_users_alone_roll_nothing_back(project: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They dislike what the audit likes."""
+    for name in ("sft", "ppo"):
+        done("models", "promote", name, "--project", project)
+    now = served(store)
+    vote(store, now.content or "", now.before[-1], lambda number: now.before[-1], 16)
+    monkeypatch.setattr(stage, "collect", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(stage, "decided_by", lambda *_: lambda pairs: [1.0] * len(pairs))
+    bridle("loop", "--project", project, *settings(FEW))
+    assert served(store) == now
+
+
+def test_a_candidate_that_users_meet_is_waited_for_and_then_served_to_all(project: Path, store: Store) -> None:
+    done("models", "promote", "sft", "--project", project)
+    done("models", "promote", "ppo", "--share", "0.2", "--project", project)
+    found = bridle("loop", "--project", project, *settings(FEW))
+    assert found.exit_code == 3 and "0 of 4 users' comparisons" in complaint(found)
+    now = served(store)
+    vote(
+        store,
+        now.candidate or "",
+        now.content or "",
+        lambda number: (now.candidate or "") if number % 2 else (now.content or ""),
+        4,
+    )
+    turned(project)
+    assert served(store).content == now.candidate or served(store).before[-1] == now.candidate
+    why = next(step.details["why"] for step in promotion_steps(store) if step.by == "loop")
+    assert "no alarm among users" in why
+
+
+def test_what_passes_the_gate_is_served_to_a_share_first(
+    project: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done("models", "promote", "sft", "--project", project)
+    monkeypatch.setattr(stage, "decided_by", lambda *_: lambda pairs: [1.0] * len(pairs))
+    loose = {
+        "guard.audits": "off",
+        "loop.max_rise": 1.0,
+        "loop.max_length_ratio": 100.0,
+        "loop.min_distinct_share": 0.0,
+    }
+    found = turned(project, **loose)
+    assert found["steps"]["gate"]["passed"] and found["served"]["share"] == 0.1
+    assert served(store).candidate == found["steps"]["train"]["model"]
+    strict = {**loose, "loop.max_kl": 1e-9}
+    done("models", "rollback", "--project", project)
+    found = turned(project, **strict)
+    assert not found["steps"]["gate"]["passed"] and "kl" in found["steps"]["gate"]["decision"]
+    assert served(store).candidate is None
