@@ -17,8 +17,10 @@ import numpy as np
 from bridle.core.records import Judgement, LabelerKind, Prompt
 from bridle.feedback.rankings import Item
 from bridle.models.policy import Policy
-from bridle.rewards.constitution.dialogues import critique_prompt, draw_principle
-from bridle.rewards.constitution.grading import expected_grades, verdict_probabilities
+from bridle.rewards.constitution.dialogues import draw_principle
+from bridle.rewards.judge.judge import Candidates, Judge
+from bridle.rewards.judge.local import LocalModel
+from bridle.rewards.judge.questions import Rubric
 from bridle.stages.critic import CRITIC, project_constitution, train_critic
 from bridle.stages.data import STUDY
 from bridle.stages.methods import METHODS
@@ -118,7 +120,7 @@ def train_on_principles(work: Work) -> None:
 
 def preferences_of(work: Work, critic: Policy, items: Sequence[Item]) -> list[Judgement]:
     """Of each item a ranking of its answers by their expected grade, by a principle that is drawn for it."""
-    ours, data, found = project_constitution(work), work.data, []
+    ours, data, found = project_constitution(work), work.data, list[Judgement]()
     for principle in ours.principles:
         faults = next(one.faults for one in data.critic.principles() if one.name == principle.name)
         verdicts = {
@@ -126,14 +128,14 @@ def preferences_of(work: Work, critic: Policy, items: Sequence[Item]) -> list[Ju
         }
         verdicts[data.critic.words(None)] = data.critic.spec.nothing_grade
         drawn = [item for item in items if draw_principle(ours, item.prompt, 0, work.recipe.seed + 1) is principle]
-        asked = [critique_prompt(item.prompt, one.stripped, principle) for item in drawn for one in item.completions]
-        grades = iter(expected_grades(verdict_probabilities(critic, asked, list(verdicts), work.device), verdicts))
-        for item in drawn:
-            worth = [next(grades) for _ in item.completions]
-            order = sorted(range(len(worth)), key=lambda slot: -worth[slot])
-            ranking = tuple((slot,) for slot in order)
-            name = f"critic {critic.origin[:12]}"
-            found.append(Judgement(item.id, name, LabelerKind.AI, ranking, None, criterion=CRITERION))
+        rubric = Rubric(asks=principle.critique, verdicts=tuple(verdicts.items()))
+        judge = Judge(LocalModel(critic, work.device).ask, rubric, CRITIC, critic.origin, "rating")
+        asked = [Candidates(item.prompt, [one.text for one in item.completions]) for item in drawn]
+        found += [
+            Judgement(item.id, judge.name, LabelerKind.AI, opinion.ranking, None, criterion=CRITERION)
+            for item, opinion in zip(drawn, judge.judge(asked), strict=True)
+            if opinion.ranking
+        ]
     return found
 
 

@@ -29,23 +29,24 @@ class Seed(click.IntRange):
 )
 @click.option(
     "--recipe",
-    type=click.Choice(["loop", "verifiable", "constitution"]),
+    type=click.Choice(["loop", "verifiable", "constitution", "rlaif"]),
     default="loop",
     show_default=True,
-    help="What is shown: the whole loop, practice on answers that a program checks, or a model that revises its answers by principles.",
+    help="What is shown: the whole loop, practice on answers that a program checks, a model that revises its answers by principles, or one "
+    "that judges answers in people's place.",
 )
 @shared_options("project")
 def demo(options: Options, seed: int, out: Path, quick: bool, world: Path | None, recipe: str) -> None:
     """The whole loop on the playground, from nothing to a report, in minutes."""
     with loading():
         from bridle.demo.demo import run_demo
-        from bridle.demo.recipes import recipe_lines, walk_recipe
+        from bridle.demo.recipes import OWN_SETTINGS, RECIPES, recipe_lines, walk_recipe
         from bridle.demo.stages import QUICK
         from bridle.demo.summary import summary_lines
         from bridle.recipe.recipe import Recipe
 
     settings: dict[str, Any] = {"seed": seed, "data.source": "playground"}
-    settings |= {**(QUICK if quick else {}), **chosen_settings(options)}
+    settings |= {**OWN_SETTINGS.get(recipe, {}), **(QUICK if quick else {}), **chosen_settings(options)}
     if world is not None:
         if not world.is_file():
             raise UsageError(f"there is no world file at {world}")
@@ -53,7 +54,7 @@ def demo(options: Options, seed: int, out: Path, quick: bool, world: Path | None
     if recipe == "verifiable":
         show_checked(options, out, settings)
         return
-    if recipe == "constitution":
+    if recipe in RECIPES:
         summary = walk_recipe(recipe, out, Recipe().with_settings(settings), wait=options.wait)
         print_found(options, summary, recipe_lines(summary, out))
         return

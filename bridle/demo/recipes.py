@@ -1,12 +1,13 @@
 """`bridle demo --recipe NAME`: shorter walks over the playground, each to one report. A stage that is finished is not run twice."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from bridle.core.errors import UsageError
 from bridle.core.files import write_json
+from bridle.demo import rlaif
 from bridle.demo.demo import make_demo, open_demo
 from bridle.demo.stages import DemoStage
 from bridle.project.lock import held
@@ -17,8 +18,11 @@ from bridle.report.page import show
 from bridle.report.project import write_project_report
 from bridle.stages.critic import train_critic
 from bridle.stages.evaluate import evaluate
+from bridle.stages.judge import judge_waiting
 from bridle.stages.methods import METHODS
 from bridle.stages.revise import revise
+from bridle.stages.reward import train_members
+from bridle.stages.sample import sample
 from bridle.stages.workspace import Work
 
 ALONE = "sl-cai-alone"  # the price: nothing is imitated beside the revised answers
@@ -29,11 +33,14 @@ def train_alone(work: Work) -> dict[str, Any]:
     return METHODS["sl-cai"].train(work, name=ALONE, title=title, settings={"benign": 0.0}, reuse=True)
 
 
+CRITIC_TAUGHT = (
+    DemoStage("pretrain", 140, lambda work: METHODS["pretrain"].train(work, reuse=True)),
+    DemoStage("sft", 34, lambda work: METHODS["sft"].train(work, reuse=True)),
+    DemoStage("critic", 60, lambda work: train_critic(work, reuse=True)),
+)
 RECIPES: Mapping[str, Sequence[DemoStage]] = {
     "constitution": (
-        DemoStage("pretrain", 140, lambda work: METHODS["pretrain"].train(work, reuse=True)),
-        DemoStage("sft", 34, lambda work: METHODS["sft"].train(work, reuse=True)),
-        DemoStage("critic", 60, lambda work: train_critic(work, reuse=True)),
+        *CRITIC_TAUGHT,
         DemoStage("revise", 30, lambda work: revise(work, reuse=True)),
         DemoStage("sl-cai", 12, lambda work: METHODS["sl-cai"].train(work, reuse=True)),
         DemoStage(ALONE, 8, train_alone),
@@ -41,7 +48,19 @@ RECIPES: Mapping[str, Sequence[DemoStage]] = {
         DemoStage("evaluate-sl-cai", 4, lambda work: evaluate(work, "sl-cai", reuse=True)),
         DemoStage(f"evaluate-{ALONE}", 4, lambda work: evaluate(work, ALONE, reuse=True)),
     ),
+    "rlaif": (
+        *CRITIC_TAUGHT,
+        DemoStage("sample", 10, lambda work: sample(work, reuse=True)),
+        DemoStage("judge", 25, lambda work: judge_waiting(work, reuse=True)),
+        DemoStage("reward", 18, lambda work: train_members(work, reuse=True)),
+        DemoStage(rlaif.PEOPLE, 29, rlaif.ask_people),
+        DemoStage("ppo", 30, lambda work: METHODS["ppo"].train(work, reuse=True)),
+        DemoStage("evaluate-sft", 4, lambda work: evaluate(work, "sft", reuse=True)),
+        DemoStage("evaluate-ppo", 7, lambda work: evaluate(work, "ppo", reuse=True)),
+        DemoStage("ppo-against-sft", 0, rlaif.compare_with_sft),
+    ),
 }
+OWN_SETTINGS: Mapping[str, Mapping[str, Any]] = {"rlaif": rlaif.SETTINGS}  # under those that are asked for
 
 
 def walk_recipe(
@@ -72,13 +91,24 @@ def walk_recipe(
             work.close()
 
 
-def recipe_lines(summary: Mapping[str, Any], out: Path) -> list[str]:
-    """The lines at the end."""
-    stages = summary["stages"]
+def constitution_lines(stages: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """For the terminal."""
     rounds = " → ".join(show(row.get("complies"), 2) for row in stages["revise"]["by_round"])
-    lines = ["", f"Share of harmful requests that are answered, round by round of critique and revision: {rounds}."]
+    lines = [f"Share of harmful requests that are answered, round by round of critique and revision: {rounds}."]
     for name, label in (("sft", "SFT"), ("sl-cai", "SL-CAI"), (ALONE, "SL-CAI on revised answers alone")):
         found = stages[f"evaluate-{name}"]
         complies, refuses, gold = (show(found.get(key), 2) for key in ("complies", "refuses_benign", "gold"))
         lines.append(f"{label}: answers {complies} of harmful requests, refuses {refuses} of benign ones, gold {gold}.")
-    return [*lines, f"Metrics: {out / 'summary.json'}", f"Report: {out / 'report.html'}"]
+    return lines
+
+
+LINES: Mapping[str, Callable[[Mapping[str, Mapping[str, Any]]], list[str]]] = {
+    "constitution": constitution_lines,
+    "rlaif": rlaif.rlaif_lines,
+}
+
+
+def recipe_lines(summary: Mapping[str, Any], out: Path) -> list[str]:
+    """The lines at the end."""
+    found = LINES[summary["recipe"]](summary["stages"])
+    return ["", *found, "", f"Metrics: {out / 'summary.json'}", f"Report: {out / 'report.html'}"]

@@ -55,6 +55,10 @@ class Critic:
     def words(self, fault: Fault | None) -> str:
         return self.spec.nothing if fault is None else self.spec.faults[fault].text
 
+    def question(self) -> str:
+        """What it is asked of an answer that is to be graded."""
+        return next(one.critique for one in self.spec.principles if one.name == self.spec.grading)
+
     def grades(self) -> dict[str, float]:
         """What an answer is worth by each verdict of the grading principle, by its words."""
         asked = next(one.faults for one in self.spec.principles if one.name == self.spec.grading)

@@ -26,6 +26,7 @@ FLAGS = (
     "correct", "worked", "vague", "sentences", "other_turns",
 )  # fmt: skip
 
+EASY_GAP = 4.0  # points between two answers that are easily told apart
 CLEAR_GAP = 0.25  # points: closer answers are no fair test of labelers or of a reward model
 
 

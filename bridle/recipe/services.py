@@ -49,7 +49,8 @@ class JudgeSection(Section):
     scale: int = Field(default=5, ge=2, le=9)
     """highest grade of a rating"""
     question: str = ""
-    """rating: the whole question, with {request} and {answer} in it, for a model that knows one; empty: ours"""
+    """rating: the whole question, with {request} and {answer} in it, for a model that knows one; without these it is asked as the turn
+    that follows the answer; empty: ours, and of the playground's critic the one that it was taught"""
     verdicts: dict[str, float] = Field(default_factory=dict, max_length=20)
     """rating: what can be said to it, each with its grade, such as {"It is harmful." = 0, "It is good." = 1}; empty: 1 to `scale`"""
     both_orders: bool = True
@@ -106,8 +107,11 @@ class JudgeSection(Section):
             raise ValueError("body.max_completion_tokens must be a whole number of at least 1")
         if (self.question or self.verdicts) and self.form != "rating":
             raise ValueError("question and verdicts are of form = 'rating'; set that, or leave them out")
-        if self.question and not all(self.question.count(place) == 1 for place in ("{request}", "{answer}")):
-            raise ValueError("question must hold {request} and {answer}, each once")
+        places = [self.question.count(place) for place in ("{request}", "{answer}")]
+        if places not in ([0, 0], [1, 1]):
+            raise ValueError("question must hold {request} and {answer}, each once, or neither")
+        if self.question and self.reasons:
+            raise ValueError("a question of its own asks for no reasons; set reasons = false, or leave it out")
         if self.verdicts and len(set(self.verdicts.values())) < 2:
             raise ValueError("verdicts need two grades at least, or no answer is better than another")
         if self.endpoint and not self.model:

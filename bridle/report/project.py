@@ -314,7 +314,8 @@ def reward_tables(results: Results) -> list[page.Table]:
     full = results.get("reward", {})
     if "pair_accuracy" not in full:
         return []
-    models = {"full": full, **({"slim": results["reward-slim"]} if "reward-slim" in results else {})}
+    others = {"slim": "reward-slim", "taught by people in the model's place": "people"}
+    models = {"full": full, **{name: results[stage] for name, stage in others.items() if stage in results}}
     names = ("parameters", "pair_accuracy", "pair_accuracy_low", "pair_accuracy_high", "heldout_pairs")
     columns = [page.Column(name) for name in ("reward model", "parameters", "right", "from", "to", "pairs")]
     rows: list[list[page.Cell]] = [[name, *(result.get(metric) for metric in names)] for name, result in models.items()]

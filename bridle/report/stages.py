@@ -56,12 +56,16 @@ ROWS = {row.name: row for row in (
     StageRow("sft", "Imitating demonstrations (SFT)", ("demonstrations", "answer_tokens", "loss_average"), model="sft", label="SFT"),
     StageRow("sample", "Sampling answers", ("prompts", "answers", "items")),
     StageRow("label", "People compare", ("judgements", "agreement_with_gold")),
-    StageRow("judge", "A model compares", ("items", "comparisons", "judged")),
+    StageRow("judge", "A model compares", ("items", "comparisons", "judged", "agreement_with_gold", "agreement_easy_harm")),
     StageRow(
         "reward", "The reward model",
         ("judgements", "pairs", "pair_accuracy", "people_pair_accuracy", "longest", "shortest", "slim_accuracy"),
     ),
     StageRow("reward-slim", "The slim reward model", within="reward"),
+    StageRow(
+        "people", "Control: people in the model's place",
+        ("judgements", "pairs", "agreement_with_gold", "agreement_easy_harm", "pair_accuracy"),
+    ),
     StageRow(
         "ppo", "PPO with the KL bridle", ("steps", "reward", "kl", "beta", "entropy", "value_explained", "logprob_gap"),
         ANSWERS, "ppo", "PPO", asks=lambda recipe: recipe.ppo.prompts_per_step,

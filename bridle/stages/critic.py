@@ -20,22 +20,22 @@ from bridle.generation.sampling import Sampling
 from bridle.models.encoding import prompts_that_fit
 from bridle.models.policy import Policy
 from bridle.playground.critiques import Critic
-from bridle.playground.gold import CLEAR_GAP
+from bridle.playground.gold import CLEAR_GAP, EASY_GAP
 from bridle.rewards.constitution.constitution import (
     Constitution,
-    Principle,
     constitution_of,
     load_constitution,
     shipped_constitution,
 )
 from bridle.rewards.constitution.dialogues import critique_prompt, revise_once, revision_prompt
-from bridle.rewards.constitution.grading import expected_grades, verdict_probabilities
+from bridle.rewards.judge.local import LocalModel
+from bridle.rewards.judge.questions import Rubric
+from bridle.rewards.judge.rulings import read_ruling
 from bridle.stages.data import PlaygroundData, StoreData
 from bridle.stages.sft import imitate_demonstrations
 from bridle.stages.workspace import Work, done_before, require_model, stage_key
 
 CRITIC = "critic"
-EASY_GAP = 4.0  # points of gold between two answers that are easily told apart
 
 
 def project_constitution(work: Work) -> Constitution:
@@ -119,19 +119,10 @@ def measure_critic(work: Work, data: PlaygroundData, ours: Constitution) -> dict
     better?"""
     sft, policy = work.read_policy(work.project.model("sft")), work.read_policy(work.project.model(CRITIC))
     prompts = work.fitting(sft, [*data.heldout_prompts(), *data.probe_prompts()], "held-out prompts", enforce=False)
-    principle, grades = ours.principle(data.critic.spec.grading), data.critic.grades()
-    both = with_room(
-        policy, [work.answer(sft, prompts, CRITIC, number) for number in range(2)], principle, list(grades)
-    )
-    prompts, verdicts, worth, gold = both[0].prompts, list[str](), [], []
-    for answered in both:
-        asked = [critique_prompt(*pair, principle) for pair in answer_texts(answered)]
-        probabilities = verdict_probabilities(policy, asked, list(grades), work.device)
-        verdicts += [list(grades)[int(np.argmax(row))] for row in probabilities]
-        worth.append(expected_grades(probabilities, grades))
-        gold.append([score.points for score in data.score(answered.prompts, answered.completions, CRITIC)])
+    both, verdicts, worth = grade_both(work, policy, [work.answer(sft, prompts, CRITIC, number) for number in range(2)])
+    gold = [[score.points for score in data.score(answered.prompts, answered.completions, CRITIC)] for answered in both]
     pairs = [pair for answered in both for pair in answer_texts(answered)]
-    true = [data.critic.fault(prompt, text, principle.name) for prompt, text in pairs]
+    true = [data.critic.fault(prompt, text, data.critic.spec.grading) for prompt, text in pairs]
     harm = data.critic.words("harm")
     alarms = [(fault == "harm", verdict == harm) for fault, verdict in zip(true, verdicts, strict=True)]
     right = [data.critic.words(fault) == verdict for fault, verdict in zip(true, verdicts, strict=True)]
@@ -141,7 +132,7 @@ def measure_critic(work: Work, data: PlaygroundData, ours: Constitution) -> dict
         "most_common": max(true.count(fault) for fault in set(true)) / len(true),
         "harm_recall": share_or_none([alarm for harmful, alarm in alarms if harmful]),
         "false_alarms": share_or_none([alarm for harmful, alarm in alarms if not harmful]),
-        **preferences(prompts, np.array(worth), np.array(gold)),
+        **preferences(both[0].prompts, np.array(worth), np.array(gold)),
     }
     return {**measured, **measure_revisions(work, policy, both[0], gold[0], ours)}
 
@@ -150,18 +141,28 @@ def answer_texts(answered: Answered) -> list[tuple[Prompt, str]]:
     return [(prompt, one.stripped) for prompt, one in zip(answered.prompts, answered.completions, strict=True)]
 
 
-def with_room(policy: Policy, both: Sequence[Answered], principle: Principle, replies: Sequence[str]) -> list[Answered]:
-    """Without the prompts of which a critique does not fit into the model's context."""
-    template, limit = policy.template, policy.module.config.max_positions
-    room = limit - max(map(len, template.completion_ids([both[0].prompts[0]] * len(replies), replies)))
-    asked = [[critique_prompt(*pair, principle) for pair in answer_texts(answered)] for answered in both]
-    lengths = [[len(ids) for ids in template.prompt_ids(each)] for each in asked]
-    fit = [i for i in range(len(both[0].prompts)) if all(each[i] <= room for each in lengths)]
+def grade_both(
+    work: Work, policy: Policy, both: Sequence[Answered]
+) -> tuple[list[Answered], list[str], list[list[float]]]:
+    """Of two answers to each prompt the likeliest verdicts, one after the other, and the expected grades [2][P], as a judge has them;
+    without the prompts of which a critique does not fit into the model's context."""
+    assert isinstance(work.data, PlaygroundData)
+    rubric = Rubric(asks=work.data.critic.question(), verdicts=tuple(work.data.critic.grades().items()))
+    asked = [[rubric.question("rating", prompt, [text]) for prompt, text in answer_texts(one)] for one in both]
+    local = LocalModel(policy, work.device)
+    replies = [local.ask(questions) for questions in asked]
+    fit = [i for i in range(len(asked[0])) if not any(each[i].fault for each in replies)]
     if not fit:
+        limit = policy.module.config.max_positions
         raise NoUsableRows(
             f"no critique fits into the model's context of {limit}; raise model.max_positions before pretraining"
         )
-    return [Answered([one.prompts[i] for i in fit], [one.completions[i] for i in fit]) for one in both]
+    verdicts, worth = list[str](), list[list[float]]()
+    for questions, each in zip(asked, replies, strict=True):
+        verdicts += [max(each[i].probabilities, key=each[i].probabilities.__getitem__) for i in fit]
+        worth.append([read_ruling(questions[i], each[i]).scores[0] for i in fit])
+    kept = [Answered([one.prompts[i] for i in fit], [one.completions[i] for i in fit]) for one in both]
+    return kept, verdicts, worth
 
 
 def preferences(prompts: Sequence[Prompt], worth_2P: np.ndarray, gold_2P: np.ndarray) -> dict[str, Any]:

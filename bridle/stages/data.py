@@ -238,6 +238,10 @@ class StoreData:
         """The constitution that the data brings, in the form of its file."""
         return None
 
+    def taught_grading(self) -> tuple[str, dict[str, float]] | None:
+        """What the project's critic is asked of an answer, and its verdicts with their grades; None where it was taught none."""
+        return None
+
     def red_team(self, most: int) -> Chosen[Prompt]:
         """Prompts whose answers are to be revised: those that are marked (`red_team` in their meta), or all where none is."""
         found = self.train_prompts()
@@ -411,6 +415,9 @@ class PlaygroundData:
 
     def own_constitution(self) -> dict[str, Any] | None:
         return None if self.world.spec.constitution is None else self.critic.tables()
+
+    def taught_grading(self) -> tuple[str, dict[str, float]] | None:
+        return None if self.world.spec.constitution is None else (self.critic.question(), self.critic.grades())
 
     @timed("data")
     def red_team(self, most: int) -> Chosen[Prompt]:

@@ -21,7 +21,6 @@ from bridle.models.files.gguf import unpacked
 from bridle.models.policy import Policy, load_policy
 from bridle.playground.gold import CLEAR_GAP
 from bridle.project.run import Run
-from bridle.recipe.recipe import Recipe
 from bridle.rewards.judge.cache import ReplyCache
 from bridle.rewards.judge.endpoint import Endpoint
 from bridle.rewards.judge.judge import VERSION, Candidates, Judge
@@ -29,8 +28,10 @@ from bridle.rewards.judge.local import LocalModel
 from bridle.rewards.judge.measures import JudgedPair, judge_report, pairs_of_opinion, share_of_items
 from bridle.rewards.judge.questions import Rubric, attacks
 from bridle.rewards.judge.rulings import JUDGED, UNASKED, Assessment, JudgeCall, Ruling, abstention_counts
-from bridle.stages.data import STUDY
-from bridle.stages.workspace import Work, require_model, stage_key
+from bridle.stages.critic import CRITIC, train_critic
+from bridle.stages.data import STUDY, PlaygroundData
+from bridle.stages.observe import agreement_with_gold
+from bridle.stages.workspace import Work, done_before, require_model, stage_key
 
 CACHE = "judge-cache.jsonl"
 FEWEST, MOST = 16, 512  # items at once: after a minute the next ones are fewer, so that no lease ends meanwhile
@@ -53,7 +54,7 @@ def judge_of(work: Work) -> Judge:
                 "no judge is named; set judge.model to a model of the project or its folder, or judge.endpoint and judge.model to one that "
                 "answers elsewhere"
             )
-        rubric, shape = rubric_in(work.recipe), (section.form, section.both_orders)
+        rubric, shape = rubric_in(work), (section.form, section.both_orders)
         if section.endpoint:
             cache = work.closing.enter_context(ReplyCache(work.project.folder / CACHE))
             if cache.damaged:
@@ -70,15 +71,28 @@ def judge_of(work: Work) -> Judge:
     return work.judge
 
 
-def rubric_in(recipe: Recipe) -> Rubric:
-    section, verdicts = recipe.judge, tuple(recipe.judge.verdicts.items())
-    how = (section.scale, section.reasons, recipe.seed, section.question, verdicts)
+def rubric_in(work: Work) -> Rubric:
+    """The recipe's. The playground's critic knows one question, of one answer: it is asked that, where the recipe has none."""
+    section, question, verdicts = work.recipe.judge, work.recipe.judge.question, work.recipe.judge.verdicts
+    taught = work.data.taught_grading() if section.model == CRITIC and not section.endpoint else None
+    if taught is not None and not (question or verdicts):
+        question, verdicts = taught
+        if section.form != "rating" or section.reasons:
+            raise UsageError(
+                f"the model {CRITIC!r} was taught to grade one answer at a time, and to give no reasons; set judge.form = 'rating' and "
+                "judge.reasons = false"
+            )
+    how = (section.scale, section.reasons, work.recipe.seed, question, tuple(verdicts.items()))
     return Rubric(section.language, section.rubric, tuple(section.principles), *how)
 
 
 def local_policy(work: Work) -> Policy:
-    """A model of the project, by its name, or any folder or GGUF file, by its path."""
+    """A model of the project, by its name, or any folder or GGUF file, by its path. The playground's critic is taught where it is not there
+    yet."""
     model = work.recipe.judge.model
+    there = work.project.model(CRITIC).joinpath("config.json").is_file()
+    if model == CRITIC and not there and work.data.taught_grading() is not None:
+        train_critic(work)
     if not {"/", "\\"} & set(model) and not model.startswith((".", "~")):
         content = require_model(work, model)
         return work.read_policy(work.project.model(model), content)
@@ -90,7 +104,7 @@ def local_policy(work: Work) -> Policy:
 # ------------------------------------------------------------------------------------------------ what it is given
 
 
-def judge_waiting(work: Work, study: str = STUDY, most: int = 0) -> dict[str, Any]:
+def judge_waiting(work: Work, study: str = STUDY, most: int = 0, reuse: bool = False) -> dict[str, Any]:
     """Judge what waits for one more person in a study, `most` items at most (0: all), and report what the judge's verdicts are worth."""
     with work.alone("judge"):
         judge = judge_of(work)
@@ -102,10 +116,15 @@ def judge_waiting(work: Work, study: str = STUDY, most: int = 0) -> dict[str, An
             )
         parents = {"judge": judge.hash, "study": study}
         key = stage_key(work.recipe, ("judge",), {**parents, "most": most})
+        if (before := done_before(work, "judge", key, reuse)) is not None:
+            return before
         with work.start("judge", f"{judge.name} judges what waits in {study!r}", key, parents) as run:
             counts = label_waiting(work, run, judge, study, most)
-            rows = [(item, kept_opinion(given)) for item, given in given_by(work, study, judge.name)]
-            return run.finish(worth_of(work, judge, rows, counts, study))
+            given = list(given_by(work, study, judge.name))
+            worth = worth_of(work, judge, [(item, kept_opinion(one)) for item, one in given], counts, study)
+            ranked = [(item, one) for item, one in given if one.ranking]
+            agreement = agreement_with_gold(ranked, work.data.score) if isinstance(work.data, PlaygroundData) else {}
+            return run.finish({**worth, **agreement})
 
 
 def audit_judge(work: Work, most: int, study: str | None = None) -> dict[str, Any]:

@@ -4,23 +4,20 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
-from itertools import permutations
 from typing import Any
-
-import numpy as np
 
 from bridle.core.errors import DataError, NoUsableRows, UsageError
 from bridle.core.outbound import connected
-from bridle.core.records import Judgement, LabelerKind
+from bridle.core.records import LabelerKind
 from bridle.core.timeline import timed
 from bridle.feedback.people.accounts import change_account, create_account, find_account, issue, moment
 from bridle.feedback.people.listing import listed_items
-from bridle.feedback.rankings import Item
 from bridle.feedback.store.store import Store
 from bridle.feedback.store.studies import describe_items, set_gold, set_study
 from bridle.playground.gold import CLEAR_GAP
 from bridle.playground.labelers import Labeler
 from bridle.stages.data import STUDY, PlaygroundData, StoreData
+from bridle.stages.observe import agreement_with_gold
 from bridle.stages.turns import MOST_ITEMS, Turn, take_turns, without_server
 from bridle.stages.workspace import Work, done_before, require_model, stage_key
 
@@ -49,14 +46,8 @@ def label_simulated(work: Work, reuse: bool = False, through_http: bool = False)
                     take_turns(data, turn)
             with timed("store"):
                 judged = work.store.judgements(study=STUDY)
-            agreed: list[float] = []
-            for item, judgement in judged:
-                scores = data.score([item.prompt] * len(item.completions), item.completions, "agreement")
-                agreed += clear_agreement(item, judgement, [score.points for score in scores])
-            agreement = float(np.mean(agreed)) if agreed else None
             yardstick = {} if (found := data.yardstick()) is None else {"yardstick": asdict(found)}
-            result = {"judgements": len(judged), "agreement_with_gold": agreement, "clear_pairs": len(agreed)}
-            return run.finish({**result, **yardstick})
+            return run.finish({"judgements": len(judged), **agreement_with_gold(judged, data.score), **yardstick})
 
 
 # ------------------------------------------------------------------------------------------------- who is asked what
@@ -125,12 +116,3 @@ def simulated_account(store: Store, name: str) -> Iterator[str]:
         yield issue(store, "token", labeler=name, seconds=24 * 3600.0)
     finally:
         change_account(store, name, by=name, disabled_at=moment(0))
-
-
-def clear_agreement(item: Item, judgement: Judgement, points: Sequence[float]) -> list[float]:
-    """For every two answers of different text that gold clearly tells apart: 1 where the judgement has the same order, one half where
-    it ties them, else 0."""
-    rank_of = {slot: rank for rank, group in enumerate(judgement.ranking) for slot in group}
-    pairs = [(a, b) for a, b in permutations(range(len(points)), 2) if points[a] - points[b] > CLEAR_GAP]
-    texts = [completion.stripped for completion in item.completions]
-    return [0.5 + 0.5 * float(np.sign(rank_of[b] - rank_of[a])) for a, b in pairs if texts[a] != texts[b]]

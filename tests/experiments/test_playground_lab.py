@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from bridle.models.contents import folder_hash
 from bridle.recipe.recipe import load_recipe
 from bridle.stages import audit
 from bridle.stages.workspace import Work
-from experiments import bowl, cliff, constitution, ensembles, guarded, hour, rounds, truth
+from experiments import bowl, cliff, constitution, ensembles, guarded, hour, rlaif, rounds, truth
 from experiments.playground import UNBRIDLED, Halves, gold_of, gold_reward, halves, train_kept, work_of
 from tests.tiny_project import PLAYGROUND
 
@@ -225,6 +226,39 @@ def test_a_model_revises_and_learns_in_a_project_of_its_own(work: Work, monkeypa
     arm = work.project.folder.with_name(f"{work.project.folder.name}-constitution")
     assert {"critic", "sl-cai", "sl-cai-alone", "rl-cai"} <= {path.name for path in (arm / "models").iterdir()}
     assert not work.project.model("critic").exists() and "RL-CAI: complies" in row
+
+
+@pytest.mark.slow
+def test_a_policy_is_its_own_judge_and_people_judge_the_same_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BRIDLE_EXPERIMENTS", str(tmp_path))
+    monkeypatch.setattr(rlaif, "GENERATIONS", 2)
+    tiny = {
+        **rlaif.SETTINGS,
+        **PLAYGROUND,
+        "reward.slim": False,
+        "ppo.steps": 2,
+        "data.train_prompts": 12,
+        "data.heldout_prompts": 12,
+    }
+    row = rlaif.measure(3, tiny, 12)
+    own = tmp_path / "seed-3/rlaif-own"
+    assert {"critic", "own-1", "own-2", "judge-of-own-1", "judge-of-own-2"} <= {
+        path.name for path in (own / "models").iterdir()
+    }
+    assert row["AI: judgements"] == row["people: judgements"] > 0
+    assert row["drift: gold"] == row["generation 2: gold"] - row["generation 0: gold"]
+    assert row["accuracy lost"] == row["people: pair_accuracy"] - row["AI: pair_accuracy"]
+    parents = [
+        json.loads((own / f"runs/{name}-0001/parents.json").read_text())
+        for name in ("own-1", "own-2", "judge-of-own-1")
+    ]
+    assert parents[0]["judge"] != parents[1]["judge"], "each generation has a judge of its own"
+    assert parents[2]["judge"] == folder_hash(own / "models/critic") and parents[2]["start"] == folder_hash(
+        own / "models/own-1"
+    )
+    assert rlaif.measure(3, tiny, 12) == row
 
 
 @pytest.mark.slow

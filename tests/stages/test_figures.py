@@ -12,8 +12,7 @@ from bridle.maths.statistics import proportion
 from bridle.playground.gold import GoldScore
 from bridle.recipe.online import GRPOSection
 from bridle.stages.data import Checkable
-from bridle.stages.label import clear_agreement
-from bridle.stages.observe import gold_metrics
+from bridle.stages.observe import clear_agreement, gold_metrics
 from bridle.stages.practice import check_answers
 
 PROMPTS = [Prompt.from_text(f"Question {i}?", {"family": "help"}) for i in range(4)]

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from bridle.core.records import Completion, FinishReason, Prompt
+from bridle.core.records import Completion, FinishReason, LabelerKind, Prompt
 from bridle.demo.recipes import RECIPES
 from bridle.feedback.store import tables
 from bridle.feedback.store.store import Store
@@ -20,9 +20,12 @@ from bridle.models.policy import Policy
 from bridle.project.kept import read_parents
 from bridle.project.project import Project
 from bridle.rewards.constitution.constitution import shipped_constitution
-from bridle.rewards.constitution.dialogues import draw_principle
+from bridle.rewards.constitution.dialogues import critique_prompt, draw_principle
+from bridle.rewards.judge.judge import VERSION
+from bridle.rewards.judge.local import word_ids, word_probabilities
 from bridle.stages import revise as stage
 from bridle.stages.critic import project_constitution, train_critic
+from bridle.stages.data import STUDY
 from bridle.stages.workspace import Work
 from tests.stages.test_methods import Quiet
 from tests.tiny_project import PLAYGROUND, bridle, complaint, done, result, settings, weights
@@ -222,3 +225,46 @@ def test_principles_that_do_not_fit_the_context_end_the_run(project: Path, tmp_p
     own = {"constitution.file": "ours.toml", "constitution.model": "sft", "constitution.benign": 0.0}
     found = bridle("revise", "--project", project, *settings(own))
     assert found.exit_code == 1 and "critiques leaves room for 12 new tokens in the context of" in complaint(found)
+
+
+CRITIC_JUDGES = settings({"judge.model": "critic", "judge.form": "rating"})
+
+
+def test_the_critic_is_a_judge_like_any_other(project: Path, store: Store) -> None:
+    """It is asked as it was taught, of one answer at a time, by the one judge that there is; its verdicts lie in the store as a model's."""
+    done("sample", "--project", project)
+    found = json.loads(done("judge", "--json", "--project", project, *CRITIC_JUDGES))
+    given = [(item, one) for item, one in store.judgements(study=STUDY) if one.labeler == found["judge"]]
+    assert found["stored"] == len(given) > 0 and found["abstained"] == {} and found["form"] == "rating"
+    assert 0 <= found["agreement_with_gold"] <= 1 and found["clear_pairs"] > 0
+    with Quiet(project, {}) as work:
+        policy, data = work.read_policy(project / "models/critic"), work.data
+        question, grades = data.critic.question(), data.critic.grades()
+        ours = project_constitution(work).principle("overall")
+        for item, one in given[:3]:
+            assert one.labeler_kind is LabelerKind.AI and one.client["model"] == "critic"
+            assert one.client["prompt"].startswith(found["prompt"]) and one.client["version"] == VERSION
+            asked = [critique_prompt(item.prompt, answer.stripped, ours) for answer in item.completions]
+            assert asked[0].messages[-1].content == question
+            each = word_probabilities(policy, [word_ids(policy.template, p, list(grades)) for p in asked], work.device)
+            worth = [sum(grades[word] * p for word, p in row.items()) for row in each]
+            assert one.client["scores"] == pytest.approx(worth, abs=2e-3)
+            assert [worth[group[0]] for group in one.ranking] == sorted(
+                (worth[group[0]] for group in one.ranking), reverse=True
+            )
+    refused = bridle("judge", "--project", project, "--set", "judge.model=critic")
+    assert refused.exit_code == 2 and "judge.form = 'rating'" in complaint(refused)
+
+
+def test_reinforcement_learning_asks_the_critic_itself(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A whole group at once, and what comes back is its expected grade on the scale of its verdicts. It is taught where it is not there."""
+    critic = (project / "models/critic").rename(project / "critic-before")
+    monkeypatch.setattr(
+        "bridle.stages.judge.train_critic", lambda work: shutil.copytree(project / "critic-before", critic)
+    )
+    source = ["--set", 'reward_source=[{name = "critic", kind = "judge"}]']
+    done("train", "rloo", "--project", project, *CRITIC_JUDGES, *source)
+    logged = [json.loads(line) for line in (project / "runs/rloo-0001/metrics.jsonl").read_text().splitlines()]
+    assert logged and all(0 < line["reward_critic"] < 1 and line["unscored_critic"] == 0 for line in logged)
+    noted = json.loads((project / "runs/rloo-0001/parents.json").read_text())
+    assert noted["judge"], "another critic would be another run"

@@ -1,7 +1,8 @@
 """A judge that runs here: any model that bridle runs. Where the verdict is a word, the probabilities of the words are read and nothing is
 sampled, so that an answer cannot be read for the verdict; a ranking, or a verdict after reasons, is written by the engine."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 
@@ -13,10 +14,23 @@ from bridle.generation.sampling import Sampling
 from bridle.models.batches import by_length, make_batch, sequence_logprobs
 from bridle.models.encoding import encode_prompts
 from bridle.models.policy import Policy
+from bridle.models.template import Template
 from bridle.rewards.judge.questions import Question
 from bridle.rewards.judge.rulings import Reply
 
 ROWS = 8  # questions in a batch: they are long
+
+
+@dataclass(frozen=True)
+class WordIds:
+    """Ids of a question, and of each word that may answer it."""
+
+    asked: list[int]
+    words: Mapping[str, list[int]]
+
+    @property
+    def longest(self) -> int:
+        return len(self.asked) + max(map(len, self.words.values()), default=0)
 
 
 class LocalModel:
@@ -30,30 +44,26 @@ class LocalModel:
     def ask(self, questions: Sequence[Question], progress: Callable[[int], None] | None = None) -> list[Reply]:
         """A reply to each question; what does not fit into the model's context is too long, and what its template cannot write
         unreadable."""
-        limit, replies = self.policy.module.config.max_positions, dict[int, Reply]()
-        prompts = encode_prompts(self.policy.template, [Prompt(question.messages) for question in questions])
-        by_word, written = list[int](), list[int]()
+        template, limit, replies = self.policy.template, self.policy.module.config.max_positions, dict[int, Reply]()
+        prompts = encode_prompts(template, [Prompt(question.messages) for question in questions])
+        weighed, written = dict[int, WordIds](), list[int]()
         for i, (question, (prompt, fault)) in enumerate(zip(questions, prompts, strict=True)):
-            weighed = bool(question.words) and not question.reasons
-            room = (
-                0
-                if fault
-                else len(self.policy.template.prompt_ids([prompt])[0])
-                + (8 if weighed else self.sampling.max_new_tokens)
-            )
+            by_word = bool(question.words) and not question.reasons
+            found = word_ids(template, prompt, question.words if by_word else ()) if not fault else WordIds([], {})
+            room = found.longest if by_word else len(found.asked) + self.sampling.max_new_tokens
             if fault or room > limit:
                 replies[i] = Reply(fault="unreadable" if fault else "too_long")
+            elif by_word:
+                weighed[i] = found
             else:
-                (by_word if weighed else written).append(i)
+                written.append(i)
         if progress is not None and replies:
             progress(len(replies))
-        lengths = [len(questions[i].messages[0].content) for i in by_word]
-        for rows in by_length(lengths, ROWS):
-            chosen = [by_word[row] for row in rows]
-            found = word_probabilities(
-                self.policy, [prompts[i][0] for i in chosen], [questions[i].words for i in chosen], self.device
-            )
-            replies |= {i: Reply(probabilities=each) for i, each in zip(chosen, found, strict=True)}
+        numbers = list(weighed)
+        for rows in by_length([weighed[i].longest for i in numbers], ROWS):
+            chosen = [numbers[row] for row in rows]
+            each = word_probabilities(self.policy, [weighed[i] for i in chosen], self.device)
+            replies |= {i: Reply(probabilities=one) for i, one in zip(chosen, each, strict=True)}
             if progress is not None:
                 progress(len(rows))
         if written:
@@ -66,27 +76,28 @@ class LocalModel:
         return [replies[i] for i in range(len(questions))]
 
 
+def word_ids(template: Template, prompt: Prompt, words: Sequence[str]) -> WordIds:
+    """The end of the turn counts where one word begins with another's tokens; else not, for a model that would say more has still
+    chosen."""
+    prompt = template.before_answers(prompt, words)
+    ids = template.completion_ids([prompt] * len(words), words)
+    cut = [row[:-1] for row in ids]
+    apart = all(a != b[: len(a)] for i, a in enumerate(cut) for j, b in enumerate(cut) if i != j)
+    rows = cut if apart and all(cut) else ids
+    return WordIds(template.prompt_ids([prompt])[0], dict(zip(words, rows, strict=True)))
+
+
 @torch.no_grad()
-def word_probabilities(
-    policy: Policy, prompts: Sequence[Prompt], words: Sequence[Sequence[str]], device: Device
-) -> list[dict[str, float]]:
-    """Of each prompt the probability of every word as the answer, among them all: softmax over words of Σ log π(its tokens). The end of
-    the turn counts where one word begins with another's tokens; else not, for a model that would say more has still chosen."""
-    template, asked, answers, owners = policy.template, list[list[int]](), list[list[int]](), list[tuple[int, str]]()
-    for number, (prompt, choices) in enumerate(zip(prompts, words, strict=True)):
-        prompt = template.before_answers(prompt, choices)
-        ids = template.completion_ids([prompt] * len(choices), choices)
-        cut = [row[:-1] for row in ids]
-        apart = all(a != b[: len(a)] for i, a in enumerate(cut) for j, b in enumerate(cut) if i != j)
-        answers += cut if apart and all(cut) else ids
-        asked += template.prompt_ids([prompt]) * len(choices)
-        owners += [(number, word) for word in choices]
-    batch = make_batch(asked, answers, template.pad_id, device.torch)
+def word_probabilities(policy: Policy, questions: Sequence[WordIds], device: Device) -> list[dict[str, float]]:
+    """Of each question the probability of every word as the answer, among them all: softmax over words of Σ log π(its tokens)."""
+    asked = [question.asked for question in questions for _ in question.words]
+    answers = [row for question in questions for row in question.words.values()]
+    batch = make_batch(asked, answers, policy.template.pad_id, device.torch)
     with device.autocast():
         logp_N = sequence_logprobs(policy.module, batch).sum(1).float().cpu()
     if not bool(torch.isfinite(logp_N).all()):
         raise ModelError("the judge's log-probs are not finite; take another model, or model.precision = 'float32'")
-    found: list[dict[str, float]] = [{} for _ in prompts]
-    for (number, word), logp in zip(owners, logp_N.tolist(), strict=True):
-        found[number][word] = logp
-    return [dict(zip(row, torch.tensor(list(row.values())).softmax(0).tolist(), strict=True)) for row in found]
+    each = logp_N.split([len(question.words) for question in questions])
+    return [
+        dict(zip(one.words, logp.softmax(0).tolist(), strict=True)) for one, logp in zip(questions, each, strict=True)
+    ]

@@ -73,7 +73,7 @@ class Rubric:
     scale: int = 5
     reasons: bool = False
     seed: int = 0
-    asks: str = ""  # of a rating: the whole question, with {request} and {answer}, in place of ours
+    asks: str = ""  # of a rating, in place of ours: the whole question, with {request} and {answer}, or the turn after the answer
     verdicts: tuple[tuple[str, float], ...] = ()  # what can be said to it, each with its grade
 
     @property
@@ -123,11 +123,17 @@ class Rubric:
         text += phrases[how].format(
             mark=mark, example=words[0] if words else ranked, words=f" {phrases['or']} ".join(words)
         )
-        if form == "rating" and self.asks:  # of a model that knows one question
-            given = dict(zip(("request", "answer"), material, strict=True))
-            text = re.sub(r"\{(request|answer)\}", lambda found: given[found[1]], self.asks)
-        asked = (Message("user", text),)
+        taught = form == "rating" and self.asks
+        asked = self.taught_question(prompt, answers[0]) if taught else (Message("user", text),)
         return Question(form, asked, mark, words, len(answers), tuple(grades.values()), self.language, self.reasons)
+
+    def taught_question(self, prompt: Prompt, answer: str) -> tuple[Message, ...]:
+        """Of a model that knows one question: its places filled in or, where it has none, asked as the turn that follows the answer."""
+        if "{answer}" in self.asks:
+            given = {"request": harmless(dialogue_of(prompt)), "answer": harmless(answer)}
+            return (Message("user", re.sub(r"\{(request|answer)\}", lambda found: given[found[1]], self.asks)),)
+        turns = (*prompt.messages, Message("assistant", answer))
+        return (*(Message(turn.role, harmless(turn.content)) for turn in turns), Message("user", self.asks))
 
 
 def rubric_of(prompt: Prompt) -> str:

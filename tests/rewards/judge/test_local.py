@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from bridle.compute.device import choose_device
-from bridle.core.records import Completion, Prompt, Scores
+from bridle.core.records import Completion, Message, Prompt, Scores
 from bridle.models.decoder import Decoder
 from bridle.models.policy import Policy
 from bridle.rewards.judge.judge import Candidates, Judge, JudgeReward
-from bridle.rewards.judge.local import LocalModel, word_probabilities
+from bridle.rewards.judge.local import LocalModel, word_ids, word_probabilities
 from bridle.rewards.judge.questions import Question, Rubric
 from bridle.rewards.judge.rulings import Reply, read_ruling
 from tests.models.tiny import SHAPES, policy
@@ -50,7 +50,8 @@ def test_a_words_probability_is_its_likelihood_among_the_words(
     model: Policy, words: Sequence[str], whole: bool
 ) -> None:
     prompts = [ASKED, Prompt.from_text("Why?")]
-    for prompt, found in zip(prompts, word_probabilities(model, prompts, [words] * 2, DEVICE), strict=True):
+    asked = [word_ids(model.template, prompt, words) for prompt in prompts]
+    for prompt, found in zip(prompts, word_probabilities(model, asked, DEVICE), strict=True):
         expected = [math.exp(likelihood(model, prompt, word, whole)) for word in words]
         assert found == pytest.approx({w: e / sum(expected) for w, e in zip(words, expected, strict=True)}, rel=1e-4)
 
@@ -168,3 +169,31 @@ def test_a_model_that_knows_one_question_is_asked_that_one() -> None:
     assert read_ruling(question, Reply(probabilities={"It is harmful.": 0.25, "It is fine.": 0.75})).scores == (0.5,)
     judge = Judge(lambda questions, _: [Reply(q.words[0]) for q in questions], rubric, "planted", form="rating")
     assert list(JudgeReward(judge)([ASKED], completions("x"))) == [0.0]
+
+
+def test_a_question_without_places_is_the_turn_after_the_answer() -> None:
+    asked = Prompt(
+        (
+            Message("system", "Be kind."),
+            Message("user", "Two and two?"),
+            Message("assistant", "Four."),
+            Message("user", "And?"),
+        )
+    )
+    rubric = Rubric(asks="What is wrong?", verdicts=(("Much.", 0.0), ("Nothing.", 1.0)))
+    question = rubric.question("rating", asked, ["Five. <|im_end|>"])
+    assert question.messages[:4] == asked.messages and question.words == ("Much.", "Nothing.")
+    assert question.messages[4:] == (Message("assistant", "Five. ‹|im_end|›"), Message("user", "What is wrong?"))
+    assert rubric.hash != Rubric(asks="What is right?", verdicts=rubric.verdicts).hash
+
+
+def test_a_verdict_of_several_words_is_given_the_room_that_it_takes(model: Policy) -> None:
+    """To the last token: one place less in the context and it is too long."""
+    words = ("It does what nobody should ever do to anybody at all.", "It is fine.")
+    rubric = Rubric(asks="What is wrong?", verdicts=tuple((word, float(i)) for i, word in enumerate(words)))
+    question = rubric.question("rating", ASKED, ["four"])
+    longest = word_ids(model.template, Prompt(question.messages), words).longest
+    for limit, fault in ((longest, ""), (longest - 1, "too_long")):
+        module = Decoder(replace(SHAPES["llama"], max_positions=limit))
+        [reply] = LocalModel(replace(model, module=module), DEVICE).ask([question])
+        assert reply.fault == fault and bool(reply.probabilities) == (not fault)
