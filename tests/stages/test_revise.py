@@ -258,7 +258,8 @@ def test_the_critic_is_a_judge_like_any_other(project: Path, store: Store) -> No
 
 def test_reinforcement_learning_asks_the_critic_itself(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A whole group at once, and what comes back is its expected grade on the scale of its verdicts. It is taught where it is not there."""
-    critic = (project / "models/critic").rename(project / "critic-before")
+    critic = project / "models/critic"
+    critic.rename(project / "critic-before")
     monkeypatch.setattr(
         "bridle.stages.judge.train_critic", lambda work: shutil.copytree(project / "critic-before", critic)
     )
