@@ -105,21 +105,31 @@ def stale(options: Options) -> None:
 @click.argument("model_b", metavar="[B]", required=False)
 @click.option(
     "--by",
-    type=click.Choice(["gold", "reward", "judge", "people"]),
-    help="Who judges A against B (default: gold on the playground, else reward); judge: that of [judge]; people: in a study of their own.",
+    type=click.Choice(["gold", "reward", "verifier", "judge", "people"]),
+    help="Who judges A against B (default: gold on the playground, else reward); verifier: on held-out prompts whose answers can be "
+    "checked; judge: that of [judge]; people: in a study of their own.",
+)
+@click.option(
+    "--answers",
+    type=click.IntRange(1, 1000),
+    metavar="K",
+    help="--by verifier: answers of each to each prompt (default 1); from 2 on pass@k is measured too.",
 )
 @shared_options()
-def evaluate(options: Options, model_a: str, model_b: str | None, by: str | None) -> None:
+def evaluate(options: Options, model_a: str, model_b: str | None, by: str | None, answers: int | None) -> None:
     """Answer the held-out prompts with A (and B) and measure: win rate with interval, gold, KL, diversity."""
+    if answers is not None and by != "verifier":
+        raise UsageError("--answers is for --by verifier; elsewhere each model answers a prompt once")
     if by is not None and model_b is None:
         raise UsageError(
             f"--by {by} compares two models, and {model_a} alone was named; name another, or leave --by out"
         )
     with loading():
-        from bridle.stages.evaluate import compare, require_comparison
+        from bridle.stages.evaluate import compare, compare_right, require_comparison, verify
         from bridle.stages.evaluate import evaluate as evaluate_model
 
     metrics: dict[str, Any] = {}
+    checked = by == "verifier"
     with opened_work(options) as work, ExitStack() as locks:
         try:
             if model_b is not None:
@@ -127,10 +137,12 @@ def evaluate(options: Options, model_a: str, model_b: str | None, by: str | None
                 for name in sorted(
                     {model_a, model_b}
                 ):  # in one order everywhere, so that two that wait never wait for each other
-                    locks.enter_context(work.alone(f"evaluate-{name}"))
+                    locks.enter_context(work.alone(f"{'verify' if checked else 'evaluate'}-{name}"))
             for name in [model_a] if model_b is None else [model_a, model_b]:
-                metrics[name] = evaluate_model(work, name, reuse=True)
-            if model_b is not None:
+                metrics[name] = verify(work, name, answers or 1, True) if checked else evaluate_model(work, name, True)
+            if model_b is not None and checked:
+                metrics["win_rate"] = compare_right(work, model_a, model_b)
+            elif model_b is not None:
                 metrics["win_rate"] = compare(work, model_a, model_b, by or work.data.score_by)
         finally:
             if metrics:  # what was measured is shown, whatever ended the rest

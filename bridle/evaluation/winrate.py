@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from bridle.maths.statistics import logistic_regression, proportion
+from bridle.maths.statistics import logistic_regression, pass_at_k, proportion
 
 FEWEST = 5  # comparisons of a category that has a line of its own
 
@@ -37,6 +37,25 @@ def win_rate_of(
             part = proportion([verdicts[row] for row in rows], [prompts[row] for row in rows])
             table[name] = {"rate": part.rate, "low": part.low, "high": part.high, "n": part.n}
     return {**found, "by_category": table}
+
+
+def paired_difference(values_a: Sequence[float], values_b: Sequence[float], prompts: Sequence[str]) -> dict[str, float]:
+    """A's mean less B's, of values from 0 to 1 of answers to the same prompts, with its interval by prompt: that of `proportion` for
+    (1 + a − b) / 2, which has a width where all pairs are equal too."""
+    found = proportion([(1 + a - b) / 2 for a, b in zip(values_a, values_b, strict=True)], prompts)
+    return {"value": 2 * found.rate - 1, "low": 2 * found.low - 1, "high": 2 * found.high - 1}
+
+
+def right_answers(values: Sequence[float], prompts: Sequence[str], unread: Sequence[str]) -> dict[str, float]:
+    """Of answers that were checked, 0 to 1, by prompt: the share that is right with its interval, from two answers a prompt on the share of
+    prompts with a right one (pass@k), and the shares that were not read: without anything stated, and cut off."""
+    right, answers = proportion(values, prompts), dict[str, list[float]]()
+    for value, prompt in zip(values, prompts, strict=True):
+        answers.setdefault(prompt, []).append(float(value >= 1))
+    found = {"accuracy": right.rate, "accuracy_low": right.low, "accuracy_high": right.high}
+    if (k := max(map(len, answers.values()))) > 1:
+        found["pass_at_k"] = float(pass_at_k([one for one in answers.values() if len(one) == k], k).mean())
+    return {**found, **{why: sum(one == why for one in unread) / len(unread) for why in ("unparsed", "cut_off")}}
 
 
 def length_controlled(

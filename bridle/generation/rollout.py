@@ -312,15 +312,17 @@ def end_step(
     kl_coef: float,
     comparable: bool = True,
     frozen: bool = False,
+    scored: bool = True,
 ) -> None:
     """Log and save a step: the best checkpoint has the greatest reward less β times its KL. Nothing can be learnt where all scores are
-    equal, or the trainer finds nothing `comparable`; `frozen`: the policy is held still on purpose."""
+    equal, unless nothing is `scored` on purpose, or the trainer finds nothing `comparable`; `frozen`: the policy is held still, on
+    purpose too."""
     answers = StepAnswers(
         rollout.step, steps.total, rollout.prompts, rollout.completions, rollout.score_B.tolist(), metrics["kl"],
         rollout.entropy, rollout.reported.get("disagreement"),
     )  # fmt: skip
     gold = metrics.get("gold")
-    signal = Signal(comparable and not rollout.flat, steps.grad_norm, frozen, metrics["kl"], gold, answers)
+    signal = Signal(comparable and not (scored and rollout.flat), steps.grad_norm, frozen, metrics["kl"], gold, answers)
     steps.end(rollout.step, metrics, metrics["reward"] - kl_coef * metrics["kl"], signal)
 
 

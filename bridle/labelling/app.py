@@ -6,13 +6,13 @@ from fastapi import FastAPI
 
 from bridle.feedback.store.store import Store
 from bridle.labelling import api, tasks
-from bridle.labelling.owner import dashboard, items, review, settings
+from bridle.labelling.owner import chains, dashboard, items, review, settings
 from bridle.labelling.owner.measures import Kept, count, measure
 from bridle.project.project import Project
 from bridle.site.app import create_site
 from bridle.site.limits import Limits
 
-ROOMS = (tasks, api, dashboard, items, review, settings)
+ROOMS = (tasks, api, dashboard, items, review, settings, chains)
 
 
 def labelling_app(

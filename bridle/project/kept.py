@@ -44,7 +44,16 @@ DATA: Fields = {
         "kept": int, "rows?": int, "cut?": COUNTED, "dropped?": COUNTED, "noted?": COUNTED, "examples?": {...: str}, "notes?": [str],
     }
 }  # fmt: skip
-ANSWER: Fields = {"id": str, "prompt?": str, "answer": str, "family?": str, "gold?": NUMBER, "proxy?": NUMBER}
+CHECKED: Fields = {"value?": float, "unread?": str}  # of an answer that was checked
+ANSWER: Fields = {
+    "id": str,
+    "prompt?": str,
+    "answer": str,
+    "family?": str,
+    "gold?": NUMBER,
+    "proxy?": NUMBER,
+    **CHECKED,
+}
 FORECAST = {"count": int, "accuracy": float, "low": float, "high": float, "price": NUMBER}
 LABEL_PLAN: Fields = {
     "judgements": int, "measured": [{"judgements": int, "accuracy": float}], "forecast": [FORECAST], "with_100_more": FORECAST,

@@ -127,7 +127,9 @@ class RLOOSection(TrainerSection):
 
     start: base.Start = ""
     reference: base.Reference = ""
-    scored_by: base.ScoredBy = "reward"
+    scored_by: Literal["reward", "verifier", "nothing"] = "reward"
+    """reward: the reward model scores; verifier: 1 for a right answer, else 0, on prompts that have a solution; nothing: every answer
+    has 0, so that the KL alone teaches, towards a reference that is the teacher (docs/distillation.md)"""
     steps: base.Steps = 16
     prompts_per_step: base.PromptsPerStep = 24
     group_size: base.GroupSize = 4
@@ -238,6 +240,9 @@ CheckKind = Literal[
 ]
 
 
+READ_CHECKS = ("", "answer", "choice", "symbolic")  # those that read a final answer, which they may fail to
+
+
 class RewardSource(Section):
     """One of several sources of reward, of which RL gets the weighted sum; without any, the project's reward model scores alone."""
 
@@ -256,6 +261,9 @@ class RewardSource(Section):
     """verifier: how answers are checked (docs/verifiers.md); empty: by all that a prompt's own row states, be it a number alone"""
     expected: Any = ""
     """verifier: what every answer is checked against; empty: what the prompt's own row states"""
+    unparsed: Literal["wrong", "judge"] = "wrong"
+    """verifier: an answer that states nothing which the check could read is wrong, or read by the model of [judge], which is told the
+    solution; one that was cut off is wrong and never judged"""
     check_seconds: float = Field(default=5.0, gt=0, le=3600)
     """verifier: longest time of one check that could hang, and of one run of a program"""
     allow_execution: bool = False
@@ -273,6 +281,11 @@ class RewardSource(Section):
             )
         if self.expected != "" and not self.check:
             raise ValueError("expected says what is checked and not how; name a check, such as check = 'tags'")
+        if self.unparsed == "judge" and (self.kind != "verifier" or self.check not in READ_CHECKS):
+            raise ValueError(
+                f"unparsed = 'judge' is for a verifier of final answers: check = {', '.join(map(repr, READ_CHECKS[1:]))}, or none; "
+                f"kind = {self.kind!r} with check = {self.check!r} has nothing that it could fail to read"
+            )
         if self.unsafe_execution and not self.allow_execution:
             raise ValueError(
                 "unsafe_execution = true runs nothing by itself; set allow_execution = true where that is meant"

@@ -41,7 +41,7 @@ ADDED_TO_GUARD = (
     "on_entropy", "min_entropy_share", "on_disagreement", "max_disagreement_ratio", "on_kl", "max_kl",
 )  # fmt: skip
 ADDED_LATER = {
-    "reward_source": ("check", "expected", "check_seconds", "allow_execution", "unsafe_execution"),
+    "reward_source": ("check", "expected", "unparsed", "check_seconds", "allow_execution", "unsafe_execution"),
     "model": ("template_date", "template_kwargs", "fold_system"),
     "reward": (*ADDED_TO_TRAINERS, "tasks", "style_control"),
     **dict.fromkeys(("pretrain", "sft", "rebel"), ADDED_TO_TRAINERS),

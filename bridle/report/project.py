@@ -31,6 +31,7 @@ from bridle.report.verdict import (
     sentences,
     verdict_of,
 )
+from bridle.rewards.standing_in import stand_in_sentences
 from bridle.stages.evaluate import compare, read_answers
 from bridle.stages.lineage import Lineage, model_name
 from bridle.stages.workspace import Work
@@ -204,7 +205,8 @@ def stage_report(runs: Runs, stage: str, row: StageRow) -> page.StageReport:
         result |= {"slim": slim, "seconds": seconds, "slim_accuracy": slim.get("pair_accuracy")}
     there = [name for name in row.metrics if result.get(name) is not None]
     metrics = [page.Fact(names[name].label, result[name], names[name].meaning) for name in there]
-    words, curve = words_of(row, result, runs.recipe(stage)), stage_curve(row, runs.metrics(stage))
+    words = " ".join([words_of(row, result, runs.recipe(stage)), *stand_in_sentences(runs.metrics(stage))])
+    curve = stage_curve(row, runs.metrics(stage))
     return page.StageReport(stage, title_of(stage, runs.folders[stage]), words, result.get("seconds"), metrics, curve)
 
 

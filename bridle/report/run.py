@@ -22,7 +22,10 @@ def write_run_report(work: Work, named: Path) -> Path:
     path = project.run(named)
     stage, result = read_parents(path)["stage"], read_result(path)
     lead = f"Run {path.name} of project {project.folder.name}" + ("" if result else ", not finished yet") + "."
-    meanings = {**of_runs(), **(held_out() if stage.startswith("evaluate-") or BEST_OF.fullmatch(stage) else {})}
+    meanings = {
+        **of_runs(),
+        **(held_out() if stage.startswith(("evaluate-", "verify-")) or BEST_OF.fullmatch(stage) else {}),
+    }
     facts = [
         Fact(meanings[n].label, v, meanings[n].meaning) if n in meanings else Fact(n, v)
         for n, v in result.items()

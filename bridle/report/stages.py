@@ -162,8 +162,9 @@ def title_of(stage: str, folder: Path | None = None) -> str:
     if (row := row_of(stage)) is not None:
         free = stage == "ppo" and folder is not None and not is_bridled(row, folder)
         return STAGES["unbridled"].title if free else row.title
-    model = stage.removeprefix("evaluate-")
-    return f"Evaluating {model}" if model != stage else stage
+    verb, _, model = stage.partition("-")
+    titles = {"evaluate": f"Evaluating {model}", "verify": f"Checking answers of {model}"}
+    return titles.get(verb, stage) if model else stage
 
 
 def words_of(row: StageRow, result: Mapping[str, Any], recipe: Recipe | None) -> str:

@@ -96,9 +96,12 @@ def count_sentences(text: str, *, least: Count = 0, most: Count = MOST) -> bool:
     return least <= len(pieces(SENTENCE_END.split(text))) <= most
 
 
-def count_paragraphs(text: str, *, least: Count = 0, most: Count = MOST) -> bool:
-    """Parts between blank lines, or lines of asterisks."""
-    return least <= len(paragraphs_of(text)) <= most
+def count_paragraphs(text: str, *, least: Count = 0, most: Count = MOST, mark: str = "") -> bool:
+    """Parts between blank lines, or lines of asterisks; with a mark between lines that are it."""
+    parts = paragraphs_of(text)
+    if mark.strip():
+        parts = pieces(re.split(rf"^[ \t]*{re.escape(mark.strip())}[ \t]*$", text, flags=re.MULTILINE))
+    return least <= len(parts) <= most
 
 
 def count_lines(text: str, *, least: Count = 0, most: Count = MOST) -> bool:
@@ -134,10 +137,10 @@ def count_placeholders(text: str, *, least: Count = 0, most: Count = MOST) -> bo
     return least <= len({caseless(inside) for inside in pieces(PLACEHOLDER.findall(text))}) <= most
 
 
-def has_title(text: str) -> bool:
-    """A first line <<so>> or # so, and a text after it."""
+def has_title(text: str, *, angular: bool = False) -> bool:
+    """A first line <<so>> or # so, and a text after it; `angular`: <<so>> alone."""
     found = re.match(r"\s*(?:<<([^<>\n]+)>>|#[ \t]+(\S[^\n]*))[ \t]*\n(.+)", text, re.DOTALL)
-    return found is not None and has_words(found[1] or found[2]) and has_words(found[3])
+    return found is not None and has_words(found[1] or ("" if angular else found[2])) and has_words(found[3])
 
 
 def has_postscript(text: str, *, mark: Words = "P.S.") -> bool:

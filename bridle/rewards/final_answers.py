@@ -7,7 +7,7 @@ Left out on purpose: rounding (decimals are exact), words for numbers, units tha
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -64,16 +64,30 @@ class Quantity:
 
 def final_answer(text: str) -> str | None:
     """The one answer that a text states, as it is written; None where it states none, or several that differ."""
+    stated = stated_answers(text)
+    if not stated or any(len(answer) > LONGEST_ANSWER for answer in stated):
+        return None
+    return stated[-1] if len(meanings(stated)) == 1 and stated[-1] else None
+
+
+def answers_differ(text: str) -> bool:
+    """Whether a text states several answers, so that it has not decided."""
+    return len(meanings([answer for answer in stated_answers(text) if answer])) > 1
+
+
+def stated_answers(text: str) -> list[str]:
+    """All that a text states, as it is written; empty where a statement holds nothing."""
     stated = list(statements(text))
     sentences = dict.fromkeys(found[1].strip(" \t*_") for found in SENTENCE.finditer(text))
     # One that goes on in words ("The answer is easy to see.") says nothing where another form does.
-    stated += [words for words in sentences if not stated or quantity_of(words)]
-    if not stated or any(len(answer) > LONGEST_ANSWER for answer in stated):
-        return None
-    alike = {
+    return stated + [words for words in sentences if not stated or quantity_of(words)]
+
+
+def meanings(stated: Iterable[str]) -> set[object]:
+    """The quantities that they are, or their words; each once."""
+    return {
         (quantity.number, quantity.unit) if (quantity := quantity_of(one)) else one for one in dict.fromkeys(stated)
     }
-    return stated[-1] if len(alike) == 1 and stated[-1] else None
 
 
 def statements(text: str) -> Iterator[str]:

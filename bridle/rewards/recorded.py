@@ -6,14 +6,13 @@ A solution is a text: a number or a worked answer that ends in one, or `{"check"
 
 import json
 from collections.abc import Mapping, Sequence
-from decimal import Decimal
 from typing import Any
 
 from bridle.core.errors import DataError, RecipeError, brief_repr
 from bridle.core.records import Prompt
 from bridle.recipe.online import RewardSource
 from bridle.rewards.sandbox.kinds import Sandbox
-from bridle.rewards.verifiers import GSM8K, Check, all_of, check_of, solution_number, stated_number
+from bridle.rewards.verifiers import GSM8K, Check, all_of, check_of, number_is, solution_number
 
 TEXTUAL = ("answer", "exact", "choice", "symbolic")  # kinds that a plain solution can be checked by
 
@@ -27,11 +26,6 @@ def check_in(text: str) -> tuple[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     return (found["check"], found["expected"]) if found.keys() == {"check", "expected"} else None
-
-
-def number_is(expected: Decimal) -> Check:
-    """The answer ends in "#### number", and it is this one."""
-    return lambda text: stated_number(text, GSM8K) == expected
 
 
 def sandbox_of(source: RewardSource | None) -> Sandbox:
@@ -60,7 +54,7 @@ def own_check(prompt: Prompt, solutions: Sequence[str], kind: str, sandbox: Sand
                 own.append(check_of(kind, plain[0], sandbox))
         else:
             own = [check_of(found, expected, sandbox) for found, expected in marked]
-            own += [number_is(number) for text in plain if (number := solution_number(text)) is not None][:1]
+            own += [number_is(number, GSM8K) for text in plain if (number := solution_number(text)) is not None][:1]
     except DataError as error:
         raise DataError(f"the prompt {brief_repr(prompt.text, 60)} cannot be checked: {error}") from error
     return None if not own else own[0] if len(own) == 1 else all_of(own)

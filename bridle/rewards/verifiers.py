@@ -10,16 +10,16 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
-from typing import Any
+from typing import Any, Literal
 
 from bridle.core.errors import DataError, brief_repr
-from bridle.core.records import Completion, FinishReason, Prompt, Reward
+from bridle.core.records import Completion, FinishReason, Prompt
 from bridle.rewards.constraints import constraints_of
-from bridle.rewards.final_answers import MOST_DIGITS, final_answer, quantity_of
+from bridle.rewards.final_answers import MOST_DIGITS, answers_differ, final_answer, quantity_of
 from bridle.rewards.sandbox.kinds import SANDBOXED, Sandbox
 
-Check = Callable[[str], float]
-"""What an answer's text is worth, 0 to 1."""
+Check = Callable[[str], float | None]
+"""What an answer's text is worth, 0 to 1; None where it states nothing that could be read, which is worth nothing (`unparsed`)."""
 
 NUMBER = r"[-−]?\d[\d,]*(?:\.\d+)?"
 GROUPED = re.compile(r"[-−+]?[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?")  # a comma groups three digits, or it is none of ours
@@ -47,9 +47,14 @@ def number_of(text: str) -> Decimal | None:
     return number
 
 
+def stated_numbers(text: str, pattern: str) -> set[Decimal | None]:
+    """The numbers in the pattern's group, each once; None of a match that has none."""
+    return {number_of(number) for number in re.findall(pattern, text.strip())}
+
+
 def stated_number(text: str, pattern: str) -> Decimal | None:
     """The number in the pattern's group; None where there is none, where a match has none, or where matches disagree."""
-    found = {number_of(number) for number in re.findall(pattern, text.strip())}
+    found = stated_numbers(text, pattern)
     return found.pop() if len(found) == 1 else None
 
 
@@ -60,24 +65,36 @@ def solution_number(text: str) -> Decimal | None:
     return next((number for number in found if number is not None), None)
 
 
-def number_verifier(solution: Callable[[Prompt], object], pattern: str) -> Reward:
+def number_is(expected: Decimal, pattern: str) -> Check:
+    """The number in the pattern's group is this one."""
+
+    def check(text: str) -> float | None:
+        found = stated_numbers(text, pattern)
+        return None if not found - {None} else found == {expected}
+
+    return check
+
+
+def number_verifier(solution: Callable[[Prompt], object], pattern: str) -> "Verifier":
     """1 where the number that the answer states equals the prompt's solution as a number ("1,000" = "1000.0"), else 0.
 
     None where the prompt has no numeric solution: that answer cannot be judged.
     """
 
-    def judge(prompt: Prompt, completion: Completion) -> float | None:
+    def check(prompt: Prompt) -> Check | None:
         expected = number_of(str(solution(prompt)))
-        if expected is None:
-            return None
-        if completion.finish_reason is FinishReason.LENGTH:
-            return 0.0
-        return float(stated_number(completion.text, pattern) == expected)
+        return None if expected is None else number_is(expected, pattern)
 
-    def reward(prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[float | None]:
-        return [judge(p, c) for p, c in zip(prompts, completions, strict=True)]
+    return Verifier(check, lambda prompt: str(solution(prompt)))
 
-    return reward
+
+@dataclass(frozen=True)
+class CheckedAnswer:
+    """What a check makes of an answer, 0 to 1; None: there is nothing to check against. `unread`: why it is worth nothing unread: it was
+    cut off, or states nothing that could be read."""
+
+    value: float | None
+    unread: Literal["", "cut_off", "unparsed"] = ""
 
 
 @dataclass(frozen=True)
@@ -86,22 +103,27 @@ class Verifier:
     worth nothing, however little is asked of it."""
 
     check: Callable[[Prompt], Check | None]
+    solution: Callable[[Prompt], str] = lambda prompt: ""  # in words, for a judge who reads what the check could not
 
     def __call__(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[float | None]:
         return [self.score(*each) for each in zip(prompts, completions, strict=True)]
 
     def score(self, prompt: Prompt, completion: Completion) -> float | None:
+        return self.examine(prompt, completion).value
+
+    def examine(self, prompt: Prompt, completion: Completion) -> CheckedAnswer:
         check = self.check(prompt)
         if check is None:
-            return None
-        if completion.finish_reason is FinishReason.LENGTH or not completion.stripped:
-            return 0.0
-        return float(check(completion.text))
+            return CheckedAnswer(None)
+        if completion.finish_reason is FinishReason.LENGTH:
+            return CheckedAnswer(0.0, "cut_off")
+        value = check(completion.text) if completion.stripped else None
+        return CheckedAnswer(0.0, "unparsed") if value is None else CheckedAnswer(float(value))
 
 
-def same_check(check: Check) -> Verifier:
+def same_check(check: Check, expected: object = "") -> Verifier:
     """One check for every prompt."""
-    return Verifier(lambda prompt: check)
+    return Verifier(lambda prompt: check, lambda prompt: str(expected))
 
 
 def check_of(kind: str, expected: Any, sandbox: Sandbox | None = None) -> Check:
@@ -121,12 +143,22 @@ def weighed(checks: Sequence[tuple[float, Check]]) -> Check:
         raise DataError(
             f"checks have the weights {[weight for weight, _ in checks]}; none may be below 0, and one must be above"
         )
-    return lambda text: sum(weight * check(text) for weight, check in checks) / total
+    return lambda text: sum(weight * (check(text) or 0.0) for weight, check in checks) / total
 
 
 def all_of(checks: Sequence[Check]) -> Check:
-    """1 where every check is met in full."""
-    return lambda text: all(check(text) >= 1 for check in checks)
+    """1 where every check is met in full; None where those that could read it are."""
+
+    def check(text: str) -> float | None:
+        unread = False
+        for one in checks:
+            value = one(text)
+            if value is not None and value < 1:
+                return 0.0
+            unread = unread or value is None
+        return None if unread else 1.0
+
+    return check
 
 
 # -------------------------------------------------------------------------------------------------------- kinds of checks
@@ -144,11 +176,19 @@ def answer_is(expected: Any) -> Check:
             )
         wanted.append(quantity)
 
-    def check(text: str) -> float:
+    def check(text: str) -> float | None:
         found = quantity_of(final_answer(text) or "")
-        return found is not None and any(found.same(one) for one in wanted)
+        if found is None:
+            return unread(text)
+        return any(found.same(one) for one in wanted)
 
     return check
+
+
+def unread(text: str) -> float | None:
+    """What a text is worth whose final answer cannot be read: nothing, and None where it might be read otherwise; one that names several
+    answers has not decided, however it is read."""
+    return 0.0 if answers_differ(text) else None
 
 
 def exactly(expected: Any) -> Check:
@@ -166,9 +206,9 @@ def choice_is(expected: Any) -> Check:
     if found is None:
         raise DataError(f"the right choice is {brief_repr(expected)}; it must be one letter, A to Z")
 
-    def check(text: str) -> float:
+    def check(text: str) -> float | None:
         letter = LETTER.fullmatch((final_answer(text) or text).strip())
-        return letter is not None and letter[1] == found[1]
+        return unread(text) if letter is None else letter[1] == found[1]
 
     return check
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from bridle.compute.randomness import drawn
 from bridle.core.errors import NoUsableRows
-from bridle.core.records import Completion, Prompt, Reward, content_hash
+from bridle.core.records import Completion, Prompt, content_hash
 from bridle.core.timeline import timed
 from bridle.feedback.importing.keeping import DEMONSTRATION
 from bridle.feedback.store.ratings import documents
@@ -59,7 +59,7 @@ class Checkable:
 
     train: list[Prompt]
     heldout: list[Prompt]
-    verifier: Reward
+    verifier: Verifier
     identity: Mapping[str, str] = field(
         default_factory=dict
     )  # of what is checked besides plain numbers, for a run's parents
@@ -166,14 +166,16 @@ class StoreData:
         known = {prompt.id: text for prompt, text in [*preferred_answers(self.store, None), *written]}
         return [known.get(prompt.id) for prompt in prompts]
 
-    def verifier(self, source: RewardSource) -> Reward:
+    def verifier(self, source: RewardSource) -> Verifier:
         """What a reward source of the recipe checks answers by."""
-        return self.checkable(source).verifier if source.expected == "" else same_check(fixed_check(source))
+        fixed = source.expected != ""
+        return same_check(fixed_check(source), source.expected) if fixed else self.checkable(source).verifier
 
     @timed("data")
-    def checkable(self, source: RewardSource | None = None) -> Checkable:
+    def checkable(self, source: RewardSource | None = None, heldout_alone: bool = False) -> Checkable:
         """Imported prompts with something to check against, by the recipe's first verifier where none is given: a check in their own
-        row, a solution that is a number, or a written answer that ends in "#### number", as GSM8K's do."""
+        row, a solution that is a number, or a written answer that ends in "#### number", as GSM8K's do. `heldout_alone`: there need be
+        none to train on."""
         source = own_source(self.recipe) if source is None else source
         sandbox, checks, parts, looked_at = sandbox_of(source), dict[str, Check](), list[Chosen[Prompt]](), 0
         kind = "" if source is None else source.check
@@ -194,8 +196,8 @@ class StoreData:
             noted = used_note(len(found), len(solved), "those with a number to check against")
             parts.append(capped(Chosen(found, *noted), ids_of(found), self.recipe, setting))
         train, heldout = parts
-        if not train or not heldout:
-            lacking = "held-out " if train else "training " if heldout else ""
+        if not heldout or not (train or heldout_alone):
+            lacking = "held-out " if train or heldout_alone else "training " if heldout else ""
             by = f" by check = {kind!r}" if kind else ""
             raise NoUsableRows(
                 f"{self.project.store} holds no {lacking}prompts whose answers can be checked{by}: {looked_at:,} solutions and written "
@@ -204,7 +206,9 @@ class StoreData:
             )
         special = source is not None or any(check_in(text) for texts in stated.values() for text in texts)
         identity = {"checks": content_hash(stated)} if special else {}
-        return Checkable(train, heldout, Verifier(lambda prompt: checks.get(prompt.id)), identity)
+        plain = {name: "\n".join(text for text in texts if not check_in(text)) for name, texts in stated.items()}
+        verifier = Verifier(lambda prompt: checks.get(prompt.id), lambda prompt: plain[prompt.id])
+        return Checkable(train, heldout, verifier, identity)
 
     def require(self, found: list[T], what: str) -> list[T]:
         if not found:
@@ -366,17 +370,20 @@ class PlaygroundData:
         """What a good author answers to each."""
         return [self.world.answer(random.Random(prompt.id), prompt, "good") for prompt in prompts]
 
-    def verifier(self, source: RewardSource) -> Reward:
+    def verifier(self, source: RewardSource) -> Verifier:
         """What a reward source of the recipe checks answers by: the problem's number, stated as the world states it, or in another way."""
         if source.expected != "":
-            return same_check(fixed_check(source))
+            return same_check(fixed_check(source), source.expected)
         if not source.check:
             return self.checkable().verifier
         sandbox = sandbox_of(source)
-        return Verifier(lambda p: check_of(source.check, p.meta["answer"], sandbox) if "answer" in p.meta else None)
+        return Verifier(
+            lambda p: check_of(source.check, p.meta["answer"], sandbox) if "answer" in p.meta else None,
+            lambda p: str(p.meta["answer"]),
+        )
 
     @timed("data")
-    def checkable(self, source: RewardSource | None = None) -> Checkable:
+    def checkable(self, source: RewardSource | None = None, heldout_alone: bool = False) -> Checkable:
         """Word problems of its own making."""
         data, world, seed = self.recipe.data, self.world, self.recipe.seed
         rng = random.Random(f"{seed}/grpo-prompts")

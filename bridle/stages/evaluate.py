@@ -7,11 +7,11 @@ import numpy as np
 
 from bridle.core.errors import ModelError, UsageError, WaitingForLabels
 from bridle.core.files import finite_or_none, write_text
-from bridle.core.records import Completion, LabelerKind, Prompt
+from bridle.core.records import Completion, LabelerKind, Prompt, content_hash
 from bridle.core.text import json_text
 from bridle.core.timeline import timed
 from bridle.evaluation.answers import Answered, kl_of, proxy_scores, text_metrics
-from bridle.evaluation.winrate import win_rate_of
+from bridle.evaluation.winrate import paired_difference, right_answers, win_rate_of
 from bridle.feedback.quality.votes import topic_in
 from bridle.labelling.opening import ensure_studies
 from bridle.maths.statistics import mean_and_se, outcomes
@@ -19,9 +19,12 @@ from bridle.models.policy import Policy
 from bridle.models.template import load_template
 from bridle.project import kept
 from bridle.project.progress import count_through
+from bridle.recipe.recipe import stated_source
 from bridle.rewards.judge.judge import Candidates
 from bridle.rewards.judge.measures import preferred_share
 from bridle.rewards.judge.rulings import abstention_counts
+from bridle.rewards.verifiers import Verifier
+from bridle.stages.data import own_source
 from bridle.stages.judge import announce_calls, judge_of
 from bridle.stages.lineage import Lineage, Reference
 from bridle.stages.observe import gold_by_family, probe_metrics
@@ -30,6 +33,7 @@ from bridle.stages.workspace import Count, Work, done_before, require_model, sta
 
 # Who judges two models' answers, and the score that kept answers carry.
 KEPT_SCORES = {"gold": "gold", "reward": "proxy"}
+KINDS_OF_PROBLEMS = ("problem", "topic", "family")  # where a prompt's meta may say its kind
 Both = tuple[Mapping[str, Any], Mapping[str, Any]]  # lines of kept answers to one prompt
 
 
@@ -147,6 +151,82 @@ def require_comparison(work: Work, a: str, b: str, by: str) -> None:
         member_parents(work)
     if by == "judge":
         judge_of(work)
+    if by == "verifier":
+        work.data.checkable(heldout_alone=True)
+
+
+# ------------------------------------------------------------------------------------------ answers that can be checked
+
+
+def verify(work: Work, name: str, answers: int = 1, reuse: bool = False) -> dict[str, Any]:
+    """Fresh answers of one model to every held-out prompt whose answers can be checked, so many to each, with the share that is right; the
+    answers are kept with the run. NoUsableRows where no prompt can be checked."""
+    recipe, stage, checkable = work.recipe, f"verify-{name}", work.data.checkable(heldout_alone=True)
+    with work.alone(stage):
+        asked, source = [prompt.id for prompt in checkable.heldout], own_source(recipe)
+        checks = [dict(checkable.identity), source and stated_source(source.model_dump(mode="json"))]
+        parents: dict[str, Any] = {"model": require_model(work, name), "name": name, "world": work.data.world_hash}
+        parents |= {"data": content_hash(asked), "checks": content_hash(checks), "answers": answers}
+        key = stage_key(recipe, ("model", "sampling"), parents)
+        if (before := done_before(work, stage, key, reuse)) is not None:
+            return before
+        noted = {**parents, "folders": {"model": f"models/{name}"}}
+        with work.start(stage, f"Checking answers of {name} to held-out prompts", key, noted) as run:
+            policy = work.read_policy(work.project.model(name))
+            prompts = work.fitting(policy, checkable.heldout, "held-out prompts")
+            report = count_through(answers * len(prompts), work.progress)
+            rounds = [work.answer(policy, prompts, stage, number, report) for number in range(answers)]
+            lines = [line for answered in rounds for line in checked_lines(answered, checkable.verifier)]
+            write_text(run.folder / "answers.jsonl", "".join(json_text(finite_or_none(line)) + "\n" for line in lines))
+            tokens = [len(one.token_ids) for answered in rounds for one in answered.completions]
+            found = right_answers(
+                [line["value"] for line in lines], [line["id"] for line in lines], [line["unread"] for line in lines]
+            )
+            return run.finish({"prompts": len(prompts), "answers": answers, **found, "length": float(np.mean(tokens))})
+
+
+def checked_lines(answered: Answered, verifier: Verifier) -> list[dict[str, Any]]:
+    """A line for each answer that could be checked."""
+    lines = []
+    for prompt, completion in zip(answered.prompts, answered.completions, strict=True):
+        if (found := verifier.examine(prompt, completion)).value is not None:
+            kind = next((str(prompt.meta[name]) for name in KINDS_OF_PROBLEMS if prompt.meta.get(name)), "other")
+            line = {"id": prompt.id, "prompt": prompt.text, "answer": completion.text, "family": kind}
+            lines.append({**line, "value": found.value, "unread": found.unread})
+    return lines
+
+
+@timed("compare")
+def compare_right(work: Work, a: str, b: str) -> dict[str, Any]:
+    """Of the answers that `verify` kept, the first to a prompt with the first and so on: by how much more of A's are right,
+    and the rate at which A's is the better one, ties one half."""
+    runs = [work.project.finished_folder(f"verify-{name}") for name in (a, b)]
+    lineage, found = Lineage(work.project), [run for run in runs if run is not None]
+    work.warn(lineage.stale(work.project.model(name) for name in (a, b)))
+    ours, theirs = (lines_by_prompt(kept.read_kept_answers(run)) for run in found)
+    both = [pair for name in ours if name in theirs for pair in zip(ours[name], theirs[name], strict=False)]
+    if not both:
+        raise ModelError(f"{a} and {b} answered no prompt in common that can be checked; lower sampling.max_new_tokens")
+    values, names = ([line["value"] for line in side] for side in zip(*both, strict=True)), [x["id"] for x, _ in both]
+    right_a, right_b = values
+    won = win_rate_of(
+        outcomes(right_a, right_b).tolist(),
+        [len(x["answer"].strip()) for x, _ in both],
+        [len(y["answer"].strip()) for _, y in both],
+        [x["family"] for x, _ in both],
+        names,
+    )
+    return {"model": a, "against": b, "by": "verifier", "difference": paired_difference(right_a, right_b, names), **won}
+
+
+def lines_by_prompt(lines: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for line in lines:
+        found.setdefault(line["id"], []).append(line)
+    return found
+
+
+# ------------------------------------------------------------------------------------------------- one against another
 
 
 @timed("compare")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from bridle.core.errors import NoUsableRows
-from bridle.core.records import Completion, Prompt, content_hash
+from bridle.core.records import Completion, Prompt, Reward, content_hash
 from bridle.feedback.store.store import LearntFrom
 from bridle.generation.rollout import Observe, RolloutSession
 from bridle.maths.statistics import pass_at_k, proportion
@@ -21,6 +21,7 @@ from bridle.models.policy import Policy
 from bridle.project.kept import read_parents
 from bridle.recipe.offline import DPOSection
 from bridle.recipe.online import GRPOSection, PPOSection, REBELSection, RejectionSection, RLOOSection
+from bridle.rewards.verifiers import same_check
 from bridle.stages.audit import audited_weights, check_raisable, guard_identity, roll_back, watch_over
 from bridle.stages.data import Checkable, practice_parents
 from bridle.stages.lineage import Lineage, keep_reference
@@ -29,7 +30,7 @@ from bridle.stages.sft import train_branch
 from bridle.stages.workspace import Method, Variant, Work, done_before, require_model, stage_key
 from bridle.training.ppo import Actors
 
-NO_MODELS = ("source", "world", "data", "judge")  # of what rewards a run
+NO_MODELS = ("source", "world", "data", "judge", "stand_in", "checks")  # of what rewards a run
 PracticeSection = PPOSection | GRPOSection | RLOOSection | REBELSection | RejectionSection | DPOSection
 
 
@@ -46,7 +47,8 @@ def practise(work: Work, method: Method, variant: Variant) -> dict[str, Any]:
     checked = config.scored_by == "verifier"
     parents = model_parents(work, name, (start, held_to), "sft" if start == "sft" and not checked else "start")
     checkable = work.data.checkable() if checked else None
-    identity = reward_identity(work, checkable, variant)
+    scored = config.scored_by != "nothing"
+    identity = reward_identity(work, checkable, variant) if scored else {"source": "nothing"}
     parents |= identity
     if method.critic is not None:  # it begins as the reward model, whatever scores
         parents |= reward_parents(work) if checkable is None else critic_parents(work)
@@ -68,18 +70,15 @@ def practise(work: Work, method: Method, variant: Variant) -> dict[str, Any]:
         parent = policy.origin
         policy.origin = content_hash([parent, key])  # two runs from the same weights must not share stamps
         prompts, left_out = within_reach(work, policy, work.fitting(policy, prompts), checkable, config)
-        if variant.reward is not None:
-            reward = variant.reward
-        elif checkable is not None and not recipe.reward_source:
-            reward = checkable.verifier
-        else:
-            reward = training_reward(work, policy)
+        reward = variant.reward or scoring(work, policy, config, checkable)
         observe = work.data.observe if checkable is None else checks(work, checkable)
         tokens = recipe.sampling.max_new_tokens
         session = RolloutSession(run, work.device, recipe.seed, work.engine, tokens, observe)
         heldout = [] if checkable is None else work.fitting(policy, checkable.heldout, "held-out prompts")
         measured = check_answers(work, policy, heldout, checkable, f"{method.section}-before", config)
-        run.watch = watch = watch_over(work, run, (policy, reference), reward, [] if checked else prompts)
+        run.watch = watch = watch_over(
+            work, run, (policy, reference), reward, prompts if scored and not checked else []
+        )
         if method.critic is None:
             result = method.loop(policy, reference, reward, prompts, config, session)
         else:
@@ -154,6 +153,15 @@ def reward_identity(work: Work, checkable: Checkable | None, variant: Variant) -
         asked = [[prompt.id for prompt in prompts] for prompts in (checkable.train, checkable.heldout)]
         parents |= {"world": work.data.world_hash, "data": content_hash(asked), **checkable.identity}
     return parents
+
+
+def scoring(work: Work, policy: Policy, config: PracticeSection, checkable: Checkable | None) -> Reward:
+    """What scores the answers, as the recipe has it."""
+    if config.scored_by == "nothing":
+        return same_check(lambda text: 0.0)
+    if checkable is not None and not work.recipe.reward_source:
+        return checkable.verifier
+    return training_reward(work, policy)
 
 
 def mixed_in(work: Work, policy: Policy, imitated: Sequence[tuple[Prompt, str]]) -> list[Example]:

@@ -22,6 +22,7 @@ from bridle.core.files import finite_or_none, write_text
 from bridle.core.records import Completion, FinishReason, Judgement, LabelerKind, Prompt, content_hash
 from bridle.core.text import json_text
 from bridle.core.timeline import timed
+from bridle.feedback.people.chains import CORRECTED
 from bridle.feedback.store.reading import taken_down
 from bridle.generation.sampling import Sampling
 from bridle.models.encoding import Chosen, notes_of
@@ -273,7 +274,8 @@ def write_chains(run: Run, chains: Sequence[Chain]) -> None:
 
 
 def train_revised(work: Work, method: Method, variant: Variant) -> dict[str, Any]:
-    """Imitate what the last `bridle revise` left: the revised answers, and some of its own to benign prompts."""
+    """Imitate what the last `bridle revise` left: the revised answers, those that a person corrected as corrected, and some of its own to
+    benign prompts."""
     variant.only(method, "name", "title", "settings")
     recipe, name = method.recipe(work, variant), variant.name
     section = recipe.constitution
@@ -282,6 +284,8 @@ def train_revised(work: Work, method: Method, variant: Variant) -> dict[str, Any
         raise NoUsableRows("no answers were revised yet, so there are none to imitate; `bridle revise` makes them")
     run_key = read_parents(folder)["key"]
     parents = {"start": require_model(work, start), "revised": run_key}
+    if corrected := corrections_of(work, run_key):
+        parents["corrections"] = content_hash(sorted([name, text] for name, (_, text) in corrected.items()))
     key = stage_key(recipe, ("model", "constitution"), parents)
     if (before := done_before(work, name, key, variant.reuse, name)) is not None:
         return before
@@ -289,11 +293,18 @@ def train_revised(work: Work, method: Method, variant: Variant) -> dict[str, Any
         revised = work.store.completions(source=source_of(REVISED, run_key), split="train")
         kept = work.store.completions(source=source_of(KEPT, run_key), split="train")
         wanted = min(len(kept), round(section.benign * len(revised)))
-        notes = (f"{len(revised):,} revised answers", f"{wanted:,} of its own to benign prompts (constitution.benign)")
-        imitated = [*revised, *kept[:wanted]]
-        rows = Chosen([(prompt, one.text) for prompt, one in imitated], *notes)
+        notes = [f"{len(revised):,} revised answers", f"{wanted:,} of its own to benign prompts (constitution.benign)"]
+        imitated = {prompt.id: (prompt, one.text) for prompt, one in [*revised, *kept[:wanted]]} | corrected
+        notes += [f"{len(corrected):,} as people corrected them"] if corrected else []
+        rows = Chosen(list(imitated.values()), *notes)
         result = imitate_demonstrations(work, run, name, rows, section, start)
-        return run.finish({**result, "revised": len(revised), "benign": wanted})
+        return run.finish({**result, "revised": len(revised), "benign": wanted, "corrected": len(corrected)})
+
+
+def corrections_of(work: Work, run_key: str) -> dict[str, tuple[Prompt, str]]:
+    """What people wrote in place of a run's last answers (`feedback/people/chains.py`): of each prompt the last one."""
+    rows = work.store.completions(source=source_of(CORRECTED, run_key), split="train")
+    return {prompt.id: (prompt, one.text) for prompt, one in rows}
 
 
 # ----------------------------------------------------------------------------------------------------------- measuring

@@ -13,6 +13,7 @@ from bridle.models.scorer import Scorer, critic_from, scorer_from, shared_critic
 from bridle.recipe.recipe import Recipe, stated_source
 from bridle.rewards.judge.judge import JudgeReward
 from bridle.rewards.learned import Ensemble, LearnedReward, task_scores
+from bridle.rewards.standing_in import StandIn
 from bridle.rewards.weighted import Source, WeightedSum
 from bridle.stages.judge import judge_of
 from bridle.stages.workspace import Work, require_model
@@ -22,7 +23,7 @@ TAKEN = frozenset(
     (
         "stage key threads device arithmetic earlier_devices folders sft start reference critic ensemble reward_source source world data "
         "prompts demonstrations until leaves guard "
-        "audit_calibration checks judge study items"
+        "audit_calibration checks judge stand_in corrections study items"
     ).split()
 )
 
@@ -64,7 +65,9 @@ def training_reward(work: Work, policy: Policy) -> Reward:
     sources = []
     for source in work.recipe.reward_source:
         if source.kind == "verifier":
-            found: Reward = work.data.verifier(source)
+            verifier = work.data.verifier(source)
+            judged = source.unparsed == "judge"
+            found: Reward = StandIn(source.name, verifier, judge_of(work)) if judged else verifier
         elif source.kind == "judge":
             found = JudgeReward(judge_of(work))
         elif source.path:
@@ -84,6 +87,8 @@ def reward_parents(work: Work) -> dict[str, Any]:
         parents["reward_source"] = [stated_source(source.model_dump(mode="json")) for source in recipe.reward_source]
     if any(source.kind == "judge" for source in recipe.reward_source):
         parents["judge"] = judge_of(work).hash
+    if unread := [source for source in recipe.reward_source if source.unparsed == "judge"]:
+        parents["stand_in"] = StandIn(unread[0].name, work.data.verifier(unread[0]), judge_of(work)).hash
     for source in recipe.reward_source:
         folder = work.project.folder / source.path
         if source.check:

@@ -5,7 +5,8 @@ Each step: 1. answer each prompt several times  2. score the answers  3. measure
 5. share the new weights, log and save.
 A whole answer is one action, and there is no critic. Its KL (k1) is part of its reward, so the optimum is π_ref exp(r/β) / Z, as for PPO
 and REBEL. A group whose answers all have the same net reward says nothing and is left out of the update; what is counted is those of
-equal reward, the KL apart, which teach nothing but the way back to the reference.
+equal reward, the KL apart, which teach nothing but the way back to the reference. Where nothing is scored the KL is all of the reward, and
+its gradient that of KL(π‖π_ref): on-policy distillation, with the teacher as the reference (docs/distillation.md).
 Left out on purpose: whitening of advantages over the step.
 Shapes: B answers of a step in groups of K to a prompt, T predictions, M answers of a part of a minibatch.
 """
@@ -48,10 +49,11 @@ def train(
         updates = improve_by_answers(policy, steps, reread, adv_B, config)
         # 5. share the new weights (a new stamp), log and save
         policy.step += 1
-        flat_G = flat_groups(rollout.reward_B, config.group_size)
+        scored = config.scored_by != "nothing"  # else the KL is all that can differ
+        flat_G = flat_groups(rollout.reward_B if scored else adv_B, config.group_size)
         compared = {"without_variance": float(flat_G.float().mean())}
         metrics = {**online.rollout_metrics(rollout, kl_B, session), **updates, **gaps, **compared}
-        online.end_step(steps, rollout, metrics, config.kl_coef, not flat_G.all())
+        online.end_step(steps, rollout, metrics, config.kl_coef, not flat_G.all(), scored=scored)
     return {"steps": steps.done, **steps.metrics}
 
 

@@ -13,6 +13,7 @@ from sqlalchemy import select
 
 from bridle.core.records import Completion, FinishReason, LabelerKind, Prompt
 from bridle.demo.recipes import RECIPES
+from bridle.feedback.people.chains import chain_record, correct_chain, find_chains
 from bridle.feedback.store import tables
 from bridle.feedback.store.store import Store
 from bridle.feedback.upkeep.takedown import take_down
@@ -26,6 +27,7 @@ from bridle.rewards.judge.local import word_ids, word_probabilities
 from bridle.stages import revise as stage
 from bridle.stages.critic import project_constitution, train_critic
 from bridle.stages.data import STUDY
+from bridle.stages.methods import METHODS
 from bridle.stages.workspace import Work
 from tests.stages.test_methods import Quiet
 from tests.tiny_project import PLAYGROUND, bridle, complaint, done, result, settings, weights
@@ -137,6 +139,49 @@ def test_what_is_there_is_not_asked_again(project: Path, monkeypatch: pytest.Mon
     before = (project / "runs/revise-0001/chains.jsonl").read_bytes()
     done("revise", "--project", project)
     assert sum(asked) == 0 and (project / "runs/revise-0001/chains.jsonl").read_bytes() == before
+
+
+def test_sl_cai_imitates_a_persons_correction_in_place_of_the_models_answer(
+    project: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = find_chains(store)[:2]
+    for text in ("Not this.", "No, and here is why."):
+        correct_chain(store, first.number, text, by="anna")
+    given: list[dict[str, str]] = []
+
+    def imitate(work: Any, run: Any, name: str, rows: Any, *rest: Any) -> dict[str, Any]:
+        given.append({prompt.id: text for prompt, text in rows})
+        return {"demonstrations": len(rows)}
+
+    monkeypatch.setattr(stage, "imitate_demonstrations", imitate)
+    with Quiet(project, {}) as work:
+        found = METHODS["sl-cai"].train(work)
+    of, other = (chain_record(store, one.number) for one in (first, second))
+    assert of is not None and other is not None and found["corrected"] == 1
+    [imitated] = given
+    assert imitated[of.prompt_id] == "No, and here is why." and imitated.get(other.prompt_id, "") == other.last
+    correct_chain(store, second.number, "Another one.", by="ben")
+    with Quiet(project, {}) as work:
+        METHODS["sl-cai"].train(work, reuse=True)
+    assert given[1][other.prompt_id] == "Another one.", "a correction makes another run of it"
+    take_down(store, store_hash(store, "No, and here is why."), reason="asked for", by="owner")
+    gone = chain_record(store, first.number)
+    assert gone is not None and not any(step.critique or step.revision for step in gone.steps) and not gone.last
+    assert not corrections(store, of.prompt_id), "the earlier correction goes too"
+
+
+def store_hash(store: Store, text: str) -> str:
+    with store.reading() as connection:
+        table = tables.completion.c
+        return str(connection.execute(select(table.content_sha256).where(table.text == text)).scalar_one())
+
+
+def corrections(store: Store, prompt: str) -> list[str]:
+    """What stands of them in the table."""
+    with store.reading() as connection:
+        table = tables.completion.c
+        mine = select(table.text).where(table.prompt_sha256 == prompt, table.source.startswith("corrected:"))
+        return [text for text in connection.execute(mine).scalars() if text]
 
 
 def test_a_chain_goes_with_any_of_its_texts(project: Path, store: Store) -> None:

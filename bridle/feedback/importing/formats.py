@@ -242,8 +242,10 @@ def read_row(
         _refuse_removed(row)
     read = READERS[form] if form else _reader_of(row)
     language, rubric, found = language_of(row), row.take("rubric"), read(row)
-    meta = {name: value for name, value in (("lang", language), ("rubric", rubric)) if value}
-    examples = [finished(one, row, meta) for one in (found if isinstance(found, list) else [found])]
+    read_examples = found if isinstance(found, list) else [found]
+    topic = plain.problem_kind(row) if any(one.solutions for one in read_examples) else ""
+    meta = {name: value for name, value in (("lang", language), ("rubric", rubric), ("topic", topic)) if value}
+    examples = [finished(one, row, meta) for one in read_examples]
     if form is None:
         require_nothing_lost(row, examples)
     return examples, row

@@ -48,6 +48,7 @@ class Reason(StrEnum):
     EMPTY_ANSWER = "empty answer"
     EMPTY_TEXT = "empty text"
     IDENTICAL = "identical answers"
+    UNCHECKED = "an instruction that no constraint checks"
     DUPLICATE = "duplicate of an earlier row"
     TAKEN_DOWN = "holds a text that was taken down"
     LONE_MESSAGE = "a message that is neither answered nor an answer that is kept"

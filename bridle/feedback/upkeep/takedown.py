@@ -161,9 +161,10 @@ def hashes_of(connection: Connection, table: Table, key: str) -> set[str]:
 
 def grown_from(connection: Connection, keys: Collection[str]) -> set[str]:
     """All of the chains of critique and revision (`stages/revise.py`) that one of these texts is part of: what was asked on the way, and
-    what came of it, which may repeat it."""
+    what came of it, a person's corrections with it, which may repeat it."""
     prompt, completion = tables.prompt.c, tables.completion.c
-    on_the_way, came = prompt.split == "chain", completion.source.startswith("revised:")
+    on_the_way = prompt.split == "chain"
+    came = or_(completion.source.startswith("revised:"), completion.source.startswith("corrected:"))
     asked = connection.execute(select(prompt.sha256, prompt.meta).where(on_the_way)).all()
     chains = {key: meta["chain"] for key, meta in asked if "chain" in meta}
     within = or_(came, completion.prompt_sha256.in_(select(prompt.sha256).where(on_the_way)))

@@ -1,1 +1,1 @@
-"""The pages of owners and adjudicators: studies, items, settings, disagreements."""
+"""The pages of owners and adjudicators: studies, items, settings, disagreements, chains of revision."""

@@ -89,7 +89,7 @@ def study_page(viewer: Viewer, template: str, study: Study, status: int = 200, *
 def noted(viewer: Viewer) -> str | None:
     query, notes = (
         viewer.request.query_params,
-        ("saved", "opened", "published", "decided", "excluded", "gold", "changed"),
+        ("saved", "opened", "published", "decided", "excluded", "gold", "changed", "corrected"),
     )
     if query.get("note") not in notes:
         return None

@@ -11,7 +11,7 @@ from typing import Any
 from bridle.core.errors import DataError, RecipeError, brief_repr
 from bridle.core.files import strict_json
 from bridle.core.records import CANONICAL
-from bridle.rewards.final_answers import final_answer, quantity_of
+from bridle.rewards.final_answers import answers_differ, final_answer, quantity_of
 from bridle.rewards.sandbox.checker import Checker, require_package
 from bridle.rewards.sandbox.programs import ProgramLimits, namespaces_fault, program_in, run_program
 
@@ -80,7 +80,7 @@ def schema_references(schema_part: Any) -> list[Any]:
     return found
 
 
-def symbolic_check(expected: Any, sandbox: Sandbox) -> Callable[[str], float]:
+def symbolic_check(expected: Any, sandbox: Sandbox) -> Callable[[str], float | None]:
     """The final answer is the same expression by algebra; where the solution is a number, the same number and nothing to be worked out."""
     if isinstance(expected, bool) or not isinstance(expected, str | int | float) or not str(expected).strip():
         raise DataError(f"the expression {brief_repr(expected)} is invalid: must be a text such as 'x^2 + 1'")
@@ -90,10 +90,10 @@ def symbolic_check(expected: Any, sandbox: Sandbox) -> Callable[[str], float]:
     if number is None and not sandbox.checker.met("is_expression", wanted, ""):
         raise DataError(f"{brief_repr(expected)} cannot be read as an expression")
 
-    def check(text: str) -> float:
+    def check(text: str) -> float | None:
         stated = final_answer(text)
         if stated is None:
-            return False
+            return 0.0 if answers_differ(text) else None
         if number is not None:
             return (found := quantity_of(stated)) is not None and found.same(number)
         return sandbox.checker.met("symbolic", wanted, stated)
@@ -165,7 +165,7 @@ def canonical(output: str) -> str:
         return ""
 
 
-SANDBOXED: Mapping[str, Callable[[Any, Sandbox], Callable[[str], float]]] = {
+SANDBOXED: Mapping[str, Callable[[Any, Sandbox], Callable[[str], float | None]]] = {
     "pattern": pattern_check,
     "schema": schema_check,
     "symbolic": symbolic_check,

@@ -81,6 +81,10 @@ SKIPPED: dict[Reason, list[Row]] = {
         {"messages": [ASKED, {**ANSWERED, "mask": 1}]},
         {"messages": [ASKED, {**ANSWERED, "weight": 0.5}]},
     ],
+    Reason.UNCHECKED: [
+        {"prompt": ASK, "instruction_id_list": ["language:response_language"], "kwargs": [{"language": "en"}]},
+        {"prompt": ASK, "instruction_id_list": ["punctuation:no_comma", "count:words_japanese"], "kwargs": [{}, {}]},
+    ],
     Reason.DISCARDED: [
         {**ONE, "deleted": True},
         {**ONE, "status": "draft"},

@@ -8,8 +8,10 @@ from collections.abc import Callable
 from typing import Any
 
 from bridle.core.records import CANONICAL, Prompt
+from bridle.feedback.importing.forms import ifeval
 from bridle.feedback.importing.forms.asked import DIALOGUES, QUESTIONS, asked, dialogue, dialogue_field, question
 from bridle.feedback.importing.forms.fields import Row, answer_text, by_names, is_empty, number_in, parsed, text_of
+from bridle.feedback.importing.forms.ifeval import instructions_in
 from bridle.feedback.importing.forms.imported import ImportedRow, Opinion
 from bridle.feedback.importing.forms.turns import (
     Turns,
@@ -37,6 +39,7 @@ SOLUTIONS = (
     "ideal",
     "reward_model",
 )
+PROBLEM_KINDS, LONGEST_KIND = ("topic", "category", "subject", "problem_type", "level"), 60
 BARE_NUMBER = re.compile(r"\s*\$?[-−+]?\d[\d,]*(?:\.\d+)?%?\s*")
 WORKED = re.compile(r"####\s*\S[^\n]*\s*\Z")
 STEP_MARK = "ки"  # Math-Shepherd's, after each step; its label stands there instead: + or -
@@ -191,6 +194,8 @@ def checks_in(row: Row) -> dict[str, str]:
                 continue
         if fits(value):
             found[name] = CANONICAL.encode({"check": kind, "expected": value})
+    if constraints := instructions_in(row):
+        found[ifeval.IDS] = CANONICAL.encode({"check": "constraints", "expected": constraints})
     return found
 
 
@@ -201,6 +206,8 @@ def solutions_in(row: Row) -> tuple[str, ...]:
     found = list(checks.values())
     for name in checks:
         row.take(name)
+    if ifeval.IDS in checks:
+        row.take(ifeval.ARGUMENTS)
     for name in SOLUTIONS:
         value = ground_truth(row.look(name)) if name == "reward_model" else row.look(name)
         values = value if isinstance(value, list) else [value]
@@ -208,6 +215,12 @@ def solutions_in(row: Row) -> tuple[str, ...]:
             row.take(name)
             found += [str(one).strip() for one in values]
     return tuple(dict.fromkeys(found))
+
+
+def problem_kind(row: Row) -> str:
+    """What a row calls its kind of problem; "" where it says nothing of one."""
+    found = (row.look(name) for name in PROBLEM_KINDS)
+    return next((one.strip() for one in found if isinstance(one, str) and 0 < len(one.strip()) <= LONGEST_KIND), "")
 
 
 def ground_truth(reward_model: object) -> object:
