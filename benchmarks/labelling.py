@@ -231,7 +231,7 @@ def listens(port: int) -> bool:
 @contextmanager
 def server(target: str, port: int) -> Iterator[int]:
     """Its process; the same call as `bridle label`."""
-    code = "import sys; from bridle.labelling.serving import Place, serve_app; "
+    code = "import sys; from bridle.labelling.serving import serve_app; from bridle.site.listening import Place; "
     code += "serve_app(sys.argv[1], Place(port=int(sys.argv[2])), lambda line: None)"
     process = subprocess.Popen([sys.executable, "-c", code, target, str(port)])
     try:

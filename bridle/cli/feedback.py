@@ -1,6 +1,6 @@
 """Verbs of feedback: sample, revise, label, judge, agreement."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +8,7 @@ import click
 
 from bridle.cli.options import (
     Options,
+    listening_options,
     loading,
     open_project,
     opened_work,
@@ -52,20 +53,6 @@ def revise(options: Options) -> None:
     print_found(options, metrics, revised_lines(metrics))
 
 
-def serving_options(verb: Callable[..., None]) -> Callable[..., None]:
-    """Where the labelling app listens, and what stands before it."""
-    for option in (
-        click.option("--host", default="127.0.0.1", metavar="ADDRESS", help="Where the app listens (default: this machine alone)."),
-        click.option("--port", default=8020, type=click.IntRange(0, 65535), help="Its port (default: 8020; 0: any that is free)."),
-        click.option("--root-path", default="", metavar="PATH", help="The path that a proxy puts the app under, such as /labels."),
-        click.option("--trust-proxy", "proxies", multiple=True, metavar="ADDRESS", help="Believe what the proxy at this "
-                     "address, or in this network, says of who asks (X-Forwarded-For, -Proto, -Host); may be given several times."),
-        click.option("--workers", default=1, type=click.IntRange(1, 64), help="Processes that serve (several with PostgreSQL alone)."),
-    )[::-1]:  # fmt: skip
-        verb = option(verb)
-    return verb
-
-
 @click.group(invoke_without_command=True)
 @click.option("--simulate", is_flag=True, help="Let the playground's simulated people compare.")
 @click.option(
@@ -73,7 +60,10 @@ def serving_options(verb: Callable[..., None]) -> Callable[..., None]:
     is_flag=True,
     help="Print a new link to become the owner or to set an owner's password anew, once; and end.",
 )
-@serving_options
+@listening_options(8020, "/labels")
+@click.option(
+    "--workers", default=1, type=click.IntRange(1, 64), help="Processes that serve (several with PostgreSQL alone)."
+)
 @shared_options()
 @click.pass_context
 def label(ctx: click.Context, /, options: Options, simulate: bool, owner_link: bool, **given: Any) -> None:
@@ -91,7 +81,8 @@ def label(ctx: click.Context, /, options: Options, simulate: bool, owner_link: b
 
 
 def serve_labelling(options: Options, given: Mapping[str, Any], owner_link: bool) -> None:
-    from bridle.labelling.serving import Place, owner_path, serve_app
+    from bridle.labelling.serving import owner_path, serve_app
+    from bridle.site.listening import Place
     from bridle.stages.registry import open_store
 
     project = open_project(options)

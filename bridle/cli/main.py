@@ -17,6 +17,7 @@ from bridle.cli.loop import loop
 from bridle.cli.models import models
 from bridle.cli.options import Options, let_go, print_lines
 from bridle.cli.project import export, import_, init, push, report
+from bridle.cli.serving import keys, serve
 from bridle.cli.store import store
 from bridle.cli.train import evaluate, reward, train
 from bridle.core import timeline
@@ -167,6 +168,7 @@ def sentence_and_status(error: BaseException, command: str) -> tuple[str, int]:
         import_,
         init,
         judge,
+        keys,
         label,
         loop,
         models,
@@ -175,6 +177,7 @@ def sentence_and_status(error: BaseException, command: str) -> tuple[str, int]:
         revise,
         reward,
         sample,
+        serve,
         store,
         train,
     ],

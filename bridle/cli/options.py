@@ -85,6 +85,23 @@ def shared_options(*without: str) -> Callable[[Callable[..., None]], Callable[..
     return decorate
 
 
+def listening_options(port: int, path: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Where an app listens, by default at this port, and what stands before it; `path` is an example of where a proxy may put it."""
+
+    def decorate(verb: Callable[..., None]) -> Callable[..., None]:
+        for option in (
+            click.option("--host", default="127.0.0.1", metavar="ADDRESS", help="Where the app listens (default: this machine alone)."),
+            click.option("--port", default=port, type=click.IntRange(0, 65535), help=f"Its port (default: {port}; 0: any that is free)."),
+            click.option("--root-path", default="", metavar="PATH", help=f"The path that a proxy puts the app under, such as {path}."),
+            click.option("--trust-proxy", "proxies", multiple=True, metavar="ADDRESS", help="Believe what the proxy at this "
+                         "address, or in this network, says of who asks (X-Forwarded-For, -Proto, -Host); may be given several times."),
+        )[::-1]:  # fmt: skip
+            verb = option(verb)
+        return verb
+
+    return decorate
+
+
 def chosen_settings(options: Options) -> dict[str, Any]:
     """What --set was given, by dotted key."""
     from bridle.recipe.recipe import parse_setting

@@ -12,7 +12,8 @@ BridleError                 exit 1: the work failed
 │   ├── UnspeltToken        a text that spells a special token, which the tokenizer cannot write as text
 │   ├── OutsideEmbeddings   a text with a token that the model has no embedding for
 │   ├── UnsupportedModel    an architecture that bridle cannot train or decode
-│   └── StaleWeights        answers or packed weights come from other weights than expected
+│   ├── StaleWeights        answers or packed weights come from other weights than expected
+│   └── NotFinite           logits that are not numbers: rows that cannot be answered
 ├── CheckpointError         a checkpoint is truncated, corrupted or of another run
 ├── TrainingStopped         a run that cannot go on (for example only non-finite rewards)
 ├── WaitingForLabels        exit 3: a run that goes on when people have judged what it asks
@@ -66,6 +67,14 @@ class UnsupportedModel(ModelError):
 
 class StaleWeights(ModelError):
     pass
+
+
+class NotFinite(ModelError):
+    """`ids`: of the rows concerned."""
+
+    def __init__(self, message: str, ids: tuple[int, ...] = ()) -> None:
+        super().__init__(message)
+        self.ids = ids
 
 
 class RunawayTemplate(ModelError):

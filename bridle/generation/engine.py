@@ -2,28 +2,27 @@
 
 Weights are packed for decoding (`native.py`, or `fallback.py` for what transformers runs) and carry the stamp of the
 policy they came from; an answer is asked for with the expected stamp, stale weights are refused.
-Batching is continuous: once a quarter of the rows is done they leave, and waiting prompts take their place. A prompt that
-is asked several times is run through the model once. Random numbers are counted by (seed, sample, position, try).
-
-Shapes: B rows, T new tokens, V vocabulary.
+`generate` answers prompts that are all there at once, `batch` gives what rows are admitted to one by one (`batch.py`): the
+first is a loop over the second. There once a quarter of the rows is done they leave, and waiting prompts take their place.
 """
 
+import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
 
-from bridle.core.errors import DataError, ModelError, StaleWeights
+from bridle.core.errors import StaleWeights
 from bridle.core.records import Completion, FinishReason, Prompt
+from bridle.generation.batch import KEEP_SHARE, Batch, Limits, Row
 from bridle.generation.fallback import Fallback, pack_foreign
 from bridle.generation.native import PackedDecoder, pack_decoder
-from bridle.generation.sampling import Sampling, draw, uniforms
+from bridle.generation.sampling import Sampling
 from bridle.models.decoder import Decoder
 from bridle.models.policy import Policy
 
-KEEP_SHARE = 0.75  # finished rows leave once fewer than this share is still going: each time the cache is copied
+# All prompts are there and nobody waits for the next token: rows come in many at a time, and as many prompts are read as there is room.
+EAGER = Limits(prefill_tokens=sys.maxsize, cache_tokens=sys.maxsize, refill_below=KEEP_SHARE, groups=1)
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,12 @@ class Engine:
             self.packed = pack_policy(policy, self.dtype)
             self.template_stops = policy.template.stop_ids
 
-    @torch.inference_mode()
+    def batch(self, limits: Limits | None = None) -> Batch:
+        """Rows that are admitted one by one, answered by the weights that are loaded now: later ones leave them alone."""
+        if self.packed is None:
+            raise StaleWeights("the engine holds no weights yet; load a policy before rows are admitted")
+        return Batch(self.packed, self.template_stops, limits or Limits())
+
     def generate(
         self,
         prompts: Sequence[Sequence[int]],
@@ -75,150 +79,27 @@ class Engine:
         if self.packed is None or self.packed.stamp != stamp:
             held = "none" if self.packed is None else self.packed.stamp
             raise StaleWeights(f"the engine holds weights {held} where {stamp} was expected; load the policy again")
-        longest = max((len(p) for p in prompts), default=0)
-        if longest + settings.max_new_tokens > self.packed.max_positions:
-            raise DataError(
-                f"a prompt of {longest} tokens and {settings.max_new_tokens} new ones do not fit the model's context "
-                f"of {self.packed.max_positions}; shorten the prompt or lower max_new_tokens"
-            )
-        if any(not p for p in prompts):
-            raise DataError("a prompt without a single token cannot be answered")
-        numbers = list(range(len(prompts))) if samples is None else list(samples)
-        call = Call(self.packed, self.template_stops, settings, seed, prompts, numbers)
-        waiting = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), list(prompts[i])))  # equal ones in a row
-        rows: Rows | None = None
-        while call.unfinished:
-            left = len(call.unfinished)
-            live = [] if rows is None else call.live(rows)
-            if rows is not None and live:
-                if waiting and self.packed.joins and len(live) < KEEP_SHARE * self.batch_size:
-                    fresh = call.begin(take_first(waiting, self.batch_size - len(live)))
-                    if not call.join(rows, fresh):
-                        rows = call.gather([rows, fresh])
-                elif len(live) < KEEP_SHARE * len(rows.prompts):
-                    rows = call.gather([rows])
-                if rows is not None and rows.decoding.full(call.live(rows)):
-                    rows = call.gather([rows])
-            else:
-                rows = call.gather([call.begin(take_first(waiting, self.batch_size))])
-            if rows is not None:
-                call.draw(rows, rows.decoding.step(rows.tokens_B))
-            if progress is not None and len(call.unfinished) < left:
-                progress(left - len(call.unfinished))
-        return call.answers
-
-
-def take_first(waiting: list[int], count: int) -> list[int]:
-    """The first ones, which wait no longer."""
-    taken = waiting[:count]
-    del waiting[:count]
-    return taken
-
-
-@dataclass
-class Rows:
-    """Rows under way: which prompt each answers, where its cache lies in the decoding, its random numbers, how many of
-    them were used, and the token drawn last.
-
-    There may be more rows than prompts: they keep the others company (`least_rows`), and nobody asks for their answers.
-    """
-
-    decoding: Any  # a Decoding or FallbackDecoding, as the packed weights make it
-    prompts: list[int]
-    place_B: Tensor
-    uniforms_BT: Tensor
-    used_B: Tensor
-    tokens_B: Tensor
-
-
-class Call:
-    """One call of `generate`: what its rows have in common, and their answers so far."""
-
-    def __init__(
-        self,
-        packed: PackedDecoder | Fallback,
-        stops: frozenset[int],
-        settings: Sampling,
-        seed: int,
-        prompts: Sequence[Sequence[int]],
-        numbers: Sequence[int],
-    ) -> None:
-        self.packed, self.stops, self.settings, self.seed = packed, stops, settings, seed
-        self.prompts, self.numbers = prompts, numbers
-        self.answers = [Answer([], [], FinishReason.LENGTH) for _ in prompts]
-        self.unfinished = set(range(len(prompts)))
-
-    def live(self, rows: Rows) -> list[int]:
-        return [row for row, index in enumerate(rows.prompts) if index in self.unfinished]
-
-    def begin(self, indices: list[int]) -> Rows:
-        """Run the prompts through the model, equal ones once, and draw the first token of each answer."""
-        distinct: dict[tuple[int, ...], int] = {}
-        places = [distinct.setdefault(tuple(self.prompts[i]), len(distinct)) for i in indices]
-        company = [self.prompts[indices[-1]]] * (self.packed.least_rows - len(distinct))
-        decoding, logits_UV = self.packed.prefill([*distinct, *company])
-        if not bool(torch.isfinite(logits_UV).all()):
-            raise ModelError(
-                f"weights {self.packed.stamp} give logits that are not finite; go back to a checkpoint before they broke"
-            )
-        place_B = torch.tensor(places, device=self.packed.device)
-        samples_B1 = torch.tensor([[self.numbers[i]] for i in indices], device=place_B.device)
-        positions_T = torch.arange(self.settings.max_new_tokens, device=place_B.device)
-        uniforms_BT = uniforms(self.seed, samples_B1, positions_T)
-        rows = Rows(decoding, indices, place_B, uniforms_BT, torch.zeros_like(place_B), place_B)
-        self.draw(rows, logits_UV[place_B])
-        return rows
-
-    def join(self, rows: Rows, fresh: Rows) -> bool:
-        """Put fresh rows in the place of finished ones. False if the cache cannot take them."""
-        live, free = self.live(fresh), [row for row, i in enumerate(rows.prompts) if i not in self.unfinished]
-        if not live:
-            return True
-        taken = torch.tensor(live, device=rows.place_B.device)
-        places = torch.tensor(free[: len(live)], device=taken.device)
-        if len(live) > len(free) or not rows.decoding.join(fresh.decoding, fresh.place_B[taken], places):
-            return False
-        for row, place in zip(live, free, strict=False):
-            rows.prompts[place] = fresh.prompts[row]
-        rows.uniforms_BT[places] = fresh.uniforms_BT[taken]
-        rows.used_B[places] = fresh.used_B[taken]
-        rows.tokens_B[places] = fresh.tokens_B[taken]
-        return True
-
-    def gather(self, parts: Sequence[Rows]) -> Rows | None:
-        """What is unfinished of all parts, side by side; None if nothing is."""
-        chosen = [(part, live) for part in parts if (live := self.live(part))]
-        if not chosen:
-            return None
-        prompts = [part.prompts[row] for part, live in chosen for row in live]
-        last = chosen[-1][1]
-        last += last[-1:] * (self.packed.least_rows - len(prompts))
-        taken = [(part, torch.tensor(live, device=part.place_B.device)) for part, live in chosen]
-        tokens_B = torch.cat([part.tokens_B[rows] for part, rows in taken])
-        return Rows(
-            self.packed.gather([(part.decoding, part.place_B[rows]) for part, rows in taken]),
-            prompts,
-            torch.arange(len(tokens_B), device=tokens_B.device),
-            torch.cat([part.uniforms_BT[rows] for part, rows in taken]),
-            torch.cat([part.used_B[rows] for part, rows in taken]),
-            tokens_B,
-        )
-
-    def draw(self, rows: Rows, logits_BV: Tensor) -> None:
-        """Draw every row's next token, and add it to the answer where that is not finished."""
-        u_B = rows.uniforms_BT.gather(1, rows.used_B[:, None])[:, 0]
-        rows.tokens_B, logprobs_B = draw(logits_BV, self.settings, u_B)
-        rows.used_B = (rows.used_B + 1).clamp_(max=self.settings.max_new_tokens - 1)  # rows that are finished go on
-        for index, token, logp in zip(rows.prompts, rows.tokens_B.tolist(), logprobs_B.tolist(), strict=False):
-            if index not in self.unfinished:
-                continue
-            answer = self.answers[index]
-            answer.token_ids.append(token)
-            answer.logprobs.append(logp)
-            if token in self.stops:
-                self.answers[index] = Answer(answer.token_ids, answer.logprobs, FinishReason.STOP)
-            if token in self.stops or len(answer.token_ids) == self.settings.max_new_tokens:
-                self.unfinished.remove(index)
+        batch = self.batch(replace(EAGER, rows=self.batch_size))
+        numbers = range(len(prompts)) if samples is None else samples
+        rows = [Row(tuple(prompt), settings, seed, number) for prompt, number in zip(prompts, numbers, strict=True)]
+        order = sorted(range(len(rows)), key=lambda i: (len(rows[i].prompt), rows[i].prompt))  # equal ones in a row
+        if order:
+            batch.require_answerable(rows[order[-1]])  # of those that are too long the longest
+        answers = {batch.admit(rows[i]): Answer([], [], FinishReason.LENGTH) for i in order}
+        left = len(order)
+        while left:
+            before = left
+            for drawn in batch.step():
+                answer = answers[drawn.id]
+                answer.token_ids.append(drawn.token)
+                answer.logprobs.append(drawn.logprob)
+                if drawn.finish_reason is not None:
+                    left -= 1
+                    answers[drawn.id] = replace(answer, finish_reason=drawn.finish_reason)
+            if progress is not None and left < before:
+                progress(before - left)
+        by_place = dict(zip(order, answers.values(), strict=True))
+        return [by_place[i] for i in range(len(rows))]
 
 
 def answer_prompts(

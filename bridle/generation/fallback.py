@@ -30,6 +30,10 @@ class Fallback:
         return self.module.config.max_positions
 
     @property
+    def vocabulary(self) -> int:
+        return self.module.config.vocab_size
+
+    @property
     def device(self) -> torch.device:
         return self.module.output_weight().device
 

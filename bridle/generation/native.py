@@ -7,7 +7,7 @@ Shapes: B rows, T new positions, S cache slots, D hidden size, H query heads, K 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -85,6 +85,10 @@ class PackedDecoder:
         return self.config.max_positions
 
     @property
+    def vocabulary(self) -> int:
+        return self.config.vocab_size
+
+    @property
     def device(self) -> torch.device:
         return self.embedding.device
 
@@ -108,7 +112,11 @@ class PackedDecoder:
         T = max(map(len, prompts))
         ids_BT = torch.tensor([[0] * (T - len(p)) + list(p) for p in prompts], device=self.device)
         decoding = Decoding(self, lengths_B, T, T)
-        return decoding, decoding.forward(ids_BT)
+        return decoding, decoding.read(ids_BT)
+
+    def begin(self, length: int) -> Decoding:
+        """One prompt of so many tokens, for `Decoding.read` to run through the model part by part."""
+        return Decoding(self, torch.tensor([length], device=self.device), length, length)
 
     def gather(self, parts: Sequence[tuple[Decoding, Tensor]]) -> Decoding:
         """Rows of several decodings, in a new one with a few slots to spare. A row may be taken more than once: the answers
@@ -181,6 +189,10 @@ class Decoding:
         self.packed, self.lengths_B, self.end, self.slots, self.room = packed, lengths_B, 0, slots, slots - width
         self.keys = [torch.zeros(B, K, slots, config.head_size, dtype=dtype, device=device) for _ in packed.layers]
         self.values = [torch.zeros(B, K, slots, E, dtype=dtype, device=device) for _ in packed.layers]
+        self.width = width
+        self.earlier: dict[
+            int, Tensor
+        ] = {}  # a layer's keys and values as they were projected, while a prompt is read in parts
         slot_S = torch.arange(slots, device=device)
         self.hidden_BS = (slot_S < width - lengths_B[:, None]) | (slot_S >= width)
 
@@ -219,6 +231,8 @@ class Decoding:
         here_W, there_W = (end + back_W) % self.slots, (other.end + back_W) % other.slots
         places, rows = places[:, None], rows[:, None]
         for keys, values, old_keys, old_values in caches:
+            # What the row before left is hidden, yet multiplied by nought: it must be a number.
+            keys[places[:, 0]], values[places[:, 0]] = 0, 0
             keys[places, :, here_W] = old_keys[rows, :, there_W]
             values[places, :, here_W] = old_values[rows, :, there_W]
 
@@ -229,7 +243,7 @@ class Decoding:
         self.lengths_B += 1
         self.room -= 1
         if self.run is None:
-            return self.forward(tokens_B[:, None])
+            return self.step_by_operations(tokens_B, slot)
         B, D, H, K, E = len(tokens_B), config.hidden_size, config.heads, config.kv_heads, config.head_size
         positions_B = (self.lengths_B - 1).clamp_(0, packed.max_positions - 1)
         x = F.embedding(tokens_B, packed.embedding).float()
@@ -243,40 +257,71 @@ class Decoding:
         self.end += 1
         return packed.head(packed.to_unit(x), wide=True)
 
-    def forward(self, ids_BT: Tensor) -> Tensor:
-        """Run T new tokens through the model, writing the next T slots; logits of the last one, [B, V]. Either they are the
-        first, or they are one in PyTorch's own operations."""
-        packed, config, first = self.packed, self.packed.config, self.end % self.slots
-        (B, T), (H, K, E) = ids_BT.shape, (config.heads, config.kv_heads, config.head_size)
-        place_T = torch.arange(T, device=ids_BT.device)
-        positions_BT = (self.lengths_B[:, None] - T + place_T).clamp_(0, packed.max_positions - 1)
-        padding_B1 = (T - self.lengths_B)[:, None]
+    def step_by_operations(self, tokens_B: Tensor, slot: int) -> Tensor:
+        """`step` in PyTorch's own operations."""
+        packed, config = self.packed, self.packed.config
+        positions_B1 = (self.lengths_B[:, None] - 1).clamp_(0, packed.max_positions - 1)
+
+        def mix(at: int, q: Tensor, kv: Tensor) -> Tensor:
+            self.store(at, kv, positions_B1, slot)
+            q_norm, _ = packed.layers[at].norms or (None, None)
+            q = turn(q, config.heads, packed.tables, positions_B1, q_norm, config.norm_eps)
+            return attend(q, self.keys[at], self.values[at], ~self.hidden_BS[:, None]).transpose(1, 2)
+
+        return self.forward(tokens_B[:, None], mix)
+
+    def read(self, ids_BT: Tensor) -> Tensor:
+        """The prompts' next tokens, which are all that they have, or some of a single prompt; logits of the last one, [B, V]."""
+        packed, config, first = self.packed, self.packed.config, self.end
+        upto = first + ids_BT.shape[1]
+        place_S = torch.arange(upto, device=ids_BT.device)
+        place_T, padding_B1 = place_S[first:], (self.width - self.lengths_B)[:, None]
+        positions_BS = (place_S - padding_B1).clamp_(0, packed.max_positions - 1)
         # Nobody reads what padding sees, but it must see something.
         start_BT = torch.where(place_T < padding_B1, 0, padding_B1)
-        sees_BT3 = torch.stack((torch.zeros_like(start_BT), start_BT, (place_T + 1).expand(B, -1)), -1)
+        sees_BT3 = torch.stack((torch.zeros_like(start_BT), start_BT, (place_T + 1).expand_as(start_BT)), -1)
+
+        def mix(at: int, q: Tensor, kv: Tensor) -> Tensor:
+            kv = torch.cat((self.earlier[at], kv), 1) if first else kv.contiguous()
+            if upto < self.width:
+                self.earlier[at] = kv
+            self.store(at, kv, positions_BS, 0)
+            norms, heads = packed.layers[at].norms, (config.heads, config.kv_heads, config.head_size)
+            normed = None if norms is None else (*norms, config.norm_eps)
+            return attention(q, kv, heads, packed.tables, positions_BS[:, first:], positions_BS, sees_BT3, normed)
+
+        logits_BV = self.forward(ids_BT, mix)
+        if upto == self.width:
+            self.earlier = {}
+        return logits_BV
+
+    def store(self, at: int, kv: Tensor, positions_BT: Tensor, slot: int) -> None:
+        """Keys, normed and turned, and values of some tokens, [B, T, 2 K · E], into a layer's slots from `slot` on; compiled kernels
+        know the first alone."""
+        packed, config, (keys, values) = self.packed, self.packed.config, (self.keys[at], self.values[at])
+        (B, T, _), (K, E) = kv.shape, (config.kv_heads, config.head_size)
+        _, k_norm = packed.layers[at].norms or (None, None)
+        if self.run is not None:
+            self.run(
+                "store_tokens", B, T, K, E, self.slots, kv, k_norm, config.norm_eps, *packed.tables, positions_BT, keys, values
+            )  # fmt: skip
+            return
+        keys[:, :, slot : slot + T] = turn(kv[..., : K * E], K, packed.tables, positions_BT, k_norm, config.norm_eps)
+        values[:, :, slot : slot + T] = kv[..., K * E :].view(B, T, K, E).transpose(1, 2)
+
+    def forward(self, ids_BT: Tensor, mix: Callable[[int, Tensor, Tensor], Tensor]) -> Tensor:
+        """Run new tokens through the model; logits of the last one, [B, V]. `mix` is attention: from the layer's number, queries
+        [B, T, H · E], keys and values [B, T, 2 K · E], neither turned yet, to [B, T, H · E]."""
+        packed, config, (B, T) = self.packed, self.packed.config, ids_BT.shape
+        queries, shared = config.heads * config.head_size, 2 * config.kv_heads * config.head_size
         x = F.embedding(ids_BT.flatten(), packed.embedding)
         x = x.to(at_least_float32(x.dtype))
-        for layer, keys, values in zip(packed.layers, self.keys, self.values, strict=True):
-            q, kv = layer.qkv(packed.to_unit(x)).view(B, T, -1).split((H * E, 2 * K * E), -1)
-            norms = None if layer.norms is None else (*layer.norms, config.norm_eps)
-            q_norm, k_norm = layer.norms or (None, None)
-            if self.run is not None:
-                kv = kv.contiguous()
-                self.run(
-                    "store_tokens", B, T, K, E, self.slots, kv, k_norm, config.norm_eps, *packed.tables, positions_BT, keys, values
-                )  # fmt: skip
-            else:
-                turned = turn(kv[..., : K * E], K, packed.tables, positions_BT, k_norm, config.norm_eps)
-                keys[:, :, first : first + T] = turned
-                values[:, :, first : first + T] = kv[..., K * E :].view(B, T, K, E).transpose(1, 2)
-            if self.end == 0:
-                mixed = attention(q, kv, (H, K, E), packed.tables, positions_BT, positions_BT, sees_BT3, norms)
-            else:
-                q = turn(q, H, packed.tables, positions_BT, q_norm, config.norm_eps)
-                mixed = attend(q, keys, values, ~self.hidden_BS[:, None]).transpose(1, 2)
+        for at, layer in enumerate(packed.layers):
+            q, kv = layer.qkv(packed.to_unit(x)).view(B, T, -1).split((queries, shared), -1)
+            mixed = mix(at, q, kv)
             if layer is packed.layers[-1]:  # of what follows, the last token's alone is asked for
                 mixed, x = mixed[:, -1:], x.view(B, T, -1)[:, -1].contiguous()
-            x = layer.out(mixed.reshape(-1, H * E), add_to=x)
+            x = layer.out(mixed.reshape(-1, queries), add_to=x)
             x = layer.down(swiglu(layer.gate_up(packed.to_unit(x))), add_to=x)
         self.end += T
         return packed.head(packed.to_unit(x), wide=True)

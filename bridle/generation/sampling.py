@@ -73,12 +73,13 @@ def as_signed(number: int) -> int:
     return (number + 2**63) % 2**64 - 2**63
 
 
-def uniforms(seed: int, samples_B: Tensor, position_B: Tensor, attempt: int = 0) -> Tensor:
-    """One number in [0, 1) for each (seed, sample, position, try), float64; shapes broadcast.
+def uniforms(seed: int | Tensor, samples_B: Tensor, position_B: Tensor, attempt: int = 0) -> Tensor:
+    """One number in [0, 1) for each (seed, sample, position, try), float64; shapes broadcast. Seeds in a tensor are `as_signed`.
 
     The counter is hashed, so a sample's numbers are the same alone, in any batch, in any order, and after a restart.
     """
-    x = scramble(samples_B * GOLDEN + scramble(torch.tensor(as_signed(seed), device=samples_B.device)))
+    seed_B = seed if isinstance(seed, Tensor) else torch.tensor(as_signed(seed), device=samples_B.device)
+    x = scramble(samples_B * GOLDEN + scramble(seed_B))
     x = scramble(x + position_B * GOLDEN)
     x = scramble(x + as_signed((attempt + 1) * MIX1))
     return unsigned_shift(x, 11).double() * 2.0**-53
@@ -166,7 +167,7 @@ def sorted_rows(probs_BV: Tensor) -> Tensor:
 
 def draw(logits_BV: Tensor, settings: Sampling, u_B: Tensor) -> tuple[Tensor, Tensor]:
     """One token a row and its log-prob under the distribution that was sampled from, by a uniform number a row:
-    (tokens [B], logprobs [B]).
+    (tokens [B], logprobs [B]). Where logits are not finite the log-prob is nan.
 
     A slice of rows at a time: what is made of logits on the way is several times their size.
     """
@@ -181,7 +182,11 @@ def draw_slice(logits_BV: Tensor, settings: Sampling, u_B: Tensor) -> tuple[Tens
     wide_BV = logits_BV if logits_BV.dtype == torch.float64 else logits_BV.float()
     if settings.temperature == 0:
         best_B = wide_BV.argmax(1)
-        return best_B, torch.zeros_like(wide_BV[:, 0])  # the most likely token, with probability one
+        best_logit_B = wide_BV.gather(1, best_B[:, None])[:, 0]
+        return (
+            best_B,
+            best_logit_B - best_logit_B,
+        )  # the most likely token, with probability one; nan where there is none
     if settings.plain and wide_BV.dtype == torch.float32 and (run := compiled(torch.float32, wide_BV)) is not None:
         B, V = wide_BV.shape
         tokens_B, logprobs_B = torch.empty(B, dtype=torch.int64), torch.empty(B)
@@ -191,6 +196,10 @@ def draw_slice(logits_BV: Tensor, settings: Sampling, u_B: Tensor) -> tuple[Tens
         wide_BV = wide_BV / settings.temperature
     probs_BV = wide_BV.softmax(1)
     if not settings.plain:
-        return draw_truncated(probs_BV, u_B, settings.top_p, settings.top_k)
+        broken_B = probs_BV[:, 0].isnan()  # softmax makes all of a row nan, which has no order
+        if bool(broken_B.any()):
+            probs_BV = probs_BV.masked_fill(broken_B[:, None], 1 / probs_BV.shape[1])
+        tokens_B, logprobs_B = draw_truncated(probs_BV, u_B, settings.top_p, settings.top_k)
+        return tokens_B, logprobs_B.masked_fill_(broken_B, math.nan)
     drawn_B = draw_all(probs_BV, u_B)
     return drawn_B, probs_BV.gather(1, drawn_B[:, None])[:, 0].log()

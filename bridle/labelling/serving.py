@@ -1,12 +1,8 @@
 """`bridle label`: the app on an address, and what its owner needs to begin."""
 
-import errno
-import re
-import socket
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -21,32 +17,14 @@ from bridle.labelling.app import labelling_app
 from bridle.labelling.opening import ensure_studies
 from bridle.project.project import Project
 from bridle.site.limits import Limits, RateLimit
-from bridle.site.proxies import networks
+from bridle.site.listening import Place, listen
 
 OWNER_LINK_SECONDS = 24 * 3600.0
-EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # where this machine itself finds what listens there
-ROOT_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)*")
 KEEP_ALIVE_SECONDS = 120  # a connection that closes while somebody thinks may close just as they answer
 FINISH_SECONDS = 5  # that answers on their way have, when the server is stopped
-BACKLOG = 2048  # connections that wait to be taken up
 READY_SECONDS = 60  # that a worker has to answer its parent, before it is started anew
 
 Report = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where the app listens, and what stands before it. `workers` are processes; rate limits are each one's own."""
-
-    host: str = "127.0.0.1"
-    port: int = 8020
-    root_path: str = ""
-    proxies: Sequence[str] = ()
-    workers: int = 1
-
-    def url(self, port: int | None = None) -> str:
-        host = EVERYWHERE.get(self.host, self.host)
-        return f"http://{f'[{host}]' if ':' in host else host}:{port or self.port}{self.root_path}"
 
 
 def serve_app(target: str | Path, place: Place, report: Report, project: Project | None = None) -> None:
@@ -55,7 +33,7 @@ def serve_app(target: str | Path, place: Place, report: Report, project: Project
     check(target, place)
     listening = listen(place.host, place.port)
     url = place.url(listening.getsockname()[1])
-    if place.host not in ("127.0.0.1", "::1", "localhost"):
+    if not place.loopback:
         report(
             f"warning: {place.host} can be reached from other machines, and what is sent there is not encrypted; put a TLS proxy before it"
         )
@@ -108,29 +86,12 @@ def owner_path(store: Store) -> str:
 
 
 def check(target: str | Path, place: Place) -> None:
-    if not ROOT_PATH.fullmatch(place.root_path):
-        raise UsageError(
-            f"--root-path {place.root_path!r} is invalid: must be a path such as /labels, without a / at its end"
-        )
-    networks(place.proxies)
+    place.check()
     if place.workers > 1 and not str(target).startswith("postgres"):
         raise UsageError(
             f"{place.workers} workers need a store in PostgreSQL, and {target} is a file of SQLite, which one process at a time writes; "
             "leave --workers out"
         )
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """Raises UsageError where it cannot."""
-    try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listening = socket.create_server(address[:2], family=family, backlog=BACKLOG)
-    except OSError as error:
-        taken = error.errno == errno.EADDRINUSE
-        why = "another program listens there; choose another with --port" if taken else error.strerror
-        raise UsageError(f"nobody can listen at {host}, port {port}: {why}") from error
-    listening.set_inheritable(True)
-    return listening
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from bridle.recipe.constitution import ConstitutionSection
 from bridle.recipe.data import DataSection, ModelSection, SamplingSection, WorldSection
 from bridle.recipe.offline import DPOSection, PretrainSection, RewardSection, SFTSection
 from bridle.recipe.online import GRPOSection, PPOSection, REBELSection, RejectionSection, RewardSource, RLOOSection
-from bridle.recipe.services import JudgeSection, LabelSection, LoopSection
+from bridle.recipe.services import JudgeSection, LabelSection, LoopSection, ServeSection
 from bridle.recipe.watching import GuardSection
 
 # A run's key holds a hash of its settings. Two kinds stay out of it, so that the key of a run made earlier is found again.
@@ -78,6 +78,7 @@ class Recipe(Section):
     label: LabelSection = Field(default_factory=LabelSection)
     judge: JudgeSection = Field(default_factory=JudgeSection)
     loop: LoopSection = Field(default_factory=LoopSection)
+    serve: ServeSection = Field(default_factory=ServeSection)
     reward_source: list[RewardSource] = Field(default_factory=list, max_length=100)
 
     @model_validator(mode="after")

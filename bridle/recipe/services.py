@@ -1,4 +1,4 @@
-"""Settings of what people and programs do beside training: labelling, and judging."""
+"""Settings of what people and programs do beside training: labelling, judging, and being served."""
 
 from __future__ import annotations
 
@@ -151,3 +151,48 @@ class LoopSection(Section):
     """distinct pairs of tokens in a candidate's answers, in those of what is served"""
     max_rise: float = Field(default=0.05, ge=0, le=1)
     """how much the share of answers that are cut off, of those that refuse, and the mean share of an answer that is repeated may rise"""
+
+
+Host = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,253}$|^[0-9a-f:]{2,45}$")]
+Origin = Annotated[str, Field(pattern=r"^https?://[A-Za-z0-9._-]{1,253}(:[0-9]{1,5})?$")]
+
+
+class ServeSection(Section):
+    """How `bridle serve` answers programs: what one request, one key and all together may ask."""
+
+    reward: str = ""
+    """name of the project's reward model that picks among best_of answers; empty: the project's reward model, where it has one"""
+    threads: int = Field(default=0, ge=0, le=1024)
+    """threads of the model on a CPU; 0: all cores but one, which reads requests and writes answers"""
+    batch: int = Field(default=32, ge=1, le=4096)
+    """answers that are written at once"""
+    max_waiting: int = Field(default=256, ge=0, le=WIDEST)
+    """answers that may wait for their turn beside those; what asks for more is refused, with status 429"""
+    max_requests: int = Field(default=256, ge=1, le=WIDEST)
+    """requests under way at once"""
+    max_requests_per_key: int = Field(default=64, ge=1, le=WIDEST)
+    """the same of one key"""
+    max_answers: int = Field(default=16, ge=1, le=128)
+    """answers to one prompt: n and best_of at most"""
+    max_prompts: int = Field(default=16, ge=1, le=1024)
+    """prompts in one request of the older kind, which takes a list"""
+    max_prompt_tokens: int = Field(default=0, ge=0, le=LONGEST)
+    """tokens of a prompt; 0: as many as the model's context leaves"""
+    max_tokens: int = Field(default=4096, ge=1, le=WIDEST)
+    """tokens of an answer, asked for or not; the model's context may be shorter"""
+    body_bytes: int = Field(default=2**20, ge=1024, le=2**30)
+    """bytes of a request's body"""
+    body_seconds: float = Field(default=60.0, gt=0, le=3600)
+    """seconds in which a request's body comes"""
+    head_seconds: float = Field(default=20.0, gt=0, le=3600)
+    """seconds in which a connection sends the head of its first request"""
+    send_seconds: float = Field(default=60.0, gt=0, le=3600)
+    """seconds for which an answer waits on somebody who does not read it"""
+    connections: int = Field(default=1000, ge=8, le=WIDEST)
+    """connections at once; beyond these the one that has waited longest without a request is closed"""
+    drain_seconds: float = Field(default=30.0, ge=0, le=3600)
+    """seconds that answers have to end when the server is stopped"""
+    hosts: list[Host] = Field(default_factory=list, max_length=100)
+    """names by which it may be called beside this machine's own; empty: on the loopback none, elsewhere any, for there a key is needed"""
+    origins: list[Origin] = Field(default_factory=list, max_length=100)
+    """other sites, such as https://chat.example.org, whose pages may ask from a browser (CORS)"""

@@ -4,8 +4,10 @@ Every answer carries a policy that lets in no script, style, picture or connecti
 where a page forgot to escape it. A request that another site sends in somebody's name is refused, and so is a body that is too large.
 """
 
+import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from functools import cache
 from http import HTTPStatus
 from urllib.parse import quote
@@ -26,13 +28,14 @@ from bridle.feedback.store.store import Store
 from bridle.site import me, people, signing_in
 from bridle.site.languages import catalogue, translate
 from bridle.site.limits import Limits
-from bridle.site.origins import HOST, is_foreign
+from bridle.site.origins import HOST, address, is_foreign
 from bridle.site.proxies import Forwarded, networks
 from bridle.site.rendering import ROOMS, static
 from bridle.site.viewer import SignInFirst, Viewer, identify, is_api, nobody, own_path, root_of
 
 log = logging.getLogger(__name__)
 LONGEST_FORM, LONGEST_IMPORT = 2 * 2**20, 64 * 2**20  # bytes of a body; the second of paths that end in /import
+SLOWEST_BODY = 900.0  # seconds: an import over a slow line
 STATIC_ROOMS = ("site", "labelling", "serve")
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; form-action 'self'; "
@@ -75,23 +78,37 @@ def create_site(
     app.add_exception_handler(StarletteError, refused)
     app.add_exception_handler(RequestValidationError, refused)
     app.add_exception_handler(BridleError, refused)
-    app.add_middleware(Guarded, root_path=root_path)
+    app.add_middleware(Guarded, root_path=root_path, bounds=Bounds(longest_body, SLOWEST_BODY), explain=refused)
     app.add_middleware(Forwarded, trusted=networks(proxies))
     return app
 
 
-class Guarded:
-    """Around everything: the policy on every answer, no request of another site's, no body too large, no error without words."""
+@dataclass(frozen=True)
+class Bounds:
+    """What a request may ask: bytes of its body, by its path, and seconds in which all of that comes; `origins`: other sites whose pages
+    may send something."""
 
-    def __init__(self, app: ASGIApp, root_path: str) -> None:
-        self.app, self.root_path = app, root_path
+    longest: Callable[[Scope], int]
+    seconds: float
+    origins: Sequence[str] = ()
+
+
+class Guarded:
+    """Around everything: the policy on every answer, no request of another site's, no body too large or too slow, no error without
+    words, which `explain` finds."""
+
+    def __init__(
+        self, app: ASGIApp, root_path: str, bounds: Bounds, explain: Callable[[Request, Exception], Awaitable[Response]]
+    ) -> None:
+        self.app, self.root_path, self.bounds, self.explain = app, root_path, bounds, explain
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         cut_off = not f"{scope['path']}/".startswith(f"{self.root_path}/")  # as some proxies do
         scope = {**scope, "root_path": self.root_path, "path": self.root_path * cut_off + scope["path"]}
-        without_body, begun, longest = scope["method"] == "HEAD", False, longest_body(scope)
+        without_body, begun, longest = scope["method"] == "HEAD", False, self.bounds.longest(scope)
+        ends: float | None = asyncio.get_running_loop().time() + self.bounds.seconds  # of the body
 
         async def send_guarded(message: Message) -> None:
             nonlocal begun
@@ -106,8 +123,14 @@ class Guarded:
             await send(message)
 
         async def receive_bounded() -> Message:
-            nonlocal longest
-            message = await receive()
+            nonlocal longest, ends
+            try:
+                async with asyncio.timeout_at(ends):
+                    message = await receive()
+            except TimeoutError as error:
+                raise StarletteError(408) from error
+            if not message.get("more_body"):
+                ends = None  # what comes now is that the other side has left
             longest -= len(message.get("body", b""))
             if longest < 0:
                 raise StarletteError(413)
@@ -115,22 +138,23 @@ class Guarded:
 
         headers = Headers(scope=scope)
         try:
-            refuse_oddities(scope, headers, longest)
+            refuse_oddities(scope, headers, longest, self.bounds.origins)
             as_get = {"method": "GET"} if without_body else {}
             await self.app({**scope, **as_get}, receive_bounded, send_guarded)  # a copy, which routes write into
         except Exception as error:
             if begun:
                 raise
-            answer = await refused(Request(scope), error)
+            answer = await self.explain(Request(scope), error)
             await answer(scope, receive, send_guarded)
 
 
-def refuse_oddities(scope: Scope, headers: Headers, longest: int) -> None:
+def refuse_oddities(scope: Scope, headers: Headers, longest: int, origins: Sequence[str]) -> None:
     """Raises for what no page of ours, and no program in its right mind, sends."""
     host, length = headers.get("host", ""), headers.get("content-length", "0")
     if host and not HOST.fullmatch(host):
         raise StarletteError(400, "the Host header names no host")
-    if is_foreign(scope["method"], headers, scope["scheme"], host):
+    listed = address(headers.get("origin", "")) in {address(origin) for origin in origins} - {None}
+    if not listed and is_foreign(scope["method"], headers, scope["scheme"], host):
         raise StarletteError(403)
     if not length.isdecimal():
         raise StarletteError(400, "the Content-Length header is not a number")

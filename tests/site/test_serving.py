@@ -11,9 +11,10 @@ import httpx2
 import pytest
 
 from bridle.core.errors import UsageError
-from bridle.labelling.serving import Place, check, listen
+from bridle.labelling.serving import check
 from bridle.project.project import Project
 from bridle.recipe.recipe import Recipe
+from bridle.site.listening import Place, listen
 from tests.tiny_project import done
 
 

@@ -171,6 +171,8 @@ def grown_from(connection: Connection, keys: Collection[str]) -> set[str]:
     replied = select(completion.prompt_sha256).where(completion.content_sha256.in_(keys), within)
     named = {*keys, *connection.execute(replied).scalars()}
     begun = {note["of"] for key, note in chains.items() if named & {key, note["of"], note["answer"]}}
+    own = select(completion.prompt_sha256).where(completion.content_sha256.in_(keys), came)
+    begun |= set(connection.execute(own).scalars())  # of an answer that was never criticised too
     revised = connection.execute(select(completion.content_sha256).where(completion.prompt_sha256.in_(begun), came))
     return {key for key, note in chains.items() if note["of"] in begun} | set(revised.scalars())
 

@@ -1,0 +1,1 @@
+"""The served model: an API of OpenAI's shape, whose answers are written token by token in one batch."""

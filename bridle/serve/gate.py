@@ -1,0 +1,152 @@
+"""What every request passes first: by which name the server was called, whose key it shows, and how many are under way."""
+
+import asyncio
+from collections import Counter
+from dataclasses import dataclass
+
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException as StarletteError
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from bridle.core.errors import DataError
+from bridle.feedback.people.accounts import Credential, credentials, holder, issue, revoke
+from bridle.feedback.store.store import Store
+from bridle.serve.openai import Desk
+from bridle.serve.problems import Problem
+from bridle.site.listening import LOOPBACK, Place
+from bridle.site.viewer import own_path
+
+OPEN = ("/health",)  # to whoever asks
+JSON = "application/json"
+RIGHTS = "serve"  # of a token that opens this API, and nothing of the labelling app
+
+
+@dataclass(frozen=True)
+class Keys:
+    """The keys of a server, in the project's store, which keeps their hashes alone."""
+
+    store: Store
+
+    def create(self, name: str) -> str:
+        """A new key, which is told once. DataError where the name cannot be one, or is that of another key."""
+        if not name.strip() or len(name) > 100 or not name.isprintable():
+            raise DataError(f"{name[:100]!r} cannot be the name of a key; take up to 100 characters that can be read")
+        if any(one.scopes["name"] == name for one in self.all()):
+            raise DataError(f"there is a key called {name!r} already; revoke it first, or take another name")
+        return issue(self.store, "token", scopes={"name": name, "rights": RIGHTS}, seconds=None, by="terminal")
+
+    def all(self) -> list[Credential]:
+        return [one for one in credentials(self.store, "token") if one.scopes.get("rights") == RIGHTS]
+
+    def revoke(self, name: str) -> None:
+        """DataError where there is none of this name."""
+        found = next((one for one in self.all() if one.scopes["name"] == name), None)
+        if found is None:
+            names = ", ".join(repr(one.scopes["name"]) for one in self.all()) or "none"
+            raise DataError(f"there is no key called {name[:100]!r}; there is {names}")
+        revoke(self.store, credential=found.id)
+
+    def name_of(self, secret: str) -> str | None:
+        """Whose key it is; None where it is none, or not good any more."""
+        found = holder(self.store, "token", secret)
+        if found is None or found[0].scopes.get("rights") != RIGHTS:
+            return None
+        return f"key {found[0].id}"
+
+
+class Gate:
+    """`keys`: None where there is no store that could hold any. Without a key one is let in on the loopback alone, while there is none."""
+
+    def __init__(self, app: ASGIApp, desk: Desk, place: Place, keys: Keys | None) -> None:
+        self.app, self.desk, self.place, self.keys = app, desk, place, keys
+        self.under_way = Counter[str]()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        status, seconds = 500, self.desk.settings.send_seconds
+
+        async def send_watched(message: Message) -> None:
+            nonlocal status
+            status = message.get("status", status)
+            async with asyncio.timeout(seconds):
+                await send(message)
+
+        try:
+            await self.let_in(scope, receive, send_watched)
+        except Problem as problem:
+            status = problem.status
+            raise
+        except StarletteError as error:
+            status = error.status_code
+            raise
+        finally:
+            route = scope.get("route")
+            self.desk.metrics.requests.labels("other" if route is None else route.path, str(status)).inc()
+
+    async def let_in(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = Headers(scope=scope)
+        self.require_host(headers.get("host", ""))
+        if own_path(scope) in OPEN:
+            return await self.app(scope, receive, send)
+        who = await self.require_key(headers.get("authorization", ""))
+        if scope["method"] != "POST":
+            return await self.app(scope, receive, send)
+        if headers.get("content-type", "").partition(";")[0].strip().lower() != JSON:
+            raise StarletteError(415)
+        self.take_place(who)
+        try:
+            await self.app(scope, receive, send)
+        finally:
+            self.under_way -= Counter({"": 1, who: 1} if who else {"": 1})
+
+    def require_host(self, host: str) -> None:
+        """A page whose own name leads to this machine (DNS rebinding) shows by which name it was called."""
+        known = self.desk.settings.hosts
+        if not known and not self.place.loopback:
+            return  # no browser sends our key for such a page
+        name = host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() and not host.endswith("]") else host
+        if name.strip("[]").lower() not in (*LOOPBACK, *(one.lower() for one in known)):
+            raise Problem(
+                403,
+                f"this server is not called {name[:100]!r}; serve.hosts names what else it is called",
+                code="unknown_host",
+            )
+
+    async def require_key(self, authorization: str) -> str:
+        """Whose key came with it; empty where none is needed."""
+        kind, _, secret = authorization.partition(" ")
+        if self.keys is None:
+            return ""
+        secret = secret.strip() if kind.lower() == "bearer" else ""
+        who = await run_in_threadpool(self.keys.name_of, secret) if secret else None
+        if who is not None:
+            return who
+        made = [] if self.guarded else await run_in_threadpool(self.keys.all)
+        if self.guarded or made:
+            what = "is not good here, or not any more" if secret else "is missing"
+            raise Problem(
+                401,
+                f"the key {what}: send one as `Authorization: Bearer KEY` (`bridle keys create` makes it)",
+                code="invalid_api_key",
+            )
+        return ""
+
+    @property
+    def guarded(self) -> bool:
+        """Whether others than this machine's own programs may reach it."""
+        return not self.place.loopback or bool(self.place.proxies)
+
+    def take_place(self, who: str) -> None:
+        settings = self.desk.settings
+        for name, most in (("", settings.max_requests), (who, settings.max_requests_per_key)):
+            if self.under_way[name] >= most and (name or most == settings.max_requests):
+                whose = "of this key" if name else "in all"
+                raise Problem(
+                    429,
+                    f"{most} requests {whose} are under way; ask again when one has ended",
+                    code="rate_limit_exceeded",
+                    retry=1,
+                )
+        self.under_way.update(["", who] if who else [""])

@@ -1,0 +1,101 @@
+"""What a request is refused with, in the form that programs for OpenAI's API read: {"error": {"message", "type", "param", "code"}}."""
+
+import logging
+import re
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from starlette.exceptions import HTTPException as StarletteError
+
+from bridle.core.errors import BridleError, StoreError, brief_repr
+from bridle.core.text import one_line
+
+log = logging.getLogger(__name__)
+INVALID, OVERLOADED, OURS = "invalid_request_error", "rate_limit_error", "server_error"
+FAULT_OF_OURS = "the server failed at this request; its log says why"
+SENTENCES = {  # of statuses that come without words
+    401: "this server asks for a key: send it as `Authorization: Bearer KEY`",
+    403: "a page of another site sent this, and its address is not among serve.origins",
+    404: "there is nothing at this address; /v1/models, /v1/chat/completions and /v1/completions are",
+    405: "this address does not take that method",
+    408: "the request's body did not come in time",
+    413: "the request's body is too large for this server (serve.body_bytes)",
+    415: "the request's body must be JSON, with `Content-Type: application/json`",
+    500: FAULT_OF_OURS,
+}
+
+
+class Problem(Exception):
+    """A request that is refused, or an answer that breaks off. `param` names the part of the request that is at fault."""
+
+    def __init__(
+        self, status: int, message: str, *, param: str | None = None, code: str | None = None, retry: int | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status, self.message, self.param, self.code, self.retry = status, message, param, code, retry
+
+    @property
+    def body(self) -> dict[str, Any]:
+        kind = OVERLOADED if self.status == 429 else INVALID if self.status < 500 else OURS
+        return {
+            "error": {"message": one_line(self.message), "type": kind, "param": self.param, "code": self.code},
+        }
+
+    @property
+    def headers(self) -> dict[str, str]:
+        found = {} if self.retry is None else {"retry-after": str(self.retry)}
+        return found | ({"www-authenticate": "Bearer"} if self.status == 401 else {})
+
+
+async def refuse(request: Request, error: Exception) -> Response:
+    """The answer to a request that failed; a fault of ours goes to the log, and none of its words to the other side."""
+    problem = problem_of(error)
+    if problem.status >= 500 and not isinstance(error, Problem):
+        log.error("a request failed", exc_info=error)
+    given: Mapping[str, str] = (error.headers or {}) if isinstance(error, StarletteError) else {}
+    return JSONResponse(problem.body, problem.status, {**given, **problem.headers})
+
+
+def problem_of(error: Exception) -> Problem:
+    if isinstance(error, Problem):
+        return error
+    if isinstance(error, RequestValidationError):
+        return problem_of_body(error)
+    if isinstance(error, StarletteError):
+        own = "" if error.detail == HTTPStatus(error.status_code).phrase else str(error.detail)
+        return Problem(error.status_code, own or SENTENCES.get(error.status_code, str(error.detail)))
+    if isinstance(error, StoreError):
+        return Problem(503, "the store with the keys cannot be read now; try again", retry=1)
+    if isinstance(error, BridleError):
+        return Problem(400, str(error))
+    return Problem(500, FAULT_OF_OURS)
+
+
+def problem_of_body(error: RequestValidationError) -> Problem:
+    """The first fault of a body, by the name of its field."""
+    wrong = error.errors()[0]
+    if wrong["type"] == "json_invalid":
+        return Problem(400, f"the request's body is not valid JSON: {wrong['ctx']['error']}")
+    name = field_name(wrong["loc"])
+    if not name:
+        return Problem(400, "the request's body must be a JSON object, with `Content-Type: application/json`")
+    if wrong["type"] == "missing":
+        return Problem(400, f"{name} is missing, and it has no default", param=name, code="missing_required_parameter")
+    ways = [one["msg"] for one in error.errors() if field_name(one["loc"]) == name]
+    needed = " or ".join(dict.fromkeys(re.sub("^(Input|List|String|Dictionary) should ", "", way) for way in ways))
+    return Problem(400, f"{name} = {brief_repr(wrong['input'])} is invalid: must {needed}", param=name)
+
+
+def field_name(place: tuple[int | str, ...]) -> str:
+    """`("body", "messages", 0, "role")` as "messages[0].role"; without the kinds that a field may be of."""
+    name = ""
+    for part in place[1:]:
+        if isinstance(part, int):
+            name += f"[{part}]"
+        elif part.isidentifier() and part not in ("str", "int", "float", "bool"):
+            name += f".{part}" if name else part
+    return name
