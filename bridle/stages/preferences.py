@@ -9,8 +9,9 @@ from bridle.core.errors import DataError, NoUsableRows
 from bridle.core.records import Pair, content_hash
 from bridle.evaluation.answers import kl_of
 from bridle.feedback.quality.reliability import stored_weights
+from bridle.feedback.serving.weights import serving_weights
 from bridle.feedback.store.labels import Labels, take_rating_snapshot
-from bridle.feedback.store.reading import Snapshot
+from bridle.feedback.store.reading import SERVING, Snapshot
 from bridle.feedback.store.store import LearntFrom
 from bridle.feedback.store.versions import weightless
 from bridle.models.encoding import Chosen, encode_pairs
@@ -27,8 +28,13 @@ NO_REFERENCE = ("simpo",)  # losses that are held by none
 def training_snapshot(work: Work, criterion: str | None = None) -> Snapshot:
     """The comparisons of training prompts that are in force now, on the whole or by a criterion, kept under a hash with what they weigh."""
     try:
-        weights = reliability_of(work)
-        return work.store.take_snapshot(study=work.data.study, split="train", criterion=criterion, reliability=weights)
+        return work.store.take_snapshot(
+            study=work.data.study,
+            criterion=criterion,
+            reliability=reliability_of(work),
+            sources=work.recipe.data.sources,
+            weights=serving_weights(work.store) if SERVING in work.recipe.data.sources else None,
+        )
     except DataError as error:
         raise NoUsableRows(
             f"{work.project.store} holds no comparisons to learn from; `bridle import FILE` brings some, "

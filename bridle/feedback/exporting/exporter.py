@@ -73,7 +73,7 @@ def export_file(
             columns = {name: kind for name, kind in of_form.columns.items() if name not in left_out}
             rows = counted(of_form.rows(connection, wanted, report.not_held), report)
             write_rows(new, ending, columns, rows)
-            report.not_held.update(not_held(connection, form))
+            report.not_held.update(not_held(connection, form, wanted.study))
         if not report.rows:
             raise DataError(
                 f"there is nothing in the store to write as {form} ({asdict(wanted)}); `bridle import` brings data"

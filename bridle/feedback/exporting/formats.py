@@ -23,12 +23,15 @@ from bridle.feedback.store import tables
 from bridle.feedback.store.ratings import each_rating
 from bridle.feedback.store.reading import (
     PAGE,
+    SERVING,
+    SOURCES,
     each_judged,
     equal,
     excluded,
     in_force,
     in_study,
     judged_by,
+    judged_in,
     not_blanked,
     snapshot_of,
 )
@@ -44,6 +47,7 @@ class Wanted:
     snapshot: str | None = None
 
 
+OF_USERS = "judgements of users of a served model (--study serving has these alone)"
 Left = Counter[str]  # what the form cannot hold, by words, and how much of it there is
 Rows = Callable[[Connection, Wanted, Left], Iterator[Values]]
 
@@ -53,10 +57,11 @@ Rows = Callable[[Connection, Wanted, Left], Iterator[Values]]
 
 def judged_rows(connection: Connection, wanted: Wanted, by_item: bool = False) -> Iterator[tuple[Item, Judgement]]:
     """The judgements in force on the whole, or a snapshot's, with the weight that each has."""
-    where = in_study(wanted.study, wanted.split)
     if wanted.snapshot is None:
+        where = judged_in(wanted.study, wanted.split)
         yield from each_judged(connection, [in_force(), judged_by(None), *where], by_item)
         return
+    where = in_study(wanted.study, wanted.split)
     snapshot_of(connection, wanted.snapshot)  # which refuses what is none, or was changed
     rows, judgement = tables.snapshot_row.c, tables.judgement.c
     members = select(rows.judgement_sha256).where(rows.snapshot_sha256 == wanted.snapshot)
@@ -157,7 +162,11 @@ def rating_rows(connection: Connection, wanted: Wanted, left: Left) -> Iterator[
 
 
 def ratings_in(wanted: Wanted) -> list[Any]:
+    """What users of a served model said of single answers is in study "serving" alone."""
     where: list[Any] = equal({tables.prompt.c.split: wanted.split})
+    if wanted.study == SERVING:
+        return [*where, tables.rating.c.source == SERVING]
+    where.append(tables.rating.c.source.in_(SOURCES))
     if wanted.study is not None:
         slot = tables.item_completion
         named = select(slot.c.completion_id).join(tables.item).where(*in_study(wanted.study, None))
@@ -241,14 +250,15 @@ def others() -> dict[str, Select[int]]:
     return {
         "judgements by one criterion": judged.where(in_force(), judgement.criterion.is_not(None)),
         "judgements not in force": judged.where(~in_force()),
+        OF_USERS: judged.where(in_force(), judgement.source == SERVING),
         "orders of display": judged.where(judgement.display_order.is_not(None)),
         "demonstrations": written,
         **{name: select(func.count()).select_from(table) for name, table in rows.items()},
     }
 
 
-def not_held(connection: Connection, form: str) -> Counter[str]:
-    """What of `others` a store holds and the form does not."""
+def not_held(connection: Connection, form: str, study: str | None = None) -> Counter[str]:
+    """What of `others` a store holds and the form, or the study that was asked for, does not."""
     wanted = {} if form == "full" else others()
-    held = EXPORTS[form].holds
+    held = (*EXPORTS[form].holds, *([OF_USERS] if study == SERVING else []))
     return Counter({name: connection.execute(query).scalar_one() for name, query in wanted.items() if name not in held})

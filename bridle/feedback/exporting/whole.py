@@ -35,8 +35,11 @@ WHAT_WAS_SAID = (
     *(tables.completion, tables.completion_score, tables.item, tables.judgement, tables.rating, tables.adjudication),
     *(tables.solution, tables.document, tables.snapshot, tables.snapshot_row, tables.snapshot_rating),
     *(tables.model_version, tables.imported_file),
+    *(tables.consent, tables.served, tables.comparison, tables.reaction),
 )
-WHO_WORKS_ON_IT = (tables.account, tables.credential, tables.assignment, tables.draft, tables.audit)  # in backups alone
+WHO_WORKS_ON_IT = (  # in backups alone
+    *(tables.account, tables.credential, tables.served_user, tables.assignment, tables.draft, tables.audit),
+)
 KEYS: Mapping[str, tuple[str, ...]] = {  # what tells a row from all others; where nothing else is named, its hash
     "exclusion": ("target_id", "target", "reason", "excluded_by", "created_at"),
     "labeler": ("handle",),
@@ -48,6 +51,11 @@ KEYS: Mapping[str, tuple[str, ...]] = {  # what tells a row from all others; whe
     "snapshot_rating": ("rating_sha256", "snapshot_sha256"),
     "model_version": ("weights_sha256",),
     "account": ("labeler",),
+    "served_user": ("labeler",),
+    "consent": ("labeler", "answer", "guideline", "created_at"),
+    "served": ("public_id",),
+    "comparison": ("public_id",),
+    "reaction": ("key",),
     "assignment": ("item_id", "labeler"),
     "draft": ("assignment_id",),
 }

@@ -18,7 +18,7 @@ from bridle.core.records import Judgement
 from bridle.feedback.rankings import Item
 from bridle.feedback.store import tables
 from bridle.feedback.store.database import settled_number
-from bridle.feedback.store.reading import equal, in_force, judged_by, judged_where
+from bridle.feedback.store.reading import equal, in_force, judged_by, judged_in, judged_where
 from bridle.feedback.store.rows import judgement_of
 from bridle.feedback.store.store import Store
 
@@ -63,5 +63,5 @@ def judged_since(store: Store, model: str) -> tuple[list[tuple[Item, Judgement]]
             )
         members = sa.select(sa.func.count()).where(row.snapshot_sha256 == made.snapshot_sha256)
         later = tables.judgement.c.created_at > made.created_at
-        judged = judged_where(connection, [in_force(), judged_by(None), later])
+        judged = judged_where(connection, [in_force(), judged_by(None), later, *judged_in(None, None)])
         return judged, int(connection.execute(members).scalar_one())

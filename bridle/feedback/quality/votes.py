@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from bridle.core.errors import DataError
 from bridle.core.records import UNDECIDED
 from bridle.feedback.store import tables
-from bridle.feedback.store.reading import decisions, in_study, judged_by, stands
+from bridle.feedback.store.reading import decisions, in_study, judged_by, judged_in, stands
 from bridle.feedback.store.store import Store
 
 Floats = NDArray[np.float64]
@@ -186,15 +186,16 @@ def gold_verdict(unit: tuple[str, int, int], subject: Subject | None) -> int:
 # ------------------------------------------------------------------------------------------------ from the store
 
 
-def read_votes(store: Store, study: str | None = None) -> Votes:
+def read_votes(store: Store, study: str | None = None, where: Sequence[sa.ColumnElement[bool]] = ()) -> Votes:
     """The judgements that stand in a study (None: of all), on the whole and not by one criterion. DataError where there are none.
 
-    What an adjudicator decided is an item's gold where it has no other; the adjudicator's own judgement of it does not count.
+    What an adjudicator decided is an item's gold where it has no other; the adjudicator's own judgement of it does not count. Judgements of
+    users of a served model are read by themselves, as study "serving". `where`: more conditions on judgements.
     """
     judgement, adjudication = tables.judgement.c, tables.adjudication.c
     theirs = sa.select(adjudication.judgement_sha256).join(tables.judgement)
     theirs = theirs.where(judgement.labeler == adjudication.adjudicated_by).correlate(None)
-    chosen = [stands(), judged_by(None), *in_study(study, None), judgement.sha256.not_in(theirs)]
+    chosen = [stands(), judged_by(None), *judged_in(study, None), judgement.sha256.not_in(theirs), *where]
     # As text, and bytes: there are few distinct rankings, and each is read once.
     raw = [sa.cast(judgement.ranking, sa.Text), sa.cast(judgement.display_order, sa.Text)]
     at = sa.type_coerce(judgement.created_at, sa.types.NullType())
@@ -221,7 +222,7 @@ def undecided(connection: sa.Connection, study: str | None) -> dict[str, dict[st
     """How often each person could or would not say, by outcome."""
     judgement = tables.judgement.c
     query = sa.select(judgement.labeler, judgement.outcome, sa.func.count()).select_from(tables.judgement)
-    query = query.join(tables.item).where(judgement.outcome.in_(UNDECIDED), *in_study(study, None))
+    query = query.join(tables.item).where(judgement.outcome.in_(UNDECIDED), *judged_in(study, None))
     found: dict[str, dict[str, int]] = {}
     for labeler, outcome, count in connection.execute(query.group_by(judgement.labeler, judgement.outcome)):
         found.setdefault(labeler, {})[outcome] = count

@@ -1,6 +1,6 @@
 """What a reward model's task can learn from in a store: comparisons, on the whole or by a criterion, or ratings of single answers."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -11,10 +11,12 @@ from bridle.core.records import Prompt, Rating
 from bridle.feedback.store import tables
 from bridle.feedback.store.ratings import rated_where
 from bridle.feedback.store.reading import (
+    SOURCES,
     Snapshot,
+    Source,
     excluded,
     in_force,
-    in_study,
+    judged_in,
     not_excluded,
     prompt_in_split,
     rating_stands,
@@ -52,13 +54,15 @@ class Lesson:
         return f"{CALLED[self.labels.kind]} by {self.by}" if self.by else CALLED[self.labels.kind]
 
 
-def labels_by_criterion(store: Store, study: str | None = None, split: str | None = "train") -> Found:
-    """What there is in force, in a split (None: in all)."""
+def labels_by_criterion(
+    store: Store, study: str | None = None, split: str | None = "train", sources: Collection[Source] = SOURCES
+) -> Found:
+    """What there is in force, in a split (None: in all), from these sources (`judged_in`)."""
     judgement, rating = tables.judgement.c, tables.rating.c
     compared = select(judgement.criterion, func.count()).select_from(tables.judgement).join(tables.item)
-    compared = compared.where(in_force(), *in_study(study, split)).group_by(judgement.criterion)
+    compared = compared.where(in_force(), *judged_in(study, split, sources)).group_by(judgement.criterion)
     rated = select(rating.criterion, rating.kind, func.count()).select_from(tables.rating).join(tables.completion)
-    rated = rated.where(*usable_ratings(split)).group_by(rating.criterion, rating.kind)
+    rated = rated.where(*usable_ratings(split, sources)).group_by(rating.criterion, rating.kind)
     found: Found = {}
     with store.reading() as connection:
         for criterion, count in connection.execute(compared):
@@ -98,12 +102,13 @@ def labels_for(store: Store, criterion: str | None, study: str | None = None, sp
 # ------------------------------------------------------------------------------------------ snapshots of ratings
 
 
-def usable_ratings(split: str | None) -> list[ColumnElement[bool]]:
-    """Conditions on ratings and their answers: votes and scores of this split of which nothing is excluded."""
+def usable_ratings(split: str | None, sources: Collection[Source] = SOURCES) -> list[ColumnElement[bool]]:
+    """Conditions on ratings and their answers: votes and scores of this split, from these sources, of which nothing is excluded."""
     rating, completion = tables.rating.c, tables.completion
     return [
         rating.kind.in_(("vote", "score")),
         rating.value.is_not(None),
+        rating.source.in_(sources),
         rating_stands(),
         rating.labeler.not_in(excluded("labeler")),
         not_excluded(completion),
@@ -117,14 +122,20 @@ def by_these(labels: Labels) -> list[ColumnElement[bool]]:
 
 
 def take_rating_snapshot(
-    store: Store, labels: Labels, *, split: str = "train", reliability: Mapping[str, float] | None = None
+    store: Store,
+    labels: Labels,
+    *,
+    split: str = "train",
+    reliability: Mapping[str, float] | None = None,
+    sources: Collection[Source] = SOURCES,
 ) -> Snapshot:
-    """As `Store.take_snapshot`, of votes or scores."""
+    """As `Store.take_snapshot`, of votes or scores: thumbs of users of a served model are in it where "serving" is named alone."""
     query: dict[str, str | None] = {"split": split, "kind": labels.kind, "criterion": labels.criterion}
+    query |= {} if set(sources) == set(SOURCES) else {"sources": " ".join(sorted(sources))}
     rating = tables.rating.c
     with store.writing() as connection:
         found = select(rating.sha256, rating.labeler).select_from(tables.rating).join(tables.completion)
-        found = found.where(*usable_ratings(split), *by_these(labels))
+        found = found.where(*usable_ratings(split, sources), *by_these(labels))
         labelers: dict[str, str] = dict(sorted(tuple(row) for row in connection.execute(found)))
         weights = [round((reliability or {}).get(name, 1.0), 6) for name in labelers.values()]
         snapshot = Snapshot("", query, tuple(labelers), tuple(weights))

@@ -1,13 +1,13 @@
 """What is known of single answers and prompts: votes and scores, solutions to check answers against; and plain texts."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, select
 
 from bridle.core.records import Completion, Prompt, Rating, content_hash
 from bridle.feedback.store import tables
-from bridle.feedback.store.reading import PAGE, equal, excluded, not_excluded, rating_stands
+from bridle.feedback.store.reading import PAGE, SOURCES, Source, equal, excluded, not_excluded, rating_stands
 from bridle.feedback.store.rows import prompt_of, rating_of, rating_values
 from bridle.feedback.store.store import Store, add_free_texts, add_labelers, completion_keys, insert_new, lookup
 
@@ -28,12 +28,19 @@ def add_ratings(store: Store, ratings: Sequence[Rating]) -> int:
 
 
 def ratings(
-    store: Store, *, kind: str | None = None, criterion: str | None = None, split: str | None = None
+    store: Store,
+    *,
+    kind: str | None = None,
+    criterion: str | None = None,
+    split: str | None = None,
+    sources: Collection[Source] = SOURCES,
 ) -> list[tuple[Prompt, Rating]]:
-    """Votes, scores, labelled steps and flags with their prompts, in the order in which they came; nothing that was excluded."""
+    """Votes, scores, labelled steps and flags with their prompts, in the order in which they came, from these sources; nothing that was
+    excluded."""
     wanted: dict[ColumnElement[Any], object] = {tables.rating.c.kind: kind, tables.rating.c.criterion: criterion}
     with store.reading() as connection:
-        return list(each_rating(connection, equal(wanted | {tables.prompt.c.split: split})))
+        chosen = [tables.rating.c.source.in_(sources), *equal(wanted | {tables.prompt.c.split: split})]
+        return list(each_rating(connection, chosen))
 
 
 def each_rating(connection: Connection, where: Sequence[ColumnElement[bool]]) -> Iterator[tuple[Prompt, Rating]]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy import ColumnElement, Connection, Select, Table, Text, and_, cast, func, or_, select
 
@@ -14,6 +14,9 @@ from bridle.feedback.store.driver import fetch_rows
 from bridle.feedback.store.rows import completion_of, judgement_of, prompt_of
 
 PAGE = 1_000  # rows that are held at once where a whole store is read
+Source = Literal["import", "serving", "study"]
+SERVING: Source = "serving"  # the source, and the study, of what users of a served model say
+SOURCES: tuple[Source, ...] = ("import", "study")  # what is read where nobody asks for more
 
 
 @dataclass(frozen=True)
@@ -133,6 +136,18 @@ def in_study(study: str | None, split: str | None, acquisition: str | None = Non
     return conditions if split is None else [*conditions, prompt_in_split(tables.item, split)]
 
 
+def judged_in(
+    study: str | None, split: str | None, sources: Collection[Source] = SOURCES, acquisition: str | None = None
+) -> list[ColumnElement[bool]]:
+    """Conditions on judgements and their items: those of a study (None: of all) that came from these sources. What users of a served model
+    say is no study's: it comes in where `sources` has "serving", whatever study is named, or where that is the study's name."""
+    if study == SERVING:
+        return in_study(study, split, acquisition)
+    source = tables.judgement.c.source
+    wanted = and_(source.in_(set(sources) - {SERVING}), *equal({tables.item.c.study: study}))
+    return [or_(wanted, source == SERVING) if SERVING in sources else wanted, *in_study(None, split, acquisition)]
+
+
 def excluded(target: str) -> Select[str]:
     """The ids of what was excluded of a kind."""
     return select(tables.exclusion.c.target_id).where(tables.exclusion.c.target == target)
@@ -169,9 +184,16 @@ def not_replaced(judgement: ColumnElement[str]) -> ColumnElement[bool]:
 
 
 def rating_stands() -> ColumnElement[bool]:
-    """What was said with a judgement stands as long as that does."""
-    given_with = tables.rating.c.judgement_sha256
-    return or_(given_with.is_(None), not_replaced(given_with))
+    """What was said with a judgement stands as long as that does, and a vote of a user of a served model until their next one on it."""
+    rating, given_with = tables.rating.c, tables.rating.c.judgement_sha256
+    reaction, served = tables.reaction.c, tables.served.c
+    newest = select(reaction.value).join(tables.served).where(reaction.kind == "vote")
+    newest = newest.where(reaction.labeler == rating.labeler, served.completion_id == rating.completion_id)
+    newest_vote = newest.order_by(reaction.id.desc()).limit(1).correlate(tables.rating).scalar_subquery()
+    return and_(
+        or_(given_with.is_(None), not_replaced(given_with)),
+        or_(rating.source != SERVING, rating.kind != "vote", newest_vote == rating.value),
+    )
 
 
 def overruled() -> Select[str]:

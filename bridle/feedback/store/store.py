@@ -17,7 +17,7 @@ Beside it: votes and scores of single answers (`ratings.py`), what reading means
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -33,7 +33,9 @@ from bridle.feedback.store.database import connect, hold_numbers, joining, readi
 from bridle.feedback.store.driver import insert_new_rows, rows_among
 from bridle.feedback.store.nearness import split_key
 from bridle.feedback.store.reading import (
+    SOURCES,
     Snapshot,
+    Source,
     equal,
     excluded,
     excluded_items,
@@ -41,6 +43,7 @@ from bridle.feedback.store.reading import (
     in_study,
     items_where,
     judged_by,
+    judged_in,
     judged_where,
     not_blanked,
     not_excluded,
@@ -243,7 +246,7 @@ class Store:
         """
         judgements = list(judgements)
         with self.writing() as connection:
-            return _append(connection, judgements, supersedes=None)
+            return append_judgements(connection, judgements, supersedes=None)
 
     def correct(self, judgement: Judgement, *, supersedes: str) -> int:
         """Add a judgement in place of an earlier one of the same labeler on the same item, which stays in the store.
@@ -266,7 +269,7 @@ class Store:
                     f"the correction by {judgement.labeler!r} equals a judgement given before; "
                     "to go back to an earlier answer, give the correction a submission key of its own"
                 )
-            return _append(connection, [judgement], supersedes=supersedes)
+            return append_judgements(connection, [judgement], supersedes=supersedes)
 
     def exclude(
         self,
@@ -300,11 +303,12 @@ class Store:
         study: str | None = None,
         split: str | None = None,
         criterion: str | None = None,
+        sources: Collection[Source] = SOURCES,
     ) -> list[tuple[Item, Judgement]]:
         """The judgements in force, with their items, in the order in which they came: none superseded or excluded. Those on the whole, or
-        those by one criterion."""
+        those by one criterion. `sources`: as `judged_in` takes them."""
         with self.reading() as connection:
-            return judged_where(connection, [in_force(), judged_by(criterion), *in_study(study, split)])
+            return judged_where(connection, [in_force(), judged_by(criterion), *judged_in(study, split, sources)])
 
     def judgements_by(self, criterion: str) -> list[tuple[Item, Judgement]]:
         """The judgements in force by one criterion, of every study and split."""
@@ -319,14 +323,18 @@ class Store:
         split: str = "train",
         criterion: str | None = None,
         reliability: Mapping[str, float] | None = None,
+        sources: Collection[Source] = SOURCES,
+        weights: Mapping[str, float] | None = None,
     ) -> Snapshot:
-        """Write down which judgements are in force now, on the whole or by a criterion, and what each weighs by its giver's reliability
-        (by handle; who is not named weighs 1). Taken twice of the same data, it is the same snapshot."""
+        """Write down which judgements are in force now, on the whole or by a criterion, and what each weighs: by its own id (`weights`),
+        else by its giver's reliability (by handle), else 1. Taken twice of the same data, it is the same snapshot. `sources`: as
+        `judged_in` takes them; what users of a served model say is in it where they are named alone."""
         query: dict[str, str | None] = {"study": study, "split": split}
         query |= {} if criterion is None else {"criterion": criterion}
+        query |= {} if set(sources) == set(SOURCES) else {"sources": " ".join(sorted(sources))}
         table = tables.judgement.c
         with self.writing() as connection:
-            chosen = [in_force(), judged_by(criterion), *in_study(study, split)]
+            chosen = [in_force(), judged_by(criterion), *judged_in(study, split, sources)]
             found = select(table.sha256, table.labeler).join(tables.item).where(*chosen)
             labelers: dict[str, str] = dict(sorted(tuple(row) for row in connection.execute(found)))
             if not labelers:
@@ -336,15 +344,16 @@ class Store:
                     + ", so a snapshot would be empty; the store's studies are "
                     + (", ".join(_studies(connection)) or "none")
                 )
-            weights = [round((reliability or {}).get(name, 1.0), 6) for name in labelers.values()]
-            snapshot = Snapshot("", query, tuple(labelers), tuple(weights))
+            given, of_giver = weights or {}, reliability or {}
+            weighed = [round(given.get(key, of_giver.get(name, 1.0)), 6) for key, name in labelers.items()]
+            snapshot = Snapshot("", query, tuple(labelers), tuple(weighed))
             snapshot = replace(snapshot, id=snapshot_hash(snapshot))
             values = {"sha256": snapshot.id, "query": query, "n": len(labelers)}
             if insert_new(connection, tables.snapshot, [values]):
                 append_audit(connection, "bridle", "snapshot", snapshot.id, {"query": query, "n": len(labelers)})
             rows = [
                 {"snapshot_sha256": snapshot.id, "judgement_sha256": key, "weight": None if weight == 1 else weight}
-                for key, weight in zip(labelers, weights, strict=True)
+                for key, weight in zip(labelers, weighed, strict=True)
             ]
             insert_new(connection, tables.snapshot_row, rows)
         return snapshot
@@ -465,7 +474,8 @@ def completion_keys(connection: Connection, completions: Sequence[Completion]) -
     return keys
 
 
-def _append(connection: Connection, judgements: Sequence[Judgement], supersedes: str | None) -> int:
+def append_judgements(connection: Connection, judgements: Sequence[Judgement], supersedes: str | None) -> int:
+    """`Store.add_judgements` in a transaction; `supersedes`: an earlier judgement of the same labeler that they take the place of."""
     slots = answer_counts(connection, {judgement.item_id for judgement in judgements})
     for judgement in judgements:
         if judgement.item_id not in slots:

@@ -28,7 +28,7 @@ from bridle.core.records import CANONICAL, Judgement, LabelerKind, content_hash
 from bridle.feedback.rankings import Item, check_judgement
 from bridle.feedback.store import tables
 from bridle.feedback.store.driver import fetch_rows
-from bridle.feedback.store.reading import in_force, in_study, judged_by, judged_where
+from bridle.feedback.store.reading import in_force, in_study, judged_by, judged_in, judged_where
 from bridle.feedback.store.rows import now
 from bridle.feedback.store.store import LOOKUP_SIZE, Store, insert_new, lookup
 from bridle.feedback.upkeep.audit import append_audit
@@ -267,16 +267,21 @@ def ask_new_items(store: Store, study: str, *, after: int) -> None:
 def publish_guideline(store: Store, study: str, texts: Mapping[str, str]) -> int:
     """Publish a guideline's text in each of its languages; returns its version. One that was published stays as it is: texts that differ
     from the newest ones are the next version."""
-    table = tables.guideline.c
     with store.writing() as connection:
         study_named(connection, study)
-        version = connection.execute(sa.select(sa.func.max(table.version)).where(table.study == study)).scalar() or 0
-        newest = sa.select(table.lang, table.markdown).where(table.study == study, table.version == version)
-        if {row.lang: row.markdown for row in connection.execute(newest)} == dict(texts):
-            return version
-        rows = [{"study": study, "version": version + 1, "lang": lang, "markdown": t} for lang, t in texts.items()]
-        insert_new(connection, tables.guideline, [{"sha256": content_hash([*row.values()]), **row} for row in rows])
-        return version + 1
+        return publish_texts(connection, study, texts)
+
+
+def publish_texts(connection: sa.Connection, study: str, texts: Mapping[str, str]) -> int:
+    """The same of a name that no study has: other texts that are published in versions."""
+    table = tables.guideline.c
+    version = connection.execute(sa.select(sa.func.max(table.version)).where(table.study == study)).scalar() or 0
+    newest = sa.select(table.lang, table.markdown).where(table.study == study, table.version == version)
+    if {row.lang: row.markdown for row in connection.execute(newest)} == dict(texts):
+        return version
+    rows = [{"study": study, "version": version + 1, "lang": lang, "markdown": text} for lang, text in texts.items()]
+    insert_new(connection, tables.guideline, [{"sha256": content_hash([*row.values()]), **row} for row in rows])
+    return version + 1
 
 
 @dataclass(frozen=True)
@@ -331,7 +336,7 @@ def mark_items(store: Store, study: str, items: Sequence[str]) -> None:
 def sample_judgements(store: Store, study: str, split: str | None = None) -> list[tuple[Item, Judgement]]:
     """The judgements in force of the items that were drawn at random: for figures without the bias of what is asked first."""
     with store.reading() as connection:
-        return judged_where(connection, [in_force(), judged_by(None), *in_study(study, split, "random")])
+        return judged_where(connection, [in_force(), judged_by(None), *judged_in(study, split, acquisition="random")])
 
 
 def describe_items(store: Store, items: Sequence[str], *, need: int | None = None, topic: str | None = None) -> None:

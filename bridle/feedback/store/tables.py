@@ -9,6 +9,7 @@ only keeps the order of arrival. Types are those that SQLite and PostgreSQL shar
                  └─< completion_score           │          └─< snapshot_row >─ snapshot ─< model_version
                                                 └─< assignment ── draft      └─ adjudication
     study, exclusion and audit (by name or hash)      solution >─ prompt      document, imported_file
+    labeler ── served_user, ─< consent >─ guideline, ─< served >─ completion, served ─< reaction, ══< comparison >─ item
 """
 
 import sqlalchemy as sa
@@ -352,6 +353,82 @@ audit = sa.Table(  # who did what to the store; each row's hash covers that of t
     sa.Column("object", Hash(200), nullable=False),
     sa.Column("details", sa.JSON, nullable=False),
     sa.Column("created_at", Time(32), nullable=False),
+)
+
+served_user = sa.Table(  # of a labeler who uses a served model; of the token that names them the hash alone, none once they are forgotten
+    "served_user",
+    metadata,
+    sa.Column("labeler", Hash(200), sa.ForeignKey("labeler.handle"), primary_key=True),
+    sa.Column("sha256", Hash(64), unique=True),
+    sa.Column("created_at", Time(32), nullable=False),
+)
+
+consent = sa.Table(  # whether what a user says may be kept: their newest answer counts; append-only
+    "consent",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("labeler", Hash(200), sa.ForeignKey("labeler.handle"), nullable=False, index=True),
+    sa.Column("answer", sa.String(20), nullable=False),
+    sa.Column("guideline", Hash(64), sa.ForeignKey("guideline.sha256")),  # the text that they were asked with
+    sa.Column("created_at", Time(32), nullable=False),
+    sa.Column("checksum", sa.BigInteger),
+    sa.CheckConstraint("answer IN ('agreed', 'refused')", name="answer"),
+)
+
+served = sa.Table(  # an answer that a user got, and how it came to be this one
+    "served",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("public_id", sa.String(100), nullable=False, unique=True),
+    sa.Column("labeler", Hash(200), sa.ForeignKey("labeler.handle"), nullable=False, index=True),
+    sa.Column("completion_id", sa.Integer, sa.ForeignKey("completion.id"), nullable=False, index=True),
+    sa.Column("conversation", sa.String(100)),
+    sa.Column("arm", sa.String(20), nullable=False),
+    sa.Column("propensity", sa.Float, nullable=False),  # the probability that it, or its pair, was chosen
+    sa.Column("place", sa.SmallInteger),  # 0 where it was displayed first of two, 1 second, null alone
+    sa.Column("acquisition", sa.String(20), nullable=False),
+    sa.Column("sampling", sa.JSON, nullable=False),  # its own: another with the same text may have had another seed
+    sa.Column("sum_logprob", sa.Float),
+    sa.Column("created_at", Time(32), nullable=False),
+    sa.Column("checksum", sa.BigInteger),
+    sa.CheckConstraint("arm IN ('current', 'previous', 'candidate')", name="arm"),
+    sa.CheckConstraint("propensity > 0 AND propensity <= 1", name="propensity"),
+    sa.CheckConstraint("acquisition IN ('random', 'informative')", name="acquisition"),
+)
+
+comparison = sa.Table(  # two of them to one prompt; the votes on it are judgements of its item
+    "comparison",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("public_id", sa.String(100), nullable=False, unique=True),
+    sa.Column("labeler", Hash(200), sa.ForeignKey("labeler.handle"), nullable=False),
+    sa.Column("item_sha256", Hash(64), sa.ForeignKey("item.sha256"), nullable=False),
+    sa.Column("first", sa.String(100), sa.ForeignKey("served.public_id"), nullable=False),
+    sa.Column("second", sa.String(100), sa.ForeignKey("served.public_id"), nullable=False),
+    sa.Column("display_order", sa.JSON, nullable=False),
+    sa.Column("created_at", Time(32), nullable=False),
+    sa.Column("revealed_at", Time(32)),  # when its models were named, which ends voting
+    sa.Column("checksum", sa.BigInteger),
+)
+
+reaction = sa.Table(  # what a user said of one answer; of several votes on it the newest counts
+    "reaction",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column(
+        "key", Hash(64), nullable=False, unique=True
+    ),  # of the user, the answer and the key that it was sent with
+    sa.Column("labeler", Hash(200), sa.ForeignKey("labeler.handle"), nullable=False, index=True),
+    sa.Column("answer", sa.String(100), sa.ForeignKey("served.public_id"), nullable=False, index=True),
+    sa.Column("kind", sa.String(20), nullable=False),
+    sa.Column("value", sa.SmallInteger),  # of a vote 1 or 0
+    sa.Column("reason", sa.String(40)),
+    sa.Column("note", Hash(64), sa.ForeignKey("free_text.sha256")),
+    sa.Column("written", Hash(64)),  # the user's own answer, by its content
+    sa.Column("marks", sa.JSON(none_as_null=True)),
+    sa.Column("created_at", Time(32), nullable=False),
+    sa.Column("checksum", sa.BigInteger),
+    sa.CheckConstraint("kind IN ('vote', 'comment', 'demonstration', 'flag')", name="kind"),
 )
 
 snapshot = sa.Table(

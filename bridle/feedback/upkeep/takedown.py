@@ -244,14 +244,16 @@ def purge(store: Store) -> None:
 # -------------------------------------------------------------------------------------------- what was made of it
 
 
-def name_models(connection: Connection, hashes: set[str], done: Takedown, made: Sources) -> None:
-    """Models whose snapshot has a judgement or a rating of these texts, with all that descend from them; and those of which nothing says
-    what they learnt from."""
+def name_models(connection: Connection, hashes: set[str], done: Takedown, made: Sources, by: str | None = None) -> None:
+    """Models whose snapshot has a judgement or a rating of these texts, or by this labeler, with all that descend from them; and those of
+    which nothing says what they learnt from."""
     completion, judgement, rating = tables.completion.c, tables.judgement.c, tables.rating.c
     numbers = select(completion.id).where(completion.content_sha256.in_(hashes))
     of_item = judgement.item_sha256.in_(items_with(hashes, hashes))
-    judged = select(judgement.sha256).where(or_(of_item, judgement.rationale.in_(hashes)))
-    rated = select(rating.sha256).where(or_(rating.completion_id.in_(numbers), rating.note.in_(hashes)))
+    judged = select(judgement.sha256).where(or_(of_item, judgement.rationale.in_(hashes), judgement.labeler == by))
+    rated = select(rating.sha256).where(
+        or_(rating.completion_id.in_(numbers), rating.note.in_(hashes), rating.labeler == by)
+    )
     of_judgements, of_ratings = tables.snapshot_row.c, tables.snapshot_rating.c
     found = select(of_judgements.snapshot_sha256).where(of_judgements.judgement_sha256.in_(judged))
     found_too = select(of_ratings.snapshot_sha256).where(of_ratings.rating_sha256.in_(rated))
