@@ -42,7 +42,7 @@ from experiments.harness import Claim, Experiment, Row, number
 from experiments.playground import HALF, Floats, gold_of, halves, lab_folder, with_base
 from experiments.playground import SETTINGS as LAB
 
-SETTINGS = {**LAB, **rlaif.SETTINGS}
+SETTINGS = {**LAB, **rlaif.SETTINGS, "data.train_prompts": 1000, "data.compared_heldout": 250}
 GENERATIONS = 3
 OWN_ANSWERS = 2  # of the new policy to each training prompt, which the next judge is taught on
 # A judge's reward lies between 0 and 1, and its standard deviation over SFT's answers is near a third; β is for rewards of deviation one.
