@@ -169,9 +169,9 @@ def standing(work: Work, policy: str, judge: str, prompts: Sequence[Prompt]) -> 
     both, _, worth = grade_both(work, work.read_policy(work.project.model(judge)), both)
     scores = [data.score(one.prompts, one.completions, "experiment") for one in both]
     gold = np.array([[score.points for score in each] for each in scores])
-    agreed: dict[str, float | None] = preferences(both[0].prompts, np.array(worth), gold)
+    agreed = preferences(both[0].prompts, np.array(worth), gold)
     flags = probe_metrics(scores[0], [prompt.meta["family"] for prompt in both[0].prompts])
-    found = {"gold": float(gold.mean()), "grade": float(np.mean(worth)), **agreed, **flags}
+    found: dict[str, float | None] = {"gold": float(gold.mean()), "grade": float(np.mean(worth)), **agreed, **flags}
     return {name: float(value) for name, value in found.items() if value is not None}
 
 

@@ -18,7 +18,7 @@ from bridle.stages.workspace import Work, done_before, require_model, stage_key
 
 PEOPLE = "people"  # the control's stage and folder
 # Everything is judged once, by whomever, so that both reward models learn from as many judgements; half the usual prompts, for the critic
-# reads each of their answers nine times over.
+# weighs nine verdicts on each of their answers.
 SETTINGS = {
     "judge.model": CRITIC, "judge.form": "rating", "label.overlap": 1, "label.gold_share": 0.0, "reward.slim": False,
     "data.train_prompts": 500, "data.compared_heldout": 150,
