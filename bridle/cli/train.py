@@ -125,7 +125,7 @@ def evaluate(options: Options, model_a: str, model_b: str | None, by: str | None
             f"--by {by} compares two models, and {model_a} alone was named; name another, or leave --by out"
         )
     with loading():
-        from bridle.stages.evaluate import compare, compare_right, require_comparison, verify
+        from bridle.stages.evaluate import compare, compare_right, require_comparison, verify_model
         from bridle.stages.evaluate import evaluate as evaluate_model
 
     metrics: dict[str, Any] = {}
@@ -139,7 +139,9 @@ def evaluate(options: Options, model_a: str, model_b: str | None, by: str | None
                 ):  # in one order everywhere, so that two that wait never wait for each other
                     locks.enter_context(work.alone(f"{'verify' if checked else 'evaluate'}-{name}"))
             for name in [model_a] if model_b is None else [model_a, model_b]:
-                metrics[name] = verify(work, name, answers or 1, True) if checked else evaluate_model(work, name, True)
+                metrics[name] = (
+                    verify_model(work, name, answers or 1, True) if checked else evaluate_model(work, name, True)
+                )
             if model_b is not None and checked:
                 metrics["win_rate"] = compare_right(work, model_a, model_b)
             elif model_b is not None:

@@ -158,7 +158,7 @@ def require_comparison(work: Work, a: str, b: str, by: str) -> None:
 # ------------------------------------------------------------------------------------------ answers that can be checked
 
 
-def verify(work: Work, name: str, answers: int = 1, reuse: bool = False) -> dict[str, Any]:
+def verify_model(work: Work, name: str, answers: int = 1, reuse: bool = False) -> dict[str, Any]:
     """Fresh answers of one model to every held-out prompt whose answers can be checked, so many to each, with the share that is right; the
     answers are kept with the run. NoUsableRows where no prompt can be checked."""
     recipe, stage, checkable = work.recipe, f"verify-{name}", work.data.checkable(heldout_alone=True)
@@ -198,7 +198,7 @@ def checked_lines(answered: Answered, verifier: Verifier) -> list[dict[str, Any]
 
 @timed("compare")
 def compare_right(work: Work, a: str, b: str) -> dict[str, Any]:
-    """Of the answers that `verify` kept, the first to a prompt with the first and so on: by how much more of A's are right,
+    """Of the answers that `verify_model` kept, the first to a prompt with the first and so on: by how much more of A's are right,
     and the rate at which A's is the better one, ties one half."""
     runs = [work.project.finished_folder(f"verify-{name}") for name in (a, b)]
     lineage, found = Lineage(work.project), [run for run in runs if run is not None]

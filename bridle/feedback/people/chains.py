@@ -127,7 +127,7 @@ def chain_record(store: Store, number: int) -> ChainRecord | None:
         if first is None:
             return None
         run = first.source.partition(":")[2]
-        steps = steps_of(connection, run, first.prompt_sha256, first.content_sha256)
+        steps = rounds_of_chain(connection, run, first.prompt_sha256, first.content_sha256)
         sources = [f"{name}:{run}" for name in (*LAST, CORRECTED)]
         later = sa.select(completion.source, completion.author, completion.text, completion.created_at)
         of_chain = (
@@ -143,7 +143,7 @@ def chain_record(store: Store, number: int) -> ChainRecord | None:
     return ChainRecord(*parts, gone=gone)
 
 
-def steps_of(connection: sa.Connection, run: str, of: str, answer: str) -> list[ChainStep]:
+def rounds_of_chain(connection: sa.Connection, run: str, of: str, answer: str) -> list[ChainStep]:
     """The rounds of the chain that begins with this answer to this prompt. Where the same answer met the same principle again, the first of
     these rounds stands for both: what was asked was the same."""
     note = prompt.meta["chain"]

@@ -31,7 +31,7 @@ MOST = 10**6
 LATIN = {"name": "language", "code": "latin"}
 
 
-def compared(name: str, count: str, relation: str = "relation", **same: str) -> Callable[[Given], list[Constraint]]:
+def in_relation(name: str, count: str, relation: str = "relation", **same: str) -> Callable[[Given], list[Constraint]]:
     """A count in a relation; `same`: our arguments by theirs."""
     return lambda given: [{"name": name, **renamed(given, same), **RELATIONS[given[relation]](whole(given[count]))}]
 
@@ -44,7 +44,7 @@ def exactly_so_many(name: str, count: str, **fixed: str) -> Callable[[Given], li
     return lambda given: [{"name": name, **fixed, "least": whole(given[count]), "most": whole(given[count])}]
 
 
-def named(name: str, **same: str) -> Callable[[Given], list[Constraint]]:
+def with_arguments(name: str, **same: str) -> Callable[[Given], list[Constraint]]:
     return lambda given: [{"name": name, **renamed(given, same)}]
 
 
@@ -77,17 +77,17 @@ def whole(value: Any) -> int:
 
 
 INSTRUCTIONS: Mapping[str, Callable[[Given], list[Constraint]]] = {
-    "keywords:existence": named("keywords", words="keywords"),
-    "keywords:frequency": compared("keyword_count", "frequency", word="keyword"),
-    "keywords:forbidden_words": named("no_keywords", words="forbidden_words"),
-    "keywords:letter_frequency": compared("letter_count", "let_frequency", "let_relation", letter="letter"),
+    "keywords:existence": with_arguments("keywords", words="keywords"),
+    "keywords:frequency": in_relation("keyword_count", "frequency", word="keyword"),
+    "keywords:forbidden_words": with_arguments("no_keywords", words="forbidden_words"),
+    "keywords:letter_frequency": in_relation("letter_count", "let_frequency", "let_relation", letter="letter"),
     "language:response_language": response_language,
-    "length_constraints:number_sentences": compared("sentences", "num_sentences"),
+    "length_constraints:number_sentences": in_relation("sentences", "num_sentences"),
     "length_constraints:number_paragraphs": exactly_so_many("paragraphs", "num_paragraphs", mark="***"),
-    "length_constraints:number_words": compared("words", "num_words"),
+    "length_constraints:number_words": in_relation("words", "num_words"),
     "length_constraints:nth_paragraph_first_word": paragraph_start,
     "detectable_content:number_placeholders": at_least("placeholders", "num_placeholders"),
-    "detectable_content:postscript": named("postscript", mark="postscript_marker"),
+    "detectable_content:postscript": with_arguments("postscript", mark="postscript_marker"),
     "detectable_format:number_bullet_lists": exactly_so_many("bullets", "num_bullets"),
     "detectable_format:constrained_response": always({"name": "one_of", "choices": OPTIONS}),
     "detectable_format:number_highlighted_sections": at_least("highlights", "num_highlights"),
@@ -95,10 +95,10 @@ INSTRUCTIONS: Mapping[str, Callable[[Given], list[Constraint]]] = {
     "detectable_format:json_format": always({"name": "json"}),
     "detectable_format:title": always({"name": "title", "angular": True}),
     "combination:two_responses": always({"name": "two_answers"}),
-    "combination:repeat_prompt": named("repeats", words="prompt_to_repeat"),
-    "startend:end_checker": named("ends_with", words="end_phrase"),
+    "combination:repeat_prompt": with_arguments("repeats", words="prompt_to_repeat"),
+    "startend:end_checker": with_arguments("ends_with", words="end_phrase"),
     "startend:quotation": always({"name": "quoted"}),
-    "change_case:capital_word_frequency": compared("capital_words", "capital_frequency", "capital_relation"),
+    "change_case:capital_word_frequency": in_relation("capital_words", "capital_frequency", "capital_relation"),
     "change_case:english_capital": always({"name": "upper_case"}, LATIN),
     "change_case:english_lowercase": always({"name": "lower_case"}, LATIN),
     "punctuation:no_comma": always({"name": "no_commas"}),
@@ -109,12 +109,12 @@ def instructions_in(row: Row) -> list[Constraint]:
     """What the row's instructions ask, as constraints; none where it has none. Skip, with its name, for the first that none checks."""
     if IDS not in row:
         return []
-    ids, arguments = listed(row.look(IDS)), listed(row.look(ARGUMENTS))
+    ids, arguments = list_in_cell(row.look(IDS)), list_in_cell(row.look(ARGUMENTS))
     if not ids or arguments is None or len(arguments) != len(ids):
         raise Skip(Reason.UNCHECKED, f"{IDS} and {ARGUMENTS}, which must be lists of one length")
     found: list[Constraint] = []
     for name, given in zip(ids, arguments, strict=True):
-        given = unpacked(given)
+        given = value_in_cell(given)
         if name not in INSTRUCTIONS or not isinstance(given, dict):
             raise Skip(Reason.UNCHECKED, str(name)[:80])
         try:
@@ -143,12 +143,12 @@ def of_its_form(constraint: Constraint) -> Constraint:
     return constraint
 
 
-def listed(value: object) -> list[Any] | None:
-    found = unpacked(value)
+def list_in_cell(value: object) -> list[Any] | None:
+    found = value_in_cell(value)
     return found if isinstance(found, list) else None
 
 
-def unpacked(value: object) -> object:
+def value_in_cell(value: object) -> object:
     """What a table's column holds as JSON."""
     if not isinstance(value, str):
         return value
