@@ -13,6 +13,8 @@ def live_votes(store: Store, new: str, old: str) -> list[float]:
     1 where the newer one's was preferred, 0, one half where they were as good. One of each user and prompt: a later one supersedes."""
     wins = []
     for item, judgement in store.judgements(study=STUDY_OF_USERS):
+        if judgement.weight <= 0:  # over its user's cap of a day
+            continue
         for a, b in combinations(range(len(item.completions)), 2):
             stamps = [item.completions[slot].weight_stamp.partition("+")[0] for slot in (a, b)]
             if stamps == [new[:16], old[:16]]:

@@ -33,6 +33,7 @@ from bridle.feedback.store.database import connect, hold_numbers, joining, readi
 from bridle.feedback.store.driver import insert_new_rows, rows_among
 from bridle.feedback.store.nearness import split_key
 from bridle.feedback.store.reading import (
+    SERVING,
     SOURCES,
     Snapshot,
     Source,
@@ -177,12 +178,14 @@ class Store:
     def completions(
         self, *, source: str | None = None, split: str | None = None, weight_stamp: str | None = None
     ) -> list[tuple[Prompt, Completion]]:
-        """Answers with their prompts, in the order in which they came; equal in every field to what was added."""
+        """Answers with their prompts, in the order in which they came; equal in every field to what was added. What users of a served model
+        were answered, or wrote themselves, where its `source` is named alone."""
         table = tables.completion
         chosen = [
             not_excluded(table),
             table.c.author.not_in(excluded("labeler")),
-            *equal({table.c.source: source, table.c.weight_stamp: weight_stamp}),
+            *([table.c.source.not_like(f"{SERVING}%")] if source is None else [table.c.source == source]),
+            *equal({table.c.weight_stamp: weight_stamp}),
             *([prompt_in_split(table, split)] if split is not None else []),
         ]
         prompt_query = select(tables.prompt).where(

@@ -12,11 +12,12 @@ from bridle.core.records import Judgement, LabelerKind, Prompt
 from bridle.feedback.exporting.exporter import export_file
 from bridle.feedback.exporting.formats import Wanted
 from bridle.feedback.importing.importer import import_file
-from bridle.feedback.serving.answers import find_answer
-from bridle.feedback.serving.comparisons import Ballot, vote
+from bridle.feedback.serving.answers import Choice, find_answer, keep_answer
+from bridle.feedback.serving.comparisons import Ballot, keep_pair, vote
 from bridle.feedback.serving.consent import find_user, may_keep, set_consent
 from bridle.feedback.serving.forgetting import forget_user
 from bridle.feedback.serving.honesty import most_within, odd_users
+from bridle.feedback.serving.outcomes import outcomes
 from bridle.feedback.serving.prompts import draw_prompts
 from bridle.feedback.serving.reactions import Reaction, react
 from bridle.feedback.serving.weights import serving_weights
@@ -27,7 +28,7 @@ from bridle.feedback.upkeep.backup import back_up, restore_file
 from bridle.feedback.upkeep.verify import store_faults
 from tests.feedback.exporting.random_store import content
 from tests.feedback.sample import Sample
-from tests.feedback.serving.users import agreeing, serve, serve_pair
+from tests.feedback.serving.users import agreeing, answer_to, serve, serve_pair
 from tests.feedback.upkeep.test_takedown import bytes_of
 
 BOTH = ("Because it is so.", "I do not know.")
@@ -63,6 +64,22 @@ def test_votes_enter_where_they_are_named_by_their_weight(any_store: Store, samp
         pair.weight for pair in store.snapshot_pairs(taken.id) if pair.prompt.id in (asked(0).id, asked(1).id)
     ) == [2, 5]
     assert len(store.judgements(sources=[SERVING])) == 3 == len(store.judgements(study=SERVING))
+
+
+def test_an_outcome_is_of_the_weights_that_were_served(any_store: Store) -> None:
+    """Two models write the same two answers: the item is one, the outcomes are each model's own."""
+    store, prompt = any_store, asked(0)
+    for name, stamps, pick in (("ann", ("new+1", "old+1"), "first"), ("ben", ("old+1", "new+1"), "second")):
+        user = agreeing(store, name)
+        how = [Choice(arm, 0.5, place, "random") for place, arm in enumerate(("candidate", "current"))]
+        sides = zip(BOTH, stamps, how, strict=True)
+        kept = [keep_answer(store, user, prompt, answer_to(prompt, text, 1, stamp), one) for text, stamp, one in sides]
+        pair = keep_pair(store, user, *(one.id for one in kept if one is not None))
+        assert pair is not None and vote(store, user, pair.id, Ballot(pick, "k")) is not None  # type: ignore[arg-type]
+    found = [(one.first, one.second, one.preferred, one.arms, one.at_random) for one in outcomes(store)]
+    arms = ("candidate", "current")
+    assert found == [("new+1", "old+1", 1.0, arms, True), ("old+1", "new+1", 0.0, arms, True)]
+    assert len(store.items(study=SERVING)) == 1
 
 
 def test_users_to_look_at(store: Store) -> None:

@@ -54,7 +54,7 @@ def made_before(store: Store, revision: str) -> None:
         database.migrate(store._engine)
 
 
-@pytest.fixture(params=["0001", "0002", "0003", "0004"])
+@pytest.fixture(params=["0001", "0002", "0003", "0004", "0005"])
 def before(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
