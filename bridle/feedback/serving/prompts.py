@@ -4,6 +4,7 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -90,7 +91,7 @@ def candidates(
     return dict(sorted(found.items()))
 
 
-def asked_by_consenting() -> sa.Select[tuple[object, ...]]:
+def asked_by_consenting() -> sa.Select[Any]:
     """Prompts of the split "served" whose first asker agrees now, each with that user, the first that came first."""
     served, consent, user = tables.served.c, tables.consent.c, tables.served_user.c
     first = sa.select(tables.completion.c.prompt_sha256, sa.func.min(served.id).label("first"))
