@@ -159,12 +159,13 @@ def test_one_vote_counts_of_a_user_on_a_prompt(any_store: Store) -> None:
     with pytest.raises(DataError, match="closed, for its models were named"):
         vote(store, ann, other.id, Ballot("second", "k3"))
     assert vote(store, ann, other.id, Ballot("first", "k2")) == over  # the one that was sent before is still that one
+    left: Any = "left"
     for ballot in (
-        Ballot("left", "k"),
+        Ballot(left, "k"),
         Ballot("tie", ""),
         Ballot("tie", "k" * 65),
         Ballot("tie", "k", words="x" * 10_001),
-    ):  # type: ignore[arg-type]
+    ):
         with pytest.raises(DataError):
             vote(store, ann, pair.id, ballot)
     assert store.judgements() == []  # in no study but its own

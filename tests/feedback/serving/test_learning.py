@@ -22,7 +22,7 @@ from bridle.feedback.serving.prompts import draw_prompts
 from bridle.feedback.serving.reactions import Reaction, react
 from bridle.feedback.serving.weights import serving_weights
 from bridle.feedback.store import tables
-from bridle.feedback.store.reading import SERVING
+from bridle.feedback.store.reading import SERVING, Source
 from bridle.feedback.store.store import Store, split_of
 from bridle.feedback.upkeep.backup import back_up, restore_file
 from bridle.feedback.upkeep.verify import store_faults
@@ -49,7 +49,7 @@ def test_votes_enter_where_they_are_named_by_their_weight(any_store: Store, samp
     ids = [one.id for one in votes if one is not None]
     assert serving_weights(store) == {ids[0]: 2.0, ids[1]: 5.0, ids[2]: 0.0}
     before = store.take_snapshot()
-    everything = ("import", "serving", "study")
+    everything: tuple[Source, ...] = ("import", "serving", "study")
     # On prompts that were not drawn for training nothing is learnt, whoever names them.
     assert store.take_snapshot(sources=everything).judgement_ids == before.judgement_ids
     assert len(draw_prompts(store, 9, 0, by="loop").prompts) == 3
@@ -71,7 +71,7 @@ def test_an_outcome_is_of_the_weights_that_were_served(any_store: Store) -> None
     store, prompt = any_store, asked(0)
     for name, stamps, pick in (("ann", ("new+1", "old+1"), "first"), ("ben", ("old+1", "new+1"), "second")):
         user = agreeing(store, name)
-        how = [Choice(arm, 0.5, place, "random") for place, arm in enumerate(("candidate", "current"))]
+        how = [Choice("candidate", 0.5, 0, "random"), Choice("current", 0.5, 1, "random")]
         sides = zip(BOTH, stamps, how, strict=True)
         kept = [keep_answer(store, user, prompt, answer_to(prompt, text, 1, stamp), one) for text, stamp, one in sides]
         pair = keep_pair(store, user, *(one.id for one in kept if one is not None))
