@@ -9,13 +9,13 @@ from bridle.generation.batch import Row
 from bridle.generation.sampling import Sampling
 from bridle.models.template import AnswerFrame
 from bridle.serve.metrics import ServeMetrics
-from bridle.serve.replies import Json, Written
+from bridle.serve.replies import FinishedAnswer, Json
 from bridle.serve.scheduler import Answers, Scheduler, ServedModel
 from bridle.serve.text import AnswerText, Piece, WrittenToken
 
 
 @dataclass(frozen=True)
-class Asked:
+class GenerationRequest:
     """What is to be drawn: `drawn` answers to each of the prompts' ids, of which `answers` are told. `top`: likely tokens beside each of
     the answer's; None: no log-probs. `frame`: what stands round an answer."""
 
@@ -43,14 +43,14 @@ class Asked:
 class Writing:
     """Answers that are being written. Whoever began it closes it in the end."""
 
-    def __init__(self, asked: Asked, scheduler: Scheduler, metrics: ServeMetrics) -> None:
+    def __init__(self, asked: GenerationRequest, scheduler: Scheduler, metrics: ServeMetrics) -> None:
         self.asked, self.metrics, self.began = asked, metrics, time.perf_counter()
         self.answers: Answers = scheduler.submit(asked.served, asked.rows())
         spelling = asked.served.spelling
         self.texts = [AnswerText(spelling, asked.frame, asked.stops, asked.top) for _ in self.answers.rows]
 
     async def pieces(self) -> AsyncIterator[Piece]:
-        """As they come, of all answers. Raises Problem where the model fails."""
+        """As they come, of all answers. Raises RequestProblem where the model fails."""
         first = True
         async for place, drawn in self.answers.drawn():
             if first:
@@ -63,7 +63,7 @@ class Writing:
             if ready or tokens or text.finish_reason is not None:
                 yield Piece(place, ready, tokens, text.finish_reason)
 
-    async def whole(self) -> list[Written]:
+    async def whole(self) -> list[FinishedAnswer]:
         """All of them, when they are done."""
         texts = [""] * len(self.texts)
         tokens: list[list[WrittenToken]] = [[] for _ in self.texts]
@@ -71,7 +71,7 @@ class Writing:
             texts[piece.index] += piece.text
             tokens[piece.index] += piece.tokens
         reasons = [text.finish_reason or "length" for text in self.texts]
-        return [Written(*parts) for parts in zip(texts, tokens, reasons, strict=True)]
+        return [FinishedAnswer(*parts) for parts in zip(texts, tokens, reasons, strict=True)]
 
     @property
     def usage(self) -> Json:
@@ -87,21 +87,23 @@ class Writing:
         self.metrics.whole.observe(time.perf_counter() - self.began)
 
 
-def best_of(reward: Reward, writing: Writing, prompts: Sequence[Prompt], written: Sequence[Written]) -> list[Written]:
+def best_of(
+    reward: Reward, writing: Writing, prompts: Sequence[Prompt], written: Sequence[FinishedAnswer]
+) -> list[FinishedAnswer]:
     """Of the answers to each prompt those that the reward model scores highest, the best first; one that it cannot score comes last."""
     asked = writing.asked
     of_row = [prompt for prompt in prompts for _ in range(asked.drawn)]
     completions = [
-        Completion(prompt.id, answer.text, () if asked.stops else tuple(text.drawn), (), reason_of(text))
+        Completion(prompt.id, answer.text, () if asked.stops else tuple(text.drawn), (), why_ended(text))
         for prompt, answer, text in zip(of_row, written, writing.texts, strict=True)
     ]
     scores = [float("-inf") if score is None else score for score in reward(of_row, completions)]
-    chosen: list[Written] = []
+    chosen: list[FinishedAnswer] = []
     for first in range(0, len(written), asked.drawn):
         places = sorted(range(first, first + asked.drawn), key=lambda place: -scores[place])
         chosen += [written[place] for place in places[: asked.answers]]
     return chosen
 
 
-def reason_of(text: AnswerText) -> FinishReason:
+def why_ended(text: AnswerText) -> FinishReason:
     return FinishReason.LENGTH if text.finish_reason == "length" else FinishReason.STOP

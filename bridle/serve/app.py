@@ -17,7 +17,7 @@ from bridle.serve import openai
 from bridle.serve.gate import Gate, Keys
 from bridle.serve.metrics import CONTENT_TYPE, ServeMetrics
 from bridle.serve.openai import IGNORED, Desk
-from bridle.serve.problems import Problem, refuse
+from bridle.serve.problems import RequestProblem, refuse
 from bridle.serve.replies import Json
 from bridle.serve.scheduler import Scheduler
 from bridle.site.app import Bounds, Guarded
@@ -47,7 +47,7 @@ def serving_app(scheduler: Scheduler, settings: ServeSection, place: Place, keys
     app.include_router(openai.router)
     app.add_api_route("/health", health, tags=["server"], summary="Whether answers can be had now, and whose")
     app.add_api_route("/metrics", metrics_page, tags=["server"], summary="Counts and times, as Prometheus reads them")
-    for kind in (StarletteError, RequestValidationError, BridleError, Problem):
+    for kind in (StarletteError, RequestValidationError, BridleError, RequestProblem):
         app.add_exception_handler(kind, refuse)
     app.add_middleware(Gate, desk=desk, place=place, keys=keys)
     if settings.origins:

@@ -13,7 +13,7 @@ from bridle.core.errors import DataError
 from bridle.feedback.people.accounts import Credential, credentials, holder, issue, revoke
 from bridle.feedback.store.store import Store
 from bridle.serve.openai import Desk
-from bridle.serve.problems import Problem
+from bridle.serve.problems import RequestProblem
 from bridle.site.listening import LOOPBACK, Place
 from bridle.site.viewer import own_path
 
@@ -75,7 +75,7 @@ class Gate:
 
         try:
             await self.let_in(scope, receive, send_watched)
-        except Problem as problem:
+        except RequestProblem as problem:
             status = problem.status
             raise
         except StarletteError as error:
@@ -108,7 +108,7 @@ class Gate:
             return  # no browser sends our key for such a page
         name = host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() and not host.endswith("]") else host
         if name.strip("[]").lower() not in (*LOOPBACK, *(one.lower() for one in known)):
-            raise Problem(
+            raise RequestProblem(
                 403,
                 f"this server is not called {name[:100]!r}; serve.hosts names what else it is called",
                 code="unknown_host",
@@ -126,7 +126,7 @@ class Gate:
         made = [] if self.guarded else await run_in_threadpool(self.keys.all)
         if self.guarded or made:
             what = "is not good here, or not any more" if secret else "is missing"
-            raise Problem(
+            raise RequestProblem(
                 401,
                 f"the key {what}: send one as `Authorization: Bearer KEY` (`bridle keys create` makes it)",
                 code="invalid_api_key",
@@ -143,7 +143,7 @@ class Gate:
         for name, most in (("", settings.max_requests), (who, settings.max_requests_per_key)):
             if self.under_way[name] >= most and (name or most == settings.max_requests):
                 whose = "of this key" if name else "in all"
-                raise Problem(
+                raise RequestProblem(
                     429,
                     f"{most} requests {whose} are under way; ask again when one has ended",
                     code="rate_limit_exceeded",

@@ -21,9 +21,9 @@ from bridle.core.records import Prompt
 from bridle.generation.sampling import Sampling
 from bridle.models.template import AnswerFrame, Template
 from bridle.recipe.services import ServeSection
-from bridle.serve.answering import Asked, Writing, best_of
+from bridle.serve.answering import GenerationRequest, Writing, best_of
 from bridle.serve.metrics import ServeMetrics
-from bridle.serve.problems import Problem, log, problem_of
+from bridle.serve.problems import RequestProblem, as_problem, log
 from bridle.serve.replies import DONE, ChatReplies, Head, Json, Replies, TextReplies, event, model_description
 from bridle.serve.scheduler import Scheduler, ServedModel
 from bridle.serve.schemas import AnswerRequest, ChatRequest, CompletionRequest, require_unicode
@@ -45,7 +45,7 @@ class Desk:
     def require_model(self, name: str) -> ServedModel:
         served = self.scheduler.require_current()
         if name != served.name:
-            raise Problem(
+            raise RequestProblem(
                 404,
                 f"the model {name[:100]!r} is not served here; {served.name!r} is",
                 param="model",
@@ -82,19 +82,19 @@ async def get_model(desk: TheDesk, model: str) -> Json:
 async def chat(request: Request, desk: TheDesk, body: ChatRequest) -> Response:
     served, ignored = desk.require_model(body.model), body.unknown()
     if served.no_chat:
-        raise Problem(400, served.no_chat, param="messages", code="no_chat_template")
+        raise RequestProblem(400, served.no_chat, param="messages", code="no_chat_template")
     prompt, template = Prompt(body.turns()), served.policy.template
     [ids] = await run_in_threadpool(template.prompt_ids, [prompt])
     asked = asked_of(desk, body, served, [ids], template.frame)
-    return await answer(request, desk, body, asked, Reply(ChatReplies(), [prompt], ignored))
+    return await respond(request, desk, body, asked, ReplyForm(ChatReplies(), [prompt], ignored))
 
 
 @router.post("/completions", tags=["answers"], summary="How a text goes on")
-async def complete(request: Request, desk: TheDesk, body: CompletionRequest) -> Response:
+async def complete_text(request: Request, desk: TheDesk, body: CompletionRequest) -> Response:
     served, ignored = desk.require_model(body.model), body.unknown()
     given, template = body.prompts(), served.policy.template
     if len(given) > desk.settings.max_prompts:
-        raise Problem(
+        raise RequestProblem(
             400,
             f"{len(given)} prompts are more than this server takes at once ({desk.settings.max_prompts})",
             param="prompt",
@@ -102,7 +102,7 @@ async def complete(request: Request, desk: TheDesk, body: CompletionRequest) -> 
     rows = await run_in_threadpool(lambda: [text_ids(template, one, served) for one in given])
     asked = asked_of(desk, body, served, rows, served.spelling.continued)
     prompts = [Prompt.from_text(one if isinstance(one, str) else template.tokenizer.decode(one)) for one in given]
-    return await answer(request, desk, body, asked, Reply(TextReplies(), prompts, ignored))
+    return await respond(request, desk, body, asked, ReplyForm(TextReplies(), prompts, ignored))
 
 
 def text_ids(template: Template, prompt: str | list[int], served: ServedModel) -> list[int]:
@@ -113,24 +113,24 @@ def text_ids(template: Template, prompt: str | list[int], served: ServedModel) -
     else:
         ids, known = prompt, served.policy.module.config.vocab_size
         if any(not 0 <= token < known for token in ids):
-            raise Problem(
+            raise RequestProblem(
                 400, f"prompt holds a token that the model does not have; it has {known:,}, from 0 on", param="prompt"
             )
     if not ids:
-        raise Problem(400, "prompt is empty, and this model has no token to begin a text with", param="prompt")
+        raise RequestProblem(400, "prompt is empty, and this model has no token to begin a text with", param="prompt")
     return ids
 
 
 def asked_of(
     desk: Desk, body: AnswerRequest, served: ServedModel, rows: Sequence[Sequence[int]], frame: AnswerFrame
-) -> Asked:
-    """The request within the limits of the server and the model; raises Problem where it passes one."""
+) -> GenerationRequest:
+    """The request within the limits of the server and the model; raises RequestProblem where it passes one."""
     assert isinstance(body, ChatRequest | CompletionRequest)
     answers = body.n or 1
     drawn = answers if body.best_of is None else body.best_of
     require_answers(desk, body, answers, drawn)
     if drawn > answers and served.reward is None:
-        raise Problem(
+        raise RequestProblem(
             400, "best_of needs a reward model, and this server has none (serve.reward names it)", param="best_of"
         )
     sampling = Sampling(
@@ -140,20 +140,22 @@ def asked_of(
         top_k=min(body.top_k or 0, served.policy.module.config.vocab_size),
     )
     seed = random.getrandbits(62) if body.seed is None else body.seed
-    return Asked(served, [tuple(ids) for ids in rows], sampling, seed, frame, answers, drawn, body.top, body.stops)
+    return GenerationRequest(
+        served, [tuple(ids) for ids in rows], sampling, seed, frame, answers, drawn, body.top, body.stops
+    )
 
 
 def require_answers(desk: Desk, body: AnswerRequest, answers: int, drawn: int) -> None:
     most = desk.settings.max_answers
     for name, value in (("n", answers), ("best_of", drawn)):
         if value > most:
-            raise Problem(400, f"{name} = {value} is more than this server gives at once ({most})", param=name)
+            raise RequestProblem(400, f"{name} = {value} is more than this server gives at once ({most})", param=name)
     if drawn < answers:
-        raise Problem(
+        raise RequestProblem(
             400, f"best_of = {drawn} is less than n = {answers}: best_of are drawn, n of them told", param="best_of"
         )
     if drawn > answers and body.stream:
-        raise Problem(
+        raise RequestProblem(
             400, "best_of picks among whole answers, so it cannot be streamed; leave stream out", param="best_of"
         )
 
@@ -166,23 +168,25 @@ def room_for_answer(
     context, where = served.context, "messages" if isinstance(body, ChatRequest) else "prompt"
     if read > min(settings.max_prompt_tokens or context - 1, context - 1):
         least = f" and this server reads at most {settings.max_prompt_tokens}" if settings.max_prompt_tokens else ""
-        raise Problem(
+        raise RequestProblem(
             400, f"This model's maximum context length is {context} tokens{least}, and {where} has {read}; shorten it",
             param=where, code="context_length_exceeded",
         )  # fmt: skip
     if wanted is not None and read + wanted > context:
-        raise Problem(
+        raise RequestProblem(
             400, f"This model's maximum context length is {context} tokens, and {read} in {where} with {name} = {wanted} are more; "
             f"{context - read} are left",
             param=name, code="context_length_exceeded",
         )  # fmt: skip
     if wanted is not None and wanted > settings.max_tokens:
-        raise Problem(400, f"{name} = {wanted} is more than this server gives ({settings.max_tokens})", param=name)
+        raise RequestProblem(
+            400, f"{name} = {wanted} is more than this server gives ({settings.max_tokens})", param=name
+        )
     return min(context - read, settings.max_tokens) if wanted is None else wanted
 
 
 @dataclass(frozen=True)
-class Reply:
+class ReplyForm:
     """How the answers are told, which prompts they are to, and which parameters were ignored."""
 
     form: Replies
@@ -196,7 +200,9 @@ class Reply:
         return {IGNORED: f"unknown parameters were ignored: {printable}"} if names else {}
 
 
-async def answer(request: Request, desk: Desk, body: AnswerRequest, asked: Asked, reply: Reply) -> Response:
+async def respond(
+    request: Request, desk: Desk, body: AnswerRequest, asked: GenerationRequest, reply: ReplyForm
+) -> Response:
     """At once, or as a stream. Who leaves takes their answers with them."""
     head, writing = Head.new(reply.form, asked.served), Writing(asked, desk.scheduler, desk.metrics)
     if body.stream:
@@ -226,9 +232,9 @@ async def events(writing: Writing, head: Head, with_usage: bool) -> AsyncIterato
             yield head.chunk([], with_usage, writing.usage)
         yield DONE
     except Exception as error:
-        if not isinstance(error, Problem):
+        if not isinstance(error, RequestProblem):
             log.error("a stream failed", exc_info=error)
-        yield event(problem_of(error).body)
+        yield event(as_problem(error).body)
 
 
 class EventStream(StreamingResponse):
@@ -246,12 +252,12 @@ class EventStream(StreamingResponse):
 
 
 async def unless_gone(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
-    """What the work returns; Problem where whoever asked leaves before it is done."""
+    """What the work returns; RequestProblem where whoever asked leaves before it is done."""
     working, gone = asyncio.create_task(work), asyncio.create_task(until_gone(request))
     try:
         await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
         if not working.done():
-            raise Problem(499, "whoever asked has left")
+            raise RequestProblem(499, "whoever asked has left")
         return working.result()
     finally:
         working.cancel()

@@ -29,7 +29,7 @@ SENTENCES = {  # of statuses that come without words
 }
 
 
-class Problem(Exception):
+class RequestProblem(Exception):
     """A request that is refused, or an answer that breaks off. `param` names the part of the request that is at fault."""
 
     def __init__(
@@ -53,41 +53,43 @@ class Problem(Exception):
 
 async def refuse(request: Request, error: Exception) -> Response:
     """The answer to a request that failed; a fault of ours goes to the log, and none of its words to the other side."""
-    problem = problem_of(error)
-    if problem.status >= 500 and not isinstance(error, Problem):
+    problem = as_problem(error)
+    if problem.status >= 500 and not isinstance(error, RequestProblem):
         log.error("a request failed", exc_info=error)
     given: Mapping[str, str] = (error.headers or {}) if isinstance(error, StarletteError) else {}
     return JSONResponse(problem.body, problem.status, {**given, **problem.headers})
 
 
-def problem_of(error: Exception) -> Problem:
-    if isinstance(error, Problem):
+def as_problem(error: Exception) -> RequestProblem:
+    if isinstance(error, RequestProblem):
         return error
     if isinstance(error, RequestValidationError):
         return problem_of_body(error)
     if isinstance(error, StarletteError):
         own = "" if error.detail == HTTPStatus(error.status_code).phrase else str(error.detail)
-        return Problem(error.status_code, own or SENTENCES.get(error.status_code, str(error.detail)))
+        return RequestProblem(error.status_code, own or SENTENCES.get(error.status_code, str(error.detail)))
     if isinstance(error, StoreError):
-        return Problem(503, "the store with the keys cannot be read now; try again", retry=1)
+        return RequestProblem(503, "the store with the keys cannot be read now; try again", retry=1)
     if isinstance(error, BridleError):
-        return Problem(400, str(error))
-    return Problem(500, FAULT_OF_OURS)
+        return RequestProblem(400, str(error))
+    return RequestProblem(500, FAULT_OF_OURS)
 
 
-def problem_of_body(error: RequestValidationError) -> Problem:
+def problem_of_body(error: RequestValidationError) -> RequestProblem:
     """The first fault of a body, by the name of its field."""
     wrong = error.errors()[0]
     if wrong["type"] == "json_invalid":
-        return Problem(400, f"the request's body is not valid JSON: {wrong['ctx']['error']}")
+        return RequestProblem(400, f"the request's body is not valid JSON: {wrong['ctx']['error']}")
     name = field_name(wrong["loc"])
     if not name:
-        return Problem(400, "the request's body must be a JSON object, with `Content-Type: application/json`")
+        return RequestProblem(400, "the request's body must be a JSON object, with `Content-Type: application/json`")
     if wrong["type"] == "missing":
-        return Problem(400, f"{name} is missing, and it has no default", param=name, code="missing_required_parameter")
+        return RequestProblem(
+            400, f"{name} is missing, and it has no default", param=name, code="missing_required_parameter"
+        )
     ways = [one["msg"] for one in error.errors() if field_name(one["loc"]) == name]
     needed = " or ".join(dict.fromkeys(re.sub("^(Input|List|String|Dictionary) should ", "", way) for way in ways))
-    return Problem(400, f"{name} = {brief_repr(wrong['input'])} is invalid: must {needed}", param=name)
+    return RequestProblem(400, f"{name} = {brief_repr(wrong['input'])} is invalid: must {needed}", param=name)
 
 
 def field_name(place: tuple[int | str, ...]) -> str:

@@ -19,7 +19,7 @@ DONE = b"data: [DONE]\n\n"
 
 
 @dataclass(frozen=True)
-class Written:
+class FinishedAnswer:
     """One whole answer, as it is told."""
 
     text: str
@@ -30,7 +30,7 @@ class Written:
 class ChatReplies:
     whole, chunk, prefix = "chat.completion", "chat.completion.chunk", "chatcmpl"
 
-    def choice(self, index: int, answer: Written, with_tokens: bool) -> Json:
+    def choice(self, index: int, answer: FinishedAnswer, with_tokens: bool) -> Json:
         message = {"role": "assistant", "content": answer.text, "refusal": None}
         logprobs = self.logprobs(answer.tokens) if with_tokens else None
         return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": answer.finish_reason}
@@ -61,7 +61,7 @@ class ChatReplies:
 class TextReplies:
     whole, chunk, prefix = "text_completion", "text_completion", "cmpl"
 
-    def choice(self, index: int, answer: Written, with_tokens: bool) -> Json:
+    def choice(self, index: int, answer: FinishedAnswer, with_tokens: bool) -> Json:
         logprobs = self.logprobs(answer.tokens) if with_tokens else None
         return {"text": answer.text, "index": index, "logprobs": logprobs, "finish_reason": answer.finish_reason}
 

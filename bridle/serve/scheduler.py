@@ -22,7 +22,7 @@ from bridle.core.records import Reward
 from bridle.generation.batch import Batch, Drawn, Limits, Row
 from bridle.generation.engine import Engine
 from bridle.models.policy import Policy
-from bridle.serve.problems import FAULT_OF_OURS, Problem, log
+from bridle.serve.problems import FAULT_OF_OURS, RequestProblem, log
 from bridle.serve.text import Spelling
 
 DRAINED = "the server is being stopped, and this answer was not done in time"
@@ -72,15 +72,15 @@ class Answers:
 
     def __init__(self, scheduler: "Scheduler", served: ServedModel, rows: Sequence[Row]) -> None:
         self.scheduler, self.served, self.rows = scheduler, served, rows
-        self.arrived: asyncio.Queue[tuple[int, Drawn] | Problem] = asyncio.Queue()
+        self.arrived: asyncio.Queue[tuple[int, Drawn] | RequestProblem] = asyncio.Queue()
         self.numbers: list[int] = []  # in the batch; the thread's
         self.open = set(range(len(rows)))  # places of rows that are not done; the loop's
 
     async def drawn(self) -> AsyncIterator[tuple[int, Drawn]]:
-        """Raises Problem where the answer cannot be gone on with."""
+        """Raises RequestProblem where the answer breaks off."""
         while self.open:
             found = await self.arrived.get()
-            if isinstance(found, Problem):
+            if isinstance(found, RequestProblem):
                 raise found
             place, drawn = found
             if place in self.open:
@@ -132,18 +132,18 @@ class Scheduler:
         self.thread.start()
 
     def require_current(self) -> ServedModel:
-        """Raises Problem while the model is being loaded, and once the server is being stopped."""
+        """Raises RequestProblem while the model is being loaded, and once the server is being stopped."""
         if self.draining:
-            raise Problem(503, "the server is being stopped; ask again when it is back", retry=5)
+            raise RequestProblem(503, "the server is being stopped; ask again when it is back", retry=5)
         if self.current is None:
-            raise Problem(503, "the model is being loaded; ask again in a few seconds", retry=2)
+            raise RequestProblem(503, "the model is being loaded; ask again in a few seconds", retry=2)
         return self.current
 
     def submit(self, served: ServedModel, rows: Sequence[Row]) -> Answers:
-        """Raises Problem where too many wait already."""
+        """Raises RequestProblem where too many wait already."""
         room = served.limits.rows + self.max_waiting - self.under_way
         if len(rows) > room:
-            raise Problem(
+            raise RequestProblem(
                 429,
                 f"{self.under_way} answers are under way, and {len(rows)} more are too many; ask again soon",
                 retry=1,
@@ -161,7 +161,7 @@ class Scheduler:
 
     def break_off(self) -> None:
         for answers in self.answers:
-            answers.arrived.put_nowait(Problem(503, DRAINED))
+            answers.arrived.put_nowait(RequestProblem(503, DRAINED))
 
     def stop(self) -> None:
         self.commands.put(self.end)
@@ -243,7 +243,7 @@ class Scheduler:
         log.error("the model failed at an answer", exc_info=error)
         sentence = str(error) if isinstance(error, BridleError) else FAULT_OF_OURS
         for answers in failed:
-            self.tell_loop(answers.arrived.put_nowait, Problem(500, sentence))
+            self.tell_loop(answers.arrived.put_nowait, RequestProblem(500, sentence))
 
     def tell_loop(self, call: Callable[..., None], *given: object) -> None:
         with suppress(RuntimeError):  # the loop has ended before us

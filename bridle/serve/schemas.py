@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from bridle.core.errors import brief_repr
 from bridle.core.records import Message, Role
-from bridle.serve.problems import Problem
+from bridle.serve.problems import RequestProblem
 
 # Parameters of OpenAI's API that are not there, with the values at which they ask for nothing.
 NOT_THERE: Mapping[str, tuple[Any, ...]] = {
@@ -81,12 +81,14 @@ class AnswerRequest(BaseModel):
         return bool(self.stream_options and self.stream_options.include_usage)
 
     def unknown(self) -> list[str]:
-        """The names of parameters that are ignored; raises Problem for one that is known, and not there."""
+        """The names of parameters that are ignored; raises RequestProblem for one that is known, and not there."""
         extra = self.model_extra or {}
         for name in NOT_THERE.keys() & extra.keys():
             if not any(type(extra[name]) is type(harmless) and extra[name] == harmless for harmless in NOT_THERE[name]):
                 value = brief_repr(extra[name], 60)
-                raise Problem(400, f"{name} is not supported here, and {value} asks for it; leave it out", param=name)
+                raise RequestProblem(
+                    400, f"{name} is not supported here, and {value} asks for it; leave it out", param=name
+                )
         return [name for name in extra if name not in NOT_THERE and name not in WITHOUT_EFFECT]
 
 
@@ -100,7 +102,7 @@ class ChatRequest(AnswerRequest):
     def top(self) -> int | None:
         """How many likely tokens are told beside each; None: no log-probs at all."""
         if self.top_logprobs and not self.logprobs:
-            raise Problem(400, "top_logprobs needs logprobs = true", param="top_logprobs")
+            raise RequestProblem(400, "top_logprobs needs logprobs = true", param="top_logprobs")
         return (self.top_logprobs or 0) if self.logprobs else None
 
     @property
@@ -111,7 +113,7 @@ class ChatRequest(AnswerRequest):
         return "max_tokens", self.max_tokens
 
     def turns(self) -> tuple[Message, ...]:
-        return tuple(turn(message, f"messages[{place}]") for place, message in enumerate(self.messages))
+        return tuple(chat_turn(message, f"messages[{place}]") for place, message in enumerate(self.messages))
 
 
 class CompletionRequest(AnswerRequest):
@@ -135,20 +137,22 @@ class CompletionRequest(AnswerRequest):
         return [one for one in self.prompt if not isinstance(one, int)]
 
 
-def turn(message: ChatMessage, where: str) -> Message:
+def chat_turn(message: ChatMessage, where: str) -> Message:
     """A message as the chat template takes it."""
     if message.role not in ROLES:
         known = ", ".join(ROLES)
-        raise Problem(
+        raise RequestProblem(
             400,
             f"{where}.role = {brief_repr(message.role)} is not supported; the roles are {known}",
             param=f"{where}.role",
         )
     for name in OF_TOOLS:
         if (message.model_extra or {}).get(name):
-            raise Problem(400, f"{where}.{name} is not supported here; leave it out", param=f"{where}.{name}")
+            raise RequestProblem(400, f"{where}.{name} is not supported here; leave it out", param=f"{where}.{name}")
     if message.content is None:
-        raise Problem(400, f"{where}.content is missing; give text, or a list of text parts", param=f"{where}.content")
+        raise RequestProblem(
+            400, f"{where}.content is missing; give text, or a list of text parts", param=f"{where}.content"
+        )
     if isinstance(message.content, str):
         return Message(ROLES[message.role], message.content)
     parts = [part_text(part, f"{where}.content[{place}]") for place, part in enumerate(message.content)]
@@ -158,13 +162,13 @@ def turn(message: ChatMessage, where: str) -> Message:
 def part_text(part: Mapping[str, Any], where: str) -> str:
     kind, text = part.get("type"), part.get("text")
     if kind != "text":
-        raise Problem(
+        raise RequestProblem(
             400,
             f"{where} is of type {brief_repr(kind)}, and this model reads text alone; send parts of type 'text'",
             param=where,
         )
     if not isinstance(text, str):
-        raise Problem(400, f"{where}.text = {brief_repr(text)} is invalid: must be text", param=f"{where}.text")
+        raise RequestProblem(400, f"{where}.text = {brief_repr(text)} is invalid: must be text", param=f"{where}.text")
     return require_unicode(text, f"{where}.text")
 
 
@@ -173,7 +177,7 @@ def require_unicode(text: str, where: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise Problem(
+        raise RequestProblem(
             400, f"{where} holds half a character (a lone surrogate); send whole ones", param=where
         ) from error
     return text

@@ -17,6 +17,7 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
+from uvicorn.server import ServerState
 
 from bridle.core.errors import Interrupted, UsageError
 from bridle.recipe.services import ServeSection
@@ -32,8 +33,16 @@ SPARE_FILES = 256  # beside connections
 class Connection(H11Protocol):
     """One connection, which has to send its first request within `head_seconds`, and each further one within the keep-alive time."""
 
-    def __init__(self, *given: Any, head_seconds: float, most: int, **named: Any) -> None:
-        super().__init__(*given, **named)
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        *,
+        head_seconds: float,
+        most: int,
+    ) -> None:
+        super().__init__(config, server_state, app_state)
         self.head_seconds, self.most = head_seconds, most
         self.since = time.monotonic()
         self.patience: asyncio.TimerHandle | None = None
@@ -46,7 +55,7 @@ class Connection(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         if len(self.connections) >= self.most:
-            make_room([one for one in self.connections if isinstance(one, Connection)], transport)
+            close_idlest([one for one in self.connections if isinstance(one, Connection)], transport)
         super().connection_made(transport)
         self.wait_for_request(self.head_seconds)
 
@@ -70,7 +79,7 @@ class Connection(H11Protocol):
             self.transport.close()
 
 
-def make_room(connections: list[Connection], newest: asyncio.Transport) -> None:
+def close_idlest(connections: list[Connection], newest: asyncio.Transport) -> None:
     """Close the connection that has been idle for longest; where all are at work, the newest."""
     idle = [one for one in connections if one.idle and not one.transport.is_closing()]
     (min(idle, key=lambda one: one.since).transport if idle else newest).close()
