@@ -24,10 +24,11 @@ from bridle.core.files import finite_or_none
 from bridle.core.records import Completion
 from bridle.evaluation.answers import Answered, kl_of, text_metrics
 from bridle.feedback.serving.promotion import Served, promotion_steps, served_now
+from bridle.feedback.serving.prompts import draw_prompts
+from bridle.feedback.serving.turns import keep_step, steps_taken
 from bridle.feedback.store import tables
-from bridle.feedback.store.store import Store
+from bridle.feedback.store.reading import SERVING
 from bridle.feedback.store.versions import model_versions
-from bridle.feedback.upkeep.audit import append_audit
 from bridle.guard.texts import distinct_ngrams, refusal_rate, repeated_share
 from bridle.loop.comparing import Pairs, compare_until_decided, decided_by, fresh_pairs
 from bridle.loop.gate import Bound, GateVerdict, judge_candidate, spent_on
@@ -42,7 +43,6 @@ from bridle.stages.workspace import Work
 
 BY = "loop"  # who does it, in the account
 LAST = "promote"  # the step that ends a turn
-DECIDED = "turn"  # the action of these rows in the account
 
 
 @dataclass
@@ -61,8 +61,7 @@ class LoopTurn:
         """Do it, unless it was done; `decision` says in words what came of it."""
         if name not in self.done:
             found = finite_or_none(dict(do()))
-            with self.work.store.writing() as connection:
-                append_audit(connection, BY, DECIDED, f"{self.number}/{name}", found)
+            keep_step(self.work.store, self.number, name, found, by=BY)
             self.done[name] = found
         self.work.progress.say(f"turn {self.number}, {name}: {self.done[name]['decision']}")
         return self.done[name]
@@ -79,7 +78,7 @@ def run_turn(work: Work) -> dict[str, Any]:
         turn.step("watch", lambda: watch(work, turn))
 
         # 2. What users and labelers said since the reward model was made.
-        collected = turn.step("collect", lambda: collect(work))
+        collected = turn.step("collect", lambda: collect(work, turn))
 
         # 3. The reward model learns from all that there is.
         turn.step("refresh", lambda: refresh(work, collected))
@@ -102,15 +101,6 @@ def turn_under_way(work: Work) -> LoopTurn:
     if any(turn == number and step == LAST for turn, step, _ in rows):
         number += 1
     return LoopTurn(work, number, {step: found for turn, step, found in rows if turn == number})
-
-
-def steps_taken(store: Store) -> list[tuple[int, str, dict[str, Any]]]:
-    """Every step of every turn, in their order: the turn, the step, and what came of it."""
-    table = tables.audit.c
-    query = select(table.object, table.details).where(table.action == DECIDED).order_by(table.id)
-    with store.reading() as connection:
-        rows = connection.execute(query).all()
-    return [(int(name.partition("/")[0]), name.partition("/")[2], dict(details)) for name, details in rows]
 
 
 # ------------------------------------------------------------------------------------------------------------- watching
@@ -148,22 +138,45 @@ def watch(work: Work, turn: LoopTurn) -> Mapping[str, Any]:
 # ------------------------------------------------------------------------------------------------------ reward model
 
 
-def collect(work: Work) -> Mapping[str, Any]:
-    """How many judgements came since the reward model was made, and what the staleness test says of them."""
-    section = work.recipe.loop
+def collect(work: Work, turn: LoopTurn) -> Mapping[str, Any]:
+    """Prompts of users join those to train on; how many judgements came since the reward model was made, and what the staleness test says
+    of them."""
+    section, drawn = work.recipe.loop, draw_users_prompts(work, turn)
     if not (work.project.model("reward") / "config.json").is_file():
-        return {"judgements": 0, "stale": True, "decision": "there is no reward model yet"}
+        return {**drawn, "judgements": 0, "stale": True, "decision": "there is no reward model yet"}
     try:
         found = judge_staleness(work)
     except NoUsableRows:
-        return {"judgements": 0, "stale": False, "decision": "no judgement has come since the reward model was made"}
+        return {
+            **drawn,
+            "judgements": 0,
+            "stale": False,
+            "decision": "no judgement has come since the reward model was made",
+        }
     words = "it is stale" if found["stale"] else "no sign that it is stale"
     count = found["judgements"]
     kept = {name: found[name] for name in ("judgements", "stale", "stated", "measured", "evidence")}
     return {
+        **drawn,
         **kept,
         "decision": f"{count:,} judgements since the reward model was made ({section.judgements:,} are enough); {words}",
     }
+
+
+def draw_users_prompts(work: Work, turn: LoopTurn) -> dict[str, Any]:
+    """Take prompts of users who agreed to it into the prompt set, where the recipe learns from users; once in a turn."""
+    if SERVING not in work.recipe.data.sources:
+        return {}
+    by, table = f"{BY}, turn {turn.number}", tables.audit.c
+    with work.store.reading() as connection:
+        before = connection.execute(
+            select(table.details).where(table.action == "draw_prompts", table.actor == by)
+        ).scalar()
+    if before is not None:
+        return dict(before)
+    most, share = work.recipe.loop.prompts, work.recipe.data.heldout_share
+    found = draw_prompts(work.store, most, work.recipe.seed, by=by, held_out_share=share)
+    return {"drawn": len(found.prompts), "left_out": dict(found.left_out)}
 
 
 def refresh(work: Work, collected: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -130,6 +130,9 @@ class LoopSection(Section):
     """how a candidate is trained, from what is served: ppo, grpo, rloo, rebel or best-of-n"""
     judgements: int = Field(default=400, ge=1, le=LONGEST)
     """new judgements after which the reward model is trained again; it is sooner where it is seen to be stale"""
+    prompts: int = Field(default=500, ge=1, le=LONGEST)
+    """prompts of users who agreed to it that join those to train on, in a turn at most, drawn by their authors; where data.sources has
+    serving"""
     decided_by: Literal["auto", "people", "judge"] = "auto"
     """who compares a candidate with what is served: people who are asked (auto: on the playground simulated ones), or the recipe's judge;
     users' votes alone never decide"""

@@ -11,11 +11,15 @@ from bridle import __version__
 from bridle.core.errors import BridleError, DataError
 from bridle.core.files import read_json, read_record
 from bridle.core.forms import SECONDS, form_fault
+from bridle.feedback.serving.promotion import promotion_steps
+from bridle.feedback.serving.turns import steps_taken
+from bridle.feedback.store.versions import model_versions
 from bridle.project.kept import read_data
 from bridle.project.project import Project
 from bridle.report import page
 from bridle.report.constitution import constitution_tables
 from bridle.report.drawings import CliffRun, Comparison, Frontier, Point
+from bridle.report.flywheel import flywheel_tables
 from bridle.report.guard import guard_reports, save_guard_pictures
 from bridle.report.metrics import held_out, of_runs
 from bridle.report.runs import MOST_MODELS, Results, Runs
@@ -79,6 +83,7 @@ def project_report(work: Work) -> page.LoopReport:
             *reward_tables(runs.results),
             *probe_tables(runs.results),
             *constitution_tables(runs.results),
+            *served_tables(work),
             *data_tables(runs.folders),
             *world_tables(runs.results),
         ],
@@ -132,6 +137,12 @@ def headline(runs: Runs, verdict: Verdict, wins: Sequence[Comparison]) -> list[p
     if (accuracy := runs.results.get("reward", {}).get("pair_accuracy")) is not None:
         found.append(page.Fact("reward model", accuracy, "of held-out pairs ordered right"))
     return found
+
+
+def served_tables(work: Work) -> list[page.Table]:
+    """Turns of the flywheel, and what was served."""
+    names = {one.hash: one.name for one in model_versions(work.store)}
+    return flywheel_tables(steps_taken(work.store), promotion_steps(work.store), names)
 
 
 def facts(work: Work, runs: Runs, warnings: list[str]) -> list[page.Fact]:

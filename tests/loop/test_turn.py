@@ -10,11 +10,15 @@ from typing import Any
 
 import pytest
 
-from bridle.core.records import Completion, FinishReason, Judgement, LabelerKind
+from bridle.core.records import Completion, FinishReason, Prompt
+from bridle.feedback.serving.answers import Choice, keep_answer
+from bridle.feedback.serving.comparisons import Ballot, keep_pair, vote
+from bridle.feedback.serving.consent import add_user, consent_text, publish_consent, set_consent
 from bridle.feedback.serving.promotion import Served, promotion_steps, served_now
+from bridle.feedback.serving.turns import steps_taken
 from bridle.feedback.store.store import Store
 from bridle.loop import turn as stage
-from bridle.loop.votes import STUDY_OF_USERS, live_votes
+from bridle.loop.votes import live_votes
 from tests.tiny_project import bridle, complaint, done, settings
 
 FEW = {"loop.comparisons": 12, "loop.votes": 4, "loop.audit": 8, "loop.judgements": 5}
@@ -37,21 +41,27 @@ def turned(project: Path, **more: Any) -> dict[str, Any]:
     return found
 
 
-def vote(store: Store, new: str, old: str, prefers: Callable[[int], str], count: int) -> None:
-    """Users compare an answer of one version with one of another."""
-    prompts = store.prompts(split="train", limit=count)
-    for number, prompt in enumerate(prompts):
-        pair = [
-            Completion(prompt.id, f"answer {number} {which[:4]}", (), (), FinishReason.STOP, f"{which[:16]}+0", {})
-            for which in (new, old)
-        ]
-        if number % 2:
-            pair.reverse()
-        store.add_completions(pair, source="serving")
-        [item] = store.add_items([pair], study=STUDY_OF_USERS)
-        best = next(slot for slot, one in enumerate(pair) if one.weight_stamp.startswith(prefers(number)[:16]))
-        ranking = ((best,), (1 - best,))
-        store.add_judgements([Judgement(item, f"user {number}", LabelerKind.PERSON, ranking, None, source="serving")])
+def users_vote(store: Store, new: str, old: str, prefers: Callable[[int], str], count: int) -> None:
+    """Users compare an answer of one version with one of another, as the server keeps it."""
+    text = publish_consent(store, {"en": "May we keep it?"}) and consent_text(store)
+    assert text is not None
+    for number in range(count):
+        user = add_user(store, f"a token of user number {number:04d}")
+        set_consent(store, user, "agreed", text=text.sha256)
+        prompt = Prompt.from_text(f"What about {number}?")
+        stamps = [new, old] if number % 2 else [old, new]
+        sides = []
+        for side, which in enumerate(stamps):
+            answer = Completion(
+                prompt.id, f"answer {number} {which[:4]}", (), (), FinishReason.STOP, f"{which[:16]}+0", {}
+            )
+            sides.append(keep_answer(store, user, prompt, answer, Choice("current", 0.5, side)))
+        first, second = sides
+        assert first is not None and second is not None
+        pair = keep_pair(store, user, first.id, second.id)
+        assert pair is not None
+        pick = "first" if stamps[0] == prefers(number) else "second"
+        vote(store, user, pair.id, Ballot(pick, key=f"k{number}"))
 
 
 def served(store: Store) -> Served:
@@ -69,7 +79,14 @@ def test_a_turn_does_every_step_once_and_says_why(project: Path, store: Store) -
     assert verdict["n"] <= 12 and set(first["steps"]["gate"]["bounds"]) == {
         "kl", "length_ratio", "distinct_share", "cut_off_rise", "refusals_rise", "repeats_rise",
     }  # fmt: skip
-    assert [step for _, step, _ in stage.steps_taken(store)] == STEPS
+    assert [step for _, step, _ in steps_taken(store)] == STEPS
+    done("report", "--project", project)
+    page = (project / "report.html").read_text()
+    assert (
+        "Turns of the flywheel" in page
+        and "What was served" in page
+        and first["steps"]["promote"]["decision"][:12] in page
+    )
     second = turned(project)
     assert second["turn"] == 2 and second["steps"]["train"]["name"] == "turn-0002"
     assert second["steps"]["gate"].get("candidates", 2) == 2
@@ -112,7 +129,7 @@ def test_users_alarm_calls_an_audit_and_the_audit_decides(
         done("models", "promote", name, "--project", project)
     new, old = served(store).content or "", served(store).before[-1]
     monkeypatch.setattr(stage, "collect", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))  # the watch alone
-    vote(store, new, old, lambda number: old, 16)
+    users_vote(store, new, old, lambda number: old, 16)
     assert live_votes(store, new, old) == [0.0] * 16 and live_votes(store, old, new) == [1.0] * 16
     asked: list[int] = []
     monkeypatch.setattr(stage, "decided_by", lambda *_: lambda pairs: asked.append(len(pairs)) or [0.0] * len(pairs))
@@ -127,7 +144,7 @@ def test_users_alone_roll_nothing_back(project: Path, store: Store, monkeypatch:
     for name in ("sft", "ppo"):
         done("models", "promote", name, "--project", project)
     now = served(store)
-    vote(store, now.content or "", now.before[-1], lambda number: now.before[-1], 16)
+    users_vote(store, now.content or "", now.before[-1], lambda number: now.before[-1], 16)
     monkeypatch.setattr(stage, "collect", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     monkeypatch.setattr(stage, "decided_by", lambda *_: lambda pairs: [1.0] * len(pairs))
     bridle("loop", "--project", project, *settings(FEW))
@@ -140,7 +157,7 @@ def test_a_candidate_that_users_meet_is_waited_for_and_then_served_to_all(projec
     found = bridle("loop", "--project", project, *settings(FEW))
     assert found.exit_code == 3 and "0 of 4 users' comparisons" in complaint(found)
     now = served(store)
-    vote(
+    users_vote(
         store,
         now.candidate or "",
         now.content or "",
@@ -172,3 +189,18 @@ def test_what_passes_the_gate_is_served_to_a_share_first(
     found = turned(project, **strict)
     assert not found["steps"]["gate"]["passed"] and "kl" in found["steps"]["gate"]["decision"]
     assert served(store).candidate is None
+
+
+def test_simulated_users_come_before_a_turn_and_their_votes_are_learnt_from(project: Path, store: Store) -> None:
+    for name in ("sft", "ppo"):
+        done("models", "promote", name, "--project", project)
+    more = settings({**FEW, "data.sources": ["study", "serving"]})
+    found = json.loads(done("loop", "--crowd", "30", "--project", project, "--json", *more))
+    votes = [judgement for _, judgement in store.judgements(study="serving")]
+    assert 10 < len(votes) <= 30 and all(one.source == "serving" for one in votes)
+    now = found["steps"]["watch"]
+    assert 0 < now["votes"]["n"] < len(votes), "half of the turns compare two answers of one version"
+    assert found["steps"]["collect"]["drawn"] > 0
+    again = store.counts()["items"]["serving"]
+    done("loop", "--crowd", "30", "--project", project, *more)
+    assert store.counts()["items"]["serving"] > again, "the next turn brings other questions"

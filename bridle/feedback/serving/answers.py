@@ -11,7 +11,7 @@ never was. Prompts go into the split "served", which nothing is trained on until
 import math
 import secrets
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import sqlalchemy as sa
@@ -91,7 +91,7 @@ def keep_answer(
             "completion_id": key,
             "sum_logprob": total,
         }
-        row |= vars(choice) | {"sampling": dict(completion.sampling)}
+        row |= asdict(choice) | {"sampling": dict(completion.sampling)}
         if not insert_new(connection, tables.served, [row]):
             raise DataError(f"the id {str(public_id)[:100]!r} is another answer's already; draw one with new_id")
         return answer_of(connection, user, str(row["public_id"]))

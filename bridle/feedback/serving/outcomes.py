@@ -23,7 +23,7 @@ class Outcome:
     at_random: bool
 
 
-def outcomes(store: Store) -> list[Outcome]:
+def vote_outcomes(store: Store) -> list[Outcome]:
     """Those that weigh anything, in the order in which they came: as each answer was served, whoever else had the same words from another
     model (an item is named by words alone)."""
     judgement, comparison = tables.judgement.c, tables.comparison.c

@@ -17,7 +17,7 @@ from bridle.feedback.serving.comparisons import Ballot, keep_pair, vote
 from bridle.feedback.serving.consent import find_user, may_keep, set_consent
 from bridle.feedback.serving.forgetting import forget_user
 from bridle.feedback.serving.honesty import most_within, odd_users
-from bridle.feedback.serving.outcomes import outcomes
+from bridle.feedback.serving.outcomes import vote_outcomes
 from bridle.feedback.serving.prompts import draw_prompts
 from bridle.feedback.serving.reactions import Reaction, react
 from bridle.feedback.serving.weights import serving_weights
@@ -76,7 +76,7 @@ def test_an_outcome_is_of_the_weights_that_were_served(any_store: Store) -> None
         kept = [keep_answer(store, user, prompt, answer_to(prompt, text, 1, stamp), one) for text, stamp, one in sides]
         pair = keep_pair(store, user, *(one.id for one in kept if one is not None))
         assert pair is not None and vote(store, user, pair.id, Ballot(pick, "k")) is not None  # type: ignore[arg-type]
-    found = [(one.first, one.second, one.preferred, one.arms, one.at_random) for one in outcomes(store)]
+    found = [(one.first, one.second, one.preferred, one.arms, one.at_random) for one in vote_outcomes(store)]
     arms = ("candidate", "current")
     assert found == [("new+1", "old+1", 1.0, arms, True), ("old+1", "new+1", 0.0, arms, True)]
     assert len(store.items(study=SERVING)) == 1
