@@ -21,7 +21,7 @@ def judge_staleness(work: Work) -> dict[str, Any]:
     """The sequential test of `guard/staleness.py` on the judgements on the whole that came after the reward model was registered, audits of
     runs among them, one pair of each, in their order: whether it is stale, how many labels a refresh should begin with, on which topics."""
     content = require_model(work, "reward", scores=True)
-    judged, learnt = judged_since(work.store, content)
+    judged, learnt = judged_since(work.store, content, work.recipe.data.sources)
     pairs = [given[0] for item, judgement in judged if (given := pairs_of(item, judgement))]
     if not pairs:
         raise NoUsableRows(

@@ -9,6 +9,7 @@ one that is still being written waits for it. Everything that was said comes, al
 names the one before it. What counts now is what an export holds.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -18,7 +19,7 @@ from bridle.core.records import Judgement
 from bridle.feedback.rankings import Item
 from bridle.feedback.store import tables
 from bridle.feedback.store.database import settled_number
-from bridle.feedback.store.reading import equal, in_force, judged_by, judged_in, judged_where
+from bridle.feedback.store.reading import SOURCES, Source, equal, in_force, judged_by, judged_in, judged_where
 from bridle.feedback.store.rows import judgement_of
 from bridle.feedback.store.store import Store
 
@@ -50,9 +51,11 @@ def arrivals(store: Store, after: int = 0, limit: int = 1000, study: str | None 
         ]
 
 
-def judged_since(store: Store, model: str) -> tuple[list[tuple[Item, Judgement]], int]:
-    """The judgements in force, on the whole and of every study, that came after a model was registered, by its content hash; and how many
-    it learnt from."""
+def judged_since(
+    store: Store, model: str, sources: Collection[Source] = SOURCES
+) -> tuple[list[tuple[Item, Judgement]], int]:
+    """The judgements in force, on the whole, of every study and from these sources, that weigh anything and came after a model was
+    registered, by its content hash; and how many it learnt from."""
     known, row = tables.model_version.c, tables.snapshot_row.c
     with store.reading() as connection:
         query = sa.select(known.created_at, known.snapshot_sha256).where(known.weights_sha256 == model)
@@ -63,5 +66,6 @@ def judged_since(store: Store, model: str) -> tuple[list[tuple[Item, Judgement]]
             )
         members = sa.select(sa.func.count()).where(row.snapshot_sha256 == made.snapshot_sha256)
         later = tables.judgement.c.created_at > made.created_at
-        judged = judged_where(connection, [in_force(), judged_by(None), later, *judged_in(None, None)])
+        later = sa.and_(later, sa.func.coalesce(tables.judgement.c.weight, 1) > 0)
+        judged = judged_where(connection, [in_force(), judged_by(None), later, *judged_in(None, None, sources)])
         return judged, int(connection.execute(members).scalar_one())
