@@ -145,11 +145,11 @@ def keep_visit(
     """Keep both answers, and the pick; False where they were the same, which nobody is asked about."""
     if answers[0].stripped == answers[1].stripped:
         return False
-    shown = [
+    sides = [
         keep_answer(store, turn.handle, turn.prompt, one, Choice(turn.arms[side], turn.propensity, side))
         for side, one in enumerate(answers)
     ]
-    pair = keep_pair(store, turn.handle, shown[0].id, shown[1].id) if shown[0] and shown[1] else None
+    pair = keep_pair(store, turn.handle, sides[0].id, sides[1].id) if sides[0] and sides[1] else None
     if pair is None:
         return False
     scores = data.score([turn.prompt] * 2, list(answers), "users")

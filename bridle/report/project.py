@@ -17,13 +17,12 @@ from bridle.feedback.store.versions import model_versions
 from bridle.project.kept import read_data
 from bridle.project.project import Project
 from bridle.report import page
-from bridle.report.constitution import constitution_tables
 from bridle.report.drawings import CliffRun, Comparison, Frontier, Point
-from bridle.report.flywheel import flywheel_tables
 from bridle.report.guard import guard_reports, save_guard_pictures
 from bridle.report.metrics import held_out, of_runs
 from bridle.report.runs import MOST_MODELS, Results, Runs
 from bridle.report.stages import MODELS, STAGES, StageRow, is_bridled, label_of, row_of, stage_curve, title_of, words_of
+from bridle.report.tables import constitution_tables, flywheel_tables
 from bridle.report.timing import left_out, times
 from bridle.report.verdict import (
     Standing,

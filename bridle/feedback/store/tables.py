@@ -83,9 +83,8 @@ prompt = sa.Table(
     sa.Column("split", sa.String(40), nullable=False),  # one row for each prompt, so it cannot sit in two splits
     sa.Column("source", sa.String(200), nullable=False),
     sa.Column("lang", sa.String(20)),
-    sa.Column(
-        "nearness", sa.BigInteger, index=True
-    ),  # equal where prompts differ in case, white space and punctuation alone
+    # equal where prompts differ in case, white space and punctuation alone
+    sa.Column("nearness", sa.BigInteger, index=True),
     sa.Column("created_at", Time(32), nullable=False),
     sa.Column("checksum", sa.BigInteger),
 )
@@ -102,9 +101,8 @@ model_version = sa.Table(
     sa.Column("config", sa.JSON, nullable=False),
     sa.Column("created_at", Time(32), nullable=False),
     sa.Column("snapshot_sha256", Hash(64), sa.ForeignKey("snapshot.sha256")),  # the judgements that it learnt from
-    sa.Column(
-        "shaped_by", sa.JSON(none_as_null=True)
-    ),  # hashes of the other models that it learnt from: what scored its answers
+    # hashes of the other models that it learnt from: what scored its answers
+    sa.Column("shaped_by", sa.JSON(none_as_null=True)),
     sa.CheckConstraint("status IN ('candidate', 'serving', 'retired')", name="status"),
 )
 
@@ -206,9 +204,8 @@ judgement = sa.Table(  # append-only: triggers refuse UPDATE and DELETE
     sa.Column("submission_key", Hash(200), unique=True),  # null where it follows from the judgement
     sa.Column("item_sha256", Hash(64), sa.ForeignKey("item.sha256"), nullable=False, index=True),
     sa.Column("labeler", Hash(200), sa.ForeignKey("labeler.handle"), nullable=False),
-    sa.Column(
-        "ranking", sa.JSON(none_as_null=True)
-    ),  # [[2], [0, 1]]: best group first; null where nobody could or would say
+    # [[2], [0, 1]]: best group first; null where nobody could or would say
+    sa.Column("ranking", sa.JSON(none_as_null=True)),
     # The winning slot, or where the best group has several 'tie', 'both_good' or 'both_bad'; without a ranking 'cannot_judge' or
     # 'skip', or 'unranked' of a task with less than two answers to compare.
     sa.Column("outcome", sa.String(20), nullable=False),
@@ -415,9 +412,7 @@ reaction = sa.Table(  # what a user said of one answer; of several votes on it t
     "reaction",
     metadata,
     sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column(
-        "key", Hash(64), nullable=False, unique=True
-    ),  # of the user, the answer and the key that it was sent with
+    sa.Column("key", Hash(64), nullable=False, unique=True),  # of user, answer and the key that it was sent with
     sa.Column("labeler", Hash(200), sa.ForeignKey("labeler.handle"), nullable=False, index=True),
     sa.Column("answer", sa.String(100), sa.ForeignKey("served.public_id"), nullable=False, index=True),
     sa.Column("kind", sa.String(20), nullable=False),
