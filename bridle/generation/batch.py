@@ -381,7 +381,7 @@ class Batch:
         samples_B1 = torch.tensor([[as_signed(answer.row.sample)] for answer in answers])
         first = uniforms(seeds_B1, samples_B1, position_T).tolist()
         for answer, numbers in zip(answers, first, strict=True):
-            answer.numbers = numbers_of(answer.row, numbers)
+            answer.numbers = draw_numbers(answer.row, numbers)
 
     # ------------------------------------------------------------------------------------------------ what fails
 
@@ -400,7 +400,7 @@ class Batch:
         )
 
 
-def numbers_of(row: Row, first: list[float]) -> Iterator[float]:
+def draw_numbers(row: Row, first: list[float]) -> Iterator[float]:
     """A row's random numbers, of which the first are known. Where it is finished it goes on beside others, with its last one."""
     new = row.sampling.max_new_tokens
     numbers, position = first[:new], 0
