@@ -22,7 +22,7 @@ import torch
 from fastapi import FastAPI
 
 from bridle.core.records import Prompt, Reward
-from bridle.generation.batch import Drawn, Limits
+from bridle.generation.batch import BatchLimits, Drawn
 from bridle.generation.engine import Engine
 from bridle.models.policy import Policy
 from bridle.recipe.services import ServeSection
@@ -112,7 +112,7 @@ def served(
     chosen = model or policy()
 
     def tiny() -> ServedModel:
-        return ServedModel("tiny", chosen, Engine(torch.float32), Limits(rows=section.batch), no_chat, reward)
+        return ServedModel("tiny", chosen, Engine(torch.float32), BatchLimits(rows=section.batch), no_chat, reward)
 
     scheduler = Scheduler(load or tiny, max_waiting=section.max_waiting)
     app = serving_app(scheduler, section, place or Place(), keys)

@@ -33,7 +33,7 @@ UNIFORMS = 256  # random numbers made at once for a row
 
 
 @dataclass(frozen=True)
-class Row:
+class AnswerRow:
     """One answer that is asked for. (seed, sample, position) number its draws; `stops` end it beside the template's."""
 
     prompt: tuple[int, ...]
@@ -60,7 +60,7 @@ class Drawn:
 
 
 @dataclass(frozen=True)
-class Limits:
+class BatchLimits:
     """What a batch holds and takes in."""
 
     rows: int = 64  # answers under way
@@ -77,7 +77,7 @@ class Answering:
     """A row on its way: tokens drawn so far of at most `new`, what ends it, and the random numbers of its next ones."""
 
     id: int
-    row: Row
+    row: AnswerRow
     new: int
     stops: frozenset[int]
     live: bool = True  # neither finished nor cancelled
@@ -93,11 +93,11 @@ class Load:
     prompt: int = 0
     new: int = 0
 
-    def add(self, row: Row) -> None:
+    def add(self, row: AnswerRow) -> None:
         self.rows, self.prompt = self.rows + 1, max(self.prompt, len(row.prompt))
         self.new = max(self.new, row.sampling.max_new_tokens)
 
-    def has_room(self, row: Row, limits: Limits) -> bool:
+    def has_room(self, row: AnswerRow, limits: BatchLimits) -> bool:
         tokens = max(self.prompt, len(row.prompt)) + max(self.new, row.sampling.max_new_tokens)
         return not self.rows or self.rows < limits.rows and (self.rows + 1) * tokens <= limits.cache_tokens
 
@@ -138,10 +138,10 @@ class Reading:
     read: int = 0
 
 
-class Batch:
+class RowBatch:
     """Answers by the weights that it was made with, and by no others. For one thread."""
 
-    def __init__(self, packed: PackedDecoder | Fallback, stops: frozenset[int], limits: Limits) -> None:
+    def __init__(self, packed: PackedDecoder | Fallback, stops: frozenset[int], limits: BatchLimits) -> None:
         self.packed, self.stops, self.limits = packed, stops, limits
         self.queue: deque[Answering] = deque()
         self.reading: Reading | None = None
@@ -163,7 +163,7 @@ class Batch:
     def waiting(self) -> int:
         return len(self.unfinished) - self.running
 
-    def admit(self, row: Row) -> int:
+    def admit(self, row: AnswerRow) -> int:
         """Its id. It waits until there is room. DataError where it cannot be answered."""
         self.require_answerable(row)
         stops = self.stops | row.stops if row.stops else self.stops
@@ -172,7 +172,7 @@ class Batch:
         self.queue.append(answer)
         return answer.id
 
-    def require_answerable(self, row: Row) -> None:
+    def require_answerable(self, row: AnswerRow) -> None:
         """DataError for a prompt that is empty, too long, or of tokens that the model does not have."""
         prompt, new, vocabulary = row.prompt, row.sampling.max_new_tokens, self.packed.vocabulary
         if not prompt:
@@ -400,7 +400,7 @@ class Batch:
         )
 
 
-def draw_numbers(row: Row, first: list[float]) -> Iterator[float]:
+def draw_numbers(row: AnswerRow, first: list[float]) -> Iterator[float]:
     """A row's random numbers, of which the first are known. Where it is finished it goes on beside others, with its last one."""
     new = row.sampling.max_new_tokens
     numbers, position = first[:new], 0

@@ -14,7 +14,7 @@ import torch
 
 from bridle.core.errors import StaleWeights
 from bridle.core.records import Completion, FinishReason, Prompt
-from bridle.generation.batch import KEEP_SHARE, Batch, Limits, Row
+from bridle.generation.batch import KEEP_SHARE, AnswerRow, BatchLimits, RowBatch
 from bridle.generation.fallback import Fallback, pack_foreign
 from bridle.generation.native import PackedDecoder, pack_decoder
 from bridle.generation.sampling import Sampling
@@ -22,7 +22,7 @@ from bridle.models.decoder import Decoder
 from bridle.models.policy import Policy
 
 # All prompts are there and nobody waits for the next token: rows come in many at a time, and as many prompts are read as there is room.
-EAGER = Limits(prefill_tokens=sys.maxsize, cache_tokens=sys.maxsize, refill_below=KEEP_SHARE, groups=1)
+EAGER = BatchLimits(prefill_tokens=sys.maxsize, cache_tokens=sys.maxsize, refill_below=KEEP_SHARE, groups=1)
 
 
 @dataclass(frozen=True)
@@ -56,11 +56,11 @@ class Engine:
             self.packed = pack_policy(policy, self.dtype)
             self.template_stops = policy.template.stop_ids
 
-    def batch(self, limits: Limits | None = None) -> Batch:
+    def batch(self, limits: BatchLimits | None = None) -> RowBatch:
         """Rows that are admitted one by one, answered by the weights that are loaded now: later ones leave them alone."""
         if self.packed is None:
             raise StaleWeights("the engine holds no weights yet; load a policy before rows are admitted")
-        return Batch(self.packed, self.template_stops, limits or Limits())
+        return RowBatch(self.packed, self.template_stops, limits or BatchLimits())
 
     def generate(
         self,
@@ -81,7 +81,9 @@ class Engine:
             raise StaleWeights(f"the engine holds weights {held} where {stamp} was expected; load the policy again")
         batch = self.batch(replace(EAGER, rows=self.batch_size))
         numbers = range(len(prompts)) if samples is None else samples
-        rows = [Row(tuple(prompt), settings, seed, number) for prompt, number in zip(prompts, numbers, strict=True)]
+        rows = [
+            AnswerRow(tuple(prompt), settings, seed, number) for prompt, number in zip(prompts, numbers, strict=True)
+        ]
         order = sorted(range(len(rows)), key=lambda i: (len(rows[i].prompt), rows[i].prompt))  # equal ones in a row
         if order:
             batch.require_answerable(rows[order[-1]])  # of those that are too long the longest

@@ -142,8 +142,9 @@ def keep_visit(
     rng: random.Random,
     key: str,
 ) -> bool:
-    """Keep both answers, and the pick; False where they were the same, which nobody is asked about."""
-    if answers[0].stripped == answers[1].stripped:
+    """Keep both answers, and the pick; False where they were the same, which nobody is asked about, or hold a NUL, which
+    no store keeps."""
+    if answers[0].stripped == answers[1].stripped or any("\0" in one.text for one in answers):
         return False
     sides = [
         keep_answer(store, turn.handle, turn.prompt, one, Choice(turn.arms[side], turn.propensity, side))

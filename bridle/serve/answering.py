@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
 from bridle.core.records import Completion, FinishReason, Prompt, Reward
-from bridle.generation.batch import Row
+from bridle.generation.batch import AnswerRow
 from bridle.generation.sampling import Sampling
 from bridle.models.template import AnswerFrame
 from bridle.serve.metrics import ServeMetrics
@@ -33,11 +33,11 @@ class GenerationRequest:
     def with_tokens(self) -> bool:
         return self.top is not None
 
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[AnswerRow]:
         """Prompt by prompt. The same seed draws the same answers to a prompt, alone or among others."""
         numbers = range(self.drawn)
         top = max(1, self.top) if self.top is not None else 0  # with none the model's own log-probs are not looked at
-        return [Row(ids, self.sampling, self.seed, number, top) for ids in self.prompts for number in numbers]
+        return [AnswerRow(ids, self.sampling, self.seed, number, top) for ids in self.prompts for number in numbers]
 
 
 class Writing:

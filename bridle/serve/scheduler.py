@@ -19,7 +19,7 @@ from functools import cached_property, partial
 
 from bridle.core.errors import BridleError, NotFinite
 from bridle.core.records import Reward
-from bridle.generation.batch import Batch, Drawn, Limits, Row
+from bridle.generation.batch import AnswerRow, BatchLimits, Drawn, RowBatch
 from bridle.generation.engine import Engine
 from bridle.models.policy import Policy
 from bridle.serve.problems import FAULT_OF_OURS, RequestProblem, log
@@ -39,7 +39,7 @@ class ServedModel:
     name: str
     policy: Policy
     engine: Engine
-    limits: Limits = Limits()
+    limits: BatchLimits = BatchLimits()
     no_chat: str = ""
     reward: Reward | None = None
     created: int = field(default_factory=lambda: int(time.time()))
@@ -47,7 +47,7 @@ class ServedModel:
 
     def __post_init__(self) -> None:
         self.engine.load(self.policy)
-        self.batch: Batch = self.engine.batch(self.limits)
+        self.batch: RowBatch = self.engine.batch(self.limits)
 
     @cached_property
     def spelling(self) -> Spelling:
@@ -70,7 +70,7 @@ class ServedModel:
 class Answers:
     """The rows of one request on their way. Its reader closes it in the end, whether all were read or not."""
 
-    def __init__(self, scheduler: "Scheduler", served: ServedModel, rows: Sequence[Row]) -> None:
+    def __init__(self, scheduler: "Scheduler", served: ServedModel, rows: Sequence[AnswerRow]) -> None:
         self.scheduler, self.served, self.rows = scheduler, served, rows
         self.arrived: asyncio.Queue[tuple[int, Drawn] | RequestProblem] = asyncio.Queue()
         self.numbers: list[int] = []  # in the batch; the thread's
@@ -139,7 +139,7 @@ class Scheduler:
             raise RequestProblem(503, "the model is being loaded; ask again in a few seconds", retry=2)
         return self.current
 
-    def submit(self, served: ServedModel, rows: Sequence[Row]) -> Answers:
+    def submit(self, served: ServedModel, rows: Sequence[AnswerRow]) -> Answers:
         """Raises RequestProblem where too many wait already."""
         room = served.limits.rows + self.max_waiting - self.under_way
         if len(rows) > room:

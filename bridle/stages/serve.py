@@ -6,7 +6,7 @@ from pathlib import Path
 from bridle.compute.device import choose_device, choose_threads
 from bridle.core.errors import ProjectError
 from bridle.core.records import Completion, Prompt, Reward, Scores
-from bridle.generation.batch import Limits
+from bridle.generation.batch import BatchLimits
 from bridle.generation.engine import Engine
 from bridle.models.files.chat_template import OWN_FILES, PLAIN_TEMPLATE
 from bridle.models.policy import Policy, inspect_policy, load_policy
@@ -50,7 +50,7 @@ def load_served(work: Work | None, recipe: Recipe, folder: Path, name: str) -> S
     no_chat = without_chat(
         folder, policy, name, base=work is not None and folder.resolve() == work.project.model("base").resolve()
     )
-    return ServedModel(name, policy, Engine(device.precision), Limits(rows=recipe.serve.batch), no_chat, reward)
+    return ServedModel(name, policy, Engine(device.precision), BatchLimits(rows=recipe.serve.batch), no_chat, reward)
 
 
 def without_chat(folder: Path, policy: Policy, name: str, base: bool) -> str:

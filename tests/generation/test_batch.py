@@ -13,7 +13,7 @@ import torch
 
 from bridle.core.errors import DataError, NotFinite, StaleWeights
 from bridle.core.records import FinishReason
-from bridle.generation.batch import Batch, Drawn, Limits, Row
+from bridle.generation.batch import AnswerRow, BatchLimits, Drawn, RowBatch
 from bridle.generation.engine import Engine
 from bridle.generation.native import Decoding, PackedDecoder
 from bridle.generation.sampling import Sampling, draw
@@ -44,11 +44,11 @@ def engine_of(ours: Policy, dtype: torch.dtype = torch.float32) -> Engine:
     return engine
 
 
-def rows_of(count: int, seed: int) -> list[Row]:
+def rows_of(count: int, seed: int) -> list[AnswerRow]:
     """Rows with settings, seeds and stops of their own; prompts come again."""
     rng = random.Random(seed)
     return [
-        Row(
+        AnswerRow(
             rng.choice(PROMPTS), rng.choice(SETTINGS), rng.randrange(2**64), rng.randrange(100), rng.choice((0, 0, 3)),
             frozenset(rng.sample(range(12, 300), rng.choice((0, 20)))),
         )
@@ -56,7 +56,7 @@ def rows_of(count: int, seed: int) -> list[Row]:
     ]  # fmt: skip
 
 
-def finish(batch: Batch, found: dict[int, list[Drawn]] | None = None) -> dict[int, list[Drawn]]:
+def finish(batch: RowBatch, found: dict[int, list[Drawn]] | None = None) -> dict[int, list[Drawn]]:
     found = defaultdict(list) if found is None else found
     while batch.running + batch.waiting:
         for drawn in batch.step():
@@ -64,7 +64,7 @@ def finish(batch: Batch, found: dict[int, list[Drawn]] | None = None) -> dict[in
     return found
 
 
-def alone(engine: Engine, row: Row) -> list[Drawn]:
+def alone(engine: Engine, row: AnswerRow) -> list[Drawn]:
     batch = engine.batch()
     return finish(batch)[0] if batch.admit(row) == 0 else []
 
@@ -92,12 +92,14 @@ def test_generate_answers_as_recorded_before_rows_came_one_by_one(shape: str) ->
 
 @pytest.mark.usefixtures("products")
 @pytest.mark.parametrize("shape", ["qwen2", "gpt2", "gemma2"])
-@pytest.mark.parametrize("limits", [Limits(rows=3, prefill_tokens=7), Limits(rows=8, prefill_tokens=70, groups=2)])
-def test_answers_are_those_of_rows_alone_whatever_comes_and_goes(shape: str, limits: Limits) -> None:
+@pytest.mark.parametrize(
+    "limits", [BatchLimits(rows=3, prefill_tokens=7), BatchLimits(rows=8, prefill_tokens=70, groups=2)]
+)
+def test_answers_are_those_of_rows_alone_whatever_comes_and_goes(shape: str, limits: BatchLimits) -> None:
     engine, rng = engine_of(stopping(shape)), random.Random(limits.rows)
     rows = rows_of(9, seed=limits.rows)
     batch, waiting = engine.batch(limits), list(rows)
-    asked: dict[int, Row] = {}
+    asked: dict[int, AnswerRow] = {}
     cancelled: set[int] = set()
     found: dict[int, list[Drawn]] = defaultdict(list)
     while waiting or batch.running or batch.waiting:
@@ -140,12 +142,12 @@ def test_alone_is_what_generate_answers(shape: str) -> None:
 @pytest.mark.parametrize("shape", ["llama-biased", "qwen3"])
 def test_a_long_prompt_is_read_in_parts_while_others_go_on(shape: str, monkeypatch: pytest.MonkeyPatch) -> None:
     engine, prompt = engine_of(policy(shape)), tuple(random_ids(1, 60, 60, seed=1)[0])
-    long = [Row(prompt, Sampling(6), seed, top_logprobs=2) for seed in (1, 2)]
+    long = [AnswerRow(prompt, Sampling(6), seed, top_logprobs=2) for seed in (1, 2)]
     wanted = [alone(engine, row) for row in long]
     reads: list[torch.Size] = []
     monkeypatch.setattr(Decoding, "read", counting(Decoding.read, reads))
-    batch = engine.batch(Limits(prefill_tokens=16))
-    first = batch.admit(Row((5, 6), Sampling(30), 0))
+    batch = engine.batch(BatchLimits(prefill_tokens=16))
+    first = batch.admit(AnswerRow((5, 6), Sampling(30), 0))
     batch.step()
     ids = [batch.admit(row) for row in long]
     drawn = [[d.id for d in batch.step()] for _ in range(4)]
@@ -171,10 +173,10 @@ def counting(
 def test_the_tokens_read_in_a_step_and_those_of_the_cache_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     reads: list[torch.Size] = []
     monkeypatch.setattr(Decoding, "read", counting(Decoding.read, reads))
-    engine, limits = engine_of(policy()), Limits(rows=6, prefill_tokens=100, cache_tokens=4 * 70)
+    engine, limits = engine_of(policy()), BatchLimits(rows=6, prefill_tokens=100, cache_tokens=4 * 70)
     batch = engine.batch(limits)
     for i, prompt in enumerate([*random_ids(8, 40, 60, seed=1), *random_ids(8, 1, 4, seed=2)]):
-        batch.admit(Row(tuple(prompt), Sampling(10), i))
+        batch.admit(AnswerRow(tuple(prompt), Sampling(10), i))
     most = 0
     while batch.running + batch.waiting:
         batch.step()
@@ -184,7 +186,7 @@ def test_the_tokens_read_in_a_step_and_those_of_the_cache_are_bounded(monkeypatc
     assert most > 4  # short ones are more
     assert all(shape.numel() <= 100 for shape in reads)
     assert not batch.groups and batch.reading is None  # and with them went their caches
-    long = batch.admit(Row(tuple(random_ids(1, 80, 80)[0]), Sampling(16), 0))
+    long = batch.admit(AnswerRow(tuple(random_ids(1, 80, 80)[0]), Sampling(16), 0))
     assert len(finish(batch)[long]) == 16  # alone it may
 
 
@@ -201,7 +203,7 @@ def test_a_prompt_asked_many_times_is_read_once(shape: str, monkeypatch: pytest.
 
     monkeypatch.setattr(type(batch.packed), "prefill", counted)
     for i in range(12):
-        batch.admit(Row(PROMPTS[i % 2], Sampling(4), 0, i))
+        batch.admit(AnswerRow(PROMPTS[i % 2], Sampling(4), 0, i))
     batch.step()
     assert len(runs) == 1 and set(runs[0]) == {PROMPTS[0], PROMPTS[1]} and len(runs[0]) <= 4
     assert batch.running == 12
@@ -209,8 +211,8 @@ def test_a_prompt_asked_many_times_is_read_once(shape: str, monkeypatch: pytest.
 
 @pytest.mark.parametrize("shape", ["qwen2", "gpt2"])
 def test_a_cancelled_row_makes_room_for_the_next(shape: str) -> None:
-    batch = engine_of(policy(shape)).batch(Limits(rows=2))
-    a, b, c, d = (batch.admit(Row(PROMPTS[i], Sampling(30), 0)) for i in range(4))
+    batch = engine_of(policy(shape)).batch(BatchLimits(rows=2))
+    a, b, c, d = (batch.admit(AnswerRow(PROMPTS[i], Sampling(30), 0)) for i in range(4))
     assert (batch.running, batch.waiting) == (0, 4)
     assert {x.id for x in batch.step()} == {a, b}
     assert (batch.running, batch.waiting) == (2, 2)
@@ -228,7 +230,7 @@ def test_a_cancelled_row_makes_room_for_the_next(shape: str) -> None:
 @pytest.mark.usefixtures("products")
 def test_top_log_probs_are_the_models_own() -> None:
     ours = policy()
-    row = Row(PROMPTS[0], Sampling(6, 0.3, 0.5), 1, top_logprobs=4)
+    row = AnswerRow(PROMPTS[0], Sampling(6, 0.3, 0.5), 1, top_logprobs=4)
     ids = list(row.prompt)
     for drawn in alone(engine_of(ours), row):
         with torch.no_grad():
@@ -239,7 +241,7 @@ def test_top_log_probs_are_the_models_own() -> None:
 
 
 def test_a_rows_own_stops_stand_beside_the_templates() -> None:
-    engine, row = engine_of(policy()), Row(PROMPTS[0], Sampling(8), 4)
+    engine, row = engine_of(policy()), AnswerRow(PROMPTS[0], Sampling(8), 4)
     free = alone(engine, row)
     ended = alone(engine, replace(row, stops=frozenset({free[3].token})))
     first = [d.token for d in free].index(free[3].token)
@@ -251,11 +253,11 @@ def test_a_rows_own_stops_stand_beside_the_templates() -> None:
 def test_what_cannot_be_answered_is_refused_in_one_sentence() -> None:
     batch = engine_of(policy()).batch()
     for row, words in (
-        (Row((), Sampling(4), 0), "without a single token"),
-        (Row((5,) * 90, Sampling(7), 0), "90 tokens and 7 new ones do not fit the model's context of 96"),
-        (Row((5, 300), Sampling(7), 0), "the token 300, where the model has those from 0 to 299"),
-        (Row((5, -1), Sampling(7), 0), "the token -1"),
-        (Row((5,), Sampling(7), 0, top_logprobs=301), "top_logprobs must be within 0 and"),
+        (AnswerRow((), Sampling(4), 0), "without a single token"),
+        (AnswerRow((5,) * 90, Sampling(7), 0), "90 tokens and 7 new ones do not fit the model's context of 96"),
+        (AnswerRow((5, 300), Sampling(7), 0), "the token 300, where the model has those from 0 to 299"),
+        (AnswerRow((5, -1), Sampling(7), 0), "the token -1"),
+        (AnswerRow((5,), Sampling(7), 0, top_logprobs=301), "top_logprobs must be within 0 and"),
     ):
         with pytest.raises(DataError, match=words) as caught:
             batch.admit(row)
@@ -270,19 +272,19 @@ def test_what_cannot_be_answered_is_refused_in_one_sentence() -> None:
 def test_broken_logits_fail_their_own_rows(temperature: float) -> None:
     """Token 7's embedding is no number: whoever reads or draws it is out, all others go on."""
     ours = policy("llama")
-    wanted = alone(engine_of(ours), Row((5, 6), Sampling(12, temperature), 1))
+    wanted = alone(engine_of(ours), AnswerRow((5, 6), Sampling(12, temperature), 1))
     with torch.no_grad():
         dict(ours.module.named_parameters())["model.embed_tokens.weight"][7] = float("nan")
     engine = engine_of(ours)
-    batch = engine.batch(Limits(rows=3))
-    good = batch.admit(Row((5, 6), Sampling(12, temperature), 1))
+    batch = engine.batch(BatchLimits(rows=3))
+    good = batch.admit(AnswerRow((5, 6), Sampling(12, temperature), 1))
     found: dict[int, list[Drawn]] = defaultdict(list)
     for _ in range(4):
-        bad = batch.admit(Row((8, 7), Sampling(4, temperature), 0))
+        bad = batch.admit(AnswerRow((8, 7), Sampling(4, temperature), 0))
         with pytest.raises(NotFinite, match="logits that are not finite") as caught:
             batch.step()
         assert caught.value.ids == (bad,) and one_sentence(str(caught.value))
-    last = batch.admit(Row((5, 6), Sampling(12, temperature), 1))
+    last = batch.admit(AnswerRow((5, 6), Sampling(12, temperature), 1))
     finish(batch, found)
     for id in (good, last):
         require_alike(found[id], wanted)
@@ -291,11 +293,11 @@ def test_broken_logits_fail_their_own_rows(temperature: float) -> None:
 @pytest.mark.usefixtures("products")
 def test_a_row_that_breaks_under_way_leaves_nothing_behind() -> None:
     engine = engine_of(policy("llama"))
-    wanted = alone(engine, Row((5, 6), Sampling(12), 1))
+    wanted = alone(engine, AnswerRow((5, 6), Sampling(12), 1))
     packed = engine.packed
     assert isinstance(packed, PackedDecoder)
-    batch = engine.batch(Limits(rows=2))
-    good, bad = batch.admit(Row((5, 6), Sampling(12), 1)), batch.admit(Row((9, 9), Sampling(12), 1))
+    batch = engine.batch(BatchLimits(rows=2))
+    good, bad = batch.admit(AnswerRow((5, 6), Sampling(12), 1)), batch.admit(AnswerRow((9, 9), Sampling(12), 1))
     found: dict[int, list[Drawn]] = defaultdict(list)
     for drawn in batch.step():
         found[drawn.id].append(drawn)
@@ -305,7 +307,7 @@ def test_a_row_that_breaks_under_way_leaves_nothing_behind() -> None:
     with pytest.raises(NotFinite) as caught:
         batch.step()
     assert caught.value.ids == (bad,)
-    after = batch.admit(Row((5, 6), Sampling(12), 1))  # takes its place
+    after = batch.admit(AnswerRow((5, 6), Sampling(12), 1))  # takes its place
     finish(batch, found)
     require_alike(found[good], wanted)
     require_alike(found[after], wanted)
@@ -325,7 +327,7 @@ def test_log_probs_of_broken_logits_are_no_numbers(settings: Sampling, broken: f
 def test_a_batch_keeps_the_weights_that_it_began_with(shape: str) -> None:
     ours = policy(shape)
     engine = engine_of(ours)
-    row = Row(PROMPTS[0], Sampling(10), 1)
+    row = AnswerRow(PROMPTS[0], Sampling(10), 1)
     wanted, batch = alone(engine, row), engine.batch()
     batch.admit(row)
     batch.step()
@@ -341,7 +343,7 @@ def test_a_batch_keeps_the_weights_that_it_began_with(shape: str) -> None:
 
 
 def test_random_numbers_are_made_as_they_are_needed(monkeypatch: pytest.MonkeyPatch) -> None:
-    engine, row = engine_of(policy()), Row(PROMPTS[0][:10], Sampling(40), 1)
+    engine, row = engine_of(policy()), AnswerRow(PROMPTS[0][:10], Sampling(40), 1)
     wanted = alone(engine, row)
     monkeypatch.setattr("bridle.generation.batch.UNIFORMS", 7)
     require_alike(alone(engine, row), wanted)
