@@ -56,6 +56,7 @@ class GateVerdict:
 
     def __str__(self) -> str:
         won = f"won {self.rate:.3f} of {self.n:,} comparisons ({self.low:.3f} to {self.high:.3f} at every look)"
+        won = won if self.n else "nothing was compared"
         words = {
             "better": f"better: {won}; evidence {self.evidence:.3g}, {self.needed:.3g} is enough",
             "worse": f"worse: {won}",

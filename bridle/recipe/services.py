@@ -148,11 +148,11 @@ class LoopSection(Section):
     """comparisons by those who decide, at most, where users' votes raise an alarm"""
     max_kl: float = Field(default=30.0, gt=0)
     """nats an answer from the model that a candidate was held to"""
-    max_length_ratio: float = Field(default=1.5, gt=0)
+    max_length_ratio: float = Field(default=2.5, gt=0)
     """mean length of a candidate's answers, in those of what is served"""
-    min_distinct_share: float = Field(default=0.7, ge=0, le=1)
+    min_distinct_share: float = Field(default=0.5, ge=0, le=1)
     """distinct pairs of tokens in a candidate's answers, in those of what is served"""
-    max_rise: float = Field(default=0.05, ge=0, le=1)
+    max_rise: float = Field(default=0.2, ge=0, le=1)
     """how much the share of answers that are cut off, of those that refuse, and the mean share of an answer that is repeated may rise"""
 
 
