@@ -76,7 +76,7 @@ def require_alike(found: list[Drawn], wanted: list[Drawn]) -> None:
     assert [p for d in found for _, p in d.top] == pytest.approx([p for d in wanted for _, p in d.top], abs=1e-4)
 
 
-@pytest.mark.parametrize("shape", ["qwen3", "gpt2", "gemma2"])
+@pytest.mark.parametrize("shape", ["qwen3", "gpt2", pytest.param("gemma2", marks=pytest.mark.slow)])
 def test_generate_answers_as_recorded_before_rows_came_one_by_one(shape: str) -> None:
     """The ids, and the log-probs as far as processors agree. Where it was recorded they were equal to the last bit."""
     recorded, ours = json.loads(RECORDED.read_text("utf-8")), stopping(shape)
@@ -91,7 +91,7 @@ def test_generate_answers_as_recorded_before_rows_came_one_by_one(shape: str) ->
 
 
 @pytest.mark.usefixtures("products")
-@pytest.mark.parametrize("shape", ["qwen2", "gpt2", "gemma2"])
+@pytest.mark.parametrize("shape", ["qwen2", "gpt2", pytest.param("gemma2", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "limits", [BatchLimits(rows=3, prefill_tokens=7), BatchLimits(rows=8, prefill_tokens=70, groups=2)]
 )
