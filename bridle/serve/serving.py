@@ -38,11 +38,12 @@ class Connection(H11Protocol):
         config: uvicorn.Config,
         server_state: ServerState,
         app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
         *,
         head_seconds: float,
         most: int,
     ) -> None:
-        super().__init__(config, server_state, app_state)
+        super().__init__(config, server_state, app_state, _loop)
         self.head_seconds, self.most = head_seconds, most
         self.since = time.monotonic()
         self.patience: asyncio.TimerHandle | None = None
