@@ -17,16 +17,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from sqlalchemy import select
-
 from bridle.core.errors import NoUsableRows, UsageError, WaitingForLabels
 from bridle.core.files import finite_or_none
 from bridle.core.records import Completion
 from bridle.evaluation.answers import Answered, kl_of, text_metrics
 from bridle.feedback.serving.promotion import Served, promotion_steps, served_now
-from bridle.feedback.serving.prompts import draw_prompts
+from bridle.feedback.serving.prompts import draw_prompts, drawn_before
 from bridle.feedback.serving.turns import keep_step, steps_taken
-from bridle.feedback.store import tables
 from bridle.feedback.store.reading import SERVING
 from bridle.feedback.store.versions import model_versions
 from bridle.guard.texts import distinct_ngrams, refusal_rate, repeated_share
@@ -167,13 +164,9 @@ def draw_users_prompts(work: Work, turn: LoopTurn) -> dict[str, Any]:
     """Take prompts of users who agreed to it into the prompt set, where the recipe learns from users; once in a turn."""
     if SERVING not in work.recipe.data.sources:
         return {}
-    by, table = f"{BY}, turn {turn.number}", tables.audit.c
-    with work.store.reading() as connection:
-        before = connection.execute(
-            select(table.details).where(table.action == "draw_prompts", table.actor == by)
-        ).scalar()
-    if before is not None:
-        return dict(before)
+    by = f"{BY}, turn {turn.number}"
+    if (before := drawn_before(work.store, by)) is not None:
+        return before
     most, share = work.recipe.loop.prompts, work.recipe.data.heldout_share
     found = draw_prompts(work.store, most, work.recipe.seed, by=by, held_out_share=share)
     return {"drawn": len(found.prompts), "left_out": dict(found.left_out)}

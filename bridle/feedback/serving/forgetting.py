@@ -40,7 +40,7 @@ def forget_user(
         if connection.execute(known).first() is None:
             raise DataError(f"there is no user {user[:64]!r}")
         first, done = hold_user(connection, user), Takedown(user)
-        keys = {*prompts_of(connection, user), *all_answers_of(connection, user), *texts_by(connection, user)}
+        keys = {*prompts_asked_by(connection, user), *answers_given_to(connection, user), *texts_by(connection, user)}
         hashes = blank_texts(connection, keys, done, reason, by)
         name_models(connection, hashes, done, made or {}, by=user)
         if first:
@@ -55,7 +55,7 @@ def forget_user(
     return done
 
 
-def prompts_of(connection: sa.Connection, user: str) -> Collection[str]:
+def prompts_asked_by(connection: sa.Connection, user: str) -> Collection[str]:
     """The prompts that nobody but this user asked, and that came from nowhere else."""
     prompt, answer, served = tables.prompt.c, tables.completion.c, tables.served.c
     asked = sa.select(answer.prompt_sha256).join_from(tables.served, tables.completion)
@@ -65,7 +65,7 @@ def prompts_of(connection: sa.Connection, user: str) -> Collection[str]:
     return connection.execute(query.where(prompt.sha256.not_in(others))).scalars().all()
 
 
-def all_answers_of(connection: sa.Connection, user: str) -> Collection[str]:
+def answers_given_to(connection: sa.Connection, user: str) -> Collection[str]:
     """The answers that nobody but this user was given, and that are there for nothing else; and those that they wrote and nobody else."""
     answer, served = tables.completion.c, tables.served.c
     given = sa.select(answer.content_sha256).join_from(tables.served, tables.completion)

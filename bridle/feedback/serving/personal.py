@@ -60,10 +60,7 @@ IN_URL = re.compile(
     r"|[?&;#][\w-]*(?:token|key|secret|sig(?:nature)?|auth|password|pwd|session|sid|code|credential)[\w-]*=[^&\s]{6,}",
     ANY_CASE,
 )
-NUMERALS = {ord(sign): str(value) for value, sign in enumerate("零一二三四五六七八九")} | {
-    ord("〇"): "0",
-    ord("幺"): "1",
-}
+NUMERALS, DIGITS = "零一二三四五六七八九〇幺", "012345678901"
 SPELT = re.compile(r"[零〇一幺二三四五六七八九][零〇一幺二三四五六七八九\s-]{5,}[零〇一幺二三四五六七八九]")
 
 
@@ -72,7 +69,8 @@ def personal_data(text: str) -> tuple[str, ...]:
     other scripts, are those that they look like, and signs that nobody sees are not there."""
     folded = "".join(sign for sign in unicodedata.normalize("NFKC", text) if unicodedata.category(sign) != "Cf")
     folded = "".join(str(int(sign)) if sign.isdecimal() else sign for sign in folded)
-    folded = SPELT.sub(lambda found: found.group().translate(NUMERALS), folded)
+    digits = str.maketrans(NUMERALS, DIGITS)
+    folded = SPELT.sub(lambda found: found.group().translate(digits), folded)
     return tuple(dict.fromkeys(_kinds_in(folded)))
 
 

@@ -45,7 +45,7 @@ def draw_prompts(store: Store, most: int, seed: int, *, by: str, held_out_share:
         raise DataError(f"{most} prompts were to be drawn, but it must be at least 1")
     left, table = Counter[str](), tables.prompt
     with store.writing() as connection:
-        by_author = drawable(connection, held_out_share, left)
+        by_author = prompts_by_author(connection, held_out_share, left)
         rng, drawn = random.Random(seed), list[tuple[int, str, Prompt]]()
         for of_author in by_author.values():
             rng.shuffle(of_author)
@@ -66,7 +66,16 @@ def draw_prompts(store: Store, most: int, seed: int, *, by: str, held_out_share:
     return DrawnPrompts([prompt for *_, prompt in drawn], len({author for _, author, _ in drawn}), dict(left))
 
 
-def drawable(
+def drawn_before(store: Store, by: str) -> dict[str, Any] | None:
+    """What was drawn under this name, as the account has it; None where nothing was."""
+    table = tables.audit.c
+    query = sa.select(table.details).where(table.action == "draw_prompts", table.actor == by)
+    with store.reading() as connection:
+        found = connection.execute(query).scalar()
+    return None if found is None else dict(found)
+
+
+def prompts_by_author(
     connection: sa.Connection, held_out_share: float, left: Counter[str]
 ) -> dict[str, list[tuple[int, Prompt]]]:
     """Prompts that may be drawn, with the numbers of their rows, by author: of several who asked the same the first."""

@@ -140,7 +140,7 @@ def judged_in(
     study: str | None, split: str | None, sources: Collection[Source] = SOURCES, acquisition: str | None = None
 ) -> list[ColumnElement[bool]]:
     """Conditions on judgements and their items: those of a study (None: of all) that came from these sources. What users of a served model
-    say belongs to no study: it comes in where `sources` has "serving", whatever study is named, or where that is the study's name."""
+    say belongs to none: it comes in where `sources` has "serving", whatever study is named, or where that is the study's name."""
     if study == SERVING:
         return in_study(study, split, acquisition)
     source = tables.judgement.c.source

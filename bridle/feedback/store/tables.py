@@ -83,7 +83,7 @@ prompt = sa.Table(
     sa.Column("split", sa.String(40), nullable=False),  # one row for each prompt, so it cannot sit in two splits
     sa.Column("source", sa.String(200), nullable=False),
     sa.Column("lang", sa.String(20)),
-    # equal where prompts differ in case, white space and punctuation alone
+    # Equal where prompts differ in case, white space and punctuation alone.
     sa.Column("nearness", sa.BigInteger, index=True),
     sa.Column("created_at", Time(32), nullable=False),
     sa.Column("checksum", sa.BigInteger),
@@ -101,7 +101,7 @@ model_version = sa.Table(
     sa.Column("config", sa.JSON, nullable=False),
     sa.Column("created_at", Time(32), nullable=False),
     sa.Column("snapshot_sha256", Hash(64), sa.ForeignKey("snapshot.sha256")),  # the judgements that it learnt from
-    # hashes of the other models that it learnt from: what scored its answers
+    # Hashes of the other models that it learnt from: what scored its answers.
     sa.Column("shaped_by", sa.JSON(none_as_null=True)),
     sa.CheckConstraint("status IN ('candidate', 'serving', 'retired')", name="status"),
 )
@@ -204,7 +204,7 @@ judgement = sa.Table(  # append-only: triggers refuse UPDATE and DELETE
     sa.Column("submission_key", Hash(200), unique=True),  # null where it follows from the judgement
     sa.Column("item_sha256", Hash(64), sa.ForeignKey("item.sha256"), nullable=False, index=True),
     sa.Column("labeler", Hash(200), sa.ForeignKey("labeler.handle"), nullable=False),
-    # [[2], [0, 1]]: best group first; null where nobody could or would say
+    # [[2], [0, 1]]: best group first; null where nobody could or would say.
     sa.Column("ranking", sa.JSON(none_as_null=True)),
     # The winning slot, or where the best group has several 'tie', 'both_good' or 'both_bad'; without a ranking 'cannot_judge' or
     # 'skip', or 'unranked' of a task with less than two answers to compare.
