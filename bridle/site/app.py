@@ -71,9 +71,7 @@ def create_site(
     app.state.counted = {}
     for room in [signing_in.router, me.router, people.router, *rooms]:
         app.include_router(room)
-    for name in STATIC_ROOMS:
-        if (folder := ROOMS / name / "static").is_dir():
-            app.mount(f"/static/{name}", StaticFiles(directory=folder), f"static-{name}")
+    mount_static(app)
     app.add_exception_handler(SignInFirst, sign_in_first)
     app.add_exception_handler(StarletteError, refused)
     app.add_exception_handler(RequestValidationError, refused)
@@ -81,6 +79,13 @@ def create_site(
     app.add_middleware(Guarded, root_path=root_path, bounds=Bounds(longest_body, SLOWEST_BODY), explain=refused)
     app.add_middleware(Forwarded, trusted=networks(proxies))
     return app
+
+
+def mount_static(app: FastAPI) -> None:
+    """The style sheets, scripts and pictures of every room that has any."""
+    for name in STATIC_ROOMS:
+        if (folder := ROOMS / name / "static").is_dir():
+            app.mount(f"/static/{name}", StaticFiles(directory=folder), f"static-{name}")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""The chat page of `bridle serve`, and what its users agree to, compare and say."""
