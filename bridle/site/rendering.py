@@ -93,7 +93,7 @@ def allowed_html(html: str, links_of_models: bool = False) -> Markup:
         nh3.clean(
             html,
             tags=TAGS,
-            attributes={"a": {"href"}},
+            attributes={"a": {"href"}, "*": set()},
             set_tag_attribute_values={"a": {"target": "_blank"}} if links_of_models else {},
             url_schemes={"http", "https", "mailto"},
             url_relative="deny" if links_of_models else "pass_through",

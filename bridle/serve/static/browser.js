@@ -33,9 +33,10 @@ export function putHtml(box, html) {
   box.classList.add("formatted");
   for (const wide of box.querySelectorAll("pre, table")) wide.tabIndex = 0; // it may scroll
   for (const code of box.querySelectorAll("pre")) {
-    const button = copyOf("code-copy");
+    const frame = copyOf("code"), button = frame.firstElementChild;
     button.addEventListener("click", () => copy(code.textContent, button));
-    code.after(button);
+    code.replaceWith(frame);
+    frame.prepend(code);
   }
 }
 

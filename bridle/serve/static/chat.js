@@ -3,14 +3,14 @@ import { find, kept, newId, say } from "./browser.js";
 import { all, blank, drawList, load, remove, save } from "./conversations.js";
 import * as server from "./server.js";
 import { begin as beginSettings, hasAgreed } from "./settings.js";
-import { draw, grow, isOpen, isSending, update } from "./turns.js";
+import { draw, grow, isOpen, isSending, settle, update } from "./turns.js";
 
 const DRAFT = "bridle draft", UNSEEN = 300; // milliseconds after two answers are begun in which no key votes: it was meant for the text
 const PICKS = { 1: "first", 2: "second", 3: "tie", 4: "both_bad", s: "skip" };
 const turns = find("turns"), empty = turns.firstElementChild, message = find("message"), notice = find("notice"), list = find("conversations");
 let conversation = blank(), live = null; // { turn, abort, began }
 let offered = { reasons: [], flags: [] };
-const views = new WeakMap(); // of turns
+const views = new WeakMap(), voting = new WeakSet(), gone = new WeakSet(); // of turns, of turns, of conversations
 
 // ---------------------------------------------------------------------------------------------------------- what is seen
 
@@ -82,6 +82,12 @@ function open(one) {
   drawAll();
 }
 
+// What is still written of it is not kept.
+function leave() {
+  gone.add(conversation);
+  open(blank());
+}
+
 const listed = {
   open: (id) => open(load(id) ?? blank()),
   rename: (id, title) => {
@@ -92,10 +98,10 @@ const listed = {
   },
   remove: (id) => {
     const one = id === conversation.id ? conversation : load(id);
-    if (id === conversation.id) open(blank());
+    if (one === conversation) leave();
     remove(id);
     drawList(conversation.id, listed);
-    tell(say("deleted", { title: one.title }), () => { keep(one); open(one); });
+    tell(say("deleted", { title: one.title }), () => { gone.delete(one); keep(one); open(one); });
     notice.querySelector(".undo").focus();
   },
 };
@@ -124,17 +130,18 @@ async function send(text) {
 function add(turn) {
   conversation.turns.push(turn);
   empty.hidden = true;
+  for (const form of turns.querySelectorAll(".more")) form.hidden ||= !form.querySelector("input")?.value; // what nobody went on with
   turns.append(view(turn));
   toEnd();
 }
 
-// What the model is sent: no empty answers, and of two messages in a row one.
+// What the model is sent: nothing that was never answered, which it may have been refused for.
 function dialogue() {
   const messages = [];
   for (const turn of conversation.turns) {
-    const content = turn.text ?? turn.answers[turn.chosen].text, last = messages.at(-1);
-    if (last?.role === turn.role && content) last.content += `\n\n${content}`;
-    else if (content) messages.push({ role: turn.role, content });
+    const content = turn.text ?? turn.answers[turn.chosen].text;
+    if (content) messages.push({ role: turn.role, content });
+    else messages.pop();
   }
   return messages;
 }
@@ -148,6 +155,7 @@ async function answer(regenerate, earlier = []) {
   keep(own);
   history.replaceState(null, "", `#${own.id}`);
   busy(true);
+  find("announcement").textContent = "";
   try {
     for await (const event of server.events(body, abort.signal)) take(turn, event);
   } catch (error) {
@@ -159,12 +167,12 @@ async function answer(regenerate, earlier = []) {
     live = null;
     busy(false);
   }
-  save(own);
+  if (!gone.has(own)) save(own);
   if (own === conversation) end(turn);
 }
 
 function end(turn) {
-  following(() => view(turn));
+  following(() => isOpen(turn) ? settle(views.get(turn), turn) : view(turn));
   drawList(conversation.id, listed);
   const { text } = turn.answers[turn.chosen];
   find("announcement").textContent = turn.problem ?? (isOpen(turn) ? `${say("two_answers")}. ${say("better")}` : `${say("model_wrote")}: ${text}`);
@@ -172,7 +180,7 @@ function end(turn) {
 
 // An answer that broke off: of two that with something in it stays.
 function fail(turn, error) {
-  turn.chosen = Math.max(0, turn.answers.findIndex((one) => one.text));
+  if (!turn.picked) turn.chosen = Math.max(0, turn.answers.findIndex((one) => one.text));
   turn.problem = say(turn.answers[turn.chosen].text ? "problem_kept" : "problem_none", { reason: error.message });
 }
 
@@ -222,16 +230,25 @@ function edit(turn, text) {
   conversation.turns.length = place;
   drawAll();
   send(text);
-  if (before.length > place + 2) tell(say("replaced"), () => open(Object.assign(own, { turns: before })));
+  if (before.length > place + 2) tell(say("replaced"), () => {
+    save(Object.assign(own, { turns: before }));
+    open(load(own.id) ?? own);
+  });
 }
 
 async function vote(turn, pick) {
+  if (voting.has(turn)) return;
+  voting.add(turn);
   const body = { comparison_id: turn.comparison, kind: "preference", value: pick, early: !turn.ended, idempotency_key: turn.key };
   try {
     turn.models = (await server.feedback(body)).models;
   } catch (error) {
     turn.refused = say("not_kept", { reason: error.message });
-    if (!error.status) return void view(turn); // the server may be asked once more
+    if (!error.status) { // the server may be asked once more
+      voting.delete(turn);
+      view(turn);
+      return;
+    }
     tell(turn.refused);
   }
   Object.assign(turn, { picked: pick, chosen: pick === "second" ? 1 : 0 });
@@ -284,7 +301,7 @@ async function start() {
     offered = rest;
     find("model").textContent = model;
     empty.firstElementChild.textContent = say("empty", { model });
-    beginSettings(consent, tell);
+    beginSettings(consent, tell, leave);
   } catch (error) {
     sentence = say("state_problem", { reason: error.message });
   }

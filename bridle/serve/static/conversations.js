@@ -5,12 +5,18 @@ import { copyOf, find, kept, newId, say } from "./browser.js";
 const PREFIX = "bridle conversation ", LONGEST_TITLE = 60;
 const list = find("conversations"), entries = list.querySelector("ul");
 
+let naming = false; // while somebody writes a name the list stays as it is
+
 export const blank = () => ({ id: newId(), title: "", changed: 0, turns: [] });
 export const remove = (id) => kept(PREFIX + id, null);
 
+const isText = (value) => typeof value === "string";
+const isTurn = (turn) => turn?.role === "user" ? isText(turn.text) : Array.isArray(turn?.answers) && isText(turn.answers[turn.chosen]?.text);
+const isConversation = (found) => Array.isArray(found?.turns) && found.turns.every(isTurn) && isText(found.title); // others may write there too
+
 export function load(id) {
   const found = kept(PREFIX + id);
-  if (!Array.isArray(found?.turns)) return null;
+  if (!isConversation(found)) return null;
   for (const turn of found.turns) if (turn.answers && !turn.ended) turn.ended = turn.stopped = true; // the page was closed meanwhile
   return found;
 }
@@ -29,12 +35,13 @@ export function all() {
   try {
     names = Object.keys(localStorage).filter((name) => name.startsWith(PREFIX));
   } catch { /* no storage here */ }
-  const found = names.map((name) => kept(name)).filter((one) => Array.isArray(one?.turns));
+  const found = names.map((name) => kept(name)).filter(isConversation);
   return found.sort((one, other) => other.changed - one.changed);
 }
 
 // `act`: what a press does: open(id), rename(id, title), remove(id).
 export function drawList(current, act) {
+  if (naming) return;
   const found = all();
   list.querySelector(".none").hidden = found.length > 0;
   entries.replaceChildren(...found.map((one) => {
@@ -51,13 +58,14 @@ export function drawList(current, act) {
 function askName(entry, one, act) {
   const form = copyOf("name"), field = form.querySelector("input");
   field.value = one.title;
-  const end = (title) => { field.onblur = null; act.rename(one.id, title.trim() || one.title); };
+  const end = (title) => { field.onblur = null; naming = false; act.rename(one.id, title.trim() || one.title); };
   form.addEventListener("submit", (event) => { event.preventDefault(); end(field.value); });
   field.addEventListener("keydown", (event) => {
     if (event.key !== "Escape") return;
     event.stopPropagation();
     end(one.title);
   });
+  naming = true;
   field.onblur = () => end(field.value);
   entry.querySelector(".title").replaceWith(form);
   field.select();

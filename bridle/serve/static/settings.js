@@ -5,13 +5,14 @@ import * as server from "./server.js";
 
 const NOT_NOW = "bridle not now"; // the text that somebody would not answer yet
 const question = find("consent"), dialog = find("settings"), keeping = find("keeping"), problem = find("setting-problem"), forget = find("forget");
-let consent = { answer: null, text: null };
+let consent = { answer: null, text: null }, leaving = null;
 
 export const hasAgreed = () => consent.answer === "agreed";
 
-// `tell`: a notice for people.
-export function begin(found, tell) {
+// `tell`: a notice for people. `leave`: of a conversation that is to be forgotten.
+export function begin(found, tell, leave) {
   consent = found;
+  leaving = leave;
   const { answer, text } = consent;
   for (const box of document.querySelectorAll(".asked")) if (text) putHtml(box, text.markdown_html);
   for (const box of document.querySelectorAll(".asked")) if (text) box.lang = text.lang;
@@ -57,6 +58,7 @@ ask.addEventListener("click", () => setSure(true));
 sure.querySelector(".no").addEventListener("click", () => setSure(false));
 sure.querySelector(".yes").addEventListener("click", async () => {
   if (await change(server.forget)) return;
+  leaving();
   all().forEach((one) => remove(one.id));
   for (const name of [NOT_NOW, "bridle draft"]) kept(name, null);
   location.assign(`${root}/chat`); // as somebody new

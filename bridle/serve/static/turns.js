@@ -50,13 +50,20 @@ export function grow(area) {
 // Plain text while it comes, then what the server made of its Markdown.
 function fill(box, one, turn) {
   if (turn.ended && typeof one.html === "string") putHtml(box, one.html);
-  else box.append(document.createTextNode(one.text));
+  else box.append(document.createTextNode(turn.ended ? one.text.trimEnd() : one.text));
 }
 
 // What has come since is put behind what is there, which stays as it is.
 export function update(view, turn) {
   const answers = isOpen(turn) ? turn.answers : [chosen(turn)];
   view.querySelectorAll(".text").forEach(({ firstChild: node }, place) => node.appendData(answers[place].text.slice(node.length)));
+}
+
+// The end, without drawing anew what somebody may be about to press.
+export function settle(view, turn) {
+  view.querySelectorAll(".text").forEach((box, place) => { box.replaceChildren(); fill(box, turn.answers[place], turn); });
+  view.querySelector(".stopped").hidden = !turn.stopped;
+  view.classList.remove("live");
 }
 
 function answer(turn, act) {
@@ -97,12 +104,16 @@ function listen(view, one, act) {
     paint();
     act.kept();
   };
+  const open = (form, other) => {
+    [form.hidden, other.hidden] = [false, true];
+    form.scrollIntoView({ block: "nearest" });
+  };
   const close = (form, next) => { form.hidden = true; next.focus(); };
   thumbs.forEach((thumb, value) => thumb.addEventListener("click", () => send({ kind: "vote", value }, "", () => {
     Object.assign(one, { vote: value, reason: null });
-    [why.hidden, flags.hidden] = [false, true];
+    open(why, flags);
   })));
-  flag.addEventListener("click", () => { [flags.hidden, why.hidden] = [!flags.hidden, true]; });
+  flag.addEventListener("click", () => flags.hidden ? open(flags, why) : close(flags, flag));
   offer(why, "reason", act.reasons(), (value) => { one.reason = one.reason === value ? null : value; paint(); });
   why.addEventListener("submit", (event) => {
     event.preventDefault();
