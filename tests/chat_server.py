@@ -35,7 +35,8 @@ CONSENT = {
 
 @dataclass
 class Script:
-    """`asked`: the bodies of turns; `sent`: whatever else came, by its path; `left`: how many streams were left by who read them."""
+    """`asked`: the bodies of turns; `sent`: whatever else came, by its path; `writing`: how many streams are under way, which wait in their
+    midst while `hold`; `left`: how many were left by who read them."""
 
     consent: str | None = None
     with_store: bool = True
@@ -43,6 +44,8 @@ class Script:
     asked: list[Json] = field(default_factory=list)
     sent: list[tuple[str, Json]] = field(default_factory=list)
     left: int = 0
+    writing: int = 0
+    hold: bool = False
 
     def feedback(self, kind: str) -> list[Json]:
         return [body for path, body in self.sent if path == "/v1/feedback" and body["kind"] == kind]
@@ -72,6 +75,8 @@ def scripted_app(script: Script, root_path: str = "") -> FastAPI:
     @app.post("/v1/feedback")
     async def feedback(request: Request) -> Json:
         script.sent.append(("/v1/feedback", body := await request.json()))
+        while script.writing:  # who votes early waits for the end
+            await asyncio.sleep(0.01)
         models = {"first": "ppo", "second": "sft"} if body.get("value") in PICKS else None
         return {"kept": True, "new": True} | ({"models": models} if models else {})
 
@@ -97,6 +102,7 @@ async def events(script: Script, wish: str, number: int) -> AsyncIterator[str]:
     comparison = f"cmp-{number}" if len(texts) > 1 else None
     first = {"kind": "comparison" if comparison else "answer", "ids": ids, "comparison": comparison}
     yield event({"bridle": first, "choices": []})
+    script.writing += 1
     try:
         for start in range(0, max(map(len, texts)), 8):
             for index, text in enumerate(texts):
@@ -107,11 +113,20 @@ async def events(script: Script, wish: str, number: int) -> AsyncIterator[str]:
             if start >= 16 and "cut" in wish:
                 return
             await asyncio.sleep(0.05 if "slow" in wish else 0.001)
-        yield event({"choices": [], "bridle": {"html": [answer_html(text) for text in texts]}})
+            while start >= 16 and script.hold:
+                await asyncio.sleep(0.02)
+        yield event(
+            {
+                "choices": [],
+                "bridle": {"kept": script.consent == "agreed", "html": [answer_html(text) for text in texts]},
+            }
+        )
         yield "data: [DONE]\n\n"
     except (asyncio.CancelledError, GeneratorExit):
         script.left += 1
         raise
+    finally:
+        script.writing -= 1
 
 
 def event(value: Json) -> str:

@@ -207,8 +207,11 @@ def test_two_answers_and_a_vote_by_key(chat: Chat) -> None:
     assert (vote["comparison_id"], vote["value"], vote["early"]) == ("cmp-1", "second", False)
     ask(page, "Go on")
     assert chat.script.asked[-1]["messages"][1] == {"role": "assistant", "content": ANSWERS[1]}
-    ask(page, "slow two", ended=False)
+    chat.script.hold = True
+    ask(page, "two again", ended=False)
     page.locator(".vote button[value=both_bad]").click()
+    expect(page.locator(".live .text")).to_have_count(1)  # chosen at once
+    chat.script.hold = False
     expect(page.locator(".live")).to_have_count(0)
     assert chat.script.feedback("preference")[1]["early"]
     expect(last(page, ".text")).to_have_text(ANSWERS[0])  # the first stays, whole

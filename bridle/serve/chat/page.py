@@ -4,6 +4,7 @@ It is a frame with its words; the scripts in bridle/serve/static do the rest. Di
 whom, is decided where they are answered. Who comes gets a cookie with a random secret: a name for what they may agree to later.
 """
 
+import re
 import secrets
 
 from fastapi import APIRouter, FastAPI, Request
@@ -14,7 +15,7 @@ from bridle.site.languages import LANGUAGES, catalogue, preferred, translate
 from bridle.site.rendering import render_page
 from bridle.site.viewer import LANGUAGE, root_of
 
-USER, SECRET_LENGTH = "bridle_user", 43  # the cookie; characters of 256 bits in base64
+USER, SECRET = "bridle_user", re.compile(r"[A-Za-z0-9_-]{43}")  # the cookie; 256 bits in base64
 YEAR = 365 * 24 * 3600  # seconds, after which who has not come is forgotten by their browser
 
 router = APIRouter(include_in_schema=False)
@@ -45,7 +46,7 @@ def chat_page(request: Request, lang: str = "") -> Response:
     if lang in LANGUAGES and lang != known:
         keep_cookie(request, page, LANGUAGE, lang)
     secret = request.cookies.get(USER, "")
-    keep_cookie(request, page, USER, secret if len(secret) == SECRET_LENGTH else secrets.token_urlsafe(32))
+    keep_cookie(request, page, USER, secret if SECRET.fullmatch(secret) else secrets.token_urlsafe(32))
     return page
 
 

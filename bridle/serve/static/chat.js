@@ -10,7 +10,7 @@ const PICKS = { 1: "first", 2: "second", 3: "tie", 4: "both_bad", s: "skip" };
 const turns = find("turns"), empty = turns.firstElementChild, message = find("message"), notice = find("notice"), list = find("conversations");
 let conversation = blank(), live = null; // { turn, abort, began }
 let offered = { reasons: [], flags: [] };
-const views = new WeakMap(), voting = new WeakSet(), gone = new WeakSet(); // of turns, of turns, of conversations
+const views = new WeakMap(), gone = new WeakSet(); // of turns; of conversations
 
 // ---------------------------------------------------------------------------------------------------------- what is seen
 
@@ -113,18 +113,14 @@ function fold(folded) {
 
 // ---------------------------------------------------------------------------------------------------------- a turn
 
-async function send(text) {
+function send(text) {
   const waiting = conversation.turns.at(-1);
-  if (waiting && isOpen(waiting)) {
-    await vote(waiting, "skip");
-    waiting.picked ??= "skip"; // whether the server knows or not
-    view(waiting);
-  }
+  if (waiting && isOpen(waiting)) vote(waiting, "skip");
   tell("");
   add({ role: "user", text });
   message.value = "";
   written();
-  return answer(false);
+  answer(false);
 }
 
 function add(turn) {
@@ -148,7 +144,7 @@ function dialogue() {
 
 async function answer(regenerate, earlier = []) {
   const own = conversation, abort = new AbortController();
-  const turn = { role: "assistant", answers: [{ text: "" }], chosen: 0, ended: false, kept: hasAgreed(), earlier };
+  const turn = { role: "assistant", answers: [{ text: "" }], chosen: 0, ended: false, kept: false, earlier };
   const body = { messages: dialogue(), conversation: own.id, regenerate };
   live = { turn, abort, began: Infinity };
   add(turn);
@@ -159,8 +155,7 @@ async function answer(regenerate, earlier = []) {
   try {
     for await (const event of server.events(body, abort.signal)) take(turn, event);
   } catch (error) {
-    if (abort.signal.aborted) turn.stopped = true;
-    else fail(turn, error);
+    breakOff(turn, abort.signal.aborted ? null : error);
   }
   turn.ended = true;
   if (live?.turn === turn) {
@@ -178,10 +173,11 @@ function end(turn) {
   find("announcement").textContent = turn.problem ?? (isOpen(turn) ? `${say("two_answers")}. ${say("better")}` : `${say("model_wrote")}: ${text}`);
 }
 
-// An answer that broke off: of two that with something in it stays.
-function fail(turn, error) {
+// `error`: null where it was stopped. Nobody votes on parts: of two answers that with something in it stays.
+function breakOff(turn, error) {
   if (!turn.picked) turn.chosen = Math.max(0, turn.answers.findIndex((one) => one.text));
-  turn.problem = say(turn.answers[turn.chosen].text ? "problem_kept" : "problem_none", { reason: error.message });
+  if (error) turn.problem = say(turn.answers[turn.chosen].text ? "problem_kept" : "problem_none", { reason: error.message });
+  else turn.stopped = true;
 }
 
 function take(turn, { bridle, choices }) {
@@ -189,7 +185,10 @@ function take(turn, { bridle, choices }) {
   for (const { index, delta } of choices ?? []) {
     if (delta?.content && turn.answers[index]) turn.answers[index].text += delta.content;
   }
-  bridle?.html?.forEach((html, place) => { turn.answers[place].html = html; });
+  if (bridle?.html) { // the last one
+    turn.kept = bridle.kept ?? hasAgreed();
+    turn.answers.forEach((one, place) => { one.html = bridle.html[place]; });
+  }
   live && (live.frame ??= requestAnimationFrame(() => {
     if (live) live.frame = null;
     if (!turn.ended) following(() => update(views.get(turn), turn));
@@ -236,25 +235,23 @@ function edit(turn, text) {
   });
 }
 
+// The choice is made at once; the server answers when both have ended, and names the models then.
 async function vote(turn, pick) {
-  if (voting.has(turn)) return;
-  voting.add(turn);
   const body = { comparison_id: turn.comparison, kind: "preference", value: pick, early: !turn.ended, idempotency_key: turn.key };
-  try {
-    turn.models = (await server.feedback(body)).models;
-  } catch (error) {
-    turn.refused = say("not_kept", { reason: error.message });
-    if (!error.status) { // the server may be asked once more
-      voting.delete(turn);
-      view(turn);
-      return;
-    }
-    tell(turn.refused);
-  }
-  Object.assign(turn, { picked: pick, chosen: pick === "second" ? 1 : 0 });
-  following(() => view(turn));
-  keep(conversation);
+  const choose = (change) => {
+    Object.assign(turn, change);
+    following(() => view(turn));
+    if (!live) keep(conversation);
+  };
+  choose({ picked: pick, chosen: pick === "second" ? 1 : 0 });
   message.focus({ preventScroll: true });
+  try {
+    choose({ models: (await server.feedback(body)).models });
+  } catch (error) {
+    const refused = say("not_kept", { reason: error.message });
+    if (error.status || turn !== conversation.turns.at(-1)) tell(refused);
+    else choose({ picked: null, refused }); // it may be sent once more
+  }
 }
 
 // ---------------------------------------------------------------------------------------------------------- what people do

@@ -3,13 +3,12 @@
 import { copy, copyOf, putHtml, say } from "./browser.js";
 
 const chosen = (turn) => turn.answers[turn.chosen];
-export const isOpen = (turn) => turn.answers?.length > 1 && !turn.picked && !turn.problem; // a comparison that waits for a vote
+export const isOpen = (turn) => turn.answers?.length > 1 && !turn.picked && !turn.problem && !turn.stopped; // a comparison that waits for a vote
 
 export function draw(turn, act) {
   if (turn.role === "user") return question(turn, act);
   const view = isOpen(turn) ? comparison(turn, act) : answer(turn, act);
   view.classList.toggle("live", !turn.ended);
-  view.querySelector(".stopped").hidden = !turn.stopped;
   return view;
 }
 
@@ -62,13 +61,13 @@ export function update(view, turn) {
 // The end, without drawing anew what somebody may be about to press.
 export function settle(view, turn) {
   view.querySelectorAll(".text").forEach((box, place) => { box.replaceChildren(); fill(box, turn.answers[place], turn); });
-  view.querySelector(".stopped").hidden = !turn.stopped;
   view.classList.remove("live");
 }
 
 function answer(turn, act) {
   const view = copyOf("answer"), one = chosen(turn), problem = view.querySelector(".problem");
   fill(view.querySelector(".text"), one, turn);
+  view.querySelector(".stopped").hidden = !turn.stopped;
   problem.textContent = turn.problem ?? "";
   problem.hidden = !turn.problem;
   press(view, ".copy", (button) => copy(one.text, button));
