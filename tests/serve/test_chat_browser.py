@@ -1,5 +1,6 @@
 """The chat page in Chromium, on a server that answers by a script (tests/chat_server.py)."""
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -120,7 +121,10 @@ def test_stopping_again_and_editing(chat: Chat) -> None:
     page.keyboard.press("Escape")
     expect(page.locator(".live")).to_have_count(0)
     assert chat.script.asked[1]["regenerate"] and len(chat.script.asked[1]["messages"]) == 1
-    assert chat.script.left == 2  # the server heard of both
+    deadline = time.monotonic() + 30  # it hears of it when it next writes
+    while chat.script.left < 2 and time.monotonic() < deadline:
+        page.wait_for_timeout(20)
+    assert chat.script.left == 2, "the server heard of both"
     last(page, ".earlier").click()
     assert last(page, ".text").inner_text() == partly
     ask(page, "More of it")
