@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -18,7 +19,7 @@ from bridle.cli.options import (
     print_lines,
     shared_options,
 )
-from bridle.core.errors import ProjectError
+from bridle.core.errors import ProjectError, UsageError
 
 if TYPE_CHECKING:
     from bridle.serve.gate import Keys
@@ -26,30 +27,43 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("model", metavar="MODEL")
+@click.argument("model", metavar="[MODEL]", required=False)
 @listening_options(8000, "/model")
 @shared_options("as_json", "wait", "profile")
-def serve(options: Options, model: str, **given: Any) -> None:
-    """Serve a model of the project, or a Hugging Face folder, by an API of OpenAI's shape."""
+def serve(options: Options, model: str | None, **given: Any) -> None:
+    """Serve what is promoted, a model of the project, or a Hugging Face folder, by an API of OpenAI's shape."""
     with loading():
         from bridle.recipe.recipe import Recipe
         from bridle.serve.app import serving_app
+        from bridle.serve.chat.keeping import forget_alone
         from bridle.serve.gate import Keys
         from bridle.serve.scheduler import Scheduler
         from bridle.serve.serving import require_guard, serve_model
         from bridle.site.listening import Place
-        from bridle.stages.serve import load_served, model_folder
+        from bridle.stages.serve import Following, forget_in, load_served, model_folder
 
     place = Place(given["host"], given["port"], given["root_path"].rstrip("/"), given["proxies"])
     with project_at_work(options) as work:
         recipe = Recipe().with_settings(chosen_settings(options)) if work is None else work.recipe
         keys = None if work is None else Keys(work.store)
         require_guard(place, 0 if keys is None else len(keys.all()))
-        folder = model_folder(work, model)
-        name = model.rstrip("/").rpartition("/")[2] if folder.name != model else model
-        scheduler = Scheduler(lambda: load_served(work, recipe, folder, name), max_waiting=recipe.serve.max_waiting)
-        app = serving_app(scheduler, recipe.serve, place, keys)
-        serve_model(app, recipe.serve, place, lambda line: print_lines([line]))
+        following = None
+        if model is None:
+            if work is None:
+                raise UsageError(
+                    "what is promoted is a project's, and there is none here: go to its folder, or name a model to serve"
+                )
+            following = Following(work, recipe)
+            load = following.load
+        else:
+            folder = model_folder(work, model)
+            name = model.rstrip("/").rpartition("/")[2] if folder.name != model else model
+            load = partial(load_served, work, recipe, folder, name)
+        scheduler = Scheduler(load, max_waiting=recipe.serve.max_waiting)
+        forget = forget_alone if work is None else forget_in(work)
+        app = serving_app(scheduler, recipe.serve, place, keys, forget)
+        with nullcontext() if following is None else following.kept_up(scheduler, app.state.desk.metrics):
+            serve_model(app, recipe.serve, place, lambda line: print_lines([line]))
 
 
 @contextmanager

@@ -161,7 +161,25 @@ Origin = Annotated[str, Field(pattern=r"^https?://[A-Za-z0-9._-]{1,253}(:[0-9]{1
 
 
 class ServeSection(Section):
-    """How `bridle serve` answers programs: what one request, one key and all together may ask."""
+    """How `bridle serve` answers programs and users: what one request, one key and all together may ask; which answers are compared."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")] = "bridle"
+    """name by which programs ask for whatever model is promoted; one that `bridle serve MODEL` names goes by its own"""
+    look_seconds: float = Field(default=5.0, gt=0, le=3600)
+    """seconds between two looks at what is promoted"""
+    compare_share: float = Field(default=0.1, ge=0, le=1)
+    """share of the turns of users who agreed in which two answers are compared"""
+    compare_other_share: float = Field(default=0.2, ge=0, le=1)
+    """of these comparisons, the share between the user's model and another: what was served before, or what a candidate would replace; the
+    rest are of two answers of one model"""
+    compare_random_share: float = Field(default=0.1, ge=0, le=1)
+    """of these comparisons, the share whose models are drawn uniformly, for win rates without bias"""
+    votes_per_day: int = Field(default=200, ge=0, le=LONGEST)
+    """what one user says in a day (UTC) that counts; more is kept, and weighs nothing"""
+    user_rate: int = Field(default=60, ge=1, le=WIDEST)
+    """requests a minute of one user of the chat; of one address four times as many"""
+    public_chat: bool = False
+    """whether the chat is open to whoever reaches the server, without a key, where others than this machine can"""
 
     reward: str = ""
     """name of the project's reward model that picks among best_of answers; empty: the project's reward model, where it has one"""

@@ -17,7 +17,7 @@ from bridle.serve.text import AnswerText, Piece, WrittenToken
 @dataclass(frozen=True)
 class GenerationRequest:
     """What is to be drawn: `drawn` answers to each of the prompts' ids, of which `answers` are told. `top`: likely tokens beside each of
-    the answer's; None: no log-probs. `frame`: what stands round an answer."""
+    the answer's; None: no log-probs. `frame`: what stands round an answer. `first`: the number of the first sample."""
 
     served: ServedModel
     prompts: Sequence[tuple[int, ...]]
@@ -28,6 +28,7 @@ class GenerationRequest:
     drawn: int = 1
     top: int | None = None
     stops: tuple[str, ...] = ()
+    first: int = 0
 
     @property
     def with_tokens(self) -> bool:
@@ -35,7 +36,7 @@ class GenerationRequest:
 
     def rows(self) -> list[AnswerRow]:
         """Prompt by prompt. The same seed draws the same answers to a prompt, alone or among others."""
-        numbers = range(self.drawn)
+        numbers = range(self.first, self.first + self.drawn)
         top = max(1, self.top) if self.top is not None else 0  # with none the model's own log-probs are not looked at
         return [AnswerRow(ids, self.sampling, self.seed, number, top) for ids in self.prompts for number in numbers]
 

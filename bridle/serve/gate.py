@@ -7,17 +7,28 @@ from dataclasses import dataclass
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException as StarletteError
+from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bridle.core.errors import DataError
 from bridle.feedback.people.accounts import Credential, credentials, holder, issue, revoke
 from bridle.feedback.store.store import Store
+from bridle.serve.chat.users import Caller, cookie_of
 from bridle.serve.openai import Desk
 from bridle.serve.problems import RequestProblem
+from bridle.site.limits import RateLimit, network
 from bridle.site.listening import LOOPBACK, Place
+from bridle.site.origins import is_foreign
 from bridle.site.viewer import own_path
 
 OPEN = ("/health",)  # to whoever asks
+PAGE = ("/chat", "/static")  # of the chat, and what lies below; its page and files need no cookie
+OF_USERS = (
+    "/v1/feedback",
+    "/v1/comparisons",
+    "/v1/consent",
+    "/v1/forget",
+)  # of a user: by a key, or the cookie of the chat
 JSON = "application/json"
 RIGHTS = "serve"  # of a token that opens this API, and nothing of the labelling app
 
@@ -61,6 +72,7 @@ class Gate:
     def __init__(self, app: ASGIApp, desk: Desk, place: Place, keys: Keys | None) -> None:
         self.app, self.desk, self.place, self.keys = app, desk, place, keys
         self.under_way = Counter[str]()
+        self.addresses = RateLimit(4 * desk.settings.user_rate, 60)  # of browsers: a cookie costs nothing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -90,7 +102,8 @@ class Gate:
         self.require_host(headers.get("host", ""))
         if own_path(scope) in OPEN:
             return await self.app(scope, receive, send)
-        who = await self.require_key(headers.get("authorization", ""))
+        caller = await self.caller(scope, headers)
+        scope["caller"], who = caller, caller.key or caller.cookie
         if scope["method"] != "POST":
             return await self.app(scope, receive, send)
         if headers.get("content-type", "").partition(";")[0].strip().lower() != JSON:
@@ -100,6 +113,40 @@ class Gate:
             await self.app(scope, receive, send)
         finally:
             self.under_way -= Counter({"": 1, who: 1} if who else {"": 1})
+
+    async def caller(self, scope: Scope, headers: Headers) -> Caller:
+        """Who it is; raises RequestProblem for who may not ask this."""
+        path, authorization = own_path(scope), headers.get("authorization", "")
+        of_page = any(f"{path}/".startswith(f"{one}/") for one in PAGE)
+        if not of_page and path not in OF_USERS:
+            return Caller(await self.require_key(authorization), secret_in(authorization))
+        if authorization:
+            if not (who := await self.key_of(authorization)):
+                raise without_key("is not good here, or not any more")
+            return Caller(who, secret_in(authorization))
+        if self.guarded and not self.desk.settings.public_chat:
+            if of_page:
+                raise RequestProblem(
+                    403, "the chat is not open here; serve.public_chat = true opens it", code="no_chat"
+                )
+            raise without_key("is missing")
+        return self.session(scope, headers, needed=path != "/chat" and not path.startswith("/static/"))
+
+    def session(self, scope: Scope, headers: Headers, needed: bool) -> Caller:
+        """A browser's, which no page of another site may use, be it one that may ask without."""
+        if is_foreign(scope["method"], headers, scope["scheme"], headers.get("host", "")):
+            raise StarletteError(403)
+        cookie = cookie_of(Request(scope))
+        if needed and not cookie:
+            raise RequestProblem(
+                401,
+                "this needs a user: the cookie that the page /chat gives, or a key as `Authorization: Bearer KEY`",
+                code="no_session",
+            )
+        if needed:
+            address = network(scope["client"][0]) if scope.get("client") else ""
+            self.desk.require_rate(self.addresses, address)
+        return Caller(cookie=cookie)
 
     def require_host(self, host: str) -> None:
         """A page whose own name leads to this machine (DNS rebinding) shows by which name it was called."""
@@ -116,22 +163,20 @@ class Gate:
 
     async def require_key(self, authorization: str) -> str:
         """Whose key came with it; empty where none is needed."""
-        kind, _, secret = authorization.partition(" ")
         if self.keys is None:
             return ""
-        secret = secret.strip() if kind.lower() == "bearer" else ""
-        who = await run_in_threadpool(self.keys.name_of, secret) if secret else None
-        if who is not None:
+        if who := await self.key_of(authorization):
             return who
         made = [] if self.guarded else await run_in_threadpool(self.keys.all)
         if self.guarded or made:
-            what = "is not good here, or not any more" if secret else "is missing"
-            raise RequestProblem(
-                401,
-                f"the key {what}: send one as `Authorization: Bearer KEY` (`bridle keys create` makes it)",
-                code="invalid_api_key",
-            )
+            raise without_key("is not good here, or not any more" if secret_in(authorization) else "is missing")
         return ""
+
+    async def key_of(self, authorization: str) -> str:
+        """Whose key it is; empty where it is none."""
+        secret = secret_in(authorization)
+        found = await run_in_threadpool(self.keys.name_of, secret) if secret and self.keys is not None else None
+        return found or ""
 
     @property
     def guarded(self) -> bool:
@@ -150,3 +195,17 @@ class Gate:
                     retry=1,
                 )
         self.under_way.update(["", who] if who else [""])
+
+
+def secret_in(authorization: str) -> str:
+    """The key that a header shows; empty where it shows none."""
+    kind, _, secret = authorization.partition(" ")
+    return secret.strip() if kind.lower() == "bearer" else ""
+
+
+def without_key(what: str) -> RequestProblem:
+    return RequestProblem(
+        401,
+        f"the key {what}: send one as `Authorization: Bearer KEY` (`bridle keys create` makes it)",
+        code="invalid_api_key",
+    )

@@ -13,7 +13,8 @@ class ServeMetrics:
 
     def __init__(self, scheduler: Scheduler) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # a line more for each count, of when it began
-        self.registry = registry = CollectorRegistry()
+        self.scheduler, self.registry = scheduler, CollectorRegistry()
+        registry = self.registry
         self.requests = Counter(
             "bridle_requests", "Requests, by route and status", ["route", "status"], registry=registry
         )
@@ -25,6 +26,19 @@ class ServeMetrics:
         self.whole = Histogram(
             "bridle_answer_seconds", "From a request to the end of its answers", buckets=SECONDS, registry=registry
         )
+        self.store_failures = Counter(
+            "bridle_store_failures", "Times that the store could not be used, or took too long", registry=registry
+        )
+        self.kept = Counter("bridle_kept", "What was kept of users who agreed, by kind", ["kind"], registry=registry)
+        self.swaps = Counter(
+            "bridle_swaps", "Models that took another's place, or could not", ["result"], registry=registry
+        )
+        self.shares = Gauge(
+            "bridle_model_share",
+            "The share of the users who meet each model",
+            ["arm", "model", "stamp"],
+            registry=registry,
+        )
         running = Gauge("bridle_answers_running", "Answers that are being written", registry=registry)
         running.set_function(lambda: sum(served.batch.running for served in [*scheduler.active]))
         waiting = Gauge("bridle_answers_waiting", "Answers that wait for their turn", registry=registry)
@@ -33,4 +47,7 @@ class ServeMetrics:
         )
 
     def page(self) -> bytes:
+        self.shares.clear()
+        for arm, (served, share) in () if self.scheduler.roster is None else self.scheduler.roster.arms.items():
+            self.shares.labels(arm, served.version, served.policy.stamp).set(share)
         return generate_latest(self.registry)

@@ -8,9 +8,9 @@ What is the same: names, bodies, streams, errors. What differs is in docs/servin
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Protocol, TypeVar
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
@@ -22,11 +22,15 @@ from bridle.generation.sampling import Sampling
 from bridle.models.template import AnswerFrame, Template
 from bridle.recipe.services import ServeSection
 from bridle.serve.answering import GenerationRequest, Writing, best_of
+from bridle.serve.chat.keeping import Forget, Keeper, Record, Side, forget_alone
+from bridle.serve.chat.pairing import Chosen, choose_one
+from bridle.serve.chat.users import Caller, TheCaller
 from bridle.serve.metrics import ServeMetrics
 from bridle.serve.problems import RequestProblem, as_problem, log
 from bridle.serve.replies import DONE, ChatReplies, Head, Json, Replies, TextReplies, event, model_description
-from bridle.serve.scheduler import Scheduler, ServedModel
+from bridle.serve.scheduler import Roster, Scheduler, ServedModel
 from bridle.serve.schemas import AnswerRequest, ChatRequest, CompletionRequest, require_unicode
+from bridle.site.limits import RateLimit
 
 router = APIRouter(prefix="/v1")
 IGNORED = "x-bridle-warning"
@@ -35,23 +39,50 @@ Result = TypeVar("Result")
 
 @dataclass
 class Desk:
-    """What the routes work with: who writes answers, and within which limits."""
+    """What the routes work with: who writes answers, within which limits, and what is kept of them."""
 
     scheduler: Scheduler
     settings: ServeSection
     metrics: ServeMetrics
+    keeper: Keeper
     scoring: asyncio.Lock = field(default_factory=asyncio.Lock)  # one set of answers at a time
+    rates: RateLimit = field(init=False)  # of users
+    forget: Forget = forget_alone
 
-    def require_model(self, name: str) -> ServedModel:
-        served = self.scheduler.require_current()
-        if name != served.name:
+    def __post_init__(self) -> None:
+        self.rates = RateLimit(self.settings.user_rate, 60)
+
+    def require_model(self, name: str) -> Roster:
+        roster = self.scheduler.require_roster()
+        if name != roster.current.name:
             raise RequestProblem(
                 404,
-                f"the model {name[:100]!r} is not served here; {served.name!r} is",
+                f"the model {name[:100]!r} is not served here; {roster.current.name!r} is",
                 param="model",
                 code="model_not_found",
             )
-        return served
+        return roster
+
+    def served_to(self, caller: Caller, body: AnswerRequest) -> tuple[ServedModel, Chosen]:
+        """The model of the user that a program asks for, and how it was chosen; drawn where it asks for nobody."""
+        roster = self.require_model(body.model)
+        own = roster.own_arm(caller.token(body.user) or body.user)
+        return roster.model(own), choose_one(own, roster.shares)
+
+    def user_token(self, caller: Caller, named: str | None) -> str:
+        """Raises RequestProblem where it is not said who the user is, or they ask too much."""
+        token = caller.require_token(named)
+        self.require_rate(self.rates, token)
+        return token
+
+    def require_rate(self, rates: RateLimit, key: str) -> None:
+        if wait := rates.wait(key):
+            raise RequestProblem(
+                429,
+                f"more than {rates.burst} requests a minute came from here; ask again in {round(wait + 0.5)} seconds",
+                code="rate_limit_exceeded",
+                retry=round(wait + 0.5),
+            )
 
 
 def desk_of(request: Request) -> Desk:
@@ -67,31 +98,37 @@ TheDesk = Annotated[Desk, Depends(desk_of)]
 
 @router.get("/models", tags=["models"], summary="The model that is served")
 async def list_models(desk: TheDesk) -> Json:
-    return {"object": "list", "data": [model_description(desk.scheduler.require_current())]}
+    return {"object": "list", "data": [model_description(desk.scheduler.require_roster().current)]}
 
 
 @router.get("/models/{model:path}", tags=["models"], summary="One model, by its name")
 async def get_model(desk: TheDesk, model: str) -> Json:
-    return model_description(desk.require_model(model))
+    return model_description(desk.require_model(model).current)
 
 
 # -------------------------------------------------------------------------------------------------------- answers
 
 
 @router.post("/chat/completions", tags=["answers"], summary="The next message of a dialogue")
-async def chat(request: Request, desk: TheDesk, body: ChatRequest) -> Response:
-    served, ignored = desk.require_model(body.model), body.unknown()
+async def chat(request: Request, desk: TheDesk, caller: TheCaller, body: ChatRequest) -> Response:
+    ignored, prompt = body.unknown(), Prompt(body.turns())
+    served, chosen = desk.served_to(caller, body)
+    asked = await asked_in_chat(desk, body, served, prompt)
+    user = await desk.keeper.agreed(caller.token(body.user)) if asked.drawn == 1 else None
+    return await respond(request, desk, body, asked, ReplyForm(ChatReplies(), [prompt], ignored, chosen, user))
+
+
+async def asked_in_chat(desk: Desk, body: ChatRequest, served: ServedModel, prompt: Prompt) -> GenerationRequest:
     if served.no_chat:
         raise RequestProblem(400, served.no_chat, param="messages", code="no_chat_template")
-    prompt, template = Prompt(body.turns()), served.policy.template
+    template = served.policy.template
     [ids] = await run_in_threadpool(template.prompt_ids, [prompt])
-    asked = asked_of(desk, body, served, [ids], template.frame)
-    return await respond(request, desk, body, asked, ReplyForm(ChatReplies(), [prompt], ignored))
+    return asked_of(desk, body, served, [ids], template.frame)
 
 
 @router.post("/completions", tags=["answers"], summary="How a text goes on")
-async def complete_text(request: Request, desk: TheDesk, body: CompletionRequest) -> Response:
-    served, ignored = desk.require_model(body.model), body.unknown()
+async def complete_text(request: Request, desk: TheDesk, caller: TheCaller, body: CompletionRequest) -> Response:
+    ignored, (served, chosen) = body.unknown(), desk.served_to(caller, body)
     given, template = body.prompts(), served.policy.template
     if len(given) > desk.settings.max_prompts:
         raise RequestProblem(
@@ -102,7 +139,7 @@ async def complete_text(request: Request, desk: TheDesk, body: CompletionRequest
     rows = await run_in_threadpool(lambda: [text_ids(template, one, served) for one in given])
     asked = asked_of(desk, body, served, rows, served.spelling.continued)
     prompts = [Prompt.from_text(one if isinstance(one, str) else template.tokenizer.decode(one)) for one in given]
-    return await respond(request, desk, body, asked, ReplyForm(TextReplies(), prompts, ignored))
+    return await respond(request, desk, body, asked, ReplyForm(TextReplies(), prompts, ignored, chosen))
 
 
 def text_ids(template: Template, prompt: str | list[int], served: ServedModel) -> list[int]:
@@ -187,17 +224,26 @@ def room_for_answer(
 
 @dataclass(frozen=True)
 class ReplyForm:
-    """How the answers are told, which prompts they are to, and which parameters were ignored."""
+    """How the answers are told, which prompts they are to, which parameters were ignored, how the model was chosen, and for which user the
+    one answer is kept."""
 
     form: Replies
     prompts: Sequence[Prompt]
     ignored: Sequence[str]
+    chosen: Chosen
+    user: str | None = None
 
     @property
     def headers(self) -> dict[str, str]:
         names = [name.encode("ascii", "backslashreplace").decode() for name in self.ignored[:20]]
-        printable = ", ".join("".join(c for c in name if " " < c <= "~")[:60] for name in names)
+        printable = ", ".join("".join(c for c in name if " " < c <= "~")[:60] or '""' for name in names)
         return {IGNORED: f"unknown parameters were ignored: {printable}"} if names else {}
+
+    def record(self, head: Head, writing: Writing) -> Record | None:
+        """What is to be kept; None: nothing."""
+        if self.user is None:
+            return None
+        return Record(self.user, self.prompts[0], [Side(head.id, self.chosen.arms[0], writing)], self.chosen.propensity)
 
 
 async def respond(
@@ -205,10 +251,12 @@ async def respond(
 ) -> Response:
     """At once, or as a stream. Who leaves takes their answers with them."""
     head, writing = Head.new(reply.form, asked.served), Writing(asked, desk.scheduler, desk.metrics)
+    record = reply.record(head, writing)
     if body.stream:
-        return EventStream(writing, events(writing, head, body.with_usage), reply.headers)
+        return EventStream(writing, events(writing, head, body.with_usage, keeping(desk, record)), reply.headers)
     try:
         written = await unless_gone(request, writing.whole())
+        await keeping(desk, record)([one.text for one in written])
         if asked.drawn > asked.answers and asked.served.reward is not None:
             async with desk.scoring:
                 written = await run_in_threadpool(best_of, asked.served.reward, writing, reply.prompts, written)
@@ -218,29 +266,52 @@ async def respond(
     return JSONResponse(head.body(reply.form.whole, choices, writing.usage), headers=reply.headers)
 
 
-async def events(writing: Writing, head: Head, with_usage: bool) -> AsyncIterator[bytes]:
+def keeping(desk: Desk, record: Record | None) -> Callable[[Sequence[str]], Awaitable[None]]:
+    """What is done with the texts at the end."""
+
+    async def keep(texts: Sequence[str]) -> None:
+        if record is not None:
+            await desk.keeper.keep(record, texts)
+
+    return keep
+
+
+async def events(
+    writing: Writing, head: Head, with_usage: bool, keep: Callable[[Sequence[str]], Awaitable[None]]
+) -> AsyncIterator[bytes]:
     """A stream's events, to its end; where it breaks off the error is the last one."""
-    asked, form = writing.asked, head.replies
+    asked, form, texts = writing.asked, head.replies, [""] * len(writing.texts)
     try:
         for index in range(len(writing.texts)):
             for choice in form.opening(index):
                 yield head.chunk([choice], with_usage)
         async for piece in writing.pieces():
+            texts[piece.index] += piece.text
             for choice in form.pieces(piece, asked.with_tokens):
                 yield head.chunk([choice], with_usage)
         if with_usage:
             yield head.chunk([], with_usage, writing.usage)
+        await keep(texts)
         yield DONE
     except Exception as error:
-        if not isinstance(error, RequestProblem):
-            log.error("a stream failed", exc_info=error)
-        yield event(as_problem(error).body)
+        yield last_words(error)
+
+
+def last_words(error: Exception) -> bytes:
+    """The event that a stream breaks off with."""
+    if not isinstance(error, RequestProblem):
+        log.error("a stream failed", exc_info=error)
+    return event(as_problem(error).body)
+
+
+class Closable(Protocol):
+    def close(self) -> None: ...
 
 
 class EventStream(StreamingResponse):
     """A stream that closes what it was made of, however it ends, and if it never began."""
 
-    def __init__(self, writing: Writing, stream: AsyncIterator[bytes], headers: dict[str, str]) -> None:
+    def __init__(self, writing: Closable, stream: AsyncIterator[bytes], headers: dict[str, str]) -> None:
         super().__init__(stream, headers={"x-accel-buffering": "no", **headers}, media_type="text/event-stream")
         self.writing = writing
 

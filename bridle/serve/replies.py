@@ -97,6 +97,7 @@ class Head:
     served: ServedModel
     id: str = ""
     created: int = field(default_factory=lambda: int(time.time()))
+    blind: bool = False  # of a comparison: nothing says which weights answer
 
     @classmethod
     def new(cls, replies: Replies, served: ServedModel) -> "Head":
@@ -114,11 +115,14 @@ class Head:
         }
 
     @property
-    def fingerprint(self) -> str:
-        return self.served.fingerprint
+    def fingerprint(self) -> str | None:
+        return None if self.blind else self.served.fingerprint
 
-    def chunk(self, choices: Sequence[Json], with_usage: bool, usage: Json | None = None) -> bytes:
-        found = self.body(self.replies.chunk, choices, usage)
+    def chunk(
+        self, choices: Sequence[Json], with_usage: bool, usage: Json | None = None, bridle: Json | None = None
+    ) -> bytes:
+        """`bridle`: what OpenAI's API has no field for."""
+        found = self.body(self.replies.chunk, choices, usage) | ({} if bridle is None else {"bridle": bridle})
         if not with_usage:
             del found["usage"]
         return event(found)

@@ -4,21 +4,25 @@
     answers = scheduler.submit(served, rows)       # from the loop of the web server, as everything but `swap`
     async for number, drawn in answers.drawn(): …  # of all rows, as they are drawn
     scheduler.swap(another)                        # from any thread: new requests go to it, those under way end where they began
+    scheduler.roster = Roster(another, candidate)  # the same with several models, each with a batch of its own
 
 A queue of drawn tokens is as long as what its rows may draw: who reads slowly delays nobody.
 """
 
 import asyncio
+import hashlib
 import queue
+import random
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 
 from bridle.core.errors import BridleError, NotFinite
 from bridle.core.records import Reward
+from bridle.feedback.serving.answers import Arm
 from bridle.generation.batch import AnswerRow, BatchLimits, Drawn, RowBatch
 from bridle.generation.engine import Engine
 from bridle.models.policy import Policy
@@ -31,7 +35,7 @@ DRAINED = "the server is being stopped, and this answer was not done in time"
 @dataclass(eq=False)
 class ServedModel:
     """A model under the name that requests ask for, packed to be decoded. `no_chat`: why it cannot be chatted with, in one sentence.
-    `reward`: scores its answers, where a request wants the best of several.
+    `reward`: scores its answers, where a request wants the best of several. `title`: the name of its version, where that is another.
 
     `rows` are those under way, by their number in the batch: the request and the row's place in it. The scheduler's thread alone has them.
     """
@@ -42,6 +46,7 @@ class ServedModel:
     limits: BatchLimits = BatchLimits()
     no_chat: str = ""
     reward: Reward | None = None
+    title: str = ""
     created: int = field(default_factory=lambda: int(time.time()))
     rows: dict[int, tuple["Answers", int]] = field(default_factory=dict, repr=False)
 
@@ -54,6 +59,10 @@ class ServedModel:
         return Spelling(self.policy.template)
 
     @property
+    def version(self) -> str:
+        return self.title or self.name
+
+    @property
     def fingerprint(self) -> str:
         """Which weights answer, and in which precision."""
         return f"{self.batch.stamp}-{str(self.engine.dtype).removeprefix('torch.')}"
@@ -64,7 +73,54 @@ class ServedModel:
 
     def replaced_by(self, policy: Policy) -> "ServedModel":
         """The same name with other weights, packed in the caller's thread."""
-        return ServedModel(self.name, policy, Engine(self.engine.dtype), self.limits, self.no_chat, self.reward)
+        return replace(self, policy=policy, engine=Engine(self.engine.dtype), created=int(time.time()), rows={})
+
+
+@dataclass(frozen=True)
+class Roster:
+    """The models that answer now, all under one name: what is served; a candidate that `share` of the users meet in its place; and what was
+    served before, which answers only beside what is served."""
+
+    current: ServedModel
+    candidate: ServedModel | None = None
+    share: float = 0.0
+    previous: ServedModel | None = None
+
+    def model(self, arm: Arm) -> ServedModel:
+        found = {"current": self.current, "candidate": self.candidate, "previous": self.previous}[arm]
+        assert found is not None, "the arm was drawn from those that are there"
+        return found
+
+    @property
+    def arms(self) -> dict[Arm, tuple[ServedModel, float]]:
+        """Those that are there, each with the share of the users whose model it is."""
+        found: dict[Arm, tuple[ServedModel, float]] = {"current": (self.current, 1 - self.met_by)}
+        if self.candidate is not None:
+            found["candidate"] = self.candidate, self.met_by
+        if self.previous is not None:
+            found["previous"] = self.previous, 0.0
+        return found
+
+    @property
+    def shares(self) -> dict[Arm, float]:
+        return {arm: share for arm, (_, share) in self.arms.items()}
+
+    @property
+    def met_by(self) -> float:
+        """The share of the users who meet a candidate."""
+        return 0.0 if self.candidate is None else self.share
+
+    def own_arm(self, user: str | None) -> Arm:
+        """The same for a user as long as the candidate is there, and drawn for each request of nobody in particular. Who meets a candidate
+        meets it at any larger share too."""
+        if self.candidate is None:
+            return "current"
+        if user is None:
+            place = random.random()
+        else:
+            digest = hashlib.sha256(f"{self.candidate.policy.origin} {user}".encode()).digest()
+            place = int.from_bytes(digest[:8], "big") / 2**64
+        return "candidate" if place < self.share else "current"
 
 
 class Answers:
@@ -116,7 +172,7 @@ class Scheduler:
         on_failure: Callable[[BaseException], None] = lambda error: None,
     ) -> None:
         self.load, self.max_waiting, self.on_ready, self.on_failure = load, max_waiting, on_ready, on_failure
-        self.current: ServedModel | None = None
+        self.roster: Roster | None = None
         self.draining = False
         self.under_way = 0  # rows
         self.answers: set[Answers] = set()
@@ -125,19 +181,23 @@ class Scheduler:
         self.ended = False
         self.thread = threading.Thread(target=self.run, name="engine", daemon=True)
 
+    @property
+    def current(self) -> ServedModel | None:
+        return None if self.roster is None else self.roster.current
+
     # --------------------------------------------------------------------------------------------- in the loop
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self.thread.start()
 
-    def require_current(self) -> ServedModel:
+    def require_roster(self) -> Roster:
         """Raises RequestProblem while the model is being loaded, and once the server is being stopped."""
         if self.draining:
             raise RequestProblem(503, "the server is being stopped; ask again when it is back", retry=5)
-        if self.current is None:
+        if self.roster is None:
             raise RequestProblem(503, "the model is being loaded; ask again in a few seconds", retry=2)
-        return self.current
+        return self.roster
 
     def submit(self, served: ServedModel, rows: Sequence[AnswerRow]) -> Answers:
         """Raises RequestProblem where too many wait already."""
@@ -169,16 +229,16 @@ class Scheduler:
 
     def swap(self, policy: Policy) -> ServedModel:
         """Serve other weights under the same name, from the next request on. From any thread; packing them takes a while."""
-        before = self.current
+        before = self.roster
         assert before is not None, "there is no model yet that could be replaced"
-        self.current = before.replaced_by(policy)
-        return self.current
+        self.roster = replace(before, current=before.current.replaced_by(policy))
+        return self.roster.current
 
     # ------------------------------------------------------------------------------------------- in the thread
 
     def run(self) -> None:
         try:
-            self.current = self.load()
+            self.roster = Roster(self.load())
         except BaseException as error:
             self.tell_loop(self.on_failure, error)
             return

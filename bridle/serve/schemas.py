@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from bridle.core.errors import brief_repr
 from bridle.core.records import Message, Role
+from bridle.serve.chat.users import LONGEST_NAME
 from bridle.serve.problems import RequestProblem
 
 # Parameters of OpenAI's API that are not there, with the values at which they ask for nothing.
@@ -31,7 +32,7 @@ NOT_THERE: Mapping[str, tuple[Any, ...]] = {
     "suffix": (None, ""),
 }
 WITHOUT_EFFECT = (  # who asks, and how tools would be called: nothing of the answer hangs on them
-    *("user", "metadata", "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "parallel_tool_calls"),
+    *("metadata", "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "parallel_tool_calls"),
 )
 ROLES: Mapping[str, Role] = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 OF_TOOLS = ("tool_calls", "function_call", "audio")  # of a message
@@ -71,6 +72,7 @@ class AnswerRequest(BaseModel):
     best_of: Annotated[int, Field(ge=1)] | None = None
     seed: Annotated[int, Field(ge=-INT64, lt=INT64)] | None = None
     stop: Stop | Annotated[list[Stop], Field(max_length=MOST_STOPS)] | None = None
+    user: Annotated[str, Field(max_length=LONGEST_NAME)] | None = None
 
     @property
     def stops(self) -> tuple[str, ...]:

@@ -112,6 +112,7 @@ class AnswerText:
     sent: int = 0  # characters
     waiting: list[WrittenToken] = field(default_factory=list)
     drawn: list[int] = field(default_factory=list)  # all tokens, the one that ends the turn too
+    logprobs: list[float] = field(default_factory=list)  # theirs, under the distribution that was sampled from
     counted: int = 0  # tokens, without the one that ends the turn
     finish_reason: str | None = None
 
@@ -119,6 +120,7 @@ class AnswerText:
         """The text and the tokens that are ready now that one more was drawn."""
         ended = drawn.finish_reason == FinishReason.STOP
         self.drawn.append(drawn.token)
+        self.logprobs.append(drawn.logprob)
         self.counted += not ended
         if self.top is not None and not ended:
             self.waiting.append(self.written(drawn))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +13,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.errors import Unsatisfiable
 from schemathesis.generation import GenerationMode
 
+from bridle.feedback.store.store import Store
+from bridle.serve.gate import Keys
 from tests.serving_app import HELLO, Server, served
 
 FUZZING = settings(
@@ -51,13 +55,24 @@ def almost(body: Any) -> Any:
     }
 
 
-def test_nothing_that_is_sent_makes_it_fail() -> None:
-    with served(max_tokens=3) as server:
+@contextmanager
+def kept(folder: Path) -> Iterator[Server]:
+    """A server that keeps what a browser's user says."""
+    with Store.open(folder / "store.sqlite") as store:
+        with served(keys=Keys(store), max_tokens=3, user_rate=10**6, compare_share=1.0) as server:
+            server.http.headers["cookie"] = f"bridle_user={'0' * 43}"
+            text = server.http.get("/v1/consent").json()["text"]["sha256"]
+            assert server.http.post("/v1/consent", json={"answer": "agreed", "text": text}).status_code == 200
+            yield server
+
+
+def test_nothing_that_is_sent_makes_it_fail(tmp_path: Path) -> None:
+    with kept(tmp_path) as server:
         fuzz(server, 2)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_nothing_of_much_that_is_sent_makes_it_fail() -> None:
-    with served(max_tokens=3) as server:
+def test_nothing_of_much_that_is_sent_makes_it_fail(tmp_path: Path) -> None:
+    with kept(tmp_path) as server:
         fuzz(server, 200)

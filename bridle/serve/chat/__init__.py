@@ -1,1 +1,1 @@
-"""The chat page of `bridle serve`, and what its users agree to, compare and say."""
+"""The served chat: who a user is, which answers they get and compare, and what of that is kept."""
