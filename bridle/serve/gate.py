@@ -119,11 +119,11 @@ class Gate:
         path, authorization = own_path(scope), headers.get("authorization", "")
         of_page = any(f"{path}/".startswith(f"{one}/") for one in PAGE)
         if not of_page and path not in OF_USERS:
-            return Caller(await self.require_key(authorization), secret_in(authorization))
+            return Caller(await self.require_key(authorization), bearer_of(authorization))
         if authorization:
             if not (who := await self.key_of(authorization)):
                 raise without_key("is not good here, or not any more")
-            return Caller(who, secret_in(authorization))
+            return Caller(who, bearer_of(authorization))
         if self.guarded and not self.desk.settings.public_chat:
             if of_page:
                 raise RequestProblem(
@@ -169,12 +169,12 @@ class Gate:
             return who
         made = [] if self.guarded else await run_in_threadpool(self.keys.all)
         if self.guarded or made:
-            raise without_key("is not good here, or not any more" if secret_in(authorization) else "is missing")
+            raise without_key("is not good here, or not any more" if bearer_of(authorization) else "is missing")
         return ""
 
     async def key_of(self, authorization: str) -> str:
         """Whose key it is; empty where it is none."""
-        secret = secret_in(authorization)
+        secret = bearer_of(authorization)
         found = await run_in_threadpool(self.keys.name_of, secret) if secret and self.keys is not None else None
         return found or ""
 
@@ -197,7 +197,7 @@ class Gate:
         self.under_way.update(["", who] if who else [""])
 
 
-def secret_in(authorization: str) -> str:
+def bearer_of(authorization: str) -> str:
     """The key that a header shows; empty where it shows none."""
     kind, _, secret = authorization.partition(" ")
     return secret.strip() if kind.lower() == "bearer" else ""

@@ -23,7 +23,7 @@ from bridle.models.template import AnswerFrame, Template
 from bridle.recipe.services import ServeSection
 from bridle.serve.answering import GenerationRequest, Writing, best_of
 from bridle.serve.chat.keeping import Forget, Keeper, Record, Side, forget_alone
-from bridle.serve.chat.pairing import Chosen, choose_one
+from bridle.serve.chat.pairing import ChosenArms, choose_one
 from bridle.serve.chat.users import Caller, TheCaller
 from bridle.serve.metrics import ServeMetrics
 from bridle.serve.problems import RequestProblem, as_problem, log
@@ -63,7 +63,7 @@ class Desk:
             )
         return roster
 
-    def served_to(self, caller: Caller, body: AnswerRequest) -> tuple[ServedModel, Chosen]:
+    def served_to(self, caller: Caller, body: AnswerRequest) -> tuple[ServedModel, ChosenArms]:
         """The model of the user that a program asks for, and how it was chosen; drawn where it asks for nobody."""
         roster = self.require_model(body.model)
         own = roster.own_arm(caller.token(body.user) or body.user)
@@ -230,7 +230,7 @@ class ReplyForm:
     form: Replies
     prompts: Sequence[Prompt]
     ignored: Sequence[str]
-    chosen: Chosen
+    chosen: ChosenArms
     user: str | None = None
 
     @property

@@ -28,7 +28,7 @@ from bridle.feedback.store.store import Store
 from bridle.generation.batch import BatchLimits
 from bridle.generation.engine import Engine
 from bridle.recipe.services import ServeSection
-from bridle.serve.chat.pairing import Chosen, choose_pair, pair_propensities
+from bridle.serve.chat.pairing import ChosenArms, choose_pair, pair_propensities
 from bridle.serve.gate import Keys
 from bridle.serve.scheduler import Roster, ServedModel
 from bridle.site.listening import Place
@@ -360,7 +360,7 @@ def test_pairs_are_drawn_as_often_as_their_propensity() -> None:
     settings = ServeSection(compare_other_share=0.3, compare_random_share=0.2)
     expected, rng = pair_propensities(shares, settings), random.Random(0)
     assert sum(expected.values()) == pytest.approx(1)
-    drawn = list[Chosen]()
+    drawn = list[ChosenArms]()
     for _ in range(8_000):
         own: Arm = "candidate" if rng.random() < 0.3 else "current"
         drawn.append(choose_pair(own, shares, settings, rng))

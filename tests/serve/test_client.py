@@ -219,6 +219,8 @@ def test_what_asks_for_nothing_is_taken(server: Server, more: dict[str, Any]) ->
 def test_unknown_parameters_are_ignored_and_named(server: Server) -> None:
     answer = server.http.post("/v1/chat/completions", json=server.asked(min_p=0.1, **{"é\r\nx: y": 1}))
     assert answer.status_code == 200 and "min_p" in answer.headers["x-bridle-warning"] and "x" not in answer.headers
+    nameless = server.http.post("/v1/chat/completions", json=server.asked(**{"": 1}))
+    assert nameless.status_code == 200 and '""' in nameless.headers["x-bridle-warning"]
 
 
 # --------------------------------------------------------------------------------------------- what is refused

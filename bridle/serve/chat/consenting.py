@@ -29,7 +29,7 @@ from bridle.feedback.serving.consent import (
 from bridle.feedback.serving.reactions import FLAGGED_FOR, WHY
 from bridle.feedback.store.store import Store
 from bridle.serve.chat.keeping import Forget, Keeper
-from bridle.serve.chat.users import LONGEST_NAME, REFUSED, SESSION, Caller, TheCaller, set_cookie
+from bridle.serve.chat.users import LONGEST_NAME, REFUSED, SESSION, Caller, TheCaller, put_cookie
 from bridle.serve.openai import TheDesk
 from bridle.serve.problems import RequestProblem, log
 from bridle.serve.replies import Json
@@ -99,16 +99,16 @@ def consent_state(store: Store, token: str, lang: str) -> Json:
 async def give_consent(request: Request, desk: TheDesk, caller: TheCaller, body: ConsentBody) -> Response:
     token = desk.user_token(caller, body.user)
     try:
-        version = await desk.keeper.ask(note_answer, token, body.answer, body.text)
+        version = await desk.keeper.ask(note_consent, token, body.answer, body.text)
     except DataError as error:
         raise RequestProblem(409, str(error), param="text", code="not_the_newest_text") from error
     answer = JSONResponse({"asked": True, "answer": body.answer})
     if caller.cookie:
-        set_cookie(request, answer, REFUSED, f"version-{version}" if body.answer == "refused" else "")
+        put_cookie(request, answer, REFUSED, f"version-{version}" if body.answer == "refused" else "")
     return answer
 
 
-def note_answer(store: Store, token: str, answer: Literal["agreed", "refused"], text: str | None) -> int | None:
+def note_consent(store: Store, token: str, answer: Literal["agreed", "refused"], text: str | None) -> int | None:
     """The version of the text that counts now. Who refuses and is in no store is not put there. All or nothing."""
     with store.transaction() as one:
         user = add_user(one, token) if answer == "agreed" else find_user(one, token)
@@ -119,7 +119,7 @@ def note_answer(store: Store, token: str, answer: Literal["agreed", "refused"], 
 
 
 @router.post("/v1/forget", tags=["feedback"], summary="Delete all that is kept of a user")
-async def forget(request: Request, desk: TheDesk, caller: TheCaller, body: ForgetBody | None = None) -> Response:
+async def forget_me(request: Request, desk: TheDesk, caller: TheCaller, body: ForgetBody | None = None) -> Response:
     token = desk.user_token(caller, None if body is None else body.user)
     if desk.keeper.store is not None:
         await desk.keeper.ask(forget_token, token, desk.forget)
@@ -144,7 +144,7 @@ def forget_token(store: Store, token: str, forget_user: Forget) -> None:
 
 def without_cookies(request: Request, caller: Caller, answer: Response) -> Response:
     for name in (SESSION, REFUSED) if caller.cookie else ():
-        set_cookie(request, answer, name, "")
+        put_cookie(request, answer, name, "")
     return answer
 
 

@@ -97,7 +97,7 @@ async def feedback(desk: TheDesk, caller: TheCaller, body: FeedbackBody) -> Json
     found: Json = {"kept": True, "new": kept}
     if pair is not None:
         sides = {"first": pair.first.completion, "second": pair.second.completion}
-        names = await desk.keeper.ask(names_of, desk.scheduler, list(sides.values()))
+        names = await desk.keeper.ask(version_names, desk.scheduler, list(sides.values()))
         found["models"] = dict(zip(sides, names, strict=True))
     return found
 
@@ -138,7 +138,7 @@ def not_kept() -> RequestProblem:
     )
 
 
-def names_of(store: Store, scheduler: Scheduler, answers: list[Completion]) -> list[str]:
+def version_names(store: Store, scheduler: Scheduler, answers: list[Completion]) -> list[str]:
     """Of the models that gave these answers, by the weights that were noted with each: names that users and owners know."""
     known: dict[str, str] = {version.hash[:16]: version.name for version in model_versions(store)}
     roster = scheduler.roster

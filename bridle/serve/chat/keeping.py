@@ -71,12 +71,12 @@ class Keeper:
     metrics: ServeMetrics
     unended: dict[tuple[str, str], asyncio.Event] = field(default_factory=dict)  # by token and id: answers on their way
 
-    async def ask(self, call: Callable[..., Result], *given: Any, **named: Any) -> Result:
-        """A call of the store, in a thread. Raises RequestProblem where there is none, or it cannot be used now."""
+    async def ask(self, call: Callable[..., Result], *given: Any) -> Result:
+        """A call of the store, in a thread; what it takes by name is bound before (`partial`). Raises RequestProblem where there is none, or it cannot be used now."""
         if self.store is None:
             raise RequestProblem(409, "nothing is kept here: a folder is served without a project", code="nothing_kept")
         try:
-            return await asyncio.to_thread(call, self.store, *given, **named)
+            return await asyncio.to_thread(call, self.store, *given)
         except StoreError as error:
             self.fail(error)
             raise RequestProblem(
@@ -102,12 +102,12 @@ class Keeper:
         return bool(kept)
 
     async def with_patience(self, work: Coroutine[Any, Any, Result]) -> Result | None:
-        """What the work returns; None where it fails, or takes so long that the answer goes on without it. It is done all the same."""
+        """What the work returns; None where it fails, or takes so long that the answer is sent without it. It is done all the same."""
         working = asyncio.ensure_future(work)
         working.add_done_callback(forget_failure)
         done, _ = await asyncio.wait({working}, timeout=PATIENCE)
         if not done:
-            log.error("the store takes more than %g seconds; the answer goes on without it", PATIENCE)
+            log.error("the store takes more than %g seconds; the answer is sent without it", PATIENCE)
             self.metrics.store_failures.inc()
             return None
         with suppress(RequestProblem):  # counted where it happened

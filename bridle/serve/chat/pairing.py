@@ -20,7 +20,7 @@ Pair = tuple[Arm, Arm]  # in the order of the alphabet: sides are drawn apart
 
 
 @dataclass(frozen=True)
-class Chosen:
+class ChosenArms:
     """The models of one or two answers, in the order of display, and how they were drawn."""
 
     arms: tuple[Arm, ...]
@@ -28,19 +28,19 @@ class Chosen:
     acquisition: Literal["random", "informative"] = "informative"
 
 
-def choose_one(own: Arm, shares: Mapping[Arm, float]) -> Chosen:
+def choose_one(own: Arm, shares: Mapping[Arm, float]) -> ChosenArms:
     """The user's own model. `shares`: of the users, by the model that is theirs."""
-    return Chosen((own,), shares[own])
+    return ChosenArms((own,), shares[own])
 
 
-def choose_pair(own: Arm, shares: Mapping[Arm, float], settings: ServeSection, rng: random.Random) -> Chosen:
+def choose_pair(own: Arm, shares: Mapping[Arm, float], settings: ServeSection, rng: random.Random) -> ChosenArms:
     """Draw a pair for a user, and its sides."""
     met = met_by(own, shares)
     at_random = rng.random() < settings.compare_random_share
     drawn = uniform_pairs(met) if at_random else informative_pairs(met, settings.compare_other_share)
     [pair] = rng.choices(list(drawn), list(drawn.values()))
     arms = pair if rng.random() < 0.5 else pair[::-1]
-    return Chosen(arms, pair_propensities(shares, settings)[pair], "random" if at_random else "informative")
+    return ChosenArms(arms, pair_propensities(shares, settings)[pair], "random" if at_random else "informative")
 
 
 def met_by(own: Arm, shares: Mapping[Arm, float]) -> Sequence[Arm]:

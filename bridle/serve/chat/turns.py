@@ -21,7 +21,7 @@ from bridle.core.records import Prompt
 from bridle.feedback.serving.answers import new_id
 from bridle.serve.answering import Writing
 from bridle.serve.chat.keeping import Record, Side
-from bridle.serve.chat.pairing import Chosen, choose_one, choose_pair
+from bridle.serve.chat.pairing import ChosenArms, choose_one, choose_pair
 from bridle.serve.chat.users import TheCaller
 from bridle.serve.openai import Desk, EventStream, ReplyForm, TheDesk, asked_in_chat, last_words, unless_gone
 from bridle.serve.problems import RequestProblem
@@ -54,13 +54,13 @@ class Asker:
 
 
 @dataclass
-class Turn:
+class ChatTurn:
     """The answers to a prompt that are being written, in the order of display. Whoever began it closes it in the end."""
 
     desk: Desk
     asker: Asker
     prompt: Prompt
-    chosen: Chosen
+    chosen: ChosenArms
     sides: Sequence[Side]
     comparison: str | None
     with_tokens: bool
@@ -144,7 +144,7 @@ async def side_by_side(writings: Sequence[Writing]) -> AsyncIterator[Piece]:
             one.cancel()
 
 
-async def begin_turn(desk: Desk, roster: Roster, body: ChatRequest, asker: Asker, chosen: Chosen) -> Turn:
+async def begin_turn(desk: Desk, roster: Roster, body: ChatRequest, asker: Asker, chosen: ChosenArms) -> ChatTurn:
     """Raises RequestProblem where it cannot be answered, or too many wait."""
     prompt, writings = Prompt(body.turns()), list[Writing]()
     asked = [await asked_in_chat(desk, body, roster.model(arm), prompt) for arm in chosen.arms]
@@ -158,7 +158,7 @@ async def begin_turn(desk: Desk, roster: Roster, body: ChatRequest, asker: Asker
         raise
     sides = [Side(new_id("chatcmpl"), arm, writing) for arm, writing in zip(chosen.arms, writings, strict=True)]
     comparison = new_id("cmp") if len(sides) == 2 else None
-    return Turn(desk, asker, prompt, chosen, sides, comparison, body.top is not None)
+    return ChatTurn(desk, asker, prompt, chosen, sides, comparison, body.top is not None)
 
 
 @router.post(
@@ -186,7 +186,7 @@ async def take_turn(desk: TheDesk, caller: TheCaller, body: TurnBody) -> Respons
 
 
 @router.post("/v1/comparisons", tags=["feedback"], summary="Two answers to the same dialogue, to choose from")
-async def compare(request: Request, desk: TheDesk, caller: TheCaller, body: ChatRequest) -> Response:
+async def compare_two(request: Request, desk: TheDesk, caller: TheCaller, body: ChatRequest) -> Response:
     token, roster, ignored = desk.user_token(caller, body.user), desk.require_model(body.model), body.unknown()
     if body.n not in (None, 1, 2) or body.best_of is not None:
         raise RequestProblem(400, "a comparison is of two answers; leave n and best_of out", param="n")
@@ -207,7 +207,7 @@ async def compare(request: Request, desk: TheDesk, caller: TheCaller, body: Chat
     return JSONResponse(found, headers=headers)
 
 
-async def turn_events(turn: Turn, with_usage: bool = False, for_page: bool = False) -> AsyncIterator[bytes]:
+async def turn_events(turn: ChatTurn, with_usage: bool = False, for_page: bool = False) -> AsyncIterator[bytes]:
     """A stream's events; `for_page`: at its end the answers as HTML besides."""
     head = turn.head
     try:

@@ -65,7 +65,7 @@ def cookie_of(request: Request) -> str:
     return found if TOKEN.fullmatch(found) else ""
 
 
-def set_cookie(request: Request, answer: Response, name: str, value: str) -> None:
+def put_cookie(request: Request, answer: Response, name: str, value: str) -> None:
     """An empty value removes it."""
     secure = request.url.scheme == "https"
     seconds = YEAR if value else 0
