@@ -72,7 +72,8 @@ class Keeper:
     unended: dict[tuple[str, str], asyncio.Event] = field(default_factory=dict)  # by token and id: answers on their way
 
     async def ask(self, call: Callable[..., Result], *given: Any) -> Result:
-        """A call of the store, in a thread; what it takes by name is bound before (`partial`). Raises RequestProblem where there is none, or it cannot be used now."""
+        """A call of the store, in a thread; what it takes by name is bound before (`partial`). Raises RequestProblem where there is none,
+        or it cannot be used now."""
         if self.store is None:
             raise RequestProblem(409, "nothing is kept here: a folder is served without a project", code="nothing_kept")
         try:

@@ -29,7 +29,7 @@ from bridle.serve.replies import DONE, ChatReplies, FinishedAnswer, Head, Json
 from bridle.serve.scheduler import Roster
 from bridle.serve.schemas import ChatMessage, ChatRequest
 from bridle.serve.text import Piece
-from bridle.site.rendering import markdown
+from bridle.site.rendering import answer_html
 
 router = APIRouter()
 FORM = ChatReplies()
@@ -220,7 +220,7 @@ async def turn_events(turn: ChatTurn, with_usage: bool = False, for_page: bool =
             yield head.chunk([], with_usage, turn.usage)
         last: Json = {"kept": await turn.keep()}
         if for_page:
-            last["html"] = [str(await run_in_threadpool(markdown, one.text)) for one in turn.written]
+            last["html"] = [await run_in_threadpool(answer_html, one.text) for one in turn.written]
         yield head.chunk([], with_usage, bridle=last)
         yield DONE
     except Exception as error:
