@@ -15,27 +15,27 @@ import pytest
 
 from tests.house.source import ROOT, Source, lines_of, listed, package, written_by_us
 
-ALL_PYTHON = 34_900
+ALL_PYTHON = 40_300
 # Folders, or files without their ending; a file that is named here counts where it is named, not with its folder.
 BUDGETS = {
-    "the reader's core": (8_800, "core project compute recipe maths models generation rewards training"),
+    "the reader's core": (9_250, "core project compute recipe maths models generation rewards training"),
     # Who reads the loop need not read how a GGUF file, a hub, or a file of one of sixty forms is read.
-    "what others wrote": (5_550, "models/files feedback/importing"),
+    "what others wrote": (5_700, "models/files feedback/importing"),
     # What people said is kept for ever: who is asked, how good it is, what goes out, how it is kept safe, each in a folder of its own.
-    "people's data": (6_900, "feedback playground"),
+    "people's data": (8_150, "feedback playground"),
     "watching and serving": (
-        5_900,
+        8_150,
         "guard evaluation site labelling serve rewards/judge rewards/constitution rewards/sandbox rewards/constraints",
     ),
-    "what is driven": (7_400, "stages report api demo loop launch cli"),
+    "what is driven": (8_650, "stages report api demo loop launch cli"),
 }
 COUNTED_APART = {"kernels", ""}  # Python beside C, and bridle/__init__.py: within the budget of all Python alone
 OTHERS = {  # not blank
-    "pages": ({".html", ".jinja", ".js", ".css"}, 2_600),
+    "pages": ({".html", ".jinja", ".js", ".css"}, 3_200),
     "C": ({".c", ".h"}, 1_200),
 }
 FILE_LINES = 400
-FOLDER_FILES, FILES_OF = 12, {"bridle/stages": 26, "bridle/feedback/store": 15}
+FOLDER_FILES, FILES_OF = 12, {"bridle/stages": 27, "bridle/feedback/store": 15}
 FUNCTION_LINES, MOST_FUNCTIONS_UNDER, SHARE_UNDER = 60, 40, 0.9
 PARAMETERS = 7
 MANY_PARAMETERS = ("bridle/maths/", "bridle/kernels/")
@@ -178,9 +178,9 @@ def test_each_file_counts_in_one_group() -> None:
 @pytest.mark.parametrize(
     ("check", "good", "bad"),
     [
-        (over_budget, [lines("bridle/demo/a.py", 3_000)], [lines("bridle/demo/a.py", 3_000), lines("bridle/loop.py", 4_401)]),
-        (over_budget, [lines("bridle/rewards/judge.py", 4_000)], [lines("bridle/rewards/judges.py", 8_801)]),
-        (over_budget, [lines("bridle/kernels/a.py", 34_900)], [lines("bridle/kernels/a.py", 34_901)]),
+        (over_budget, [lines("bridle/demo/a.py", 3_000)], [lines("bridle/demo/a.py", 3_000), lines("bridle/loop.py", 5_651)]),
+        (over_budget, [lines("bridle/rewards/judge.py", 4_000)], [lines("bridle/rewards/judges.py", 9_251)]),
+        (over_budget, [lines("bridle/kernels/a.py", 40_300)], [lines("bridle/kernels/a.py", 40_301)]),
         (long_files, [lines("bridle/core/a.py", 400)], [lines("bridle/core/a.py", 401)]),
         (
             full_folders,
@@ -189,8 +189,8 @@ def test_each_file_counts_in_one_group() -> None:
         ),
         (
             full_folders,
-            [lines(f"bridle/stages/a{n}.py", 1) for n in range(26)],
             [lines(f"bridle/stages/a{n}.py", 1) for n in range(27)],
+            [lines(f"bridle/stages/a{n}.py", 1) for n in range(28)],
         ),
         (
             long_functions,
