@@ -32,6 +32,7 @@ MODULES = {  # each defines EXPERIMENT
     "E9": "experiments.rankings",
     "E10": "experiments.labelers",
     "E14": "experiments.judges",
+    "E15": "experiments.constitution",
     "E17": "experiments.truth",
     "E18": "experiments.hour",
     "E19": "experiments.bowl",

@@ -1,6 +1,6 @@
 """SIGKILL at random moments of `bridle loop`: python -m experiments.loop_kills DEMO FOLDER [--kills 20] [--turns 2] [--seed 0]
 
-A copy of a finished tiny demo takes its turns undisturbed; another is killed so many times, each time at a random moment of what an
+Simulated users visit a copy of a finished tiny demo, whose handles are drawn. One copy of that takes its turns undisturbed; others are killed so many times, each time at a random moment of what an
 undisturbed run takes, and run again until all turns are taken. In the end both must hold the same: what is served and how it came to be,
 every step with its numbers, the models to the byte, and the users' votes in force. Ids that are drawn and times differ.
 """
@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,10 @@ from bridle.feedback.serving.outcomes import vote_outcomes
 from bridle.feedback.serving.promotion import promotion_steps, served_now
 from bridle.feedback.serving.turns import steps_taken
 from bridle.feedback.store.store import Store
+from bridle.loop.crowd import visit
+from bridle.project.progress import Progress
+from bridle.project.project import Project
+from bridle.stages.workspace import Work
 from tests.tiny_project import ALONE, done, settings
 
 SETTINGS = {
@@ -31,14 +36,25 @@ SETTINGS = {
 }  # fmt: skip
 
 
+USERS_TURNS = 40
+
+
 def command(project: Path, turns: int) -> list[str]:
-    words = ["loop", "--crowd", "24", "--turns", str(turns), "--project", str(project), *settings(SETTINGS)]
+    words = ["loop", "--turns", str(turns), "--project", str(project), *settings(SETTINGS)]
     return [sys.executable, "-m", "bridle.cli", *words]
 
 
 def begun(demo: Path, folder: Path) -> Path:
+    """Two versions were served, and users compared them."""
     project = Path(shutil.copytree(demo, folder))
-    done("models", "promote", "sft", "--project", project)
+    for name in ("ppo", "sft"):
+        done("models", "promote", name, "--project", project)
+    found = Project.find(project)
+    work = Work(replace(found, recipe=found.recipe.with_settings(SETTINGS)), Progress(live=False), threads=1)
+    try:
+        visit(work, USERS_TURNS, "before")
+    finally:
+        work.close()
     return project
 
 
@@ -89,13 +105,14 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     rng = random.Random(given.seed)
-    whole = begun(given.demo, given.folder / "undisturbed")
+    before = begun(given.demo, given.folder / "before")
+    whole = Path(shutil.copytree(before, given.folder / "undisturbed"))
     started = time.monotonic()
     run(whole, given.turns)
     seconds, expected = time.monotonic() - started, held(whole)
     faults, kills, projects = [], 0, 0
     while kills < given.kills:
-        project = begun(given.demo, given.folder / f"killed-{projects}")
+        project = Path(shutil.copytree(before, given.folder / f"killed-{projects}"))
         projects += 1
         while (left := given.turns - turns_taken(project)) > 0:
             strike = kills < given.kills
