@@ -1,8 +1,9 @@
 """SIGKILL at random moments of `bridle loop`: python -m experiments.loop_kills DEMO FOLDER [--kills 20] [--turns 2] [--seed 0]
 
-Simulated users visit a copy of a finished tiny demo, whose handles are drawn. One copy of that takes its turns undisturbed; others are killed so many times, each time at a random moment of what an
-undisturbed run takes, and run again until all turns are taken. In the end both must hold the same: what is served and how it came to be,
-every step with its numbers, the models to the byte, and the users' votes in force. Ids that are drawn and times differ.
+Simulated users visit a copy of a finished tiny demo, whose handles are drawn. One copy of that takes its turns undisturbed; others are
+killed so many times in all, each time at a random moment of what an undisturbed run takes, and run again until all turns are taken. In the
+end each must hold what the undisturbed one holds: what is served and how it came to be, every step with its numbers, the models to the byte,
+and the users' votes in force. Times differ.
 """
 
 from __future__ import annotations
