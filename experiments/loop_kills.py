@@ -2,8 +2,8 @@
 
 Simulated users visit a copy of a finished tiny demo, whose handles are drawn. One copy of that takes its turns undisturbed; others are
 killed so many times in all, each time at a random moment of what an undisturbed run takes, and run again until all turns are taken. In the
-end each must hold what the undisturbed one holds: what is served and how it came to be, every step with its numbers, the models to the byte,
-and the users' votes in force. Times differ.
+end each must hold what the undisturbed one holds: what is served and how it came to be, every step with its numbers, the models to the
+byte, and the users' votes in force. Times differ.
 """
 
 from __future__ import annotations
