@@ -79,15 +79,22 @@ def price_tables(results: Mapping[str, Mapping[str, Any]]) -> list[page.Table]:
 
 TURN = [
     page.Column("turn"),
-    page.Column("users", "comparisons by users of what was promoted last with what was served before it"),
-    page.Column("reward model", "whether it was trained again, and why"),
-    page.Column("candidate", "what was trained, from what"),
+    page.Column("users", "share of their comparisons that what was promoted last won of what was served before it"),
+    page.Column("of", "comparisons by users"),
+    page.Column("learnt from", "judgements, where the reward model was trained again"),
+    page.Column("accuracy", "of the reward model on held-out pairs"),
     page.Column(
         "win rate", "share of comparisons with what was served that the candidate won, by those who decide; ties ½"
     ),
-    page.Column("comparisons", "asked until it was decided"),
-    page.Column("decision", "what came of it"),
+    page.Column("compared", "until it was decided"),
+    page.Column("decision"),
 ]
+DECISIONS = {
+    "better": "better",
+    "worse": "refused: worse",
+    "not_better": "kept back: not shown to be better",
+    "out_of_bounds": "refused: out of bounds",
+}
 STEPS_SERVED = [page.Column("when"), page.Column("version"), page.Column("what"), page.Column("by"), page.Column("why")]
 
 
@@ -125,16 +132,27 @@ def turn_cells(number: int, steps: Mapping[str, Mapping[str, Any]]) -> list[page
     """A step that was not reached is an empty cell."""
     verdict = steps.get("gate", {}).get("verdict") or {}
     votes = steps.get("watch", {}).get("votes") or {}
-    last = next((steps[name]["decision"] for name in ("promote", "gate", "train") if name in steps), "under way")
+    learnt = steps.get("refresh", {})
     return [
         number,
-        f"{votes['rate']:.2f} of {votes['n']:,}" if votes.get("n") else "",
-        steps.get("refresh", {}).get("decision", ""),
-        steps.get("train", {}).get("decision", ""),
+        votes.get("rate"),
+        votes.get("n") or None,
+        learnt.get("judgements"),
+        learnt.get("pair_accuracy"),
         verdict.get("rate"),
         verdict.get("n"),
-        last,
+        decision_in(steps, verdict),
     ]
+
+
+def decision_in(steps: Mapping[str, Mapping[str, Any]], verdict: Mapping[str, Any]) -> str:
+    if "rolled back" in steps.get("watch", {}).get("decision", ""):
+        return "what was promoted last was taken back"
+    if (share := steps.get("promote", {}).get("share")) is not None:
+        return "served to all" if share == 1 else f"served to {share:.0%} of the users"
+    broken = ", ".join(words.partition(" ")[0] for words in verdict.get("broken", ()))
+    found = DECISIONS.get(verdict.get("decision", ""), "none that differs" if "gate" in steps else "under way")
+    return f"{found} ({broken})" if broken else found
 
 
 def what_was_done(step: Promotion) -> str:

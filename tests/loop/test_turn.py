@@ -19,6 +19,7 @@ from bridle.feedback.serving.turns import steps_taken
 from bridle.feedback.store.store import Store
 from bridle.loop import turn as stage
 from bridle.loop.votes import live_votes
+from bridle.report import tables
 from tests.tiny_project import bridle, complaint, done, settings
 
 FEW = {"loop.comparisons": 12, "loop.votes": 4, "loop.audit": 8, "loop.judgements": 5}
@@ -85,7 +86,7 @@ def test_a_turn_does_every_step_once_and_says_why(project: Path, store: Store) -
     assert (
         "Turns of the flywheel" in page
         and "What was served" in page
-        and first["steps"]["promote"]["decision"][:12] in page
+        and tables.decision_in(first["steps"], verdict) in page
     )
     second = turned(project)
     assert second["turn"] == 2 and second["steps"]["train"]["name"] == "turn-0002"
