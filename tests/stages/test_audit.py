@@ -13,10 +13,12 @@ from safetensors.torch import load_file
 
 from bridle.core.errors import DataError, RecipeError
 from bridle.core.records import Judgement, LabelerKind
+from bridle.feedback.rankings import pairs_of
 from bridle.feedback.store.assignment import next_task, submit
 from bridle.feedback.store.store import Store
 from bridle.feedback.store.studies import find_study, set_study
 from bridle.feedback.upkeep.takedown import take_down
+from bridle.guard.stopping import fit_scale_and_noise
 from bridle.guard.watch import RULES, OnlineWatch
 from bridle.project.kept import read_parents
 from bridle.project.progress import Progress
@@ -84,7 +86,11 @@ def test_an_audit_is_compared_in_a_study_of_its_own(demo: Path, auditors: list[S
     assert auditor.from_reference and auditor.comparisons == read // 2
     gain = np.asarray(auditor._latest[1]) - np.asarray(auditor.references()[1])
     assert found["audits"][-1]["stated"] == pytest.approx(auditor.scale * gain.mean()) and auditor.scale != 1
-    assert auditor.scale > 0.5 and auditor.noise < 0.4, "a reward that is mostly right"
+    with Store.open(demo / "store.sqlite") as store:
+        held_out = [pair for one in store.judgements(study="comparisons", split="heldout") for pair in pairs_of(*one)]
+    scores = [auditor.reward([pair.prompt] * 2, [pair.chosen, pair.rejected]) for pair in held_out]
+    scale, noise = fit_scale_and_noise([float(chosen or 0) - float(rejected or 0) for chosen, rejected in scores])
+    assert (auditor.scale, auditor.noise) == pytest.approx((scale, noise)) and scale > 0.1 and noise < 0.4
 
 
 def test_a_run_that_is_past_its_best_keeps_the_best(demo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
