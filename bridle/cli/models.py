@@ -49,7 +49,7 @@ def show(options: Options, name: str) -> None:
     "--share", type=float, default=1.0, help="Of the users who meet it, the rest what is served now (default: 1, all)."
 )
 @click.option("--why", default="", help="Kept with the promotion.")
-@shared_options("settings", "wait", "profile")
+@shared_options("settings", "wait")
 def promote(options: Options, name: str, share: float, why: str) -> None:
     """Serve a model from now on, without a request lost: its weights are kept, whatever is trained under its name later."""
     with loading():
@@ -62,7 +62,7 @@ def promote(options: Options, name: str, share: float, why: str) -> None:
 
 @models.command()
 @click.option("--why", default="", help="Kept with the rollback.")
-@shared_options("settings", "wait", "profile")
+@shared_options("settings", "wait")
 def rollback(options: Options, why: str) -> None:
     """Take a candidate's share back; where there is none, serve again what was served before."""
     with loading():
@@ -74,7 +74,7 @@ def rollback(options: Options, why: str) -> None:
 
 
 @models.command()
-@shared_options("settings", "wait", "profile")
+@shared_options("settings", "wait")
 def history(options: Options) -> None:
     """Every promotion and rollback, with its numbers, and what is served now."""
     with loading():

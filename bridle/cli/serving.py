@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("model", metavar="[MODEL]", required=False)
 @listening_options(8000, "/model")
-@shared_options("as_json", "wait", "profile")
+@shared_options("as_json", "wait")
 def serve(options: Options, model: str | None, **given: Any) -> None:
     """Serve what is promoted, a model of the project, or a Hugging Face folder, by an API of OpenAI's shape."""
     with loading():
@@ -100,7 +100,7 @@ def opened_keys(options: Options) -> Iterator[Keys]:
 
 @keys.command()
 @click.argument("name")
-@shared_options("settings", "wait", "profile")
+@shared_options("settings", "wait")
 def create(options: Options, name: str) -> None:
     """Make a key and print it, this once; NAME is what the list calls it."""
     with opened_keys(options) as opened:
@@ -109,7 +109,7 @@ def create(options: Options, name: str) -> None:
 
 
 @keys.command("list")
-@shared_options("settings", "wait", "profile")
+@shared_options("settings", "wait")
 def list_keys(options: Options) -> None:
     """The keys that are good, with when each was made and last used."""
     with opened_keys(options) as opened:
@@ -122,7 +122,7 @@ def list_keys(options: Options) -> None:
 
 @keys.command()
 @click.argument("name")
-@shared_options("settings", "wait", "profile")
+@shared_options("settings", "wait")
 def revoke(options: Options, name: str) -> None:
     """End a key; a server that runs refuses it from its next request on."""
     with opened_keys(options) as opened:

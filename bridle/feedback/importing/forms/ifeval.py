@@ -115,7 +115,7 @@ def instructions_in(row: Row) -> list[Constraint]:
     found: list[Constraint] = []
     for name, given in zip(ids, arguments, strict=True):
         given = value_in_cell(given)
-        if name not in INSTRUCTIONS or not isinstance(given, dict):
+        if not isinstance(name, str) or name not in INSTRUCTIONS or not isinstance(given, dict):
             raise Skip(Reason.UNCHECKED, str(name)[:80])
         try:
             asked = INSTRUCTIONS[name]({key: value for key, value in given.items() if value is not None})
