@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from bridle.feedback.importing.formats import read_row
-from bridle.feedback.importing.forms.ifeval import INSTRUCTIONS, LANGUAGES
+from bridle.feedback.importing.forms.ifeval import LANGUAGES, instructions
 from bridle.feedback.importing.reasons import Reason, Skip
 from bridle.feedback.store.store import Store
 from bridle.rewards.constraints import CONSTRAINTS
@@ -88,7 +88,7 @@ def test_an_instruction_is_followed_or_not(name: str, arguments: dict[str, Any],
 
 
 def test_every_mapped_id_is_tried() -> None:
-    assert {name for name, *_ in CASES} == set(INSTRUCTIONS) and len(INSTRUCTIONS) == 25
+    assert {name for name, *_ in CASES} == set(instructions()) and len(instructions()) == 25
     assert {arguments["language"] for name, arguments, *_ in CASES if name.startswith("language")} == set(LANGUAGES)
     assert "language" in CONSTRAINTS
 

@@ -89,10 +89,10 @@ def found_or_harmless(path: Path, before: list[dict[str, object]]) -> str:
 def filled(tmp_path: Path) -> Path:
     """A store as one file, of small pages so that most of it is rows."""
     with Store.open(tmp_path / "wide") as store:
-        Drawn(store, 1, prompts=12)
+        Drawn(store, 1, prompts=20)
     with sqlite3.connect(tmp_path / "wide") as connection:
         connection.execute("PRAGMA journal_mode = DELETE")
-        connection.execute("PRAGMA page_size = 1024")
+        connection.execute("PRAGMA page_size = 512")
         connection.execute("VACUUM")
     connection.close()
     return tmp_path / "wide"

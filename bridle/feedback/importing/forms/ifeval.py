@@ -10,6 +10,7 @@ where a program is: "English" in capitals is any language in Latin letters, "Rus
 
 import json
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
 
 from bridle.feedback.importing.forms.fields import Row
@@ -76,33 +77,36 @@ def whole(value: Any) -> int:
     return int(value)
 
 
-INSTRUCTIONS: Mapping[str, Callable[[Given], list[Constraint]]] = {
-    "keywords:existence": with_arguments("keywords", words="keywords"),
-    "keywords:frequency": in_relation("keyword_count", "frequency", word="keyword"),
-    "keywords:forbidden_words": with_arguments("no_keywords", words="forbidden_words"),
-    "keywords:letter_frequency": in_relation("letter_count", "let_frequency", "let_relation", letter="letter"),
-    "language:response_language": response_language,
-    "length_constraints:number_sentences": in_relation("sentences", "num_sentences"),
-    "length_constraints:number_paragraphs": exactly_so_many("paragraphs", "num_paragraphs", mark="***"),
-    "length_constraints:number_words": in_relation("words", "num_words"),
-    "length_constraints:nth_paragraph_first_word": paragraph_start,
-    "detectable_content:number_placeholders": at_least("placeholders", "num_placeholders"),
-    "detectable_content:postscript": with_arguments("postscript", mark="postscript_marker"),
-    "detectable_format:number_bullet_lists": exactly_so_many("bullets", "num_bullets"),
-    "detectable_format:constrained_response": always({"name": "one_of", "choices": OPTIONS}),
-    "detectable_format:number_highlighted_sections": at_least("highlights", "num_highlights"),
-    "detectable_format:multiple_sections": at_least("sections", "num_sections", mark="section_spliter"),
-    "detectable_format:json_format": always({"name": "json"}),
-    "detectable_format:title": always({"name": "title", "angular": True}),
-    "combination:two_responses": always({"name": "two_answers"}),
-    "combination:repeat_prompt": with_arguments("repeats", words="prompt_to_repeat"),
-    "startend:end_checker": with_arguments("ends_with", words="end_phrase"),
-    "startend:quotation": always({"name": "quoted"}),
-    "change_case:capital_word_frequency": in_relation("capital_words", "capital_frequency", "capital_relation"),
-    "change_case:english_capital": always({"name": "upper_case"}, LATIN),
-    "change_case:english_lowercase": always({"name": "lower_case"}, LATIN),
-    "punctuation:no_comma": always({"name": "no_commas"}),
-}
+@cache
+def instructions() -> Mapping[str, Callable[[Given], list[Constraint]]]:
+    """Every published instruction by its id: what makes constraints of its arguments."""
+    return {
+        "keywords:existence": with_arguments("keywords", words="keywords"),
+        "keywords:frequency": in_relation("keyword_count", "frequency", word="keyword"),
+        "keywords:forbidden_words": with_arguments("no_keywords", words="forbidden_words"),
+        "keywords:letter_frequency": in_relation("letter_count", "let_frequency", "let_relation", letter="letter"),
+        "language:response_language": response_language,
+        "length_constraints:number_sentences": in_relation("sentences", "num_sentences"),
+        "length_constraints:number_paragraphs": exactly_so_many("paragraphs", "num_paragraphs", mark="***"),
+        "length_constraints:number_words": in_relation("words", "num_words"),
+        "length_constraints:nth_paragraph_first_word": paragraph_start,
+        "detectable_content:number_placeholders": at_least("placeholders", "num_placeholders"),
+        "detectable_content:postscript": with_arguments("postscript", mark="postscript_marker"),
+        "detectable_format:number_bullet_lists": exactly_so_many("bullets", "num_bullets"),
+        "detectable_format:constrained_response": always({"name": "one_of", "choices": OPTIONS}),
+        "detectable_format:number_highlighted_sections": at_least("highlights", "num_highlights"),
+        "detectable_format:multiple_sections": at_least("sections", "num_sections", mark="section_spliter"),
+        "detectable_format:json_format": always({"name": "json"}),
+        "detectable_format:title": always({"name": "title", "angular": True}),
+        "combination:two_responses": always({"name": "two_answers"}),
+        "combination:repeat_prompt": with_arguments("repeats", words="prompt_to_repeat"),
+        "startend:end_checker": with_arguments("ends_with", words="end_phrase"),
+        "startend:quotation": always({"name": "quoted"}),
+        "change_case:capital_word_frequency": in_relation("capital_words", "capital_frequency", "capital_relation"),
+        "change_case:english_capital": always({"name": "upper_case"}, LATIN),
+        "change_case:english_lowercase": always({"name": "lower_case"}, LATIN),
+        "punctuation:no_comma": always({"name": "no_commas"}),
+    }
 
 
 def instructions_in(row: Row) -> list[Constraint]:
@@ -115,10 +119,10 @@ def instructions_in(row: Row) -> list[Constraint]:
     found: list[Constraint] = []
     for name, given in zip(ids, arguments, strict=True):
         given = value_in_cell(given)
-        if not isinstance(name, str) or name not in INSTRUCTIONS or not isinstance(given, dict):
+        if not isinstance(name, str) or name not in instructions() or not isinstance(given, dict):
             raise Skip(Reason.UNCHECKED, str(name)[:80])
         try:
-            asked = INSTRUCTIONS[name]({key: value for key, value in given.items() if value is not None})
+            asked = instructions()[name]({key: value for key, value in given.items() if value is not None})
             found += [of_its_form(constraint) for constraint in asked]
         except (KeyError, ValueError, TypeError, OverflowError) as error:
             stated = {key: value for key, value in given.items() if value is not None}
