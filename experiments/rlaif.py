@@ -8,14 +8,11 @@ to the policy that the generation began with. The next judge is a copy of the ne
 gave to the new policy's own answers, drawn by their probabilities. So the policy's own weights judge it, and after the first generation
 nobody who knows better says anything: what a judge gets wrong is handed on. A critic that were taught the written dialogues anew in every
 generation would be told the truth each time, and could not drift. It is cheap, too: no rankings, no reward models.
-
-Not among MODULES until all seeds were run: `python -m experiments.rlaif SEED` prints the figures of one.
 """
 
 from __future__ import annotations
 
 import random
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -38,7 +35,7 @@ from bridle.stages.reward import train_members
 from bridle.stages.sample import sample
 from bridle.stages.sft import imitate_demonstrations
 from bridle.stages.workspace import Work, done_before, require_model, stage_key
-from experiments.harness import Claim, Experiment, Row, number
+from experiments.harness import Claim, Experiment, Row
 from experiments.playground import HALF, Floats, gold_of, halves, lab_folder, with_base
 from experiments.playground import SETTINGS as LAB
 
@@ -213,8 +210,3 @@ EXPERIMENT = Experiment(
           for name, words in STANDING.items() for place in range(GENERATIONS + 1)),
     ],
 )  # fmt: skip
-
-
-if __name__ == "__main__":
-    for name, value in measure(int(sys.argv[1])).items():
-        print(f"{name}: {number(value)}")

@@ -1,13 +1,9 @@
-"""E12: practice on answers that can be checked lifts held-out exact match, and a reward that is drawn at random does not.
-
-Not among MODULES until all seeds were run: `python -m experiments.verifiable SEED` prints the figures of one.
-"""
+"""E12: practice on answers that can be checked lifts held-out exact match, and a reward that is drawn at random does not."""
 
 from __future__ import annotations
 
 import random
 import shutil
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +14,7 @@ from bridle.core.records import Completion, Prompt
 from bridle.maths.statistics import pass_at_k
 from bridle.stages.methods import METHODS
 from bridle.stages.workspace import Work
-from experiments.harness import Claim, Experiment, Row, number
+from experiments.harness import Claim, Experiment, Row
 from experiments.playground import lab_folder, opened
 
 SAMPLES = 15  # answers to a prompt, in training and in measuring
@@ -112,8 +108,3 @@ EXPERIMENT = Experiment(
     ],
     controls=[Claim("random: gain", "points gained by a reward drawn at random", "mean", at_most=2)],
 )
-
-
-if __name__ == "__main__":
-    for name, value in measure(int(sys.argv[1])).items():
-        print(f"{name}: {number(value)}")

@@ -1,6 +1,5 @@
 """`bridle label`: the app on an address, and what its owner needs to begin."""
 
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -17,7 +16,7 @@ from bridle.labelling.app import labelling_app
 from bridle.labelling.opening import ensure_studies
 from bridle.project.project import Project
 from bridle.site.limits import Limits, RateLimit
-from bridle.site.listening import Place, listen
+from bridle.site.listening import Place, in_thread, listen
 
 OWNER_LINK_SECONDS = 24 * 3600.0
 KEEP_ALIVE_SECONDS = 120  # a connection that closes while somebody thinks may close just as they answer
@@ -97,13 +96,7 @@ def check(target: str | Path, place: Place) -> None:
 @contextmanager
 def serving(store: Store) -> Iterator[str]:
     """The app in a thread of this process, on a free port of the loopback, while the block runs; its address."""
-    listening = listen("127.0.0.1", 0)
     app = labelling_app(store, limits=Limits(changes=RateLimit(1_000_000, 1)))  # programs are faster than people
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, name="labelling app")
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}"  # who connects before it runs waits in the socket's line
-    finally:
-        server.should_exit = True
-        thread.join()
+    with in_thread(server, "labelling app") as address:
+        yield address

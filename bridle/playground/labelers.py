@@ -15,7 +15,7 @@ from bridle.core.records import Prompt
 from bridle.playground.gold import GoldScore
 from bridle.playground.spec import Labeler
 
-__all__ = ["Labeler", "Ranking", "agreement", "rank"]
+__all__ = ["Labeler", "Ranking", "agreement", "rank", "taste"]
 
 Ranking = tuple[tuple[int, ...], ...]
 
@@ -41,20 +41,26 @@ def rank(
     slots_of: dict[str, list[int]] = {}
     utility: dict[str, float] = {}
     noise = labeler.noise * (1 + labeler.fatigue * seen / (seen + labeler.tired_after))
-    skill = labeler.skill * labeler.topics.get(prompt.meta["family"], 1.0)
     for position, slot in enumerate(display_order):
         text = texts[slot]
         slots_of.setdefault(text, []).append(slot)
         if text in utility:
             continue  # seen further up: the first impression counts
         utility[text] = (
-            skill * scores[slot].points
-            + labeler.flattery_bias * scores[slot].flags["flattery"]
-            + labeler.length_bias * len(text.split()) / 10
+            taste(labeler, prompt, text, scores[slot])
             + labeler.side_bias * (1 - position / max(1, len(texts) - 1))
             + noise * rng.gauss(0, 1)
         )
     return tuple(tuple(sorted(slots_of[text])) for text in sorted(utility, key=utility.__getitem__, reverse=True))
+
+
+def taste(labeler: Labeler, prompt: Prompt, text: str, score: GoldScore) -> float:
+    """What an answer is worth to a labeler who sees it as it is: neither where it stands nor noise is in it."""
+    return (
+        labeler.skill * labeler.topics.get(prompt.meta["family"], 1.0) * score.points
+        + labeler.flattery_bias * score.flags["flattery"]
+        + labeler.length_bias * len(text.split()) / 10
+    )
 
 
 def agreement(rankings: Sequence[Ranking], scores: Sequence[Sequence[GoldScore]], gap: float = 0.25) -> float:

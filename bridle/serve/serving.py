@@ -7,7 +7,6 @@ has waited longest makes room. So those who only hold connections disturb nobody
 import asyncio
 import resource
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -23,7 +22,7 @@ from bridle.core.errors import Interrupted, UsageError
 from bridle.recipe.services import ServeSection
 from bridle.serve.openai import Desk
 from bridle.serve.scheduler import ServedModel
-from bridle.site.listening import Place, listen
+from bridle.site.listening import Place, in_thread, listen
 
 KEEP_ALIVE_SECONDS = 75
 LAST_SECONDS = 5  # in which answers that were broken off say so
@@ -168,12 +167,5 @@ def require_guard(place: Place, keys: int) -> None:
 @contextmanager
 def served_in_thread(app: FastAPI, settings: ServeSection) -> Iterator[str]:
     """The app in a thread of this process, on a free port of the loopback, while the block runs; its address."""
-    listening = listen("127.0.0.1", 0)
-    server = server_of(app, settings)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, name="server")
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}"  # who connects before it runs waits in the socket's line
-    finally:
-        server.should_exit = True
-        thread.join()
+    with in_thread(server_of(app, settings), "server") as address:
+        yield address

@@ -3,8 +3,12 @@
 import errno
 import re
 import socket
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+
+import uvicorn
 
 from bridle.core.errors import UsageError
 from bridle.site.proxies import networks
@@ -54,3 +58,16 @@ def listen(host: str, port: int) -> socket.socket:
         raise UsageError(f"nobody can listen at {host}, port {port}: {why}") from error
     listening.set_inheritable(True)
     return listening
+
+
+@contextmanager
+def in_thread(server: uvicorn.Server, name: str) -> Iterator[str]:
+    """A server in a thread of this process, on a free port of the loopback, while the block runs; its address."""
+    listening = listen("127.0.0.1", 0)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, name=name)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"  # who connects before it runs waits in the socket's line
+    finally:
+        server.should_exit = True
+        thread.join()

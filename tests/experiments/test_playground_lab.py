@@ -18,7 +18,7 @@ from bridle.models.contents import folder_hash
 from bridle.recipe.recipe import load_recipe
 from bridle.stages import audit
 from bridle.stages.workspace import Work
-from experiments import bowl, cliff, constitution, ensembles, guarded, hour, rlaif, rounds, truth
+from experiments import bowl, cliff, constitution, ensembles, guarded, hour, planted, rlaif, rounds, truth, wheel
 from experiments.playground import UNBRIDLED, Halves, gold_of, gold_reward, halves, train_kept, work_of
 from tests.tiny_project import PLAYGROUND
 
@@ -311,3 +311,28 @@ def test_the_first_tokens_are_those_of_the_answer() -> None:
     mask_BT = torch.tensor([[False, False, True, True, True, False], [False, True, True, True, True, True]])
     gap_BT = torch.tensor([[9.0, 9.0, 3.0, 1.0, 1.0, 9.0], [9.0, 4.0, 2.0, 1.0, 7.0, 7.0]])
     assert bowl.share_of_first(gap_BT, mask_BT, 1, 3) == pytest.approx((3 + 4) / (5 + 7))
+
+
+@pytest.mark.slow
+def test_a_wheel_turns_beside_thumbs_and_a_planted_candidate_meets_the_gate(
+    work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("TURNS", 2), ("VISITS", 12), ("THUMBS", 12), ("PROMPTS", 12)):
+        monkeypatch.setattr(wheel, name, value)
+    small = {"loop.comparisons": 12, "loop.votes": 2, "loop.audit": 8, "loop.judgements": 5, "ppo.steps": 2}
+    monkeypatch.setattr(wheel, "LOOP", {**wheel.LOOP, **small})
+    row = wheel.measure_in(work, halves(work, 4), SHORT)
+    assert 0 <= row["loop: promotions"] <= 2 and row["loop: answers read"] > 0
+    for arm in ("loop", "naive", "once"):
+        assert row[f"{arm}: gained, at most"] >= row[f"{arm}: gained"]
+        assert -1 <= row[f"{arm}: thumbs gained"] <= 1
+    assert 0 < row["SFT: thumbs up"] < 1
+    naive = work.project.folder / "naive"
+    assert json.loads((naive / "runs/reward-0002/result.json").read_text())["judgements"] == 24, "thumbs add up"
+    assert wheel.measure_in(work, halves(work, 4), SHORT) == row
+    monkeypatch.setattr(planted, "LOOP", {**wheel.LOOP, "loop.max_kl": 1e-9})
+    monkeypatch.setattr(planted, "VOTES", 6)
+    monkeypatch.setattr(planted, "AT_A_TIME", 8)
+    found = planted.measure_in(work, halves(work, 8), SHORT)
+    assert found["refused"] == 1 and found["bounds broken"] >= 1
+    assert found["votes"] >= 6 or found["taken back"] == 1
