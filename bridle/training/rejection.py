@@ -6,18 +6,22 @@ log and save.
 Nothing is pushed down and nothing holds the policy but the choice itself: imitating the best of n answers well moves it by at
 most log n - (n - 1)/n nats a round. An answer that was cut off is never kept: it never said that it was done. Where all n scored the
 same none is the best: that prompt is left out and counted. With n = 1 nothing is compared, and every answer that ended is imitated.
+The shortest right answer may be a lucky guess, and who imitates guesses guesses more: lengths at which answers are right less than half as
+often as all are passed over (`longest_guess`).
 Left out on purpose: beginning each round from the first weights again (STaR), older rounds' answers.
 Shapes: B answers of a round, T predictions, N answer tokens of a batch.
 """
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from bridle.compute.steps import Metrics, Steps
 from bridle.core.errors import TrainingStopped
-from bridle.core.records import FinishReason, Prompt, Reward
+from bridle.core.records import Completion, FinishReason, Prompt, Reward
 from bridle.core.timeline import timed
 from bridle.generation import rollout as online
 from bridle.maths.advantages import flat_groups
@@ -25,6 +29,8 @@ from bridle.models.batches import length_batches
 from bridle.models.imitation import Example, imitate
 from bridle.models.policy import Policy
 from bridle.recipe.online import RejectionSection
+
+LENGTHS = 20  # groups by length, in each of which the right answers are counted
 
 
 def train(
@@ -78,6 +84,8 @@ def choose(rollout: online.Rollout, config: RejectionSection) -> list[int]:
     """The answers to imitate, by their place in the rollout; of equal ones the first."""
     scores, completions, chosen = rollout.score_B.tolist(), rollout.completions, []
     flat = without_best(rollout, config).tolist()
+    relative = relative_lengths(completions, config.answers) if config.keep == "shortest" else np.zeros(0)
+    guess = longest_guess(relative, rollout.score_B.numpy() >= config.threshold)
     for first in range(0, len(completions), config.answers):
         if flat[first // config.answers]:
             continue  # the first of equals would be imitated for nothing, and the policy would drift
@@ -89,10 +97,30 @@ def choose(rollout: online.Rollout, config: RejectionSection) -> list[int]:
         if config.keep in ("best", "best_right"):
             chosen.append(max(good, key=lambda i: scores[i]))
         elif config.keep == "shortest":
-            chosen.append(min(good, key=lambda i: len(completions[i].token_ids)))
+            trusted = [i for i in good if relative[i] > guess]
+            chosen += sorted(trusted, key=lambda i: len(completions[i].token_ids))[:1]
         else:  # every one above the threshold, each text once
             chosen += sorted({completions[i].token_ids: i for i in reversed(good)}.values())
     return chosen
+
+
+def relative_lengths(completions: Sequence[Completion], answers: int) -> NDArray[np.float64]:
+    """Tokens of each answer, in those of the median answer to its prompt, [B]."""
+    lengths_GA = np.array([len(one.token_ids) for one in completions], dtype=np.float64).reshape(-1, answers)
+    return (lengths_GA / np.maximum(np.median(lengths_GA, axis=1, keepdims=True), 1)).ravel()
+
+
+def longest_guess(relative_B: NDArray[np.float64], right_B: NDArray[np.bool_]) -> float:
+    """The relative length up to which a right answer is taken for a lucky guess. Answers in their order of length are cut into `LENGTHS`
+    groups of one size; from the shortest on, groups are passed over in which answers are right less than half as often as all are. 0 where
+    there are none, or too few answers to tell."""
+    longest = 0.0
+    if len(relative_B) >= LENGTHS * LENGTHS:
+        for group in np.array_split(np.argsort(relative_B, kind="stable"), LENGTHS):
+            if right_B[group].mean() >= right_B.mean() / 2:
+                break
+            longest = float(relative_B[group[-1]])
+    return longest
 
 
 @timed("choose")

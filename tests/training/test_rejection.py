@@ -89,6 +89,34 @@ def test_the_shortest_right_answer_is_kept() -> None:
     assert rejection.choose(rollout, with_settings(keep="shortest")) == [2]
 
 
+@pytest.mark.parametrize(("lucky", "kept"), [(0.05, "worked"), (0.4, "bare")])
+def test_a_lucky_guess_is_not_the_shortest_right_answer(lucky: float, kept: str) -> None:
+    """Of 40 prompts 15 answers each, five of them bare; worked ones are right half of the time. Where bare ones are as well, they are
+    shorter and as good."""
+    bare = iter(range(10_000))
+    rollout = answered(
+        *[
+            (float(next(bare) % 20 < 20 * lucky), 2, STOP)
+            if place % 3 == 0
+            else (float(place % 2), 8 + prompt % 3, STOP)
+            for prompt in range(40)
+            for place in range(15)
+        ]
+    )
+    chosen = rejection.choose(rollout, with_settings(keep="shortest", answers=15))
+    lengths = [len(rollout.completions[i].token_ids) for i in chosen]
+    assert len(chosen) == 40 and (min(lengths) >= 8 if kept == "worked" else lengths.count(2) == 20)
+
+
+def test_a_prompt_of_lucky_guesses_alone_teaches_nothing() -> None:
+    rows = [[(0.0, 2), (1.0, 8), (1.0, 9), (1.0, 8)] for _ in range(99)] + [[(1.0, 2), (0.0, 8), (0.0, 9), (0.0, 8)]]
+    rollout = answered(*[(reward, length, STOP) for row in rows for reward, length in row])
+    chosen = rejection.choose(rollout, with_settings(keep="shortest"))
+    assert chosen == [4 * prompt + 1 for prompt in range(99)]
+    few = answered(*[(reward, length, STOP) for row in rows[90:] for reward, length in row])
+    assert len(rejection.choose(few, with_settings(keep="shortest"))) == 10, "of so few answers nothing can be told"
+
+
 def test_the_best_right_answer_is_kept() -> None:
     """Several sources added up: 1 for a right answer and something besides; where none is right none is kept."""
     rollout = answered(
