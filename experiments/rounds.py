@@ -1,8 +1,9 @@
 """E13 on the playground: a reward model goes stale under the policy that learns from it, is noticed, and is mended by a second round.
 
-Along E3's run people compare answers of the policy as it then is; the staleness test of `bridle reward stale` looks at what they say. Then
-the reward model is trained again on old and new comparisons, and PPO begins again at SFT. The other arm is given as many new comparisons,
-of fresh answers of SFT: what more labels bring by themselves.
+Along E3's run people compare a few answers of the policy as it then is; the staleness test of `bridle reward stale` looks at what they say.
+Then more answers are compared, of the policy in the middle of the run, the reward model is trained again on old and new comparisons, and
+PPO goes on from the first round's peak. The other arm is given as many new comparisons, of fresh answers of SFT: what more labels bring by
+themselves.
 """
 
 from __future__ import annotations
@@ -18,17 +19,30 @@ from bridle.core.records import Prompt
 from bridle.evaluation.reward_tests import pair_accuracy
 from bridle.project.project import Project
 from bridle.stages.label import label_simulated
+from bridle.stages.methods import METHODS
 from bridle.stages.reward import clear_pairs, train_members
 from bridle.stages.rewards import load_scores
 from bridle.stages.sample import sample
 from bridle.stages.stale import judge_staleness
 from bridle.stages.workspace import Work
 from experiments.harness import Claim, Experiment, Row
-from experiments.playground import HALF, Floats, Halves, gold_of, in_lab, measured, peak_of, train_kept
+from experiments.playground import (
+    HALF,
+    Floats,
+    Halves,
+    gold_of,
+    in_lab,
+    measured,
+    peak_of,
+    train_kept,
+    train_kept_by,
+)
 
-STEPS = (4, 8, 12, 16, 20)  # of the run whose answers are compared
-ASKED = 60  # training prompts of each, with some held-out ones, four answers to each
+STEPS = (4, 8, 12, 16, 20)  # of the run, after which the test looks
+WATCHED = 20  # training prompts of each, with some held-out ones, four answers to each
+ASKED = 300  # more of the last of them, for the refresh
 TURNED = 0.5  # points under its peak, where gold has turned
+PEAK = "first-peak"
 MADE = ("base", "sft", "sample", "label", "reward")  # before a project practises
 
 
@@ -48,7 +62,7 @@ def measure_in(work: Work, prompts: Halves, settings: Mapping[str, Any]) -> Row:
     for name, folder in (("SFT", sft), ("late", late)):
         row[f"refusals, {name}"] = measured(work, folder, prompts.score)["refuses_benign"]
     for arm, answering in (("own", {step: first[step] for step in STEPS}), ("sft", dict.fromkeys(STEPS, sft))):
-        found = second_round(work, arm, answering, late, prompts, settings)
+        found = second_round(work, arm, answering, (first[peak], late), prompts, settings)
         found["noticed"] = float(found.get("alarm", turned + 1) <= turned)
         row |= {f"{arm}: {name}": value for name, value in found.items()}
     won_back = row["own: right on its policy's"] - right["its policy's"]
@@ -59,15 +73,22 @@ def measure_in(work: Work, prompts: Halves, settings: Mapping[str, Any]) -> Row:
 
 
 def second_round(
-    work: Work, arm: str, answering: Mapping[int, Path], late: Path, prompts: Halves, settings: Mapping[str, Any]
+    work: Work,
+    arm: str,
+    answering: Mapping[int, Path],
+    first: tuple[Path, Path],
+    prompts: Halves,
+    settings: Mapping[str, Any],
 ) -> dict[str, float]:
-    """People compare, the reward model is trained again, and PPO on it. `late`: the policy on whose answers accuracy is measured."""
-    again = beside(work, arm)
+    """People compare, the reward model is trained again, and PPO goes on. `first`: the first round's policies, at its peak, where this one
+    begins, and in its middle, on whose answers accuracy is measured."""
+    again, (start, late) = beside(work, arm), first
     try:
         found = compare(again, answering)
         train_members(again)
         found["right on its policy's"] = accuracy(again, again.project.model("reward"), late, prompts.score)
-        kept = train_kept(again, "second", settings)
+        begun = {"start": named(again, PEAK, start), "reference": PEAK}
+        kept = {0: start, **train_kept_by(METHODS["ppo"], again, "second", {**settings, **begun})}
         peak = peak_of({step: gold_of(again, folder, prompts.choose) for step, folder in kept.items()})
         found["step of the peak"] = float(peak)
         for name, step in (("peak", peak), ("end", max(kept))):
@@ -110,19 +131,25 @@ def made_later(folder: str, names: Sequence[str]) -> list[str]:
 
 
 def compare(work: Work, answering: Mapping[int, Path]) -> dict[str, float]:
-    """People compare answers of a policy after each of these steps: how many judgements there are, and the step by which the reward model
-    is seen to be stale, if it is."""
+    """People compare answers of a policy after each of these steps, and more of the last: how many judgements there are, and the step by
+    which the reward model is seen to be stale, if it is."""
     found = dict[str, float]()
     for step, folder in answering.items():
-        if not (model := work.project.model(f"after-{step}")).exists():
-            shutil.copytree(folder, model)
-        sample(work, model=model.name, most=ASKED)
+        sample(work, model=named(work, f"after-{step}", folder), most=WATCHED)
         label_simulated(work)
         noticed = judge_staleness(work)
-        found["judgements"] = float(noticed["judgements"])
         if noticed["stale"]:
             found.setdefault("alarm", float(step))
-    return found
+    sample(work, model=named(work, "late", answering[max(answering)]), most=ASKED)
+    label_simulated(work)
+    return found | {"judgements": float(judge_staleness(work)["judgements"])}
+
+
+def named(work: Work, name: str, folder: Path) -> str:
+    """A policy under this name among the project's models."""
+    if not (place := work.project.model(name)).exists():
+        shutil.copytree(folder, place)
+    return name
 
 
 NAMES = {"own": "second round on the policy's answers", "sft": "as many comparisons of SFT's"}
@@ -130,10 +157,11 @@ EXPERIMENT = Experiment(
     name="E13",
     title="a stale reward model is noticed, and comparisons of the policy's own answers mend it",
     setting=f"Playground; the runs of E3 (β = 0). After steps {', '.join(map(str, STEPS))} simulated people rank four answers of the "
-    f"policy to each of {ASKED} training prompts and some held-out ones; in the other arm as many fresh answers of SFT. The reward model "
-    "is trained again on all that there is, and the run begins again at SFT. Accuracy: of pairs that gold clearly tells apart, of two "
-    f"fresh answers to {HALF} held-out prompts; its policy is that after step {STEPS[-1]}. Gold in points; a peak is chosen by {HALF} "
-    f"prompts and scored by others. Gold has turned where it lies {TURNED:g} points under its peak.",
+    f"policy to each of {WATCHED} training prompts and some held-out ones, and after the last to {ASKED} more; in the other arm as many "
+    "fresh answers of SFT. The reward model is trained again on all that there is, and PPO (β = 0) goes on from the first run's peak. "
+    f"Accuracy: of pairs that gold clearly tells apart, of two fresh answers to {HALF} held-out prompts; its policy is that after step "
+    f"{STEPS[-1]}. Gold in points; a peak, the start among its places, is chosen by {HALF} prompts and scored by others. Gold has turned "
+    f"where it lies {TURNED:g} points under its peak.",
     measure=in_lab(measure_in),
     seeds=range(5),
     claims=[

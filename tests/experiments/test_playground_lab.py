@@ -172,7 +172,8 @@ def test_a_second_round_compares_the_policys_answers_and_begins_again(
     work: Work, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rounds, "STEPS", (4, 5))
-    monkeypatch.setattr(rounds, "ASKED", 4)
+    monkeypatch.setattr(rounds, "WATCHED", 4)
+    monkeypatch.setattr(rounds, "ASKED", 6)
     before = len(work.store.judgements(study=work.data.study))
     row = rounds.measure_in(work, halves(work, 24), SHORT)
     assert row["own: judgements"] > 0 and row["sft: judgements"] > 0
@@ -184,6 +185,8 @@ def test_a_second_round_compares_the_policys_answers_and_begins_again(
     assert len({folder_hash(arm / "models/reward") for arm in (*arms, work.project.folder)}) == 3
     for arm in arms:
         assert not (arm / "models/unbridled").exists() and (arm / "models/after-4").exists()
+        begun = json.loads((arm / "runs/second-0001/parents.json").read_text())
+        assert begun["start"] == folder_hash(arm / "models/first-peak"), begun
 
 
 def test_what_turns_is_told_by_prompts_that_did_not_choose_the_peak() -> None:
