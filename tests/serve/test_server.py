@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
-import openai
 import pytest
 
 from bridle.core.errors import DataError, ModelError, NotFinite, UsageError
@@ -56,9 +55,6 @@ def test_on_the_loopback_any_key_is_good_until_one_is_made(store: Store) -> None
         assert server.http.get("/v1/models", headers=bearer("sk-anything")).status_code == 200
         key = keys.create("laptop")
         assert server.http.get("/v1/models", headers=bearer(key)).status_code == 200
-        with pytest.raises(openai.AuthenticationError) as caught:
-            server.openai.chat.completions.create(**server.asked())
-        assert caught.value.code == "invalid_api_key" and caught.value.response.headers["www-authenticate"] == "Bearer"
         assert error_of(server.http.get("/v1/models"), 401)["code"] == "invalid_api_key"
         error_of(server.http.get("/metrics"), 401)
         # without a key nothing is read of what is sent
@@ -144,8 +140,6 @@ def test_too_much_at_once_is_refused_until_there_is_room(server: Server) -> None
         until(lambda: server.scheduler.under_way == 10)  # 8 at work, 2 wait
         answer = server.http.post(CHAT, json=server.asked())
         assert error_of(answer, 429)["type"] == "rate_limit_error" and int(answer.headers["retry-after"]) > 0
-        with pytest.raises(openai.RateLimitError):
-            server.openai.chat.completions.create(**server.asked())
         assert server.http.get("/v1/models").status_code == 200  # which cost nothing
         paused.let(1000)
         assert all(one.result()[-1] == "[DONE]" for one in waiting)
@@ -237,9 +231,6 @@ def test_an_error_in_the_middle_of_a_stream_is_its_last_event(server: Server, mo
     assert last["error"]["type"] == "server_error"
     # the server has a new batch, and is as it was
     assert server.events(server.asked(max_tokens=3))[-1] == "[DONE]"
-    monkeypatch.setattr(server.model.batch, "step", fail_at_last)
-    with pytest.raises(openai.APIError, match="failed"):
-        list(server.openai.chat.completions.create(**server.asked(max_tokens=50, stream=True)))
 
 
 def test_a_failure_is_no_traceback(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
