@@ -1,7 +1,8 @@
 """What every request passes first: by which name the server was called, whose key it shows, and how many are under way."""
 
-import asyncio
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 from starlette.concurrency import run_in_threadpool
@@ -77,13 +78,12 @@ class Gate:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        status, seconds = 500, self.desk.settings.send_seconds
+        status = 500
 
         async def send_watched(message: Message) -> None:
             nonlocal status
             status = message.get("status", status)
-            async with asyncio.timeout(seconds):
-                await send(message)
+            await send(message)
 
         try:
             await self.let_in(scope, receive, send_watched)
@@ -108,11 +108,11 @@ class Gate:
             return await self.app(scope, receive, send)
         if headers.get("content-type", "").partition(";")[0].strip().lower() != JSON:
             raise StarletteError(415)
-        self.take_place(who)
-        try:
-            await self.app(scope, receive, send)
-        finally:
-            self.under_way -= Counter({"": 1, who: 1} if who else {"": 1})
+        settings = self.desk.settings
+        with self.counted(who, settings.max_requests_per_key) if who else nullcontext():
+            body = await whole_body(receive)
+            with self.counted("", settings.max_requests):  # of all alike, so that who sends slowly takes none from others
+                await self.app(scope, replayed(body, receive), send)
 
     async def caller(self, scope: Scope, headers: Headers) -> Caller:
         """Who it is; raises RequestProblem for who may not ask this."""
@@ -183,18 +183,44 @@ class Gate:
         """Whether others than this machine's own programs may reach it."""
         return not self.place.loopback or bool(self.place.proxies)
 
-    def take_place(self, who: str) -> None:
-        settings = self.desk.settings
-        for name, most in (("", settings.max_requests), (who, settings.max_requests_per_key)):
-            if self.under_way[name] >= most and (name or most == settings.max_requests):
-                whose = "of this key" if name else "in all"
-                raise RequestProblem(
-                    429,
-                    f"{most} requests {whose} are under way; ask again when one has ended",
-                    code="rate_limit_exceeded",
-                    retry=1,
-                )
-        self.under_way.update(["", who] if who else [""])
+    @contextmanager
+    def counted(self, name: str, most: int) -> Iterator[None]:
+        """One of those of a key, or of all for an empty name; raises RequestProblem where all are taken."""
+        if self.under_way[name] >= most:
+            whose = "of this key" if name else "in all"
+            raise RequestProblem(
+                429,
+                f"{most} requests {whose} are under way; ask again when one has ended",
+                code="rate_limit_exceeded",
+                retry=1,
+            )
+        self.under_way[name] += 1
+        try:
+            yield
+        finally:
+            self.under_way -= Counter({name: 1})
+
+
+async def whole_body(receive: Receive) -> bytes:
+    """What a request sends, whose size and time are bounded before this; RequestProblem where it is broken off."""
+    parts = []
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise RequestProblem(499, "whoever asked has left")
+        parts.append(message.get("body", b""))
+        if not message.get("more_body"):
+            return b"".join(parts)
+
+
+def replayed(body: bytes, receive: Receive) -> Receive:
+    """The body, which was read already, and then what comes after it."""
+    first: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive_again() -> Message:
+        return first.pop() if first else await receive()
+
+    return receive_again
 
 
 def bearer_of(authorization: str) -> str:

@@ -48,6 +48,8 @@ class RequestProblem(Exception):
     @property
     def headers(self) -> dict[str, str]:
         found = {} if self.retry is None else {"retry-after": str(self.retry)}
+        if self.status == 408:
+            found["connection"] = "close"  # what it would send at last is no request
         return found | ({"www-authenticate": "Bearer"} if self.status == 401 else {})
 
 

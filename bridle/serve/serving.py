@@ -1,7 +1,8 @@
 """`bridle serve`: the app on an address, connections that may not linger, and an end that lets answers end.
 
-A connection that sends no request, or a part of one, drop by drop, is closed in `head_seconds`; where all places are taken the one that
-has waited longest makes room. So those who only hold connections disturb nobody.
+A connection that sends no request, or a part of one, drop by drop, is closed in `head_seconds`; one whose other side does not read for
+`send_seconds` too; where all places are taken the one that has waited longest for the rest of a request makes room. So those who only hold
+connections disturb nobody.
 """
 
 import asyncio
@@ -30,7 +31,8 @@ SPARE_FILES = 256  # beside connections
 
 
 class Connection(H11Protocol):
-    """One connection, which has to send its first request within `head_seconds`, and each further one within the keep-alive time."""
+    """One connection, which has to send its first request within `head_seconds`, each further one within the keep-alive time, and may not
+    leave what it is sent unread for `send_seconds`. Whatever is closed for that is cut off: what is unread would keep it open."""
 
     def __init__(
         self,
@@ -39,13 +41,13 @@ class Connection(H11Protocol):
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
         *,
-        head_seconds: float,
-        most: int,
+        settings: ServeSection,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
-        self.head_seconds, self.most = head_seconds, most
+        self.settings = settings
         self.since = time.monotonic()
-        self.patience: asyncio.TimerHandle | None = None
+        self.patience: asyncio.TimerHandle | None = None  # with who sends
+        self.reading: asyncio.TimerHandle | None = None  # with who reads
 
     @property
     def idle(self) -> bool:
@@ -53,11 +55,16 @@ class Connection(H11Protocol):
         cycle: RequestResponseCycle | None = self.cycle  # none before the first
         return cycle is None or cycle.response_complete
 
+    @property
+    def unasked(self) -> bool:
+        """Whether no request of it is whole, and waits for an answer."""
+        return self.idle or self.cycle.more_body
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        if len(self.connections) >= self.most:
-            close_idlest([one for one in self.connections if isinstance(one, Connection)], transport)
+        if len(self.connections) >= self.settings.connections:
+            cut_idlest([one for one in self.connections if isinstance(one, Connection)], transport)
         super().connection_made(transport)
-        self.wait_for_request(self.head_seconds)
+        self.wait_for_request(self.settings.head_seconds)
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
@@ -65,8 +72,18 @@ class Connection(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        if self.patience is not None:
-            self.patience.cancel()
+        for timer in (self.patience, self.reading):
+            if timer is not None:
+                timer.cancel()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self.reading = self.loop.call_later(self.settings.send_seconds, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self.reading is not None:
+            self.reading.cancel()
 
     def wait_for_request(self, seconds: float) -> None:
         if self.patience is not None:
@@ -76,13 +93,13 @@ class Connection(H11Protocol):
 
     def give_up(self) -> None:
         if self.idle:
-            self.transport.close()
+            self.transport.abort()
 
 
-def close_idlest(connections: list[Connection], newest: asyncio.Transport) -> None:
-    """Close the connection that has been idle for longest; where all are at work, the newest."""
-    idle = [one for one in connections if one.idle and not one.transport.is_closing()]
-    (min(idle, key=lambda one: one.since).transport if idle else newest).close()
+def cut_idlest(connections: list[Connection], newest: asyncio.Transport) -> None:
+    """Cut off the connection that has asked nothing for longest; where all have asked, the newest."""
+    waiting = [one for one in connections if one.unasked and not one.transport.is_closing()]
+    (min(waiting, key=lambda one: one.since).transport if waiting else newest).abort()
 
 
 class DrainingServer(uvicorn.Server):
@@ -99,7 +116,7 @@ class DrainingServer(uvicorn.Server):
 
 def server_of(app: FastAPI, settings: ServeSection) -> DrainingServer:
     allow_files(settings.connections + SPARE_FILES)
-    protocol = partial(Connection, head_seconds=settings.head_seconds, most=settings.connections)
+    protocol = partial(Connection, settings=settings)
     config = uvicorn.Config(
         app,
         http=protocol,  # type: ignore[arg-type]
