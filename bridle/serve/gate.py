@@ -111,7 +111,7 @@ class Gate:
         settings = self.desk.settings
         with self.counted(who, settings.max_requests_per_key) if who else nullcontext():
             body = await whole_body(receive)
-            with self.counted("", settings.max_requests):  # of all alike, so that who sends slowly takes none from others
+            with self.counted("", settings.max_requests):  # once it is whole: who sends slowly takes no place of others
                 await self.app(scope, replayed(body, receive), send)
 
     async def caller(self, scope: Scope, headers: Headers) -> Caller:
