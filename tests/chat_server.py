@@ -1,7 +1,7 @@
 """The chat page on a server that answers by a script, so that a browser can meet whatever a server does.
 
 What is asked decides what happens: "two" is a comparison, "slow" never ends by itself, "break" ends in an error, "cut" without an end,
-"refuse" is refused; whatever else is answered with `MARKDOWN`.
+"refuse" is refused, "long" with a code; whatever else is answered with `MARKDOWN`.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from bridle.feedback.serving.comparisons import PICKS
 from bridle.feedback.serving.reactions import FLAGGED_FOR, WHY
 from bridle.serve.chat.page import add_chat_page
-from bridle.serve.problems import refuse
+from bridle.serve.problems import RequestProblem, refuse
 from bridle.site.app import Bounds, Guarded
 from bridle.site.listening import listen
 from bridle.site.rendering import answer_html
@@ -70,6 +70,9 @@ def scripted_app(script: Script, root_path: str = "") -> FastAPI:
         wish = body["messages"][-1]["content"]
         if "refuse" in wish:
             return JSONResponse({"error": {"message": "the prompt has 9000 tokens, where 2048 are allowed"}}, 400)
+        if "long" in wish:
+            problem = RequestProblem(400, "9000 tokens are too many", code="context_length_exceeded")
+            return JSONResponse(problem.body, problem.status)
         return StreamingResponse(events(script, wish, len(script.asked)), media_type="text/event-stream")
 
     @app.post("/v1/feedback")
@@ -108,7 +111,7 @@ async def events(script: Script, wish: str, number: int) -> AsyncIterator[str]:
             for index, text in enumerate(texts):
                 yield event({"choices": [{"index": index, "delta": {"content": text[start : start + 8]}}]})
             if start >= 16 and "break" in wish:
-                yield event({"error": {"message": "the server failed at this request"}})
+                yield event(RequestProblem(500, "the server failed at this request").body)
                 return
             if start >= 16 and "cut" in wish:
                 return

@@ -71,7 +71,9 @@ def as_problem(error: Exception) -> RequestProblem:
         own = "" if error.detail == HTTPStatus(error.status_code).phrase else str(error.detail)
         return RequestProblem(error.status_code, own or SENTENCES.get(error.status_code, str(error.detail)))
     if isinstance(error, StoreError):
-        return RequestProblem(503, "the store with the keys cannot be read now; try again", retry=1)
+        return RequestProblem(
+            503, "the store with the keys cannot be read now; try again", code="store_unavailable", retry=1
+        )
     if isinstance(error, BridleError):
         return RequestProblem(400, str(error))
     return RequestProblem(500, FAULT_OF_OURS)

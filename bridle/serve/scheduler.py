@@ -194,9 +194,13 @@ class Scheduler:
     def require_roster(self) -> Roster:
         """Raises RequestProblem while the model is being loaded, and once the server is being stopped."""
         if self.draining:
-            raise RequestProblem(503, "the server is being stopped; ask again when it is back", retry=5)
+            raise RequestProblem(
+                503, "the server is being stopped; ask again when it is back", code="server_stopping", retry=5
+            )
         if self.roster is None:
-            raise RequestProblem(503, "the model is being loaded; ask again in a few seconds", retry=2)
+            raise RequestProblem(
+                503, "the model is being loaded; ask again in a few seconds", code="model_loading", retry=2
+            )
         return self.roster
 
     def submit(self, served: ServedModel, rows: Sequence[AnswerRow]) -> Answers:
@@ -206,6 +210,7 @@ class Scheduler:
             raise RequestProblem(
                 429,
                 f"{self.under_way} answers are under way, and {len(rows)} more are too many; ask again soon",
+                code="rate_limit_exceeded",
                 retry=1,
             )
         answers = Answers(self, served, rows)
@@ -221,7 +226,7 @@ class Scheduler:
 
     def break_off(self) -> None:
         for answers in self.answers:
-            answers.arrived.put_nowait(RequestProblem(503, DRAINED))
+            answers.arrived.put_nowait(RequestProblem(503, DRAINED, code="server_stopping"))
 
     def stop(self) -> None:
         self.commands.put(self.end)

@@ -143,7 +143,7 @@ def test_stopping_again_and_editing(chat: Chat) -> None:
 @pytest.mark.parametrize(
     ("wish", "sentence", "kept"),
     [
-        ("break", "The server failed at this request. What came until then is kept", "A cat"),
+        ("break", "The server failed at this; its owner finds why in its log. What came until then is kept", "A cat"),
         ("cut", "The connection broke off. What came", "A cat"),
         ("refuse", "The prompt has 9000 tokens, where 2048 are allowed. No answer came", ""),
     ],
@@ -157,6 +157,18 @@ def test_an_error_is_explained_and_the_page_goes_on(chat: Chat, wish: str, sente
     expect(last(page, "strong")).to_have_text("boxes")
     roles = [one["role"] for one in chat.script.asked[-1]["messages"]]
     assert roles == (["user", "assistant", "user"] if kept else ["user"])
+
+
+def test_an_error_is_explained_in_the_pages_own_language(chat: Chat) -> None:
+    """By its code, else by its type; an error that has neither of those in words comes in the server's."""
+    page = chat.page(locale="zh-CN")
+    for wish, sentence in (
+        ("long", "这个对话太长，模型读不下了"),
+        ("break", "服务器处理时出错"),
+        ("refuse", "The prompt has 9000"),
+    ):
+        ask(page, f"please {wish}")
+        expect(last(page, ".problem")).to_contain_text(sentence)
 
 
 def test_offline_and_a_server_that_cannot_be_reached(chat: Chat) -> None:

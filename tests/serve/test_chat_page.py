@@ -10,6 +10,7 @@ from bridle.feedback.serving.reactions import FLAGGED_FOR, WHY
 from bridle.site.languages import LANGUAGES, catalogue
 from bridle.site.rendering import ROOMS, answer_html
 from tests.chat_server import Script, scripted_app
+from tests.house.source import ROOT
 
 STATIC = ROOMS / "serve" / "static"
 SCRIPTS = {file.name: file.read_text(encoding="utf-8") for file in sorted(STATIC.glob("*.js"))}
@@ -64,11 +65,21 @@ def test_the_language_is_that_which_was_chosen_and_stays(client: TestClient) -> 
     assert '<html lang="zh">' in client.get("/chat?lang=<script>").text
 
 
+OF_PROGRAMS = {"model_not_found", "missing_required_parameter", "invalid_api_key"}  # no page is told of these
+
+
+def error_codes() -> set[str]:
+    """Of all that the server refuses."""
+    sources = "".join(path.read_text("utf-8") for path in (ROOT / "bridle/serve").rglob("*.py"))
+    return {*re.findall(r'\bcode="(\w+)"', sources)}
+
+
 def test_every_word_that_is_used_is_there_and_none_besides() -> None:
     used = {*re.findall(r't\("chat\.(\w+)"\)', TEMPLATE), *re.findall(r'plain\("\w+", "(\w+)"\)', TEMPLATE)}
     used |= {*re.findall(r'say\("(\w+)"', "".join(SCRIPTS.values())), "title", "placeholder", "up", "down"}
     used |= {*re.findall(r"t\(.chat\.(\w+).\)", TEMPLATE), "problem_kept", "problem_none"}
     used |= {"first", "second", "answer_first", "answer_second", "tie", "both_bad", "skip"}
+    used |= {f"error_{code}" for code in error_codes() - OF_PROGRAMS} | {"error_server_error"}
     used |= {f"reason_{reason}" for reason in WHY} | {f"flag_{reason}" for reason in FLAGGED_FOR}
     for language in LANGUAGES:
         assert {key[5:] for key in catalogue(language) if key.startswith("chat.")} == used

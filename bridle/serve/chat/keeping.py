@@ -81,7 +81,10 @@ class Keeper:
         except StoreError as error:
             self.fail(error)
             raise RequestProblem(
-                503, "the store cannot be used now, and nothing was kept; send the same again", retry=5
+                503,
+                "the store cannot be used now, and nothing was kept; send the same again",
+                code="store_unavailable",
+                retry=5,
             ) from error
 
     def fail(self, error: Exception) -> None:

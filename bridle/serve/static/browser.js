@@ -3,6 +3,7 @@ const frame = document.querySelector(".chat-top"), words = JSON.parse(frame.data
 
 export const root = frame.dataset.root; // the path that a proxy puts us under
 export const say = (key, values = {}) => (words[key] ?? key).replace(/{(\w+)}/g, (_, name) => values[name]);
+export const knows = (key) => Object.hasOwn(words, key);
 export const find = (id) => document.getElementById(id);
 export const copyOf = (id) => find(id).content.firstElementChild.cloneNode(true);
 

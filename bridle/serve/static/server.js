@@ -1,5 +1,5 @@
 // What is asked of the server. Whatever goes wrong is a Refused, with a sentence for people.
-import { newId, root, say } from "./browser.js";
+import { knows, newId, root, say } from "./browser.js";
 
 export class Refused extends Error {
   constructor(sentence, status = 0) { // 0: no answer came
@@ -21,8 +21,10 @@ async function request(path, body, signal) {
   return reply;
 }
 
-// What the server says of an error, as a sentence.
+// What is said of an error, as a sentence: the page's own words for its code, else for its type, else the server's.
 function sentence(error) {
+  const named = [error?.code, error?.type].map((name) => `error_${name}`).find(knows);
+  if (named) return say(named);
   const words = typeof error === "string" ? error : error?.message;
   return words && words[0].toUpperCase() + words.slice(1) + (/[.!?。！？]$/.test(words) ? "" : ".");
 }
