@@ -4,7 +4,7 @@ PYTHON ?= python3
 ARGS ?=
 BIN := .venv/bin
 INSTALL := $(BIN)/pip install --no-compile --constraint constraints.txt --editable
-PEERS := .venv-trl/installed .venv-trl-ppo/installed
+PEERS := .venv-trl/installed .venv-trl-ppo/installed .venv-serving/installed
 
 .DEFAULT_GOAL := help
 .PHONY: help setup dev-setup demo format check test test-all weights mutants experiments audit docs bench bench-setup clean
@@ -70,13 +70,13 @@ docs: dev-setup  ## write again what is written from code: docs/recipe.md, the t
 	$(BIN)/python -m bridle.feedback.importing.forms.documents docs/data.md
 	BRIDLE_UPDATE_GOLDEN=1 $(BIN)/pytest -q tests/house/test_command_line.py tests/families/test_document.py
 
-BENCHMARKS := sft reward dpo grpo rloo ppo pretrain decode ragged start growth flat roofline
+BENCHMARKS := sft reward dpo grpo rloo ppo pretrain decode ragged start growth flat roofline serving
 
 bench: dev-setup  ## every benchmark, then benchmarks/README.md; ARGS="--quick" are passed on, BENCHMARKS="sft dpo" runs less
 	failed=0; for stage in $(BENCHMARKS); do $(BIN)/python benchmarks/$$stage.py $(ARGS) || failed=1; done; \
 	$(BIN)/python benchmarks/tables.py && exit $$failed
 
-bench-setup: $(PEERS)  ## the peers' environments, .venv-trl and .venv-trl-ppo, which `make bench` compares with
+bench-setup: $(PEERS)  ## the peers' environments, .venv-trl, .venv-trl-ppo and .venv-serving, which `make bench` compares with
 
 $(PEERS): .venv-%/installed: benchmarks/requirements-%.txt
 	$(PYTHON) -m venv .venv-$*

@@ -32,7 +32,11 @@ MODELS = FOLDER / "made"
 STARTED = "BRIDLE_BENCH_STARTED"  # when the process was asked for, in seconds since 1970
 
 # A Python for each environment: a variable that names it, and where `make bench-setup` puts it.
-PYTHONS = {"trl": ("BRIDLE_BENCH_TRL", ".venv-trl"), "trl-ppo": ("BRIDLE_BENCH_TRL_PPO", ".venv-trl-ppo")}
+PYTHONS = {
+    "trl": ("BRIDLE_BENCH_TRL", ".venv-trl"),
+    "trl-ppo": ("BRIDLE_BENCH_TRL_PPO", ".venv-trl-ppo"),
+    "serving": ("BRIDLE_BENCH_SERVING", ".venv-serving"),
+}
 # A process of one thread that gets less than this share of a core was held up by others: its round is left out of the figures
 # where there are better ones.
 UNDISTURBED = 0.9

@@ -1,6 +1,7 @@
 """Random Qwen2-shaped models, and reward models, which bridle and transformers both read: python benchmarks/models.py
 
-m1, m5 and m25 have 1.3, 5.5 and 25.7 million parameters; NAME-reward is a reward model on the same trunk. They lie in made/.
+m1, m5 and m25 have 1.3, 5.5 and 25.7 million parameters; NAME-reward is a reward model on the same trunk. l5 is m5 in Llama's shape, whose
+tokenizer `transformers serve` takes as it is. They lie in made/.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from bridle.models.scorer import scorer_from
 from bridle.models.template import Template
 
 # hidden size, layers, query heads, key heads, intermediate size
-SHAPES = {"m1": (128, 4, 4, 2, 384), "m5": (256, 6, 4, 2, 704), "m25": (512, 8, 8, 4, 1408)}
+SHAPES = {"m1": (128, 4, 4, 2, 384), "m5": (256, 6, 4, 2, 704), "m25": (512, 8, 8, 4, 1408), "l5": (256, 6, 4, 2, 704)}
 CONTENTS = "{% for message in messages %}{{ message.content }} {% endfor %}"
 
 
@@ -34,9 +35,10 @@ def template() -> Template:
 
 def config(name: str) -> DecoderConfig:
     hidden, layers, heads, kv_heads, intermediate = SHAPES[name]
+    family = "qwen2" if name.startswith("m") else "llama"
     return DecoderConfig(
-        "qwen2", len(SPECIAL) + WORDS, hidden, intermediate, layers, heads, kv_heads, hidden // heads, max_positions=1024,
-        tie_embeddings=True, qkv_bias=True,
+        family, len(SPECIAL) + WORDS, hidden, intermediate, layers, heads, kv_heads, hidden // heads, max_positions=1024,
+        tie_embeddings=True, qkv_bias=family == "qwen2",
     )  # fmt: skip
 
 

@@ -19,6 +19,7 @@ Results = Mapping[str, Mapping[str, Any]]
 # How many times faster than the peer at its best: at least, and the aim.
 BARS = {"sft": (3, 5), "reward": (3, 5), "dpo": (3.5, 6), "grpo": (2.5, 4), "rloo": (2.5, 4), "ppo": (2.5, 4)}
 DECODE_BARS = {"batch 1": (3, 4), "batch 16": (3.7, 6), "batch 64": (3.5, 6)}
+SERVING_BARS = {"16 clients": (2, 3.5), "50 clients": (2, 3.5)}
 FIRST_STEP, MEMORY, RAGGED = (4, 3), (0.7, 0.5), (1.5, 1.6)
 LABELS = {"sft": "SFT", "reward": "reward model", "dpo": "DPO", "grpo": "GRPO", "rloo": "RLOO", "ppo": "PPO"}
 
@@ -111,6 +112,51 @@ def decode(results: Results) -> list[str]:
 def rate(result: Mapping[str, Any], contestant: str, case: str) -> str:
     figure = only(result, contestant, case)
     return f"{result['tokens'][case] / figure.median:,.0f}" if figure else "–"
+
+
+def serving(results: Results) -> list[str]:
+    if "serving" not in results:
+        return []
+    result = results["serving"]
+    names = names_of(result)
+    peers = [name for name in names if not name.startswith("bridle")]
+    rows, first, shares = [], [], []
+    for case, ours in figures(result, "bridle").items():
+        found = {name: f for name in names if (f := only(result, name, case))}
+        ratio = min((found[name].median for name in peers if name in found), default=math.nan) / ours.median
+        if case.endswith("first token"):
+            first.append([case.partition(",")[0], *(spread(found[name]) if name in found else "–" for name in names),
+                          f"{ratio:.1f}"])  # fmt: skip
+        elif case.endswith("processor"):
+            told = [f"{1000 / found[name].median:,.0f}" if name in found else "–" for name in names]
+            shares.append([case.partition(",")[0], *told, f"**{ratio:.2f}**"])
+        else:
+            bars = SERVING_BARS.get(case)
+            told = [f"{bars[0]} / {bars[1]}", verdict(ratio, *bars)] if bars else ["", ""]
+            rows.append(
+                [case, *(rates(found[name]) if name in found else "–" for name in names), f"**{ratio:.2f}**", *told]
+            )
+    memory = [f"{name} {max(row['notes']['server_mb'] for row in rows_of(result, name)):,} MB" for name in names]
+    loads = [
+        row["notes"][case] for row in result["rows"] for case in row["notes"] if case.endswith(("client", "clients"))
+    ]
+    note = (
+        f"Peak memory of each server: {', '.join(memory)}. The load took {min(one['load'] for one in loads):.2f} to "
+        f"{max(one['load'] for one in loads):.2f} of a core, a server {min(one['server'] for one in loads):.2f} to "
+        f"{max(one['server'] for one in loads):.2f}."
+    )
+    peer = "× its best"
+    return [
+        "## Serving", "", f"{result['shape']}. `batched` and `one by one` are `transformers serve`.", "",
+        *table(["tokens/s", *names, peer, "bar / aim", "reached"], rows),
+        *table(["tokens for each second of the server's processor", *names, peer], shares),
+        *table(["ms to the first token", *names, peer], first), note, "",
+    ]  # fmt: skip
+
+
+def rates(figure: Figure) -> str:
+    """Tokens/s of the median (least–most), where the figure is the seconds of 1,000."""
+    return f"{1000 / figure.median:,.0f} ({1000 / figure.most:,.0f}–{1000 / figure.least:,.0f})"
 
 
 def pretraining(results: Results) -> list[str]:
@@ -247,7 +293,7 @@ def provenance(results: Results) -> list[str]:
 
 
 SECTIONS: tuple[Callable[[Results], list[str]], ...] = (
-    training, memory, decode, pretraining, uneven, starting, growing, long_runs, roofline, provenance,
+    training, memory, decode, serving, pretraining, uneven, starting, growing, long_runs, roofline, provenance,
 )  # fmt: skip
 
 

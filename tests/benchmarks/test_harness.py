@@ -1,5 +1,6 @@
 """The benchmarks' harness with contestants that do nothing: turns, steps, environments, results, tables. No peer is needed."""
 
+import asyncio
 import json
 import os
 import subprocess
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from bridle.core.records import Prompt
+from tests.serving_app import served
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 
@@ -143,6 +145,35 @@ def test_a_word_is_a_token(tables: ModuleType) -> None:
     assert {len(ids) for ids in template.prompt_ids(prompts)} == {texts.PROMPT}
     assert {len(ids) for ids in template.completion_ids(prompts, texts.answers(3))} == {texts.ANSWER}
     assert template.tokenizer.get_vocab_size() == 4096
+
+
+def test_a_crowd_counts_what_the_server_wrote(tables: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    serving = import_module("serving")
+    monkeypatch.setattr(serving, "ANSWER", 5)
+    monkeypatch.setattr(serving, "prompts", lambda count: ["hello"] * count)
+    with served() as server:
+        port = int(server.url.rpartition(":")[2])
+        found = asyncio.run(serving.crowd(port, "tiny", 3, 2))
+        assert [count for count, _ in found] == [5] * 6 and all(0 < first < 60 for _, first in found)
+        assert serving.healthy(port)
+        with pytest.raises(RuntimeError, match="broke off.*not served here"):
+            asyncio.run(serving.crowd(port, "another", 1, 1))
+
+
+def test_servers_are_held_against_the_peers_best(tables: ModuleType) -> None:
+    def row(name: str, seconds: float) -> dict[str, Any]:
+        told = {f"16 clients{what}": [seconds] for what in ("", ", processor", ", first token")}
+        notes = {"16 clients": {"tokens": 1024, "load": 0.1, "server": 0.5}, "server_mb": 400}
+        return {"contestant": name, "seconds": told, "own": 1.0, "notes": notes}
+
+    result = {
+        "shape": "answers",
+        "threads": 1,
+        "rows": [row("bridle", 0.5), row("batched", 2.0), row("one by one", 1.5)],
+    }
+    page = "\n".join(tables.serving({"serving": result}))
+    assert "| 16 clients | 2,000 (2,000–2,000) | 500 (500–500) | 667 (667–667) | **3.00** | 2 / 3.5 | bar |" in page
+    assert "bridle 400 MB" in page and "0.10 to 0.10 of a core" in page
 
 
 def test_operations_count_what_a_matrix_product_does(tables: ModuleType) -> None:
