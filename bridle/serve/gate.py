@@ -112,7 +112,7 @@ class Gate:
         with self.counted(who, settings.max_requests_per_key) if who else nullcontext():
             body = await whole_body(receive)
             with self.counted("", settings.max_requests):  # once it is whole: who sends slowly takes no place of others
-                await self.app(scope, replayed(body, receive), send)
+                await self.app(scope, receiving_again(body, receive), send)
 
     async def caller(self, scope: Scope, headers: Headers) -> Caller:
         """Who it is; raises RequestProblem for who may not ask this."""
@@ -213,7 +213,7 @@ async def whole_body(receive: Receive) -> bytes:
             return b"".join(parts)
 
 
-def replayed(body: bytes, receive: Receive) -> Receive:
+def receiving_again(body: bytes, receive: Receive) -> Receive:
     """The body, which was read already, and then what comes after it."""
     first: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 

@@ -49,7 +49,7 @@ class RequestProblem(Exception):
     def headers(self) -> dict[str, str]:
         found = {} if self.retry is None else {"retry-after": str(self.retry)}
         if self.status == 408:
-            found["connection"] = "close"  # what it would send at last is no request
+            found["connection"] = "close"  # the rest of that body would be taken for another request
         return found | ({"www-authenticate": "Bearer"} if self.status == 401 else {})
 
 
