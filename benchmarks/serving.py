@@ -146,7 +146,7 @@ if __name__ == "__main__":
     main(
         Stage(
             "serving",
-            f"chat answers of {ANSWER} tokens to prompts of {PROMPT}, streamed, greedy, 5.5M parameters, {THREADS} threads of the model",
+            f"chat answers of {ANSWER} tokens to prompts of {PROMPT}, streamed, greedy, 5.5M parameters",
             [
                 Contestant("bridle", partial(bridle, precision="auto")),
                 Contestant("bridle float32", partial(bridle, precision="float32")),
