@@ -74,6 +74,7 @@ def test_a_conversation(server: Server, llm: Llm, monkeypatch: pytest.MonkeyPatc
         return await respond(request, desk, body, *rest)
 
     first, second = answer_in(server, "hello"), answer_in(server, "hello", answer_in(server, "hello"), "why")
+    assert second != answer_in(server, "why"), "what was said before makes no difference"
     monkeypatch.setattr(openai, "respond", noting)
     assert llm("-m", "here", *OPTIONS, "hello") == first.rstrip("\n")
     assert llm("-c", "--no-stream", *OPTIONS, "why") == second.rstrip("\n")
