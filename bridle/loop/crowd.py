@@ -14,7 +14,7 @@ from bridle.compute.randomness import derived_seed
 from bridle.core.errors import UsageError
 from bridle.core.records import Completion, Prompt
 from bridle.feedback.serving.answers import Arm, Choice, keep_answer
-from bridle.feedback.serving.comparisons import Ballot, keep_pair, vote
+from bridle.feedback.serving.comparisons import Ballot, Pick, keep_pair, vote
 from bridle.feedback.serving.consent import add_user, consent_text, publish_consent, set_consent
 from bridle.feedback.serving.promotion import served_now
 from bridle.feedback.store.store import Store
@@ -155,5 +155,6 @@ def keep_visit(
         return False
     scores = data.score([turn.prompt] * 2, list(answers), "users")
     ranking = rank(turn.user, rng, turn.prompt, [one.stripped for one in answers], scores, [0, 1], 0)
-    pick = "tie" if len(ranking) == 1 else ("first", "second")[ranking[0][0]]
-    return vote(store, turn.handle, pair.id, Ballot(pick, key=key)) is not None  # type: ignore[arg-type]
+    picks: tuple[Pick, Pick] = ("first", "second")
+    pick: Pick = "tie" if len(ranking) == 1 else picks[ranking[0][0]]
+    return vote(store, turn.handle, pair.id, Ballot(pick, key=key)) is not None

@@ -10,7 +10,7 @@ a day is kept with the mark "over_cap", and weighs nothing.
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import Literal, get_args
 
 import sqlalchemy as sa
 
@@ -27,7 +27,8 @@ from bridle.feedback.store.rows import Values, now, prompt_of
 from bridle.feedback.store.store import Store, append_judgements, insert_new
 from bridle.feedback.upkeep.takedown import renew_checksum
 
-PICKS = ("first", "second", "tie", "both_bad", "skip")
+Pick = Literal["first", "second", "tie", "both_bad", "skip"]
+PICKS: tuple[Pick, ...] = get_args(Pick)
 LONGEST_KEY, LONGEST_NOTE = 64, 10_000
 USERS_OWN = "serving:demonstration"  # the source of answers that users wrote
 
@@ -51,7 +52,7 @@ class ServedPair:
 class Ballot:
     """What a user picks. `key` names the submission; `early`: before both answers had ended; `words`: why, in their own."""
 
-    pick: Literal["first", "second", "tie", "both_bad", "skip"]
+    pick: Pick
     key: str
     early: bool = False
     words: str = ""

@@ -8,7 +8,7 @@ A preference names the two models, which ends voting on that comparison; sent ag
 
 from dataclasses import replace
 from functools import partial
-from typing import Annotated, Literal, cast, get_args
+from typing import Annotated, Literal, cast
 
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, model_validator
@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictInt, model_validator
 from bridle.core.errors import DataError
 from bridle.core.records import Completion
 from bridle.feedback.serving.answers import find_answer, not_known
-from bridle.feedback.serving.comparisons import Ballot, ServedPair, find_pair, require_ballot, reveal, vote
+from bridle.feedback.serving.comparisons import PICKS, Ballot, Pick, ServedPair, find_pair, require_ballot, reveal, vote
 from bridle.feedback.serving.reactions import Reaction, react, require_reaction
 from bridle.feedback.store.store import Store
 from bridle.feedback.store.versions import model_versions
@@ -28,8 +28,6 @@ from bridle.serve.replies import Json
 from bridle.serve.scheduler import Scheduler
 
 router = APIRouter(prefix="/v1")
-Pick = Literal["first", "second", "tie", "both_bad", "skip"]
-PICKS: tuple[str, ...] = get_args(Pick)
 Id = Annotated[str, Field(min_length=1, max_length=100)]
 
 
