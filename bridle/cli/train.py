@@ -3,6 +3,7 @@
 import json
 from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import click
@@ -113,13 +114,24 @@ def stale(options: Options) -> None:
     "--answers",
     type=click.IntRange(1, 1000),
     metavar="K",
-    help="--by verifier: answers of each to each prompt (default 1); from 2 on pass@k is measured too.",
+    help="--by verifier: answers of each to each prompt (default 1); from 2 on pass@k is measured too. --suite: the same (default: "
+    "loop.suite_answers).",
+)
+@click.option(
+    "--suite",
+    metavar="FILE",
+    help="Ask a regression suite alone, and show by how much A passes more of it than B, and where it got worse.",
 )
 @shared_options()
-def evaluate(options: Options, model_a: str, model_b: str | None, by: str | None, answers: int | None) -> None:
+def evaluate(
+    options: Options, model_a: str, model_b: str | None, by: str | None, answers: int | None, suite: str | None
+) -> None:
     """Answer the held-out prompts with A (and B) and measure: win rate with interval, gold, KL, diversity."""
+    if suite is not None:
+        evaluate_on_suite(options, model_a, model_b, by, answers, suite)
+        return
     if answers is not None and by != "verifier":
-        raise UsageError("--answers is for --by verifier; elsewhere each model answers a prompt once")
+        raise UsageError("--answers is for --by verifier and --suite; elsewhere each model answers a prompt once")
     if by is not None and model_b is None:
         raise UsageError(
             f"--by {by} compares two models, and {model_a} alone was named; name another, or leave --by out"
@@ -149,3 +161,20 @@ def evaluate(options: Options, model_a: str, model_b: str | None, by: str | None
         finally:
             if metrics:  # what was measured is shown, whatever ended the rest
                 print_metrics(options, metrics)
+
+
+def evaluate_on_suite(
+    options: Options, model_a: str, model_b: str | None, by: str | None, answers: int | None, suite: str
+) -> None:
+    """The table of the gate's regression suite (`loop.suite`) for two models of the project."""
+    if model_b is None or by is not None:
+        named = f"{model_a} alone was named" if model_b is None else f"--by {by} judges otherwise"
+        raise UsageError(f"--suite compares two models by checks, and {named}; say `bridle evaluate A B --suite FILE`")
+    if answers == 1:
+        raise UsageError("one answer to each prompt shows chance and no regression; --suite needs --answers 2 at least")
+    with loading():
+        from bridle.stages.evaluate import evaluate_suite, suite_lines
+
+    with opened_work(options) as work:
+        found = evaluate_suite(work, model_a, model_b, Path(suite), answers or work.recipe.loop.suite_answers)
+    print_found(options, found, suite_lines(found, (model_a, model_b)))

@@ -21,6 +21,7 @@ from bridle.core.errors import NoUsableRows, UsageError, WaitingForLabels
 from bridle.core.files import finite_or_none
 from bridle.core.records import Completion
 from bridle.evaluation.answers import Answered, kl_of, text_metrics
+from bridle.evaluation.suite import Suite
 from bridle.feedback.serving.promotion import Served, promotion_steps, served_now
 from bridle.feedback.serving.prompts import draw_prompts, drawn_before
 from bridle.feedback.serving.turns import keep_step, steps_taken
@@ -33,6 +34,7 @@ from bridle.loop.promoting import promote_model, served_lines, version_named, wi
 from bridle.loop.votes import live_votes
 from bridle.models.policy import Policy
 from bridle.recipe.services import LoopSection
+from bridle.stages.evaluate import compare_on_suite, suite_in
 from bridle.stages.methods import METHODS
 from bridle.stages.reward import train_members
 from bridle.stages.stale import judge_staleness
@@ -71,6 +73,8 @@ def run_turn(work: Work) -> dict[str, Any]:
         if now.content is None:
             raise UsageError("nothing is served yet, so nothing can be better; `bridle models promote sft` begins")
 
+        suite = suite_of_loop(work)  # refused before an hour of training, not after it
+
         # 1. What was promoted last is watched; while too few have voted nothing is tried beside it.
         turn.step("watch", lambda: watch(work, turn))
 
@@ -84,7 +88,7 @@ def run_turn(work: Work) -> dict[str, Any]:
         turn.step("train", lambda: train_candidate(work, turn))
 
         # 5. It is compared with what is served, and held to its bounds.
-        compared = turn.step("gate", lambda: pass_gate(work, turn))
+        compared = turn.step("gate", lambda: pass_gate(work, turn, suite))
 
         # 6. It is served only with proof.
         turn.step(LAST, lambda: promote_proven(work, turn, compared))
@@ -115,7 +119,7 @@ def watch(work: Work, turn: LoopTurn) -> Mapping[str, Any]:
     votes = judge_candidate(wins, alpha=alpha, most=max(section.votes, len(wins), 1))
     found: dict[str, Any] = {"version": new, "against": old, "votes": asdict(votes)}
     if votes.decision == "worse":
-        audit, asked = compare_versions(work, new, old, f"audit-turn-{turn.number}", alpha, section.audit)
+        audit, asked = audit_versions(work, new, old, f"audit-turn-{turn.number}", alpha)
         found |= {"audit": asdict(audit), **asked}
         if audit.decision != "better" and audit.rate < 0.5:
             withdraw_model(work, by=BY, of=new, details={"why": f"users' votes: {votes}; audit: {audit}"})
@@ -218,7 +222,15 @@ def served_name(work: Work, now: Served) -> str:
 # --------------------------------------------------------------------------------------------------------------- gate
 
 
-def pass_gate(work: Work, turn: LoopTurn) -> Mapping[str, Any]:
+def suite_of_loop(work: Work) -> Suite | None:
+    """The regression suite that the recipe names; None where it names none."""
+    section = work.recipe.loop
+    if not section.suite and not section.suite_problems:
+        return None
+    return suite_in(work, work.project.folder / section.suite if section.suite else None, section.suite_problems)
+
+
+def pass_gate(work: Work, turn: LoopTurn, suite: Suite | None) -> Mapping[str, Any]:
     """Is the candidate better than what is served, and is nothing else the worse for it?"""
     section, now = work.recipe.loop, served_now(work.store)
     content = work.registry.content(work.project.model(turn.candidate))
@@ -229,20 +241,38 @@ def pass_gate(work: Work, turn: LoopTurn) -> Mapping[str, Any]:
     )
     assert now.content is not None
     alpha, study = spent_on(number, section.level), f"gate-turn-{turn.number}"
-    verdict, asked = compare_versions(work, content, now.content, study, alpha, section.comparisons, bounded=True)
-    passed = verdict.decision == "better"
-    return {"passed": passed, "candidates": number, "verdict": asdict(verdict), **asked, "decision": str(verdict)}
+    policies = (policy_of(work, content), policy_of(work, now.content))
+    pairs = fresh_pairs(work, policies, section.comparisons, study)
+    bounds, on_suite = bounds_of(work, pairs, policies), dict[str, Any]()
+    if suite is not None:
+        on_suite = compare_on_suite(work, policies, suite, section.suite_answers, f"suite-{study}")
+        bounds += suite_bounds(on_suite, section.suite_margin)
+    verdict, asked = compare_until_decided(
+        pairs, decided_by(work, study), alpha=alpha, most=section.comparisons, bounds=bounds
+    )
+    found = {"passed": verdict.decision == "better", "candidates": number, "verdict": asdict(verdict), **asked}
+    found |= {"bounds": {bound.name: bound.value for bound in bounds}} | ({"suite": on_suite} if on_suite else {})
+    return {**found, "decision": f"{verdict}{worse_words(on_suite)}"}
 
 
-def compare_versions(
-    work: Work, new: str, old: str, study: str, alpha: float, most: int, bounded: bool = False
-) -> tuple[GateVerdict, dict[str, Any]]:
-    """The gate between two versions, by fresh answers of both."""
-    policies = (policy_of(work, new), policy_of(work, old))
-    pairs = fresh_pairs(work, policies, most, study)
-    bounds = bounds_of(work, pairs, policies) if bounded else []
-    verdict, asked = compare_until_decided(pairs, decided_by(work, study), alpha=alpha, most=most, bounds=bounds)
-    return verdict, {**asked, "bounds": {bound.name: bound.value for bound in bounds}}
+def audit_versions(work: Work, new: str, old: str, study: str, alpha: float) -> tuple[GateVerdict, dict[str, Any]]:
+    """Those who decide on two versions, by fresh answers of both."""
+    most = work.recipe.loop.audit
+    pairs = fresh_pairs(work, (policy_of(work, new), policy_of(work, old)), most, study)
+    return compare_until_decided(pairs, decided_by(work, study), alpha=alpha, most=most)
+
+
+def suite_bounds(found: Mapping[str, Any], margin: float) -> list[Bound]:
+    """No worse than by the margin, as far as the interval shows; and nothing that always passed may always fail."""
+    return [Bound("suite_low", found["low"], at_least=-margin), Bound("suite_lost", found["lost"], at_most=0)]
+
+
+def worse_words(on_suite: Mapping[str, Any]) -> str:
+    """Which checks of the suite got worse, the worst first; where none did, nothing."""
+    worse = on_suite.get("worse", ())
+    named = [f"{one['name']} ({one['served']} -> {one['candidate']} of {on_suite['answers']})" for one in worse[:3]]
+    more = [f"and {len(worse) - 3} more"] if len(worse) > 3 else []
+    return f"; worse on the suite: {', '.join(named + more)}" if worse else ""
 
 
 def policy_of(work: Work, content: str) -> Policy:

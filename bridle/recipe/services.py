@@ -154,6 +154,15 @@ class LoopSection(Section):
     """distinct pairs of tokens in a candidate's answers, in those of what is served"""
     max_rise: float = Field(default=0.2, ge=0, le=1)
     """how much the share of answers that are cut off, of those that refuse, and the mean share of an answer that is repeated may rise"""
+    suite: PathText = ""
+    """regression suite: a file of JSON lines in the project's folder, each a prompt with a check that a candidate must not fail where
+    what is served passes; empty: none"""
+    suite_problems: int = Field(default=0, ge=0, le=WIDEST)
+    """held-out prompts whose answers can be checked that join the suite, at most"""
+    suite_answers: int = Field(default=8, ge=2, le=1000)
+    """answers of each of both models to each prompt of the suite"""
+    suite_margin: float = Field(default=0.1, gt=0, lt=1)
+    """by how much the share of answers that pass the suite may be lower; what is not shown to be within it, at 95%, is refused"""
 
 
 Host = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,253}$|^[0-9a-f:]{2,45}$")]

@@ -1,16 +1,18 @@
 """Fresh answers of one model to every held-out prompt, and comparisons of two."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bridle.core.errors import ModelError, UsageError, WaitingForLabels
+from bridle.core.errors import DataError, ModelError, UsageError, WaitingForLabels
 from bridle.core.files import finite_or_none, write_text
 from bridle.core.records import Completion, LabelerKind, Prompt, content_hash
 from bridle.core.text import json_text
 from bridle.core.timeline import timed
 from bridle.evaluation.answers import Answered, kl_of, proxy_scores, text_metrics
+from bridle.evaluation.suite import Suite, SuiteCheck, called, compare_passes, passed_by, read_checks
 from bridle.evaluation.winrate import paired_difference, right_answers, win_rate_of
 from bridle.feedback.quality.votes import topic_in
 from bridle.labelling.opening import ensure_studies
@@ -23,6 +25,7 @@ from bridle.recipe.recipe import stated_source
 from bridle.rewards.judge.judge import Candidates
 from bridle.rewards.judge.measures import preferred_share
 from bridle.rewards.judge.rulings import abstention_counts
+from bridle.rewards.recorded import sandbox_of
 from bridle.rewards.verifiers import Verifier
 from bridle.stages.data import own_source
 from bridle.stages.judge import announce_calls, judge_of
@@ -217,6 +220,57 @@ def compare_right(work: Work, a: str, b: str) -> dict[str, Any]:
         names,
     )
     return {"model": a, "against": b, "by": "verifier", "difference": paired_difference(right_a, right_b, names), **won}
+
+
+def compare_on_suite(
+    work: Work, policies: tuple[Policy, Policy], suite: Suite, answers: int, label: str
+) -> dict[str, Any]:
+    """Fresh answers of a candidate and of what is served to every check of a regression suite, so many to each, with what got worse.
+    DataError where a prompt leaves no room for an answer: a suite is asked whole."""
+    for policy in policies:
+        asked = work.fitting(policy, [one.prompt for one in suite.checks], "prompts of the suite", enforce=False)
+        if len(asked) < len(suite.checks):
+            raise DataError(
+                f"{len(suite.checks) - len(asked)} prompts of the suite leave no room for sampling.max_new_tokens in the model's context; "
+                "shorten them, or lower it"
+            )
+    rounds = [work.answer(policy, asked * answers, label, number).completions for number, policy in enumerate(policies)]
+    new, old = (passed_by(suite.checks, completions) for completions in rounds)
+    return {"version": suite.version, **compare_passes(suite.checks, new, old)}
+
+
+def evaluate_suite(work: Work, a: str, b: str, path: Path, answers: int) -> dict[str, Any]:
+    """The same of two models of the project, by a suite's file."""
+    suite = suite_in(work, path)
+    contents = [require_model(work, name) for name in (a, b)]
+    first, second = (
+        work.read_policy(work.project.model(name), content) for name, content in zip((a, b), contents, strict=True)
+    )
+    return compare_on_suite(work, (first, second), suite, answers, f"suite-{a}")
+
+
+def suite_in(work: Work, path: Path | None, problems: int = 0) -> Suite:
+    """The regression suite of a file, with so many of the project's held-out problems behind it."""
+    checks = [] if path is None else read_checks(path, sandbox_of(own_source(work.recipe)))
+    if problems:
+        known = work.data.checkable(heldout_alone=True)
+        for prompt in sorted(known.heldout, key=lambda prompt: prompt.id)[:problems]:
+            if (check := known.verifier.check(prompt)) is not None:
+                checks.append(SuiteCheck(prompt.id, called(prompt.text), prompt, check))
+    return Suite(checks)
+
+
+def suite_lines(found: Mapping[str, Any], names: tuple[str, str] = ("candidate", "served")) -> list[str]:
+    """For the terminal."""
+    new, old = names
+    lines = [
+        f"{found['checks']} checks, {found['answers']} answers each, version {found['version'][:16]}",
+        f"{new} passes {found['candidate']:.3f}, {old} {found['served']:.3f}: by {found['difference']:+.3f} "
+        f"({found['low']:+.3f} to {found['high']:+.3f}); lost for good: {found['lost']}",
+    ]
+    of = found["answers"]
+    lines += [f"  worse  {one['served']}/{of} -> {one['candidate']}/{of}  {one['name']}" for one in found["worse"]]
+    return lines if found["worse"] else [*lines, "  no check got worse"]
 
 
 def lines_by_prompt(lines: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:

@@ -15,7 +15,7 @@ import pytest
 
 from tests.house.source import ROOT, Source, lines_of, listed, package, written_by_us
 
-ALL_PYTHON = 40_300
+ALL_PYTHON = 40_650
 # Folders, or files without their ending; a file that is named here counts where it is named, not with its folder.
 BUDGETS = {
     "the reader's core": (9_250, "core project compute recipe maths models generation rewards training"),
@@ -24,10 +24,10 @@ BUDGETS = {
     # What people said is kept for ever: who is asked, how good it is, what goes out, how it is kept safe, each in a folder of its own.
     "people's data": (8_150, "feedback playground"),
     "watching and serving": (
-        8_150,
+        8_300,
         "guard evaluation site labelling serve rewards/judge rewards/constitution rewards/sandbox rewards/constraints",
     ),
-    "what is driven": (8_650, "stages report api demo loop launch cli"),
+    "what is driven": (8_900, "stages report api demo loop launch cli"),
 }
 COUNTED_APART = {"kernels", ""}  # Python beside C, and bridle/__init__.py: within the budget of all Python alone
 OTHERS = {  # not blank
@@ -178,9 +178,9 @@ def test_each_file_counts_in_one_group() -> None:
 @pytest.mark.parametrize(
     ("check", "good", "bad"),
     [
-        (over_budget, [lines("bridle/demo/a.py", 3_000)], [lines("bridle/demo/a.py", 3_000), lines("bridle/loop.py", 5_651)]),
+        (over_budget, [lines("bridle/demo/a.py", 3_000)], [lines("bridle/demo/a.py", 3_000), lines("bridle/loop.py", 5_901)]),
         (over_budget, [lines("bridle/rewards/judge.py", 4_000)], [lines("bridle/rewards/judges.py", 9_251)]),
-        (over_budget, [lines("bridle/kernels/a.py", 40_300)], [lines("bridle/kernels/a.py", 40_301)]),
+        (over_budget, [lines("bridle/kernels/a.py", 40_650)], [lines("bridle/kernels/a.py", 40_651)]),
         (long_files, [lines("bridle/core/a.py", 400)], [lines("bridle/core/a.py", 401)]),
         (
             full_folders,

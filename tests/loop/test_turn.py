@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from bridle.core.records import Completion, FinishReason, Prompt
@@ -20,9 +21,11 @@ from bridle.feedback.store.store import Store
 from bridle.loop import turn as stage
 from bridle.loop.votes import live_votes
 from bridle.report import tables
+from bridle.stages import evaluate
 from tests.tiny_project import bridle, complaint, done, settings
 
 FEW = {"loop.comparisons": 12, "loop.votes": 4, "loop.audit": 8, "loop.judgements": 5}
+LOOSE = {"guard.audits": "off", "loop.max_rise": 1.0, "loop.max_length_ratio": 100.0, "loop.min_distinct_share": 0.0}
 STEPS = ["watch", "collect", "refresh", "train", "gate", "promote"]
 
 
@@ -176,20 +179,41 @@ def test_what_passes_the_gate_is_served_to_a_share_first(
 ) -> None:
     done("models", "promote", "sft", "--project", project)
     monkeypatch.setattr(stage, "decided_by", lambda *_: lambda pairs: [1.0] * len(pairs))
-    loose = {
-        "guard.audits": "off",
-        "loop.max_rise": 1.0,
-        "loop.max_length_ratio": 100.0,
-        "loop.min_distinct_share": 0.0,
-    }
-    found = turned(project, **loose)
+    rows = [{"prompt": f"Say {number}.", "answer_pattern": ".*"} for number in range(6)]
+    (project / "suite.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    monkeypatch.setattr(evaluate, "passed_by", lambda checks, _: np.ones((len(checks), 2), dtype=bool))
+    found = turned(project, **LOOSE, **{"loop.suite": "suite.jsonl", "loop.suite_answers": 2})
+    assert found["steps"]["gate"]["suite"]["worse"] == []
     assert found["steps"]["gate"]["passed"] and found["served"]["share"] == 0.1
     assert served(store).candidate == found["steps"]["train"]["model"]
-    strict = {**loose, "loop.max_kl": 1e-9}
+    strict = {**LOOSE, "loop.max_kl": 1e-9}
     done("models", "rollback", "--project", project)
     found = turned(project, **strict)
     assert not found["steps"]["gate"]["passed"] and "kl" in found["steps"]["gate"]["decision"]
     assert served(store).candidate is None
+
+
+def test_what_fails_the_suite_is_refused_before_anybody_is_asked(
+    project: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done("models", "promote", "sft", "--project", project)
+    rows = [{"name": f"check {number}", "prompt": f"Say {number}.", "answer_pattern": ".*"} for number in range(6)]
+    suite = {**LOOSE, "loop.suite": "suite.jsonl", "loop.suite_answers": 2, "loop.suite_problems": 4}
+    (project / "suite.jsonl").write_text(json.dumps(rows[0]) + "\n{\n")
+    found = bridle("loop", "--project", project, *settings({**FEW, **suite}))
+    assert "line 2 of the suite" in complaint(found) and not steps_taken(store), "nothing is trained for a bad suite"
+    (project / "suite.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    turns = iter([2 * [False], 2 * [True]])  # the candidate's answers to each check, then those of what is served
+    monkeypatch.setattr(evaluate, "passed_by", lambda checks, _: np.array([next(turns)] * len(checks)))
+    monkeypatch.setattr(stage, "decided_by", lambda *_: lambda pairs: pytest.fail("it is refused already"))
+    gate = turned(project, **suite)["steps"]["gate"]
+    assert not gate["passed"] and served(store).candidate is None
+    assert (
+        gate["verdict"]["decision"] == "out_of_bounds" and gate["suite"]["checks"] == 10 and gate["suite"]["lost"] == 10
+    )
+    assert [(one["served"], one["candidate"]) for one in gate["suite"]["worse"]] == [(2, 0)] * 10
+    assert "suite_low -1" in gate["decision"] and gate["suite"]["worse"][0]["name"] in gate["decision"]
+    assert "(2 -> 0 of 2), and 7 more" in gate["decision"] and len(gate["suite"]["version"]) == 64
 
 
 def test_simulated_users_come_before_a_turn_and_their_votes_are_learnt_from(project: Path, store: Store) -> None:
