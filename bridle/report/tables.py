@@ -95,6 +95,13 @@ DECISIONS = {
     "not_better": "kept back: not shown to be better",
     "out_of_bounds": "refused: out of bounds",
 }
+ON_SUITE = [
+    page.Column("turn"),
+    page.Column("check"),
+    page.Column("served", "answers of what was served that passed"),
+    page.Column("candidate", "answers of the candidate that passed"),
+    page.Column("of", "answers of each"),
+]
 STEPS_SERVED = [page.Column("when"), page.Column("version"), page.Column("what"), page.Column("by"), page.Column("why")]
 
 
@@ -121,6 +128,9 @@ def flywheel_tables(
     if lines:
         how = "Users' votes alone decide nothing: an alarm among them calls an audit. A candidate is served only with proof."
         found.append(page.Table("Turns of the flywheel", TURN, lines, how))
+    if fell := [line for number, steps in sorted(turns.items()) for line in suite_cells(number, steps)]:
+        how = "Checks of the regression suite that a candidate passed less often than what was served, the worst first; some do by chance."
+        found.append(page.Table("What got worse on the suite", ON_SUITE, fell, how))
     if steps:
         found.append(
             page.Table("What was served", STEPS_SERVED, steps, "Every promotion and rollback, the oldest first.")
@@ -142,6 +152,13 @@ def turn_cells(number: int, steps: Mapping[str, Mapping[str, Any]]) -> list[page
         verdict.get("rate"),
         verdict.get("n"),
         decision_in(steps, verdict),
+    ]
+
+
+def suite_cells(number: int, steps: Mapping[str, Mapping[str, Any]]) -> list[list[page.Cell]]:
+    on_suite = steps.get("gate", {}).get("suite", {})
+    return [
+        [number, one["name"], one["served"], one["candidate"], on_suite["answers"]] for one in on_suite.get("worse", ())
     ]
 
 

@@ -213,6 +213,8 @@ def test_what_fails_the_suite_is_refused_before_anybody_is_asked(
     )
     assert [(one["served"], one["candidate"]) for one in gate["suite"]["worse"]] == [(2, 0)] * 10
     assert "suite_low -1" in gate["decision"] and gate["suite"]["worse"][0]["name"] in gate["decision"]
+    done("report", "--project", project)
+    assert "What got worse on the suite" in (project / "report.html").read_text()
     assert "(2 -> 0 of 2), and 7 more" in gate["decision"] and len(gate["suite"]["version"]) == 64
 
 
