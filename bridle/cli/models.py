@@ -1,4 +1,4 @@
-"""Verbs of models: list, show, promote, rollback, history."""
+"""Verbs of models: list, show, promote, rollback, leaderboard, history."""
 
 from dataclasses import asdict
 
@@ -71,6 +71,19 @@ def rollback(options: Options, why: str) -> None:
     with opened_work(options) as work:
         now = withdraw_model(work, details={"why": why} if why else None)
         print_found(options, {"served": asdict(now)}, served_lines(work, now))
+
+
+@models.command()
+@shared_options("settings", "wait")
+def leaderboard(options: Options) -> None:
+    """How strong each version is, with intervals, by every comparison of two versions: of those who decide, and of users."""
+    from bridle.evaluation.leaderboard import leaderboard_lines, leaderboards
+    from bridle.feedback.serving.promotion import served_now
+    from bridle.stages.registry import open_store
+
+    with open_store(open_project(options)) as store:
+        boards = leaderboards(store, served_now(store).content)
+    print_found(options, boards, leaderboard_lines(boards))
 
 
 @models.command()

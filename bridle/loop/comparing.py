@@ -61,8 +61,10 @@ def fresh_pairs(work: Work, models: tuple[Policy, Policy], most: int, label: str
 def compare_until_decided(
     pairs: Pairs, ask: Wins, *, alpha: float, most: int, bounds: Sequence[Bound] = ()
 ) -> tuple[GateVerdict, dict[str, Any]]:
-    """A few more comparisons at a time, until the gate is sure or they are used up. What nobody could judge counts for neither."""
+    """A few more comparisons at a time, until the gate is sure or they are used up. What nobody could judge counts for neither. `shares`:
+    of each prompt, by its id, the share by which the first answer was preferred."""
     wins: list[float] = []
+    shares: list[tuple[str, float]] = []
     asked = unknown = read = 0
     most = min(most, len(pairs))
     verdict = judge_candidate(wins, alpha=alpha, most=most, bounds=bounds)
@@ -72,10 +74,12 @@ def compare_until_decided(
         found = dict(zip(different, ask(pairs.rows(different)), strict=True))
         each = [found.get(at, 0.5) for at in chosen]
         wins += [share for share in each if share is not None]
+        names = [pairs.prompts[at].id[:16] for at in chosen]
+        shares += [(name, share) for name, share in zip(names, each, strict=True) if share is not None]
         unknown += sum(share is None for share in each)
         asked, read = asked + len(chosen), read + 2 * len(different)
         verdict = judge_candidate(wins, alpha=alpha, most=most - unknown, bounds=bounds)
-    return verdict, {"comparisons": asked, "unknown": unknown, "answers_read": read}
+    return verdict, {"comparisons": asked, "unknown": unknown, "answers_read": read, "shares": shares}
 
 
 def decided_by(work: Work, study: str) -> Wins:

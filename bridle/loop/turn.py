@@ -51,6 +51,7 @@ class LoopTurn:
     work: Work
     number: int
     done: dict[str, dict[str, Any]] = field(default_factory=dict)
+    before: dict[str, Any] | None = None  # what came of the last step of the turn before
 
     @property
     def candidate(self) -> str:
@@ -101,7 +102,13 @@ def turn_under_way(work: Work) -> LoopTurn:
     number = max((turn for turn, _, _ in rows), default=1)
     if any(turn == number and step == LAST for turn, step, _ in rows):
         number += 1
-    return LoopTurn(work, number, {step: found for turn, step, found in rows if turn == number})
+    before = next((found for turn, step, found in reversed(rows) if turn == number - 1 and step == LAST), None)
+    return LoopTurn(work, number, {step: found for turn, step, found in rows if turn == number}, before)
+
+
+def known_by_now(work: Work) -> dict[str, Any]:
+    """What a next turn would build on: how many judgements there are, of whomever, and what is served."""
+    return {"given": sum(work.store.counts()["judgements"].values()), "served": served_now(work.store).content}
 
 
 # ------------------------------------------------------------------------------------------------------------- watching
@@ -250,7 +257,8 @@ def pass_gate(work: Work, turn: LoopTurn, suite: Suite | None) -> Mapping[str, A
     verdict, asked = compare_until_decided(
         pairs, decided_by(work, study), alpha=alpha, most=section.comparisons, bounds=bounds
     )
-    found = {"passed": verdict.decision == "better", "candidates": number, "verdict": asdict(verdict), **asked}
+    found: dict[str, Any] = {"version": content, "against": now.content}
+    found |= {"passed": verdict.decision == "better", "candidates": number, "verdict": asdict(verdict), **asked}
     found |= {"bounds": {bound.name: bound.value for bound in bounds}} | ({"suite": on_suite} if on_suite else {})
     return {**found, "decision": f"{verdict}{worse_words(on_suite)}"}
 
@@ -312,9 +320,9 @@ def seen_in(pairs: Pairs, answers: Sequence[Completion]) -> dict[str, float]:
 
 
 def promote_proven(work: Work, turn: LoopTurn, compared: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Serve what passed to a share of the users first."""
+    """Serve what passed to a share of the users first; of what did not, what was known by then."""
     if not compared["passed"]:
-        return {"decision": f"not promoted: {compared['decision']}"}
+        return {"decision": f"not promoted: {compared['decision']}", "known": known_by_now(work)}
     share = work.recipe.loop.share
     content = work.registry.content(work.project.model(turn.candidate))  # the same weights may be known by another name
     promote_model(work, content, share=share, by=BY, details={"why": compared["decision"]})

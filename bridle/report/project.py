@@ -11,7 +11,8 @@ from bridle import __version__
 from bridle.core.errors import BridleError, DataError
 from bridle.core.files import read_json, read_record
 from bridle.core.forms import SECONDS, form_fault
-from bridle.feedback.serving.promotion import promotion_steps
+from bridle.evaluation.leaderboard import leaderboards
+from bridle.feedback.serving.promotion import promotion_steps, replayed
 from bridle.feedback.serving.turns import steps_taken
 from bridle.feedback.store.versions import model_versions
 from bridle.project.kept import read_data
@@ -22,7 +23,7 @@ from bridle.report.guard import guard_reports, save_guard_pictures
 from bridle.report.metrics import held_out, of_runs
 from bridle.report.runs import MOST_MODELS, Results, Runs
 from bridle.report.stages import MODELS, STAGES, StageRow, is_bridled, label_of, row_of, stage_curve, title_of, words_of
-from bridle.report.tables import constitution_tables, flywheel_tables
+from bridle.report.tables import constitution_tables, flywheel_tables, leaderboard_tables
 from bridle.report.timing import left_out, times
 from bridle.report.verdict import (
     Standing,
@@ -139,9 +140,11 @@ def headline(runs: Runs, verdict: Verdict, wins: Sequence[Comparison]) -> list[p
 
 
 def served_tables(work: Work) -> list[page.Table]:
-    """Turns of the flywheel, and what was served."""
+    """Turns of the flywheel, what was served, and how strong the versions are."""
     names = {one.hash: one.name for one in model_versions(work.store)}
-    return flywheel_tables(steps_taken(work.store), promotion_steps(work.store), names)
+    promoted = promotion_steps(work.store)
+    boards = leaderboards(work.store, replayed(promoted).content)
+    return [*flywheel_tables(steps_taken(work.store), promoted, names), *leaderboard_tables(boards)]
 
 
 def facts(work: Work, runs: Runs, warnings: list[str]) -> list[page.Fact]:

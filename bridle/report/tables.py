@@ -102,6 +102,15 @@ ON_SUITE = [
     page.Column("candidate", "answers of the candidate that passed"),
     page.Column("of", "answers of each"),
 ]
+BOARD = [
+    page.Column("version"),
+    page.Column("weights"),
+    page.Column("strength", "log-odds of being preferred to the version that all are measured against", 2),
+    page.Column("low", "of the 95% interval, from resampled prompts", 2),
+    page.Column("high", decimals=2),
+    page.Column("preferred", "probability of being preferred to it"),
+    page.Column("comparisons"),
+]
 STEPS_SERVED = [page.Column("when"), page.Column("version"), page.Column("what"), page.Column("by"), page.Column("why")]
 
 
@@ -153,6 +162,21 @@ def turn_cells(number: int, steps: Mapping[str, Mapping[str, Any]]) -> list[page
         verdict.get("n"),
         decision_in(steps, verdict),
     ]
+
+
+def leaderboard_tables(boards: Mapping[str, Mapping[str, Any]]) -> list[page.Table]:
+    """One by those who decide, one by users."""
+    found = []
+    for title, board in boards.items():
+        names = ("strength", "low", "high", "preferred", "comparisons")
+        rows: list[list[page.Cell]] = [
+            [row["name"], row["version"], *(row[name] for name in names)] for row in board["ranked"]
+        ]
+        sources = ", ".join(f"{page.show(count)} of {name}" for name, count in board["sources"].items())
+        words = f"Bradley-Terry, measured against {board['reference']}; comparisons: {sources}."
+        words += f" Not connected with these, and not ranked: {', '.join(board['apart'])}." if board["apart"] else ""
+        found.append(page.Table(f"Leaderboard of versions, by {title}", BOARD, rows, words))
+    return found
 
 
 def suite_cells(number: int, steps: Mapping[str, Mapping[str, Any]]) -> list[list[page.Cell]]:

@@ -153,6 +153,14 @@ def test_users_alone_roll_nothing_back(project: Path, store: Store, monkeypatch:
     monkeypatch.setattr(stage, "decided_by", lambda *_: lambda pairs: [1.0] * len(pairs))
     bridle("loop", "--project", project, *settings(FEW))
     assert served(store) == now
+    boards = json.loads(done("models", "leaderboard", "--json", "--project", project))
+    by_users, by_others = boards["users"], boards["those who decide"]
+    assert by_users["sources"] == {"users' votes": 16} and by_users["prompts"] == 16
+    assert [row["name"] for row in by_users["ranked"]] == ["sft", "ppo"] and by_users["reference"] == "ppo"
+    assert [row["name"] for row in by_others["ranked"]] == ["ppo", "sft"] and set(by_others["sources"]) == {"audits"}
+    done("report", "--project", project)
+    page = (project / "report.html").read_text()
+    assert "Leaderboard of versions, by users" in page and "Leaderboard of versions, by those who decide" in page
 
 
 def test_a_candidate_that_users_meet_is_waited_for_and_then_served_to_all(project: Path, store: Store) -> None:

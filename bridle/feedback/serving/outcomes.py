@@ -11,10 +11,12 @@ from bridle.feedback.store.store import Store
 
 @dataclass(frozen=True)
 class Outcome:
-    """One vote in force. `first` and `second` are the weights' stamps of the answers displayed there; `preferred`: 1 where the first was, 0
-    where the second, ½ where neither. `at_random`: its arms were drawn uniformly, so that a mean over such votes has no bias."""
+    """One vote in force, on a `prompt` by its id. `first` and `second` are the weights' stamps of the answers displayed there;
+    `preferred`: 1 where the first was, 0 where the second, ½ where neither. `at_random`: its arms were drawn uniformly, so that a mean
+    over such votes has no bias."""
 
     user: str
+    prompt: str
     first: str
     second: str
     arms: tuple[str, str]
@@ -37,6 +39,7 @@ def vote_outcomes(store: Store) -> list[Outcome]:
         right.weight_stamp,
         one.propensity,
         one.acquisition,
+        left.prompt_sha256,
     ]
     pairs = sa.select(*columns).select_from(tables.comparison)
     pairs = pairs.join(one.id.table, one.public_id == comparison.first).join(
@@ -52,9 +55,9 @@ def vote_outcomes(store: Store) -> list[Outcome]:
     found = []
     for user, outcome, order, client in rows:
         if (pair := served.get((client or {}).get("comparison", ""))) is not None:
-            *arms, first, second, propensity, acquisition = pair
+            *arms, first, second, propensity, acquisition, prompt = pair
             preferred = float(int(outcome) == order[0]) if outcome.isdigit() else 0.5
             found.append(
-                Outcome(user, first, second, (arms[0], arms[1]), preferred, propensity, acquisition == "random")
+                Outcome(user, prompt, first, second, (arms[0], arms[1]), preferred, propensity, acquisition == "random")
             )
     return found
