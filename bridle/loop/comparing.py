@@ -1,7 +1,7 @@
 """What the gate goes by: two models' fresh answers to held-out prompts, compared a few at a time by those who decide, until it is decided.
 
-Who decides are people who are asked for it (simulated ones on the playground), in a study of its own, or the recipe's judge; users' votes
-are not asked here. Equal answers tie, and nobody reads them.
+Who decides are people who are asked for it (simulated ones on the playground), in a study of its own, the recipe's judge, or the checks of
+the prompts; users' votes are not asked here. Equal answers tie, and nobody reads them.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,6 +12,7 @@ from bridle.compute.randomness import shuffled
 from bridle.core.errors import NoUsableRows, WaitingForLabels
 from bridle.core.records import Completion, Prompt
 from bridle.loop.gate import Bound, GateVerdict, judge_candidate
+from bridle.maths.statistics import outcomes
 from bridle.models.policy import Policy
 from bridle.rewards.judge.judge import Candidates
 from bridle.rewards.judge.measures import preferred_share
@@ -87,6 +88,8 @@ def decided_by(work: Work, study: str) -> Wins:
     by = work.recipe.loop.decided_by
     if by == "judge":
         return judge_wins(work)
+    if by == "verifier":
+        return verifier_wins(work)
     return people_wins(work, study, simulated=isinstance(work.data, PlaygroundData) and by != "people")
 
 
@@ -102,6 +105,19 @@ def people_wins(work: Work, study: str, simulated: bool) -> Wins:
                 "and the same command then goes on"
             )
         return [found.get(name) for name in items]
+
+    return ask
+
+
+def verifier_wins(work: Work) -> Wins:
+    """Which answer its prompt's check gives more; of a prompt that cannot be checked nobody can say."""
+    verifier = work.data.checkable(heldout_alone=True).verifier
+
+    def ask(pairs: Pairs) -> list[float | None]:
+        first, second = (verifier(pairs.prompts, answers) for answers in (pairs.first, pairs.second))
+        return [
+            None if a is None or b is None else float(outcomes([a], [b])[0]) for a, b in zip(first, second, strict=True)
+        ]
 
     return ask
 

@@ -2,11 +2,13 @@
 served stays what was promoted, and what was served before can be served again."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from bridle.core.errors import ModelError, UsageError
 from bridle.feedback.serving.promotion import ROLL_BACK, Promotion, Served, promote, served_now, withdraw
 from bridle.feedback.store.versions import Version, model_versions
+from bridle.project.names import is_name
 from bridle.stages.lineage import keep_reference
 from bridle.stages.workspace import Work
 
@@ -14,10 +16,15 @@ OWNER = "owner"
 
 
 def version_named(work: Work, named: str) -> Version:
-    """The version of a hash (its first 8 letters or more), or of a name: what models/ holds under it, else the last that was registered."""
+    """The version of a hash (its first 8 letters or more), or of a name: what models/ holds under it, by whatever name it was registered (a
+    model of yours is base and sft), else the last that was registered so."""
     versions = model_versions(work.store)
-    held = [content for content, name in work.registry.present().items() if name == named]
+    held = list[str]()
+    if is_name(named) and (work.project.model(named) / "config.json").is_file():
+        with suppress(ModelError):  # what cannot be read is none
+            held = [work.registry.content(work.project.model(named))]
     known = [one for one in versions if one.name == named or (len(named) >= 8 and one.hash.startswith(named))]
+    known += [one for one in versions if one.hash in held and one not in known]
     if not known:
         names = ", ".join(dict.fromkeys(one.name for one in versions)) or "none yet"
         raise UsageError(f"no model is registered as {named!r}; there is {names}")

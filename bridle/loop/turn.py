@@ -150,6 +150,9 @@ def collect(work: Work, turn: LoopTurn) -> Mapping[str, Any]:
     """Prompts of users join those to train on; how many judgements came since the reward model was made, and what the staleness test says
     of them."""
     section, drawn = work.recipe.loop, draw_users_prompts(work, turn)
+    method = METHODS.get(section.method)
+    if method is not None and dict(work.recipe)[method.section].scored_by == "verifier":
+        return {**drawn, "judgements": 0, "stale": False, "decision": f"{section.method} learns from checks alone"}
     if not (work.project.model("reward") / "config.json").is_file():
         return {**drawn, "judgements": 0, "stale": True, "decision": "there is no reward model yet"}
     try:

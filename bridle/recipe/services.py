@@ -133,9 +133,9 @@ class LoopSection(Section):
     prompts: int = Field(default=500, ge=1, le=LONGEST)
     """prompts of users who agreed to it that join those to train on, in a turn at most, drawn by their authors; where data.sources has
     serving"""
-    decided_by: Literal["auto", "people", "judge"] = "auto"
-    """who compares a candidate with what is served: people who are asked (auto: on the playground simulated ones), or the recipe's judge;
-    users' votes alone never decide"""
+    decided_by: Literal["auto", "people", "judge", "verifier"] = "auto"
+    """who compares a candidate with what is served: people who are asked (auto: on the playground simulated ones), the recipe's judge, or
+    the checks of held-out prompts that have one; users' votes alone never decide"""
     comparisons: int = Field(default=400, ge=1, le=WIDEST)
     """of a candidate with what is served, at most; one that is not shown to be better by then is not promoted"""
     level: float = Field(default=0.05, gt=0, lt=1)

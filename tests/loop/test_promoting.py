@@ -8,7 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from bridle.models.policy import save_policy
+from bridle.project.progress import Progress
 from bridle.project.project import Project
+from bridle.recipe.recipe import Recipe
+from bridle.stages.workspace import Work
+from tests.models.tiny import policy
 from tests.tiny_project import bridle, complaint, done
 
 
@@ -72,3 +77,14 @@ def test_weights_that_are_gone_are_neither_served_nor_gone_back_to(project: Path
     assert found.exit_code == 1 and (
         "holds another model now" in complaint(found) or "not what was registered" in complaint(found)
     )
+
+
+def test_a_model_of_yours_is_promoted_by_either_name(tmp_path: Path) -> None:
+    """`bridle init --model` makes it base and sft; it is registered once."""
+    work = Work(Project.create(tmp_path / "p", Recipe()), Progress())
+    for name in ("base", "sft"):
+        save_policy(work.project.model(name), policy())
+    work.register(work.project.model("base"), "base", None)
+    work.close()
+    assert "served: base" in done("models", "promote", "sft", "--project", tmp_path / "p")
+    assert "there is base" in complaint(bridle("models", "promote", "ppo", "--project", tmp_path / "p"))
