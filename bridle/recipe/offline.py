@@ -60,6 +60,9 @@ class RewardSection(TrainerSection):
     out of the score (pairs only)"""
     members: int = Field(default=1, ge=1, le=1000)
     """reward models trained, one after another; more than one: an ensemble"""
+    bootstrap: bool = False
+    """members after the first learn from as many prompts drawn with replacement, each with all that was said of its answers: they
+    then differ also by what they saw"""
     combine: Literal["mean", "min", "uwo"] = "mean"
     """score of an ensemble: mean, minimum, or mean - uncertainty × variance"""
     uncertainty: float = Field(default=0.1, ge=0)
@@ -89,6 +92,8 @@ class RewardSection(TrainerSection):
             )
         if len(set(self.tasks)) < len(self.tasks):
             raise ValueError(f"tasks = {self.tasks} names one twice; name each once")
+        if self.members == 1 and self.bootstrap:
+            raise ValueError("bootstrap = true needs an ensemble, and members is 1; raise it, or set bootstrap = false")
         if self.members == 1 and self.combine != "mean":
             raise ValueError(
                 f"combine = {self.combine!r} needs an ensemble, and members is 1; raise it, or set combine = 'mean'"

@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
+
 from bridle.compute.device import Device
 from bridle.compute.randomness import derived_seed, generator
 from bridle.compute.steps import Session
@@ -101,9 +103,8 @@ def train_scorer(work: Work, stage: str, reuse: bool) -> dict[str, Any]:
         parents |= {} if taste is None else {"style": content_hash(list(taste.weights.items()))}
         if stage in member_names(recipe) and section.path:
             parents["base"] = load_policy(work.project.folder / section.path, work.device.torch, work.verify).origin
-        # How many members there are, and how RL combines them, changes none of them.
-        single = recipe.with_settings({"reward.members": 1, "reward.combine": "mean", "reward.uncertainty": 0.0})
-        key = stage_key(single, ("model", "reward", "data", "sampling"), parents)
+        resampled = section.bootstrap and stage in member_names(recipe)[1:]
+        key = stage_key(as_member(recipe, resampled), ("model", "reward", "data", "sampling"), parents)
         if (before := done_before(work, stage, key, reuse, stage)) is not None:
             return before
         noted = {**parents, **({"folders": {"base": section.path}} if "base" in parents else {})}
@@ -115,6 +116,7 @@ def train_scorer(work: Work, stage: str, reuse: bool) -> dict[str, Any]:
             turned = turned_by(work, stage)
             encoded = [encoded_lesson(work, one, model, policy, turned, taste) for one in lessons]
             groups = [group for found in encoded for group in work.usable(found)]
+            groups = bootstrapped(groups, recipe.seed, stage) if resampled else groups
             # What the scores will be centred on is looked at before training.
             reference_prompts(work, policy, enforce=True)
             result: dict[str, Any] = dict(snapshots)
@@ -125,6 +127,22 @@ def train_scorer(work: Work, stage: str, reuse: bool) -> dict[str, Any]:
             result["judgements"] = sum(len(one.snapshot.judgement_ids) for one in lessons)
             result |= reward.train(model, groups, section, epochs, rate, Session(run, work.device, seed))
             return run.finish({**result, **finish_reward(work, model, policy, stage, lessons)})
+
+
+def as_member(recipe: Recipe, resampled: bool) -> Recipe:
+    """The recipe of one reward model: how many others there are, and how RL combines them, changes none of them."""
+    alone = {"reward.members": 2 if resampled else 1, "reward.bootstrap": resampled}
+    return recipe.with_settings({**alone, "reward.combine": "mean", "reward.uncertainty": 0.0})
+
+
+def bootstrapped(groups: Sequence[Group], seed: int, stage: str) -> list[Group]:
+    """As many prompts, drawn with replacement, each with all that was said of its answers, which is not independent (Efron 1979)."""
+    by_prompt: dict[tuple[int, ...], list[Group]] = {}
+    for group in groups:
+        by_prompt.setdefault(tuple(group.prompt), []).append(group)
+    said = list(by_prompt.values())
+    draws = torch.randint(len(said), (len(said),), generator=generator(seed, f"bootstrap/{stage}"))
+    return [group for number in draws.tolist() for group in said[number]]
 
 
 def taste_of(work: Work) -> Taste | None:
@@ -172,7 +190,7 @@ def new_scorer(
 ) -> tuple[RewardModel, int, float, int]:
     """A reward model before its training, with its epochs, its learning rate, and the seed of its order.
 
-    The members of an ensemble learn the same pairs and differ in the head that they begin with and in the order.
+    The members of an ensemble differ in the head that they begin with and in the order; in the pairs too where the recipe wants that.
     """
     recipe, section = work.recipe, work.recipe.reward
     tasks = [Task(one.task, "binary" if one.labels.kind == "vote" else "score") for one in lessons]

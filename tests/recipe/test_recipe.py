@@ -100,6 +100,7 @@ def test_an_error_says_where_the_value_came_from(tmp_path: Path) -> None:
         ({"rejection.threshold": 0.8}, "threshold = 0.8 has no effect on keep = 'best'"),
         ({"reward.style_control": ["length"], "reward.tasks": ["toxic"]}, "has no 'reward'; add it"),
         ({"reward.combine": "min"}, "combine = 'min' needs an ensemble, and members is 1"),
+        ({"reward.bootstrap": True}, "bootstrap = true needs an ensemble, and members is 1"),
     ],
 )
 def test_a_setting_that_another_makes_useless_is_refused(settings: dict[str, object], words: str) -> None:

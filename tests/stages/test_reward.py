@@ -28,7 +28,7 @@ from bridle.recipe.recipe import Recipe
 from bridle.stages import plan
 from bridle.stages import reward as reward_stage
 from bridle.stages.methods import METHODS
-from bridle.stages.reward import new_scorer
+from bridle.stages.reward import bootstrapped, new_scorer
 from bridle.stages.rewards import member_names
 from bridle.stages.workspace import Work
 from bridle.training import reward
@@ -207,6 +207,35 @@ def test_an_ensemble_is_trained_goes_on_where_it_died_and_is_one_reward(
     METHODS["reward"].train(work, reuse=True)
     work.close()
     assert not (project / "runs/reward-0002").exists(), "how members are combined changes none of them"
+
+
+def test_a_bootstrap_draws_prompts_with_all_that_was_said_of_them() -> None:
+    groups = [Group([number // 2], [[number], [99]]) for number in range(40)]  # each prompt was judged twice
+    drawn = bootstrapped(groups, 3, "reward-member-2")
+    answers = [group.answers[0][0] for group in drawn]
+    assert len(answers) == 40 and answers[::2] == [2 * group.prompt[0] for group in drawn[::2]]
+    assert answers[1::2] == [first + 1 for first in answers[::2]], "both judgements of a prompt, or neither"
+    assert 8 <= len({group.prompt[0] for group in drawn}) < 20, "about 63% of 20 prompts"
+    assert bootstrapped(groups, 3, "reward-member-2") == drawn != bootstrapped(groups, 3, "reward-member-3")
+
+
+def test_members_after_the_first_learn_from_a_bootstrap(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, train = dict[str, list[str]](), reward.train
+
+    def watched(model: Any, groups: list[Group], *rest: Any) -> Any:
+        seen[rest[-1].run.folder.name] = sorted(str(group) for group in groups)
+        return train(model, groups, *rest)
+
+    monkeypatch.setattr(reward, "train", watched)
+    for bootstrap in (False, True):
+        recipe = Project.find(project).recipe.with_settings({"reward.members": 2, "reward.bootstrap": bootstrap})
+        work = Work(Project(project, recipe), Progress(write=lambda text: None, live=False))
+        METHODS["reward"].train(work, reuse=True)
+        work.close()
+    assert list(seen) == ["reward-0001", "reward-member-2-0001", "reward-member-2-0002"], "the first stays what it is"
+    assert seen["reward-0001"] == seen["reward-member-2-0001"]
+    whole, drawn = seen["reward-0001"], seen["reward-member-2-0002"]
+    assert len(drawn) == len(whole) and set(drawn) < set(whole) and len(set(drawn)) < len(set(whole))
 
 
 # ------------------------------------------------------------------------------------------------- several sources
