@@ -80,7 +80,7 @@ def gold_at(curve: Curve, kl: float) -> float | None:
 
 
 EXPERIMENT = Experiment(
-    name="E7",
+    name="E7-playground",
     title="five reward models by their worst or by their doubt are harder to out-run than one",
     setting=f"Playground; the runs of E3 (β = 0, 40 steps), whose reward is one model, or {MEMBERS} that learnt the same comparisons from "
     f"other heads and in another order: their minimum, or their mean less {UNCERTAINTY:g} variances. Gold in points, of fresh "

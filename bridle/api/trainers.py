@@ -49,7 +49,7 @@ from bridle.training import sft as sft_loop
 STAGES_ONLY = {
     "": "start reference scored_by".split(),
     "reward": """
-        path members combine uncertainty ties loss
+        path members bootstrap combine uncertainty ties loss
         slim slim_hidden_size slim_layers slim_epochs slim_learning_rate
     """.split(),
     "dpo": ["observe_every"],
