@@ -17,8 +17,9 @@ from bridle.core.records import Completion
 from bridle.models.contents import folder_hash
 from bridle.recipe.recipe import load_recipe
 from bridle.stages import audit
+from bridle.stages.reward import heldout_pairs
 from bridle.stages.workspace import Work
-from experiments import bowl, cliff, constitution, ensembles, guarded, hour, planted, rlaif, rounds, truth, wheel
+from experiments import bowl, cliff, constitution, direct, ensembles, guarded, hour, planted, rlaif, rounds, truth, wheel
 from experiments.playground import UNBRIDLED, Halves, gold_of, gold_reward, halves, train_kept, work_of
 from tests.tiny_project import PLAYGROUND
 
@@ -165,6 +166,27 @@ def test_five_reward_models_are_trained_and_each_run_learns_from_its_own_reward(
     assert work.project.model("reward-member-2").exists() and not work.project.model("reward-member-3").exists()
     hashes = {name: folder_hash(work.project.model(name)) for name in ("unbridled", "slower", "five-min", "five-uwo")}
     assert len(set(hashes.values())) == 4, "no two runs had the same reward and rate"
+
+
+def test_gold_of_a_row_of_beta_lies_on_the_lines_between_its_points() -> None:
+    curve = {0: (0.0, 1.0), 1: (4.0, 2.0), 2: (1.0, 3.0)}
+    assert direct.gold_between(curve, 0.5) == pytest.approx(2.0)
+    assert direct.gold_between(curve, 2.5) == pytest.approx(2.5), "between 1 and 4 nats, in whatever order they came"
+    assert np.isnan(direct.gold_between(curve, 4.5))
+
+
+def test_dpo_and_ppo_are_held_to_the_same_sft_by_their_own_beta(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(direct, "BETAS", {"dpo": (0.05, 5.0), "ppo": (0.0,)})
+    monkeypatch.setattr(direct, "HELD", {"dpo": {"observe_every": 1000}, "ppo": {"kl_target": 0.0, "steps": 1}})
+    row = direct.measure_in(work, halves(work, 16), SHORT)
+    assert row["dpo: KL falls with β"] == row["dpo 0.05: KL"] - row["dpo 5: KL"] > 0
+    assert 0 <= row["dpo 5: right"] <= 1 and row["dpo 5: right - reward model's"] == pytest.approx(
+        row["dpo 5: right"] - work.project.finished("reward")["pair_accuracy"]  # type: ignore[index]
+    )
+    assert row["dpo 0.05: better"] > row["dpo 0.05: worse"], "what was preferred became likelier than what was not"
+    sft = work.read_policy(work.project.model("sft"))
+    better, worse = direct.likelier(work, sft, sft, heldout_pairs(work)[1])
+    assert len(better) == len(worse) > 0 and not better.any() and not worse.any()
 
 
 @pytest.mark.slow
