@@ -29,6 +29,9 @@ def test_gain_is_told_where_a_run_first_is_so_far() -> None:
     kl_RC = np.array([[0.0, 2.0, 1.0, 4.0], [0.0, 0.5, 1.0, 1.5]])
     gain_RC = np.array([[0.0, 1.0, 5.0, 3.0], [0.0, 1.0, 2.0, 3.0]])
     assert gain_at(kl_RC, gain_RC, 1.0) == pytest.approx([0.5, 2.0])
+    assert gain_at(kl_RC, gain_RC, 3.0)[0] == pytest.approx(4.0), (
+        "from the farthest before, not from where it came back to"
+    )
     assert np.isnan(gain_at(kl_RC, gain_RC, 2.0)).tolist() == [False, True]
 
 
