@@ -49,7 +49,12 @@ def measure_in(work: Work, prompts: Halves, settings: Mapping[str, Any]) -> Row:
 
 def train_on_five(work: Work, combine: str, settings: Mapping[str, Any]) -> dict[int, Path]:
     """The policies of a run on five reward models, which are trained where they are not there yet."""
-    five = {"reward.members": MEMBERS, "reward.combine": combine, "reward.uncertainty": UNCERTAINTY}
+    five = {
+        "reward.members": MEMBERS,
+        "reward.bootstrap": True,
+        "reward.combine": combine,
+        "reward.uncertainty": UNCERTAINTY,
+    }
     beside = Work(replace(work.project, recipe=work.recipe.with_settings(five)), work.progress, threads=work.threads)
     try:
         train_members(beside, reuse=True)
@@ -82,8 +87,8 @@ def gold_at(curve: Curve, kl: float) -> float | None:
 EXPERIMENT = Experiment(
     name="E7-playground",
     title="five reward models by their worst or by their doubt are harder to out-run than one",
-    setting=f"Playground; the runs of E3 (β = 0, 40 steps), whose reward is one model, or {MEMBERS} that learnt the same comparisons from "
-    f"other heads and in another order: their minimum, or their mean less {UNCERTAINTY:g} variances. Gold in points, of fresh "
+    setting=f"Playground; the runs of E3 (β = 0, 40 steps), whose reward is one model, or {MEMBERS} of which four learnt bootstraps "
+    f"of the same comparisons, from other heads and in another order: their minimum, or their mean less {UNCERTAINTY:g} variances. Gold in points, of fresh "
     f"answers to {HALF} held-out prompts. Slower: one model at {SLOWER:g} times the learning rate. At "
     "equal KL: on the line between the two policies about it. Pairs of runs of a seed share all but the reward.",
     measure=in_lab(measure_in),

@@ -140,9 +140,9 @@ def bootstrapped(groups: Sequence[Group], seed: int, stage: str) -> list[Group]:
     by_prompt: dict[tuple[int, ...], list[Group]] = {}
     for group in groups:
         by_prompt.setdefault(tuple(group.prompt), []).append(group)
-    said = list(by_prompt.values())
-    draws = torch.randint(len(said), (len(said),), generator=generator(seed, f"bootstrap/{stage}"))
-    return [group for number in draws.tolist() for group in said[number]]
+    judged, count = list(by_prompt.values()), len(by_prompt)
+    draws = torch.randint(count, (count,), generator=generator(seed, f"bootstrap/{stage}"))
+    return [group for number in draws.tolist() for group in judged[number]]
 
 
 def taste_of(work: Work) -> Taste | None:
