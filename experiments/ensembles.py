@@ -87,10 +87,10 @@ def gold_at(curve: Curve, kl: float) -> float | None:
 EXPERIMENT = Experiment(
     name="E7-playground",
     title="five reward models by their worst or by their doubt are harder to out-run than one",
-    setting=f"Playground; the runs of E3 (β = 0, 40 steps), whose reward is one model, or {MEMBERS} of which four learnt bootstraps "
-    f"of the same comparisons, from other heads and in another order: their minimum, or their mean less {UNCERTAINTY:g} variances. Gold in points, of fresh "
-    f"answers to {HALF} held-out prompts. Slower: one model at {SLOWER:g} times the learning rate. At "
-    "equal KL: on the line between the two policies about it. Pairs of runs of a seed share all but the reward.",
+    setting=f"Playground; the runs of E3 (β = 0, 40 steps), whose reward is one model, or {MEMBERS}, of which four learnt bootstraps of "
+    "the same comparisons, from other heads and in another order: their minimum, or their mean less "
+    f"{UNCERTAINTY:g} variances. Gold in points, of fresh answers to {HALF} held-out prompts. Slower: one model at {SLOWER:g} times "
+    "the learning rate. At equal KL: on the line between the two policies about it. Pairs of runs of a seed share all but the reward.",
     measure=in_lab(measure_in),
     seeds=range(8),
     claims=[
