@@ -30,7 +30,7 @@ LETTERS = {
     "vocab_size": 259
 }  # bytes alone, each a letter, and three tokens that are none; the shape is the playground's
 ROW = 256  # letters that are read at once
-READ = 6_000_000  # letters, the text six times over
+READ = 3_000_000  # letters, the text three times over
 TOLD = 60_000  # letters of the last tenth that the loss is told of
 SPEECH = 120  # letters of the longest speech that is a prompt or an answer
 ROOM = 256  # letters that an answer has room for
@@ -134,7 +134,7 @@ def measure(seed: int, letters: int = READ, answers: int = 4096, asked: int = 51
 EXPERIMENT = Experiment(
     name="E1",
     title="a language model learns to write, to answer and to stop",
-    setting=f"Tinyshakespeare by letters. Pretraining on {READ / 1e6:g} million letters of the first 90% (six times over), then SFT "
+    setting=f"Tinyshakespeare by letters. Pretraining on {READ / 1e6:g} million letters of the first 90% (three times over), then SFT "
     f"on pairs of short speeches. Loss in nats a letter on the first {TOLD:,} letters of the last tenth; stops: share of answers to "
     f"unseen speeches that the model ends itself within {ROOM} letters, at temperature 1. Labels: how much SFT's gradient changes, as "
     "a share of its size, with other labels and the same text read.",
