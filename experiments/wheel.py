@@ -1,10 +1,11 @@
 """E16: users who like flattery and length are served; learning from their thumbs alone pleases them and loses quality, the loop does not.
 
-Three arms begin at the same SFT:
+Three arms:
 
     loop   labels of paid people and a reward model, then three turns of `bridle loop` as the recipe has it, simulated users before each,
            their votes among what is learnt from
-    naive  three rounds: users' thumbs on what is served, a reward model of all thumbs so far, PPO on it, and the result is served, unasked
+    naive  three rounds from what the loop promoted first: users' thumbs on what is served, a reward model of all thumbs so far, PPO on it,
+           and the result is served, unasked
     once   one round of PPO, with as many labels as the loop's, all of SFT's answers and by paid people
 
 Gold only measures.
@@ -43,7 +44,7 @@ from bridle.stages.sample import sample
 from bridle.stages.workspace import Work
 from experiments.harness import Claim, Experiment, Row
 from experiments.playground import AFAR, Halves, gold_of, in_lab
-from experiments.rounds import beside
+from experiments.rounds import beside, named
 
 TURNS = 3
 VISITS = 300  # of users before a turn, and as many again where it waits for more votes
@@ -62,17 +63,20 @@ def measure_in(work: Work, _: Halves, settings: Mapping[str, Any]) -> Row:
     sft, standards = gold_of(work, start, prompts), standards_of(work, start, prompts)
     with closing(with_settings(beside(work, "wheel"), LOOP)) as wheel:
         turn_wheel(wheel)
-        row, ends = wheel_figures(wheel, prompts), {"loop": served_folder(wheel)}
+        row, ends, promoted = wheel_figures(wheel, prompts), {"loop": served_folder(wheel)}, first_promoted(wheel)
     with project_within(work, "naive") as apart, closing(with_settings(apart, NAIVE)) as naive:
-        ends["naive"] = learn_from_thumbs(naive, standards)
+        ends["naive"] = learn_from_thumbs(naive, promoted, standards)
     with closing(with_settings(beside(work, "once"), {"guard.audits": "auto"})) as once:
         ends["once"] = one_round(once, int(row["loop: answers read"]))
+    ends["promoted"] = promoted
     row |= {"SFT: gold": float(sft.mean()), "SFT: thumbs up": thumbs_up(work, start, prompts, standards)}
+    golds = {arm: gold_of(work, folder, prompts) for arm, folder in ends.items()}
     for arm, folder in ends.items():
-        gained, error = mean_and_se(gold_of(work, folder, prompts) - sft)
-        up = thumbs_up(work, folder, prompts, standards)
+        gained, error = mean_and_se(golds[arm] - sft)
         row |= {f"{arm}: gained": gained, f"{arm}: gained, at most": gained + 2 * error}
-        row |= {f"{arm}: thumbs gained": up - row["SFT: thumbs up"]}
+        row |= {f"{arm}: thumbs gained": thumbs_up(work, folder, prompts, standards) - row["SFT: thumbs up"]}
+    row["naive: lost"] = float((golds["promoted"] - golds["naive"]).mean())
+    row["naive: thumbs won"] = row["naive: thumbs gained"] - row["promoted: thumbs gained"]
     return row
 
 
@@ -120,6 +124,15 @@ def wheel_figures(wheel: Work, prompts: Sequence[Prompt]) -> dict[str, float]:
     }
 
 
+def first_promoted(wheel: Work) -> Path:
+    """What passed the gate first; SFT where nothing did."""
+    steps = steps_taken(wheel.store)
+    passed = [turn for turn, step, found in steps if step == "gate" and found["passed"]]
+    return wheel.project.model(
+        next((found["name"] for turn, step, found in steps if step == "train" and turn in passed), "sft")
+    )
+
+
 def served_folder(wheel: Work) -> Path:
     """Of what is served in the end, or met by a share of the users, for it has passed the gate."""
     now = served_now(wheel.store)
@@ -131,8 +144,8 @@ def served_folder(wheel: Work) -> Path:
 # -------------------------------------------------------------------------------------------------------------- thumbs
 
 
-def learn_from_thumbs(naive: Work, standards: Standards) -> Path:
-    served = "sft"
+def learn_from_thumbs(naive: Work, promoted: Path, standards: Standards) -> Path:
+    served = named(naive, "promoted", promoted)
     for turn in range(1, TURNS + 1):
         name = f"naive-{turn}"
         if naive.project.finished_folder(name) is None:  # the reward model of a turn is gone when the next one is there
@@ -209,10 +222,11 @@ EXPERIMENT = Experiment(
     name="E16",
     title="learning from users with corrections and a gate gains quality, where learning from their thumbs loses it",
     setting="Playground. Users are the world's labelers, who look half as closely and like flattery and length three times as much. Loop: "
-    f"{TURNS} turns, {VISITS} users before each (more where a turn waits), two answers each. Naive: {TURNS} rounds of {THUMBS} thumbs on "
-    "what is served, up where an answer pleases its user more than half of SFT's would; a reward model of these alone, PPO, no gate. Once: "
-    "a round of PPO under the guard, on paid labels of as many more answers as were read in the loop. Gold in points of fresh answers to "
-    f"{PROMPTS} held-out prompts; what is served after the last turn, or is met by a share of the users, is the loop's.",
+    f"{TURNS} turns, {VISITS} users before each (more where a turn waits), two answers each. Naive: what the loop promoted first, then "
+    f"{TURNS} rounds of {THUMBS} thumbs on what is served, up where an answer pleases its user more than half of SFT's would; a reward "
+    "model of these alone, PPO, no gate. Once: a round of PPO under the guard, on paid labels of as many more answers as were read in the "
+    f"loop. Gold in points of fresh answers to {PROMPTS} held-out prompts; what is served after the last turn, or is met by a share of the "
+    "users, is the loop's.",
     measure=in_lab(measure_in),
     seeds=range(8),
     claims=[
@@ -220,13 +234,13 @@ EXPERIMENT = Experiment(
         Claim("loop: gained, at most", "the same and two standard errors: no seed lost", "every", at_least=0),
         Claim("loop: promotions", "loop: promotions", "every", at_least=1),
         Claim("loop: worst promotion, at most", "a promotion's gain of gold and two standard errors, the worst one's", "every", at_least=0),
-        Claim("naive: thumbs gained", "naive: users' thumbs up, more than of SFT's answers", at_least=0),
-        Claim("naive: gained", "naive: gold gained", "mean", at_most=0),
+        Claim("naive: thumbs won", "naive: users' thumbs up, more than of what the loop promoted first", at_least=0),
+        Claim("naive: lost", "naive: gold lost against that", at_least=0),
         *(
             Claim(f"{arm}: {figure}", f"{arm}: {words}")
-            for arm, figures in (("loop", ["thumbs gained"]), ("once", list(WORTH)))
+            for arm in ("loop", "promoted", "naive", "once")
             for figure, words in WORTH.items()
-            if figure in figures
+            if (arm, figure) != ("loop", "gained")
         ),
         Claim("loop: taken back", "loop: promotions that were taken back"),
         Claim("loop: answers read", "loop: answers read by users and by paid people"),

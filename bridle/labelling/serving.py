@@ -1,7 +1,7 @@
 """`bridle label`: the app on an address, and what its owner needs to begin."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 
@@ -93,10 +93,7 @@ def check(target: str | Path, place: Place) -> None:
         )
 
 
-@contextmanager
-def serving(store: Store) -> Iterator[str]:
+def serving(store: Store) -> AbstractContextManager[str]:
     """The app in a thread of this process, on a free port of the loopback, while the block runs; its address."""
     app = labelling_app(store, limits=Limits(changes=RateLimit(1_000_000, 1)))  # programs are faster than people
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False))
-    with in_thread(server, "labelling app") as address:
-        yield address
+    return in_thread(uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False)), "labelling app")

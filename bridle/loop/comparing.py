@@ -64,22 +64,19 @@ def compare_until_decided(
 ) -> tuple[GateVerdict, dict[str, Any]]:
     """A few more comparisons at a time, until the gate is sure or they are used up. What nobody could judge counts for neither. `shares`:
     of each prompt, by its id, the share by which the first answer was preferred."""
-    wins: list[float] = []
     shares: list[tuple[str, float]] = []
     asked = unknown = read = 0
     most = min(most, len(pairs))
-    verdict = judge_candidate(wins, alpha=alpha, most=most, bounds=bounds)
+    verdict = judge_candidate([], alpha=alpha, most=most, bounds=bounds)
     while verdict.decision == "undecided" and asked < most:
         chosen = range(asked, min(asked + AT_ONCE, most))
         different = [at for at in chosen if not pairs.equal(at)]
         found = dict(zip(different, ask(pairs.rows(different)), strict=True))
-        each = [found.get(at, 0.5) for at in chosen]
-        wins += [share for share in each if share is not None]
-        names = [pairs.prompts[at].id[:16] for at in chosen]
-        shares += [(name, share) for name, share in zip(names, each, strict=True) if share is not None]
-        unknown += sum(share is None for share in each)
+        each = [(pairs.prompts[at].id[:16], found.get(at, 0.5)) for at in chosen]
+        shares += [(name, share) for name, share in each if share is not None]
         asked, read = asked + len(chosen), read + 2 * len(different)
-        verdict = judge_candidate(wins, alpha=alpha, most=most - unknown, bounds=bounds)
+        unknown = asked - len(shares)
+        verdict = judge_candidate([share for _, share in shares], alpha=alpha, most=most - unknown, bounds=bounds)
     return verdict, {"comparisons": asked, "unknown": unknown, "answers_read": read, "shares": shares}
 
 

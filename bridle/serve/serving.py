@@ -9,8 +9,8 @@ import asyncio
 import resource
 import socket
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
 from functools import partial
 from typing import Any
 
@@ -181,8 +181,6 @@ def require_guard(place: Place, keys: int) -> None:
         )
 
 
-@contextmanager
-def served_in_thread(app: FastAPI, settings: ServeSection) -> Iterator[str]:
+def served_in_thread(app: FastAPI, settings: ServeSection) -> AbstractContextManager[str]:
     """The app in a thread of this process, on a free port of the loopback, while the block runs; its address."""
-    with in_thread(server_of(app, settings), "server") as address:
-        yield address
+    return in_thread(server_of(app, settings), "server")

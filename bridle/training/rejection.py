@@ -97,8 +97,7 @@ def choose(rollout: online.Rollout, config: RejectionSection) -> list[int]:
         if config.keep in ("best", "best_right"):
             chosen.append(max(good, key=lambda i: scores[i]))
         elif config.keep == "shortest":
-            trusted = [i for i in good if relative[i] > guess]
-            chosen += sorted(trusted, key=lambda i: len(completions[i].token_ids))[:1]
+            chosen += sorted((i for i in good if relative[i] > guess), key=lambda i: len(completions[i].token_ids))[:1]
         else:  # every one above the threshold, each text once
             chosen += sorted({completions[i].token_ids: i for i in reversed(good)}.values())
     return chosen

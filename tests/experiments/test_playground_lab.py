@@ -19,7 +19,20 @@ from bridle.recipe.recipe import load_recipe
 from bridle.stages import audit
 from bridle.stages.reward import heldout_pairs
 from bridle.stages.workspace import Work
-from experiments import bowl, cliff, constitution, direct, ensembles, guarded, hour, planted, rlaif, rounds, truth, wheel
+from experiments import (
+    bowl,
+    cliff,
+    constitution,
+    direct,
+    ensembles,
+    guarded,
+    hour,
+    planted,
+    rlaif,
+    rounds,
+    truth,
+    wheel,
+)
 from experiments.playground import UNBRIDLED, Halves, gold_of, gold_reward, halves, train_kept, work_of
 from tests.tiny_project import PLAYGROUND
 
