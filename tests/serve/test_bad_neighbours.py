@@ -18,6 +18,7 @@ from bridle.feedback.store.store import Store
 from bridle.serve import serving
 from bridle.serve.gate import Keys
 from bridle.serve.serving import DrainingServer, allow_files, server_of
+from bridle.site import listening
 from bridle.site.listening import listen
 from tests.serving_app import HELLO, Paused, Server, error_of, served, until
 
@@ -43,7 +44,7 @@ def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
         found.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         return found
 
-    monkeypatch.setattr(serving, "listen", listen_narrowly)
+    monkeypatch.setattr(listening, "listen", listen_narrowly)
 
 
 @pytest.fixture
