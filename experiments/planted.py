@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from bridle.feedback.serving.promotion import served_now
+from bridle.loop.comparing import compare_until_decided, decided_by, fresh_pairs
 from bridle.loop.crowd import visit
 from bridle.loop.gate import spent_on
 from bridle.loop.promoting import promote_model
-from bridle.loop.turn import LoopTurn, compare_versions, watch
+from bridle.loop.turn import LoopTurn, pass_gate, policy_of, watch
 from bridle.loop.votes import live_votes
 from bridle.stages.workspace import Work, require_model
 from experiments.harness import Claim, Experiment, Row
@@ -24,13 +25,12 @@ from experiments.playground import Halves, gold_of, in_lab, train_kept
 from experiments.rounds import beside
 from experiments.wheel import LOOP, with_settings
 
-PLANTED = "unbridled"
 VOTES = 300  # within which it must be back
 AT_A_TIME = 50  # users between two looks at the votes
 
 
 def measure_in(work: Work, prompts: Halves, settings: Mapping[str, Any]) -> Row:
-    policies = train_kept(work, PLANTED, settings)
+    policies = train_kept(work, "unbridled", settings)
     end = policies[max(policies)]
     gained = gold_of(work, end, prompts.score) - gold_of(work, policies[0], prompts.score)
     with closing(with_settings(beside(work, "planted"), LOOP)) as planted:
@@ -39,22 +39,24 @@ def measure_in(work: Work, prompts: Halves, settings: Mapping[str, Any]) -> Row:
 
 def meet(planted: Work, end: Path) -> Row:
     """What the gate says of it; then it is served to all, and users vote until it is taken back."""
-    if not (place := planted.project.model(PLANTED)).exists():
+    turn, section, store = LoopTurn(planted, 1), planted.recipe.loop, planted.store
+    if not (place := planted.project.model(turn.candidate)).exists():
         shutil.copytree(end, place)
-    content, section, store = require_model(planted, PLANTED), planted.recipe.loop, planted.store
+    content = require_model(planted, turn.candidate)
     promote_model(planted, "sft")
     sft = served_now(store).content
     assert sft is not None
-    level = spent_on(1, section.level)
-    alone, _ = compare_versions(planted, content, sft, "gate-alone", level, section.comparisons)
-    verdict, _ = compare_versions(planted, content, sft, "gate-planted", level, section.comparisons, bounded=True)
+    pairs = fresh_pairs(planted, (policy_of(planted, content), policy_of(planted, sft)), section.comparisons, "alone")
+    asked = {"alpha": spent_on(1, section.level), "most": section.comparisons}
+    alone, _ = compare_until_decided(pairs, decided_by(planted, "alone"), **asked)
+    gate = pass_gate(planted, turn, None)
     row = {
-        "refused": float(verdict.decision != "better"),
+        "refused": float(not gate["passed"]),
         "refused by comparisons alone": float(alone.decision != "better"),
         "won": alone.rate,
-        "bounds broken": float(len(verdict.broken)),
+        "bounds broken": float(len(gate["verdict"]["broken"])),
     }
-    promote_model(planted, PLANTED)
+    promote_model(planted, turn.candidate)
     looks = 0
     while (votes := len(live_votes(store, content, sft))) < VOTES and served_now(store).content == content:
         visit(planted, AT_A_TIME, f"look {looks}")

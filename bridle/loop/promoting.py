@@ -39,13 +39,13 @@ def promote_model(
     version = version_named(work, named)
     kept = work.project.reference(version.hash)
     if not (kept.is_dir() and work.registry.content(kept) == version.hash):
-        place = work.project.model(version.name)
-        if not place.is_dir() or work.registry.verify(place, work.store) != version.hash:
+        name = work.registry.present().get(version.hash)
+        if name is None or work.registry.verify(work.project.model(name), work.store) != version.hash:
             raise ModelError(
                 f"the weights of {version.name} ({version.hash[:15]}…) are gone: models/{version.name} holds another model now; "
                 "promote a version that is still there (`bridle models list` marks them)"
             )
-        keep_reference(work.project, version.name)
+        keep_reference(work.project, name)
     return promote(work.store, version.hash, by=by, share=share, details=details)
 
 

@@ -26,7 +26,6 @@ from bridle.feedback.serving.promotion import Served, promotion_steps, served_no
 from bridle.feedback.serving.prompts import draw_prompts, drawn_before
 from bridle.feedback.serving.turns import keep_step, steps_taken
 from bridle.feedback.store.reading import SERVING
-from bridle.feedback.store.versions import model_versions
 from bridle.guard.texts import distinct_ngrams, refusal_rate, repeated_share
 from bridle.loop.comparing import Pairs, compare_until_decided, decided_by, fresh_pairs
 from bridle.loop.gate import Bound, GateVerdict, judge_candidate, spent_on
@@ -220,12 +219,11 @@ def train_candidate(work: Work, turn: LoopTurn) -> Mapping[str, Any]:
 def served_name(work: Work, now: Served) -> str:
     """The folder in models/ of what is served, which its copy takes where its name was given to another since."""
     assert now.content is not None
-    name = version_named(work, now.content).name
-    if work.registry.present().get(now.content) == name:
+    if name := work.registry.present().get(now.content):
         return name
     raise UsageError(
-        f"models/{name} is another model now than the one that is served; put references/{now.content[:16]}… back under that name, or "
-        "promote what is there"
+        f"models/{version_named(work, now.content).name} is another model now than the one that is served; put "
+        f"references/{now.content[:16]}… back under that name, or promote what is there"
     )
 
 
@@ -288,9 +286,8 @@ def worse_words(on_suite: Mapping[str, Any]) -> str:
 
 def policy_of(work: Work, content: str) -> Policy:
     """A version's weights, from models/ or from where promotion keeps them."""
-    name = next((one.name for one in model_versions(work.store) if one.hash == content), "")
-    held = work.registry.present().get(content) == name
-    return work.read_policy(work.project.model(name) if held else work.project.reference(content), content)
+    name = work.registry.present().get(content)
+    return work.read_policy(work.project.model(name) if name else work.project.reference(content), content)
 
 
 def bounds_of(work: Work, pairs: Pairs, policies: tuple[Policy, Policy]) -> list[Bound]:

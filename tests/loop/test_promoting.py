@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from bridle.feedback.serving.promotion import served_now
+from bridle.loop.turn import policy_of, served_name
 from bridle.models.policy import save_policy
 from bridle.project.progress import Progress
 from bridle.project.project import Project
@@ -77,6 +79,22 @@ def test_weights_that_are_gone_are_neither_served_nor_gone_back_to(project: Path
     assert found.exit_code == 1 and (
         "holds another model now" in complaint(found) or "not what was registered" in complaint(found)
     )
+
+
+def test_a_model_that_was_given_another_name_is_the_same_version(project: Path) -> None:
+    (project / "models/ppo").rename(project / "models/better")
+    assert "served: ppo" in done("models", "promote", "better", "--project", project), (
+        "the name that it was registered by"
+    )
+    found = Project.find(project)
+    work = Work(found, Progress(live=False), threads=1)
+    try:
+        now = served_now(work.store)
+        assert now.content is not None and served_name(work, now) == "better"
+        shutil.rmtree(project / "references")
+        assert policy_of(work, now.content).origin == now.content, "read where it lies"
+    finally:
+        work.close()
 
 
 def test_a_model_of_yours_is_promoted_by_either_name(tmp_path: Path) -> None:
