@@ -25,7 +25,7 @@ SETTINGS = {
     "grpo.branch_problems": 2200,  # as in `bridle demo --recipe verifiable`
 }
 ONLINE = {"group_size": SAMPLES, "prompts_per_step": 16, "steps": 24}
-KEPT = {"scored_by": "verifier", "answers": SAMPLES, "rounds": 3}
+KEPT = {"scored_by": "verifier", "answers": SAMPLES, "rounds": 4}
 ARMS: dict[str, tuple[str, dict[str, Any]]] = {
     "GRPO": ("grpo", ONLINE),
     "RLOO": ("rloo", {**ONLINE, "scored_by": "verifier", "missing_stop_penalty": 0.0, "kl_coef": 0.02}),

@@ -124,13 +124,13 @@ def watch(work: Work, turn: LoopTurn) -> Mapping[str, Any]:
     alpha = spent_on(len(promotion_steps(work.store)), section.level)
     votes = judge_candidate(wins, alpha=alpha, most=max(section.votes, len(wins), 1))
     found: dict[str, Any] = {"version": new, "against": old, "votes": asdict(votes)}
-    if votes.decision == "worse":
+    if why := alarm_of(work, new, old, votes, len(wins)):
         audit, asked = audit_versions(work, new, old, f"audit-turn-{turn.number}", alpha)
         found |= {"audit": asdict(audit), **asked}
         if audit.decision != "better" and audit.rate < 0.5:
-            withdraw_model(work, by=BY, of=new, details={"why": f"users' votes: {votes}; audit: {audit}"})
-            return {**found, "decision": f"rolled back: users' votes say {votes}; the audit says {audit}"}
-        return {**found, "decision": f"kept: users' votes say {votes}, and the audit does not: {audit}"}
+            withdraw_model(work, by=BY, of=new, details={"why": f"{why}; audit: {audit}"})
+            return {**found, "decision": f"rolled back: {why}; the audit says {audit}"}
+        return {**found, "decision": f"kept: {why}, and the audit finds it no worse: {audit}"}
     if now.candidate is None:
         return {**found, "decision": f"no alarm: {votes}"}
     if len(wins) < section.votes:
@@ -140,6 +140,20 @@ def watch(work: Work, turn: LoopTurn) -> Mapping[str, Any]:
         )
     promote_model(work, now.candidate, by=BY, details={"why": f"no alarm among users: {votes}"})
     return {**found, "decision": f"served to all: {votes}"}
+
+
+def alarm_of(work: Work, new: str, old: str, votes: GateVerdict, count: int) -> str:
+    """Why those who decide should look at what was promoted; "" where nothing calls for it. Users' votes may; and what no gate let through,
+    once `loop.votes` of its users have compared, is held to the gate's bounds, for users may like what breaks them."""
+    if votes.decision == "worse":
+        return f"users' votes say {votes}"
+    by = next(step.by for step in reversed(promotion_steps(work.store)) if step.content == new)
+    if by == BY or count < work.recipe.loop.votes:
+        return ""
+    policies = (policy_of(work, new), policy_of(work, old))
+    pairs = fresh_pairs(work, policies, work.recipe.loop.audit, "bounds")
+    broken = [str(bound) for bound in bounds_of(work, pairs, policies) if not bound.holds]
+    return f"promoted by {by}, and out of the gate's bounds ({'; '.join(broken)})" if broken else ""
 
 
 # ------------------------------------------------------------------------------------------------------ reward model

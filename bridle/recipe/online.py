@@ -195,8 +195,8 @@ class RejectionSection(TrainerSection):
     answers: int = Field(default=4, ge=1, le=base.WIDEST)
     """n: answers to each prompt"""
     keep: Literal["best", "threshold", "shortest", "best_right"] = "best"
-    """of each prompt: best: the best answer; threshold: all that reach it; shortest: the shortest that does; best_right: the
-    best that does"""
+    """of each prompt: best: the best answer; threshold: all that reach it; shortest: the shortest that does and is no lucky guess;
+    best_right: the best that does"""
     threshold: float = THRESHOLD
     """the smallest reward that is kept (a right answer has 1, a wrong one 0)"""
     heldout_answers: base.HeldoutAnswers = 1

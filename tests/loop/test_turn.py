@@ -163,6 +163,26 @@ def test_users_alone_roll_nothing_back(project: Path, store: Store, monkeypatch:
     assert "Leaderboard of versions, by users" in page and "Leaderboard of versions, by those who decide" in page
 
 
+@pytest.mark.parametrize(("votes", "decides", "stays"), [(3, 0.0, True), (6, 0.0, False), (6, 1.0, True)])
+def test_what_no_gate_let_through_is_held_to_its_bounds(
+    project: Path, store: Store, monkeypatch: pytest.MonkeyPatch, votes: int, decides: float, stays: bool
+) -> None:
+    """Users like it. Once enough of them have compared, what breaks the bounds is looked at by those who decide."""
+    for name in ("sft", "ppo"):
+        done("models", "promote", name, "--project", project)
+    now = served(store)
+    users_vote(store, now.content or "", now.before[-1], lambda number: now.content or "", votes)
+    monkeypatch.setattr(stage, "collect", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(stage, "decided_by", lambda *_: lambda pairs: [decides] * len(pairs))
+    bridle("loop", "--project", project, *settings({**FEW, "loop.max_kl": 1e-9}))
+    assert (served(store) == now) == stays
+    decision = next(found["decision"] for _, step, found in steps_taken(store) if step == "watch")
+    assert ("out of the gate's bounds (kl " in decision) == (votes == 6), decision
+    assert decision.startswith(
+        "rolled back: promoted by owner" if not stays else ("kept" if votes == 6 else "no alarm")
+    )
+
+
 def test_a_candidate_that_users_meet_is_waited_for_and_then_served_to_all(project: Path, store: Store) -> None:
     done("models", "promote", "sft", "--project", project)
     done("models", "promote", "ppo", "--share", "0.2", "--project", project)
