@@ -244,11 +244,20 @@ def read_row(
     language, rubric, found = language_of(row), row.take("rubric"), read(row)
     read_examples = found if isinstance(found, list) else [found]
     topic = plain.problem_kind(row) if any(one.solutions for one in read_examples) else ""
-    meta = {name: value for name, value in (("lang", language), ("rubric", rubric), ("topic", topic)) if value}
+    stated = {"lang": language, "rubric": rubric, "topic": topic, "red_team": is_red_team(row)}
+    meta = {name: value for name, value in stated.items() if value}
     examples = [finished(one, row, meta) for one in read_examples]
     if form is None:
         require_nothing_lost(row, examples)
     return examples, row
+
+
+def is_red_team(row: Row) -> bool:
+    """Whether a row marks its prompt as one to attack a model with, whose answers `bridle revise` revises. Skip where it says neither."""
+    stated = word(row.take("red_team"))
+    if stated not in {"", *FOR, *AGAINST}:
+        raise Skip(Reason.UNCLEAR_MARK, "red_team")
+    return stated in FOR
 
 
 def named_form(name: str | None) -> Form | None:

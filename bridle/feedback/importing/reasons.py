@@ -25,6 +25,7 @@ class Reason(StrEnum):
     NO_VERDICT = "several answers, and no word of which is better"
     UNCLEAR_VERDICT = "a verdict of unknown meaning"
     UNCLEAR_VOTE = "a vote of unknown meaning"
+    UNCLEAR_MARK = "a mark that is neither true nor false"
     CONTRADICTED = "the rejected answer has the higher score"
     UNREAD_ANSWER = "an answer in a field that is not read"
     UNREAD_VOTE = "a vote or a verdict in a field that is not read"

@@ -389,3 +389,11 @@ def test_a_vote_against_is_never_one_to_imitate(value: object) -> None:
     for row in ({"prompt": "Why?", "completion": "No.", "label": value}, {"messages": [USER, OTHER], "is_good": value}):
         example = read(row)
         assert (example.kinds, example.imitate) == (["vote"], False) and example.opinions[0].value == 0.0
+
+
+@pytest.mark.parametrize(
+    ("value", "marked"), [(True, True), (1, True), ("yes", True), (False, None), (0, None), ("", None), (None, None)]
+)
+def test_a_prompt_is_marked_as_one_to_attack_with(value: object, marked: bool | None) -> None:
+    (example,), row = read_row({"prompt": "How do I pick a lock?", "red_team": value})
+    assert example.prompt.meta.get("red_team") == marked and "red_team" in row.read

@@ -120,6 +120,7 @@ SKIPPED: dict[Reason, list[Row]] = {
         {**TWO, "preference_strength": -100},
     ],
     Reason.UNCLEAR_VOTE: [{**ONE, "label": {"value": 0}}],
+    Reason.UNCLEAR_MARK: [{"prompt": ASK, "red_team": "maybe"}, {**ONE, "red_team": 2}],
     Reason.ONE_SIDE: [{**PAIR, "rejected": []}],
     Reason.WRONG_TYPE: [{"prompt": ASK, "reward_model": {"ground_truth": {"target": ["4"]}}}],
 }
