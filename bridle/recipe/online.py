@@ -195,7 +195,7 @@ class RejectionSection(TrainerSection):
     answers: int = Field(default=4, ge=1, le=base.WIDEST)
     """n: answers to each prompt"""
     keep: Literal["best", "threshold", "shortest", "best_right"] = "best"
-    """of each prompt: best: the best answer; threshold: all that reach it; shortest: the shortest that does and is no lucky guess;
+    """of each prompt: best: the best answer; threshold: all that reach it; shortest: the shortest that does, lucky guesses left out;
     best_right: the best that does"""
     threshold: float = THRESHOLD
     """the smallest reward that is kept (a right answer has 1, a wrong one 0)"""
