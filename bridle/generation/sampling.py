@@ -17,6 +17,7 @@ from bridle.core.errors import RecipeError, brief_repr
 from bridle.kernels.kernels import compiled
 from bridle.maths.logprobs import row_slices
 
+COLDEST = 1e-6  # a lower temperature is 0: one token has all the probability, and logits over it would not be finite
 MANY = 8192  # tokens; a smaller vocabulary is sorted as quickly as its most likely are found
 FEW = 16
 GOLDEN = -7046029254386353131  # 2⁶⁴/φ as a signed 64-bit number
@@ -47,6 +48,8 @@ class Sampling:
             raise RecipeError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}")
         if not 0 <= self.temperature < float("inf"):
             raise RecipeError(f"temperature must be 0 (always the most likely token) or more, got {self.temperature}")
+        if self.temperature < COLDEST:
+            object.__setattr__(self, "temperature", 0.0)
         if not 0 < self.top_p <= 1:
             raise RecipeError(f"top_p must be within (0, 1], got {self.top_p}")
         if self.top_k < 0:

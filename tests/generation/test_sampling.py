@@ -90,10 +90,11 @@ def test_a_vocabulary_of_thousands_is_drawn_exactly() -> None:
     torch.testing.assert_close(logprobs.double(), exact.log()[tokens], rtol=0, atol=1e-5)
 
 
-def test_temperature_nought_takes_the_most_likely_for_certain() -> None:
+@pytest.mark.parametrize("temperature", [0, 5e-324, 1e-40, 1e-7])
+def test_temperature_nought_takes_the_most_likely_for_certain(temperature: float) -> None:
     logits = torch.randn(50, 30, generator=torch.Generator().manual_seed(3))
     numbers = torch.arange(50)
-    tokens, logprobs = draw(logits, Sampling(1, temperature=0, top_p=0.5), uniforms(0, numbers, numbers))
+    tokens, logprobs = draw(logits, Sampling(1, temperature=temperature, top_p=0.5), uniforms(0, numbers, numbers))
     assert torch.equal(tokens, logits.argmax(1))
     assert not logprobs.any()
 
