@@ -21,6 +21,7 @@ from experiments.harness import ROOT, Experiment, Row, code_hash, judged_again, 
 
 PAGE = ROOT / "docs/experiments.md"
 MODULES = {  # each defines EXPERIMENT
+    "E1": "experiments.shakespeare",
     "E2": "experiments.optimum",
     "E3": "experiments.cliff",
     "E4": "experiments.penalty",
@@ -36,6 +37,7 @@ MODULES = {  # each defines EXPERIMENT
     "E14": "experiments.judges",
     "E15": "experiments.constitution",
     "RLAIF": "experiments.rlaif",
+    "planted": "experiments.planted",
     "E17": "experiments.truth",
     "E18": "experiments.hour",
     "E19": "experiments.bowl",

@@ -65,7 +65,9 @@ MicroBatch = Annotated[
         description="how many of batch_size go through one forward and backward pass (0: all); changes memory and speed only",
     ),
 ]
-Temperature = Annotated[float, Field(ge=1e-6, description="of the rollouts; log-probs are taken at the same temperature")]
+Temperature = Annotated[
+    float, Field(ge=1e-6, description="of the rollouts; log-probs are taken at the same temperature")
+]
 MissingStopPenalty = Annotated[
     float, Field(ge=0, description="subtracted from the reward of an answer that was cut off")
 ]
