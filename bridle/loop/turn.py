@@ -22,7 +22,7 @@ from bridle.core.files import finite_or_none
 from bridle.core.records import Completion
 from bridle.evaluation.answers import Answered, kl_of, text_metrics
 from bridle.evaluation.suite import Suite
-from bridle.feedback.serving.promotion import Served, promotion_steps, served_now
+from bridle.feedback.serving.promotion import PROMOTE, Served, promotion_steps, served_now
 from bridle.feedback.serving.prompts import draw_prompts, drawn_before
 from bridle.feedback.serving.turns import keep_step, steps_taken
 from bridle.feedback.store.reading import SERVING
@@ -147,13 +147,13 @@ def alarm_of(work: Work, new: str, old: str, votes: GateVerdict, count: int) -> 
     once `loop.votes` of its users have compared, is held to the gate's bounds, for users may like what breaks them."""
     if votes.decision == "worse":
         return f"users' votes say {votes}"
-    by = next(step.by for step in reversed(promotion_steps(work.store)) if step.content == new)
-    if by == BY or count < work.recipe.loop.votes:
+    by = [step.by for step in promotion_steps(work.store) if step.action == PROMOTE and step.content == new]
+    if BY in by or count < work.recipe.loop.votes:
         return ""
     policies = (policy_of(work, new), policy_of(work, old))
     pairs = fresh_pairs(work, policies, work.recipe.loop.audit, "bounds")
     broken = [str(bound) for bound in bounds_of(work, pairs, policies) if not bound.holds]
-    return f"promoted by {by}, and out of the gate's bounds ({'; '.join(broken)})" if broken else ""
+    return f"promoted by {by[-1]}, and out of the gate's bounds ({'; '.join(broken)})" if broken else ""
 
 
 # ------------------------------------------------------------------------------------------------------ reward model

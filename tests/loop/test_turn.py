@@ -15,9 +15,10 @@ from bridle.core.records import Completion, FinishReason, Prompt
 from bridle.feedback.serving.answers import Choice, keep_answer
 from bridle.feedback.serving.comparisons import Ballot, keep_pair, vote
 from bridle.feedback.serving.consent import add_user, consent_text, publish_consent, set_consent
-from bridle.feedback.serving.promotion import Served, promotion_steps, served_now
+from bridle.feedback.serving.promotion import Served, promote, promotion_steps, served_now
 from bridle.feedback.serving.turns import steps_taken
 from bridle.feedback.store.store import Store
+from bridle.feedback.store.versions import model_versions
 from bridle.loop import turn as stage
 from bridle.loop.votes import live_votes
 from bridle.report import tables
@@ -161,6 +162,21 @@ def test_users_alone_roll_nothing_back(project: Path, store: Store, monkeypatch:
     done("report", "--project", project)
     page = (project / "report.html").read_text()
     assert "Leaderboard of versions, by users" in page and "Leaderboard of versions, by those who decide" in page
+
+
+def test_what_the_gate_let_through_may_be_promoted_by_hand(
+    project: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done("models", "promote", "sft", "--project", project)
+    ppo = next(one.hash for one in model_versions(store) if one.name == "ppo")
+    promote(store, ppo, by="loop", share=0.1)
+    done("models", "promote", "ppo", "--project", project)
+    now = served(store)
+    users_vote(store, ppo, now.before[-1], lambda number: ppo, 6)
+    monkeypatch.setattr(stage, "collect", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    bridle("loop", "--project", project, *settings({**FEW, "loop.max_kl": 1e-9}))
+    assert served(store) == now
+    assert steps_taken(store)[0][2]["decision"].startswith("no alarm")
 
 
 @pytest.mark.parametrize(("votes", "decides", "stays"), [(3, 0.0, True), (6, 0.0, False), (6, 1.0, True)])
