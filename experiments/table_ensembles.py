@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bridle.rewards.learned import combined
+from bridle.rewards.learned import Combine, combined
 from experiments.harness import Claim, Experiment, Row
 from experiments.penalty import curves
 from experiments.tabular import (
@@ -36,8 +36,8 @@ UNCERTAINTY = 2.0  # λ, for variances of scores in standard deviations of the r
 SLOWER = 0.95  # times the learning rate: chosen on seed 100, so that one model's KL grows as the worst of five's does
 PRACTICE = Practice(steps=300)
 EQUAL_KL = (2.0, 4.0, 8.0)  # nats an answer
-COMBINED = {"min": "worst of five", "uwo": "five, uncertainty-weighted", "mean": "mean of five"}
-CAUTIOUS = ("min", "uwo")
+COMBINED: dict[Combine, str] = {"min": "worst of five", "uwo": "five, uncertainty-weighted", "mean": "mean of five"}
+CAUTIOUS: tuple[Combine, ...] = ("min", "uwo")
 
 
 def resampled(labels: Labels, draws: Sequence[torch.Generator]) -> Labels:
@@ -71,8 +71,8 @@ def measure(seed: int, worlds: int = WORLDS, practice: Practice = PRACTICE) -> R
     seeds = [seed * 1000 + number for number in range(worlds)]
     world = make_world(seeds)
     score_MRA = learn_five(world)
-    rewards = {"one": score_MRA[0]}
-    rewards |= {way: combined(score_MRA.flatten(1), way, UNCERTAINTY).view_as(score_MRA[0]) for way in COMBINED}  # type: ignore[arg-type]
+    rewards: dict[str, Tensor] = {"one": score_MRA[0]}
+    rewards |= {way: combined(score_MRA.flatten(1), way, UNCERTAINTY).view_as(score_MRA[0]) for way in COMBINED}
     found = {name: climbed(seeds, score_RA, practice) for name, score_RA in rewards.items()}
     slow = replace(practice, learning_rate=SLOWER * practice.learning_rate)
     found["slower"] = climbed(seeds, rewards["one"], slow)

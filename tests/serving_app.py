@@ -18,6 +18,7 @@ from typing import Any
 
 import httpx2
 import openai
+import pytest
 import torch
 from fastapi import FastAPI
 
@@ -153,3 +154,15 @@ class Paused:
     def __exit__(self, *_: object) -> None:
         self.open, self.model.batch.step = True, self.step  # type: ignore[method-assign]
         self.steps.release(1000)
+
+
+def break_later(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model fails at its fifth step from now on."""
+    step, left = server.model.batch.step, iter(range(4))
+
+    def fail_at_last() -> Any:
+        if next(left, None) is None:
+            raise RuntimeError("secret words of the machine")
+        return step()
+
+    monkeypatch.setattr(server.model.batch, "step", fail_at_last)

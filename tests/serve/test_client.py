@@ -20,7 +20,7 @@ from bridle.core.records import Message, Prompt
 from bridle.feedback.store.store import Store
 from bridle.serve.gate import Keys
 from tests.house.source import ROOT
-from tests.serving_app import HELLO, LONG, SHORT, Paused, Server, engine_ids, served, until
+from tests.serving_app import HELLO, LONG, SHORT, Paused, Server, break_later, engine_ids, served, until
 
 
 @pytest.fixture(scope="module")
@@ -304,14 +304,7 @@ def test_giving_up_in_time_frees_the_row(server: Server) -> None:
 
 
 def test_an_error_in_the_middle_of_a_stream_is_raised(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    step, left = server.model.batch.step, iter(range(4))
-
-    def fail_at_last() -> Any:
-        if next(left, None) is None:
-            raise RuntimeError("secret words of the machine")
-        return step()
-
-    monkeypatch.setattr(server.model.batch, "step", fail_at_last)
+    break_later(server, monkeypatch)
     pieces = []
     with pytest.raises(openai.APIError, match="failed") as caught:
         for chunk in ask(server, max_tokens=50, stream=True):

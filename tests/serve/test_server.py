@@ -22,7 +22,7 @@ from bridle.serve.scheduler import ServedModel
 from bridle.serve.serving import require_guard
 from bridle.site.listening import Place
 from tests.models.tiny import policy
-from tests.serving_app import Paused, Server, error_of, served, until
+from tests.serving_app import Paused, Server, break_later, error_of, served, until
 
 FAR = Place("0.0.0.0")
 CHAT = "/v1/chat/completions"
@@ -205,14 +205,7 @@ def test_who_leaves_takes_the_answer_along(server: Server, stream: bool) -> None
 
 
 def test_an_error_in_the_middle_of_a_stream_is_its_last_event(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    step, left = server.model.batch.step, iter(range(4))
-
-    def fail_at_last() -> Any:
-        if next(left, None) is None:
-            raise RuntimeError("secret words of the machine")
-        return step()
-
-    monkeypatch.setattr(server.model.batch, "step", fail_at_last)
+    break_later(server, monkeypatch)
     *chunks, last = server.events(server.asked(max_tokens=50, n=2))
     assert len(chunks) > 3 and last.keys() == {"error"} and "secret" not in json.dumps(last)
     assert last["error"]["type"] == "server_error"
