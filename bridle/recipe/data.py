@@ -147,7 +147,7 @@ class SamplingSection(Section):
 
     answers: int = Field(default=4, ge=2, le=WIDEST)
     """answers to each prompt"""
-    temperature: float = Field(default=1.0, gt=0)
+    temperature: float = Field(default=1.0, ge=1e-6)
     """1: the model's own distribution"""
     top_p: float = Field(default=0.95, gt=0, le=1)
     """nucleus: draw from the most likely tokens that together hold this probability"""
