@@ -123,11 +123,13 @@ class Endpoint:
                 self.note(failed=False)
                 return reply
             if status in REFUSED:
+                self.stopped.set()  # by the caller that sees it: another may start before the refusal is read out
                 raise DataError(self.refusal(status, fault))
             if status and status not in TRIED_AGAIN and not 200 <= status < 300:
                 break
             self.wait_until(asked_wait, attempt, everybody=status == 429)
         if self.note(failed=True):
+            self.stopped.set()
             raise StoreError(
                 f"{self.url} failed on {self.failed_in_a_row} questions in a row, the last time with {fault}; what it answered is kept in "
                 f"{self.cache.path}: run the same command again when it works"

@@ -288,7 +288,7 @@ def test_a_wrong_key_ends_the_run_at_once_and_is_said_nowhere(
         with pytest.raises(DataError) as error:
             endpoint.ask(asked(50))
         assert KEY not in str(error.value) and "$JUDGE_KEY holds a key that it takes" in str(error.value)
-        assert len(there.asked) <= 4
+        assert len(there.asked) <= 2  # one under way for each of the two that ask at once
     assert KEY not in (tmp_path / "cache.jsonl").read_text()
 
 
