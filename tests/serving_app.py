@@ -139,8 +139,8 @@ class Paused:
     open: bool = False
 
     def __enter__(self) -> "Paused":
-        self.step = self.model.batch.step
-        self.model.batch.step = self.wait_and_step  # type: ignore[method-assign]
+        self.batch, self.step = self.model.batch, self.model.batch.step
+        self.batch.step = self.wait_and_step  # type: ignore[method-assign]
         return self
 
     def wait_and_step(self) -> list[Drawn]:
@@ -152,7 +152,7 @@ class Paused:
         self.steps.release(steps)
 
     def __exit__(self, *_: object) -> None:
-        self.open, self.model.batch.step = True, self.step  # type: ignore[method-assign]
+        self.open, self.batch.step = True, self.step  # type: ignore[method-assign]
         self.steps.release(1000)
 
 

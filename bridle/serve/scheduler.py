@@ -161,7 +161,8 @@ class Answers:
 
 
 class Scheduler:
-    """`load` makes the first model; `on_ready` and `on_failure` are called in the loop when it is there, or cannot be."""
+    """`load` makes the first model; `on_ready` is called in the loop when it is there, `on_failure` where it cannot be, or where the thread
+    ends of a fault."""
 
     def __init__(
         self,
@@ -244,15 +245,21 @@ class Scheduler:
     def run(self) -> None:
         try:
             self.roster = Roster(self.load())
-        except BaseException as error:
-            self.tell_loop(self.on_failure, error)
-            return
-        self.tell_loop(self.on_ready, self.current)
-        while not self.ended:
-            for command in self.due():
-                command()
-            for served in [*self.active]:
-                self.step(served)
+            self.tell_loop(self.on_ready, self.current)
+            while not self.ended:
+                for command in self.due():
+                    command()
+                for served in [*self.active]:
+                    self.step(served)
+        except BaseException as error:  # nobody is left to write: who waits is told, and the server ends
+            self.tell_loop(self.break_down, error)
+
+    def break_down(self, error: BaseException) -> None:
+        """In the loop."""
+        self.draining = True
+        for answers in self.answers:
+            answers.arrived.put_nowait(RequestProblem(500, FAULT_OF_OURS))
+        self.on_failure(error)
 
     def due(self) -> Iterator[Callable[[], None]]:
         """What was asked since; with nothing to write it sleeps until something is."""
@@ -278,7 +285,10 @@ class Scheduler:
     def drop(self, answers: Answers, place: int) -> None:
         served = answers.served
         if place < len(answers.numbers) and served.rows.pop(answers.numbers[place], None) is not None:
-            served.batch.cancel(answers.numbers[place])
+            try:
+                served.batch.cancel(answers.numbers[place])
+            except Exception as error:
+                self.lose_rows(served, error)
         self.retire(served)
 
     def step(self, served: ServedModel) -> None:
@@ -286,11 +296,8 @@ class Scheduler:
             drawn = served.batch.step()
         except NotFinite as error:  # of some rows, which have left
             self.fail({served.rows.pop(number)[0] for number in error.ids if number in served.rows}, error)
-        except Exception as error:  # all rows are lost, the server is not
-            failed = {answers for answers, _ in served.rows.values()}
-            served.rows.clear()
-            served.batch = served.engine.batch(served.limits)
-            self.fail(failed, error)
+        except Exception as error:
+            self.lose_rows(served, error)
         else:
             arrived = [(*served.rows[one.id], one) for one in drawn if one.id in served.rows]
             for one in drawn:
@@ -299,6 +306,13 @@ class Scheduler:
             if arrived:
                 self.tell_loop(hand_over, arrived)
         self.retire(served)
+
+    def lose_rows(self, served: ServedModel, error: Exception) -> None:
+        """All of a model's rows are lost, the server is not: a batch that failed half-way is not gone on with."""
+        failed = {answers for answers, _ in served.rows.values()}
+        served.rows.clear()
+        self.fail(failed, error)
+        served.batch = served.engine.batch(served.limits)
 
     def retire(self, served: ServedModel) -> None:
         if not served.rows and served in self.active:

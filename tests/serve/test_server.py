@@ -223,6 +223,41 @@ def test_a_failure_is_no_traceback(server: Server, monkeypatch: pytest.MonkeyPat
     assert server.http.post(CHAT, json=server.asked()).status_code == 200
 
 
+def test_a_batch_that_cannot_let_a_row_go_is_given_up_and_the_server_is_not(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(number: int) -> None:
+        raise RuntimeError("secret words of the machine")
+
+    with Paused(server.model) as paused, ThreadPoolExecutor(1) as pool:
+        monkeypatch.setattr(server.model.batch, "cancel", fail)
+        staying = pool.submit(server.events, server.asked(max_tokens=20))
+        until(lambda: server.scheduler.under_way == 1)
+        with httpx2.Client(base_url=server.url, timeout=30) as client:
+            with client.stream("POST", CHAT, json=server.asked(max_tokens=80, stream=True)):
+                until(lambda: server.scheduler.under_way == 2)
+        until(lambda: server.scheduler.under_way == 1)
+        paused.let(1000)
+        assert staying.result()[-1]["error"]["type"] == "server_error"
+    assert server.http.post(CHAT, json=server.asked()).status_code == 200
+
+
+def test_where_nobody_is_left_to_write_who_waits_is_told_and_the_server_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*given: Any) -> Any:
+        raise MemoryError("no room for a batch")
+
+    with served() as server:
+        ended = list[BaseException]()
+        monkeypatch.setattr(server.scheduler, "on_failure", ended.append)
+        monkeypatch.setattr(server.model.batch, "step", fail)
+        monkeypatch.setattr(server.model.engine, "batch", fail)
+        error_of(server.http.post(CHAT, json=server.asked()), 500)
+        until(lambda: bool(ended))
+        assert isinstance(ended[0], MemoryError) and not server.scheduler.thread.is_alive()
+        error_of(server.http.post(CHAT, json=server.asked()), 503)
+        assert server.http.get("/health").status_code == 503
+
+
 def test_rows_that_are_no_numbers_fail_alone(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     batch, step = server.model.batch, server.model.batch.step
     broken: list[int] = []
