@@ -181,8 +181,9 @@ class Following:
         failed = list[str]()
         try:
             now = served_now(self.work.store)
-        except BridleError as error:
-            log.error("what is promoted cannot be read, and what answers now goes on: %s", error)
+        except Exception as error:  # whatever it is, the next look may find it gone
+            traced = not isinstance(error, BridleError)
+            log.error("what is promoted cannot be read, and what answers now goes on: %s", error, exc_info=traced)
             metrics.store_failures.inc()
             return
         if now == self.seen or (self.seen is None and time.monotonic() < self.patience):

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from bridle.core.errors import UsageError
-from bridle.feedback.serving.promotion import promote, withdraw
+from bridle.core.errors import StoreError, UsageError
+from bridle.feedback.serving.promotion import Served, promote, withdraw
+from bridle.feedback.store.store import Store
 from bridle.feedback.store.versions import model_versions
 from bridle.models.policy import save_policy
 from bridle.project.progress import Progress
@@ -17,6 +18,7 @@ from bridle.project.project import Project
 from bridle.recipe.recipe import Recipe
 from bridle.serve.gate import Keys
 from bridle.serve.scheduler import Roster
+from bridle.stages import serve
 from bridle.stages.serve import Following, promoted_folder
 from bridle.stages.workspace import Work
 from tests.models.tiny import policy
@@ -89,6 +91,29 @@ def test_what_is_promoted_is_served_as_it_changes(work: Work) -> None:
         assert answered_by(server).startswith(two[:16]) and following.seen is not None
         assert [model.title for model, _ in roster_of(server).arms.values()] == ["two", "one"]
         assert following.loaded.keys() == {two, one}
+
+
+@pytest.mark.parametrize("error", [StoreError("the store is locked"), RuntimeError("of whatever kind")])
+def test_a_look_at_a_broken_store_ends_neither_the_server_nor_the_looking(
+    work: Work, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    promote(work.store, content_of(work, "one"), by="owner")
+    following = Following(work, work.recipe.with_settings({"serve.look_seconds": 0.01}))
+    looked, served_now = list[bool](), serve.served_now
+
+    def fail_twice(store: Store) -> Served:
+        looked.append(len(looked) >= 2)
+        if not looked[-1]:
+            raise error
+        return served_now(store)
+
+    with served(load=following.load, keys=Keys(work.store)) as server:
+        metrics = server.app.state.desk.metrics
+        until_loaded(server)
+        monkeypatch.setattr(serve, "served_now", fail_twice)
+        with following.kept_up(server.scheduler, metrics):
+            until(lambda: any(looked))
+        assert "bridle_store_failures_total 2.0" in server.http.get("/metrics").text
 
 
 def until_loaded(server: Server) -> None:
