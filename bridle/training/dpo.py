@@ -17,33 +17,20 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from bridle.compute.checkpoint import load_tensors, save_tensors
 from bridle.compute.device import Device
 from bridle.compute.optimizer import backward
 from bridle.compute.parallel import all_ranks_sum, my_share
-from bridle.compute.steps import Means, Metrics, Session, Steps
+from bridle.compute.steps import AVERAGED, Means, Metrics, Session, Steps, end_averaged_step
 from bridle.core.errors import ModelError, NoUsableRows
-from bridle.core.files import file_hash, whole_folder, write_text
-from bridle.core.records import Prompt, Reward, content_hash
+from bridle.core.records import Prompt, Reward
 from bridle.core.timeline import timed
-from bridle.generation.rollout import (
-    Asking,
-    Rollout,
-    RolloutSession,
-    end_step,
-    finite_logprobs,
-    rollout_metrics,
-    rollouts,
-)
+from bridle.generation.reference import answer_logprobs, cached_logprobs, read_logprobs
+from bridle.generation.rollout import Asking, Rollout, RolloutSession, end_step, rollout_metrics, rollouts
 from bridle.maths.losses import LossMetrics, dpo, ipo, simpo
 from bridle.models import batches
 from bridle.models.policy import Policy
-from bridle.project.run import Signal
 from bridle.recipe.offline import DPOSection
 
-CACHE_FILE = "logprobs.safetensors"
-CACHE_HASH = "sha256"  # of that file
-AVERAGED = 20  # steps that the metrics at the end are running means over
 Pairs = tuple[Tensor, Tensor, Tensor]  # better, worse, weight, each [P]
 # What the loss is measured against: log π_ref of each group's answers; None for SimPO, which looks at none.
 References = list[Tensor] | None
@@ -74,74 +61,15 @@ def train(
         chosen = [usable[i] for i in plan[step]]
         # 2. log-probs of every answer, read once  3. compare, improve
         metrics = compare_answers(policy, chosen, pick(reference_of, plan[step]), config, session.device)
-        norm = metrics["grad_norm"] = steps.scheduled_step(step, config.clip_norm)
+        metrics["grad_norm"] = steps.scheduled_step(step, config.clip_norm)
         policy.step += 1
         # 4. log and save
-        means = running_means(steps.metrics, metrics)
-        if observe is not None and (step + 1) % config.observe_every == 0:
-            with timed("observe"):
-                metrics |= observe()
-        steps.end(step, means, -means["loss"], Signal(grad_norm=norm), log=metrics)
+        end_averaged_step(steps, step, metrics, observe, config.observe_every)
     pairs = sum(len(group.pairs) for group in usable)
     return {"steps": len(plan), "prompts": len(usable), "pairs": pairs, "steps_averaged": AVERAGED, **steps.metrics}
 
 
-def running_means(before: Mapping[str, float], now: Mapping[str, float]) -> Metrics:
-    """Over about AVERAGED steps, for the metrics at the end: one batch alone is noise."""
-    weight = 1 / AVERAGED
-    return {name: (1 - weight) * before.get(name, value) + weight * value for name, value in now.items()}
-
-
 # ------------------------------------------------------------------------------------------------- the reference, if any
-
-
-def answer_logprobs(policy: Policy, batch: batches.Batch, device: Device) -> Tensor:
-    """log π of each whole answer, [B]: the sum over its tokens, the stop token included."""
-    with device.autocast():
-        return batches.sequence_logprobs(policy.module, batch).sum(1)
-
-
-@timed("reference")
-@torch.no_grad()
-def read_logprobs(
-    policy: Policy, groups: Sequence[batches.Group], device: Device, whose: str = "reference"
-) -> list[Tensor]:
-    """log π of every answer, one tensor a group, on the CPU; TrainingStopped, naming `whose`, where it is not finite."""
-    found: list[Tensor] = [torch.empty(0)] * len(groups)
-    for chosen in batches.by_length([group.length for group in groups], 16):
-        batch = batches.group_batch([groups[i] for i in chosen], policy.template.pad_id, device.torch)
-        logp_B = answer_logprobs(policy, batch, device).float().cpu()
-        for i, logp in zip(chosen, logp_B.split([len(groups[i].answers) for i in chosen]), strict=True):
-            found[i] = logp
-    finite_logprobs(torch.cat(found)[:, None], whose)
-    return found
-
-
-def cache_is_whole(folder: Path) -> bool:
-    """Whether the log-probs in a folder of the cache are those that were saved, to the bit."""
-    noted = folder / CACHE_HASH
-    return noted.is_file() and noted.read_text("utf-8", errors="replace") == file_hash(folder / CACHE_FILE)
-
-
-def cached_logprobs(
-    reference: Policy, groups: Sequence[batches.Group], device: Device, cache: Path, say: Callable[[str], None]
-) -> list[Tensor]:
-    """log π_ref of every answer, one tensor a group. Read from `cache` where this reference has read these ids before."""
-    key = content_hash([reference.stamp, str(device.precision), [[group.prompt, group.answers] for group in groups]])
-    sizes = [len(group.answers) for group in groups]
-    folder = cache / f"reference-{key[:16]}"
-    if (folder / CACHE_FILE).is_file():
-        if cache_is_whole(folder):
-            say("the reference's log-probs are known from an earlier run")
-            known_N = load_tensors(folder / CACHE_FILE)["logp"]
-            return list(finite_logprobs(known_N[:, None])[:, 0].to(device.torch).split(sizes))
-        say(f"the reference's log-probs in {folder} are damaged or of an earlier version; reading them again")
-    found = read_logprobs(reference, groups, device)
-    logp_N = torch.cat(found)
-    with whole_folder(folder) as new:
-        save_tensors({"logp": logp_N}, new / CACHE_FILE)
-        write_text(new / CACHE_HASH, file_hash(new / CACHE_FILE))
-    return list(logp_N.to(device.torch).split(sizes))
 
 
 def read_reference(

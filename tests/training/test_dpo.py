@@ -13,6 +13,7 @@ from torch import Tensor
 
 from bridle.compute.checkpoint import load_tensors, save_tensors
 from bridle.core.errors import ModelError, NoUsableRows
+from bridle.generation import reference as reading
 from bridle.models.batches import Compared, Group
 from bridle.models.policy import Policy
 from bridle.project.run import Run
@@ -197,7 +198,7 @@ def test_simpos_first_line_by_hand(tmp_path: Path) -> None:
 
 
 def test_simpo_learns_a_taste_and_reads_no_reference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dpo, "read_logprobs", lambda *_: pytest.fail("a reference was read"))
+    monkeypatch.setattr(reading, "read_logprobs", lambda *_: pytest.fail("a reference was read"))
     ours, before, run = tiny_policy(), tiny_policy(), run_in(tmp_path)
     result = simpo(ours, groups(200, seed=0), run, epochs=2, learning_rate=0.01, batch_size=8)
     assert result["steps"] == 50 and not (tmp_path / "cache").exists()
@@ -238,7 +239,7 @@ def test_a_run_of_simpo_that_died_ends_as_one_that_was_left_alone(line: int, tmp
 
 def read_reference(reference: Policy, given: Sequence[Group], cache: Path) -> tuple[list[Tensor], list[str]]:
     said: list[str] = []
-    return dpo.cached_logprobs(reference, given, DEVICE, cache, said.append), said
+    return reading.cached_logprobs(reference, given, DEVICE, cache, said.append), said
 
 
 def test_the_references_log_probs_are_those_of_each_answer_alone(tmp_path: Path) -> None:
@@ -253,7 +254,7 @@ def test_the_reference_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     given, reference = groups(6, seed=0), tiny_policy()
     first, said = read_reference(reference, given, tmp_path)
     assert not said
-    monkeypatch.setattr(dpo, "answer_logprobs", lambda *_: pytest.fail("the reference was read again"))
+    monkeypatch.setattr(reading, "answer_logprobs", lambda *_: pytest.fail("the reference was read again"))
     second, said = read_reference(reference, given, tmp_path)
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True)) and "known" in said[0]
 
@@ -335,7 +336,7 @@ def changed(file: Path) -> None:
 
 
 def of_an_earlier_version(file: Path) -> None:
-    file.with_name(dpo.CACHE_HASH).unlink()
+    file.with_name(reading.CACHE_HASH).unlink()
 
 
 @pytest.mark.parametrize("damage", [cut_short, changed, of_an_earlier_version])
@@ -344,7 +345,7 @@ def test_kept_log_probs_that_are_not_those_that_were_saved_are_read_again(
 ) -> None:
     given, reference = groups(6, seed=0), tiny_policy()
     first, _ = read_reference(reference, given, tmp_path)
-    [file] = tmp_path.glob(f"*/{dpo.CACHE_FILE}")
+    [file] = tmp_path.glob(f"*/{reading.CACHE_FILE}")
     damage(file)
     for sentence in ("are damaged or of an earlier version; reading them again", "are known from an earlier run"):
         found, lines = read_reference(reference, given, tmp_path)
