@@ -3,7 +3,8 @@
 Each step takes prompts with all their answers, reads every answer once, and compares within prompts: 1. a batch of prompts
 2. log-probs of every answer 3. compare, improve 4. log and save.
 The implicit reward of an answer is β (log π - log π_ref), sums over its tokens. The frozen reference's log-probs are computed once
-and kept by content hash. SimPO (Meng 2024, arxiv.org/abs/2405.14734) has none: its reward is β times the mean of log π over the tokens.
+and kept by content hash. SimPO (Meng 2024, arxiv.org/abs/2405.14734) has none: its reward is β times the mean of log π over the tokens. Nor
+has ORPO (Hong 2024, arxiv.org/abs/2403.07691), which imitates the chosen answer and lowers the odds of the rejected one beside it.
 Both answers of a pair may become less likely, as long as the rejected one falls faster: so
 their log-probs are logged apart, and the KL that answers really have is measured by sampling (`observe`).
 `train` learns from comparisons that people made, `train_online` from pairs of its own fresh answers that a reward ranks.
@@ -26,13 +27,14 @@ from bridle.core.records import Prompt, Reward
 from bridle.core.timeline import timed
 from bridle.generation.reference import answer_logprobs, cached_logprobs, read_logprobs
 from bridle.generation.rollout import Asking, Rollout, RolloutSession, end_step, rollout_metrics, rollouts
-from bridle.maths.losses import LossMetrics, dpo, ipo, simpo
+from bridle.maths.losses import LossMetrics, dpo, ipo, orpo, simpo
 from bridle.models import batches
 from bridle.models.policy import Policy
-from bridle.recipe.offline import DPOSection
+from bridle.recipe.offline import NO_REFERENCE, DPOSection, ORPOSection
 
+PairsSection = DPOSection | ORPOSection
 Pairs = tuple[Tensor, Tensor, Tensor]  # better, worse, weight, each [P]
-# What the loss is measured against: log π_ref of each group's answers; None for SimPO, which looks at none.
+# What the loss is measured against: log π_ref of each group's answers; None for SimPO and ORPO, which look at none.
 References = list[Tensor] | None
 
 
@@ -40,16 +42,19 @@ def train(
     policy: Policy,
     reference: Policy | None,
     groups: Sequence[batches.Group],
-    config: DPOSection,
+    config: PairsSection,
     session: Session,
     cache: Path,
     observe: Callable[[], Mapping[str, float]] | None = None,
 ) -> Metrics:
-    """Train `policy` in place; SimPO looks at no `reference`. `observe` measures the policy now and then for the log (its KL, say) and
-    steers nothing."""
+    """Train `policy` in place; SimPO and ORPO look at no `reference`. `observe` measures the policy now and then for the log (its KL, say)
+    and steers nothing."""
     usable = [group for group in groups if group.pairs]
     if not usable:
-        raise NoUsableRows("DPO needs pairs of a better and a worse answer, got none; collect or import comparisons")
+        name = "ORPO" if config.loss == "orpo" else "DPO"
+        raise NoUsableRows(
+            f"{name} needs pairs of a better and a worse answer, got none; collect or import comparisons"
+        )
     plan = batches.length_plan(
         [group.length for group in usable], config.batch_size, config.epochs, session.seed, "dpo"
     )
@@ -73,10 +78,10 @@ def train(
 
 
 def read_reference(
-    reference: Policy | None, groups: Sequence[batches.Group], config: DPOSection, session: Session, cache: Path
+    reference: Policy | None, groups: Sequence[batches.Group], config: PairsSection, session: Session, cache: Path
 ) -> References:
-    """What the loss is measured against, one tensor a group; None for SimPO, which has no reference."""
-    if config.loss == "simpo":
+    """What the loss is measured against, one tensor a group; None for a loss without a reference."""
+    if config.loss in NO_REFERENCE:
         return None
     if reference is None:
         raise ModelError(
@@ -93,7 +98,7 @@ def pick(reference_of: References, rows: Sequence[int]) -> References:
 
 
 def compare_answers(
-    policy: Policy, groups: Sequence[batches.Group], reference_of: References, config: DPOSection, device: Device
+    policy: Policy, groups: Sequence[batches.Group], reference_of: References, config: PairsSection, device: Device
 ) -> Metrics:
     """Add the gradient of the loss on a step's groups, every answer read once; the metrics of the step.
 
@@ -122,11 +127,14 @@ def compare_answers(
 
 
 def preference_loss(
-    logp_B: Tensor, reference_B: Tensor | None, length_B: Tensor, pairs: Pairs, config: DPOSection, count: Tensor
+    logp_B: Tensor, reference_B: Tensor | None, length_B: Tensor, pairs: Pairs, config: PairsSection, count: Tensor
 ) -> tuple[Tensor, LossMetrics]:
-    """DPO or IPO, or SimPO where there is no reference, and `config.sft` times the chosen answers' -log π for each of their tokens
+    """ORPO; or DPO or IPO, or SimPO where there is no reference, and `config.sft` times the chosen answers' -log π for each of their tokens
     (Pang 2024, eq. 1, arxiv.org/abs/2404.19733), weighted like the pairs. `count` is the weight of the whole step's pairs on all ranks."""
     better_P, worse_P, weight_P = pairs
+    if config.loss == "orpo":
+        mean_B, odds_weight = logp_B / length_B, config.odds_weight
+        return orpo(mean_B[better_P], mean_B[worse_P], weight_P, odds_weight=odds_weight, count=count)
     if reference_B is None:
         mean_B, margin = logp_B / length_B, config.gamma
         chosen_P, rejected_P = mean_B[better_P], mean_B[worse_P]
@@ -189,7 +197,7 @@ def train_online(
         held = own if config.online_reference == "round" else started_from
         useful = [i for i, group in enumerate(groups) if group.pairs]
         # 4. compare, improve
-        known = None if config.loss == "simpo" else [held[i] for i in useful]
+        known = None if config.loss in NO_REFERENCE else [held[i] for i in useful]
         updates = learn_round(policy, steps, [groups[i] for i in useful], known, config, rollout.step)
         # 5. share the new weights (a new stamp), log and save
         policy.step += 1
