@@ -131,12 +131,12 @@ def set_to_others(groups: Sequence[Group], limit: int) -> list[Group]:
 def estimated_kl(policy: Policy, others: Sequence[Group], known: Sequence[Tensor], device: Device) -> Tensor:
     """Mean log π - log π_ref of answers that are set to other prompts, at least 0, in nats. Each rank reads its share."""
     mine = my_share(list(range(len(others))))
-    read = [torch.zeros(len(group.answers)) for group in others]
+    read = [torch.zeros(len(group.answers)) for group in others]  # on every rank, and zero where another reads
     if mine:
         for i, logp in zip(mine, read_logprobs(policy, [others[i] for i in mine], device, "policy"), strict=True):
             read[i] = logp
-    logp_M = all_ranks_sum(torch.cat(read).to(device.torch))
-    return kto_baseline(logp_M, torch.cat(list(known)).to(device.torch), beta=1.0)
+    logp_M, reference_M = (torch.cat(list(found)).double().to(device.torch) for found in (read, known))
+    return kto_baseline(all_ranks_sum(logp_M), reference_M, beta=1.0)
 
 
 def improve_by_ratings(
