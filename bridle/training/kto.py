@@ -86,8 +86,10 @@ def with_ratings(group: Group) -> Group:
 def weighed(groups: Sequence[Group]) -> Weights:
     """What was said for answers and what was said against them, by weight."""
     ratings = [rated for group in groups for rated in group.ratings]
-    good = sum((rated.weight * rated.value for rated in ratings), start=0.0)
-    return good, sum((rated.weight for rated in ratings), start=0.0) - good
+    return (
+        sum((rated.weight * rated.value for rated in ratings), start=0.0),
+        sum((rated.weight * (1 - rated.value) for rated in ratings), start=0.0),
+    )
 
 
 def balance(groups: Sequence[Group], config: KTOSection, say: Callable[[str], None]) -> Weights:
