@@ -48,22 +48,22 @@ def demonstrations_of(examples: Sequence[tuple[Text, str]]) -> list[tuple[Prompt
 
 def preferences_of(given: Sequence[tuple[Text, str, str]]) -> list[Pair]:
     """Comparisons as records. The pairs of a prompt share its weight, 1: pairs of one ranking say less than as many others."""
-    return pairs_of(checked_rows(given, "a prompt, the better answer and the worse one", 3))
+    return as_pairs(checked_rows(given, "a prompt, the better answer and the worse one", 3))
 
 
-def judgements_of(given: Sequence[Judged]) -> tuple[list[Pair], list[tuple[Prompt, Rating]]]:
+def judged_of(given: Sequence[Judged]) -> tuple[list[Pair], list[tuple[Prompt, Rating]]]:
     """Comparisons, and votes on single answers, as records."""
     what = "a prompt, an answer and whether it is good, or a prompt, the better answer and the worse one,"
     rows = checked_rows(given, what, 3, last=(str, bool))
     votes = [row for row in rows if isinstance(row[2], bool)]
     asked = as_prompts([row[0] for row in votes])
-    return pairs_of([row for row in rows if isinstance(row[2], str)]), [
+    return as_pairs([row for row in rows if isinstance(row[2], str)]), [
         (prompt, Rating(Completion(prompt.id, answer), "", LabelerKind.PERSON, "vote", float(good)))
         for prompt, (_, answer, good) in zip(asked, votes, strict=True)
     ]
 
 
-def pairs_of(rows: Sequence[tuple[Any, ...]]) -> list[Pair]:
+def as_pairs(rows: Sequence[tuple[Any, ...]]) -> list[Pair]:
     prompts = as_prompts([row[0] for row in rows])
     count: dict[str, int] = {}
     for prompt in prompts:

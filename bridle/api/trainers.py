@@ -11,7 +11,7 @@ from bridle.api.inputs import (
     as_prompts,
     demonstrations_of,
     described_value,
-    judgements_of,
+    judged_of,
     preferences_of,
 )
 from bridle.api.models import (
@@ -179,7 +179,7 @@ def kto(
     `reference` as in `dpo`.
     """
     recipe = recipe_of("kto", settings, seed, model=model)
-    template, (pairs, votes) = model.policy.template, judgements_of(rows)
+    template, (pairs, votes) = model.policy.template, judged_of(rows)
     groups = usable(encode_pairs(template, pairs, model.limit)) if pairs else []
     groups += usable(encode_ratings(template, votes, model.limit, "votes", "votes")) if votes else []
     data = [[g.prompt, g.answers, g.pairs, g.ratings] for g in groups]

@@ -232,7 +232,7 @@ def kto_baseline(mismatched_B: Tensor, reference_mismatched_B: Tensor, *, beta: 
 
 
 def kto_unwanted_weight(good: float, bad: float, wanted_weight: float) -> float:
-    """λ_U of `kto`: the number nearest to 1 for which λ_D n_D : λ_U n_U lies between 1 : 1 and 4 : 3 (Ethayarajh 2024, §4.2), λ_D being
+    """λ_U of `kto`: the number nearest to 1 for which λ_D n_D : λ_U n_U lies between 1 : 1 and 4 : 3 (Ethayarajh 2024), λ_D being
     `wanted_weight`, n_D and n_U what good and bad answers weigh."""
     even = wanted_weight * good / bad
     return min(max(1.0, 0.75 * even), even)

@@ -64,7 +64,7 @@ def train(
         policy.step += 1
         # 4. log and save
         end_averaged_step(steps, step, metrics, observe, config.observe_every)
-    answers, (good, bad) = sum(len(group.answers) for group in judged), weighed(judged)
+    answers, (good, bad) = sum(len(group.answers) for group in judged), rating_weights(judged)
     found = {"steps": len(plan), "prompts": len(judged), "answers": answers, "good": good, "bad": bad}
     lambdas = dict(zip(("desirable_weight", "undesirable_weight"), weights, strict=True))
     return {**found, **lambdas, "steps_averaged": AVERAGED, **steps.metrics}
@@ -83,7 +83,7 @@ def with_ratings(group: Group) -> Group:
     return Group(group.prompt, group.answers, ratings=[rated for rated in ratings if rated.weight > 0])
 
 
-def weighed(groups: Sequence[Group]) -> Weights:
+def rating_weights(groups: Sequence[Group]) -> Weights:
     """What was said for answers and what was said against them, by weight."""
     ratings = [rated for group in groups for rated in group.ratings]
     return (
@@ -94,7 +94,7 @@ def weighed(groups: Sequence[Group]) -> Weights:
 
 def balance(groups: Sequence[Group], config: KTOSection, say: Callable[[str], None]) -> Weights:
     """λ_D and λ_U; NoUsableRows where only one kind of answer is there."""
-    good, bad = weighed(groups)
+    good, bad = rating_weights(groups)
     if not good > 0 or not bad > 0:
         raise NoUsableRows(
             f"KTO needs good answers and bad ones, got {good:.6g} of good and {bad:.6g} of bad by weight; import votes of both kinds, or "
@@ -154,7 +154,7 @@ def improve_by_ratings(
 
     Each rank takes its share of the groups, `micro_batch` at once; what the ratings weigh is counted over all of them.
     """
-    mine, means, (good, bad) = my_share(list(range(len(groups)))), Means(), weighed(groups)
+    mine, means, (good, bad) = my_share(list(range(len(groups)))), Means(), rating_weights(groups)
     for part in parts(mine, config.micro_batch):
         chosen = [groups[i] for i in part]
         with timed("forward"):
