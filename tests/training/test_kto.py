@@ -225,6 +225,16 @@ def test_one_kind_of_answer_alone_is_refused(good: float | None, said: str, tmp_
     assert one_sentence(str(caught.value)) and same(before, ours.module)
 
 
+def test_what_weighs_nothing_is_left_out(tmp_path: Path) -> None:
+    """A batch of such answers alone would be divided by nothing."""
+    given, found = groups(6, seed=0), []
+    nothing = [Group([40 + i], [[21, STOP], [22, STOP]], [(0, 1, 0.0)], ratings=[Rated(0, 1.0, 0.0)]) for i in range(9)]
+    for name, rows in (("without", given), ("with", [*nothing, *given])):
+        ours = tiny_policy()
+        found.append((train(ours, rows, run_in(tmp_path / name)), metrics(tmp_path / name), ours))
+    assert found[0][:2] == found[1][:2] and same(weights(found[0][2].module), found[1][2].module)
+
+
 def test_a_batch_of_one_kind_alone_has_no_metric_of_the_other_and_no_nan(tmp_path: Path) -> None:
     given = [Group([5 + i], [[20, STOP]], ratings=[Rated(0, float(i > 0))]) for i in range(9)]
     result = train(tiny_policy(), given, run_in(tmp_path), with_settings(batch_size=3))
