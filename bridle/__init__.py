@@ -10,7 +10,9 @@ if TYPE_CHECKING:
         best_of_n,
         dpo,
         grpo,
+        kto,
         online_dpo,
+        orpo,
         ppo,
         pretrain,
         rebel,
@@ -23,8 +25,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
-    "Model", "ScoreModel", "best_of_n", "dpo", "grpo", "load", "load_reward", "online_dpo", "ppo", "pretrain", "rebel",
-    "reward_model", "rloo", "sft", "tensorboard", "tune", "verifier",
+    "Model", "ScoreModel", "best_of_n", "dpo", "grpo", "kto", "load", "load_reward", "online_dpo", "orpo", "ppo", "pretrain",
+    "rebel", "reward_model", "rloo", "sft", "tensorboard", "tune", "verifier",
 ]  # fmt: skip
 
 

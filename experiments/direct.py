@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 
 from bridle.evaluation.reward_tests import AnswerPair
+from bridle.generation.reference import read_logprobs
 from bridle.models.batches import Group
 from bridle.models.policy import Policy
 from bridle.stages.methods import METHODS
 from bridle.stages.reward import heldout_pairs
 from bridle.stages.workspace import Work
-from bridle.training.dpo import read_logprobs
 from experiments.ensembles import Curve, curve_of
 from experiments.harness import Claim, Experiment, Row
 from experiments.playground import HALF, Floats, Halves, in_lab

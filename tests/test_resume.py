@@ -198,6 +198,8 @@ def test_a_run_killed_after_its_last_step_tells_the_same_result(
         ("rebel", {}),
         ("best-of-n", {}),
         ("dpo", {"dpo.online_rounds": 2}),
+        ("kto", {}),
+        pytest.param("orpo", {}, marks=pytest.mark.slow),
         pytest.param("grpo", {"grpo.scored_by": "reward"}, marks=pytest.mark.slow),
         pytest.param(
             "best-of-n",

@@ -23,7 +23,9 @@ from bridle.api.trainers import (
     best_of_n,
     dpo,
     grpo,
+    kto,
     online_dpo,
+    orpo,
     ppo,
     pretrain,
     rebel,
@@ -35,6 +37,6 @@ from bridle.api.trainers import (
 )
 
 __all__ = [
-    "Model", "ScoreModel", "best_of_n", "dpo", "grpo", "load", "load_reward", "online_dpo", "ppo", "pretrain", "rebel",
-    "reward_model", "rloo", "sft", "tensorboard", "tune", "verifier",
+    "Model", "ScoreModel", "best_of_n", "dpo", "grpo", "kto", "load", "load_reward", "online_dpo", "orpo", "ppo", "pretrain",
+    "rebel", "reward_model", "rloo", "sft", "tensorboard", "tune", "verifier",
 ]  # fmt: skip

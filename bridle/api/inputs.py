@@ -4,9 +4,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, get_args
 
 from bridle.core.errors import DataError, brief_repr
-from bridle.core.records import Completion, Message, Pair, Prompt, Role
+from bridle.core.records import Completion, LabelerKind, Message, Pair, Prompt, Rating, Role
 
 Text = str | Sequence[Mapping[str, str]]  # a prompt: the user's words, or messages that end with the user's
+# A prompt with an answer and whether it is good, or with the better answer and the worse one.
+Judged = tuple[Text, str, bool] | tuple[Text, str, str]
 
 Score = Callable[[Sequence[Any], Sequence[str]], Sequence[float | None]]  # prompts as they were given, answers
 
@@ -46,7 +48,22 @@ def demonstrations_of(examples: Sequence[tuple[Text, str]]) -> list[tuple[Prompt
 
 def preferences_of(given: Sequence[tuple[Text, str, str]]) -> list[Pair]:
     """Comparisons as records. The pairs of a prompt share its weight, 1: pairs of one ranking say less than as many others."""
-    rows = checked_rows(given, "a prompt, the better answer and the worse one", 3)
+    return as_pairs(checked_rows(given, "a prompt, the better answer and the worse one", 3))
+
+
+def judged_of(given: Sequence[Judged]) -> tuple[list[Pair], list[tuple[Prompt, Rating]]]:
+    """Comparisons, and votes on single answers, as records."""
+    what = "a prompt, an answer and whether it is good, or a prompt, the better answer and the worse one,"
+    rows = checked_rows(given, what, 3, last=(str, bool))
+    votes = [row for row in rows if isinstance(row[2], bool)]
+    asked = as_prompts([row[0] for row in votes])
+    return as_pairs([row for row in rows if isinstance(row[2], str)]), [
+        (prompt, Rating(Completion(prompt.id, answer), "", LabelerKind.PERSON, "vote", float(good)))
+        for prompt, (_, answer, good) in zip(asked, votes, strict=True)
+    ]
+
+
+def as_pairs(rows: Sequence[tuple[Any, ...]]) -> list[Pair]:
     prompts = as_prompts([row[0] for row in rows])
     count: dict[str, int] = {}
     for prompt in prompts:
@@ -57,14 +74,16 @@ def preferences_of(given: Sequence[tuple[Text, str, str]]) -> list[Pair]:
     ]
 
 
-def checked_rows(given: Sequence[Any], what: str, size: int) -> list[tuple[Any, ...]]:
-    """Each row as a tuple of `size`, texts but for the first."""
+def checked_rows(given: Sequence[Any], what: str, size: int, last: tuple[type, ...] = (str,)) -> list[tuple[Any, ...]]:
+    """Each row as a tuple of `size`, texts but for the first; `last`: what the last part may be."""
     rows = []
     for number, row in enumerate(given):
         if isinstance(row, str) or not isinstance(row, Sequence) or len(row) != size:
             raise DataError(f"row {number} is {described_value(row)}, where {what} are needed, as a tuple of {size}")
-        if wrong := [part for part in row[1:] if not isinstance(part, str)]:
-            raise DataError(f"row {number} holds {described_value(wrong[0])} where an answer's text is needed")
+        for part, kinds in zip(row[1:], [*[(str,)] * (size - 2), last], strict=True):
+            if not isinstance(part, kinds):
+                needed = "an answer's text" if kinds == (str,) else "an answer's text, or True or False,"
+                raise DataError(f"row {number} holds {described_value(part)} where {needed} is needed")
         rows.append(tuple(row))
     return rows
 

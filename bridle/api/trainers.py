@@ -4,7 +4,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bridle.api.inputs import Score, Text, as_prompts, demonstrations_of, described_value, preferences_of
+from bridle.api.inputs import (
+    Judged,
+    Score,
+    Text,
+    as_prompts,
+    demonstrations_of,
+    described_value,
+    judged_of,
+    preferences_of,
+)
 from bridle.api.models import (
     NEW_TOKENS,
     Model,
@@ -23,12 +32,13 @@ from bridle.core.errors import DataError, RecipeError, UsageError
 from bridle.core.records import Prompt
 from bridle.evaluation.answers import answer_all
 from bridle.generation.rollout import RolloutSession
-from bridle.models.encoding import encode_demonstrations, encode_pairs, prompts_that_fit
+from bridle.models.encoding import encode_demonstrations, encode_pairs, encode_ratings, prompts_that_fit
 from bridle.models.files.new_tokenizer import train_tokenizer
 from bridle.models.policy import RewardModel
 from bridle.models.scorer import critic_from, scorer_from, shared_critic
 from bridle.project.run import OnLog
 from bridle.recipe.by_size import lines_by_size, settings_by_size
+from bridle.recipe.offline import NO_REFERENCE
 from bridle.recipe.recipe import Recipe, hint, sections
 from bridle.rewards.learned import LearnedReward, task_scores
 from bridle.rewards.sandbox.kinds import Sandbox
@@ -36,10 +46,10 @@ from bridle.rewards.verifiers import Verifier, check_of, same_check
 from bridle.stages.data import TOKENIZER_TEXTS, used_note
 from bridle.stages.methods import METHODS
 from bridle.stages.practice import practise
-from bridle.stages.preferences import NO_REFERENCE
 from bridle.stages.pretrain import new_policy
 from bridle.stages.reward import CENTRED_ON
 from bridle.training import dpo as dpo_loop
+from bridle.training import kto as kto_loop
 from bridle.training import ppo as ppo_loop
 from bridle.training import pretrain as pretrain_loop
 from bridle.training import reward as reward_loop
@@ -53,6 +63,8 @@ STAGES_ONLY = {
         slim slim_hidden_size slim_layers slim_epochs slim_learning_rate
     """.split(),
     "dpo": ["observe_every"],
+    "kto": ["observe_every", "labels"],
+    "orpo": ["observe_every"],
     "grpo": "branch_problems branch_demonstrations".split(),
     "model": ["path"],
 }
@@ -154,6 +166,45 @@ def dpo(
         held_to = None if recipe.dpo.loss in NO_REFERENCE else reference_of(model, reference, before)
         session = Session(run, model.device, seed)
         return finish(run, dpo_loop.train(model.policy, held_to, groups, recipe.dpo, session, run.folder / "cache"))
+
+
+def kto(
+    model: Model, rows: Sequence[Judged], *, reference: Model | None = None, seed: int = 0, folder: str | Path | None = None,
+    on_log: OnLog | None = None, **settings: object,
+) -> Result:  # fmt: skip
+    """Learn from answers that are good or bad, each by itself, with no reward model. Settings of [kto].
+
+    A row is (prompt, answer, True or False): `("My cat is bored.", "Play with it.", True)`. A comparison, (prompt, better answer, worse
+    answer), is a good answer and a bad one; rows of both kinds may be mixed. There must be good and bad answers, to two prompts at least.
+    `reference` as in `dpo`.
+    """
+    recipe = recipe_of("kto", settings, seed, model=model)
+    template, (pairs, votes) = model.policy.template, judged_of(rows)
+    groups = usable(encode_pairs(template, pairs, model.limit)) if pairs else []
+    groups += usable(encode_ratings(template, votes, model.limit, "votes", "votes")) if votes else []
+    data = [[g.prompt, g.answers, g.pairs, g.ratings] for g in groups]
+    key = run_key("kto", recipe, ("kto",), model, data, reference)
+    with training(model, "kto", key, recipe, folder, on_log) as (run, before):
+        held_to, session = reference_of(model, reference, before), Session(run, model.device, seed)
+        return finish(run, kto_loop.train(model.policy, held_to, groups, recipe.kto, session, run.folder / "cache"))
+
+
+def orpo(
+    model: Model, pairs: Sequence[tuple[Text, str, str]], *, seed: int = 0, folder: str | Path | None = None,
+    on_log: OnLog | None = None, **settings: object,
+) -> Result:  # fmt: skip
+    """Imitate the better answers of comparisons, away from the worse ones. Settings of [orpo]; there is no reference.
+
+    A row is (prompt, better answer, worse answer), as for `dpo`. It stands in for SFT too: the model may be one that was never tuned.
+    """
+    if "reference" in settings:
+        raise UsageError("ORPO has no reference, and one was given; leave it out, or call dpo or kto")
+    recipe = recipe_of("orpo", settings, seed, model=model)
+    groups = usable(encode_pairs(model.policy.template, preferences_of(pairs), model.limit))
+    key = run_key("orpo", recipe, ("orpo",), model, [[g.prompt, g.answers, g.pairs] for g in groups])
+    with training(model, "orpo", key, recipe, folder, on_log) as (run, _):
+        session = Session(run, model.device, seed)
+        return finish(run, dpo_loop.train(model.policy, None, groups, recipe.orpo, session, run.folder / "cache"))
 
 
 def ppo(

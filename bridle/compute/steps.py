@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -22,10 +22,12 @@ from bridle.compute.optimizer import (
     warm_then_linear,
 )
 from bridle.compute.parallel import all_ranks_metrics
+from bridle.core.timeline import timed
 from bridle.project.run import Run, Signal
 from bridle.recipe.base import TrainerSection
 
 Metrics = dict[str, float]
+AVERAGED = 20  # steps that the metrics at the end of a loop over pairs or votes are running means over
 
 
 @dataclass(frozen=True)
@@ -144,6 +146,24 @@ class Steps:
             self.run.checkpoints, done, self.state, values, self.run.key,
             keep=self.run.keep, selection_score=self.selection_score,
         )  # fmt: skip
+
+
+def running_means(before: Mapping[str, float], now: Mapping[str, float]) -> Metrics:
+    """Over about AVERAGED steps, for the metrics at the end: one batch alone is noise. What a step lacks stays as it was."""
+    weight = 1 / AVERAGED
+    return {**before, **{name: (1 - weight) * before.get(name, value) + weight * value for name, value in now.items()}}
+
+
+def end_averaged_step(
+    steps: Steps, step: int, metrics: Metrics, observe: Callable[[], Mapping[str, float]] | None, every: int
+) -> None:
+    """Log and save a step whose metrics the result holds as running means; the lower their loss, the better. `observe` measures the
+    policy besides, after every so many steps, for the log alone."""
+    means, norm = running_means(steps.metrics, metrics), metrics["grad_norm"]
+    if observe is not None and (step + 1) % every == 0:
+        with timed("observe"):
+            metrics = {**metrics, **observe()}
+    steps.end(step, means, -means["loss"], Signal(grad_norm=norm), log=metrics)
 
 
 @dataclass(frozen=True)

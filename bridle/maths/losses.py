@@ -175,32 +175,67 @@ def simpo(
     return loss, {"loss": loss.detach(), **_preferred(gap_P, weight_P, beta, count)}
 
 
+def orpo(
+    chosen_mean_P: Tensor, rejected_mean_P: Tensor, weight_P: Tensor, *, odds_weight: float, count: Tensor | float
+) -> tuple[Tensor, LossMetrics]:
+    """Σ w [-m_c - λ log σ(log odds_c - log odds_r)] / count, eq. 6 and 7 of Hong 2024 (arxiv.org/abs/2403.07691): imitating the chosen
+    answer, and a penalty on the rejected one; there is no reference.
+
+    m is the *mean* log-prob of an answer's tokens, the stop token included, odds = p/(1 - p) with p = exp m; λ is `odds_weight`.
+    LossMetrics: `sft_loss` and `odds_loss`, the two parts before λ; `accuracy`; `margin`, the log of the odds ratio, in nats.
+    """
+    gap_P = _log_odds(chosen_mean_P) - _log_odds(rejected_mean_P)
+    imitation = -(weight_P * chosen_mean_P).sum() / count
+    penalty = (weight_P * F.softplus(-gap_P)).sum() / count
+    loss = imitation + odds_weight * penalty
+    parts = {"loss": loss.detach(), "sft_loss": imitation.detach(), "odds_loss": penalty.detach()}
+    return loss, {**parts, **_preferred(gap_P, weight_P, 1.0, count)}
+
+
+def _log_odds(logp_P: Tensor) -> Tensor:
+    """log p/(1 - p) of log p ≤ 0. By expm1, for 1 - exp loses all digits where p is nearly 1; a p that rounds to 1 counts as the
+    largest number below it, of which value and gradient are finite."""
+    below_P = logp_P.clamp(max=-torch.finfo(logp_P.dtype).eps)
+    return below_P - (-torch.expm1(below_P)).log()
+
+
 def kto(
-    logp_B: Tensor,
-    reference_logp_B: Tensor,
-    wanted_B: Tensor,
+    logp_N: Tensor,
+    reference_logp_N: Tensor,
+    wanted_N: Tensor,
     baseline: Tensor | float,
     *,
     beta: float,
     wanted_weight: float = 1.0,
     unwanted_weight: float = 1.0,
+    weight_N: Tensor | float = 1.0,
     count: Tensor | float,
 ) -> tuple[Tensor, LossMetrics]:
-    """Σ λ (1 - σ(±(βh - z))) / count, eq. 8 of Ethayarajh 2024 (arxiv.org/abs/2402.01306): no pairs, answers that are good or not.
+    """Σ w [p λ_D σ(z - βh) + (1 - p) λ_U σ(βh - z)] / count, eq. 8 of Ethayarajh 2024 (arxiv.org/abs/2402.01306): no pairs, answers that
+    are good or not.
 
-    h = log π - log π_ref of an answer, + and λ = `wanted_weight` where `wanted` (bool), else - and `unwanted_weight`. z is β times an
-    estimate of KL(π‖π_ref), at least 0 and without a gradient: `kto_baseline`.
+    h = log π - log π_ref of an answer. p is `wanted`: True or 1 for a good one, False or 0 for a bad one, between where it is not sure;
+    λ_D and λ_U are `wanted_weight` and `unwanted_weight`. z is β times an estimate of KL(π‖π_ref), at least 0 and without a gradient:
+    `kto_baseline`.
     """
-    reward_B = beta * (logp_B - reference_logp_B)
-    side_B = torch.where(wanted_B, reward_B - baseline, baseline - reward_B)
-    weight_B = torch.where(wanted_B, wanted_weight, unwanted_weight)
-    loss = (weight_B * torch.sigmoid(-side_B)).sum() / count
-    return loss, {"loss": loss.detach(), "margin": (weight_B * side_B).sum().detach() / count}
+    wanted_N = wanted_N.to(logp_N.dtype)
+    above_N = beta * (logp_N - reference_logp_N) - baseline
+    good_N = wanted_weight * wanted_N * torch.sigmoid(-above_N)
+    bad_N = unwanted_weight * (1 - wanted_N) * torch.sigmoid(above_N)
+    loss = (weight_N * (good_N + bad_N)).sum() / count
+    return loss, {"loss": loss.detach()}
 
 
 def kto_baseline(mismatched_B: Tensor, reference_mismatched_B: Tensor, *, beta: float) -> Tensor:
     """z of `kto`: β max(0, mean(log π - log π_ref)) over answers paired with *other* prompts (Ethayarajh 2024, §4.1)."""
     return beta * (mismatched_B - reference_mismatched_B).mean().clamp(min=0).detach()
+
+
+def kto_unwanted_weight(good: float, bad: float, wanted_weight: float) -> float:
+    """λ_U of `kto`: the number nearest to 1 for which λ_D n_D : λ_U n_U lies between 1 : 1 and 4 : 3 (Ethayarajh 2024), λ_D being
+    `wanted_weight`, n_D and n_U what good and bad answers weigh."""
+    even = wanted_weight * good / bad
+    return min(max(1.0, 0.75 * even), even)
 
 
 def rebel(

@@ -34,6 +34,10 @@ ZEPHYR = "Tunstall 2023, arxiv.org/abs/2310.16944"
 N_PLUS = "Huang 2024, arxiv.org/abs/2403.17031"  # PPO β .05 at 3e-6, reward model in batches of 64 (1B to 6.9B)
 GRPO = "Shao 2024, arxiv.org/abs/2402.03300"  # 7B: 1e-6, β .04 (§4.2)
 RLOO = "Ahmadian 2024, arxiv.org/abs/2402.14740"  # 7B: 1e-6, β .03 (appendix C)
+# 8B: KTO 5e-6 at β .1 (the authors' code, github.com/ContextualAI/HALOs, README).
+KTO = "Ethayarajh 2024, arxiv.org/abs/2402.01306"
+# 7B: ORPO 5e-6, 8 pairs on each of 4 GPUs, λ .1 (the authors' code, github.com/xfactlab/orpo, scripts/run_mistral_orpo_beta.sh).
+ORPO = "Hong 2024, arxiv.org/abs/2403.07691"
 MEMORY = "what fits in memory; it changes memory and speed only"
 
 
@@ -53,6 +57,8 @@ RATES: Mapping[str, tuple[Points, str]] = {
     "ppo.learning_rate": (PRACTICE, LLAMA_2),
     "ppo.critic_learning_rate": (SCORING, "as the reward model, whose weights it begins with"),
     "dpo.learning_rate": (((SMALL, 5e-4), (SMALLEST_PUBLISHED, 5e-7)), ZEPHYR),
+    "kto.learning_rate": (((SMALL, 5e-4), (SMALLEST_PUBLISHED, 5e-6)), KTO),
+    "orpo.learning_rate": (((SMALL, 5e-4), (SMALLEST_PUBLISHED, 5e-6)), ORPO),
     "grpo.learning_rate": (PRACTICE, GRPO),
     "rloo.learning_rate": (PRACTICE, RLOO),
     "rebel.learning_rate": (PRACTICE, "as RLOO"),
@@ -63,6 +69,7 @@ MADE_NEW = ("reward.slim_learning_rate",)
 WEIGHTS: Mapping[str, tuple[Points, str]] = {  # β
     "ppo.kl_coef": (((SMALL, 0.12), (SMALLEST_PUBLISHED, 0.05)), N_PLUS),
     "dpo.beta": (((SMALL, 0.3), (SMALLEST_PUBLISHED, 0.1)), ZEPHYR),
+    "kto.beta": (((SMALL, 0.3), (SMALLEST_PUBLISHED, 0.1)), KTO),
     "grpo.kl_coef": (((SMALL, 0.02), (SMALLEST_PUBLISHED, 0.04)), GRPO),
     "rloo.kl_coef": (((SMALL, 0.1), (SMALLEST_PUBLISHED, 0.03)), RLOO),
     "rebel.kl_coef": (((SMALL, 0.1), (SMALLEST_PUBLISHED, 0.03)), "as RLOO"),
@@ -71,13 +78,17 @@ COUNTS: Mapping[str, tuple[Points, str]] = {  # powers of two
     "sft.batch_size": (((SMALL, 16), (SMALLEST_PUBLISHED, 64)), LLAMA_2),
     "reward.batch_size": (((SMALL, 8), (SMALLEST_PUBLISHED, 64)), N_PLUS),
     "dpo.batch_size": (((SMALL, 16), (SMALLEST_PUBLISHED, 32)), ZEPHYR),
+    "kto.batch_size": (((SMALL, 16), (SMALLEST_PUBLISHED, 32)), "as DPO"),
+    "orpo.batch_size": (((SMALL, 16), (SMALLEST_PUBLISHED, 32)), ORPO),
     "rejection.batch_size": (((SMALL, 16), (SMALLEST_PUBLISHED, 64)), "as SFT"),
     "constitution.batch_size": (((SMALL, 16), (SMALLEST_PUBLISHED, 64)), "as SFT"),
-    **{f"{name}.micro_batch": (AT_ONCE, MEMORY) for name in ("sft", "reward", "dpo", "constitution")},
+    **{f"{name}.micro_batch": (AT_ONCE, MEMORY) for name in ("sft", "reward", "dpo", "kto", "orpo", "constitution")},
     **{f"{name}.batch_size": (AT_ONCE, MEMORY) for name in ("ppo", "grpo", "rloo", "rebel")},
 }
 CLIPS = ("ppo.clip", "grpo.clip", "grpo.clip_high", "rloo.clip")  # ε, of every size
-TRAINERS = ("pretrain", "sft", "reward", "ppo", "dpo", "grpo", "rloo", "rebel", "rejection", "constitution")
+TRAINERS = (
+    "pretrain", "sft", "reward", "ppo", "dpo", "kto", "orpo", "grpo", "rloo", "rebel", "rejection", "constitution",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -109,13 +109,13 @@ class DataSection(Section):
     heldout_share: float = Field(default=0.1, gt=0, lt=1)
     """share of imported prompts that is held out, by hash"""
     reliability: Literal["weights", "none"] = "weights"
-    """weights: in the reward model and DPO judgements weigh by how reliable their giver is, where several people judged the same; who
+    """weights: wherever judgements are learnt from they weigh by how reliable their giver is, where several people judged the same; who
     judged nothing that others did weighs as usual; none: all weigh the same"""
     sources: list[Literal["import", "serving", "study"]] = Field(
         default=["import", "study"], min_length=1, max_length=3
     )
-    """whose comparisons the reward model and DPO learn from; with serving also those of users of a served model, on their prompts that were
-    drawn for training, each by its weight (docs/flywheel.md)"""
+    """whose comparisons the reward model, DPO, KTO and ORPO learn from; with serving also those of users of a served model, on prompts of
+    theirs that were drawn for training, each by its weight, and in KTO their thumbs (docs/flywheel.md)"""
     drop_limit: float = Field(default=0.5, ge=0, le=1)
     """training is refused where a larger share of its rows cannot be used; 1: never"""
 

@@ -1,8 +1,8 @@
-"""Settings of the trainers that learn from data: pretraining, SFT, the reward model, DPO."""
+"""Settings of the trainers that learn from data: pretraining, SFT, the reward model, DPO, KTO, ORPO."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -101,6 +101,7 @@ class RewardSection(TrainerSection):
         return self
 
 
+NO_REFERENCE = ("simpo", "orpo")  # losses that are held by none
 GAMMA = 0.5  # Meng 2024 takes .3 to 1.6, at β 2 to 2.5
 
 
@@ -158,3 +159,65 @@ class DPOSection(TrainerSection):
         if self.loss == "simpo" and (self.reference or self.online_reference == "round"):
             raise ValueError("loss = 'simpo' has no reference; set reference = '' and online_reference = 'start'")
         return self
+
+
+class KTOSection(TrainerSection):
+    """Kahneman-Tversky optimisation: a policy from answers that are good or bad, each by itself."""
+
+    loss: ClassVar[Literal["kto"]] = "kto"  # by which loops and stages know it; not a setting
+    start: base.Start = ""
+    reference: base.Reference = Field(
+        default="", description="name of the project's model as the reference; empty: the one it starts from"
+    )
+    labels: Literal["all", "comparisons", "votes"] = "all"
+    """what it learns from: votes on single answers; comparisons, each a good answer and a bad one; all: whatever the store has of both"""
+    batch_size: base.BatchSize = Field(
+        default=16,
+        description="prompts in one optimiser step, each with all its compared answers; an answer with votes counts as one; at least 2",
+    )
+    learning_rate: base.PolicyRate = Field(
+        default=5e-4, description="peak learning rate; for a billion parameters about 5e-6"
+    )
+    micro_batch: base.MicroBatch = 0
+    epochs: base.Epochs = Field(default=1, description="passes over the answers")
+    beta: float = Field(default=0.3, gt=0)
+    """β: how strongly the policy is held to the reference, larger is closer"""
+    desirable_weight: float = Field(default=1.0, gt=0)
+    """λ_D: weight of the good answers"""
+    undesirable_weight: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
+    """λ_U: weight of the bad answers; auto: the number nearest to 1 with which the good ones together weigh as much as the bad ones, or
+    up to a third more"""
+    observe_every: int = Field(default=15, ge=1, le=base.LONGEST)
+    """optimiser steps between measurements of the KL on the policy's own answers"""
+
+    @model_validator(mode="after")
+    def others_are_in_the_batch(self) -> KTOSection:
+        if self.batch_size < 2:
+            raise ValueError(
+                f"batch_size = {self.batch_size} leaves KTO's reference point, a mean over the batch, to one prompt; take 2 at least"
+            )
+        return self
+
+
+class ORPOSection(TrainerSection):
+    """Odds-ratio preference optimisation: imitating the preferred answers, away from the others; without a reference."""
+
+    loss: ClassVar[Literal["orpo"]] = "orpo"  # not a setting
+    start: base.Start = ""
+    batch_size: base.ComparedBatch = 16
+    learning_rate: base.PolicyRate = Field(
+        default=5e-4, description="peak learning rate; for a billion parameters about 5e-6"
+    )
+    micro_batch: base.MicroBatch = 0
+    epochs: base.Epochs = Field(default=1, description="passes over the comparisons")
+    odds_weight: float = Field(default=0.1, ge=0)
+    """λ: weight of the odds ratio beside the imitation, usually .1 to .25; 0: nothing but imitation of the preferred answers"""
+    observe_every: int = Field(default=15, ge=1, le=base.LONGEST)
+    """optimiser steps between looks at the policy's own answers"""
+
+    @model_validator(mode="before")
+    @classmethod
+    def it_has_no_reference(cls, given: Any) -> Any:
+        if isinstance(given, dict) and "reference" in given:
+            raise ValueError("ORPO has no reference; leave reference out, or train by dpo or kto")
+        return given

@@ -22,7 +22,7 @@ from bridle.core.records import content_hash
 from bridle.recipe.base import Section, TrainerSection
 from bridle.recipe.constitution import ConstitutionSection
 from bridle.recipe.data import DataSection, ModelSection, SamplingSection, WorldSection
-from bridle.recipe.offline import DPOSection, PretrainSection, RewardSection, SFTSection
+from bridle.recipe.offline import DPOSection, KTOSection, ORPOSection, PretrainSection, RewardSection, SFTSection
 from bridle.recipe.online import GRPOSection, PPOSection, REBELSection, RejectionSection, RewardSource, RLOOSection
 from bridle.recipe.services import JudgeSection, LabelSection, LoopSection, ServeSection
 from bridle.recipe.watching import GuardSection
@@ -69,6 +69,8 @@ class Recipe(Section):
     reward: RewardSection = Field(default_factory=RewardSection)
     ppo: PPOSection = Field(default_factory=PPOSection)
     dpo: DPOSection = Field(default_factory=DPOSection)
+    kto: KTOSection = Field(default_factory=KTOSection)
+    orpo: ORPOSection = Field(default_factory=ORPOSection)
     grpo: GRPOSection = Field(default_factory=GRPOSection)
     rloo: RLOOSection = Field(default_factory=RLOOSection)
     rebel: REBELSection = Field(default_factory=REBELSection)

@@ -31,6 +31,8 @@ class Lines:
 LOSS = Lines("optimiser step", "loss in nats", ("loss",))
 ANSWERS = Lines("rollout step, training prompts", "sd, points, nats", ("reward", "gold", "kl", "entropy"))
 CHECKED = Lines("rollout step, training prompts", "share of answers", ("accuracy", "worked", "without_variance"))
+REWARDED = Lines("optimiser step", "implicit reward", ("good_reward", "bad_reward"))
+LIKELY = Lines("optimiser step", "log-prob, nats", ("chosen_logp", "rejected_logp"))
 MOVED = Lines("optimiser step", "change of log-prob, nats", ("chosen_moved", "rejected_moved"))
 KEPT = Lines("round, training prompts", "reward", ("reward", "kept_reward"))
 
@@ -78,6 +80,14 @@ ROWS = {row.name: row for row in (
         "dpo", "DPO: preferred answers made more likely",
         ("steps", "rounds", "pairs", "loss", "accuracy", "chosen_moved", "rejected_moved", "kl"),
         MOVED, "dpo", "DPO", asks=lambda recipe: recipe.dpo.online_prompts * recipe.dpo.online_answers,
+    ),
+    StageRow(
+        "kto", "KTO: good answers made more likely, bad ones less",
+        ("steps", "loss", "good_reward", "bad_reward", "kl_estimate", "kl"), REWARDED, "kto", "KTO",
+    ),
+    StageRow(
+        "orpo", "ORPO: preferred answers imitated, away from the others",
+        ("steps", "pairs", "loss", "accuracy", "sft_loss", "odds_loss"), LIKELY, "orpo", "ORPO",
     ),
     StageRow("arithmetic", "The arithmetic branch", ("demonstrations", "loss_average")),
     StageRow(

@@ -1,6 +1,7 @@
-"""Policies from comparisons, without a reward model: DPO and family, and online DPO in rounds."""
+"""Policies from comparisons and votes, without a reward model: DPO and family, ORPO, KTO, and online DPO in rounds."""
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -9,20 +10,27 @@ from bridle.core.errors import DataError, NoUsableRows
 from bridle.core.records import Pair, content_hash
 from bridle.evaluation.answers import kl_of
 from bridle.feedback.quality.reliability import stored_weights
-from bridle.feedback.serving.weights import serving_weights
-from bridle.feedback.store.labels import Labels, take_rating_snapshot
-from bridle.feedback.store.reading import SERVING, Snapshot
+from bridle.feedback.serving.weights import serving_weights, users_reliability
+from bridle.feedback.store.labels import (
+    Labels,
+    Lesson,
+    labels_by_criterion,
+    snapshot_ratings,
+    take_rating_snapshot,
+)
+from bridle.feedback.store.reading import SERVING, SOURCES, Snapshot, Source
 from bridle.feedback.store.store import LearntFrom
 from bridle.feedback.store.versions import weightless
-from bridle.models.encoding import Chosen, encode_pairs
+from bridle.models.batches import Group
+from bridle.models.encoding import Chosen, encode_pairs, encode_ratings
 from bridle.models.policy import Policy
+from bridle.recipe.offline import NO_REFERENCE
 from bridle.stages.data import used_note
 from bridle.stages.practice import load_held_to, load_start, model_parents, practise
 from bridle.stages.workspace import Method, Variant, Work, done_before, stage_key
 from bridle.training import dpo
 
 OBSERVED = 128  # prompts that DPO's KL is measured on as it goes
-NO_REFERENCE = ("simpo",)  # losses that are held by none
 
 
 def training_snapshot(work: Work, criterion: str | None = None) -> Snapshot:
@@ -42,9 +50,36 @@ def training_snapshot(work: Work, criterion: str | None = None) -> Snapshot:
         ) from error
 
 
-def rating_snapshot(work: Work, labels: Labels) -> Snapshot:
-    """The same of votes or scores."""
-    return take_rating_snapshot(work.store, labels, reliability=reliability_of(work))
+def rating_snapshot(work: Work, labels: Labels, sources: Collection[Source] = SOURCES) -> Snapshot:
+    """The same of votes or scores. Users of a served model, where `sources` has "serving", are as reliable as in their comparisons."""
+    users = users_reliability(work.store) if SERVING in sources else {}
+    return take_rating_snapshot(work.store, labels, reliability={**reliability_of(work), **users}, sources=sources)
+
+
+def comparisons_of(work: Work) -> Lesson:
+    """All that is compared on the whole, as one lesson."""
+    return Lesson("", Labels("comparisons", None), training_snapshot(work))
+
+
+def lessons_for_kto(work: Work, wanted: str) -> list[Lesson]:
+    """The comparisons and the votes on the whole, both or the one kind that is `wanted`, as far as there are any."""
+    sources = work.recipe.data.sources
+    found = labels_by_criterion(work.store, work.data.study, sources=sources)
+    there, lessons = found.get(None, {}), list[Lesson]()
+    if wanted != "votes" and "comparisons" in there:
+        lessons.append(comparisons_of(work))
+    if wanted != "comparisons" and "vote" in there:
+        votes = Labels("vote", None)
+        lessons.append(Lesson("votes", votes, rating_snapshot(work, votes, sources)))
+    if not lessons:
+        what = "comparisons and no votes" if wanted == "all" else wanted
+        others = ", ".join(sorted(name for name in found if name is not None))
+        only = f", only by {others}" if others else ""
+        raise NoUsableRows(
+            f"{work.project.store} holds no {what} on the whole to learn from{only}; `bridle import FILE` brings some, on the playground "
+            "`bridle sample` and `bridle label --simulate` make comparisons"
+        )
+    return lessons
 
 
 def reliability_of(work: Work) -> dict[str, float]:
@@ -65,35 +100,54 @@ def judged_pairs(work: Work, snapshot: Snapshot, ties: bool = False) -> Chosen[P
 
 def train_dpo(work: Work, method: Method, variant: Variant) -> dict[str, Any]:
     """On the same comparisons as the reward model, or online on fresh answers that a reward ranks."""
-    recipe, name = method.recipe(work, variant), variant.name
-    if recipe.dpo.online_rounds:
+    if method.recipe(work, variant).dpo.online_rounds:
         title = "Online DPO: its own answers, ranked by a reward"
         online = Method(method.name, method.section, title, practise, dpo.train_online)
         return practise(work, online, replace(variant, title=title))
-    variant.only(method, "name", "title", "settings")  # who scores is for the online kind
-    start = recipe.dpo.start or "sft"
-    held_to = recipe.dpo.reference or start
-    snapshot = training_snapshot(work)
-    parents = model_parents(work, name, (start, held_to), "sft" if start == "sft" else "start")
-    parents["snapshot"] = snapshot.id
-    key = stage_key(recipe, ("model", "dpo", "data", "sampling"), parents)
+    return train_offline(work, method, variant)
+
+
+def train_offline(work: Work, method: Method, variant: Variant) -> dict[str, Any]:
+    """On what was said of answers that are there: DPO and ORPO on comparisons, KTO on votes too."""
+    variant.only(method, "name", "title", "settings")  # who scores is for methods that answer
+    recipe, name = method.recipe(work, variant), variant.name
+    config = dict(recipe)[method.section]
+    start = config.start or "sft"
+    held_to = start if config.loss in NO_REFERENCE else config.reference or start
+    lessons = lessons_for_kto(work, config.labels) if config.loss == "kto" else [comparisons_of(work)]
+    snapshots = {".".join(filter(None, ("snapshot", one.task))): one.snapshot.id for one in lessons}
+    parents = {**model_parents(work, name, (start, held_to), "sft" if start == "sft" else "start"), **snapshots}
+    key = stage_key(recipe, ("model", method.section, "data", "sampling"), parents)
     if (before := done_before(work, name, key, variant.reuse, name)) is not None:
         return before
     noted = {**parents, "folders": {"start": f"models/{start}", "reference": f"models/{held_to}"}}
     with work.start(name, variant.title, key, noted, recipe) as run:
         policy = load_start(work, name, start, held_to)
-        reference = None if recipe.dpo.loss in NO_REFERENCE else load_held_to(work, name, held_to, policy)
+        reference = None if config.loss in NO_REFERENCE else load_held_to(work, name, held_to, policy)
         parent = policy.origin
         policy.origin = content_hash([parent, key])  # two runs from the same weights must not share stamps
-        pairs = judged_pairs(work, snapshot)
-        groups = work.usable(encode_pairs(policy.template, pairs, policy.module.config.max_positions))
+        groups = encoded_answers(work, policy, lessons)
         observe = observer(work, policy, reference)
         session = Session(run, work.device, recipe.seed)
         cache = work.project.folder / "cache"
-        result = dpo.train(policy, reference, groups, recipe.dpo, session, cache, observe)
-        saved = work.keep_policy(name, "dpo", policy, parent, LearntFrom({"": snapshot.id}))
-        nobodies = {"weightless": found} if (found := weightless(work.store, snapshot)) else {}
-        return run.finish({"snapshot": snapshot.id, **nobodies, **result, **observe(), "model": saved})
+        result = method.loop(policy, reference, groups, config, session, cache, observe)
+        learnt = LearntFrom({one.task: one.snapshot.id for one in lessons})
+        saved = work.keep_policy(name, method.section, policy, parent, learnt)
+        found = sum((Counter(weightless(work.store, one.snapshot)) for one in lessons), start=Counter[str]())
+        nobodies = {"weightless": dict(found)} if found else {}
+        return run.finish({**snapshots, **nobodies, **result, **observe(), "model": saved})
+
+
+def encoded_answers(work: Work, policy: Policy, lessons: Sequence[Lesson]) -> list[Group]:
+    """What the lessons say, with the ids of the answers: comparisons by prompt, votes by answer."""
+    groups, template, limit = list[Group](), policy.template, policy.module.config.max_positions
+    for one in lessons:
+        if one.labels.kind == "comparisons":
+            groups += work.usable(encode_pairs(template, judged_pairs(work, one.snapshot), limit))
+        else:
+            rated = snapshot_ratings(work.store, one.snapshot.id)
+            groups += work.usable(encode_ratings(template, rated, limit, one.task, one.what))
+    return groups
 
 
 def observer(work: Work, policy: Policy, reference: Policy | None) -> Callable[[], dict[str, float]]:

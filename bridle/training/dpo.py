@@ -3,7 +3,8 @@
 Each step takes prompts with all their answers, reads every answer once, and compares within prompts: 1. a batch of prompts
 2. log-probs of every answer 3. compare, improve 4. log and save.
 The implicit reward of an answer is β (log π - log π_ref), sums over its tokens. The frozen reference's log-probs are computed once
-and kept by content hash. SimPO (Meng 2024, arxiv.org/abs/2405.14734) has none: its reward is β times the mean of log π over the tokens.
+and kept by content hash. SimPO (Meng 2024, arxiv.org/abs/2405.14734) has none: its reward is β times the mean of log π over the tokens. Nor
+has ORPO (Hong 2024, arxiv.org/abs/2403.07691), which imitates the chosen answer and lowers the odds of the rejected one beside it.
 Both answers of a pair may become less likely, as long as the rejected one falls faster: so
 their log-probs are logged apart, and the KL that answers really have is measured by sampling (`observe`).
 `train` learns from comparisons that people made, `train_online` from pairs of its own fresh answers that a reward ranks.
@@ -17,35 +18,23 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from bridle.compute.checkpoint import load_tensors, save_tensors
 from bridle.compute.device import Device
 from bridle.compute.optimizer import backward
 from bridle.compute.parallel import all_ranks_sum, my_share
-from bridle.compute.steps import Means, Metrics, Session, Steps
+from bridle.compute.steps import AVERAGED, Means, Metrics, Session, Steps, end_averaged_step
 from bridle.core.errors import ModelError, NoUsableRows
-from bridle.core.files import file_hash, whole_folder, write_text
-from bridle.core.records import Prompt, Reward, content_hash
+from bridle.core.records import Prompt, Reward
 from bridle.core.timeline import timed
-from bridle.generation.rollout import (
-    Asking,
-    Rollout,
-    RolloutSession,
-    end_step,
-    finite_logprobs,
-    rollout_metrics,
-    rollouts,
-)
-from bridle.maths.losses import LossMetrics, dpo, ipo, simpo
+from bridle.generation.reference import answer_logprobs, cached_logprobs, read_logprobs
+from bridle.generation.rollout import Asking, Rollout, RolloutSession, end_step, rollout_metrics, rollouts
+from bridle.maths.losses import LossMetrics, dpo, ipo, orpo, simpo
 from bridle.models import batches
 from bridle.models.policy import Policy
-from bridle.project.run import Signal
-from bridle.recipe.offline import DPOSection
+from bridle.recipe.offline import NO_REFERENCE, DPOSection, ORPOSection
 
-CACHE_FILE = "logprobs.safetensors"
-CACHE_HASH = "sha256"  # of that file
-AVERAGED = 20  # steps that the metrics at the end are running means over
+PairsSection = DPOSection | ORPOSection
 Pairs = tuple[Tensor, Tensor, Tensor]  # better, worse, weight, each [P]
-# What the loss is measured against: log π_ref of each group's answers; None for SimPO, which looks at none.
+# What the loss is measured against: log π_ref of each group's answers; None for SimPO and ORPO, which look at none.
 References = list[Tensor] | None
 
 
@@ -53,16 +42,19 @@ def train(
     policy: Policy,
     reference: Policy | None,
     groups: Sequence[batches.Group],
-    config: DPOSection,
+    config: PairsSection,
     session: Session,
     cache: Path,
     observe: Callable[[], Mapping[str, float]] | None = None,
 ) -> Metrics:
-    """Train `policy` in place; SimPO looks at no `reference`. `observe` measures the policy now and then for the log (its KL, say) and
-    steers nothing."""
+    """Train `policy` in place; SimPO and ORPO look at no `reference`. `observe` measures the policy now and then for the log (its KL, say)
+    and steers nothing."""
     usable = [group for group in groups if group.pairs]
     if not usable:
-        raise NoUsableRows("DPO needs pairs of a better and a worse answer, got none; collect or import comparisons")
+        name = "ORPO" if config.loss == "orpo" else "DPO"
+        raise NoUsableRows(
+            f"{name} needs pairs of a better and a worse answer, got none; collect or import comparisons"
+        )
     plan = batches.length_plan(
         [group.length for group in usable], config.batch_size, config.epochs, session.seed, "dpo"
     )
@@ -74,81 +66,22 @@ def train(
         chosen = [usable[i] for i in plan[step]]
         # 2. log-probs of every answer, read once  3. compare, improve
         metrics = compare_answers(policy, chosen, pick(reference_of, plan[step]), config, session.device)
-        norm = metrics["grad_norm"] = steps.scheduled_step(step, config.clip_norm)
+        metrics["grad_norm"] = steps.scheduled_step(step, config.clip_norm)
         policy.step += 1
         # 4. log and save
-        means = running_means(steps.metrics, metrics)
-        if observe is not None and (step + 1) % config.observe_every == 0:
-            with timed("observe"):
-                metrics |= observe()
-        steps.end(step, means, -means["loss"], Signal(grad_norm=norm), log=metrics)
+        end_averaged_step(steps, step, metrics, observe, config.observe_every)
     pairs = sum(len(group.pairs) for group in usable)
     return {"steps": len(plan), "prompts": len(usable), "pairs": pairs, "steps_averaged": AVERAGED, **steps.metrics}
-
-
-def running_means(before: Mapping[str, float], now: Mapping[str, float]) -> Metrics:
-    """Over about AVERAGED steps, for the metrics at the end: one batch alone is noise."""
-    weight = 1 / AVERAGED
-    return {name: (1 - weight) * before.get(name, value) + weight * value for name, value in now.items()}
 
 
 # ------------------------------------------------------------------------------------------------- the reference, if any
 
 
-def answer_logprobs(policy: Policy, batch: batches.Batch, device: Device) -> Tensor:
-    """log π of each whole answer, [B]: the sum over its tokens, the stop token included."""
-    with device.autocast():
-        return batches.sequence_logprobs(policy.module, batch).sum(1)
-
-
-@timed("reference")
-@torch.no_grad()
-def read_logprobs(
-    policy: Policy, groups: Sequence[batches.Group], device: Device, whose: str = "reference"
-) -> list[Tensor]:
-    """log π of every answer, one tensor a group, on the CPU; TrainingStopped, naming `whose`, where it is not finite."""
-    found: list[Tensor] = [torch.empty(0)] * len(groups)
-    for chosen in batches.by_length([group.length for group in groups], 16):
-        batch = batches.group_batch([groups[i] for i in chosen], policy.template.pad_id, device.torch)
-        logp_B = answer_logprobs(policy, batch, device).float().cpu()
-        for i, logp in zip(chosen, logp_B.split([len(groups[i].answers) for i in chosen]), strict=True):
-            found[i] = logp
-    finite_logprobs(torch.cat(found)[:, None], whose)
-    return found
-
-
-def cache_is_whole(folder: Path) -> bool:
-    """Whether the log-probs in a folder of the cache are those that were saved, to the bit."""
-    noted = folder / CACHE_HASH
-    return noted.is_file() and noted.read_text("utf-8", errors="replace") == file_hash(folder / CACHE_FILE)
-
-
-def cached_logprobs(
-    reference: Policy, groups: Sequence[batches.Group], device: Device, cache: Path, say: Callable[[str], None]
-) -> list[Tensor]:
-    """log π_ref of every answer, one tensor a group. Read from `cache` where this reference has read these ids before."""
-    key = content_hash([reference.stamp, str(device.precision), [[group.prompt, group.answers] for group in groups]])
-    sizes = [len(group.answers) for group in groups]
-    folder = cache / f"reference-{key[:16]}"
-    if (folder / CACHE_FILE).is_file():
-        if cache_is_whole(folder):
-            say("the reference's log-probs are known from an earlier run")
-            known_N = load_tensors(folder / CACHE_FILE)["logp"]
-            return list(finite_logprobs(known_N[:, None])[:, 0].to(device.torch).split(sizes))
-        say(f"the reference's log-probs in {folder} are damaged or of an earlier version; reading them again")
-    found = read_logprobs(reference, groups, device)
-    logp_N = torch.cat(found)
-    with whole_folder(folder) as new:
-        save_tensors({"logp": logp_N}, new / CACHE_FILE)
-        write_text(new / CACHE_HASH, file_hash(new / CACHE_FILE))
-    return list(logp_N.to(device.torch).split(sizes))
-
-
 def read_reference(
-    reference: Policy | None, groups: Sequence[batches.Group], config: DPOSection, session: Session, cache: Path
+    reference: Policy | None, groups: Sequence[batches.Group], config: PairsSection, session: Session, cache: Path
 ) -> References:
-    """What the loss is measured against, one tensor a group; None for SimPO, which has no reference."""
-    if config.loss == "simpo":
+    """What the loss is measured against, one tensor a group; None for a loss without a reference."""
+    if config.loss in NO_REFERENCE:
         return None
     if reference is None:
         raise ModelError(
@@ -165,7 +98,7 @@ def pick(reference_of: References, rows: Sequence[int]) -> References:
 
 
 def compare_answers(
-    policy: Policy, groups: Sequence[batches.Group], reference_of: References, config: DPOSection, device: Device
+    policy: Policy, groups: Sequence[batches.Group], reference_of: References, config: PairsSection, device: Device
 ) -> Metrics:
     """Add the gradient of the loss on a step's groups, every answer read once; the metrics of the step.
 
@@ -194,11 +127,14 @@ def compare_answers(
 
 
 def preference_loss(
-    logp_B: Tensor, reference_B: Tensor | None, length_B: Tensor, pairs: Pairs, config: DPOSection, count: Tensor
+    logp_B: Tensor, reference_B: Tensor | None, length_B: Tensor, pairs: Pairs, config: PairsSection, count: Tensor
 ) -> tuple[Tensor, LossMetrics]:
-    """DPO or IPO, or SimPO where there is no reference, and `config.sft` times the chosen answers' -log π for each of their tokens
+    """ORPO; or DPO or IPO, or SimPO where there is no reference, and `config.sft` times the chosen answers' -log π for each of their tokens
     (Pang 2024, eq. 1, arxiv.org/abs/2404.19733), weighted like the pairs. `count` is the weight of the whole step's pairs on all ranks."""
     better_P, worse_P, weight_P = pairs
+    if config.loss == "orpo":
+        mean_B, odds_weight = logp_B / length_B, config.odds_weight
+        return orpo(mean_B[better_P], mean_B[worse_P], weight_P, odds_weight=odds_weight, count=count)
     if reference_B is None:
         mean_B, margin = logp_B / length_B, config.gamma
         chosen_P, rejected_P = mean_B[better_P], mean_B[worse_P]
@@ -261,7 +197,7 @@ def train_online(
         held = own if config.online_reference == "round" else started_from
         useful = [i for i, group in enumerate(groups) if group.pairs]
         # 4. compare, improve
-        known = None if config.loss == "simpo" else [held[i] for i in useful]
+        known = None if config.loss in NO_REFERENCE else [held[i] for i in useful]
         updates = learn_round(policy, steps, [groups[i] for i in useful], known, config, rollout.step)
         # 5. share the new weights (a new stamp), log and save
         policy.step += 1

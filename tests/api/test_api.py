@@ -191,6 +191,44 @@ def test_another_reference_is_held_to(model: bridle.Model) -> None:
     assert again.lines[0][2]["loss"] == pytest.approx(0.6931, abs=1e-4)
 
 
+def test_kto_learns_from_answers_that_are_good_or_bad_and_from_pairs(model: bridle.Model) -> None:
+    """Few good ones among many bad ones, and messages for a prompt; pairs and votes together."""
+    log, start = Log(), model.copy()
+    rows: list[Any] = [(prompt, "It is a cat.", True) for prompt in PROMPTS[:4]]
+    rows += [(prompt, "No no no.", False) for prompt in PROMPTS[4:12]]
+    rows += [(TURNS, "It is a cat.", "No no no."), *PAIRS[12:]]
+    found = bridle.kto(model, rows, batch_size=32, on_log=log, epochs=24, learning_rate=3e-3)
+    assert log.lines[0][2]["loss"] == pytest.approx(0.5 * (9 + 13 * found["undesirable_weight"]) / 22, abs=1e-4)
+    assert (found["good"], found["bad"], found["answers"]) == (9, 13, 22)
+    assert found["undesirable_weight"] == pytest.approx(9 / 13)
+    assert found["good_reward"] > found["bad_reward"] + 0.3 and log.lines[-1][2]["margin"] > 0.5
+    again = Log()
+    bridle.kto(model, rows, reference=start, batch_size=32, on_log=again)
+    assert again.lines[0][2]["margin"] > 0.5, "measured against the model as it was"
+
+
+def test_orpo_imitates_the_better_answer_and_leaves_the_worse(model: bridle.Model) -> None:
+    log = Log()
+    found = bridle.orpo(model, PAIRS, batch_size=4, on_log=log, epochs=4, learning_rate=3e-3, odds_weight=0.5)
+    first, last = log.lines[0][2], log.lines[-1][2]
+    assert found["pairs"] == 16 and last["sft_loss"] < first["sft_loss"] - 1 and last["odds_loss"] < 0.3
+    assert last["accuracy"] == 1.0 and "chosen_moved" not in last
+    assert first["loss"] == pytest.approx(first["sft_loss"] + 0.5 * first["odds_loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize("train", [bridle.kto, bridle.orpo])
+def test_the_same_call_again_restores_what_was_finished(
+    train: Callable[..., Any], model: bridle.Model, tmp_path: Path
+) -> None:
+    again = model.copy()
+    found = train(model, PAIRS, batch_size=4, folder=tmp_path / "run", **FAST)
+    other = train(again, PAIRS, batch_size=4, folder=tmp_path / "run", **FAST)
+    without_seconds = ({k: v for k, v in one.items() if k != "seconds"} for one in (found, other))
+    assert next(without_seconds) == next(without_seconds) and same(weights(model.policy.module), again.policy.module)
+    with pytest.raises(ProjectError, match="begun with other settings, other data or another model"):
+        train(model, PAIRS[1:], batch_size=4, folder=tmp_path / "run", **FAST)
+
+
 PRACTICE: list[tuple[Callable[..., Any], dict[str, Any], str]] = [
     (bridle.grpo, {"steps": 8, "prompts_per_step": 8, "group_size": 4}, "reward"),
     (bridle.rloo, {"steps": 8, "prompts_per_step": 8, "group_size": 4}, "reward"),
@@ -336,6 +374,17 @@ BAD: list[tuple[Callable[[bridle.Model], object], type[BridleError], str]] = [
     (lambda m: bridle.ppo(m, [], length), NoUsableRows, "PPO needs prompts to answer, got none"),
     (lambda m: bridle.sft(m, []), NoUsableRows, "SFT needs demonstrations"),
     (lambda m: bridle.dpo(m, []), NoUsableRows, "DPO needs pairs"),
+    (lambda m: bridle.kto(m, []), NoUsableRows, "KTO needs good answers and bad ones, got 0 of good and 0 of bad by weight"),
+    (lambda m: bridle.kto(m, [(p, "Yes.", True) for p in PROMPTS]), NoUsableRows, "KTO needs good answers .*, got 16 of good and 0"),
+    (lambda m: bridle.kto(m, [("a", "b", 1)]), DataError, "row 0 holds int '1' where an answer's text, or True or False, is needed"),  # type: ignore[list-item]
+    (lambda m: bridle.kto(m, [("a", True, True)]), DataError, "row 0 holds bool 'True' where an answer's text is needed"),  # type: ignore[list-item]
+    (lambda m: bridle.kto(m, [("a", "b", True), ("a", "b")]), DataError, "row 1 is tuple .*, where a prompt, an answer and whether"),  # type: ignore[list-item]
+    (lambda m: bridle.kto(m, PAIRS, batch_size=1), RecipeError, "batch_size = 1 leaves KTO's reference point"),
+    (lambda m: bridle.kto(m, PAIRS, labels="votes"), RecipeError, "'labels' is not a setting of .kto."),
+    (lambda m: bridle.kto(m, PAIRS, undesirable_weight="even"), RecipeError, "must be a valid number, or auto"),
+    (lambda m: bridle.orpo(m, []), NoUsableRows, "ORPO needs pairs"),
+    (lambda m: bridle.orpo(m, PAIRS, reference=m), UsageError, "ORPO has no reference, and one was given"),
+    (lambda m: bridle.orpo(m, PAIRS, beta=0.1), RecipeError, "'beta' is not a setting of .orpo."),
     (lambda m: bridle.sft(m, [("a", "b", "c")]), DataError, "row 0 is tuple .*, where a prompt and its answer are needed"),  # type: ignore[list-item]
     (lambda m: bridle.dpo(m, ["abc"]), DataError, "row 0 is str 'abc', where a prompt, the better answer and"),  # type: ignore[list-item]
     (lambda m: bridle.sft(m, [("a", 7)]), DataError, "row 0 holds int '7' where an answer's text is needed"),  # type: ignore[list-item]

@@ -18,11 +18,12 @@ from torch import Tensor
 from bridle.core.records import Completion, Prompt
 from bridle.generation.engine import Engine
 from bridle.generation.rollout import RolloutSession
+from bridle.models.batches import Group, Rated
 from bridle.models.policy import Policy, RewardModel
 from bridle.models.scorer import scorer_from
-from bridle.recipe.offline import DPOSection, PretrainSection, RewardSection, SFTSection
+from bridle.recipe.offline import DPOSection, KTOSection, ORPOSection, PretrainSection, RewardSection, SFTSection
 from bridle.recipe.online import GRPOSection, PPOSection, REBELSection, RejectionSection, RLOOSection
-from bridle.training import dpo, grpo, ppo, pretrain, rebel, rejection, reward, rloo, sft
+from bridle.training import dpo, grpo, kto, ppo, pretrain, rebel, rejection, reward, rloo, sft
 from tests.exact.checks import caught_gradients
 from tests.models.tiny import policy as tiny_policy
 from tests.models.tiny import random_ids, template
@@ -86,6 +87,22 @@ def dpo_step(size: int, loss: str = "dpo") -> Step:
     config = DPOSection.model_validate({"batch_size": 5, "micro_batch": size, "clip_norm": NO_CLIP, "loss": loss})
     return caught(
         lambda f: dpo.train(tiny(), tiny(5), groups(5, seed=0), config, session(run_in(f / "run")), f / "cache")
+    )  # fmt: skip
+
+
+def orpo_step(size: int) -> Step:
+    config = ORPOSection(batch_size=5, micro_batch=size, clip_norm=NO_CLIP)
+    return caught(
+        lambda f: dpo.train(tiny(), None, groups(5, seed=0), config, session(run_in(f / "run")), f / "cache")
+    )  # fmt: skip
+
+
+def kto_step(size: int, count: int = 5) -> Step:
+    """Comparisons, and a vote by itself; the estimated KL is above 0."""
+    config = KTOSection(batch_size=6, micro_batch=size, clip_norm=NO_CLIP, undesirable_weight=1.3)
+    given = [*groups(count, seed=0), Group([7, 8], [[20, 21, 1]], ratings=[Rated(0, 1.0)])]
+    return caught(
+        lambda f: kto.train(tiny(), tiny(5), given, config, session(run_in(f / "run")), f / "cache")
     )  # fmt: skip
 
 
@@ -158,6 +175,8 @@ STEPS: dict[str, Callable[[int], Step]] = {  # by the sequences (prompts, groups
     "dpo": dpo_step,
     "ipo": partial(dpo_step, loss="ipo"),
     "simpo": partial(dpo_step, loss="simpo"),
+    "orpo": orpo_step,
+    "kto": kto_step,
     "grpo by tokens": partial(grpo_step, length_power=0.0),
     "grpo between": partial(grpo_step, length_power=0.5),
     "grpo by answers": partial(grpo_step, length_power=1.0),
@@ -172,12 +191,13 @@ FEW: dict[str, Callable[[int], Step]] = {  # those without micro-batches, and fe
     "best of n": rejection_step,
     "pretrain few": partial(pretrain_step, rows=2),
     "sft few": partial(sft_step, count=2),
+    "kto few": partial(kto_step, count=1),
     "grpo few": partial(grpo_step, prompts=2),
     "rloo few": partial(rloo_step, prompts=2),
     "rebel few": partial(rebel_step, prompts=2),
     "ppo few": partial(ppo_step, answers=3),
 }
 SHARED: dict[int, list[str]] = {  # by ranks
-    2: ["sft", "reward", "dpo", "grpo by tokens", "ppo"],
-    3: [name for name in (*STEPS, *FEW) if name not in ("ipo", "simpo", "grpo between")],
+    2: ["sft", "reward", "dpo", "kto", "grpo by tokens", "ppo"],
+    3: [name for name in (*STEPS, *FEW) if name not in ("ipo", "simpo", "orpo", "grpo between")],
 }

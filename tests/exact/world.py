@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -87,6 +88,7 @@ class Table(nn.Module):
     def __init__(self, logits_VS: Tensor) -> None:
         super().__init__()
         self.model = TableTrunk()
+        self.config = SimpleNamespace(max_positions=LONGEST + max(map(len, PROMPT_IDS)))
         self.weight = nn.Parameter(logits_VS.clone())
 
     def output_weight(self) -> Tensor:

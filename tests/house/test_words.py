@@ -79,7 +79,8 @@ NAMES_TWICE = {  # why several files may define it
     "train": "each trainer's loop",
     "Answer": "what an engine gives to a prompt, and what a person does to a task",
     **dict.fromkeys(
-        ("pretrain", "sft", "dpo", "ppo", "grpo", "rloo", "rebel"), "a loss, and the call that trains by it"
+        ("pretrain", "sft", "dpo", "kto", "orpo", "ppo", "grpo", "rloo", "rebel"),
+        "a loss, and the call that trains by it",
     ),
 }
 GAP = r"""(?:\s+(?:\#\s+)?|\s*"\s*\n\s*f?"\s*)"""  # between two words: blanks, a new line (of a comment), a string cut in two

@@ -1,4 +1,4 @@
-"""RLOO, REBEL, KTO and SimPO by hand, at their limits, the signs of their gradients, and cut up in every way."""
+"""RLOO, REBEL, KTO, SimPO and ORPO by hand, at their limits, the signs of their gradients, and cut up in every way."""
 
 import math
 from collections.abc import Callable
@@ -7,7 +7,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from bridle.maths.losses import clipped_policy, dpo, kto, kto_baseline, rebel, rloo, simpo
+from bridle.maths.losses import (
+    clipped_policy,
+    dpo,
+    kto,
+    kto_baseline,
+    kto_unwanted_weight,
+    orpo,
+    rebel,
+    rloo,
+    simpo,
+)
 
 Case = Callable[[Tensor, Tensor, Tensor, float], Tensor]
 
@@ -125,8 +135,40 @@ def test_kto_by_hand() -> None:
     wanted = torch.tensor([True, False])
     loss, stats = kto(logp, reference, wanted, 0.25, beta=0.5, unwanted_weight=1.5, count=2)
     good, bad = 1 / (1 + math.exp(1 - 0.25)), 1 / (1 + math.exp(0.25 + 0.5))
-    assert float(loss) == pytest.approx((good + 1.5 * bad) / 2)
-    assert float(stats["margin"]) == pytest.approx((0.75 + 1.5 * 0.75) / 2)
+    assert float(loss) == pytest.approx((good + 1.5 * bad) / 2) == float(stats["loss"])
+    weighed, _ = kto(
+        logp, reference, wanted, 0.25, beta=0.5, wanted_weight=0.5, weight_N=wide(2.0, 0.25), count=2.25
+    )  # fmt: skip
+    assert float(weighed) == pytest.approx((2.0 * 0.5 * good + 0.25 * bad) / 2.25)
+
+
+def test_an_answer_that_three_of_four_call_good_is_three_good_ones_and_a_bad_one() -> None:
+    settings = {"beta": 0.4, "wanted_weight": 1.3, "unwanted_weight": 0.6}
+
+    def together(logp: Tensor) -> Tensor:
+        return kto(logp, wide(-5.0), wide(0.75), 0.1, weight_N=4.0, count=4, **settings)[0]
+
+    def apart(logp: Tensor) -> Tensor:
+        votes = torch.tensor([True, True, True, False])
+        return kto(logp.expand(4), wide(-5.0).expand(4), votes, 0.1, count=4, **settings)[0]
+
+    assert float(together(wide(-4.0))) == pytest.approx(float(apart(wide(-4.0))))
+    assert slope(together, -4.0) == pytest.approx(slope(apart, -4.0))
+
+
+@pytest.mark.parametrize(
+    ("good", "bad", "wanted", "expected"),
+    [
+        (50, 50, 1.0, 1.0), (60, 50, 1.0, 1.0), (400, 300, 1.0, 1.0), (100, 25, 1.0, 3.0), (25, 100, 1.0, 0.25),
+        (25, 100, 4.0, 1.0), (50, 50, 2.0, 1.5), (0.5, 2.0, 0.1, 0.025),
+    ],
+)  # fmt: skip
+def test_the_weight_of_unwanted_answers_leaves_the_two_sides_between_even_and_four_to_three(
+    good: float, bad: float, wanted: float, expected: float
+) -> None:
+    found = kto_unwanted_weight(good, bad, wanted)
+    assert found == pytest.approx(expected)
+    assert 1 - 1e-9 <= wanted * good / (found * bad) <= 4 / 3 + 1e-9
 
 
 @pytest.mark.parametrize("baseline", [0.0, 0.4])
@@ -186,10 +228,59 @@ def test_simpo_pulls_until_the_margin_is_won(gap: float, margin: float) -> None:
     assert found == pytest.approx([-2.0 / (1 + math.exp(2.0 * gap - margin))], rel=1e-9)
 
 
+# ------------------------------------------------------------------------------------------------------- ORPO
+
+
+def log_odds(mean: float) -> float:
+    return math.log(math.exp(mean) / (1 - math.exp(mean)))
+
+
+def test_orpo_by_hand() -> None:
+    """Two pairs, the second weighing half; probabilities a token of .5 and .2, and of .1 and .4."""
+    chosen, rejected = wide(math.log(0.5), math.log(0.1)), wide(math.log(0.2), math.log(0.4))
+    loss, stats = orpo(chosen, rejected, wide(1.0, 0.5), odds_weight=0.3, count=1.5)
+    gaps = [math.log((0.5 / 0.5) / (0.2 / 0.8)), math.log((0.1 / 0.9) / (0.4 / 0.6))]
+    imitated = -(math.log(0.5) + 0.5 * math.log(0.1)) / 1.5
+    penalty = (math.log1p(math.exp(-gaps[0])) + 0.5 * math.log1p(math.exp(-gaps[1]))) / 1.5
+    assert float(loss) == pytest.approx(imitated + 0.3 * penalty)
+    assert float(stats["sft_loss"]) == pytest.approx(imitated) and float(stats["odds_loss"]) == pytest.approx(penalty)
+    assert float(stats["margin"]) == pytest.approx((gaps[0] + 0.5 * gaps[1]) / 1.5)
+    assert float(stats["accuracy"]) == pytest.approx(1 / 1.5)
+
+
+@pytest.mark.parametrize("chosen", [-4.0, -1.0, -0.1])
+@pytest.mark.parametrize("rejected", [-3.0, -0.5])
+def test_orpo_imitates_the_chosen_and_pulls_apart_by_the_share_that_is_still_wrong(
+    chosen: float, rejected: float
+) -> None:
+    """d/dm_c = -1 - λ δ/(1 - p_c) and d/dm_r = λ δ/(1 - p_r), δ = odds_r/(odds_c + odds_r) (Hong 2024, eq. 8 to 10)."""
+    odds = [math.exp(m) / (1 - math.exp(m)) for m in (chosen, rejected)]
+    delta = odds[1] / sum(odds)
+    found = slope(lambda m: orpo(m[:1], m[1:], wide(1.0), odds_weight=0.2, count=1)[0], chosen, rejected)
+    expected = [-1 - 0.2 * delta / (1 - math.exp(chosen)), 0.2 * delta / (1 - math.exp(rejected))]
+    assert found == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("near", [0.0, -1e-30, -1e-12, -1e-7, -1e-3, -200.0])
+def test_orpo_has_numbers_where_an_answer_is_certain_or_impossible(near: float, dtype: torch.dtype) -> None:
+    """log(1 - exp(m)) is -inf at m = 0, and by log1p(-exp(m)) long before."""
+    for sides in ((near, -1.0), (-1.0, near), (near, near)):
+        x = torch.tensor(sides, dtype=dtype, requires_grad=True)
+        loss, stats = orpo(x[:1], x[1:], torch.ones(1, dtype=dtype), odds_weight=0.5, count=1)
+        loss.backward()
+        assert x.grad is not None and bool(torch.isfinite(x.grad).all()), sides
+        assert all(math.isfinite(float(value)) for value in stats.values()), sides
+    if near <= -1e-3:
+        gap = float(orpo(wide(near), wide(-1.0), wide(1.0), odds_weight=1.0, count=1)[1]["margin"])
+        assert gap == pytest.approx(log_odds(near) - log_odds(-1.0), rel=1e-9)
+
+
 def test_none_of_them_overflows() -> None:
     far, zero, one = wide(2000.0, -2000.0), torch.zeros(2, dtype=torch.float64), torch.ones(2, dtype=torch.float64)
     assert float(simpo(far, zero, one, beta=1.0, margin=0.0, count=1)[0]) == 2000.0
     assert math.isfinite(float(kto(far, zero, torch.tensor([True, False]), 0.0, beta=1.0, count=1)[0]))
+    assert float(orpo(zero - 2000.0, zero - 1.0, one, odds_weight=0.0, count=2)[0]) == 2000.0
 
 
 # ------------------------------------------------------------------------------------------- however it is cut up
@@ -204,14 +295,18 @@ def rebel_case(x: Tensor, y: Tensor, share: Tensor, count: float) -> Tensor:
 
 
 def kto_case(x: Tensor, y: Tensor, share: Tensor, count: float) -> Tensor:
-    return kto(x[:, 0], y[:, 0], y[:, 1] > 0, 0.2, beta=0.3, wanted_weight=1.2, count=count)[0]
+    return kto(x[:, 0], y[:, 0], y[:, 1] > 0, 0.2, beta=0.3, wanted_weight=1.2, weight_N=share, count=count)[0]
 
 
 def simpo_case(x: Tensor, y: Tensor, share: Tensor, count: float) -> Tensor:
     return simpo(x[:, 0], x[:, 1], share, beta=2.0, margin=0.5, count=count)[0]
 
 
-@pytest.mark.parametrize("loss", [rloo_case, rebel_case, kto_case, simpo_case])
+def orpo_case(x: Tensor, y: Tensor, share: Tensor, count: float) -> Tensor:
+    return orpo(x[:, 0].exp().neg(), x[:, 1].exp().neg(), share, odds_weight=0.7, count=count)[0]
+
+
+@pytest.mark.parametrize("loss", [rloo_case, rebel_case, kto_case, simpo_case, orpo_case])
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_the_gradient_does_not_depend_on_how_the_step_was_cut_up(loss: Case, size: int) -> None:
     torch.manual_seed(5)

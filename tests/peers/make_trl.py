@@ -127,7 +127,7 @@ def attention_of(prompts: list[int], answers: list[int], width: int) -> Tensor:
     return (torch.arange(width) < (torch.tensor(prompts) + torch.tensor(answers))[:, None]).long()
 
 
-# ---------------------------------------------------------------------------------------- preferences: DPO, SimPO, KTO
+# ---------------------------------------------------------------------------------- preferences: DPO, SimPO, ORPO, KTO
 
 
 def dpo_family() -> Found:
@@ -203,6 +203,44 @@ def simpo_family() -> Found:
         loss, _ = trainer.get_batch_loss_metrics(lambda *_, policy=policy, **__: SimpleNamespace(logits=policy), batch)
         used = {"beta": arguments.beta, "margin": arguments.simpo_gamma, "cpo_alpha": arguments.cpo_alpha}
         made["cases"][name] = {**used, **backward(loss, policy)}
+    return made
+
+
+def orpo_family() -> Found:
+    from trl.experimental.orpo import ORPOConfig, ORPOTrainer
+
+    draw, width, pairs = Draw(11), 6, 4
+    prompts, answers = [2, 1, 2, 1] * 2, [3, 4, 1, 2, 2, 5, 4, 1]
+    mask, attention = mask_of(prompts, answers, width), attention_of(prompts, answers, width)
+    ids = torch.where(attention.bool(), draw.ids(8, width) % 6, PAD)
+    labels = torch.where(mask.bool(), ids, -100)
+    logits = 2.0 * draw.normal(8, width, 6)
+    made: Found = {
+        "ids": ids, "mask": mask[:, 1:].bool(), "attention": attention[:, 1:].bool(), "logits": logits, "cases": {},
+    }  # fmt: skip
+    for name, chosen in {"orpo, as it comes": {}, "orpo": {"beta": 0.5}}.items():
+        arguments = ORPOConfig(**settings(**chosen))
+        trainer = prepared(
+            ORPOTrainer(
+                tiny(LlamaForCausalLM, 0), processing_class=tokenizer(), args=arguments,
+                train_dataset=Dataset.from_list([{"prompt": "a b", "chosen": " c", "rejected": " d"}]),
+            )
+        )  # fmt: skip
+        policy = leaf(logits)
+        batch = {
+            f"{side}_{what}": values[rows]
+            for side, rows in (("chosen", slice(0, pairs)), ("rejected", slice(pairs, None)))
+            for what, values in (("input_ids", ids), ("attention_mask", attention), ("labels", labels))
+        }
+        loss, metrics = trainer.get_batch_loss_metrics(
+            lambda *_, policy=policy, **__: SimpleNamespace(logits=policy), batch
+        )
+        logged = {key: metrics[key] for key in ("nll_loss", "log_odds_ratio", "log_odds_chosen")}
+        made["cases"][name] = {"beta": arguments.beta, **logged, **backward(loss, policy)}
+    means = leaf(torch.tensor([-0.3, -4.0, -1e-3, -2.0, -0.7, -1e-4, -3.0, -1e-3]))  # chosen, then rejected; float32
+    losses, *_, ratio, odds = trainer.odds_ratio_loss(*means.chunk(2))
+    made["means"] = {"logp": means.detach(), "odds_ratio": odds, "losses": losses, **backward(-losses.mean(), means)}
+    made["means"]["beta"], made["means"]["ratio"] = trainer.beta, ratio
     return made
 
 
@@ -555,7 +593,7 @@ def main() -> None:
     version = ".".join(trl.__version__.split(".")[:2])
     families = {
         "1.16": {
-            "dpo": dpo_family, "simpo": simpo_family, "kto": kto_family, "reward": reward_family,
+            "dpo": dpo_family, "simpo": simpo_family, "orpo": orpo_family, "kto": kto_family, "reward": reward_family,
             "grpo": grpo_family, "rloo": rloo_family, "whole_model": whole_model_family,
         },
         "1.12": {"ppo": ppo_family},

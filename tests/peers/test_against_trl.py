@@ -1,7 +1,8 @@
 """bridle's losses, advantages and gradients beside TRL's, on tensors that TRL's own code was given (by `make_trl.py`).
 
 Equal means to 1e-5 of each number. dpo.py:1387 is a line of `trl/trainer/dpo_trainer.py` in TRL 1.16.0, and so on; cpo.py
-is `trl/experimental/cpo/cpo_trainer.py`; ppo.py is `trl/experimental/ppo/ppo_trainer.py` in 1.12.0, the last with PPO.
+is `trl/experimental/cpo/cpo_trainer.py`, orpo.py likewise; ppo.py is `trl/experimental/ppo/ppo_trainer.py` in 1.12.0, the last
+with PPO.
 
 | TRL                        | bridle                   | what differs, and why
 | -------------------------- | ------------------------ | ---------------------
@@ -12,6 +13,8 @@ is `trl/experimental/cpo/cpo_trainer.py`; ppo.py is `trl/experimental/ppo/ppo_tr
 | sigmoid_norm, dpo.py:1504  | dpo of means             | TRL divides by the answer's length
 | sft, dpo.py:1495           | next_token               | nothing
 | simpo, cpo.py:716          | simpo                    | TRL adds next_token of the chosen (cpo_alpha), Meng 2024 not
+| odds ratio, orpo.py:697    | orpo                     | nothing
+| orpo, orpo.py:848          | orpo                     | TRL imitates the prompt too, ours the answer alone, each pair the same
 | kto, kto.py:1443           | kto, kto_baseline        | nothing
 | reward, reward.py:792      | bradley_terry            | nothing; nor with a margin (790)
 | centre, reward.py:795      | score_size               | TRL squares a pair's sum, ours each score: not all have pairs
@@ -54,6 +57,7 @@ from bridle.maths.losses import (
     kto,
     kto_baseline,
     next_token,
+    orpo,
     score_size,
     simpo,
     token_weights,
@@ -171,6 +175,37 @@ def test_simpo_from_logits(name: str) -> None:
     chosen_N = logp_BT[:pairs][mask_BT[:pairs]]
     loss = loss + case["cpo_alpha"] * next_token(chosen_N, tokens=len(chosen_N))[0]
     same_loss_and_gradient(loss, logits, case)
+
+
+@pytest.mark.parametrize("name", ["orpo", "orpo, as it comes"])
+def test_orpo_from_logits(name: str) -> None:
+    """Ours, with what it imitates exchanged for what TRL does: every token of the chosen side, the prompt's too, in one mean."""
+    family = peer("1.16")["orpo"]
+    case, logits, mask_BT = family["cases"][name], leaf(family["logits"]), family["mask"]
+    logp_BT = logits[:, :-1].log_softmax(2).gather(2, family["ids"][:, 1:, None])[:, :, 0]
+    chosen_P, rejected_P = (summed(logp_BT, mask_BT) / mask_BT.sum(1)).chunk(2)
+    pairs = len(chosen_P)
+    ours, parts = orpo(chosen_P, rejected_P, ones_like(chosen_P), odds_weight=case["beta"], count=pairs)
+    inside_BT = family["attention"][:pairs]
+    theirs, _ = next_token(logp_BT[:pairs][inside_BT], tokens=int(inside_BT.sum()))
+    equal(theirs, case["nll_loss"])
+    equal(-parts["odds_loss"], case["log_odds_ratio"])
+    equal(parts["margin"], case["log_odds_chosen"])
+    loss = ours + chosen_P.mean() + theirs  # -m_c is what ours imitates
+    equal(loss, case["loss"])
+    (gradient,) = torch.autograd.grad(loss, logits)
+    torch.testing.assert_close(gradient, case["gradient"], rtol=1e-5, atol=1e-7)  # theirs has an odds ratio in float32
+
+
+def test_the_odds_ratio_of_answers_that_are_nearly_certain() -> None:
+    family = peer("1.16")["orpo"]["means"]
+    logp_B = leaf(family["logp"])
+    chosen_P, rejected_P = logp_B.chunk(2)
+    loss, parts = orpo(chosen_P, rejected_P, ones_like(chosen_P), odds_weight=family["beta"], count=len(chosen_P))
+    torch.testing.assert_close(-parts["odds_loss"], torch.tensor(family["ratio"]).double(), rtol=1e-4, atol=0)
+    torch.testing.assert_close(parts["margin"], torch.tensor(family["odds_ratio"]).double(), rtol=1e-4, atol=0)
+    (gradient,) = torch.autograd.grad(loss + chosen_P.mean(), logp_B)
+    torch.testing.assert_close(gradient, family["gradient"], rtol=1e-4, atol=1e-8)  # theirs is in float32
 
 
 @pytest.mark.parametrize("name", ["kto", "kto, weighted", "kto, negative baseline"])
@@ -379,7 +414,7 @@ def test_a_reward_model_from_token_ids_to_the_gradient_of_every_weight() -> None
 
 def test_every_case_of_the_files_is_compared() -> None:
     made = peer("1.16")
-    assert set(made) == {"made_by", "dpo", "simpo", "kto", "reward", "grpo", "rloo", "whole_model"}
+    assert set(made) == {"made_by", "dpo", "simpo", "orpo", "kto", "reward", "grpo", "rloo", "whole_model"}
     assert set(made["dpo"]["cases"]) == set(PREFERENCES)
     assert set(made["grpo"]["cases"]) == set(LENGTH_POWER)
     assert set(peer("1.12")) == {"made_by", "ppo"}

@@ -19,7 +19,9 @@ from bridle.recipe.recipe import Recipe, sections
 PUBLISHED = {
     "sft.learning_rate": (1e-5, 2e-5), "dpo.learning_rate": (5e-7, 5e-7), "reward.learning_rate": (1e-5, 1e-5),
     "ppo.learning_rate": (1e-6, 1e-6), "grpo.learning_rate": (1e-6, 1e-6), "rloo.learning_rate": (1e-6, 1e-6),
-    "rebel.learning_rate": (1e-6, 1e-6), "dpo.beta": (0.1, 0.1), "ppo.kl_coef": (0.05, 0.05), "ppo.clip": (0.2, 0.2),
+    "rebel.learning_rate": (1e-6, 1e-6), "dpo.beta": (0.1, 0.1),
+    "kto.learning_rate": (5e-6, 5e-6), "kto.beta": (0.1, 0.1), "orpo.learning_rate": (5e-6, 5e-6),
+    "ppo.kl_coef": (0.05, 0.05), "ppo.clip": (0.2, 0.2),
 }  # fmt: skip
 SIZES = [1000, SMALL, 30_000_000, 135_000_000, 500_000_000, 1_500_000_000, 8_000_000_000, 70_000_000_000]
 

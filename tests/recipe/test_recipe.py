@@ -266,9 +266,35 @@ def test_simpo_has_no_reference(settings: dict[str, str]) -> None:
     assert "[dpo] is invalid: loss = 'simpo' has no reference; set reference = ''" in str(caught.value)
 
 
+def test_what_kto_and_orpo_cannot_be_set_to_is_said() -> None:
+    for settings, words in (
+        (
+            {"orpo.reference": "sft"},
+            "--set: [orpo] is invalid: ORPO has no reference; leave reference out, or train by dpo or kto",
+        ),
+        (
+            {"kto.batch_size": 1},
+            "--set: [kto] is invalid: batch_size = 1 leaves KTO's reference point, a mean over the batch, to one prompt",
+        ),
+        (
+            {"kto.undesirable_weight": "even"},
+            "kto.undesirable_weight = 'even' is invalid: must be a valid number, or auto",
+        ),
+        ({"kto.undesirable_weight": 0.0}, "kto.undesirable_weight = 0.0 is invalid: must be greater than 0, or auto"),
+        ({"kto.labels": "scores"}, "kto.labels = 'scores' is invalid: must be 'all', 'comparisons' or 'votes'"),
+        ({"orpo.loss": "orpo"}, "unknown setting 'orpo.loss'"),
+    ):
+        with pytest.raises(RecipeError) as caught:
+            Recipe().with_settings(settings)
+        assert words in str(caught.value)
+    assert Recipe().with_settings({"kto.undesirable_weight": 1.33}).kto.undesirable_weight == 1.33
+    dumped = Recipe().model_dump(mode="json")
+    assert "loss" not in dumped["kto"] and "loss" not in dumped["orpo"], "by which code knows them, and not a setting"
+
+
 def test_defaults_are_those_of_earlier_versions_in_their_order() -> None:
     dumped = Recipe().model_dump(mode="json")
-    came_later = ("label", "judge", "constitution", "serve", "loop")
+    came_later = ("label", "judge", "constitution", "serve", "loop", "kto", "orpo")
     assert [name for name in dumped if name not in came_later] == list(EARLIER["dump"])
     for name, section in EARLIER["dump"].items():
         if name == "data":  # 0 stands for all that was imported; the playground's numbers are what they were

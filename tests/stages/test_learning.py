@@ -13,11 +13,14 @@ import sqlalchemy as sa
 import torch
 
 from bridle.core.records import Completion, Judgement, LabelerKind, Prompt, Rating
+from bridle.feedback.serving.prompts import draw_prompts
+from bridle.feedback.serving.reactions import Reaction, react
 from bridle.feedback.store import tables
 from bridle.feedback.store.labels import Labels, labels_for, snapshot_ratings, take_rating_snapshot
 from bridle.feedback.store.ratings import add_ratings
-from bridle.feedback.store.store import Store
+from bridle.feedback.store.store import Store, split_of
 from bridle.models.policy import load_reward_model
+from tests.feedback.serving.users import agreeing, serve
 from tests.models.tiny import one_sentence
 from tests.tiny_project import SHAPE, bridle, complaint, done, result, settings
 
@@ -222,6 +225,59 @@ def test_dpo_notes_its_snapshot_and_a_verifier_is_no_model(project: Path) -> Non
     done("train", "dpo", "--project", project)
     [dpo, *_] = json.loads(done("models", "show", "dpo", "--project", project, "--json"))["lineage"]
     assert list(dpo["learnt_from"]) == ["judgements"] and dpo["noted"] and not dpo["shaped_by"]
+
+
+def with_votes(store: Store) -> int:
+    """A vote for the first answer to every third prompt, and one against the second; how many are of training prompts."""
+    given = []
+    for number in range(0, 60, 3):
+        for value, answer in zip((1.0, 0.0), answers_to(a_prompt(number), number), strict=True):
+            given.append(Rating(answer, "ann", LabelerKind.IMPORTED, "vote", value))
+    add_ratings(store, given)
+    return 2 * sum(split_of(a_prompt(number).id, 0.3) == "train" for number in range(0, 60, 3))
+
+
+def test_kto_learns_from_comparisons_and_from_votes_on_the_whole(project: Path, store: Store) -> None:
+    refused = bridle("train", "kto", "--project", project, *settings({"kto.labels": "votes"}))
+    assert refused.exit_code == 1
+    assert "holds no votes on the whole to learn from, only by curt, depth, rude; `bridle import" in complaint(refused)
+    count, found = with_votes(store), dict[str, dict[str, Any]]()
+    for labels in ("all", "comparisons", "votes"):
+        words = settings({"kto.labels": labels, "kto.epochs": 2})
+        found[labels] = json.loads(done("train", "kto", "--project", project, "--json", *words))
+        noted = json.loads((project / f"runs/kto-000{len(found)}/parents.json").read_text())
+        learnt = json.loads(done("models", "show", "kto", "--project", project, "--json"))["lineage"][0]["learnt_from"]
+        expected = {"comparisons": {"snapshot": "judgements"}, "votes": {"snapshot.votes": "votes"}}
+        keys = expected["comparisons"] | expected["votes"] if labels == "all" else expected[labels]
+        assert (
+            {key for key in noted if key.startswith("snapshot")}
+            == keys.keys()
+            == {key for key in found[labels] if key.startswith("snapshot")}
+        )
+        assert {task: held["snapshot"] for task, held in learnt.items()} == {keys[key]: noted[key] for key in keys}
+        assert found[labels]["margin"] > 0, labels
+    assert found["votes"]["answers"] == count and found["votes"]["good"] == found["votes"]["bad"]
+    [weight] = set(store.snapshot(found["votes"]["snapshot.votes"]).weights)
+    assert found["votes"]["good"] == pytest.approx(weight * count / 2) and weight > 1, "ann is reliable"
+    assert found["all"]["good"] == pytest.approx(found["votes"]["good"] + found["comparisons"]["good"])
+    weights = {labels: store.snapshot(found[labels]["snapshot"]).weights for labels in ("all", "comparisons")}
+    assert weights["all"] == weights["comparisons"] and len(set(weights["all"])) > 1, "by reliability"
+
+
+def test_thumbs_of_users_teach_kto_where_the_recipe_names_them(project: Path, store: Store) -> None:
+    user = agreeing(store, "ann")
+    for number in range(12):
+        answer = serve(
+            store, user, Prompt.from_text(f"Question {number} of a user?"), "Gladly." if number % 2 else "No."
+        )
+        assert answer is not None and react(store, user, answer.id, Reaction("vote", "k", value=number % 2))
+    assert len(draw_prompts(store, 12, 0, by="loop").prompts) > 6
+    votes = settings({"kto.labels": "votes"})
+    assert "holds no votes on the whole" in complaint(bridle("train", "kto", "--project", project, *votes))
+    named = settings({"kto.labels": "votes", "data.sources": ["import", "study", "serving"]})
+    found = json.loads(done("train", "kto", "--project", project, "--json", *named))
+    assert 6 < found["answers"] == found["good"] + found["bad"] <= 12
+    assert store.snapshot(found["snapshot.votes"]).query["sources"] == "import serving study"
 
 
 def test_a_tie_among_votes_and_strengths_reach_the_loss(store: Store) -> None:

@@ -131,6 +131,41 @@ def test_simpo_is_held_by_no_reference(project: Path, monkeypatch: pytest.Monkey
     assert "chosen_moved" not in metrics(project / "runs/dpo-0001")[0]
 
 
+def test_orpo_may_begin_from_the_base_and_is_held_by_no_reference(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[str] = []
+    plain = Work.load_policy
+
+    def load_policy(work: Work, name: str, kept: Path | None = None) -> Any:
+        loaded.append(name)
+        return plain(work, name, kept)
+
+    monkeypatch.setattr(Work, "load_policy", load_policy)
+    before = weights(project, "base")
+    found = json.loads(done("train", "orpo", "--project", project, "--json", *settings({"orpo.start": "base"})))
+    assert loaded == ["base"], "the policy alone"
+    assert weights(project, "orpo") != before and not (project / "cache").exists()
+    noted, line = parents(project, "orpo-0001"), metrics(project / "runs/orpo-0001")[0]
+    assert noted["start"] == result(project / "runs/pretrain-0001")["model"] and "reference" not in noted
+    assert line["loss"] == pytest.approx(line["sft_loss"] + 0.1 * line["odds_loss"], rel=1e-5)
+    assert "kl" not in found and found["snapshot"] == noted["snapshot"]
+    refused = bridle("train", "orpo", "--project", project, *settings({"orpo.reference": "sft"}))
+    assert "[orpo] is invalid: ORPO has no reference; leave reference out, or train by dpo or kto" in complaint(refused)
+
+
+def test_kto_begins_from_any_model_and_is_held_to_any_other(project: Path) -> None:
+    far = settings({"kto.start": "ppo", "kto.reference": "sft", "kto.learning_rate": 0.0})
+    found = json.loads(done("train", "kto", "--project", project, "--json", *far))
+    noted = parents(project, "kto-0001")
+    assert noted["start"] == result(project / "runs/ppo-0001")["model"]
+    assert noted["reference"] == result(project / "runs/sft-0001")["model"]
+    assert noted["snapshot"] == found["snapshot"] and found["kl"] > 0 and found["good"] == found["bad"]
+    assert metrics(project / "runs/kto-0001")[0]["good_reward"] != 0, "measured against SFT"
+    near = json.loads(done("train", "kto", "--project", project, "--json", *settings({"kto.epochs": 3})))
+    assert near["good_reward"] > near["bad_reward"] and near["margin"] > 0
+
+
 @pytest.mark.parametrize(
     ("values", "words"),
     [
@@ -172,6 +207,12 @@ def test_simpo_from_python_takes_no_reference(project: Path) -> None:
     model = bridle_api.load(project / "models/sft", precision="float32")
     with pytest.raises(UsageError, match="loss = 'simpo' has no reference, and one was given"):
         bridle_api.dpo(model, [("Why?", "Because.", "No.")], reference=model.copy(), loss="simpo", beta=2.0)
+
+
+def test_orpo_from_python_takes_no_reference(project: Path) -> None:
+    model = bridle_api.load(project / "models/sft", precision="float32")
+    with pytest.raises(UsageError, match="ORPO has no reference, and one was given; leave it out, or call dpo or kto"):
+        bridle_api.orpo(model, [("Why?", "Because.", "No.")], reference=model.copy())
 
 
 def test_the_command_line_trains_what_the_table_holds() -> None:

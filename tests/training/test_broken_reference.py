@@ -12,6 +12,7 @@ from bridle.compute.checkpoint import load_tensors, save_tensors
 from bridle.core.errors import TrainingStopped
 from bridle.core.files import file_hash
 from bridle.core.records import Completion, Prompt
+from bridle.generation import reference as reading
 from bridle.recipe.offline import DPOSection
 from bridle.recipe.online import GRPOSection, REBELSection, RejectionSection, RLOOSection
 from bridle.training import dpo, grpo, rebel, rejection, rloo
@@ -57,10 +58,12 @@ def test_dpo_says_so_before_its_first_step_also_of_what_an_earlier_run_kept(know
     who, reference, cache = tiny_policy(), tiny_policy(), tmp_path / "cache"
     before = weights(who.module)
     if known:
-        dpo.cached_logprobs(reference, groups(2, seed=0), session(run_in(tmp_path)).device, cache, lambda text: None)
-        [file] = cache.glob(f"*/{dpo.CACHE_FILE}")
+        reading.cached_logprobs(
+            reference, groups(2, seed=0), session(run_in(tmp_path)).device, cache, lambda text: None
+        )
+        [file] = cache.glob(f"*/{reading.CACHE_FILE}")
         save_tensors({"logp": load_tensors(file)["logp"] * torch.nan}, file)
-        file.with_name(dpo.CACHE_HASH).write_text(file_hash(file))
+        file.with_name(reading.CACHE_HASH).write_text(file_hash(file))
     else:
         reference.module.output_weight().data[7] = float("nan")
     with pytest.raises(TrainingStopped, match="the reference's log-probs of 8 of 8 answers are not finite"):

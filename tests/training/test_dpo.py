@@ -1,4 +1,4 @@
-"""DPO: where it begins, what it learns and what it cannot, the reference read once, and going on where it stopped."""
+"""DPO, SimPO and ORPO: where they begin, what they learn and what they cannot, the reference read once, going on where it stopped."""
 
 import math
 import os
@@ -13,10 +13,11 @@ from torch import Tensor
 
 from bridle.compute.checkpoint import load_tensors, save_tensors
 from bridle.core.errors import ModelError, NoUsableRows
+from bridle.generation import reference as reading
 from bridle.models.batches import Compared, Group
 from bridle.models.policy import Policy
 from bridle.project.run import Run
-from bridle.recipe.offline import DPOSection
+from bridle.recipe.offline import NO_REFERENCE, DPOSection, ORPOSection
 from bridle.training import dpo
 from tests.models.tiny import policy as tiny_policy
 from tests.training.runs import DEVICE, STOP, dying_at, groups, metrics, run_in, same, session, weights
@@ -108,15 +109,16 @@ def test_the_first_step_raises_the_better_answer_and_lowers_the_worse(tmp_path: 
     assert better > 0.05 and worse < -0.05
 
 
-@pytest.mark.parametrize("loss", ["dpo", "ipo", "simpo"])
+@pytest.mark.parametrize("loss", ["dpo", "ipo", "simpo", "orpo"])
 def test_votes_that_are_counted_weigh_as_votes_one_by_one(loss: str, tmp_path: Path) -> None:
     """Three for the one and one for the other: the loss of the four, and the gradient too."""
-    answers, config = [[20, 21, STOP], [30, STOP]], with_settings(loss=loss, beta=0.7, sft=0.1)
+    answers = [[20, 21, STOP], [30, STOP]]
+    config = ORPOSection(odds_weight=0.7) if loss == "orpo" else with_settings(loss=loss, beta=0.7, sft=0.1)
     counted = Group([7, 8], answers, [Compared(1, 0, 4.0, 0.75)])
     apart = Group([7, 8], answers, [(1, 0, 1.0)] * 3 + [(0, 1, 1.0)])
     found = []
     for group in (counted, apart):
-        ours, reference = tiny_policy(), None if loss == "simpo" else [torch.tensor([-9.0, -4.0])]
+        ours, reference = tiny_policy(), None if loss in NO_REFERENCE else [torch.tensor([-9.0, -4.0])]
         metrics = dpo.compare_answers(ours, [group], reference, config, DEVICE)
         found.append((metrics, [parameter.grad for parameter in ours.module.parameters()]))
     (one, gradients), (other, same_gradients) = found
@@ -183,6 +185,13 @@ def simpo(policy: Policy, given: Sequence[Group], run: Run, **settings: Any) -> 
     return dpo.train(policy, None, given, config, session(run), run.folder / "cache")
 
 
+def mean_accuracy(policy: Policy, held_out: Sequence[Group]) -> float:
+    """Share of pairs whose better answer has the higher mean log-prob of its tokens."""
+    means = [[log_prob(policy, g.prompt, a) / len(a) for a in g.answers] for g in held_out]
+    pairs = [m[better] > m[worse] for m, g in zip(means, held_out, strict=True) for better, worse, _ in g.pairs]
+    return sum(pairs) / len(pairs)
+
+
 def test_simpos_first_line_by_hand(tmp_path: Path) -> None:
     """-log σ(β (m_c - m_r) - γ), m the mean over an answer's own tokens; answers of two and three tokens."""
     one, ours = Group([7, 8], [[20, 21, STOP], [30, STOP]], [(1, 0, 1.0)]), tiny_policy()
@@ -197,16 +206,13 @@ def test_simpos_first_line_by_hand(tmp_path: Path) -> None:
 
 
 def test_simpo_learns_a_taste_and_reads_no_reference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dpo, "read_logprobs", lambda *_: pytest.fail("a reference was read"))
+    monkeypatch.setattr(reading, "read_logprobs", lambda *_: pytest.fail("a reference was read"))
     ours, before, run = tiny_policy(), tiny_policy(), run_in(tmp_path)
     result = simpo(ours, groups(200, seed=0), run, epochs=2, learning_rate=0.01, batch_size=8)
     assert result["steps"] == 50 and not (tmp_path / "cache").exists()
     assert not {"chosen_moved", "rejected_moved"} & {name for line in metrics(tmp_path) for name in line}
-    held_out, right = groups(60, seed=50), {}
-    for name, policy in (("before", before), ("after", ours)):
-        means = [[log_prob(policy, g.prompt, a) / len(a) for a in g.answers] for g in held_out]
-        pairs = [m[better] > m[worse] for m, g in zip(means, held_out, strict=True) for better, worse, _ in g.pairs]
-        right[name] = sum(pairs) / len(pairs)
+    held_out = groups(60, seed=50)
+    right = {name: mean_accuracy(policy, held_out) for name, policy in (("before", before), ("after", ours))}
     assert right["after"] > 0.7 > right["before"], right
 
 
@@ -233,12 +239,64 @@ def test_a_run_of_simpo_that_died_ends_as_one_that_was_left_alone(line: int, tmp
     assert same(weights(whole.module), resumed.module) and metrics(tmp_path / "cut") == metrics(tmp_path / "whole")
 
 
-# ------------------------------------------------------------------------------------------------- 4. the reference
+# --------------------------------------------------------------------------------------- 4. ORPO: no reference either
+
+
+def orpo(policy: Policy, given: Sequence[Group], run: Run, **settings: Any) -> dict[str, float]:
+    config = ORPOSection.model_validate({"batch_size": 4, "checkpoint_every": 2, **settings})
+    return dpo.train(policy, None, given, config, session(run), run.folder / "cache")
+
+
+def test_orpos_first_line_by_hand(tmp_path: Path) -> None:
+    """-m_c - λ log σ(log odds_c - log odds_r), m the mean over an answer's own tokens; answers of two and three tokens."""
+    one, ours = Group([7, 8], [[20, 21, STOP], [30, STOP]], [(1, 0, 1.0)]), tiny_policy()
+    better, worse = log_prob(ours, one.prompt, one.answers[1]) / 2, log_prob(ours, one.prompt, one.answers[0]) / 3
+    gap = better - math.log(1 - math.exp(better)) - worse + math.log(1 - math.exp(worse))
+    orpo(ours, [one], run_in(tmp_path), odds_weight=0.7)
+    line = metrics(tmp_path)[0]
+    assert line["sft_loss"] == pytest.approx(-better, rel=1e-4)
+    assert line["odds_loss"] == pytest.approx(math.log1p(math.exp(-gap)), rel=1e-4)
+    assert line["loss"] == pytest.approx(-better + 0.7 * math.log1p(math.exp(-gap)), rel=1e-4)
+    assert line["margin"] == pytest.approx(gap, rel=1e-3) and line["accuracy"] == float(gap > 0)
+    assert line["chosen_logp"] == pytest.approx(2 * better, rel=1e-4)
+    assert line["rejected_logp"] == pytest.approx(3 * worse, rel=1e-4)
+
+
+def test_orpo_learns_a_taste_reads_no_reference_and_makes_the_chosen_likely(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "read_logprobs", lambda *_: pytest.fail("a reference was read"))
+    held_out, ours, before = groups(60, seed=50), tiny_policy(), tiny_policy()
+    settings = {"epochs": 2, "learning_rate": 0.01, "batch_size": 8}
+    result = orpo(ours, groups(200, seed=0), run_in(tmp_path), odds_weight=1.0, **settings)
+    assert result["steps"] == 50 and not (tmp_path / "cache").exists()
+    lines = metrics(tmp_path)
+    assert not {"chosen_moved", "rejected_moved"} & {name for line in lines for name in line}
+    assert lines[-1]["chosen_logp"] > lines[0]["chosen_logp"] + 5
+    assert mean_accuracy(ours, held_out) > 0.72 > 0.6 > mean_accuracy(before, held_out)
+
+
+def test_without_pairs_orpo_says_so_by_its_name(tmp_path: Path) -> None:
+    with pytest.raises(NoUsableRows, match="ORPO needs pairs of a better and a worse answer, got none"):
+        orpo(tiny_policy(), [], run_in(tmp_path))
+
+
+@pytest.mark.parametrize("line", [1, 4])
+def test_a_run_of_orpo_that_died_ends_as_one_that_was_left_alone(line: int, tmp_path: Path) -> None:
+    given, whole, resumed = groups(10, seed=0), tiny_policy(), tiny_policy()
+    expected = orpo(whole, given, run_in(tmp_path / "whole"), epochs=2)
+    with dying_at(line):
+        orpo(tiny_policy(), given, run_in(tmp_path / "cut"), epochs=2)
+    assert orpo(resumed, given, run_in(tmp_path / "cut"), epochs=2) == expected
+    assert same(weights(whole.module), resumed.module) and metrics(tmp_path / "cut") == metrics(tmp_path / "whole")
+
+
+# ------------------------------------------------------------------------------------------------- 5. the reference
 
 
 def read_reference(reference: Policy, given: Sequence[Group], cache: Path) -> tuple[list[Tensor], list[str]]:
     said: list[str] = []
-    return dpo.cached_logprobs(reference, given, DEVICE, cache, said.append), said
+    return reading.cached_logprobs(reference, given, DEVICE, cache, said.append), said
 
 
 def test_the_references_log_probs_are_those_of_each_answer_alone(tmp_path: Path) -> None:
@@ -253,7 +311,7 @@ def test_the_reference_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     given, reference = groups(6, seed=0), tiny_policy()
     first, said = read_reference(reference, given, tmp_path)
     assert not said
-    monkeypatch.setattr(dpo, "answer_logprobs", lambda *_: pytest.fail("the reference was read again"))
+    monkeypatch.setattr(reading, "answer_logprobs", lambda *_: pytest.fail("the reference was read again"))
     second, said = read_reference(reference, given, tmp_path)
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True)) and "known" in said[0]
 
@@ -289,7 +347,7 @@ def test_a_run_with_a_known_reference_is_the_same_run(tmp_path: Path, monkeypatc
     assert metrics(tmp_path / "first") == metrics(tmp_path / "second")
 
 
-# ------------------------------------------------------------------------------------------ 5. logging and going on
+# ------------------------------------------------------------------------------------------ 6. logging and going on
 
 
 def test_observations_stand_in_the_lines_where_they_were_made(tmp_path: Path) -> None:
@@ -335,7 +393,7 @@ def changed(file: Path) -> None:
 
 
 def of_an_earlier_version(file: Path) -> None:
-    file.with_name(dpo.CACHE_HASH).unlink()
+    file.with_name(reading.CACHE_HASH).unlink()
 
 
 @pytest.mark.parametrize("damage", [cut_short, changed, of_an_earlier_version])
@@ -344,7 +402,7 @@ def test_kept_log_probs_that_are_not_those_that_were_saved_are_read_again(
 ) -> None:
     given, reference = groups(6, seed=0), tiny_policy()
     first, _ = read_reference(reference, given, tmp_path)
-    [file] = tmp_path.glob(f"*/{dpo.CACHE_FILE}")
+    [file] = tmp_path.glob(f"*/{reading.CACHE_FILE}")
     damage(file)
     for sentence in ("are damaged or of an earlier version; reading them again", "are known from an earlier run"):
         found, lines = read_reference(reference, given, tmp_path)

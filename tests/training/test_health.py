@@ -19,10 +19,10 @@ from bridle.models import imitation
 from bridle.models.policy import RewardModel
 from bridle.models.scorer import critic_from, scorer_from
 from bridle.project.run import Run
-from bridle.recipe.offline import DPOSection, PretrainSection, RewardSection, SFTSection
+from bridle.recipe.offline import DPOSection, KTOSection, ORPOSection, PretrainSection, RewardSection, SFTSection
 from bridle.recipe.online import GRPOSection, PPOSection, REBELSection, RejectionSection, RLOOSection
 from bridle.recipe.watching import GuardSection
-from bridle.training import dpo, grpo, ppo, pretrain, rebel, rejection, reward, rloo, sft
+from bridle.training import dpo, grpo, kto, ppo, pretrain, rebel, rejection, reward, rloo, sft
 from tests.house.source import ROOT
 from tests.models.tiny import one_sentence, random_ids, template
 from tests.models.tiny import policy as tiny_policy
@@ -73,6 +73,20 @@ def run_dpo(run: Run) -> torch.nn.Module:
     policy = tiny_policy()
     config = DPOSection(batch_size=4, checkpoint_every=2)
     dpo.train(policy, tiny_policy(), groups(24, 0), config, session(run), run.folder / "cache")
+    return policy.module
+
+
+def run_orpo(run: Run) -> torch.nn.Module:
+    policy = tiny_policy()
+    config = ORPOSection(batch_size=4, checkpoint_every=2)
+    dpo.train(policy, None, groups(24, 0), config, session(run), run.folder / "cache")
+    return policy.module
+
+
+def run_kto(run: Run) -> torch.nn.Module:
+    policy = tiny_policy()
+    config = KTOSection(batch_size=4, checkpoint_every=2)
+    kto.train(policy, tiny_policy(), groups(24, 0), config, session(run), run.folder / "cache")
     return policy.module
 
 
@@ -129,12 +143,16 @@ PRACTISING = {
 
 
 TRAINERS = {
-    "sft": run_sft, "pretrain": run_pretrain, "reward": run_reward, "dpo": run_dpo, "ppo": run_ppo, "grpo": run_grpo,
+    "sft": run_sft, "pretrain": run_pretrain, "reward": run_reward, "dpo": run_dpo, "orpo": run_orpo, "kto": run_kto,
+    "ppo": run_ppo, "grpo": run_grpo,
 }  # fmt: skip
-MODULES = {"sft": imitation, "pretrain": pretrain, "reward": reward, "dpo": dpo, "ppo": ppo, "grpo": grpo}
+MODULES = {
+    "sft": imitation, "pretrain": pretrain, "reward": reward, "dpo": dpo, "orpo": dpo, "kto": kto, "ppo": ppo,
+    "grpo": grpo,
+}  # fmt: skip
 LOSSES = {
-    "sft": "next_token", "pretrain": "next_token", "reward": "bradley_terry", "dpo": "dpo", "ppo": "clipped_policy",
-    "grpo": "grpo",
+    "sft": "next_token", "pretrain": "next_token", "reward": "bradley_terry", "dpo": "dpo", "orpo": "orpo", "kto": "kto",
+    "ppo": "clipped_policy", "grpo": "grpo",
 }  # fmt: skip
 
 

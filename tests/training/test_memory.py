@@ -20,9 +20,9 @@ from bridle.maths.logprobs import LEAST_ROWS, LONG_SLICE, SLICE
 from bridle.models import imitation
 from bridle.models.policy import Policy, RewardModel, load_policy
 from bridle.models.scorer import critic_from, scorer_from, shared_critic
-from bridle.recipe.offline import DPOSection, PretrainSection, RewardSection, SFTSection
+from bridle.recipe.offline import DPOSection, KTOSection, PretrainSection, RewardSection, SFTSection
 from bridle.recipe.online import GRPOSection, PPOSection, REBELSection, RejectionSection, RLOOSection
-from bridle.training import dpo, grpo, ppo, pretrain, rebel, rejection, reward, rloo, sft
+from bridle.training import dpo, grpo, kto, ppo, pretrain, rebel, rejection, reward, rloo, sft
 from tests.house.source import ROOT, Source, calls, dotted, listed, package
 from tests.models.tiny import CPU, random_ids, template, write_foreign
 from tests.training.peak import WHOLE, network, whole
@@ -85,6 +85,10 @@ def run_dpo(policy: Policy, folder: Path) -> None:
     dpo.train(policy, policy, groups(16, 0), config, session(run_in(folder)), folder / "cache")
 
 
+def run_kto(policy: Policy, folder: Path) -> None:
+    kto.train(policy, policy, groups(16, 0), KTOSection(**ADAMW), session(run_in(folder)), folder / "cache")
+
+
 def run_ppo(policy: Policy, folder: Path) -> None:
     critic = critic_from(scorer_from(policy.module, torch.Generator().manual_seed(0)))
     config = PPOSection(steps=1, prompts_per_step=16, epochs=1, minibatches=1, pretrain_coef=0.1, **ADAMW)
@@ -132,7 +136,7 @@ def run_evaluation(policy: Policy, folder: Path) -> None:
 
 
 PATHS = [
-    run_pretrain, run_sft, run_reward, run_dpo, run_online_dpo, run_ppo, run_shared_ppo, run_grpo, run_rloo, run_rebel,
+    run_pretrain, run_sft, run_reward, run_dpo, run_kto, run_online_dpo, run_ppo, run_shared_ppo, run_grpo, run_rloo, run_rebel,
     run_best_of_n, run_evaluation,
 ]  # fmt: skip
 

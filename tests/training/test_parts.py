@@ -13,9 +13,9 @@ from bridle.core.timeline import record, stop
 from bridle.models.policy import RewardModel
 from bridle.models.scorer import critic_from, scorer_from
 from bridle.project.run import Run
-from bridle.recipe.offline import DPOSection, PretrainSection, RewardSection, SFTSection
+from bridle.recipe.offline import DPOSection, KTOSection, PretrainSection, RewardSection, SFTSection
 from bridle.recipe.online import GRPOSection, PPOSection, REBELSection, RejectionSection, RLOOSection
-from bridle.training import dpo, grpo, ppo, pretrain, rebel, rejection, reward, rloo, sft
+from bridle.training import dpo, grpo, kto, ppo, pretrain, rebel, rejection, reward, rloo, sft
 from tests.models.tiny import random_ids, template
 from tests.training.practice import PROMPTS, cast, token_means
 from tests.training.runs import groups, run_in, session
@@ -66,12 +66,19 @@ def run_dpo(run: Run) -> None:
     dpo.train(who.policy, who.reference, given, config, session(run), run.folder / "cache", observe=lambda: {})
 
 
+def run_kto(run: Run) -> None:
+    config, who = KTOSection(batch_size=8, observe_every=2), cast()
+    given = groups(8 * STEPS, 0)
+    kto.train(who.policy, who.reference, given, config, session(run), run.folder / "cache", observe=lambda: {})
+
+
 ONLINE = DPOSection(online_rounds=STEPS, online_prompts=6, online_answers=3)
 TRAINERS: dict[str, tuple[Callable[[Run], Any], set[str]]] = {
     "pretrain": (run_pretrain, PLAIN),
     "sft": (run_sft, PLAIN),
     "reward": (run_reward, PLAIN),
     "dpo": (run_dpo, PLAIN | {"reference", "observe"}),
+    "kto": (run_kto, PLAIN | {"reference", "observe"}),
     "ppo": (run_ppo, PRACTISED | {"advantages"}),
     "grpo": (
         practise(grpo.train, GRPOSection(steps=STEPS, prompts_per_step=4, group_size=4)),

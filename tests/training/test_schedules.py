@@ -13,9 +13,9 @@ from bridle.compute.optimizer import warm_then_cosine, warm_then_linear
 from bridle.models.policy import RewardModel
 from bridle.models.scorer import critic_from, scorer_from
 from bridle.project.run import Run
-from bridle.recipe.offline import DPOSection, PretrainSection, RewardSection, SFTSection
+from bridle.recipe.offline import DPOSection, KTOSection, ORPOSection, PretrainSection, RewardSection, SFTSection
 from bridle.recipe.online import GRPOSection, PPOSection, REBELSection, RejectionSection, RLOOSection
-from bridle.training import dpo, grpo, ppo, pretrain, rebel, rejection, reward, rloo, sft
+from bridle.training import dpo, grpo, kto, ppo, pretrain, rebel, rejection, reward, rloo, sft
 from tests.models.tiny import policy as tiny_policy
 from tests.models.tiny import random_ids
 from tests.training.practice import PROMPTS, cast, token_means
@@ -66,12 +66,18 @@ def loop_of_dpo(ours: Any, config: DPOSection, given: Any) -> None:
     dpo.train(ours, tiny_policy(), groups(12, 0), config, given, given.run.folder / "cache")
 
 
+def loop_of_kto(ours: Any, config: KTOSection, given: Any) -> None:
+    kto.train(ours, tiny_policy(), groups(12, 0), config, given, given.run.folder / "cache")
+
+
 ROWS_RT = torch.tensor(random_ids(16, 9, 9))
 ON_DATA = {
     "pretrain": (with_data(PretrainSection, lambda p, c, s: pretrain.train(p, ROWS_RT, 4 * 128 * 4, c, s)), 4),
     "sft": (with_data(SFTSection, lambda p, c, s: sft.train(p, EXAMPLES, c, s)), 8),
     "reward": (train_reward, 3),
     "dpo": (with_data(DPOSection, loop_of_dpo), 3),
+    "orpo": (with_data(ORPOSection, loop_of_dpo), 3),
+    "kto": (with_data(KTOSection, loop_of_kto), 3),
 }
 ON_ANSWERS = {
     "ppo": (train_ppo, 8),
@@ -114,7 +120,7 @@ def test_a_schedule_counts_the_optimiser_steps_of_the_whole_run(name: str, tmp_p
     assert seen == pytest.approx([0.001 * warm_then_cosine(step, total, 0.25) for step in range(total)])
 
 
-@pytest.mark.parametrize("name", ["pretrain", "sft", "reward", "dpo"])
+@pytest.mark.parametrize("name", ["pretrain", "sft", "reward", "dpo", "kto"])
 def test_on_data_the_rate_falls_as_it_always_did(name: str, tmp_path: Path) -> None:
     train, total = ON_DATA[name]
     with rates() as seen:

@@ -1,0 +1,71 @@
+"""Log-probs of answers that are there, whoever wrote them: a frozen reference's are read once and kept by content hash.
+
+Shapes: B answers of a batch, N of all groups.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from bridle.compute.checkpoint import load_tensors, save_tensors
+from bridle.compute.device import Device
+from bridle.core.files import file_hash, whole_folder, write_text
+from bridle.core.records import content_hash
+from bridle.core.timeline import timed
+from bridle.generation.rollout import finite_logprobs
+from bridle.models import batches
+from bridle.models.policy import Policy
+
+CACHE_FILE = "logprobs.safetensors"
+CACHE_HASH = "sha256"  # of that file
+
+
+def answer_logprobs(policy: Policy, batch: batches.Batch, device: Device) -> Tensor:
+    """log π of each whole answer, [B]: the sum over its tokens, the stop token included."""
+    with device.autocast():
+        return batches.sequence_logprobs(policy.module, batch).sum(1)
+
+
+@timed("reference")
+@torch.no_grad()
+def read_logprobs(
+    policy: Policy, groups: Sequence[batches.Group], device: Device, whose: str = "reference"
+) -> list[Tensor]:
+    """log π of every answer, one tensor a group, on the CPU; TrainingStopped, naming `whose`, where it is not finite."""
+    found: list[Tensor] = [torch.empty(0)] * len(groups)
+    for chosen in batches.by_length([group.length for group in groups], 16):
+        batch = batches.group_batch([groups[i] for i in chosen], policy.template.pad_id, device.torch)
+        logp_B = answer_logprobs(policy, batch, device).float().cpu()
+        for i, logp in zip(chosen, logp_B.split([len(groups[i].answers) for i in chosen]), strict=True):
+            found[i] = logp
+    finite_logprobs(torch.cat(found)[:, None], whose)
+    return found
+
+
+def cache_is_whole(folder: Path) -> bool:
+    """Whether the log-probs in a folder of the cache are those that were saved, to the bit."""
+    noted = folder / CACHE_HASH
+    return noted.is_file() and noted.read_text("utf-8", errors="replace") == file_hash(folder / CACHE_FILE)
+
+
+def cached_logprobs(
+    reference: Policy, groups: Sequence[batches.Group], device: Device, cache: Path, say: Callable[[str], None]
+) -> list[Tensor]:
+    """log π_ref of every answer, one tensor a group. Read from `cache` where this reference has read these ids before."""
+    key = content_hash([reference.stamp, str(device.precision), [[group.prompt, group.answers] for group in groups]])
+    sizes = [len(group.answers) for group in groups]
+    folder = cache / f"reference-{key[:16]}"
+    if (folder / CACHE_FILE).is_file():
+        if cache_is_whole(folder):
+            say("the reference's log-probs are known from an earlier run")
+            known_N = load_tensors(folder / CACHE_FILE)["logp"]
+            return list(finite_logprobs(known_N[:, None])[:, 0].to(device.torch).split(sizes))
+        say(f"the reference's log-probs in {folder} are damaged or of an earlier version; reading them again")
+    found = read_logprobs(reference, groups, device)
+    logp_N = torch.cat(found)
+    with whole_folder(folder) as new:
+        save_tensors({"logp": logp_N}, new / CACHE_FILE)
+        write_text(new / CACHE_HASH, file_hash(new / CACHE_FILE))
+    return list(logp_N.to(device.torch).split(sizes))
