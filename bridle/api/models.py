@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import torch
 
 from bridle.api.inputs import Score, Text, as_prompts, described_value
+from bridle.api.objects import folder_of, refuse_scorer
 from bridle.compute.device import Device, choose_device
 from bridle.core.errors import DataError
 from bridle.core.records import Completion, Prompt, Reward
@@ -19,9 +20,10 @@ from bridle.generation.engine import Engine, answer_prompts
 from bridle.generation.sampling import Sampling
 from bridle.models.contents import lasting_hash
 from bridle.models.encoding import DataReport
+from bridle.models.files.agreement import outside_note
 from bridle.models.files.chat_template import settings_of, stored_settings
 from bridle.models.files.export import export_policy, export_reward_model, place_to_save
-from bridle.models.files.gguf import unpacked
+from bridle.models.files.source import DTYPES
 from bridle.models.policy import Policy, RewardModel, load_policy, load_reward_model, save_policy, save_reward_model
 from bridle.project.progress import Progress
 from bridle.recipe.data import DataSection, SamplingSection
@@ -100,19 +102,45 @@ class ScoreModel:
         return asdict(export_reward_model(Path(folder), self.model, dtype))
 
 
-def load(folder: str | Path, *, precision: str = "auto", template: Mapping[str, Any] | None = None) -> Model:
-    """A model from a Hugging Face folder or a GGUF file. It stays with the threads that PyTorch has at this moment. `template`: how its
-    chat template is used, by the recipe's names ({"template_kwargs": {"enable_thinking": False}}); else as the folder was saved with."""
-    with unpacked(Path(folder)) as place:
+def load(
+    model: str | Path | object, tokenizer: object = None, *, precision: str = "auto", template: Mapping[str, Any] | None = None
+) -> Model:  # fmt: skip
+    """A model from a Hugging Face folder or a GGUF file, or from two objects of transformers: a causal language model and its tokenizer,
+    which are read as the folder that they would be saved as, and never changed.
+
+    It stays with the threads that PyTorch has at this moment. `template`: how its chat template is used, by the recipe's names
+    ({"template_kwargs": {"enable_thinking": False}}); else as it was saved with.
+    """
+    with folder_of(model, tokenizer) as place:
         chosen = {**asdict(stored_settings(place)), **(template or {})}
         recipe = Recipe().with_settings({f"model.{name}": value for name, value in chosen.items()}, "template")
         device, settings = chosen_device(precision), settings_of(recipe.model)
-        return Model(load_policy(place, device.torch, lasting_hash, settings), device, brought=True)
+        policy = load_policy(place, device.torch, lasting_hash, settings)
+    for note in [] if isinstance(model, str | Path) else given_notes(policy):
+        quiet().say(note)
+    return Model(policy, device, brought=True)
 
 
-def load_reward(folder: str | Path, *, precision: str = "auto") -> ScoreModel:
-    device = chosen_device(precision)
-    return ScoreModel(load_reward_model(Path(folder), device.torch, lasting_hash), device, {})
+def given_notes(policy: Policy) -> list[str]:
+    """What is worth knowing of a model that was given as an object."""
+    came = sorted({name for name in policy.source.dtypes.values() if name in DTYPES} - {"F32"})
+    notes = (
+        [f"its weights came in {' and '.join(came)}: they are trained in float32, and exported as they came"]
+        if came
+        else []
+    )
+    if outside := outside_note(policy):
+        notes.append(f"{outside}; before it is loaded, model.resize_token_embeddings(len(tokenizer)) gives them one")
+    return notes
+
+
+def load_reward(model: str | Path | object, tokenizer: object = None, *, precision: str = "auto") -> ScoreModel:
+    """A reward model from the folder that a `ScoreModel` saved, or that `bridle train reward` left."""
+    if not isinstance(model, str | Path):
+        refuse_scorer(model, tokenizer)
+    with folder_of(model, tokenizer) as place:
+        device = chosen_device(precision)
+        return ScoreModel(load_reward_model(place, device.torch, lasting_hash), device, {})
 
 
 def chosen_device(precision: str) -> Device:
