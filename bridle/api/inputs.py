@@ -1,21 +1,53 @@
 """Prompts, texts and rows as a Python caller gives them, made into records."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, get_args
 
-from bridle.core.errors import DataError, brief_repr
+from bridle.api.rows import (
+    COMPARISONS,
+    DEMONSTRATIONS,
+    PROMPTS,
+    Demonstration,
+    by_columns,
+    described_value,
+    listed,
+    read_rows,
+)
+from bridle.core.errors import DataError
 from bridle.core.records import Completion, Message, Pair, Prompt, Role
 
 Text = str | Sequence[Mapping[str, str]]  # a prompt: the user's words, or messages that end with the user's
+Row = Mapping[str, Any]  # by columns, as a `datasets.Dataset` gives it
+Examples = Iterable[tuple[Text, str] | Row | Sequence[Row]]  # (prompt, answer), rows, conversations
+Comparisons = Iterable[tuple[Text, str, str] | Row]  # (prompt, better answer, worse answer), rows
+Prompts = Iterable[Text | Row]
 
 Score = Callable[[Sequence[Any], Sequence[str]], Sequence[float | None]]  # prompts as they were given, answers
 
 
-def as_prompts(given: Sequence[Text]) -> list[Prompt]:
-    """Prompts as records. `meta["given"]` keeps each as it was given, for that is what a reward function is shown."""
-    if isinstance(given, str):
-        raise DataError("prompts are a list, and a single text was given; put it into a list")
-    return [as_prompt(raw, number) for number, raw in enumerate(given)]
+def as_prompts(given: Prompts) -> list[Prompt]:
+    """A prompt for each entry, as records. `meta["given"]` keeps it as it was given, for that is what a reward function is shown."""
+    rows = listed(given, "prompts")
+    prompts = prompts_of(rows)
+    if len(prompts) < len(rows):
+        raise DataError(f"{len(rows) - len(prompts)} of {len(rows)} rows hold no prompt; leave them out, or mend them")
+    return prompts
+
+
+def prompts_of(given: Prompts) -> list[Prompt]:
+    """The same, rows by columns left out that hold none; what else such a row holds is `meta["columns"]`."""
+    rows = listed(given, "prompts")
+    if rows and isinstance(rows[0], Mapping):
+        return [with_columns(prompt, rows[number]) for number, [prompt] in read_rows(rows, PROMPTS)]
+    return [as_prompt(raw, number) for number, raw in enumerate(rows)]
+
+
+def with_columns(prompt: Prompt, row: Mapping[str, Any]) -> Prompt:
+    turns = [{"role": turn.role, "content": turn.content} for turn in prompt.messages]
+    given = row.get("prompt", prompt.text if len(turns) == 1 else turns)
+    return Prompt(prompt.messages, {"given": given, "columns": {k: v for k, v in row.items() if k != "prompt"}})
 
 
 def as_prompt(raw: Text, number: int) -> Prompt:
@@ -39,22 +71,29 @@ def as_role(role: str) -> Role:
     return role  # type: ignore[return-value]
 
 
-def demonstrations_of(examples: Sequence[tuple[Text, str]]) -> list[tuple[Prompt, str]]:
-    rows = checked_rows(examples, "a prompt and its answer", 2)
+def demonstrations_of(examples: Examples) -> list[Demonstration | str]:
+    """Answers to imitate, and texts that are learnt whole."""
+    rows = listed(examples, "examples")
+    if by_columns(rows):
+        return [one for _, found in read_rows(rows, DEMONSTRATIONS) for one in found]
+    rows = checked_rows(rows, "a prompt and its answer", 2)
     return list(zip(as_prompts([row[0] for row in rows]), [row[1] for row in rows], strict=True))
 
 
-def preferences_of(given: Sequence[tuple[Text, str, str]]) -> list[Pair]:
-    """Comparisons as records. The pairs of a prompt share its weight, 1: pairs of one ranking say less than as many others."""
-    rows = checked_rows(given, "a prompt, the better answer and the worse one", 3)
-    prompts = as_prompts([row[0] for row in rows])
-    count: dict[str, int] = {}
-    for prompt in prompts:
-        count[prompt.id] = count.get(prompt.id, 0) + 1
-    return [
-        Pair(p, Completion(p.id, better), Completion(p.id, worse), 1 / count[p.id])
-        for p, (_, better, worse) in zip(prompts, rows, strict=True)
-    ]
+def preferences_of(given: Comparisons) -> list[Pair]:
+    """Comparisons as records. Those of a prompt share its weight, 1: pairs of one ranking say less than as many others."""
+    rows = listed(given, "comparisons")
+    if by_columns(rows):
+        judged = [pairs for _, pairs in read_rows(rows, COMPARISONS)]
+    else:
+        rows = checked_rows(rows, "a prompt, the better answer and the worse one", 3)
+        prompts = as_prompts([row[0] for row in rows])
+        judged = [
+            [Pair(p, Completion(p.id, better), Completion(p.id, worse))]
+            for p, (_, better, worse) in zip(prompts, rows, strict=True)
+        ]
+    count = Counter(pairs[0].prompt.id for pairs in judged)
+    return [replace(pair, weight=pair.weight / count[pair.prompt.id]) for pairs in judged for pair in pairs]
 
 
 def checked_rows(given: Sequence[Any], what: str, size: int) -> list[tuple[Any, ...]]:
@@ -67,8 +106,3 @@ def checked_rows(given: Sequence[Any], what: str, size: int) -> list[tuple[Any, 
             raise DataError(f"row {number} holds {described_value(wrong[0])} where an answer's text is needed")
         rows.append(tuple(row))
     return rows
-
-
-def described_value(value: object) -> str:
-    text = value if isinstance(value, str) else brief_repr(value)
-    return f"{type(value).__name__} {text[:60]!r}"

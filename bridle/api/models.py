@@ -11,8 +11,9 @@ from typing import Any, TypeVar
 
 import torch
 
-from bridle.api.inputs import Score, Text, as_prompts, described_value
+from bridle.api.inputs import Score, Text, as_prompts
 from bridle.api.objects import folder_of, refuse_scorer
+from bridle.api.rows import described_value
 from bridle.compute.device import Device, choose_device
 from bridle.core.errors import DataError
 from bridle.core.records import Completion, Prompt, Reward

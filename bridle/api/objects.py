@@ -12,7 +12,7 @@ from copy import copy, deepcopy
 from pathlib import Path
 from typing import Any
 
-from bridle.api.inputs import described_value
+from bridle.api.rows import described_value
 from bridle.core.errors import ModelError, UnsupportedModel, UsageError
 from bridle.models.files.gguf import unpacked
 from bridle.models.files.hub import named

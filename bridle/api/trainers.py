@@ -3,8 +3,19 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from bridle.api.inputs import Score, Text, as_prompts, demonstrations_of, described_value, preferences_of
+from bridle.api.inputs import (
+    Comparisons,
+    Examples,
+    Prompts,
+    Score,
+    Text,
+    as_prompts,
+    demonstrations_of,
+    preferences_of,
+    prompts_of,
+)
 from bridle.api.models import (
     NEW_TOKENS,
     Model,
@@ -16,6 +27,7 @@ from bridle.api.models import (
     reward_source,
     usable,
 )
+from bridle.api.rows import described_value, listed
 from bridle.api.runs import announce, finish, reference_of, run_key, training
 from bridle.compute.randomness import derived_seed, drawn, generator
 from bridle.compute.steps import Session
@@ -23,8 +35,9 @@ from bridle.core.errors import DataError, RecipeError, UsageError
 from bridle.core.records import Prompt
 from bridle.evaluation.answers import answer_all
 from bridle.generation.rollout import RolloutSession
-from bridle.models.encoding import encode_demonstrations, encode_pairs, prompts_that_fit
+from bridle.models.encoding import encode_demonstrations, encode_documents, encode_pairs, prompts_that_fit
 from bridle.models.files.new_tokenizer import train_tokenizer
+from bridle.models.imitation import Example
 from bridle.models.policy import RewardModel
 from bridle.models.scorer import critic_from, scorer_from, shared_critic
 from bridle.project.run import OnLog
@@ -92,28 +105,32 @@ def pretrain(
 
 
 def sft(
-    model: Model, examples: Sequence[tuple[Text, str]], *, seed: int = 0, folder: str | Path | None = None,
+    model: Model, examples: Examples, *, seed: int = 0, folder: str | Path | None = None,
     on_log: OnLog | None = None, **settings: object,
 ) -> Result:  # fmt: skip
     """Imitate answers, given as (prompt, answer). Settings of [sft]."""
     recipe = recipe_of("sft", settings, seed, model=model)
-    encoded = usable(encode_demonstrations(model.policy.template, demonstrations_of(examples), model.limit))
+    encoded = examples_of(model, examples)
     key = run_key("sft", recipe, ("sft",), model, encoded)
     with training(model, "sft", key, recipe, folder, on_log) as (run, _):
         return finish(run, sft_loop.train(model.policy, encoded, recipe.sft, Session(run, model.device, seed)))
 
 
 def reward_model(
-    model: Model, pairs: Sequence[tuple[Text, str, str]], *, max_new_tokens: int = NEW_TOKENS, seed: int = 0,
+    model: Model, pairs: Comparisons, *, max_new_tokens: int = NEW_TOKENS, seed: int = 0,
     folder: str | Path | None = None, on_log: OnLog | None = None, **settings: object,
 ) -> ScoreModel:  # fmt: skip
     """A reward model from comparisons, given as (prompt, better answer, worse answer), on a copy of the model's trunk.
 
     Its scores are centred and scaled on answers of `model` to up to 256 of the prompts, drawn by the seed. Settings of [reward].
     """
-    recipe = recipe_of("reward", settings, seed, model=model)
+    rows = listed(pairs, "comparisons")
+    margins = margins_of(rows, settings)
+    recipe = recipe_of("reward", {**settings, **margins}, seed, model=model)
+    if margins:
+        quiet().say("margins: the rows' column counts as it is (margin = 1); margin=0 leaves it out")
     policy, section = model.policy, recipe.reward
-    compared = preferences_of(pairs)
+    compared = preferences_of(rows)
     groups = usable(encode_pairs(policy.template, compared, model.limit, margin=section.margin))
     key = run_key("reward", recipe, ("reward",), model, [[g.prompt, g.answers, g.pairs] for g in groups])
     head = generator(seed, "head")
@@ -135,7 +152,7 @@ def reward_model(
 
 
 def dpo(
-    model: Model, pairs: Sequence[tuple[Text, str, str]], *, reference: Model | None = None, seed: int = 0,
+    model: Model, pairs: Comparisons, *, reference: Model | None = None, seed: int = 0,
     folder: str | Path | None = None, on_log: OnLog | None = None, **settings: object,
 ) -> Result:  # fmt: skip
     """Learn from comparisons, given as (prompt, better answer, worse answer), with no reward model. Settings of [dpo].
@@ -157,8 +174,8 @@ def dpo(
 
 
 def ppo(
-    model: Model, prompts: Sequence[Text], reward: Score | ScoreModel | Verifier, *, reference: Model | None = None,
-    demonstrations: Sequence[tuple[Text, str]] = (), max_new_tokens: int = NEW_TOKENS, seed: int = 0,
+    model: Model, prompts: Prompts, reward: Score | ScoreModel | Verifier, *, reference: Model | None = None,
+    demonstrations: Examples = (), max_new_tokens: int = NEW_TOKENS, seed: int = 0,
     folder: str | Path | None = None, on_log: OnLog | None = None, **settings: object,
 ) -> Result:  # fmt: skip
     """Practise against a reward under a KL penalty. Settings of [ppo]; β and the penalty of an answer that was cut off are in
@@ -170,10 +187,8 @@ def ppo(
     """
     recipe = recipe_of("ppo", settings, seed, model=model, tokens=max_new_tokens)
     policy = model.policy
-    asked = fitting(model, as_prompts(prompts), max_new_tokens)
-    mixed_in = []
-    if demonstrations:
-        mixed_in = usable(encode_demonstrations(policy.template, demonstrations_of(demonstrations), model.limit))
+    asked = fitting(model, prompts_of(prompts), max_new_tokens)
+    mixed_in = examples_of(model, demonstrations) if demonstrations else []
     source = reward_source(reward, policy)
     if recipe.ppo.shared_trunk:
         critic = shared_critic(policy.module)
@@ -190,7 +205,7 @@ def ppo(
 
 
 def grpo(
-    model: Model, prompts: Sequence[Text], reward: Score | ScoreModel | Verifier, *, reference: Model | None = None,
+    model: Model, prompts: Prompts, reward: Score | ScoreModel | Verifier, *, reference: Model | None = None,
     max_new_tokens: int = NEW_TOKENS, seed: int = 0, folder: str | Path | None = None, on_log: OnLog | None = None,
     **settings: object,
 ) -> Result:  # fmt: skip
@@ -200,7 +215,7 @@ def grpo(
 
 
 def rloo(
-    model: Model, prompts: Sequence[Text], reward: Score | ScoreModel | Verifier, *, reference: Model | None = None,
+    model: Model, prompts: Prompts, reward: Score | ScoreModel | Verifier, *, reference: Model | None = None,
     max_new_tokens: int = NEW_TOKENS, seed: int = 0, folder: str | Path | None = None, on_log: OnLog | None = None,
     **settings: object,
 ) -> Result:  # fmt: skip
@@ -210,7 +225,7 @@ def rloo(
 
 
 def rebel(
-    model: Model, prompts: Sequence[Text], reward: Score | ScoreModel | Verifier, *, reference: Model | None = None,
+    model: Model, prompts: Prompts, reward: Score | ScoreModel | Verifier, *, reference: Model | None = None,
     max_new_tokens: int = NEW_TOKENS, seed: int = 0, folder: str | Path | None = None, on_log: OnLog | None = None,
     **settings: object,
 ) -> Result:  # fmt: skip
@@ -220,7 +235,7 @@ def rebel(
 
 
 def best_of_n(
-    model: Model, prompts: Sequence[Text], reward: Score | ScoreModel | Verifier, *, reference: Model | None = None,
+    model: Model, prompts: Prompts, reward: Score | ScoreModel | Verifier, *, reference: Model | None = None,
     max_new_tokens: int = NEW_TOKENS, seed: int = 0, folder: str | Path | None = None, on_log: OnLog | None = None,
     **settings: object,
 ) -> Result:  # fmt: skip
@@ -230,7 +245,7 @@ def best_of_n(
 
 
 def online_dpo(
-    model: Model, prompts: Sequence[Text], reward: Score | ScoreModel | Verifier, *, online_rounds: int = 3,
+    model: Model, prompts: Prompts, reward: Score | ScoreModel | Verifier, *, online_rounds: int = 3,
     reference: Model | None = None, max_new_tokens: int = NEW_TOKENS, seed: int = 0, folder: str | Path | None = None,
     on_log: OnLog | None = None, **settings: object,
 ) -> Result:  # fmt: skip
@@ -244,7 +259,7 @@ def online_dpo(
 
 
 def tune(
-    method: str, model: Model, prompts: Sequence[Text], reward: Score | ScoreModel | Verifier, *, reference: Model | None = None,
+    method: str, model: Model, prompts: Prompts, reward: Score | ScoreModel | Verifier, *, reference: Model | None = None,
     max_new_tokens: int = NEW_TOKENS, seed: int = 0, folder: str | Path | None = None, on_log: OnLog | None = None,
     **settings: object,
 ) -> Result:  # fmt: skip
@@ -279,7 +294,7 @@ class Given:
     """What a call that practises was given, besides its settings."""
 
     model: Model
-    prompts: Sequence[Text]
+    prompts: Prompts
     reward: Score | ScoreModel | Verifier
     reference: Model | None
     max_new_tokens: int
@@ -293,7 +308,7 @@ def practise_in_memory(name: str, given: Given, seed: int, settings: Mapping[str
     recipe = recipe_of(name, settings, seed, model=given.model, tokens=given.max_new_tokens)
     config, loop = dict(recipe)[method.section], dpo_loop.train_online if name == "dpo" else method.loop
     model, policy, tokens = given.model, given.model.policy, given.max_new_tokens
-    asked = fitting(model, as_prompts(given.prompts), tokens)
+    asked = fitting(model, prompts_of(given.prompts), tokens)
     source = reward_source(given.reward, policy)
     data = [[prompt.id for prompt in asked], tokens]
     key = run_key(method.section, recipe, (method.section,), model, data, given.reference, given.reward)
@@ -301,6 +316,20 @@ def practise_in_memory(name: str, given: Given, seed: int, settings: Mapping[str
         held_to = reference_of(model, given.reference, before)
         session = RolloutSession(run, model.device, seed, new_engine(model.device), tokens)
         return finish(run, loop(policy, held_to, source, asked, config, session))
+
+
+def examples_of(model: Model, given: Examples) -> list[Example]:
+    """What is imitated, encoded: answers to prompts, and texts that are learnt whole."""
+    rows, template = demonstrations_of(given), model.policy.template
+    answers, texts = [row for row in rows if not isinstance(row, str)], [row for row in rows if isinstance(row, str)]
+    found = usable(encode_demonstrations(template, answers, model.limit)) if answers or not texts else []
+    return [*found, *(usable(encode_documents(template, texts, model.limit)) if texts else [])]
+
+
+def margins_of(rows: Sequence[Any], settings: Mapping[str, object]) -> dict[str, object]:
+    """The setting by which a column `margin` counts as it is, where there is one and nothing was said of it."""
+    stated = bool(rows) and isinstance(rows[0], Mapping) and "margin" in rows[0]
+    return {"margin": 1.0} if stated and "margin" not in settings else {}
 
 
 def fitting(model: Model, prompts: Sequence[Prompt], max_new_tokens: int) -> list[Prompt]:
