@@ -12,8 +12,8 @@ from bridle.api.rows import (
     Demonstration,
     by_columns,
     described_value,
-    listed,
     read_rows,
+    row_list,
 )
 from bridle.core.errors import DataError
 from bridle.core.records import Completion, Message, Pair, Prompt, Role
@@ -24,12 +24,12 @@ Examples = Iterable[tuple[Text, str] | Row | Sequence[Row]]  # (prompt, answer),
 Comparisons = Iterable[tuple[Text, str, str] | Row]  # (prompt, better answer, worse answer), rows
 Prompts = Iterable[Text | Row]
 
-Score = Callable[[Sequence[Any], Sequence[str]], Sequence[float | None]]  # prompts as they were given, answers
+Score = Callable[..., Sequence[float | None]]  # of prompts as they were given, answers, and columns (api/rewards.py)
 
 
 def as_prompts(given: Prompts) -> list[Prompt]:
     """A prompt for each entry, as records. `meta["given"]` keeps it as it was given, for that is what a reward function is shown."""
-    rows = listed(given, "prompts")
+    rows = row_list(given, "prompts")
     prompts = prompts_of(rows)
     if len(prompts) < len(rows):
         raise DataError(f"{len(rows) - len(prompts)} of {len(rows)} rows hold no prompt; leave them out, or mend them")
@@ -38,7 +38,7 @@ def as_prompts(given: Prompts) -> list[Prompt]:
 
 def prompts_of(given: Prompts) -> list[Prompt]:
     """The same, rows by columns left out that hold none; what else such a row holds is `meta["columns"]`."""
-    rows = listed(given, "prompts")
+    rows = row_list(given, "prompts")
     if rows and isinstance(rows[0], Mapping):
         return [with_columns(prompt, rows[number]) for number, [prompt] in read_rows(rows, PROMPTS)]
     return [as_prompt(raw, number) for number, raw in enumerate(rows)]
@@ -73,7 +73,7 @@ def as_role(role: str) -> Role:
 
 def demonstrations_of(examples: Examples) -> list[Demonstration | str]:
     """Answers to imitate, and texts that are learnt whole."""
-    rows = listed(examples, "examples")
+    rows = row_list(examples, "examples")
     if by_columns(rows):
         return [one for _, found in read_rows(rows, DEMONSTRATIONS) for one in found]
     rows = checked_rows(rows, "a prompt and its answer", 2)
@@ -82,7 +82,7 @@ def demonstrations_of(examples: Examples) -> list[Demonstration | str]:
 
 def preferences_of(given: Comparisons) -> list[Pair]:
     """Comparisons as records. Those of a prompt share its weight, 1: pairs of one ranking say less than as many others."""
-    rows = listed(given, "comparisons")
+    rows = row_list(given, "comparisons")
     if by_columns(rows):
         judged = [pairs for _, pairs in read_rows(rows, COMPARISONS)]
     else:

@@ -11,12 +11,11 @@ from typing import Any, TypeVar
 
 import torch
 
-from bridle.api.inputs import Score, Text, as_prompts
+from bridle.api.inputs import Text, as_prompts
 from bridle.api.objects import folder_of, refuse_scorer
-from bridle.api.rows import described_value
 from bridle.compute.device import Device, choose_device
 from bridle.core.errors import DataError
-from bridle.core.records import Completion, Prompt, Reward
+from bridle.core.records import Completion
 from bridle.generation.engine import Engine, answer_prompts
 from bridle.generation.sampling import Sampling
 from bridle.models.contents import lasting_hash
@@ -30,7 +29,6 @@ from bridle.project.progress import Progress
 from bridle.recipe.data import DataSection, SamplingSection
 from bridle.recipe.recipe import Recipe
 from bridle.rewards.learned import LearnedReward
-from bridle.rewards.verifiers import Verifier
 
 Result = dict[str, Any]
 Rows = TypeVar("Rows")
@@ -146,27 +144,6 @@ def load_reward(model: str | Path | object, tokenizer: object = None, *, precisi
 
 def chosen_device(precision: str) -> Device:
     return choose_device(precision, threads=torch.get_num_threads())
-
-
-def reward_source(reward: Score | ScoreModel | Verifier, policy: Policy) -> Reward:
-    """What trainers call: a reward model reads token ids where it can, a verifier why an answer ended, a function of the user's own gets
-    texts."""
-    if isinstance(reward, Verifier):
-        return reward
-    if isinstance(reward, ScoreModel):
-        return LearnedReward(reward.model, reward.device, reward.model.template.hash == policy.template.hash)
-
-    def scored(prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[float | None]:
-        found = reward([prompt.meta["given"] for prompt in prompts], [c.text for c in completions])
-        try:
-            return [None if score is None else float(score) for score in found]
-        except (TypeError, ValueError, OverflowError) as error:
-            raise DataError(
-                f"the reward function gave {described_value(found)} for {len(completions)} answers, where a list of one number "
-                "for each is needed (None where it cannot judge)"
-            ) from error
-
-    return scored
 
 
 def quiet() -> Progress:

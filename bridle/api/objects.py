@@ -86,8 +86,8 @@ def require_place(model: str | Path, tokenizer: Any) -> None:
 
 def require_objects(model: Any, tokenizer: Any) -> None:
     """UsageError or UnsupportedModel, in one sentence, where these are not a causal language model and its tokenizer."""
-    require_model(model, tokenizer)
-    kind = kind_of(model)
+    require_network(model, tokenizer)
+    kind = object_kind(model)
     if SCORES in kind:
         raise UnsupportedModel(
             f"{GIVEN} is {kind}; a reward model is for bridle.load_reward, and is not trained to write"
@@ -97,27 +97,27 @@ def require_objects(model: Any, tokenizer: Any) -> None:
     if causal_class(model) not in class_names(model):
         known = causal_class(model) or "none that transformers has"
         raise UnsupportedModel(
-            f"{GIVEN} is {family_of(settings_of(model))}, and not the causal language model of its family ({known}): without that head it "
-            "writes no text; load it with transformers' AutoModelForCausalLM"
+            f"{GIVEN} is {family_of(object_settings(model))}, and not the causal language model of its family ({known}): without that "
+            "head it writes no text; load it with transformers' AutoModelForCausalLM"
         )
-    require_unquantised(GIVEN, settings_of(model))
+    require_unquantised(GIVEN, object_settings(model))
     if any(parameter.is_meta for parameter in model.parameters()):
         raise UsageError(f"weights of {GIVEN} are not in memory; load it without a device_map that offloads")
     require_tokenizer(model, tokenizer)
 
 
-def require_model(model: Any, tokenizer: Any) -> None:
+def require_network(model: Any, tokenizer: Any) -> None:
     """UsageError where the first object is not a whole model of transformers."""
     names = class_names(model)
     if "PreTrainedTokenizerBase" in names and "PreTrainedModel" in class_names(tokenizer):
         raise UsageError("the tokenizer was given first and the model second; call bridle.load(model, tokenizer)")
-    if "PeftModel" in names or getattr(model, "_hf_peft_config_loaded", False) is True:
+    if "PreTrainedModel" not in names and "PeftModel" not in names:
+        part = ", a part of a model or a wrapper round one" if "Module" in names else ""
+        raise UsageError(f"a model was needed, got {described_object(model)}{part}; {TAKES}")
+    if "PeftModel" in names or model._hf_peft_config_loaded:
         raise UsageError(
             f"{GIVEN} has adapters of peft beside its weights; give what peft's merge_and_unload() makes of the two"
         )
-    if "PreTrainedModel" not in names:
-        part = ", a part of a model or a wrapper round one" if "Module" in names else ""
-        raise UsageError(f"a model was needed, got {described_object(model)}{part}; {TAKES}")
 
 
 def require_tokenizer(model: Any, tokenizer: Any) -> None:
@@ -145,8 +145,8 @@ def require_tokenizer(model: Any, tokenizer: Any) -> None:
 
 def refuse_scorer(model: Any, tokenizer: Any) -> None:
     """UsageError for whatever object was given to be read as a reward model: none says what its scores mean."""
-    require_model(model, tokenizer)
-    if SCORES not in kind_of(model):
+    require_network(model, tokenizer)
+    if SCORES not in object_kind(model):
         raise UsageError(
             f"load_reward was given {type(model).__name__}, which scores nothing; train a reward model on it: bridle.reward_model("
             "bridle.load(model, tokenizer), pairs)"
@@ -170,14 +170,14 @@ def described_object(value: Any) -> str:
     return described_value(value) if isinstance(value, str) else type(value).__name__
 
 
-def settings_of(model: Any) -> dict[str, Any]:
+def object_settings(model: Any) -> dict[str, Any]:
     found: dict[str, Any] = model.config.to_dict()
     return {**found, "architectures": [type(model).__name__]}
 
 
-def kind_of(model: Any) -> str:
+def object_kind(model: Any) -> str:
     """Which other kind of model it is than a causal language model, by its class or one above it; empty for none."""
-    found = settings_of(model)
+    found = object_settings(model)
     kinds = (kind_in_settings({**found, "architectures": [kind.__name__]}) for kind in type(model).__mro__[:-1])
     return next(filter(None, kinds), "")
 

@@ -23,7 +23,7 @@ from bridle.recipe.data import DataSection
 T = TypeVar("T")
 Columns = tuple[str, ...]
 TRIED = 100  # first rows, after which none is read where none of them could be used
-SHOWN = 3  # numbers of rows that are told of each reason
+NUMBERS = 3  # numbers of rows that are counted of each reason
 
 Demonstration = tuple[Prompt, str]
 
@@ -39,14 +39,14 @@ class Needed(Generic[T]):
     form: Form | None = None
 
 
-def demonstrated(row: ImportedRow) -> list[Demonstration | str]:
+def demonstrations_in(row: ImportedRow) -> list[Demonstration | str]:
     """An answer to a prompt, or a text that is learnt whole."""
     if row.document:
         return [row.document]
     return [(row.prompt, row.answers[0])] if row.imitate else []
 
 
-def compared(row: ImportedRow) -> list[Pair]:
+def pairs_in(row: ImportedRow) -> list[Pair]:
     """A pair for every two answers of which the row says that one is better, the weight of its verdict shared among them."""
     answers, found = [Completion(row.prompt.id, text) for text in row.answers], list[Pair]()
     for verdict in row.verdicts:
@@ -60,29 +60,31 @@ def compared(row: ImportedRow) -> list[Pair]:
     return found
 
 
-def asked(row: ImportedRow) -> list[Prompt]:
+def prompts_in(row: ImportedRow) -> list[Prompt]:
     return [row.prompt] if row.prompt.messages else []
 
 
 DEMONSTRATIONS = Needed(
-    "a demonstration", (("prompt", "completion"), ("messages",), ("text",), ("instruction", "output")), demonstrated
+    "a demonstration",
+    (("prompt", "completion"), ("messages",), ("text",), ("instruction", "output")),
+    demonstrations_in,
 )
-COMPARISONS = Needed("a comparison", (("prompt", "chosen", "rejected"), ("chosen", "rejected")), compared)
-PROMPTS = Needed("a prompt", (("prompt",), ("messages",)), asked, Form.PROMPT)
+COMPARISONS = Needed("a comparison", (("prompt", "chosen", "rejected"), ("chosen", "rejected")), pairs_in)
+PROMPTS = Needed("a prompt", (("prompt",), ("messages",)), prompts_in, Form.PROMPT)
 
 
 # ------------------------------------------------------------------------------------------------------- reading
 
 
-def listed(data: Iterable[Any], what: str) -> list[Any]:
+def row_list(data: Iterable[Any], what: str) -> list[Any]:
     """The rows of a user's data; DataError, with the way out, for what is not a list of rows."""
     if isinstance(data, str):
         raise DataError(f"{what} are a list, and a single text was given; put it into a list")
     if isinstance(data, Mapping):
-        splits = [str(name) for name, value in data.items() if hasattr(value, "column_names")]
+        splits = [str(name) for name, value in data.items() if "column_names" in dir(value)]
         way = f"give one of its splits, data[{splits[0]!r}]" if splits else "give a list with a dict for each row"
         raise DataError(f"{what} are a list, and a dict of {', '.join(map(str, data))} was given; {way}"[:400])
-    if hasattr(data, "iterrows"):
+    if "iterrows" in dir(data):
         raise DataError(f"{what} are a list, and a table was given; give its rows, data.to_dict('records')")
     try:
         rows = list(data)
@@ -116,10 +118,11 @@ def read_rows(rows: Sequence[Any], needed: Needed[T]) -> list[tuple[int, list[T]
     if left_out and not kept:
         fault, [first, *_] = next(iter(left_out.items()))
         raise NoUsableRows(
-            f"row {first}{columns_of(rows[first])} is not {needed.what} ({fault}), nor is one of the others; {way_to(needed, rows[first])}"
+            f"row {first}{with_columns_named(rows[first])} is not {needed.what} ({fault}), nor is one of the others; "
+            f"{way_to(needed, rows[first])}"
         )
     if left_out:
-        tell_left_out(left_out, len(rows))
+        report_left_out(left_out, len(rows))
     return kept
 
 
@@ -141,23 +144,23 @@ def read_one(row: Any, number: int, needed: Needed[T]) -> tuple[str, list[T]]:
     return "" if found else f"it is a {kinds}", found
 
 
-def tell_left_out(left_out: Mapping[str, Sequence[int]], rows: int) -> None:
+def report_left_out(left_out: Mapping[str, Sequence[int]], rows: int) -> None:
     """Say which rows cannot be used, and why; NoUsableRows where they are too many."""
-    told = "; ".join(f"{len(numbers):,}: {reason} ({numbered(numbers)})" for reason, numbers in left_out.items())
+    counted = "; ".join(f"{len(numbers):,}: {reason} ({numbered(numbers)})" for reason, numbers in left_out.items())
     count, limit = sum(map(len, left_out.values())), DataSection().drop_limit
     if count > limit * rows:
         raise NoUsableRows(
-            f"{count:,} of {rows:,} rows cannot be used, more than half: {told}; mend them, or leave them out"
+            f"{count:,} of {rows:,} rows cannot be used, more than half: {counted}; mend them, or leave them out"
         )
-    Progress(live=False, every=math.inf).say(f"rows: {count:,} of {rows:,} left out, {told}")
+    Progress(live=False, every=math.inf).say(f"rows: {count:,} of {rows:,} left out, {counted}")
 
 
 def numbered(numbers: Sequence[int]) -> str:
-    shown = ", ".join(f"{number:,}" for number in numbers[:SHOWN])
-    return f"row{'s' if len(numbers) > 1 else ''} {shown}{', …' if len(numbers) > SHOWN else ''}"
+    first = ", ".join(f"{number:,}" for number in numbers[:NUMBERS])
+    return f"row{'s' if len(numbers) > 1 else ''} {first}{', …' if len(numbers) > NUMBERS else ''}"
 
 
-def columns_of(row: Any) -> str:
+def with_columns_named(row: Any) -> str:
     return f" with the columns {', '.join(map(str, row))[:200]}" if isinstance(row, Mapping) else ""
 
 

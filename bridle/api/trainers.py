@@ -9,7 +9,6 @@ from bridle.api.inputs import (
     Comparisons,
     Examples,
     Prompts,
-    Score,
     Text,
     as_prompts,
     demonstrations_of,
@@ -24,10 +23,10 @@ from bridle.api.models import (
     chosen_device,
     new_engine,
     quiet,
-    reward_source,
     usable,
 )
-from bridle.api.rows import described_value, listed
+from bridle.api.rewards import Judge, identity, prompt_keys, reward_source
+from bridle.api.rows import described_value, row_list
 from bridle.api.runs import announce, finish, reference_of, run_key, training
 from bridle.compute.randomness import derived_seed, drawn, generator
 from bridle.compute.steps import Session
@@ -124,7 +123,7 @@ def reward_model(
 
     Its scores are centred and scaled on answers of `model` to up to 256 of the prompts, drawn by the seed. Settings of [reward].
     """
-    rows = listed(pairs, "comparisons")
+    rows = row_list(pairs, "comparisons")
     margins = margins_of(rows, settings)
     recipe = recipe_of("reward", {**settings, **margins}, seed, model=model)
     if margins:
@@ -174,7 +173,7 @@ def dpo(
 
 
 def ppo(
-    model: Model, prompts: Prompts, reward: Score | ScoreModel | Verifier, *, reference: Model | None = None,
+    model: Model, prompts: Prompts, reward: Judge, *, reward_weights: Sequence[float] | None = None, reference: Model | None = None,
     demonstrations: Examples = (), max_new_tokens: int = NEW_TOKENS, seed: int = 0,
     folder: str | Path | None = None, on_log: OnLog | None = None, **settings: object,
 ) -> Result:  # fmt: skip
@@ -189,15 +188,15 @@ def ppo(
     policy = model.policy
     asked = fitting(model, prompts_of(prompts), max_new_tokens)
     mixed_in = examples_of(model, demonstrations) if demonstrations else []
-    source = reward_source(reward, policy)
+    source = reward_source(reward, reward_weights, policy, asked)
     if recipe.ppo.shared_trunk:
         critic = shared_critic(policy.module)
     elif isinstance(source, LearnedReward) and source.same_tokens:
         critic = critic_from(source.model.module)
     else:
         critic = critic_from(scorer_from(policy.module, generator(seed, "critic")))
-    data = [[prompt.id for prompt in asked], mixed_in, max_new_tokens]
-    key = run_key("ppo", recipe, ("ppo",), model, data, reference, reward)
+    data = [prompt_keys(asked), mixed_in, max_new_tokens]
+    key = run_key("ppo", recipe, ("ppo",), model, data, reference, identity(reward, reward_weights))
     with training(model, "ppo", key, recipe, folder, on_log) as (run, before):
         actors = ppo_loop.Actors(policy, reference_of(model, reference, before), critic)
         session = RolloutSession(run, model.device, seed, new_engine(model.device), max_new_tokens)
@@ -205,47 +204,47 @@ def ppo(
 
 
 def grpo(
-    model: Model, prompts: Prompts, reward: Score | ScoreModel | Verifier, *, reference: Model | None = None,
+    model: Model, prompts: Prompts, reward: Judge, *, reward_weights: Sequence[float] | None = None, reference: Model | None = None,
     max_new_tokens: int = NEW_TOKENS, seed: int = 0, folder: str | Path | None = None, on_log: OnLog | None = None,
     **settings: object,
 ) -> Result:  # fmt: skip
     """Several answers to each prompt, the better ones reinforced; no critic. Settings of [grpo]; `reward` as in `ppo`."""
-    given = Given(model, prompts, reward, reference, max_new_tokens, folder, on_log)
+    given = Given(model, prompts, reward, reward_weights, reference, max_new_tokens, folder, on_log)
     return practise_in_memory("grpo", given, seed, settings)
 
 
 def rloo(
-    model: Model, prompts: Prompts, reward: Score | ScoreModel | Verifier, *, reference: Model | None = None,
+    model: Model, prompts: Prompts, reward: Judge, *, reward_weights: Sequence[float] | None = None, reference: Model | None = None,
     max_new_tokens: int = NEW_TOKENS, seed: int = 0, folder: str | Path | None = None, on_log: OnLog | None = None,
     **settings: object,
 ) -> Result:  # fmt: skip
     """As `grpo`, each answer measured against the mean of the others, the KL in the reward. Settings of [rloo]."""
-    given = Given(model, prompts, reward, reference, max_new_tokens, folder, on_log)
+    given = Given(model, prompts, reward, reward_weights, reference, max_new_tokens, folder, on_log)
     return practise_in_memory("rloo", given, seed, settings)
 
 
 def rebel(
-    model: Model, prompts: Prompts, reward: Score | ScoreModel | Verifier, *, reference: Model | None = None,
+    model: Model, prompts: Prompts, reward: Judge, *, reward_weights: Sequence[float] | None = None, reference: Model | None = None,
     max_new_tokens: int = NEW_TOKENS, seed: int = 0, folder: str | Path | None = None, on_log: OnLog | None = None,
     **settings: object,
 ) -> Result:  # fmt: skip
     """Two answers to each prompt; their log-odds follow the difference of their rewards. Settings of [rebel]."""
-    given = Given(model, prompts, reward, reference, max_new_tokens, folder, on_log)
+    given = Given(model, prompts, reward, reward_weights, reference, max_new_tokens, folder, on_log)
     return practise_in_memory("rebel", given, seed, settings)
 
 
 def best_of_n(
-    model: Model, prompts: Prompts, reward: Score | ScoreModel | Verifier, *, reference: Model | None = None,
+    model: Model, prompts: Prompts, reward: Judge, *, reward_weights: Sequence[float] | None = None, reference: Model | None = None,
     max_new_tokens: int = NEW_TOKENS, seed: int = 0, folder: str | Path | None = None, on_log: OnLog | None = None,
     **settings: object,
 ) -> Result:  # fmt: skip
     """Answer each prompt several times, imitate the best, and again. Settings of [rejection]; `reference` for the log alone."""
-    given = Given(model, prompts, reward, reference, max_new_tokens, folder, on_log)
+    given = Given(model, prompts, reward, reward_weights, reference, max_new_tokens, folder, on_log)
     return practise_in_memory("best-of-n", given, seed, settings)
 
 
 def online_dpo(
-    model: Model, prompts: Prompts, reward: Score | ScoreModel | Verifier, *, online_rounds: int = 3,
+    model: Model, prompts: Prompts, reward: Judge, *, reward_weights: Sequence[float] | None = None, online_rounds: int = 3,
     reference: Model | None = None, max_new_tokens: int = NEW_TOKENS, seed: int = 0, folder: str | Path | None = None,
     on_log: OnLog | None = None, **settings: object,
 ) -> Result:  # fmt: skip
@@ -254,21 +253,21 @@ def online_dpo(
         raise RecipeError(
             f"online_dpo needs online_rounds of at least 1, got {online_rounds}; for comparisons call `dpo`"
         )
-    given = Given(model, prompts, reward, reference, max_new_tokens, folder, on_log)
+    given = Given(model, prompts, reward, reward_weights, reference, max_new_tokens, folder, on_log)
     return practise_in_memory("dpo", given, seed, {**settings, "online_rounds": online_rounds})
 
 
 def tune(
-    method: str, model: Model, prompts: Prompts, reward: Score | ScoreModel | Verifier, *, reference: Model | None = None,
-    max_new_tokens: int = NEW_TOKENS, seed: int = 0, folder: str | Path | None = None, on_log: OnLog | None = None,
-    **settings: object,
+    method: str, model: Model, prompts: Prompts, reward: Judge, *, reward_weights: Sequence[float] | None = None,
+    reference: Model | None = None, max_new_tokens: int = NEW_TOKENS, seed: int = 0, folder: str | Path | None = None,
+    on_log: OnLog | None = None, **settings: object,
 ) -> Result:  # fmt: skip
     """Any method that learns from its own answers without a critic, by its name on the command line ("rloo"): also one of your own that
     the table of methods holds. Settings of its section."""
     known = [name for name, row in METHODS.items() if row.stage is practise and row.critic is None]
     if method not in known:
         raise UsageError(f"{method!r} is not a method that `tune` can run; {hint(method, known)}")
-    given = Given(model, prompts, reward, reference, max_new_tokens, folder, on_log)
+    given = Given(model, prompts, reward, reward_weights, reference, max_new_tokens, folder, on_log)
     return practise_in_memory(method, given, seed, settings)
 
 
@@ -295,7 +294,8 @@ class Given:
 
     model: Model
     prompts: Prompts
-    reward: Score | ScoreModel | Verifier
+    reward: Judge
+    weights: Sequence[float] | None
     reference: Model | None
     max_new_tokens: int
     folder: str | Path | None
@@ -309,9 +309,9 @@ def practise_in_memory(name: str, given: Given, seed: int, settings: Mapping[str
     config, loop = dict(recipe)[method.section], dpo_loop.train_online if name == "dpo" else method.loop
     model, policy, tokens = given.model, given.model.policy, given.max_new_tokens
     asked = fitting(model, prompts_of(given.prompts), tokens)
-    source = reward_source(given.reward, policy)
-    data = [[prompt.id for prompt in asked], tokens]
-    key = run_key(method.section, recipe, (method.section,), model, data, given.reference, given.reward)
+    source = reward_source(given.reward, given.weights, policy, asked)
+    data, judge = [prompt_keys(asked), tokens], identity(given.reward, given.weights)
+    key = run_key(method.section, recipe, (method.section,), model, data, given.reference, judge)
     with training(model, method.section, key, recipe, given.folder, given.on_log) as (run, before):
         held_to = reference_of(model, given.reference, before)
         session = RolloutSession(run, model.device, seed, new_engine(model.device), tokens)
