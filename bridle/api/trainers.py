@@ -1,5 +1,7 @@
 """Each trainer as a function: the loops of `bridle/training/`, which the command line runs too, on models and data in memory."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +30,7 @@ from bridle.api.models import (
 from bridle.api.rewards import Judge, identity, prompt_keys, reward_source
 from bridle.api.rows import described_value, row_list
 from bridle.api.runs import announce, finish, reference_of, run_key, training
+from bridle.api.settings import CALLS, Call, with_settings
 from bridle.compute.randomness import derived_seed, drawn, generator
 from bridle.compute.steps import Session
 from bridle.core.errors import DataError, RecipeError, UsageError
@@ -41,7 +44,7 @@ from bridle.models.policy import RewardModel
 from bridle.models.scorer import critic_from, scorer_from, shared_critic
 from bridle.project.run import OnLog
 from bridle.recipe.by_size import lines_by_size, settings_by_size
-from bridle.recipe.recipe import Recipe, hint, sections
+from bridle.recipe.recipe import Recipe, hint
 from bridle.rewards.learned import LearnedReward, task_scores
 from bridle.rewards.sandbox.kinds import Sandbox
 from bridle.rewards.verifiers import Verifier, check_of, same_check
@@ -57,21 +60,8 @@ from bridle.training import pretrain as pretrain_loop
 from bridle.training import reward as reward_loop
 from bridle.training import sft as sft_loop
 
-# Settings that mean something to the stages of a project and nothing here, by section; those of every section under "".
-STAGES_ONLY = {
-    "": "start reference scored_by".split(),
-    "reward": """
-        path members bootstrap combine uncertainty ties loss
-        slim slim_hidden_size slim_layers slim_epochs slim_learning_rate
-    """.split(),
-    "dpo": ["observe_every"],
-    "grpo": "branch_problems branch_demonstrations".split(),
-    "model": ["path"],
-}
-# Settings of [dpo] that `online_dpo` has alone.
-ONLINE = frozenset("online_rounds online_prompts online_answers online_reference missing_stop_penalty".split())
 
-
+@with_settings
 def pretrain(
     texts: Sequence[str], *, tokens: int, seed: int = 0, folder: str | Path | None = None, on_log: OnLog | None = None,
     **settings: object,
@@ -83,7 +73,7 @@ def pretrain(
     """
     if isinstance(texts, str):
         raise DataError("texts are a list, and a single text was given; put it into a list")
-    recipe = recipe_of("pretrain", settings, seed, more=("model",))
+    recipe = recipe_of(CALLS["pretrain"], settings, seed)
     device = chosen_device(recipe.model.precision)
     few = drawn(texts, texts, TOKENIZER_TEXTS, seed)
     for note in used_note(len(few), len(texts), "to learn the tokenizer"):
@@ -103,18 +93,20 @@ def pretrain(
     return model
 
 
+@with_settings
 def sft(
     model: Model, examples: Examples, *, seed: int = 0, folder: str | Path | None = None,
     on_log: OnLog | None = None, **settings: object,
 ) -> Result:  # fmt: skip
     """Imitate answers, given as (prompt, answer). Settings of [sft]."""
-    recipe = recipe_of("sft", settings, seed, model=model)
+    recipe = recipe_of(CALLS["sft"], settings, seed, model=model)
     encoded = examples_of(model, examples)
     key = run_key("sft", recipe, ("sft",), model, encoded)
     with training(model, "sft", key, recipe, folder, on_log) as (run, _):
         return finish(run, sft_loop.train(model.policy, encoded, recipe.sft, Session(run, model.device, seed)))
 
 
+@with_settings
 def reward_model(
     model: Model, pairs: Comparisons, *, max_new_tokens: int = NEW_TOKENS, seed: int = 0,
     folder: str | Path | None = None, on_log: OnLog | None = None, **settings: object,
@@ -125,7 +117,7 @@ def reward_model(
     """
     rows = row_list(pairs, "comparisons")
     margins = margins_of(rows, settings)
-    recipe = recipe_of("reward", {**settings, **margins}, seed, model=model)
+    recipe = recipe_of(CALLS["reward_model"], {**settings, **margins}, seed, model=model)
     if margins:
         quiet().say("margins: the rows' column counts as it is (margin = 1); margin=0 leaves it out")
     policy, section = model.policy, recipe.reward
@@ -150,6 +142,7 @@ def reward_model(
         return ScoreModel(scorer, device, finish(run, {**result, "centre": task.centre, "scale": task.scale}))
 
 
+@with_settings
 def dpo(
     model: Model, pairs: Comparisons, *, reference: Model | None = None, seed: int = 0,
     folder: str | Path | None = None, on_log: OnLog | None = None, **settings: object,
@@ -158,7 +151,7 @@ def dpo(
 
     `reference` holds the model; None: the model as it is when the call begins. With loss "simpo" there is none.
     """
-    recipe = recipe_of("dpo", settings, seed, without=ONLINE, model=model)
+    recipe = recipe_of(CALLS["dpo"], settings, seed, model=model)
     if reference is not None and recipe.dpo.loss in NO_REFERENCE:
         raise UsageError(
             f"loss = {recipe.dpo.loss!r} has no reference, and one was given; leave it out, or choose loss = 'dpo'"
@@ -172,6 +165,7 @@ def dpo(
         return finish(run, dpo_loop.train(model.policy, held_to, groups, recipe.dpo, session, run.folder / "cache"))
 
 
+@with_settings
 def ppo(
     model: Model, prompts: Prompts, reward: Judge, *, reward_weights: Sequence[float] | None = None, reference: Model | None = None,
     demonstrations: Examples = (), max_new_tokens: int = NEW_TOKENS, seed: int = 0,
@@ -184,7 +178,7 @@ def ppo(
     model where `reward` is one with the model's tokenizer, else as the model with a head of zeros. `demonstrations` are
     for `pretrain_coef`.
     """
-    recipe = recipe_of("ppo", settings, seed, model=model, tokens=max_new_tokens)
+    recipe = recipe_of(CALLS["ppo"], settings, seed, model=model, tokens=max_new_tokens)
     policy = model.policy
     asked = fitting(model, prompts_of(prompts), max_new_tokens)
     mixed_in = examples_of(model, demonstrations) if demonstrations else []
@@ -203,6 +197,7 @@ def ppo(
         return finish(run, ppo_loop.train(actors, source, asked, mixed_in, recipe.ppo, session))
 
 
+@with_settings
 def grpo(
     model: Model, prompts: Prompts, reward: Judge, *, reward_weights: Sequence[float] | None = None, reference: Model | None = None,
     max_new_tokens: int = NEW_TOKENS, seed: int = 0, folder: str | Path | None = None, on_log: OnLog | None = None,
@@ -213,6 +208,7 @@ def grpo(
     return practise_in_memory("grpo", given, seed, settings)
 
 
+@with_settings
 def rloo(
     model: Model, prompts: Prompts, reward: Judge, *, reward_weights: Sequence[float] | None = None, reference: Model | None = None,
     max_new_tokens: int = NEW_TOKENS, seed: int = 0, folder: str | Path | None = None, on_log: OnLog | None = None,
@@ -223,6 +219,7 @@ def rloo(
     return practise_in_memory("rloo", given, seed, settings)
 
 
+@with_settings
 def rebel(
     model: Model, prompts: Prompts, reward: Judge, *, reward_weights: Sequence[float] | None = None, reference: Model | None = None,
     max_new_tokens: int = NEW_TOKENS, seed: int = 0, folder: str | Path | None = None, on_log: OnLog | None = None,
@@ -233,6 +230,7 @@ def rebel(
     return practise_in_memory("rebel", given, seed, settings)
 
 
+@with_settings
 def best_of_n(
     model: Model, prompts: Prompts, reward: Judge, *, reward_weights: Sequence[float] | None = None, reference: Model | None = None,
     max_new_tokens: int = NEW_TOKENS, seed: int = 0, folder: str | Path | None = None, on_log: OnLog | None = None,
@@ -243,6 +241,7 @@ def best_of_n(
     return practise_in_memory("best-of-n", given, seed, settings)
 
 
+@with_settings
 def online_dpo(
     model: Model, prompts: Prompts, reward: Judge, *, reward_weights: Sequence[float] | None = None, online_rounds: int = 3,
     reference: Model | None = None, max_new_tokens: int = NEW_TOKENS, seed: int = 0, folder: str | Path | None = None,
@@ -305,7 +304,7 @@ class Given:
 def practise_in_memory(name: str, given: Given, seed: int, settings: Mapping[str, object]) -> Result:
     """Any method that needs no more than prompts and a reward."""
     method = METHODS[name]
-    recipe = recipe_of(name, settings, seed, model=given.model, tokens=given.max_new_tokens)
+    recipe = recipe_of(Call(name), settings, seed, model=given.model, tokens=given.max_new_tokens)
     config, loop = dict(recipe)[method.section], dpo_loop.train_online if name == "dpo" else method.loop
     model, policy, tokens = given.model, given.model.policy, given.max_new_tokens
     asked = fitting(model, prompts_of(given.prompts), tokens)
@@ -338,28 +337,19 @@ def fitting(model: Model, prompts: Sequence[Prompt], max_new_tokens: int) -> lis
 
 
 def recipe_of(
-    method: str, settings: Mapping[str, object], seed: int, *, more: Sequence[str] = (), without: frozenset[str] = frozenset(),
-    model: Model | None = None, tokens: int = 0,
+    call: Call, settings: Mapping[str, object], seed: int, *, model: Model | None = None, tokens: int = 0
 ) -> Recipe:  # fmt: skip
-    """The recipe with these settings of a method's section, and of `more`; an unknown one is an error that names the nearest. Those that
-    are not given suit the size of a model that was brought, whose longest answer has so many `tokens`. Says what begins: no data is read
-    yet."""
-    names = (METHODS[method].section, *more)
-    known = {
-        key: name
-        for name in names
-        for key in sections()[name].model_fields
-        if key not in {*STAGES_ONLY[""], *STAGES_ONLY.get(name, ()), *without}
-    }
-    for key in settings:
-        if key not in known:
-            raise RecipeError(f"{key!r} is not a setting of [{'] or ['.join(names)}]; {hint(key, list(known))}")
+    """The recipe with these settings of a call. Those that are not given suit the size of a model that was brought, whose longest answer
+    has so many `tokens`. Says what begins: no data is read yet."""
+    given = call.dotted(settings)
     suited = {} if model is None or not model.brought else settings_by_size(model.parameters, model.limit, tokens)
-    chosen = {key: suited[f"{name}.{key}"].value for key, name in known.items() if f"{name}.{key}" in suited}
-    dotted = {f"{known[key]}.{key}": value for key, value in {**chosen, **settings}.items()}
-    recipe = Recipe().with_settings({"seed": seed, **dotted}, source="settings")
-    announce(method)
+    known = call.dotted(dict.fromkeys(call.settings))
+    chosen = {dotted: suited[dotted].value for dotted in known if dotted in suited}
+    recipe = Recipe().with_settings({"seed": seed, **chosen, **given}, source="settings")
+    announce(call.method)
     if model is not None and model.brought:
-        for line in lines_by_size(names[0], dict(recipe)[names[0]], model.parameters, chosen.keys() - settings.keys()):
+        section, name = dict(recipe)[call.section], call.section
+        by_size = {dotted.removeprefix(f"{name}.") for dotted in chosen.keys() - given.keys()}
+        for line in lines_by_size(name, section, model.parameters, by_size):
             quiet().say(line)
     return recipe
