@@ -155,9 +155,11 @@ def new_engine(device: Device) -> Engine:
     return Engine(device.precision, batch_size=256)
 
 
-def usable(found: tuple[list[Rows], DataReport]) -> list[Rows]:
-    """The rows that can be used; says what became of the others, and refuses data of which too little can be used."""
+def usable(found: tuple[list[Rows], DataReport], of: str = "") -> list[Rows]:
+    """The rows that can be used; says what became of the others, and refuses data of which too little can be used. `of`: what they are
+    for, where it is not training."""
     rows, report = found
+    report.what = f"{of} {report.what}".lstrip()
     for line in report.lines():
         quiet().say(line)
     report.check(DataSection().drop_limit)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bridle.api.evals import Evaluation, loss_and_accuracy, mean_reward, whole_in_parts
 from bridle.api.inputs import (
     Comparisons,
     Examples,
@@ -37,9 +38,10 @@ from bridle.core.errors import DataError, RecipeError, UsageError
 from bridle.core.records import Prompt
 from bridle.evaluation.answers import answer_all
 from bridle.generation.rollout import RolloutSession
+from bridle.models.batches import Group
 from bridle.models.encoding import encode_demonstrations, encode_documents, encode_pairs, prompts_that_fit
 from bridle.models.files.new_tokenizer import train_tokenizer
-from bridle.models.imitation import Example
+from bridle.models.imitation import Example, imitate
 from bridle.models.policy import RewardModel
 from bridle.models.scorer import critic_from, scorer_from, shared_critic
 from bridle.project.run import OnLog
@@ -59,6 +61,8 @@ from bridle.training import ppo as ppo_loop
 from bridle.training import pretrain as pretrain_loop
 from bridle.training import reward as reward_loop
 from bridle.training import sft as sft_loop
+
+EVAL = "eval"  # what rows are for that are not learnt from
 
 
 @with_settings
@@ -95,25 +99,30 @@ def pretrain(
 
 @with_settings
 def sft(
-    model: Model, examples: Examples, *, seed: int = 0, folder: str | Path | None = None,
-    on_log: OnLog | None = None, **settings: object,
+    model: Model, examples: Examples, *, eval: Examples = (), eval_every: int = 0, seed: int = 0,
+    folder: str | Path | None = None, on_log: OnLog | None = None, **settings: object,
 ) -> Result:  # fmt: skip
-    """Imitate answers, given as (prompt, answer). Settings of [sft]."""
+    """Imitate answers, given as (prompt, answer) or rows. `eval`: the same of what is not learnt, whose loss is measured every
+    `eval_every` steps (0: about ten times) and at the end. Settings of [sft]."""
     recipe = recipe_of(CALLS["sft"], settings, seed, model=model)
-    encoded = examples_of(model, examples)
+    encoded, held = examples_of(model, examples), examples_of(model, eval, EVAL) if eval else []
     key = run_key("sft", recipe, ("sft",), model, encoded)
     with training(model, "sft", key, recipe, folder, on_log) as (run, _):
+        if held:
+            at_once = recipe.sft.batch_size
+            run.evaluate = Evaluation(eval_every, lambda: {"loss": imitate(model.policy, held, model.device, at_once)})
         return finish(run, sft_loop.train(model.policy, encoded, recipe.sft, Session(run, model.device, seed)))
 
 
 @with_settings
 def reward_model(
-    model: Model, pairs: Comparisons, *, max_new_tokens: int = NEW_TOKENS, seed: int = 0,
-    folder: str | Path | None = None, on_log: OnLog | None = None, **settings: object,
+    model: Model, pairs: Comparisons, *, eval: Comparisons = (), eval_every: int = 0,
+    max_new_tokens: int = NEW_TOKENS, seed: int = 0, folder: str | Path | None = None, on_log: OnLog | None = None, **settings: object,
 ) -> ScoreModel:  # fmt: skip
     """A reward model from comparisons, given as (prompt, better answer, worse answer), on a copy of the model's trunk.
 
-    Its scores are centred and scaled on answers of `model` to up to 256 of the prompts, drawn by the seed. Settings of [reward].
+    Its scores are centred and scaled on answers of `model` to up to 256 of the prompts, drawn by the seed. `eval` and `eval_every`
+    as in `sft`: loss and accuracy. Settings of [reward].
     """
     rows = row_list(pairs, "comparisons")
     margins = margins_of(rows, settings)
@@ -123,12 +132,18 @@ def reward_model(
     policy, section = model.policy, recipe.reward
     compared = preferences_of(rows)
     groups = usable(encode_pairs(policy.template, compared, model.limit, margin=section.margin))
+    held = comparisons_of(model, eval, section.margin, EVAL) if eval else []
     key = run_key("reward", recipe, ("reward",), model, [[g.prompt, g.answers, g.pairs] for g in groups])
     head = generator(seed, "head")
     scorer = RewardModel(scorer_from(policy.module, head), policy.template, key, source=policy.source)
     with training(model, "reward", key, recipe, folder, on_log) as (run, _):
         device = model.device
         session = Session(run, device, seed)
+        if held:
+            whole = whole_in_parts(section)
+            run.evaluate = Evaluation(
+                eval_every, lambda: loss_and_accuracy(reward_loop.judge(scorer, held, whole, device))
+            )
         result = reward_loop.train(scorer, groups, section, section.epochs, section.learning_rate, session)
         asked = list(dict.fromkeys(pair.prompt for pair in compared))
         fit = fitting(model, asked, max_new_tokens)
@@ -144,31 +159,39 @@ def reward_model(
 
 @with_settings
 def dpo(
-    model: Model, pairs: Comparisons, *, reference: Model | None = None, seed: int = 0,
-    folder: str | Path | None = None, on_log: OnLog | None = None, **settings: object,
+    model: Model, pairs: Comparisons, *, reference: Model | None = None, eval: Comparisons = (), eval_every: int = 0,
+    seed: int = 0, folder: str | Path | None = None, on_log: OnLog | None = None, **settings: object,
 ) -> Result:  # fmt: skip
     """Learn from comparisons, given as (prompt, better answer, worse answer), with no reward model. Settings of [dpo].
 
-    `reference` holds the model; None: the model as it is when the call begins. With loss "simpo" there is none.
+    `reference` holds the model; None: the model as it is when the call begins. With loss "simpo" there is none. `eval` and
+    `eval_every` as in `sft`: loss and accuracy.
     """
     recipe = recipe_of(CALLS["dpo"], settings, seed, model=model)
     if reference is not None and recipe.dpo.loss in NO_REFERENCE:
         raise UsageError(
             f"loss = {recipe.dpo.loss!r} has no reference, and one was given; leave it out, or choose loss = 'dpo'"
         )
-    groups = usable(encode_pairs(model.policy.template, preferences_of(pairs), model.limit))
+    groups, held = comparisons_of(model, pairs), comparisons_of(model, eval, of=EVAL) if eval else []
     data = [[g.prompt, g.answers, g.pairs] for g in groups]
     key = run_key("dpo", recipe, ("dpo",), model, data, reference)
     with training(model, "dpo", key, recipe, folder, on_log) as (run, before):
         held_to = None if recipe.dpo.loss in NO_REFERENCE else reference_of(model, reference, before)
-        session = Session(run, model.device, seed)
-        return finish(run, dpo_loop.train(model.policy, held_to, groups, recipe.dpo, session, run.folder / "cache"))
+        session, cache = Session(run, model.device, seed), run.folder / "cache"
+        if held:
+            whole = whole_in_parts(recipe.dpo)
+            known = dpo_loop.read_reference(held_to, held, whole, session, cache)
+            run.evaluate = Evaluation(
+                eval_every,
+                lambda: loss_and_accuracy(dpo_loop.compare_answers(model.policy, held, known, whole, model.device)),
+            )
+        return finish(run, dpo_loop.train(model.policy, held_to, groups, recipe.dpo, session, cache))
 
 
 @with_settings
 def ppo(
     model: Model, prompts: Prompts, reward: Judge, *, reward_weights: Sequence[float] | None = None, reference: Model | None = None,
-    demonstrations: Examples = (), max_new_tokens: int = NEW_TOKENS, seed: int = 0,
+    demonstrations: Examples = (), eval: Prompts = (), eval_every: int = 0, max_new_tokens: int = NEW_TOKENS, seed: int = 0,
     folder: str | Path | None = None, on_log: OnLog | None = None, **settings: object,
 ) -> Result:  # fmt: skip
     """Practise against a reward under a KL penalty. Settings of [ppo]; β and the penalty of an answer that was cut off are in
@@ -176,13 +199,16 @@ def ppo(
 
     `reward(prompts, answers)` gives a number for each answer, None where it cannot judge. The critic begins as the reward
     model where `reward` is one with the model's tokenizer, else as the model with a head of zeros. `demonstrations` are
-    for `pretrain_coef`.
+    for `pretrain_coef`. `eval`: prompts that are not practised on, to which a fresh answer each is scored every `eval_every` steps (0:
+    about ten times) and at the end.
     """
     recipe = recipe_of(CALLS["ppo"], settings, seed, model=model, tokens=max_new_tokens)
     policy = model.policy
     asked = fitting(model, prompts_of(prompts), max_new_tokens)
     mixed_in = examples_of(model, demonstrations) if demonstrations else []
     source = reward_source(reward, reward_weights, policy, asked)
+    held = fitting(model, prompts_of(eval), max_new_tokens, EVAL) if eval else []
+    judge = reward_source(reward, reward_weights, policy, held) if held else source
     if recipe.ppo.shared_trunk:
         critic = shared_critic(policy.module)
     elif isinstance(source, LearnedReward) and source.same_tokens:
@@ -194,79 +220,81 @@ def ppo(
     with training(model, "ppo", key, recipe, folder, on_log) as (run, before):
         actors = ppo_loop.Actors(policy, reference_of(model, reference, before), critic)
         session = RolloutSession(run, model.device, seed, new_engine(model.device), max_new_tokens)
+        if held:
+            run.evaluate = Evaluation(eval_every, lambda: mean_reward(policy, held, judge, recipe.ppo, session))
         return finish(run, ppo_loop.train(actors, source, asked, mixed_in, recipe.ppo, session))
 
 
 @with_settings
 def grpo(
     model: Model, prompts: Prompts, reward: Judge, *, reward_weights: Sequence[float] | None = None, reference: Model | None = None,
-    max_new_tokens: int = NEW_TOKENS, seed: int = 0, folder: str | Path | None = None, on_log: OnLog | None = None,
-    **settings: object,
+    eval: Prompts = (), eval_every: int = 0, max_new_tokens: int = NEW_TOKENS, seed: int = 0,
+    folder: str | Path | None = None, on_log: OnLog | None = None, **settings: object,
 ) -> Result:  # fmt: skip
-    """Several answers to each prompt, the better ones reinforced; no critic. Settings of [grpo]; `reward` as in `ppo`."""
-    given = Given(model, prompts, reward, reward_weights, reference, max_new_tokens, folder, on_log)
+    """Several answers to each prompt, the better ones reinforced; no critic. Settings of [grpo]; `reward`, `eval` as in `ppo`."""
+    given = Given(model, prompts, reward, reward_weights, reference, eval, eval_every, max_new_tokens, folder, on_log)
     return practise_in_memory("grpo", given, seed, settings)
 
 
 @with_settings
 def rloo(
     model: Model, prompts: Prompts, reward: Judge, *, reward_weights: Sequence[float] | None = None, reference: Model | None = None,
-    max_new_tokens: int = NEW_TOKENS, seed: int = 0, folder: str | Path | None = None, on_log: OnLog | None = None,
-    **settings: object,
+    eval: Prompts = (), eval_every: int = 0, max_new_tokens: int = NEW_TOKENS, seed: int = 0,
+    folder: str | Path | None = None, on_log: OnLog | None = None, **settings: object,
 ) -> Result:  # fmt: skip
     """As `grpo`, each answer measured against the mean of the others, the KL in the reward. Settings of [rloo]."""
-    given = Given(model, prompts, reward, reward_weights, reference, max_new_tokens, folder, on_log)
+    given = Given(model, prompts, reward, reward_weights, reference, eval, eval_every, max_new_tokens, folder, on_log)
     return practise_in_memory("rloo", given, seed, settings)
 
 
 @with_settings
 def rebel(
     model: Model, prompts: Prompts, reward: Judge, *, reward_weights: Sequence[float] | None = None, reference: Model | None = None,
-    max_new_tokens: int = NEW_TOKENS, seed: int = 0, folder: str | Path | None = None, on_log: OnLog | None = None,
-    **settings: object,
+    eval: Prompts = (), eval_every: int = 0, max_new_tokens: int = NEW_TOKENS, seed: int = 0,
+    folder: str | Path | None = None, on_log: OnLog | None = None, **settings: object,
 ) -> Result:  # fmt: skip
     """Two answers to each prompt; their log-odds follow the difference of their rewards. Settings of [rebel]."""
-    given = Given(model, prompts, reward, reward_weights, reference, max_new_tokens, folder, on_log)
+    given = Given(model, prompts, reward, reward_weights, reference, eval, eval_every, max_new_tokens, folder, on_log)
     return practise_in_memory("rebel", given, seed, settings)
 
 
 @with_settings
 def best_of_n(
     model: Model, prompts: Prompts, reward: Judge, *, reward_weights: Sequence[float] | None = None, reference: Model | None = None,
-    max_new_tokens: int = NEW_TOKENS, seed: int = 0, folder: str | Path | None = None, on_log: OnLog | None = None,
-    **settings: object,
+    eval: Prompts = (), eval_every: int = 0, max_new_tokens: int = NEW_TOKENS, seed: int = 0,
+    folder: str | Path | None = None, on_log: OnLog | None = None, **settings: object,
 ) -> Result:  # fmt: skip
     """Answer each prompt several times, imitate the best, and again. Settings of [rejection]; `reference` for the log alone."""
-    given = Given(model, prompts, reward, reward_weights, reference, max_new_tokens, folder, on_log)
+    given = Given(model, prompts, reward, reward_weights, reference, eval, eval_every, max_new_tokens, folder, on_log)
     return practise_in_memory("best-of-n", given, seed, settings)
 
 
 @with_settings
 def online_dpo(
     model: Model, prompts: Prompts, reward: Judge, *, reward_weights: Sequence[float] | None = None, online_rounds: int = 3,
-    reference: Model | None = None, max_new_tokens: int = NEW_TOKENS, seed: int = 0, folder: str | Path | None = None,
-    on_log: OnLog | None = None, **settings: object,
+    reference: Model | None = None, eval: Prompts = (), eval_every: int = 0, max_new_tokens: int = NEW_TOKENS, seed: int = 0,
+    folder: str | Path | None = None, on_log: OnLog | None = None, **settings: object,
 ) -> Result:  # fmt: skip
     """DPO on the model's own fresh answers, ranked by a reward, in rounds. Settings of [dpo]."""
     if online_rounds < 1:
         raise RecipeError(
             f"online_dpo needs online_rounds of at least 1, got {online_rounds}; for comparisons call `dpo`"
         )
-    given = Given(model, prompts, reward, reward_weights, reference, max_new_tokens, folder, on_log)
+    given = Given(model, prompts, reward, reward_weights, reference, eval, eval_every, max_new_tokens, folder, on_log)
     return practise_in_memory("dpo", given, seed, {**settings, "online_rounds": online_rounds})
 
 
 def tune(
     method: str, model: Model, prompts: Prompts, reward: Judge, *, reward_weights: Sequence[float] | None = None,
-    reference: Model | None = None, max_new_tokens: int = NEW_TOKENS, seed: int = 0, folder: str | Path | None = None,
-    on_log: OnLog | None = None, **settings: object,
+    reference: Model | None = None, eval: Prompts = (), eval_every: int = 0, max_new_tokens: int = NEW_TOKENS, seed: int = 0,
+    folder: str | Path | None = None, on_log: OnLog | None = None, **settings: object,
 ) -> Result:  # fmt: skip
     """Any method that learns from its own answers without a critic, by its name on the command line ("rloo"): also one of your own that
     the table of methods holds. Settings of its section."""
     known = [name for name, row in METHODS.items() if row.stage is practise and row.critic is None]
     if method not in known:
         raise UsageError(f"{method!r} is not a method that `tune` can run; {hint(method, known)}")
-    given = Given(model, prompts, reward, reward_weights, reference, max_new_tokens, folder, on_log)
+    given = Given(model, prompts, reward, reward_weights, reference, eval, eval_every, max_new_tokens, folder, on_log)
     return practise_in_memory(method, given, seed, settings)
 
 
@@ -296,6 +324,8 @@ class Given:
     reward: Judge
     weights: Sequence[float] | None
     reference: Model | None
+    eval: Prompts
+    eval_every: int
     max_new_tokens: int
     folder: str | Path | None
     on_log: OnLog | None
@@ -309,20 +339,29 @@ def practise_in_memory(name: str, given: Given, seed: int, settings: Mapping[str
     model, policy, tokens = given.model, given.model.policy, given.max_new_tokens
     asked = fitting(model, prompts_of(given.prompts), tokens)
     source = reward_source(given.reward, given.weights, policy, asked)
-    data, judge = [prompt_keys(asked), tokens], identity(given.reward, given.weights)
-    key = run_key(method.section, recipe, (method.section,), model, data, given.reference, judge)
+    held = fitting(model, prompts_of(given.eval), tokens, EVAL) if given.eval else []
+    judge = reward_source(given.reward, given.weights, policy, held) if held else source
+    data, compared = [prompt_keys(asked), tokens], identity(given.reward, given.weights)
+    key = run_key(method.section, recipe, (method.section,), model, data, given.reference, compared)
     with training(model, method.section, key, recipe, given.folder, given.on_log) as (run, before):
         held_to = reference_of(model, given.reference, before)
         session = RolloutSession(run, model.device, seed, new_engine(model.device), tokens)
+        if held:
+            run.evaluate = Evaluation(given.eval_every, lambda: mean_reward(policy, held, judge, config, session))
         return finish(run, loop(policy, held_to, source, asked, config, session))
 
 
-def examples_of(model: Model, given: Examples) -> list[Example]:
+def comparisons_of(model: Model, given: Comparisons, margin: float = 0.0, of: str = "") -> list[Group]:
+    """Comparisons, encoded by prompt."""
+    return usable(encode_pairs(model.policy.template, preferences_of(given), model.limit, margin=margin), of)
+
+
+def examples_of(model: Model, given: Examples, of: str = "") -> list[Example]:
     """What is imitated, encoded: answers to prompts, and texts that are learnt whole."""
     rows, template = demonstrations_of(given), model.policy.template
     answers, texts = [row for row in rows if not isinstance(row, str)], [row for row in rows if isinstance(row, str)]
-    found = usable(encode_demonstrations(template, answers, model.limit)) if answers or not texts else []
-    return [*found, *(usable(encode_documents(template, texts, model.limit)) if texts else [])]
+    found = usable(encode_demonstrations(template, answers, model.limit), of) if answers or not texts else []
+    return [*found, *(usable(encode_documents(template, texts, model.limit), of) if texts else [])]
 
 
 def margins_of(rows: Sequence[Any], settings: Mapping[str, object]) -> dict[str, object]:
@@ -331,9 +370,9 @@ def margins_of(rows: Sequence[Any], settings: Mapping[str, object]) -> dict[str,
     return {"margin": 1.0} if stated and "margin" not in settings else {}
 
 
-def fitting(model: Model, prompts: Sequence[Prompt], max_new_tokens: int) -> list[Prompt]:
+def fitting(model: Model, prompts: Sequence[Prompt], max_new_tokens: int, of: str = "") -> list[Prompt]:
     """The prompts that leave room for an answer, encoded."""
-    return usable(prompts_that_fit(model.policy.template, prompts, max_new_tokens, model.limit))
+    return usable(prompts_that_fit(model.policy.template, prompts, max_new_tokens, model.limit), of)
 
 
 def recipe_of(

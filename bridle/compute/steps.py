@@ -22,6 +22,7 @@ from bridle.compute.optimizer import (
     warm_then_linear,
 )
 from bridle.compute.parallel import all_ranks_metrics
+from bridle.core.timeline import timed
 from bridle.project.run import Run, Signal
 from bridle.recipe.base import TrainerSection
 
@@ -124,10 +125,12 @@ class Steps:
         the greatest `selection_score` stays besides the newest.
         """
         self.metrics, self.selection_score, self.done = metrics, selection_score, step + 1
+        evaluated = self.evaluated(step + 1)
+        self.metrics = {**metrics, **evaluated}
         if self.run.until is not None:
             self.signals.append(replace(signal, answers=None))
             self.ask_whether_to_end()
-        logged = metrics if log is None else log
+        logged = {**(metrics if log is None else log), **evaluated}
         if logged:
             self.run.log(step, self.total, logged, signal)
         self.run.end_step(step + 1, self.total)
@@ -135,6 +138,13 @@ class Steps:
             self.save(step + 1)
             self.run.saved(step + 1)
         self.run.stop_if_needed(step + 1, self.total)
+
+    def evaluated(self, done: int) -> Metrics:
+        """What the evaluation of whoever calls measures after so many steps, where it is due."""
+        if self.run.evaluate is None:
+            return {}
+        with self.save_on_error(done), timed("observe"):
+            return dict(self.run.evaluate(done, self.total))
 
     def save(self, done: int) -> None:
         values = {**self.values, "metrics": self.metrics}
