@@ -11,11 +11,10 @@ from bridle.api.rows import (
     PROMPTS,
     Demonstration,
     by_columns,
-    described_value,
     read_rows,
     row_list,
 )
-from bridle.core.errors import DataError
+from bridle.core.errors import DataError, described_value
 from bridle.core.records import Completion, Message, Pair, Prompt, Role
 
 Text = str | Sequence[Mapping[str, str]]  # a prompt: the user's words, or messages that end with the user's

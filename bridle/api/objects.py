@@ -12,8 +12,7 @@ from copy import copy, deepcopy
 from pathlib import Path
 from typing import Any
 
-from bridle.api.rows import described_value
-from bridle.core.errors import ModelError, UnsupportedModel, UsageError
+from bridle.core.errors import ModelError, UnsupportedModel, UsageError, described_value
 from bridle.models.files.gguf import unpacked
 from bridle.models.files.hub import named
 from bridle.models.files.kinds import family_of, kind_in_settings

@@ -12,7 +12,7 @@ from difflib import get_close_matches
 from itertools import combinations
 from typing import Any, Generic, TypeVar
 
-from bridle.core.errors import DataError, NoUsableRows, brief_repr
+from bridle.core.errors import DataError, NoUsableRows, described_value
 from bridle.core.records import Completion, Pair, Prompt
 from bridle.feedback.importing.formats import Form, read_row
 from bridle.feedback.importing.forms.imported import ImportedRow
@@ -175,8 +175,3 @@ def way_to(needed: Needed[T], row: Any) -> str:
     return f"the nearest form is {form}: " + (
         f"rename or add {' and '.join(missing)}" if missing else "look at what these columns hold"
     )
-
-
-def described_value(value: object) -> str:
-    text = value if isinstance(value, str) else brief_repr(value)
-    return f"{type(value).__name__} {text[:60]!r}"

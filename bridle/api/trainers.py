@@ -29,12 +29,12 @@ from bridle.api.models import (
     usable,
 )
 from bridle.api.rewards import Judge, identity, prompt_keys, reward_source
-from bridle.api.rows import described_value, row_list
+from bridle.api.rows import row_list
 from bridle.api.runs import announce, finish, reference_of, run_key, training
 from bridle.api.settings import CALLS, Call, with_settings
 from bridle.compute.randomness import derived_seed, drawn, generator
 from bridle.compute.steps import Session
-from bridle.core.errors import DataError, RecipeError, UsageError
+from bridle.core.errors import DataError, RecipeError, UsageError, described_value
 from bridle.core.records import Prompt
 from bridle.evaluation.answers import answer_all
 from bridle.generation.rollout import RolloutSession
