@@ -1,7 +1,7 @@
 """Floor 9: bridle from Python. A model, your data, a reward function of your own; each trainer is one function.
 
     import bridle
-    model = bridle.load("path/to/model")
+    model = bridle.load("path/to/model")  # or bridle.load(model, tokenizer), objects of transformers
     bridle.sft(model, [("My cat is bored.", "Play with it."), ...], epochs=1)
     bridle.ppo(model, prompts, reward=lambda prompts, answers: [...], kl_coef=0.1, on_log=print)
     model.answer(["My dog is bored."])
@@ -9,8 +9,9 @@
 What all trainers here share:
 
 - They train the model in place. One that fails or is stopped leaves the model as it was before.
-- A prompt is text, or messages (`{"role": …, "content": …}`) that end with the user's. Answers are text.
-- Settings are those of the recipe's section of the same name, by keyword; `seed` decides every random number.
+- A prompt is text, or messages (`{"role": …, "content": …}`) that end with the user's. Answers are text. Tuples of them, or rows by
+  columns, as a `datasets.Dataset` gives them.
+- Settings are those of the recipe's section of the same name, by keyword, as `help` lists them; `seed` decides every random number.
 - With `folder`, metrics and checkpoints are kept there, and the same call again resumes where it stopped, or restores what was
   finished. It must be the same call: other settings, data or another model are refused. A reward function cannot be compared.
 - `on_log(step, total, metrics)` is called for every line of metrics.jsonl. If it raises, that step is saved first, in

@@ -11,23 +11,24 @@ from typing import Any, TypeVar
 
 import torch
 
-from bridle.api.inputs import Score, Text, as_prompts, described_value
+from bridle.api.inputs import Text, as_prompts
+from bridle.api.objects import folder_of, refuse_scorer
 from bridle.compute.device import Device, choose_device
 from bridle.core.errors import DataError
-from bridle.core.records import Completion, Prompt, Reward
+from bridle.core.records import Completion
 from bridle.generation.engine import Engine, answer_prompts
 from bridle.generation.sampling import Sampling
 from bridle.models.contents import lasting_hash
 from bridle.models.encoding import DataReport
+from bridle.models.files.agreement import outside_note
 from bridle.models.files.chat_template import settings_of, stored_settings
 from bridle.models.files.export import export_policy, export_reward_model, place_to_save
-from bridle.models.files.gguf import unpacked
+from bridle.models.files.source import DTYPES
 from bridle.models.policy import Policy, RewardModel, load_policy, load_reward_model, save_policy, save_reward_model
 from bridle.project.progress import Progress
 from bridle.recipe.data import DataSection, SamplingSection
 from bridle.recipe.recipe import Recipe
 from bridle.rewards.learned import LearnedReward
-from bridle.rewards.verifiers import Verifier
 
 Result = dict[str, Any]
 Rows = TypeVar("Rows")
@@ -100,44 +101,49 @@ class ScoreModel:
         return asdict(export_reward_model(Path(folder), self.model, dtype))
 
 
-def load(folder: str | Path, *, precision: str = "auto", template: Mapping[str, Any] | None = None) -> Model:
-    """A model from a Hugging Face folder or a GGUF file. It stays with the threads that PyTorch has at this moment. `template`: how its
-    chat template is used, by the recipe's names ({"template_kwargs": {"enable_thinking": False}}); else as the folder was saved with."""
-    with unpacked(Path(folder)) as place:
+def load(
+    model: str | Path | object, tokenizer: object = None, *, precision: str = "auto", template: Mapping[str, Any] | None = None
+) -> Model:  # fmt: skip
+    """A model from a Hugging Face folder or a GGUF file, or from two objects of transformers: a causal language model and its tokenizer,
+    which are read as the folder that they would be saved as, and never changed.
+
+    It stays with the threads that PyTorch has at this moment. `template`: how its chat template is used, by the recipe's names
+    ({"template_kwargs": {"enable_thinking": False}}); else as it was saved with.
+    """
+    with folder_of(model, tokenizer) as place:
         chosen = {**asdict(stored_settings(place)), **(template or {})}
         recipe = Recipe().with_settings({f"model.{name}": value for name, value in chosen.items()}, "template")
         device, settings = chosen_device(precision), settings_of(recipe.model)
-        return Model(load_policy(place, device.torch, lasting_hash, settings), device, brought=True)
+        policy = load_policy(place, device.torch, lasting_hash, settings)
+    for note in [] if isinstance(model, str | Path) else given_notes(policy):
+        quiet().say(note)
+    return Model(policy, device, brought=True)
 
 
-def load_reward(folder: str | Path, *, precision: str = "auto") -> ScoreModel:
-    device = chosen_device(precision)
-    return ScoreModel(load_reward_model(Path(folder), device.torch, lasting_hash), device, {})
+def given_notes(policy: Policy) -> list[str]:
+    """What is worth knowing of a model that was given as an object."""
+    came = sorted({name for name in policy.source.dtypes.values() if name in DTYPES} - {"F32"})
+    notes = (
+        [f"its weights came in {' and '.join(came)}: they are trained in float32, and exported as they came"]
+        if came
+        else []
+    )
+    if outside := outside_note(policy):
+        notes.append(f"{outside}; before it is loaded, model.resize_token_embeddings(len(tokenizer)) gives them one")
+    return notes
+
+
+def load_reward(model: str | Path | object, tokenizer: object = None, *, precision: str = "auto") -> ScoreModel:
+    """A reward model from the folder that a `ScoreModel` saved, or that `bridle train reward` left."""
+    if not isinstance(model, str | Path):
+        refuse_scorer(model, tokenizer)
+    with folder_of(model, tokenizer) as place:
+        device = chosen_device(precision)
+        return ScoreModel(load_reward_model(place, device.torch, lasting_hash), device, {})
 
 
 def chosen_device(precision: str) -> Device:
     return choose_device(precision, threads=torch.get_num_threads())
-
-
-def reward_source(reward: Score | ScoreModel | Verifier, policy: Policy) -> Reward:
-    """What trainers call: a reward model reads token ids where it can, a verifier why an answer ended, a function of the user's own gets
-    texts."""
-    if isinstance(reward, Verifier):
-        return reward
-    if isinstance(reward, ScoreModel):
-        return LearnedReward(reward.model, reward.device, reward.model.template.hash == policy.template.hash)
-
-    def scored(prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[float | None]:
-        found = reward([prompt.meta["given"] for prompt in prompts], [c.text for c in completions])
-        try:
-            return [None if score is None else float(score) for score in found]
-        except (TypeError, ValueError, OverflowError) as error:
-            raise DataError(
-                f"the reward function gave {described_value(found)} for {len(completions)} answers, where a list of one number "
-                "for each is needed (None where it cannot judge)"
-            ) from error
-
-    return scored
 
 
 def quiet() -> Progress:
@@ -149,9 +155,11 @@ def new_engine(device: Device) -> Engine:
     return Engine(device.precision, batch_size=256)
 
 
-def usable(found: tuple[list[Rows], DataReport]) -> list[Rows]:
-    """The rows that can be used; says what became of the others, and refuses data of which too little can be used."""
+def usable(found: tuple[list[Rows], DataReport], of: str = "") -> list[Rows]:
+    """The rows that can be used; says what became of the others, and refuses data of which too little can be used. `of`: what they are
+    for, where it is not training."""
     rows, report = found
+    report.what = f"{of} {report.what}".lstrip()
     for line in report.lines():
         quiet().say(line)
     report.check(DataSection().drop_limit)

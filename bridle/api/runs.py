@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from bridle.api.models import Model, Result, ScoreModel, quiet
+from bridle.api.models import Model, Result, quiet
 from bridle.compute.device import Device, as_begun, choose_as
 from bridle.core.errors import ProjectError, UsageError
 from bridle.core.files import write_json, write_text
@@ -26,11 +26,10 @@ from bridle.stages.methods import METHODS
 
 def run_key(
     stage: str, recipe: Recipe, names: Sequence[str], model: Model, data: object, reference: Model | None = None,
-    reward: object = None,
+    judge: object = None,
 ) -> str:  # fmt: skip
-    """Hash of what decides a run. A function cannot be hashed; a reward model has its key or its folder's hash."""
+    """Hash of what decides a run; `judge` is what can be compared of a reward, of which a function cannot."""
     held_to = None if reference is None or reference is model else reference.policy.stamp
-    judge = reward.model.origin if isinstance(reward, ScoreModel) else None
     chosen = model.policy.template.settings.chosen(model.policy.template.source)
     written = [data, chosen] if chosen else data
     return content_hash([stage, recipe.hash_of(*names), model.policy.stamp, held_to, judge, written])

@@ -1,18 +1,24 @@
 """Each trainer as a function: the loops of `bridle/training/`, which the command line runs too, on models and data in memory."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from bridle.api.evals import Evaluation, loss_and_accuracy, mean_reward, whole_in_parts
 from bridle.api.inputs import (
+    Comparisons,
+    Examples,
     Judged,
-    Score,
+    Prompts,
     Text,
     as_prompts,
     demonstrations_of,
-    described_value,
     judged_of,
     preferences_of,
+    prompts_of,
 )
 from bridle.api.models import (
     NEW_TOKENS,
@@ -22,24 +28,34 @@ from bridle.api.models import (
     chosen_device,
     new_engine,
     quiet,
-    reward_source,
     usable,
 )
+from bridle.api.rewards import Judge, identity, prompt_keys, reward_source
+from bridle.api.rows import row_list
 from bridle.api.runs import announce, finish, reference_of, run_key, training
+from bridle.api.settings import CALLS, Call, with_settings
 from bridle.compute.randomness import derived_seed, drawn, generator
 from bridle.compute.steps import Session
-from bridle.core.errors import DataError, RecipeError, UsageError
+from bridle.core.errors import DataError, RecipeError, UsageError, described_value
 from bridle.core.records import Prompt
 from bridle.evaluation.answers import answer_all
 from bridle.generation.rollout import RolloutSession
-from bridle.models.encoding import encode_demonstrations, encode_pairs, encode_ratings, prompts_that_fit
+from bridle.models.batches import Group
+from bridle.models.encoding import (
+    encode_demonstrations,
+    encode_documents,
+    encode_pairs,
+    encode_ratings,
+    prompts_that_fit,
+)
 from bridle.models.files.new_tokenizer import train_tokenizer
+from bridle.models.imitation import Example, imitate
 from bridle.models.policy import RewardModel
 from bridle.models.scorer import critic_from, scorer_from, shared_critic
 from bridle.project.run import OnLog
 from bridle.recipe.by_size import lines_by_size, settings_by_size
 from bridle.recipe.offline import NO_REFERENCE
-from bridle.recipe.recipe import Recipe, hint, sections
+from bridle.recipe.recipe import Recipe, hint
 from bridle.rewards.learned import LearnedReward, task_scores
 from bridle.rewards.sandbox.kinds import Sandbox
 from bridle.rewards.verifiers import Verifier, check_of, same_check
@@ -55,23 +71,10 @@ from bridle.training import pretrain as pretrain_loop
 from bridle.training import reward as reward_loop
 from bridle.training import sft as sft_loop
 
-# Settings that mean something to the stages of a project and nothing here, by section; those of every section under "".
-STAGES_ONLY = {
-    "": "start reference scored_by".split(),
-    "reward": """
-        path members bootstrap combine uncertainty ties loss
-        slim slim_hidden_size slim_layers slim_epochs slim_learning_rate
-    """.split(),
-    "dpo": ["observe_every"],
-    "kto": ["observe_every", "labels"],
-    "orpo": ["observe_every"],
-    "grpo": "branch_problems branch_demonstrations".split(),
-    "model": ["path"],
-}
-# Settings of [dpo] that `online_dpo` has alone.
-ONLINE = frozenset("online_rounds online_prompts online_answers online_reference missing_stop_penalty".split())
+EVAL = "eval"  # what rows are for that are not learnt from
 
 
+@with_settings
 def pretrain(
     texts: Sequence[str], *, tokens: int, seed: int = 0, folder: str | Path | None = None, on_log: OnLog | None = None,
     **settings: object,
@@ -83,7 +86,7 @@ def pretrain(
     """
     if isinstance(texts, str):
         raise DataError("texts are a list, and a single text was given; put it into a list")
-    recipe = recipe_of("pretrain", settings, seed, more=("model",))
+    recipe = recipe_of(CALLS["pretrain"], settings, seed)
     device = chosen_device(recipe.model.precision)
     few = drawn(texts, texts, TOKENIZER_TEXTS, seed)
     for note in used_note(len(few), len(texts), "to learn the tokenizer"):
@@ -103,36 +106,53 @@ def pretrain(
     return model
 
 
+@with_settings
 def sft(
-    model: Model, examples: Sequence[tuple[Text, str]], *, seed: int = 0, folder: str | Path | None = None,
-    on_log: OnLog | None = None, **settings: object,
+    model: Model, examples: Examples, *, eval: Examples = (), eval_every: int = 0, seed: int = 0,
+    folder: str | Path | None = None, on_log: OnLog | None = None, **settings: object,
 ) -> Result:  # fmt: skip
-    """Imitate answers, given as (prompt, answer). Settings of [sft]."""
-    recipe = recipe_of("sft", settings, seed, model=model)
-    encoded = usable(encode_demonstrations(model.policy.template, demonstrations_of(examples), model.limit))
+    """Imitate answers, given as (prompt, answer) or rows. `eval`: the same of what is not learnt, whose loss is measured every
+    `eval_every` steps (0: about ten times) and at the end. Settings of [sft]."""
+    recipe = recipe_of(CALLS["sft"], settings, seed, model=model)
+    encoded, held = examples_of(model, examples), examples_of(model, eval, EVAL) if eval else []
     key = run_key("sft", recipe, ("sft",), model, encoded)
     with training(model, "sft", key, recipe, folder, on_log) as (run, _):
+        if held:
+            at_once = recipe.sft.batch_size
+            run.evaluate = Evaluation(eval_every, lambda: {"loss": imitate(model.policy, held, model.device, at_once)})
         return finish(run, sft_loop.train(model.policy, encoded, recipe.sft, Session(run, model.device, seed)))
 
 
+@with_settings
 def reward_model(
-    model: Model, pairs: Sequence[tuple[Text, str, str]], *, max_new_tokens: int = NEW_TOKENS, seed: int = 0,
-    folder: str | Path | None = None, on_log: OnLog | None = None, **settings: object,
+    model: Model, pairs: Comparisons, *, eval: Comparisons = (), eval_every: int = 0,
+    max_new_tokens: int = NEW_TOKENS, seed: int = 0, folder: str | Path | None = None, on_log: OnLog | None = None, **settings: object,
 ) -> ScoreModel:  # fmt: skip
     """A reward model from comparisons, given as (prompt, better answer, worse answer), on a copy of the model's trunk.
 
-    Its scores are centred and scaled on answers of `model` to up to 256 of the prompts, drawn by the seed. Settings of [reward].
+    Its scores are centred and scaled on answers of `model` to up to 256 of the prompts, drawn by the seed. `eval` and `eval_every`
+    as in `sft`: loss and accuracy. Settings of [reward].
     """
-    recipe = recipe_of("reward", settings, seed, model=model)
+    rows = row_list(pairs, "comparisons")
+    margins = margins_of(rows, settings)
+    recipe = recipe_of(CALLS["reward_model"], {**settings, **margins}, seed, model=model)
+    if margins:
+        quiet().say("margins: the rows' column counts as it is (margin = 1); margin=0 leaves it out")
     policy, section = model.policy, recipe.reward
-    compared = preferences_of(pairs)
+    compared = preferences_of(rows)
     groups = usable(encode_pairs(policy.template, compared, model.limit, margin=section.margin))
+    held = comparisons_of(model, eval, section.margin, EVAL) if eval else []
     key = run_key("reward", recipe, ("reward",), model, [[g.prompt, g.answers, g.pairs] for g in groups])
     head = generator(seed, "head")
     scorer = RewardModel(scorer_from(policy.module, head), policy.template, key, source=policy.source)
     with training(model, "reward", key, recipe, folder, on_log) as (run, _):
         device = model.device
         session = Session(run, device, seed)
+        if held:
+            whole = whole_in_parts(section)
+            run.evaluate = Evaluation(
+                eval_every, lambda: loss_and_accuracy(reward_loop.judge(scorer, held, whole, device))
+            )
         result = reward_loop.train(scorer, groups, section, section.epochs, section.learning_rate, session)
         asked = list(dict.fromkeys(pair.prompt for pair in compared))
         fit = fitting(model, asked, max_new_tokens)
@@ -146,39 +166,49 @@ def reward_model(
         return ScoreModel(scorer, device, finish(run, {**result, "centre": task.centre, "scale": task.scale}))
 
 
+@with_settings
 def dpo(
-    model: Model, pairs: Sequence[tuple[Text, str, str]], *, reference: Model | None = None, seed: int = 0,
-    folder: str | Path | None = None, on_log: OnLog | None = None, **settings: object,
+    model: Model, pairs: Comparisons, *, reference: Model | None = None, eval: Comparisons = (), eval_every: int = 0,
+    seed: int = 0, folder: str | Path | None = None, on_log: OnLog | None = None, **settings: object,
 ) -> Result:  # fmt: skip
     """Learn from comparisons, given as (prompt, better answer, worse answer), with no reward model. Settings of [dpo].
 
-    `reference` holds the model; None: the model as it is when the call begins. With loss "simpo" there is none.
+    `reference` holds the model; None: the model as it is when the call begins. With loss "simpo" there is none. `eval` and
+    `eval_every` as in `sft`: loss and accuracy.
     """
-    recipe = recipe_of("dpo", settings, seed, without=ONLINE, model=model)
+    recipe = recipe_of(CALLS["dpo"], settings, seed, model=model)
     if reference is not None and recipe.dpo.loss in NO_REFERENCE:
         raise UsageError(
             f"loss = {recipe.dpo.loss!r} has no reference, and one was given; leave it out, or choose loss = 'dpo'"
         )
-    groups = usable(encode_pairs(model.policy.template, preferences_of(pairs), model.limit))
+    groups, held = comparisons_of(model, pairs), comparisons_of(model, eval, of=EVAL) if eval else []
     data = [[g.prompt, g.answers, g.pairs] for g in groups]
     key = run_key("dpo", recipe, ("dpo",), model, data, reference)
     with training(model, "dpo", key, recipe, folder, on_log) as (run, before):
         held_to = None if recipe.dpo.loss in NO_REFERENCE else reference_of(model, reference, before)
-        session = Session(run, model.device, seed)
-        return finish(run, dpo_loop.train(model.policy, held_to, groups, recipe.dpo, session, run.folder / "cache"))
+        session, cache = Session(run, model.device, seed), run.folder / "cache"
+        if held:
+            whole = whole_in_parts(recipe.dpo)
+            known = dpo_loop.read_reference(held_to, held, whole, session, cache)
+            run.evaluate = Evaluation(
+                eval_every,
+                lambda: loss_and_accuracy(dpo_loop.compare_answers(model.policy, held, known, whole, model.device)),
+            )
+        return finish(run, dpo_loop.train(model.policy, held_to, groups, recipe.dpo, session, cache))
 
 
+@with_settings
 def kto(
-    model: Model, rows: Sequence[Judged], *, reference: Model | None = None, seed: int = 0, folder: str | Path | None = None,
+    model: Model, rows: Judged, *, reference: Model | None = None, seed: int = 0, folder: str | Path | None = None,
     on_log: OnLog | None = None, **settings: object,
 ) -> Result:  # fmt: skip
-    """Learn from answers that are good or bad, each by itself, with no reward model. Settings of [kto].
+    """Learn from answers that are good or bad, each by itself, with no reward model.
 
     A row is (prompt, answer, True or False): `("My cat is bored.", "Play with it.", True)`. A comparison, (prompt, better answer, worse
-    answer), is a good answer and a bad one; rows of both kinds may be mixed. There must be good and bad answers, to two prompts at least.
+    answer), is a good answer and a bad one; rows of both kinds may be mixed, and rows by columns have `label`. There must be good and bad answers, to two prompts at least.
     `reference` as in `dpo`.
     """
-    recipe = recipe_of("kto", settings, seed, model=model)
+    recipe = recipe_of(CALLS["kto"], settings, seed, model=model)
     template, (pairs, votes) = model.policy.template, judged_of(rows)
     groups = usable(encode_pairs(template, pairs, model.limit)) if pairs else []
     groups += usable(encode_ratings(template, votes, model.limit, "votes", "votes")) if votes else []
@@ -189,17 +219,18 @@ def kto(
         return finish(run, kto_loop.train(model.policy, held_to, groups, recipe.kto, session, run.folder / "cache"))
 
 
+@with_settings
 def orpo(
-    model: Model, pairs: Sequence[tuple[Text, str, str]], *, seed: int = 0, folder: str | Path | None = None,
+    model: Model, pairs: Comparisons, *, seed: int = 0, folder: str | Path | None = None,
     on_log: OnLog | None = None, **settings: object,
 ) -> Result:  # fmt: skip
-    """Imitate the better answers of comparisons, away from the worse ones. Settings of [orpo]; there is no reference.
+    """Imitate the better answers of comparisons, away from the worse ones; there is no reference.
 
     A row is (prompt, better answer, worse answer), as for `dpo`. It stands in for SFT too: the model may be one that was never tuned.
     """
     if "reference" in settings:
         raise UsageError("ORPO has no reference, and one was given; leave it out, or call dpo or kto")
-    recipe = recipe_of("orpo", settings, seed, model=model)
+    recipe = recipe_of(CALLS["orpo"], settings, seed, model=model)
     groups = usable(encode_pairs(model.policy.template, preferences_of(pairs), model.limit))
     key = run_key("orpo", recipe, ("orpo",), model, [[g.prompt, g.answers, g.pairs] for g in groups])
     with training(model, "orpo", key, recipe, folder, on_log) as (run, _):
@@ -207,9 +238,10 @@ def orpo(
         return finish(run, dpo_loop.train(model.policy, None, groups, recipe.orpo, session, run.folder / "cache"))
 
 
+@with_settings
 def ppo(
-    model: Model, prompts: Sequence[Text], reward: Score | ScoreModel | Verifier, *, reference: Model | None = None,
-    demonstrations: Sequence[tuple[Text, str]] = (), max_new_tokens: int = NEW_TOKENS, seed: int = 0,
+    model: Model, prompts: Prompts, reward: Judge, *, reward_weights: Sequence[float] | None = None, reference: Model | None = None,
+    demonstrations: Examples = (), eval: Prompts = (), eval_every: int = 0, max_new_tokens: int = NEW_TOKENS, seed: int = 0,
     folder: str | Path | None = None, on_log: OnLog | None = None, **settings: object,
 ) -> Result:  # fmt: skip
     """Practise against a reward under a KL penalty. Settings of [ppo]; β and the penalty of an answer that was cut off are in
@@ -217,94 +249,102 @@ def ppo(
 
     `reward(prompts, answers)` gives a number for each answer, None where it cannot judge. The critic begins as the reward
     model where `reward` is one with the model's tokenizer, else as the model with a head of zeros. `demonstrations` are
-    for `pretrain_coef`.
+    for `pretrain_coef`. `eval`: prompts that are not practised on, to which a fresh answer each is scored every `eval_every` steps (0:
+    about ten times) and at the end.
     """
-    recipe = recipe_of("ppo", settings, seed, model=model, tokens=max_new_tokens)
+    recipe = recipe_of(CALLS["ppo"], settings, seed, model=model, tokens=max_new_tokens)
     policy = model.policy
-    asked = fitting(model, as_prompts(prompts), max_new_tokens)
-    mixed_in = []
-    if demonstrations:
-        mixed_in = usable(encode_demonstrations(policy.template, demonstrations_of(demonstrations), model.limit))
-    source = reward_source(reward, policy)
+    asked = fitting(model, prompts_of(prompts), max_new_tokens)
+    mixed_in = examples_of(model, demonstrations) if demonstrations else []
+    source = reward_source(reward, reward_weights, policy, asked)
+    held = fitting(model, prompts_of(eval), max_new_tokens, EVAL) if eval else []
+    judge = reward_source(reward, reward_weights, policy, held) if held else source
     if recipe.ppo.shared_trunk:
         critic = shared_critic(policy.module)
     elif isinstance(source, LearnedReward) and source.same_tokens:
         critic = critic_from(source.model.module)
     else:
         critic = critic_from(scorer_from(policy.module, generator(seed, "critic")))
-    data = [[prompt.id for prompt in asked], mixed_in, max_new_tokens]
-    key = run_key("ppo", recipe, ("ppo",), model, data, reference, reward)
+    data = [prompt_keys(asked), mixed_in, max_new_tokens]
+    key = run_key("ppo", recipe, ("ppo",), model, data, reference, identity(reward, reward_weights))
     with training(model, "ppo", key, recipe, folder, on_log) as (run, before):
         actors = ppo_loop.Actors(policy, reference_of(model, reference, before), critic)
         session = RolloutSession(run, model.device, seed, new_engine(model.device), max_new_tokens)
+        if held:
+            run.evaluate = Evaluation(eval_every, lambda: mean_reward(policy, held, judge, recipe.ppo, session))
         return finish(run, ppo_loop.train(actors, source, asked, mixed_in, recipe.ppo, session))
 
 
+@with_settings
 def grpo(
-    model: Model, prompts: Sequence[Text], reward: Score | ScoreModel | Verifier, *, reference: Model | None = None,
-    max_new_tokens: int = NEW_TOKENS, seed: int = 0, folder: str | Path | None = None, on_log: OnLog | None = None,
-    **settings: object,
+    model: Model, prompts: Prompts, reward: Judge, *, reward_weights: Sequence[float] | None = None, reference: Model | None = None,
+    eval: Prompts = (), eval_every: int = 0, max_new_tokens: int = NEW_TOKENS, seed: int = 0,
+    folder: str | Path | None = None, on_log: OnLog | None = None, **settings: object,
 ) -> Result:  # fmt: skip
-    """Several answers to each prompt, the better ones reinforced; no critic. Settings of [grpo]; `reward` as in `ppo`."""
-    given = Given(model, prompts, reward, reference, max_new_tokens, folder, on_log)
+    """Several answers to each prompt, the better ones reinforced; no critic. Settings of [grpo]; `reward`, `eval` as in `ppo`."""
+    given = Given(model, prompts, reward, reward_weights, reference, eval, eval_every, max_new_tokens, folder, on_log)
     return practise_in_memory("grpo", given, seed, settings)
 
 
+@with_settings
 def rloo(
-    model: Model, prompts: Sequence[Text], reward: Score | ScoreModel | Verifier, *, reference: Model | None = None,
-    max_new_tokens: int = NEW_TOKENS, seed: int = 0, folder: str | Path | None = None, on_log: OnLog | None = None,
-    **settings: object,
+    model: Model, prompts: Prompts, reward: Judge, *, reward_weights: Sequence[float] | None = None, reference: Model | None = None,
+    eval: Prompts = (), eval_every: int = 0, max_new_tokens: int = NEW_TOKENS, seed: int = 0,
+    folder: str | Path | None = None, on_log: OnLog | None = None, **settings: object,
 ) -> Result:  # fmt: skip
     """As `grpo`, each answer measured against the mean of the others, the KL in the reward. Settings of [rloo]."""
-    given = Given(model, prompts, reward, reference, max_new_tokens, folder, on_log)
+    given = Given(model, prompts, reward, reward_weights, reference, eval, eval_every, max_new_tokens, folder, on_log)
     return practise_in_memory("rloo", given, seed, settings)
 
 
+@with_settings
 def rebel(
-    model: Model, prompts: Sequence[Text], reward: Score | ScoreModel | Verifier, *, reference: Model | None = None,
-    max_new_tokens: int = NEW_TOKENS, seed: int = 0, folder: str | Path | None = None, on_log: OnLog | None = None,
-    **settings: object,
+    model: Model, prompts: Prompts, reward: Judge, *, reward_weights: Sequence[float] | None = None, reference: Model | None = None,
+    eval: Prompts = (), eval_every: int = 0, max_new_tokens: int = NEW_TOKENS, seed: int = 0,
+    folder: str | Path | None = None, on_log: OnLog | None = None, **settings: object,
 ) -> Result:  # fmt: skip
     """Two answers to each prompt; their log-odds follow the difference of their rewards. Settings of [rebel]."""
-    given = Given(model, prompts, reward, reference, max_new_tokens, folder, on_log)
+    given = Given(model, prompts, reward, reward_weights, reference, eval, eval_every, max_new_tokens, folder, on_log)
     return practise_in_memory("rebel", given, seed, settings)
 
 
+@with_settings
 def best_of_n(
-    model: Model, prompts: Sequence[Text], reward: Score | ScoreModel | Verifier, *, reference: Model | None = None,
-    max_new_tokens: int = NEW_TOKENS, seed: int = 0, folder: str | Path | None = None, on_log: OnLog | None = None,
-    **settings: object,
+    model: Model, prompts: Prompts, reward: Judge, *, reward_weights: Sequence[float] | None = None, reference: Model | None = None,
+    eval: Prompts = (), eval_every: int = 0, max_new_tokens: int = NEW_TOKENS, seed: int = 0,
+    folder: str | Path | None = None, on_log: OnLog | None = None, **settings: object,
 ) -> Result:  # fmt: skip
     """Answer each prompt several times, imitate the best, and again. Settings of [rejection]; `reference` for the log alone."""
-    given = Given(model, prompts, reward, reference, max_new_tokens, folder, on_log)
+    given = Given(model, prompts, reward, reward_weights, reference, eval, eval_every, max_new_tokens, folder, on_log)
     return practise_in_memory("best-of-n", given, seed, settings)
 
 
+@with_settings
 def online_dpo(
-    model: Model, prompts: Sequence[Text], reward: Score | ScoreModel | Verifier, *, online_rounds: int = 3,
-    reference: Model | None = None, max_new_tokens: int = NEW_TOKENS, seed: int = 0, folder: str | Path | None = None,
-    on_log: OnLog | None = None, **settings: object,
+    model: Model, prompts: Prompts, reward: Judge, *, reward_weights: Sequence[float] | None = None, online_rounds: int = 3,
+    reference: Model | None = None, eval: Prompts = (), eval_every: int = 0, max_new_tokens: int = NEW_TOKENS, seed: int = 0,
+    folder: str | Path | None = None, on_log: OnLog | None = None, **settings: object,
 ) -> Result:  # fmt: skip
     """DPO on the model's own fresh answers, ranked by a reward, in rounds. Settings of [dpo]."""
     if online_rounds < 1:
         raise RecipeError(
             f"online_dpo needs online_rounds of at least 1, got {online_rounds}; for comparisons call `dpo`"
         )
-    given = Given(model, prompts, reward, reference, max_new_tokens, folder, on_log)
+    given = Given(model, prompts, reward, reward_weights, reference, eval, eval_every, max_new_tokens, folder, on_log)
     return practise_in_memory("dpo", given, seed, {**settings, "online_rounds": online_rounds})
 
 
 def tune(
-    method: str, model: Model, prompts: Sequence[Text], reward: Score | ScoreModel | Verifier, *, reference: Model | None = None,
-    max_new_tokens: int = NEW_TOKENS, seed: int = 0, folder: str | Path | None = None, on_log: OnLog | None = None,
-    **settings: object,
+    method: str, model: Model, prompts: Prompts, reward: Judge, *, reward_weights: Sequence[float] | None = None,
+    reference: Model | None = None, eval: Prompts = (), eval_every: int = 0, max_new_tokens: int = NEW_TOKENS, seed: int = 0,
+    folder: str | Path | None = None, on_log: OnLog | None = None, **settings: object,
 ) -> Result:  # fmt: skip
     """Any method that learns from its own answers without a critic, by its name on the command line ("rloo"): also one of your own that
     the table of methods holds. Settings of its section."""
     known = [name for name, row in METHODS.items() if row.stage is practise and row.critic is None]
     if method not in known:
         raise UsageError(f"{method!r} is not a method that `tune` can run; {hint(method, known)}")
-    given = Given(model, prompts, reward, reference, max_new_tokens, folder, on_log)
+    given = Given(model, prompts, reward, reward_weights, reference, eval, eval_every, max_new_tokens, folder, on_log)
     return practise_in_memory(method, given, seed, settings)
 
 
@@ -330,9 +370,12 @@ class Given:
     """What a call that practises was given, besides its settings."""
 
     model: Model
-    prompts: Sequence[Text]
-    reward: Score | ScoreModel | Verifier
+    prompts: Prompts
+    reward: Judge
+    weights: Sequence[float] | None
     reference: Model | None
+    eval: Prompts
+    eval_every: int
     max_new_tokens: int
     folder: str | Path | None
     on_log: OnLog | None
@@ -341,47 +384,61 @@ class Given:
 def practise_in_memory(name: str, given: Given, seed: int, settings: Mapping[str, object]) -> Result:
     """Any method that needs no more than prompts and a reward."""
     method = METHODS[name]
-    recipe = recipe_of(name, settings, seed, model=given.model, tokens=given.max_new_tokens)
+    recipe = recipe_of(Call(name), settings, seed, model=given.model, tokens=given.max_new_tokens)
     config, loop = dict(recipe)[method.section], dpo_loop.train_online if name == "dpo" else method.loop
     model, policy, tokens = given.model, given.model.policy, given.max_new_tokens
-    asked = fitting(model, as_prompts(given.prompts), tokens)
-    source = reward_source(given.reward, policy)
-    data = [[prompt.id for prompt in asked], tokens]
-    key = run_key(method.section, recipe, (method.section,), model, data, given.reference, given.reward)
+    asked = fitting(model, prompts_of(given.prompts), tokens)
+    source = reward_source(given.reward, given.weights, policy, asked)
+    held = fitting(model, prompts_of(given.eval), tokens, EVAL) if given.eval else []
+    judge = reward_source(given.reward, given.weights, policy, held) if held else source
+    data, compared = [prompt_keys(asked), tokens], identity(given.reward, given.weights)
+    key = run_key(method.section, recipe, (method.section,), model, data, given.reference, compared)
     with training(model, method.section, key, recipe, given.folder, given.on_log) as (run, before):
         held_to = reference_of(model, given.reference, before)
         session = RolloutSession(run, model.device, seed, new_engine(model.device), tokens)
+        if held:
+            run.evaluate = Evaluation(given.eval_every, lambda: mean_reward(policy, held, judge, config, session))
         return finish(run, loop(policy, held_to, source, asked, config, session))
 
 
-def fitting(model: Model, prompts: Sequence[Prompt], max_new_tokens: int) -> list[Prompt]:
+def comparisons_of(model: Model, given: Comparisons, margin: float = 0.0, of: str = "") -> list[Group]:
+    """Comparisons, encoded by prompt."""
+    return usable(encode_pairs(model.policy.template, preferences_of(given), model.limit, margin=margin), of)
+
+
+def examples_of(model: Model, given: Examples, of: str = "") -> list[Example]:
+    """What is imitated, encoded: answers to prompts, and texts that are learnt whole."""
+    rows, template = demonstrations_of(given), model.policy.template
+    answers, texts = [row for row in rows if not isinstance(row, str)], [row for row in rows if isinstance(row, str)]
+    found = usable(encode_demonstrations(template, answers, model.limit), of) if answers or not texts else []
+    return [*found, *(usable(encode_documents(template, texts, model.limit), of) if texts else [])]
+
+
+def margins_of(rows: Sequence[Any], settings: Mapping[str, object]) -> dict[str, object]:
+    """The setting by which a column `margin` counts as it is, where there is one and nothing was said of it."""
+    stated = bool(rows) and isinstance(rows[0], Mapping) and "margin" in rows[0]
+    return {"margin": 1.0} if stated and "margin" not in settings else {}
+
+
+def fitting(model: Model, prompts: Sequence[Prompt], max_new_tokens: int, of: str = "") -> list[Prompt]:
     """The prompts that leave room for an answer, encoded."""
-    return usable(prompts_that_fit(model.policy.template, prompts, max_new_tokens, model.limit))
+    return usable(prompts_that_fit(model.policy.template, prompts, max_new_tokens, model.limit), of)
 
 
 def recipe_of(
-    method: str, settings: Mapping[str, object], seed: int, *, more: Sequence[str] = (), without: frozenset[str] = frozenset(),
-    model: Model | None = None, tokens: int = 0,
+    call: Call, settings: Mapping[str, object], seed: int, *, model: Model | None = None, tokens: int = 0
 ) -> Recipe:  # fmt: skip
-    """The recipe with these settings of a method's section, and of `more`; an unknown one is an error that names the nearest. Those that
-    are not given suit the size of a model that was brought, whose longest answer has so many `tokens`. Says what begins: no data is read
-    yet."""
-    names = (METHODS[method].section, *more)
-    known = {
-        key: name
-        for name in names
-        for key in sections()[name].model_fields
-        if key not in {*STAGES_ONLY[""], *STAGES_ONLY.get(name, ()), *without}
-    }
-    for key in settings:
-        if key not in known:
-            raise RecipeError(f"{key!r} is not a setting of [{'] or ['.join(names)}]; {hint(key, list(known))}")
+    """The recipe with these settings of a call. Those that are not given suit the size of a model that was brought, whose longest answer
+    has so many `tokens`. Says what begins: no data is read yet."""
+    given = call.dotted(settings)
     suited = {} if model is None or not model.brought else settings_by_size(model.parameters, model.limit, tokens)
-    chosen = {key: suited[f"{name}.{key}"].value for key, name in known.items() if f"{name}.{key}" in suited}
-    dotted = {f"{known[key]}.{key}": value for key, value in {**chosen, **settings}.items()}
-    recipe = Recipe().with_settings({"seed": seed, **dotted}, source="settings")
-    announce(method)
+    known = call.dotted(dict.fromkeys(call.settings))
+    chosen = {dotted: suited[dotted].value for dotted in known if dotted in suited}
+    recipe = Recipe().with_settings({"seed": seed, **chosen, **given}, source="settings")
+    announce(call.method)
     if model is not None and model.brought:
-        for line in lines_by_size(names[0], dict(recipe)[names[0]], model.parameters, chosen.keys() - settings.keys()):
+        section, name = dict(recipe)[call.section], call.section
+        by_size = {dotted.removeprefix(f"{name}.") for dotted in chosen.keys() - given.keys()}
+        for line in lines_by_size(name, section, model.parameters, by_size):
             quiet().say(line)
     return recipe

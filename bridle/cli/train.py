@@ -44,17 +44,33 @@ class MethodName(click.ParamType):  # type: ignore[type-arg]  # in newer version
     multiple=True,
     help="reward: what the model judges by (reward.tasks), a criterion of comparisons, votes or scores; may be given several times.",
 )
+@click.option(
+    "--reward",
+    "function",
+    metavar="FILE.py:FUNCTION",
+    help="Methods that answer prompts: score by a function of yours, reward(prompts, answers) or TRL's, in place of the recipe's sources. "
+    "The file is run.",
+)
 @shared_options()
-def train(options: Options, method: str, tasks: tuple[str, ...]) -> None:
+def train(options: Options, method: str, tasks: tuple[str, ...], function: str | None) -> None:
     """Train a model by one of the methods. An unfinished run of the same recipe is resumed."""
     if tasks and method != "reward":
         raise UsageError(f"--task is for `bridle train reward`; {method} learns from what that leaves")
     if tasks:
         options = replace(options, settings=(*options.settings, f"reward.tasks={json.dumps(tasks)}"))
+    from bridle.recipe.recipe import sections
     from bridle.stages.methods import METHODS
+    from bridle.stages.rewards import own_reward
 
+    answering = [row.name for row in METHODS.values() if "scored_by" in sections()[row.section].model_fields]
+    if function is not None and method not in answering:
+        raise UsageError(f"--reward is for methods that answer prompts, {', '.join(answering)}, and {method} is not")
     with opened_work(options) as work:
-        metrics = METHODS[method].train(work)
+        if function is None:
+            metrics = METHODS[method].train(work)
+        else:
+            own = own_reward(work, function)
+            metrics = METHODS[method].train(work, reward=own, settings={"scored_by": "reward"})
     print_metrics(options, metrics)
 
 

@@ -230,8 +230,10 @@ def finite(loss: Tensor) -> Tensor:
 
 @timed("backward")
 def backward(loss: Tensor) -> None:
-    """Add the gradient of a loss that is `finite`."""
-    torch.autograd.backward(finite(loss))
+    """Add the gradient of a loss that is `finite`; under `torch.no_grad`, where a loss is only measured, nothing."""
+    loss = finite(loss)
+    if torch.is_grad_enabled():
+        torch.autograd.backward(loss)
 
 
 @timed("optimizer")

@@ -126,10 +126,12 @@ class Steps:
         the greatest `selection_score` stays besides the newest.
         """
         self.metrics, self.selection_score, self.done = metrics, selection_score, step + 1
+        evaluated = self.evaluated(step + 1)
+        self.metrics = {**metrics, **evaluated}
         if self.run.until is not None:
             self.signals.append(replace(signal, answers=None))
             self.ask_whether_to_end()
-        logged = metrics if log is None else log
+        logged = {**(metrics if log is None else log), **evaluated}
         if logged:
             self.run.log(step, self.total, logged, signal)
         self.run.end_step(step + 1, self.total)
@@ -137,6 +139,13 @@ class Steps:
             self.save(step + 1)
             self.run.saved(step + 1)
         self.run.stop_if_needed(step + 1, self.total)
+
+    def evaluated(self, done: int) -> Metrics:
+        """What the evaluation of whoever calls measures after so many steps, where it is due."""
+        if self.run.evaluate is None:
+            return {}
+        with self.save_on_error(done), timed("observe"):
+            return dict(self.run.evaluate(done, self.total))
 
     def save(self, done: int) -> None:
         values = {**self.values, "metrics": self.metrics}

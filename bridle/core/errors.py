@@ -112,3 +112,9 @@ def brief_repr(value: object, width: int = 100) -> str:
     except (ValueError, RecursionError):
         return f"a value of type {type(value).__name__} that is too large to be shown"
     return text if len(text) <= width else f"{text[:width]}… ({len(text):,} characters)"
+
+
+def described_value(value: object) -> str:
+    """What was got, with its type: a text as it is, of anything else its repr."""
+    text = value if isinstance(value, str) else brief_repr(value)
+    return f"{type(value).__name__} {text[:60]!r}"

@@ -38,6 +38,7 @@ DROPPED = "an answer of which the chat template leaves out a part"
 SPELT = "a special token spelt in the text, encoded as the text it is"
 APART = "an answer whose beginning the tokenizer would join with the end of its prompt, encoded apart"
 UNTHOUGHT = "an answer without the thought that the cue for the assistant opens, put where the template has it: after the cue's beginning"
+PIECES = "a text longer than the context, learnt in pieces"
 OLD_TURNS, LEFT = "old turns left out", "the prompt cut from the left"
 HINTS = {
     EMPTY: "look at the answers' field in the file",
@@ -311,6 +312,21 @@ def encode_demonstrations(
         kept.append((fitting_ids(template, prompt, ids, limit - len(answer.ids), report), answer.ids))
         note_prompts(template, [prompt], report)
         note_answer(template, prompt, text, answer, report)
+    return kept, report
+
+
+@timed("encode")
+def encode_documents(template: Template, texts: Sequence[str], limit: int) -> tuple[list[Example], DataReport]:
+    """Texts that are learnt whole but for the first token of each, with what ends a page; what is longer than `limit` in pieces, each of
+    which begins with the last token of the one before."""
+    report, kept = DataReport("texts", len(texts)), list[Example]()
+    for text, ids in zip(texts, template.document_ids(texts), strict=True):
+        if not text.strip():
+            report.drop(EMPTY, Prompt.from_text(text))
+            continue
+        if len(ids) > limit:
+            report.note(PIECES, Prompt.from_text(text))
+        kept += [(ids[i : i + 1], ids[i + 1 : i + limit]) for i in range(0, len(ids) - 1, limit - 1)]
     return kept, report
 
 

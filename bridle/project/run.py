@@ -145,6 +145,8 @@ class Run:
     failure: Exception | None = None  # what it raised
     kept: bool = True  # False: a folder that goes when the run ends, in which nothing need be saved
     on_step: Callable[[int, int], object] | None = None  # called after every step: how many are done, of how many
+    # Measures for the log after so many steps, of how many, and steers nothing; no metrics where it is not due.
+    evaluate: Callable[[int, int], Mapping[str, float]] | None = None
     earlier_parts: Parts = field(default_factory=dict)
     node: Node | None = None  # where the parts of this session add up
     noted: Mapping[str, Any] = field(default_factory=dict)

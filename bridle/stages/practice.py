@@ -21,6 +21,7 @@ from bridle.models.policy import Policy
 from bridle.project.kept import read_parents
 from bridle.recipe.offline import DPOSection
 from bridle.recipe.online import GRPOSection, PPOSection, REBELSection, RejectionSection, RLOOSection
+from bridle.rewards.functions import FunctionReward
 from bridle.rewards.verifiers import same_check
 from bridle.stages.audit import audited_weights, check_raisable, guard_identity, roll_back, watch_over
 from bridle.stages.data import Checkable, practice_parents
@@ -30,7 +31,7 @@ from bridle.stages.sft import train_branch
 from bridle.stages.workspace import Method, Variant, Work, done_before, require_model, stage_key
 from bridle.training.ppo import Actors
 
-NO_MODELS = ("source", "world", "data", "judge", "stand_in", "checks")  # of what rewards a run
+NO_MODELS = ("source", "world", "data", "judge", "stand_in", "checks", "function")  # of what rewards a run
 PracticeSection = PPOSection | GRPOSection | RLOOSection | REBELSection | RejectionSection | DPOSection
 
 
@@ -51,7 +52,8 @@ def practise(work: Work, method: Method, variant: Variant) -> dict[str, Any]:
     identity = reward_identity(work, checkable, variant) if scored else {"source": "nothing"}
     parents |= identity
     if method.critic is not None:  # it begins as the reward model, whatever scores
-        parents |= reward_parents(work) if checkable is None else critic_parents(work)
+        own = isinstance(variant.reward, FunctionReward)  # which scores without the reward model
+        parents |= reward_parents(work) if checkable is None and not own else critic_parents(work)
     prompts = work.data.train_prompts() if checkable is None else checkable.train
     imitated = work.data.demonstrations() if method.critic is not None and recipe.ppo.pretrain_coef else []
     parents |= practice_parents(prompts if checkable is None else [], imitated)
@@ -143,7 +145,9 @@ def replaced(work: Work, run: str, name: str) -> Path | None:
 def reward_identity(work: Work, checkable: Checkable | None, variant: Variant) -> dict[str, Any]:
     """What rewards a run, by content hash, and the prompts whose answers can be checked."""
     parents: dict[str, Any] = {}
-    if variant.reward is not None:
+    if isinstance(variant.reward, FunctionReward):
+        parents |= {"source": "function", "function": variant.reward.hash}
+    elif variant.reward is not None:
         parents["source"] = variant.name
     elif checkable is None:
         parents |= {**reward_parents(work), "source": "learned"}

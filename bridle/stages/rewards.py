@@ -7,10 +7,11 @@ from typing import Any
 from bridle.compute.randomness import generator
 from bridle.core.errors import ModelError
 from bridle.core.records import Completion, Prompt, Reward
-from bridle.feedback.store.ratings import add_model_scores
+from bridle.feedback.store.ratings import add_model_scores, solutions
 from bridle.models.policy import Policy, load_reward_model
 from bridle.models.scorer import Scorer, critic_from, scorer_from, shared_critic
 from bridle.recipe.recipe import Recipe, stated_source
+from bridle.rewards.functions import FunctionReward, PromptRows, function_reward, load_function
 from bridle.rewards.judge.judge import JudgeReward
 from bridle.rewards.learned import Ensemble, LearnedReward, task_scores
 from bridle.rewards.standing_in import StandIn
@@ -76,6 +77,26 @@ def training_reward(work: Work, policy: Policy) -> Reward:
             found = learned_reward(work, policy)
         sources.append(Source(source.name, source.weight, found))
     return WeightedSum(sources)
+
+
+def own_reward(work: Work, place: str) -> FunctionReward:
+    """The function FILE.py:FUNCTION as a reward. As columns it gets what the store keeps of a prompt's row: its first solution, and what
+    is noted of the prompt."""
+    function, hashed = load_function(place)
+    solved: dict[str, str] = {}
+    for prompt, text in solutions(work.store):
+        solved.setdefault(prompt.id, text)
+    noted = dict.fromkeys(name for prompt in work.data.train_prompts() for name in prompt.meta)
+    rows = PromptRows(
+        given_text, lambda prompt: {**prompt.meta, "solution": solved.get(prompt.id)}, ["solution", *noted]
+    )
+    return function_reward(function, rows, hashed)
+
+
+def given_text(prompt: Prompt) -> str | list[dict[str, str]]:
+    """The user's words, or messages where there is more than these."""
+    turns = [{"role": turn.role, "content": turn.content} for turn in prompt.messages]
+    return prompt.text if len(turns) == 1 else turns
 
 
 def reward_parents(work: Work) -> dict[str, Any]:

@@ -65,7 +65,9 @@ def train(
         steps.end(step, {**metrics, "grad_norm": norm}, -average, Signal(grad_norm=norm))
     pairs, rankings, ratings = flatten(usable)
     counts = {"pairs": len(pairs), "rankings": len(rankings), "ratings": len(ratings)}
-    return {"steps": len(plan), "prompts": len(usable), **{name: count for name, count in counts.items() if count}}
+    evaluated = {name: value for name, value in steps.metrics.items() if name.startswith("eval_")}
+    stated = {name: count for name, count in counts.items() if count}
+    return {"steps": len(plan), "prompts": len(usable), **stated, **evaluated}
 
 
 def judge(model: RewardModel, groups: Sequence[Group], config: RewardSection, device: Device) -> Metrics:

@@ -51,13 +51,17 @@ def require_language_model(folder: Path, raw: Mapping[str, Any]) -> None:
 
 def other_kind(folder: Path, raw: Mapping[str, Any]) -> str:
     """What it is, with its family; empty where nothing speaks against a causal language model."""
-    named = raw.get("architectures")
-    name = str(named[0])[:80] if isinstance(named, list) and named else ""
-    family = f"{name or 'a model'} of model_type {str(raw.get('model_type'))[:80]!r}"
+    family = family_of(raw)
     if (folder / "bridle_reward.json").is_file():
         return f"{family}, a reward model of bridle's, which scores text and writes none"
     if any((folder / mark).is_file() for mark in ("config_sentence_transformers.json", "modules.json")):
         return f"{family} for sentence-transformers, an embedding model, which writes no text"
+    return kind_in_settings(raw)
+
+
+def kind_in_settings(raw: Mapping[str, Any]) -> str:
+    """The same by config.json alone."""
+    name, family = first_architecture(raw), family_of(raw)
     senses = dict.fromkeys(what for key, what in OTHER_SENSES.items() if raw.get(key) is not None)
     if senses:
         return f"{family}, which reads {' and '.join(senses)} beside text"
@@ -65,6 +69,15 @@ def other_kind(folder: Path, raw: Mapping[str, Any]) -> str:
         return f"{family}, an encoder with a decoder"
     work = next((work for head, work in WORK_OF_HEADS.items() if name.endswith(head)), "")
     return f"{family}, which {work}" if work else ""
+
+
+def first_architecture(raw: Mapping[str, Any]) -> str:
+    named = raw.get("architectures")
+    return str(named[0])[:80] if isinstance(named, list) and named else ""
+
+
+def family_of(raw: Mapping[str, Any]) -> str:
+    return f"{first_architecture(raw) or 'a model'} of model_type {str(raw.get('model_type'))[:80]!r}"
 
 
 def place_fault(place: Path) -> str:

@@ -1,0 +1,134 @@
+"""The settings that each call takes: those of its sections of the recipe, by keyword. What they are called, mean and are by default is read
+there, for whoever calls as for `help`.
+"""
+
+import inspect
+import types
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property, reduce
+from operator import or_
+from textwrap import fill, indent
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+
+from bridle.core.errors import RecipeError
+from bridle.recipe.by_size import settings_by_size
+from bridle.recipe.documents import meaning_of
+from bridle.recipe.recipe import hint, sections
+from bridle.stages.methods import METHODS
+
+F = TypeVar("F", bound=Callable[..., object])
+
+# Settings that mean something to the stages of a project and nothing here, by section; those of every section under "".
+STAGES_ONLY = {
+    "": "start reference scored_by heldout_answers filter_answers min_right max_right".split(),
+    "reward": """
+        path members bootstrap combine uncertainty ties loss tasks style_control
+        slim slim_hidden_size slim_layers slim_epochs slim_learning_rate
+    """.split(),
+    "dpo": ["observe_every"],
+    "kto": ["observe_every", "labels"],
+    "orpo": ["observe_every"],
+    "grpo": "branch_problems branch_demonstrations".split(),
+    "model": ["path"],
+}
+# Settings of [dpo] that `online_dpo` has alone.
+ONLINE = frozenset("online_rounds online_prompts online_answers online_reference missing_stop_penalty".split())
+INDENT, WIDTH = "    ", 100
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call by its method, and which settings it takes: those of the method's section, and of `more`, but for some."""
+
+    method: str
+    more: tuple[str, ...] = ()
+    without: frozenset[str] = frozenset()
+
+    @property
+    def section(self) -> str:
+        return METHODS[self.method].section
+
+    @cached_property
+    def settings(self) -> dict[str, str]:
+        """The section of each setting, by its name."""
+        return {
+            key: name
+            for name in (self.section, *self.more)
+            for key in sections()[name].model_fields
+            if key not in {*STAGES_ONLY[""], *STAGES_ONLY.get(name, ()), *self.without}
+        }
+
+    def dotted(self, given: Mapping[str, object]) -> dict[str, object]:
+        """Settings that were given, by their names in the recipe; one that the call does not take is an error that names the nearest."""
+        for key in given:
+            if key not in self.settings:
+                names = "] or [".join((self.section, *self.more))
+                raise RecipeError(f"{key!r} is not a setting of [{names}]; {hint(key, list(self.settings))}")
+        return {f"{self.settings[key]}.{key}": value for key, value in given.items()}
+
+
+CALLS = {
+    "pretrain": Call("pretrain", more=("model",)),
+    "sft": Call("sft"),
+    "reward_model": Call("reward"),
+    "dpo": Call("dpo", without=ONLINE),
+    "online_dpo": Call("dpo"),
+    "best_of_n": Call("best-of-n"),
+    **{name: Call(name) for name in ("kto", "orpo", "ppo", "grpo", "rloo", "rebel")},
+}
+
+
+# ------------------------------------------------------------------------------------------- what `help` says of them
+
+
+class BySize:
+    """In a signature: a default that follows from the size of a model that was brought, and what it is for one that was made here."""
+
+    def __init__(self, otherwise: object) -> None:
+        self.otherwise = otherwise
+
+    def __repr__(self) -> str:
+        return f"<by the model's size, or {self.otherwise!r}>"
+
+
+def with_settings(function: F) -> F:
+    """The function itself, with each setting that it takes by keyword in its signature, and in its docstring with type, default and
+    meaning."""
+    call, plain = CALLS[function.__name__], inspect.signature(function)
+    own = [one for one in plain.parameters.values() if one.kind is not inspect.Parameter.VAR_KEYWORD]
+    by_size = settings_by_size(10**9, 2048) if "model" in plain.parameters else {}
+    where = "] and [".join((call.section, *call.more))
+    lines, added = [f"Settings of [{where}], by keyword:"], list[inspect.Parameter]()
+    own_first = sorted(call.settings.items(), key=lambda one: one[0] not in sections()[one[1]].__annotations__)
+    for key, name in own_first:
+        if key in plain.parameters:
+            continue
+        field = sections()[name].model_fields[key]
+        usual: object = field.get_default(call_default_factory=True)
+        default = BySize(usual) if f"{name}.{key}" in by_size else usual
+        kind = plain_type(field.annotation)
+        added.append(inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind))
+        meaning = indent(fill(meaning_of(field), WIDTH, break_on_hyphens=False), INDENT * 2)
+        lines += [f"{INDENT}{key}: {type_text(kind)} = {default!r}", meaning]
+    function.__signature__ = plain.replace(parameters=[*own, *added])  # type: ignore[attr-defined]
+    function.__doc__ = f"{inspect.getdoc(function)}\n\n" + "\n".join(lines)
+    return function
+
+
+def plain_type(annotation: Any) -> Any:
+    """An annotation without bounds and descriptions."""
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return plain_type(inner[0])
+    if origin is Union or origin is types.UnionType:
+        return reduce(or_, map(plain_type, inner))
+    if origin in (list, dict):
+        return origin[tuple(map(plain_type, inner))]
+    return annotation
+
+
+def type_text(kind: Any) -> str:
+    if get_origin(kind) is Union:
+        return " | ".join(map(type_text, get_args(kind)))
+    return inspect.formatannotation(kind).replace("typing.", "")
