@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from bridle.core.errors import ModelError, UnsupportedModel, brief_repr
-from bridle.core.files import read_whole, whole_folder
+from bridle.core.files import file_hash, read_whole, whole_folder
+from bridle.core.records import content_hash
 from bridle.core.timeline import timed
 from bridle.models import foreign
 from bridle.models.batches import REWARD
@@ -43,6 +44,9 @@ from bridle.models.files.writing import (
     write_model,
 )
 from bridle.models.foreign import LanguageModel
+from bridle.models.lora.adapter import Adapter, adapt
+from bridle.models.lora.low_rank import shared_copy
+from bridle.models.lora.peft_files import ADAPTER_FILES, attach_saved, read_adapter
 from bridle.models.scorer import Scorer
 from bridle.models.sizes import (
     read_object,
@@ -53,6 +57,7 @@ from bridle.models.sizes import (
     stored_shapes,
 )
 from bridle.models.template import ASKED, Template, load_template
+from bridle.recipe.data import LoRASection
 
 ADAPTERS = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")  # as peft names them
 
@@ -66,6 +71,7 @@ class Policy:
     origin: str  # content hash of the folder it was loaded from, or a name for weights made from nothing
     step: int = 0
     source: ModelSource = field(default_factory=ModelSource, repr=False)
+    adapter: Adapter | None = None  # on base weights that do not move
 
     @property
     def stamp(self) -> str:
@@ -118,6 +124,7 @@ class RewardModel:
     tasks: list[Task] = field(default_factory=lambda: [Task()])
     probes: list[dict[str, Any]] = field(default_factory=list)
     source: ModelSource = field(default_factory=ModelSource, repr=False)
+    adapter: Adapter | None = None
 
     def row(self, task: str) -> int:
         """The head's row of a task; the first where none is named."""
@@ -125,6 +132,31 @@ class RewardModel:
         if task and task not in names:
             raise ModelError(f"this reward model has no task {task!r}; it judges by {', '.join(names)}")
         return names.index(task) if task else 0
+
+
+def learner(policy: Policy, config: LoRASection, generator: torch.Generator) -> Policy:
+    """The policy with a new adapter, which alone learns. The one that is given stays as it is, on the same weights: a reference that
+    takes no memory."""
+    base = Adapter(config, policy.source.place, policy.origin)
+    return replace(policy, module=adapt(policy.module, config, generator), adapter=base)
+
+
+def as_it_is(policy: Policy) -> Policy:
+    """A policy with an adapter as it is now, to hold it to while it learns: what learns is copied, base weights are shared."""
+    return replace(policy, module=shared_copy(policy.module, keep_what_learns=True))
+
+
+def load_adapted(folder: Path, base: Policy) -> Policy:
+    """A policy with the adapter of a folder, to be trained further. ModelError where it is of another base."""
+    adapter, tensors = read_adapter(folder)
+    if adapter.base_hash not in ("", base.origin):
+        raise ModelError(
+            f"the adapter {folder} was trained on {adapter.base or 'another model'} with the content {adapter.base_hash[:16]}…, and "
+            f"{base.source.place or 'this base'} has {base.origin[:16]}…; name the base that it was trained on"
+        )
+    module = attach_saved(base.module, adapter, tensors, folder)
+    origin = content_hash([base.origin, {name: file_hash(folder / name) for name in ADAPTER_FILES}])
+    return replace(base, module=module, origin=origin, adapter=replace(adapter, base_hash=base.origin))
 
 
 @timed("load")

@@ -81,6 +81,7 @@ def train_critic(work: Work, reuse: bool = False) -> dict[str, Any]:
     with work.alone(CRITIC):
         critic, count = data.critic, recipe.constitution.critic_answers
         parents = {"sft": require_model(work, "sft"), "world": data.world_hash}
+        parents |= work.adapter_parents(work.project.model("sft"))
         taught = [content_hash(critic.spec.model_dump(mode="json")), count]
         key = content_hash([stage_key(recipe, ("model", "sft"), parents), taught])
         if (before := done_before(work, CRITIC, key, reuse, CRITIC)) is not None:

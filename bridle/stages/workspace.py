@@ -10,7 +10,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,9 +19,9 @@ import torch
 
 from bridle.compute.device import Device, as_begun, choose_as, choose_device
 from bridle.compute.operators import Operators
-from bridle.compute.randomness import derived_seed
+from bridle.compute.randomness import derived_seed, generator
 from bridle.core.errors import ModelError, UsageError
-from bridle.core.files import write_json
+from bridle.core.files import file_hash, write_json
 from bridle.core.records import Prompt, Reward, content_hash
 from bridle.core.timeline import recording, timed
 from bridle.evaluation.answers import Answered, answer_all
@@ -35,7 +35,19 @@ from bridle.models.files.agreement import notes_of_taking
 from bridle.models.files.chat_template import PLAIN_TEMPLATE, TemplateSettings, settings_of
 from bridle.models.files.gguf import unpacked
 from bridle.models.files.hub import PINS, check_pinned
-from bridle.models.policy import Policy, load_policy, read_config, read_tasks, require_head, save_policy
+from bridle.models.lora.adapter import Adapter, described
+from bridle.models.lora.low_rank import nearly_same
+from bridle.models.lora.peft_files import ADAPTER_FILES, ADAPTER_FOLDER, read_adapter
+from bridle.models.policy import (
+    Policy,
+    learner,
+    load_adapted,
+    load_policy,
+    read_config,
+    read_tasks,
+    require_head,
+    save_policy,
+)
 from bridle.models.scorer import Scorer
 from bridle.models.sizes import elements_of, stored_shapes
 from bridle.models.template import Template, load_template
@@ -44,8 +56,8 @@ from bridle.project.lock import held
 from bridle.project.progress import Progress
 from bridle.project.project import Project
 from bridle.project.run import Run, Until
-from bridle.recipe.by_size import rates_too_high
-from bridle.recipe.recipe import Recipe, trained_names
+from bridle.recipe.by_size import odd_rates
+from bridle.recipe.recipe import Recipe, require_adamw, takes_adapter, trained_names
 from bridle.rewards.judge.endpoint import Endpoint
 from bridle.rewards.judge.judge import Judge
 from bridle.stages.data import PlaygroundData, StoreData
@@ -288,13 +300,13 @@ class Work:
                 self.progress.say(self.take_base()["base"])
 
     def warn_of_rates(self, name: str) -> None:
-        """Warn where a rate of a trainer's section would undo what the user's model has learnt."""
+        """Warn where a rate of a trainer's section would undo what the user's model has learnt, or hardly move an adapter."""
         places = [self.project.model("base"), self.project.folder / Path(self.recipe.model.path).expanduser()]
         with suppress(ModelError):  # which a stage reports that needs the model
             there = next((place for place in places if (place / "config.json").is_file()), None)
             if there is not None:
                 parameters = elements_of(stored_shapes(weight_files(there)))
-                self.warn(rates_too_high(name, dict(self.recipe)[name], parameters))
+                self.warn(odd_rates(name, dict(self.recipe)[name], parameters, self.recipe.lora.on))
 
     def load_policy(self, name: str, kept: Path | None = None) -> Policy:
         """A model of the project, or what is `kept` of it as a run began with it. The store knows it afterwards, even where its folder was
@@ -319,6 +331,57 @@ class Work:
         under that name; elsewhere, as a reward source, it is what it is."""
         registry = self.registry
         return registry.verify(folder, self.store) if registry.holds(folder) else registry.content(folder)
+
+    def learner(self, policy: Policy, folder: Path) -> Policy:
+        """The policy that is trained from one of the project, of this `folder`: the same, or, where the recipe wants an adapter, one with
+        it on the same weights."""
+        config = self.recipe.lora
+        if not config.on:
+            return policy
+        if config.continued:
+            found = self.continued(policy, folder)
+        else:
+            found = learner(policy, config, generator(self.recipe.seed, "lora"))
+        self.progress.say(described(found.module))
+        return found
+
+    def continued(self, policy: Policy, folder: Path) -> Policy:
+        """A model of the project as its base with the adapter that it was left with. ModelError where it was left with none, where the base
+        is gone, or where the two do not give its weights."""
+        place = folder / ADAPTER_FOLDER
+        if not place.is_dir():
+            raise ModelError(
+                f"{folder} was left with no adapter to train further; set lora.r for a new one, and lora.continued to false"
+            )
+        adapter, _ = read_adapter(place)
+        if self.recipe.lora.r not in (0, adapter.config.r):
+            raise ModelError(
+                f"lora.r = {self.recipe.lora.r}, and the adapter that is trained further has r = {adapter.config.r}; leave lora.r at 0"
+            )
+        found = load_adapted(place, self.read_policy(self.place_of(adapter)))
+        if not nearly_same(found.module, policy.module):
+            raise ModelError(
+                f"{place} on {adapter.base} does not give the weights in {folder}; train a new one, with lora.continued false"
+            )
+        return replace(policy, module=found.module, adapter=found.adapter)
+
+    def adapter_parents(self, folder: Path) -> dict[str, str]:
+        """The adapter that is trained further, by its hash: the model in the folder has the weights, and not what they are made of."""
+        files = [folder / ADAPTER_FOLDER / name for name in ADAPTER_FILES] if self.recipe.lora.continued else []
+        return {"adapter": content_hash([file_hash(file) for file in files if file.is_file()])} if files else {}
+
+    def place_of(self, adapter: Adapter) -> Path:
+        """Where the base of an adapter lies: a model of the project, one that is kept as a reference, or where it lay."""
+        named = self.registry.present().get(adapter.base_hash)
+        places = [] if named is None else [self.project.model(named)]
+        places += [self.project.reference(adapter.base_hash), Path(adapter.base)]
+        for place in places:
+            if (place / "config.json").is_file() and self.registry.content(place) == adapter.base_hash:
+                return place
+        raise ModelError(
+            f"the adapter is on {adapter.base or 'a model'} with the content {adapter.base_hash[:16]}…, which is not there any more; put "
+            "that back, or train a new adapter, with lora.continued false"
+        )
 
     def load_reference(self, name: str, policy: Policy, kept: Path | None = None) -> Policy:
         """The model that a policy is held to, which must read the same tokens."""
@@ -395,6 +458,8 @@ class Method:
         """Run the stage in a project; returns its result. `name` is of the run and the model, by default the method's."""
         variant = Variant(name or self.name, title or self.title, settings or {}, reward, reuse, until)
         with work.alone(variant.name):
+            if takes_adapter(self.section):
+                require_adamw(self.recipe(work, variant), self.section)
             if work.recipe.model.path and self.name != "pretrain":
                 work.warn_of_rates(self.section)
             return self.stage(work, self, variant)
