@@ -14,7 +14,7 @@ import torch
 from bridle.api.inputs import Score, Text, as_prompts, described_value
 from bridle.compute.device import Device, choose_device
 from bridle.core.errors import DataError
-from bridle.core.records import Completion, Prompt, Reward
+from bridle.core.records import Completion, Prompt, Reward, content_hash
 from bridle.generation.engine import Engine, answer_prompts
 from bridle.generation.sampling import Sampling
 from bridle.models.contents import lasting_hash
@@ -22,7 +22,20 @@ from bridle.models.encoding import DataReport
 from bridle.models.files.chat_template import settings_of, stored_settings
 from bridle.models.files.export import export_policy, export_reward_model, place_to_save
 from bridle.models.files.gguf import unpacked
-from bridle.models.policy import Policy, RewardModel, load_policy, load_reward_model, save_policy, save_reward_model
+from bridle.models.files.kinds import is_adapter
+from bridle.models.lora.adapter import base_weights
+from bridle.models.lora.low_rank import merged_copy
+from bridle.models.lora.merging import base_of
+from bridle.models.policy import (
+    Policy,
+    RewardModel,
+    load_adapted,
+    load_policy,
+    load_reward_model,
+    save_adapter,
+    save_policy,
+    save_reward_model,
+)
 from bridle.project.progress import Progress
 from bridle.recipe.data import DataSection, SamplingSection
 from bridle.recipe.recipe import Recipe
@@ -60,11 +73,22 @@ class Model:
 
     @property
     def parameters(self) -> int:
-        """How many weights it has."""
-        return sum(parameter.numel() for parameter in self.policy.module.parameters())
+        """How many weights it has, without those of an adapter."""
+        return sum(weight.numel() for weight in base_weights(self.policy.module).values())
 
     def copy(self) -> Model:
         return Model(replace(self.policy, module=deepcopy(self.policy.module)), self.device, self.brought)
+
+    def merge(self) -> None:
+        """Make the adapter a part of the weights: from then on all of them are trained, or a new adapter. Without one nothing changes."""
+        policy = self.policy
+        if policy.adapter is not None:
+            policy.module, policy.adapter = merged_copy(policy.module), None
+            policy.origin, policy.step = content_hash([policy.stamp, "merged"]), policy.step + 1
+
+    def save_adapter(self, folder: str | Path) -> None:
+        """Write the adapter alone into a new folder, in peft's form. UsageError where there is none, or something lies there."""
+        save_adapter(Path(folder), self.policy)
 
     def save(self, folder: str | Path) -> str:
         """Write a Hugging Face folder in float32, which `load` and transformers read; its content hash."""
@@ -100,14 +124,21 @@ class ScoreModel:
         return asdict(export_reward_model(Path(folder), self.model, dtype))
 
 
-def load(folder: str | Path, *, precision: str = "auto", template: Mapping[str, Any] | None = None) -> Model:
-    """A model from a Hugging Face folder or a GGUF file. It stays with the threads that PyTorch has at this moment. `template`: how its
-    chat template is used, by the recipe's names ({"template_kwargs": {"enable_thinking": False}}); else as the folder was saved with."""
+def load(
+    folder: str | Path, *, adapter: str | Path | None = None, precision: str = "auto", template: Mapping[str, Any] | None = None,
+) -> Model:  # fmt: skip
+    """A model from a Hugging Face folder or a GGUF file, with an `adapter` of peft's form from another folder, which trainers then train
+    further; a folder that is an adapter itself is loaded on the base that it names. It stays with the threads that PyTorch has at this
+    moment. `template`: how its chat template is used, by the recipe's names ({"template_kwargs": {"enable_thinking": False}}); else as
+    the folder was saved with."""
+    if adapter is None and is_adapter(Path(folder)):
+        folder, adapter = base_of(Path(folder)), folder
     with unpacked(Path(folder)) as place:
         chosen = {**asdict(stored_settings(place)), **(template or {})}
         recipe = Recipe().with_settings({f"model.{name}": value for name, value in chosen.items()}, "template")
         device, settings = chosen_device(precision), settings_of(recipe.model)
-        return Model(load_policy(place, device.torch, lasting_hash, settings), device, brought=True)
+        policy = load_policy(place, device.torch, lasting_hash, settings)
+        return Model(policy if adapter is None else load_adapted(Path(adapter), policy), device, brought=True)
 
 
 def load_reward(folder: str | Path, *, precision: str = "auto") -> ScoreModel:

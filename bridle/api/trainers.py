@@ -20,16 +20,16 @@ from bridle.api.runs import announce, finish, reference_of, run_key, training
 from bridle.compute.randomness import derived_seed, drawn, generator
 from bridle.compute.steps import Session
 from bridle.core.errors import DataError, RecipeError, UsageError
-from bridle.core.records import Prompt
+from bridle.core.records import Prompt, Reward
 from bridle.evaluation.answers import answer_all
 from bridle.generation.rollout import RolloutSession
 from bridle.models.encoding import encode_demonstrations, encode_pairs, prompts_that_fit
 from bridle.models.files.new_tokenizer import train_tokenizer
-from bridle.models.policy import RewardModel
-from bridle.models.scorer import critic_from, scorer_from, shared_critic
+from bridle.models.policy import Policy, RewardModel, learner
+from bridle.models.scorer import Scorer, critic_from, scorer_from, shared_critic
 from bridle.project.run import OnLog
 from bridle.recipe.by_size import lines_by_size, settings_by_size
-from bridle.recipe.recipe import Recipe, hint, sections
+from bridle.recipe.recipe import Recipe, hint, require_adamw, sections, takes_adapter
 from bridle.rewards.learned import LearnedReward, task_scores
 from bridle.rewards.sandbox.kinds import Sandbox
 from bridle.rewards.verifiers import Verifier, check_of, same_check
@@ -55,6 +55,7 @@ STAGES_ONLY = {
     "dpo": ["observe_every"],
     "grpo": "branch_problems branch_demonstrations".split(),
     "model": ["path"],
+    "lora": ["continued"],  # a model that has an adapter is trained further by that
 }
 # Settings of [dpo] that `online_dpo` has alone.
 ONLINE = frozenset("online_rounds online_prompts online_answers online_reference missing_stop_penalty".split())
@@ -116,8 +117,9 @@ def reward_model(
     compared = preferences_of(pairs)
     groups = usable(encode_pairs(policy.template, compared, model.limit, margin=section.margin))
     key = run_key("reward", recipe, ("reward",), model, [[g.prompt, g.answers, g.pairs] for g in groups])
-    head = generator(seed, "head")
-    scorer = RewardModel(scorer_from(policy.module, head), policy.template, key, source=policy.source)
+    begins = learner(policy, recipe.lora, generator(seed, "lora")) if recipe.lora.on else policy
+    head = scorer_from(begins.module, generator(seed, "head"))
+    scorer = RewardModel(head, policy.template, key, source=policy.source, adapter=begins.adapter)
     with training(model, "reward", key, recipe, folder, on_log) as (run, _):
         device = model.device
         session = Session(run, device, seed)
@@ -175,18 +177,23 @@ def ppo(
     if demonstrations:
         mixed_in = usable(encode_demonstrations(policy.template, demonstrations_of(demonstrations), model.limit))
     source = reward_source(reward, policy)
-    if recipe.ppo.shared_trunk:
-        critic = shared_critic(policy.module)
-    elif isinstance(source, LearnedReward) and source.same_tokens:
-        critic = critic_from(source.model.module)
-    else:
-        critic = critic_from(scorer_from(policy.module, generator(seed, "critic")))
     data = [[prompt.id for prompt in asked], mixed_in, max_new_tokens]
     key = run_key("ppo", recipe, ("ppo",), model, data, reference, reward)
     with training(model, "ppo", key, recipe, folder, on_log) as (run, before):
+        critic = first_critic(policy, source, recipe)
         actors = ppo_loop.Actors(policy, reference_of(model, reference, before), critic)
         session = RolloutSession(run, model.device, seed, new_engine(model.device), max_new_tokens)
         return finish(run, ppo_loop.train(actors, source, asked, mixed_in, recipe.ppo, session))
+
+
+def first_critic(policy: Policy, source: Reward, recipe: Recipe) -> Scorer:
+    """A second head on the policy's trunk, the reward model with a head of zeros, or the policy with one."""
+    if recipe.ppo.shared_trunk:
+        return shared_critic(policy.module)
+    if isinstance(source, LearnedReward) and source.same_tokens:
+        adapter = None if policy.adapter is None else policy.adapter.config
+        return critic_from(source.model.module, adapter, generator(recipe.seed, "lora/critic"))
+    return critic_from(scorer_from(policy.module, generator(recipe.seed, "critic")))
 
 
 def grpo(
@@ -317,20 +324,29 @@ def recipe_of(
     yet."""
     names = (METHODS[method].section, *more)
     known = {
-        key: name
+        key: f"{name}.{key}"
         for name in names
         for key in sections()[name].model_fields
         if key not in {*STAGES_ONLY[""], *STAGES_ONLY.get(name, ()), *without}
     }
+    if takes_adapter(names[0]):
+        known |= {
+            f"lora_{key}": f"lora.{key}" for key in sections()["lora"].model_fields if key not in STAGES_ONLY["lora"]
+        }
     for key in settings:
         if key not in known:
             raise RecipeError(f"{key!r} is not a setting of [{'] or ['.join(names)}]; {hint(key, list(known))}")
-    suited = {} if model is None or not model.brought else settings_by_size(model.parameters, model.limit, tokens)
-    chosen = {key: suited[f"{name}.{key}"].value for key, name in known.items() if f"{name}.{key}" in suited}
-    dotted = {f"{known[key]}.{key}": value for key, value in {**chosen, **settings}.items()}
+    adapts = model is not None and (model.policy.adapter is not None or bool(settings.get("lora_r")))
+    brought = model is not None and model.brought
+    suited = settings_by_size(model.parameters, model.limit, tokens, adapts) if model is not None and brought else {}
+    chosen = {key: suited[dotted].value for key, dotted in known.items() if dotted in suited}
+    dotted = {known[key]: value for key, value in {**chosen, **settings}.items()}
     recipe = Recipe().with_settings({"seed": seed, **dotted}, source="settings")
+    if adapts:
+        require_adamw(recipe, names[0])
     announce(method)
-    if model is not None and model.brought:
-        for line in lines_by_size(names[0], dict(recipe)[names[0]], model.parameters, chosen.keys() - settings.keys()):
+    if model is not None and brought:
+        own = chosen.keys() - settings.keys()
+        for line in lines_by_size(names[0], dict(recipe)[names[0]], model.parameters, own, adapts):
             quiet().say(line)
     return recipe

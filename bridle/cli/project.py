@@ -52,9 +52,9 @@ def init(options: Options, folder: Path, model: str | None) -> None:
         require_new(folder)
         place = require_model_place(folder.resolve(), recipe.model.path)
         with loading():
-            from bridle.models.files.gguf import unpacked
+            from bridle.models.lora.merging import as_whole
             from bridle.stages.own_model import begin_project
-        with unpacked(place) as read:
+        with as_whole(place) as read:
             project, done = begin_project(folder, read, settings, pins, take=model is not None)
         lines, first = [*lines, *done], first.replace("pretrain", "sft")
     profile_in(project.folder)

@@ -15,13 +15,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from bridle.core.errors import ModelError, UnsupportedModel, brief_repr
+from bridle.core.errors import ModelError, UnsupportedModel, UsageError, brief_repr
 from bridle.core.files import file_hash, read_whole, whole_folder
 from bridle.core.records import content_hash
 from bridle.core.timeline import timed
 from bridle.models import foreign
 from bridle.models.batches import REWARD
-from bridle.models.contents import HashFolder, folder_hash, weight_files
+from bridle.models.contents import HashFolder, folder_hash, lasting_hash, weight_files
 from bridle.models.decoder import Decoder, DecoderConfig, Trunk
 from bridle.models.files.chat_template import TemplateSettings
 from bridle.models.files.kinds import require_language_model
@@ -45,8 +45,7 @@ from bridle.models.files.writing import (
 )
 from bridle.models.foreign import LanguageModel
 from bridle.models.lora.adapter import Adapter, adapt
-from bridle.models.lora.low_rank import shared_copy
-from bridle.models.lora.peft_files import ADAPTER_FILES, attach_saved, read_adapter
+from bridle.models.lora.peft_files import ADAPTER_FILES, attach_saved, read_adapter, write_adapter
 from bridle.models.scorer import Scorer
 from bridle.models.sizes import (
     read_object,
@@ -137,19 +136,22 @@ class RewardModel:
 def learner(policy: Policy, config: LoRASection, generator: torch.Generator) -> Policy:
     """The policy with a new adapter, which alone learns. The one that is given stays as it is, on the same weights: a reference that
     takes no memory."""
-    base = Adapter(config, policy.source.place, policy.origin)
+    as_it_lies = policy.step == 0  # in its folder: nothing was trained since
+    base = Adapter(config, policy.source.place, policy.origin) if as_it_lies else Adapter(config)
     return replace(policy, module=adapt(policy.module, config, generator), adapter=base)
 
 
-def as_it_is(policy: Policy) -> Policy:
-    """A policy with an adapter as it is now, to hold it to while it learns: what learns is copied, base weights are shared."""
-    return replace(policy, module=shared_copy(policy.module, keep_what_learns=True))
+def names_of_content(policy: Policy) -> set[str]:
+    """By both rules the hash of the folder that a policy lies in."""
+    place = Path(policy.source.place)
+    there = policy.step == 0 and (place / "config.json").is_file()
+    return {folder_hash(place), lasting_hash(place)} if there else set()
 
 
 def load_adapted(folder: Path, base: Policy) -> Policy:
     """A policy with the adapter of a folder, to be trained further. ModelError where it is of another base."""
     adapter, tensors = read_adapter(folder)
-    if adapter.base_hash not in ("", base.origin):
+    if adapter.base_hash not in ("", base.origin, *names_of_content(base)):
         raise ModelError(
             f"the adapter {folder} was trained on {adapter.base or 'another model'} with the content {adapter.base_hash[:16]}…, and "
             f"{base.source.place or 'this base'} has {base.origin[:16]}…; name the base that it was trained on"
@@ -380,6 +382,16 @@ def save_policy(folder: Path, policy: Policy, hashed: HashFolder = folder_hash, 
         write_model(new, policy, raw, form, changed)
         content = hashed(new)
     return content
+
+
+def save_adapter(folder: Path, model: Policy | RewardModel) -> None:
+    """Write a model's adapter alone. UsageError where there is none, or something lies there."""
+    if model.adapter is None:
+        raise UsageError("the model has no adapter to save; it is trained with lora_r above 0, or loaded with one")
+    if folder.exists():
+        raise UsageError(f"{folder} exists; name a new folder for the adapter")
+    with whole_folder(folder) as new:
+        write_adapter(new, model.module, model.adapter)
 
 
 @timed("save")

@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from bridle.models.batches import Batch, answer_states, last_states, spread
 from bridle.models.decoder import Trunk
 from bridle.models.foreign import ForeignTrunk, LanguageModel
-from bridle.models.lora.adapter import branch
+from bridle.models.lora.adapter import adapt, branch
+from bridle.models.lora.low_rank import is_adapted
+from bridle.recipe.data import LoRASection
 
 
 class Scorer(nn.Module):
@@ -78,9 +80,11 @@ def init_head(scorer: Scorer, generator: torch.Generator) -> None:
         scorer.score.weight.normal_(0.0, std, generator=generator)
 
 
-def critic_from(scorer: Scorer) -> Scorer:
-    """A critic on a copy of the reward model's trunk (of one with an adapter on its base)."""
-    return critic_on(branch(scorer.model))
+def critic_from(scorer: Scorer, config: LoRASection | None = None, generator: torch.Generator | None = None) -> Scorer:
+    """A critic on a copy of the reward model's trunk; one that learns by an adapter, of these settings, on its weights themselves."""
+    if config is None or generator is None or is_adapted(scorer.model):
+        return critic_on(branch(scorer.model))
+    return critic_on(adapt(scorer.model, config, generator))
 
 
 def critic_on(trunk: Trunk | ForeignTrunk) -> Scorer:

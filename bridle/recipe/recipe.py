@@ -123,9 +123,9 @@ def takes_adapter(name: str) -> bool:
 
 
 def require_adamw(recipe: Recipe, name: str) -> None:
-    """RecipeError where a trainer's section has another optimiser for an adapter: Muon's rates are of whole matrices."""
+    """RecipeError where the section of a trainer that trains an adapter has another optimiser: Muon's rates are of whole matrices."""
     section = dict(recipe)[name]
-    if recipe.lora.on and isinstance(section, TrainerSection) and section.optimizer != "adamw":
+    if isinstance(section, TrainerSection) and section.optimizer != "adamw":
         raise RecipeError(
             f"{name}.optimizer = {section.optimizer!r} is for whole matrices, and an adapter is trained by adamw; set {name}.optimizer = "
             f"'adamw', and {name}.learning_rate to one of an adapter's, from 1e-4 to 1e-3"

@@ -5,6 +5,7 @@ or by a verifier on prompts whose answers can be checked.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from bridle.generation.rollout import Observe, RolloutSession
 from bridle.maths.statistics import pass_at_k, proportion
 from bridle.models.encoding import encode_demonstrations
 from bridle.models.imitation import Example
-from bridle.models.policy import Policy, as_it_is
+from bridle.models.lora.adapter import branch
+from bridle.models.policy import Policy
 from bridle.project.kept import read_parents
 from bridle.recipe.offline import DPOSection
 from bridle.recipe.online import GRPOSection, PPOSection, REBELSection, RejectionSection, RLOOSection
@@ -132,7 +134,7 @@ def load_pair(work: Work, run: str, start: str, held_to: str | None) -> tuple[Po
         return policy, None
     if policy.adapter is None or held_to != start:
         return policy, work.load_reference(held_to, began, replaced(work, run, held_to))
-    return policy, as_it_is(policy) if work.recipe.lora.continued else began
+    return (replace(policy, module=branch(policy.module)), policy) if work.recipe.lora.continued else (policy, began)
 
 
 def start_folder(work: Work, run: str, start: str) -> Path:

@@ -8,9 +8,8 @@ from bridle.compute.randomness import generator
 from bridle.core.errors import ModelError
 from bridle.core.records import Completion, Prompt, Reward
 from bridle.feedback.store.ratings import add_model_scores
-from bridle.models.lora.adapter import adapt
 from bridle.models.policy import Policy, load_reward_model
-from bridle.models.scorer import Scorer, critic_from, critic_on, scorer_from, shared_critic
+from bridle.models.scorer import Scorer, critic_from, scorer_from, shared_critic
 from bridle.recipe.recipe import Recipe, stated_source
 from bridle.rewards.judge.judge import JudgeReward
 from bridle.rewards.learned import Ensemble, LearnedReward, task_scores
@@ -125,8 +124,6 @@ def first_critic(work: Work, policy: Policy) -> Scorer:
         return shared_critic(policy.module)
     folder = work.project.model("reward")
     if (folder / "config.json").is_file() and (own := load_scores(work, folder, policy)).same_tokens:
-        trunk = own.model.module.model
-        if policy.adapter is not None:
-            return critic_on(adapt(trunk, policy.adapter.config, generator(work.recipe.seed, "lora/critic")))
-        return critic_from(own.model.module)
+        adapter = None if policy.adapter is None else policy.adapter.config
+        return critic_from(own.model.module, adapter, generator(work.recipe.seed, "lora/critic"))
     return critic_from(scorer_from(policy.module, generator(work.recipe.seed, "critic")))

@@ -33,10 +33,10 @@ from bridle.models.decoder import Decoder
 from bridle.models.encoding import DataReport, prompts_that_fit
 from bridle.models.files.agreement import notes_of_taking
 from bridle.models.files.chat_template import PLAIN_TEMPLATE, TemplateSettings, settings_of
-from bridle.models.files.gguf import unpacked
 from bridle.models.files.hub import PINS, check_pinned
 from bridle.models.lora.adapter import Adapter, described
 from bridle.models.lora.low_rank import nearly_same
+from bridle.models.lora.merging import as_whole, keep_adapter
 from bridle.models.lora.peft_files import ADAPTER_FILES, ADAPTER_FOLDER, read_adapter
 from bridle.models.policy import (
     Policy,
@@ -254,7 +254,7 @@ class Work:
         with self.alone("pretrain"):
             if policy is None:  # only to be written again
                 check_pinned(self.project.folder / PINS, source)
-                with unpacked(source) as place:
+                with as_whole(source) as place:
                     policy = load_policy(place, torch.device("cpu"), settings=settings_of(self.recipe.model))
                     for note in notes_of_taking(policy, place):
                         self.progress.say(note)
@@ -267,6 +267,7 @@ class Work:
                 more = f" and {len(left) - 4} more" if len(left) > 4 else ""
                 self.progress.say(f"not copied, for no setting is in it: {', '.join(left[:4])}{more}")
             saved = self.keep_policy("base", "base", policy, None)
+            keep_adapter(source, self.project.model("base"))
             also = self.share_base(policy.template)
         return {
             "base": f"your model is taken as the base: {source}; {also}",
@@ -371,12 +372,13 @@ class Work:
         return {"adapter": content_hash([file_hash(file) for file in files if file.is_file()])} if files else {}
 
     def place_of(self, adapter: Adapter) -> Path:
-        """Where the base of an adapter lies: a model of the project, one that is kept as a reference, or where it lay."""
+        """Where the base of an adapter lies: a model of the project, one that is kept as a reference, or where it lay; peft notes no
+        hash."""
         named = self.registry.present().get(adapter.base_hash)
         places = [] if named is None else [self.project.model(named)]
         places += [self.project.reference(adapter.base_hash), Path(adapter.base)]
         for place in places:
-            if (place / "config.json").is_file() and self.registry.content(place) == adapter.base_hash:
+            if (place / "config.json").is_file() and adapter.base_hash in ("", self.registry.content(place)):
                 return place
         raise ModelError(
             f"the adapter is on {adapter.base or 'a model'} with the content {adapter.base_hash[:16]}…, which is not there any more; put "
@@ -458,7 +460,7 @@ class Method:
         """Run the stage in a project; returns its result. `name` is of the run and the model, by default the method's."""
         variant = Variant(name or self.name, title or self.title, settings or {}, reward, reuse, until)
         with work.alone(variant.name):
-            if takes_adapter(self.section):
+            if work.recipe.lora.on and takes_adapter(self.section):
                 require_adamw(self.recipe(work, variant), self.section)
             if work.recipe.model.path and self.name != "pretrain":
                 work.warn_of_rates(self.section)

@@ -90,6 +90,7 @@ def write_model(folder: Path, model: Saved, raw: dict[str, Any], form: SavedAs =
     write_settings(folder / CONFIG, raw, source.settings.get(CONFIG))
     write_weights(folder, {name: cast(name, t, form, came) for name, t in tensors.items()}, source)
     if not form.exported and model.adapter is not None:
+        (folder / ADAPTER_FOLDER).mkdir()
         write_adapter(folder / ADAPTER_FOLDER, model.module, model.adapter)
     if not form.exported and (set(came.values()) - {"F32"} or dtypes_named(source) - {"float32"}):
         (folder / SIDECAR).write_text(

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from bridle.core.errors import ModelError, RecipeError, UsageError
 from bridle.models.decoder import Decoder, Trunk
 from bridle.models.foreign import Foreign, ForeignTrunk
-from bridle.models.lora.low_rank import add_low_rank, is_adapted, low_rank_of, shared_copy
+from bridle.models.lora.low_rank import NAME, add_low_rank, is_adapted, low_rank_of, shared_copy
 from bridle.recipe.data import LoRASection
 
 Network = TypeVar("Network", bound=Decoder | Foreign | Trunk | ForeignTrunk)
@@ -119,11 +119,15 @@ def branch(module: Network) -> Network:
     return found
 
 
+def base_weights(module: nn.Module) -> dict[str, nn.Parameter]:
+    """All weights but an adapter's matrices, by name."""
+    return {name: weight for name, weight in module.named_parameters() if f".{NAME}." not in name}
+
+
 def described(module: nn.Module) -> str:
     """How much of a network its adapter trains, for the log."""
     learns = sum(weight.numel() for weight in learning_tensors(module).values())
-    adapters = [part for part in module.modules() if low_rank_of(part) is not None]
-    base = [weight for name, weight in module.named_parameters() if ".lora." not in name]
+    adapters, base = [part for part in module.modules() if low_rank_of(part) is not None], base_weights(module).values()
     experts = sum(weight.numel() for weight in base if weight.dim() > 2 and not weight.requires_grad)
     count = sum(weight.numel() for weight in base)
     left = (

@@ -41,7 +41,7 @@ OTHERS_KEEP_BASE = (True, False, "gaussian", "orthogonal", "eva")  # other ways 
 
 
 def write_adapter(folder: Path, module: nn.Module, adapter: Adapter) -> None:
-    """Write the adapter of a network into a new folder."""
+    """Write the adapter of a network into an empty folder."""
     learns, config = learning_tensors(module), adapter.config
     adapted = [name for name, part in module.named_modules() if low_rank_of(part) is not None]
     whole = [*config.modules_to_save, *(["score"] if isinstance(module, Scorer) else [])]
@@ -61,7 +61,6 @@ def write_adapter(folder: Path, module: nn.Module, adapter: Adapter) -> None:
         "ensure_weight_tying": tied is not None,
         "inference_mode": True,
     }
-    folder.mkdir()
     (folder / CONFIG).write_text(json.dumps(settings, indent=2), "utf-8")
     tensors = {peft_name(module, name): weight.detach().cpu().contiguous() for name, weight in learns.items()}
     if tied is not None:
