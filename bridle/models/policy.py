@@ -136,29 +136,32 @@ class RewardModel:
 def learner(policy: Policy, config: LoRASection, generator: torch.Generator) -> Policy:
     """The policy with a new adapter, which alone learns. The one that is given stays as it is, on the same weights: a reference that
     takes no memory."""
-    as_it_lies = policy.step == 0  # in its folder: nothing was trained since
-    base = Adapter(config, policy.source.place, policy.origin) if as_it_lies else Adapter(config)
-    return replace(policy, module=adapt(policy.module, config, generator), adapter=base)
+    return replace(policy, module=adapt(policy.module, config, generator), adapter=Adapter(config, *lies_in(policy)))
 
 
-def names_of_content(policy: Policy) -> set[str]:
-    """By both rules the hash of the folder that a policy lies in."""
-    place = Path(policy.source.place)
-    there = policy.step == 0 and (place / "config.json").is_file()
-    return {folder_hash(place), lasting_hash(place)} if there else set()
+def lies_in(policy: Policy) -> tuple[str, str]:
+    """The folder that holds a policy as it is, and its content hash; empty where it was trained since it was loaded."""
+    return ("", "") if policy.step else (policy.source.place, policy.source.content)
+
+
+def is_content(policy: Policy, content: str) -> bool:
+    """Whether a content hash, by either rule, is of the folder that a policy lies in."""
+    place, own = lies_in(policy)
+    return content == own or (bool(place) and content in (folder_hash(Path(place)), lasting_hash(Path(place))))
 
 
 def load_adapted(folder: Path, base: Policy) -> Policy:
     """A policy with the adapter of a folder, to be trained further. ModelError where it is of another base."""
     adapter, tensors = read_adapter(folder)
-    if adapter.base_hash not in ("", base.origin, *names_of_content(base)):
+    if adapter.base_hash and not is_content(base, adapter.base_hash):
+        place, content = lies_in(base)
         raise ModelError(
             f"the adapter {folder} was trained on {adapter.base or 'another model'} with the content {adapter.base_hash[:16]}…, and "
-            f"{base.source.place or 'this base'} has {base.origin[:16]}…; name the base that it was trained on"
+            f"{place or 'this base'} has {content[:16] or 'another'}…; name the base that it was trained on"
         )
     module = attach_saved(base.module, adapter, tensors, folder)
     origin = content_hash([base.origin, {name: file_hash(folder / name) for name in ADAPTER_FILES}])
-    return replace(base, module=module, origin=origin, adapter=replace(adapter, base_hash=base.origin))
+    return replace(base, module=module, origin=origin, adapter=Adapter(adapter.config, *lies_in(base)))
 
 
 @timed("load")
@@ -187,7 +190,8 @@ def read_policy(folder: Path, device: torch.device, hashed: HashFolder, settings
         tensors = read_tensors(folder)
         module = Decoder(with_own_head(config, tensors))
         load_strictly(module, tensors, folder)
-    return Policy(module.to(device), template, hashed(folder), source=read_source(folder))
+    content = hashed(folder)
+    return Policy(module.to(device), template, content, source=replace(read_source(folder), content=content))
 
 
 @timed("load")

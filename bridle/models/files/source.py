@@ -43,8 +43,8 @@ LARGEST, LARGEST_TOGETHER = 64 * 2**20, 256 * 2**20  # bytes; a tokenizer of 260
 
 @dataclass(frozen=True)
 class ModelSource:
-    """The folder that a model came from, and its `place`; empty for one that was made from nothing. `left_out`: what else lies there and is
-    not kept."""
+    """The folder that a model came from, its `place` and its `content` hash; empty for one that was made from nothing. `left_out`: what
+    else lies there and is not kept."""
 
     files: Mapping[str, bytes] = field(default_factory=dict)
     layout: Mapping[str, str] = field(default_factory=dict)
@@ -53,6 +53,7 @@ class ModelSource:
     settings: Mapping[str, str] = field(default_factory=dict)
     left_out: tuple[str, ...] = ()
     place: str = ""
+    content: str = ""
 
     def of_tokenizer(self) -> ModelSource:
         """What of it belongs to other weights with the same tokenizer."""
