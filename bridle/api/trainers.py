@@ -55,7 +55,7 @@ STAGES_ONLY = {
     "dpo": ["observe_every"],
     "grpo": "branch_problems branch_demonstrations".split(),
     "model": ["path"],
-    "lora": ["continued"],  # a model that has an adapter is trained further by that
+    "lora": ["continued", "shared_trunk"],  # what a model has; and models in memory share what they are on
 }
 # Settings of [dpo] that `online_dpo` has alone.
 ONLINE = frozenset("online_rounds online_prompts online_answers online_reference missing_stop_penalty".split())
@@ -180,13 +180,13 @@ def ppo(
     data = [[prompt.id for prompt in asked], mixed_in, max_new_tokens]
     key = run_key("ppo", recipe, ("ppo",), model, data, reference, reward)
     with training(model, "ppo", key, recipe, folder, on_log) as (run, before):
-        critic = first_critic(policy, source, recipe)
+        critic = beginning_critic(policy, source, recipe)
         actors = ppo_loop.Actors(policy, reference_of(model, reference, before), critic)
         session = RolloutSession(run, model.device, seed, new_engine(model.device), max_new_tokens)
         return finish(run, ppo_loop.train(actors, source, asked, mixed_in, recipe.ppo, session))
 
 
-def first_critic(policy: Policy, source: Reward, recipe: Recipe) -> Scorer:
+def beginning_critic(policy: Policy, source: Reward, recipe: Recipe) -> Scorer:
     """A second head on the policy's trunk, the reward model with a head of zeros, or the policy with one."""
     if recipe.ppo.shared_trunk:
         return shared_critic(policy.module)

@@ -45,7 +45,15 @@ from bridle.models.files.writing import (
 )
 from bridle.models.foreign import LanguageModel
 from bridle.models.lora.adapter import Adapter, adapt
-from bridle.models.lora.peft_files import ADAPTER_FILES, attach_saved, read_adapter, write_adapter
+from bridle.models.lora.low_rank import without_adapter
+from bridle.models.lora.peft_files import (
+    ADAPTER_FILES,
+    ADAPTER_FOLDER,
+    attach_saved,
+    read_adapter,
+    scorer_on_base,
+    write_adapter,
+)
 from bridle.models.scorer import Scorer
 from bridle.models.sizes import (
     read_object,
@@ -196,21 +204,24 @@ def read_policy(folder: Path, device: torch.device, hashed: HashFolder, settings
 
 @timed("load")
 def load_reward_model(
-    folder: Path, device: torch.device, hashed: HashFolder = folder_hash, settings: TemplateSettings | None = None
-) -> RewardModel:
-    """The same of a reward model."""
-    return read_reward_model(folder, device, hashed, settings)
+    folder: Path, device: torch.device, hashed: HashFolder = folder_hash, settings: TemplateSettings | None = None,
+    on_base_of: Policy | None = None,
+) -> RewardModel:  # fmt: skip
+    """The same of a reward model. `on_base_of`: a policy with an adapter, on whose base weights that of the reward model is put."""
+    return read_reward_model(folder, device, hashed, settings, on_base_of)
 
 
 @read_whole
 def read_reward_model(
-    folder: Path, device: torch.device, hashed: HashFolder, settings: TemplateSettings | None
+    folder: Path, device: torch.device, hashed: HashFolder, settings: TemplateSettings | None, policy: Policy | None
 ) -> RewardModel:
     """Strict: a missing head or a probe that scores otherwise than when saved is refused."""
     raw = read_config(folder)
     tasks, probes = read_tasks(folder)
     config = native_config(folder, raw)
-    if config is None:
+    if policy is not None:
+        module = on_shared_base(folder, policy, len(tasks))
+    elif config is None:
         foreign.require_family(folder, raw)
         stored = stored_sizes(folder, raw)
         head = stored.get("score.weight", [])
@@ -234,6 +245,18 @@ def read_reward_model(
     model = RewardModel(module, template, hashed(folder), tasks, probes, read_source(folder))
     check_probes(model, folder)
     return model
+
+
+def on_shared_base(folder: Path, policy: Policy, tasks: int) -> Scorer:
+    """A reward model's adapter and head on the base weights of a policy. ModelError where it is on another base, or has no adapter."""
+    place = folder / ADAPTER_FOLDER
+    own = read_adapter(place)[0].base_hash if place.is_dir() else "none"
+    if policy.adapter is None or own != policy.adapter.base_hash:
+        raise ModelError(
+            f"{folder} was not left with an adapter on the base of the policy, so they cannot share it; train it with lora.r above 0 from "
+            "the model that the policy starts from, or set lora.shared_trunk = false"
+        )
+    return scorer_on_base(without_adapter(policy.module), place, tasks)
 
 
 def read_tasks(folder: Path) -> tuple[list[Task], list[dict[str, Any]]]:

@@ -103,6 +103,10 @@ class LoRASection(Section):
     """train the adapter further that the model which training starts from was left with, by its own r and the rest, and hold it to what it
     was then; false: a new one on the whole of that model"""
 
+    shared_trunk: bool = False
+    """where a policy practises, reward models that were trained by adapters on the same base, and PPO's critic, are adapters on the
+    policy's base weights, which then lie in memory once for all of them"""
+
     @property
     def on(self) -> bool:
         return self.r > 0 or self.continued
@@ -114,9 +118,13 @@ class LoRASection(Section):
 
     @model_validator(mode="after")
     def an_adapter_has_a_rank(self) -> "LoRASection":
-        if not self.on and (self.target_modules or self.modules_to_save or self.rslora):
+        if not self.on and (self.target_modules or self.modules_to_save or self.rslora or self.shared_trunk):
             raise ValueError(
                 "r = 0 is without an adapter, which the other settings are of; set r, 16 is usual, or leave them out"
+            )
+        if self.shared_trunk and self.modules_to_save:
+            raise ValueError(
+                "shared_trunk = true shares weights that nothing moves; leave modules_to_save empty, or set it to false"
             )
         return self
 

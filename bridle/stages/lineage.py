@@ -204,8 +204,8 @@ def keep_reference(project: Project, name: str) -> None:
         return
     with whole_folder(kept) as new:
         adapter = [f"{ADAPTER_FOLDER}/{file}" for file in ADAPTER_FILES]
-        beside = [file for file in adapter if (source / file).is_file()]
-        for file in [*loaded_files(source), *beside]:
+        adapters = [file for file in adapter if (source / file).is_file()]
+        for file in [*loaded_files(source), *adapters]:
             (new / file).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source / file, new / file)
         if registry.content(source) != content:

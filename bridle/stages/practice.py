@@ -24,6 +24,7 @@ from bridle.project.kept import read_parents
 from bridle.recipe.offline import DPOSection
 from bridle.recipe.online import GRPOSection, PPOSection, REBELSection, RejectionSection, RLOOSection
 from bridle.rewards.verifiers import same_check
+from bridle.stages.adapters import adapter_parents, learner_of
 from bridle.stages.audit import audited_weights, check_raisable, guard_identity, roll_back, watch_over
 from bridle.stages.data import Checkable, practice_parents
 from bridle.stages.lineage import Lineage, keep_reference
@@ -112,7 +113,7 @@ def model_parents(work: Work, run: str, origins: tuple[str, str], first: str) ->
         for name in origins
     )
     held_to = {"reference": reference} if origins[0] != origins[1] else {}
-    return {first: start, **held_to, **work.adapter_parents(start_folder(work, run, origins[0]))}
+    return {first: start, **held_to, **adapter_parents(work, start_folder(work, run, origins[0]))}
 
 
 def load_start(work: Work, run: str, start: str, held_to: str) -> Policy:
@@ -129,7 +130,7 @@ def load_pair(work: Work, run: str, start: str, held_to: str | None) -> tuple[Po
     """The policy that learns, and the one that it is held to, if any. Under an adapter the two share their base weights where they are the
     same model: then it is held to what it begins as, be that the base, or the base with the adapter that is trained further."""
     began = load_start(work, run, start, held_to or start)
-    policy = work.learner(began, start_folder(work, run, start))
+    policy = learner_of(work, began, start_folder(work, run, start))
     if held_to is None:
         return policy, None
     if policy.adapter is None or held_to != start:

@@ -32,6 +32,7 @@ from bridle.models.sizes import require_memory
 from bridle.playground.gold import CLEAR_GAP
 from bridle.recipe.recipe import Recipe
 from bridle.rewards.learned import LearnedReward, task_scores
+from bridle.stages.adapters import adapter_parents, learner_of
 from bridle.stages.preferences import judged_pairs, rating_snapshot, training_snapshot
 from bridle.stages.rewards import member_names
 from bridle.stages.workspace import Method, Variant, Work, done_before, require_model, stage_key
@@ -105,7 +106,7 @@ def train_scorer(work: Work, stage: str, reuse: bool) -> dict[str, Any]:
         if stage in member_names(recipe) and section.path:
             parents["base"] = load_policy(work.project.folder / section.path, work.device.torch, work.verify).origin
         if stage in member_names(recipe):
-            parents |= work.adapter_parents(reward_start(work))
+            parents |= adapter_parents(work, reward_start(work))
         resampled = section.bootstrap and stage in member_names(recipe)[1:]
         key = stage_key(as_member(recipe, resampled), ("model", "reward", "data", "sampling"), parents)
         if (before := done_before(work, stage, key, reuse, stage)) is not None:
@@ -206,7 +207,7 @@ def new_scorer(
     first = stage == "reward"
     head = generator(recipe.seed, "head" if first else f"head/{stage}")
     seed = recipe.seed if first else derived_seed(recipe.seed, f"order/{stage}", 0)
-    learns = work.learner(base, reward_start(work))
+    learns = learner_of(work, base, reward_start(work))
     scorer = scorer_from(learns.module, head, len(tasks))
     model = RewardModel(scorer, base.template, "new", tasks, source=base.source, adapter=learns.adapter)
     return model, section.epochs, section.learning_rate, seed

@@ -42,7 +42,9 @@ def learned_reward(work: Work, policy: Policy) -> LearnedReward | Ensemble:
 
 def load_scores(work: Work, folder: Path, policy: Policy, task: str = "") -> LearnedReward:
     """A reward model; answers of a policy whose tokens are not its own are read as text."""
-    model = load_reward_model(folder, work.device.torch, work.verify, work.template_settings(folder))
+    on_base_of = policy if work.recipe.lora.shared_trunk and policy.adapter is not None else None
+    settings = work.template_settings(folder)
+    model = load_reward_model(folder, work.device.torch, work.verify, settings, on_base_of)
     work.check_unchanged(folder, model.origin)
     return LearnedReward(model, work.device, model.template.hash == policy.template.hash, task)
 

@@ -10,7 +10,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,9 +19,9 @@ import torch
 
 from bridle.compute.device import Device, as_begun, choose_as, choose_device
 from bridle.compute.operators import Operators
-from bridle.compute.randomness import derived_seed, generator
+from bridle.compute.randomness import derived_seed
 from bridle.core.errors import ModelError, UsageError
-from bridle.core.files import file_hash, write_json
+from bridle.core.files import write_json
 from bridle.core.records import Prompt, Reward, content_hash
 from bridle.core.timeline import recording, timed
 from bridle.evaluation.answers import Answered, answer_all
@@ -34,14 +34,9 @@ from bridle.models.encoding import DataReport, prompts_that_fit
 from bridle.models.files.agreement import notes_of_taking
 from bridle.models.files.chat_template import PLAIN_TEMPLATE, TemplateSettings, settings_of
 from bridle.models.files.hub import PINS, check_pinned
-from bridle.models.lora.adapter import Adapter, described
-from bridle.models.lora.low_rank import nearly_same
 from bridle.models.lora.merging import as_whole, keep_adapter
-from bridle.models.lora.peft_files import ADAPTER_FILES, ADAPTER_FOLDER, read_adapter
 from bridle.models.policy import (
     Policy,
-    learner,
-    load_adapted,
     load_policy,
     read_config,
     read_tasks,
@@ -332,58 +327,6 @@ class Work:
         under that name; elsewhere, as a reward source, it is what it is."""
         registry = self.registry
         return registry.verify(folder, self.store) if registry.holds(folder) else registry.content(folder)
-
-    def learner(self, policy: Policy, folder: Path) -> Policy:
-        """The policy that is trained from one of the project, of this `folder`: the same, or, where the recipe wants an adapter, one with
-        it on the same weights."""
-        config = self.recipe.lora
-        if not config.on:
-            return policy
-        if config.continued:
-            found = self.continued(policy, folder)
-        else:
-            found = learner(policy, config, generator(self.recipe.seed, "lora"))
-        self.progress.say(described(found.module))
-        return found
-
-    def continued(self, policy: Policy, folder: Path) -> Policy:
-        """A model of the project as its base with the adapter that it was left with. ModelError where it was left with none, where the base
-        is gone, or where the two do not give its weights."""
-        place = folder / ADAPTER_FOLDER
-        if not place.is_dir():
-            raise ModelError(
-                f"{folder} was left with no adapter to train further; set lora.r for a new one, and lora.continued to false"
-            )
-        adapter, _ = read_adapter(place)
-        if self.recipe.lora.r not in (0, adapter.config.r):
-            raise ModelError(
-                f"lora.r = {self.recipe.lora.r}, and the adapter that is trained further has r = {adapter.config.r}; leave lora.r at 0"
-            )
-        found = load_adapted(place, self.read_policy(self.place_of(adapter)))
-        if not nearly_same(found.module, policy.module):
-            raise ModelError(
-                f"{place} on {adapter.base} does not give the weights in {folder}; train a new one, with lora.continued false"
-            )
-        return replace(policy, module=found.module, adapter=found.adapter)
-
-    def adapter_parents(self, folder: Path) -> dict[str, str]:
-        """The adapter that is trained further, by its hash: the model in the folder has the weights, and not what they are made of."""
-        files = [folder / ADAPTER_FOLDER / name for name in ADAPTER_FILES] if self.recipe.lora.continued else []
-        return {"adapter": content_hash([file_hash(file) for file in files if file.is_file()])} if files else {}
-
-    def place_of(self, adapter: Adapter) -> Path:
-        """Where the base of an adapter lies: a model of the project, one that is kept as a reference, or where it lay; peft notes no
-        hash."""
-        named = self.registry.present().get(adapter.base_hash)
-        places = [] if named is None else [self.project.model(named)]
-        places += [self.project.reference(adapter.base_hash), Path(adapter.base)]
-        for place in places:
-            if (place / "config.json").is_file() and adapter.base_hash in ("", self.registry.content(place)):
-                return place
-        raise ModelError(
-            f"the adapter is on {adapter.base or 'a model'} with the content {adapter.base_hash[:16]}…, which is not there any more; put "
-            "that back, or train a new adapter, with lora.continued false"
-        )
 
     def load_reference(self, name: str, policy: Policy, kept: Path | None = None) -> Policy:
         """The model that a policy is held to, which must read the same tokens."""

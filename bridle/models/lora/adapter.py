@@ -124,7 +124,7 @@ def base_weights(module: nn.Module) -> dict[str, nn.Parameter]:
     return {name: weight for name, weight in module.named_parameters() if f".{NAME}." not in name}
 
 
-def described(module: nn.Module) -> str:
+def adapter_summary(module: nn.Module) -> str:
     """How much of a network its adapter trains, for the log."""
     learns = sum(weight.numel() for weight in learning_tensors(module).values())
     adapters, base = [part for part in module.modules() if low_rank_of(part) is not None], base_weights(module).values()

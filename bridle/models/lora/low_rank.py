@@ -120,6 +120,14 @@ def merged_copy(module: Net) -> Net:
     return found.requires_grad_(True)
 
 
+def without_adapter(module: Net) -> Net:
+    """The base of an adapted network, over the same numbers."""
+    found = shared_copy(module)
+    for part in list(found.modules()):
+        part._modules.pop(NAME, None)
+    return found
+
+
 def same_function(one: nn.Module, other: nn.Module) -> bool:
     """Whether two networks hold the same numbers to the bit, merged."""
     pairs = zip(merged_tensors(one), merged_tensors(other), strict=False)

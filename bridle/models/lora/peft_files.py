@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from bridle.compute.checkpoint import load_tensors, save_tensors
 from bridle.core.errors import ModelError, UnsupportedModel, brief_repr
 from bridle.models.decoder import Decoder
-from bridle.models.foreign import Foreign, ForeignTrunk
+from bridle.models.foreign import Foreign, ForeignTrunk, LanguageModel
 from bridle.models.lora.adapter import Adapter, Network, attach, learning_tensors
 from bridle.models.lora.low_rank import is_linear, low_rank_of
 from bridle.models.scorer import Scorer
@@ -86,7 +87,7 @@ def head_name(module: nn.Module) -> str:
     return peft_name(module, "lm_head.weight")
 
 
-def names_of(module: nn.Module) -> dict[str, str]:
+def huggingface_names(module: nn.Module) -> dict[str, str]:
     """How parts of a network are called here, and in Hugging Face's."""
     if isinstance(module, Foreign):
         return {"model.inner": module.config.trunk_name, "lm_head": module.config.head_name}
@@ -96,7 +97,7 @@ def names_of(module: nn.Module) -> dict[str, str]:
 
 
 def huggingface_name(module: nn.Module, name: str) -> str:
-    for ours, theirs in names_of(module).items():
+    for ours, theirs in huggingface_names(module).items():
         if name == ours or name.startswith(f"{ours}."):
             return theirs + name.removeprefix(ours)
     return name
@@ -167,9 +168,24 @@ def read_adapter(folder: Path) -> tuple[Adapter, dict[str, Tensor]]:
     return Adapter(config, base, noted.get("base", "")), tensors
 
 
+def scorer_on_base(module: LanguageModel, folder: Path, tasks: int) -> Scorer:
+    """A reward model of its adapter and head, on the base weights of a language model."""
+    adapter, tensors = read_adapter(folder)
+    head = tensors.pop(f"{PREFIX}score.weight", torch.empty(0))
+    if list(head.shape) != [tasks, module.config.hidden_size]:
+        raise ModelError(
+            f"{folder} has no score.weight with a row for each of {tasks} tasks, so it is not a reward model's"
+        )
+    whole = [name for name in adapter.config.modules_to_save if name != "score"]
+    config = adapter.config.model_copy(update={"modules_to_save": whole})
+    scorer = Scorer(attach_saved(module, replace(adapter, config=config), tensors, folder).model, tasks)
+    scorer.score.load_state_dict({"weight": head.float()})
+    return scorer
+
+
 def attach_saved(module: Network, adapter: Adapter, tensors: Mapping[str, Tensor], where: Path) -> Network:
     """A base network with an adapter that was read, to be trained further or merged."""
-    places = {theirs: ours for ours, theirs in names_of(module).items()}
+    places = {theirs: ours for ours, theirs in huggingface_names(module).items()}
 
     def our_name(name: str) -> str:
         for prefix, ours in places.items():
