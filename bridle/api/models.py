@@ -26,16 +26,8 @@ from bridle.models.files.kinds import is_adapter
 from bridle.models.lora.adapter import base_weights
 from bridle.models.lora.low_rank import merged_copy
 from bridle.models.lora.merging import base_of
-from bridle.models.policy import (
-    Policy,
-    RewardModel,
-    load_adapted,
-    load_policy,
-    load_reward_model,
-    save_adapter,
-    save_policy,
-    save_reward_model,
-)
+from bridle.models.lora.policies import load_adapted, save_adapter
+from bridle.models.policy import Policy, RewardModel, load_policy, load_reward_model, save_policy, save_reward_model
 from bridle.project.progress import Progress
 from bridle.recipe.data import DataSection, SamplingSection
 from bridle.recipe.recipe import Recipe

@@ -17,7 +17,8 @@ from bridle.core.files import write_json, write_text
 from bridle.core.records import content_hash
 from bridle.guard.health import Health
 from bridle.models.lora.adapter import branch
-from bridle.models.policy import Policy, learner
+from bridle.models.lora.policies import learner
+from bridle.models.policy import Policy
 from bridle.project.kept import KEYED, read_parents, session_seconds
 from bridle.project.lock import held
 from bridle.project.progress import Progress

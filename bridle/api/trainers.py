@@ -25,7 +25,8 @@ from bridle.evaluation.answers import answer_all
 from bridle.generation.rollout import RolloutSession
 from bridle.models.encoding import encode_demonstrations, encode_pairs, prompts_that_fit
 from bridle.models.files.new_tokenizer import train_tokenizer
-from bridle.models.policy import Policy, RewardModel, learner
+from bridle.models.lora.policies import learner
+from bridle.models.policy import Policy, RewardModel
 from bridle.models.scorer import Scorer, critic_from, scorer_from, shared_critic
 from bridle.project.run import OnLog
 from bridle.recipe.by_size import lines_by_size, settings_by_size

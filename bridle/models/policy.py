@@ -15,13 +15,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from bridle.core.errors import ModelError, UnsupportedModel, UsageError, brief_repr
-from bridle.core.files import file_hash, read_whole, whole_folder
-from bridle.core.records import content_hash
+from bridle.core.errors import ModelError, UnsupportedModel, brief_repr
+from bridle.core.files import read_whole, whole_folder
 from bridle.core.timeline import timed
 from bridle.models import foreign
 from bridle.models.batches import REWARD
-from bridle.models.contents import HashFolder, folder_hash, lasting_hash, weight_files
+from bridle.models.contents import HashFolder, folder_hash, weight_files
 from bridle.models.decoder import Decoder, DecoderConfig, Trunk
 from bridle.models.files.chat_template import TemplateSettings
 from bridle.models.files.kinds import require_language_model
@@ -44,16 +43,8 @@ from bridle.models.files.writing import (
     write_model,
 )
 from bridle.models.foreign import LanguageModel
-from bridle.models.lora.adapter import Adapter, adapt
-from bridle.models.lora.low_rank import without_adapter
-from bridle.models.lora.peft_files import (
-    ADAPTER_FILES,
-    ADAPTER_FOLDER,
-    attach_saved,
-    read_adapter,
-    scorer_on_base,
-    write_adapter,
-)
+from bridle.models.lora.adapter import Adapter
+from bridle.models.lora.peft_files import scorer_on_base
 from bridle.models.scorer import Scorer
 from bridle.models.sizes import (
     read_object,
@@ -64,7 +55,6 @@ from bridle.models.sizes import (
     stored_shapes,
 )
 from bridle.models.template import ASKED, Template, load_template
-from bridle.recipe.data import LoRASection
 
 ADAPTERS = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")  # as peft names them
 
@@ -141,37 +131,6 @@ class RewardModel:
         return names.index(task) if task else 0
 
 
-def learner(policy: Policy, config: LoRASection, generator: torch.Generator) -> Policy:
-    """The policy with a new adapter, which alone learns. The one that is given stays as it is, on the same weights: a reference that
-    takes no memory."""
-    return replace(policy, module=adapt(policy.module, config, generator), adapter=Adapter(config, *lies_in(policy)))
-
-
-def lies_in(policy: Policy) -> tuple[str, str]:
-    """The folder that holds a policy as it is, and its content hash; empty where it was trained since it was loaded."""
-    return ("", "") if policy.step else (policy.source.place, policy.source.content)
-
-
-def is_content(policy: Policy, content: str) -> bool:
-    """Whether a content hash, by either rule, is of the folder that a policy lies in."""
-    place, own = lies_in(policy)
-    return content == own or (bool(place) and content in (folder_hash(Path(place)), lasting_hash(Path(place))))
-
-
-def load_adapted(folder: Path, base: Policy) -> Policy:
-    """A policy with the adapter of a folder, to be trained further. ModelError where it is of another base."""
-    adapter, tensors = read_adapter(folder)
-    if adapter.base_hash and not is_content(base, adapter.base_hash):
-        place, content = lies_in(base)
-        raise ModelError(
-            f"the adapter {folder} was trained on {adapter.base or 'another model'} with the content {adapter.base_hash[:16]}…, and "
-            f"{place or 'this base'} has {content[:16] or 'another'}…; name the base that it was trained on"
-        )
-    module = attach_saved(base.module, adapter, tensors, folder)
-    origin = content_hash([base.origin, {name: file_hash(folder / name) for name in ADAPTER_FILES}])
-    return replace(base, module=module, origin=origin, adapter=Adapter(adapter.config, *lies_in(base)))
-
-
 @timed("load")
 def load_policy(
     folder: Path, device: torch.device, hashed: HashFolder = folder_hash, settings: TemplateSettings | None = None
@@ -220,7 +179,7 @@ def read_reward_model(
     tasks, probes = read_tasks(folder)
     config = native_config(folder, raw)
     if policy is not None:
-        module = on_shared_base(folder, policy, len(tasks))
+        module = scorer_on_base(policy.module, policy.adapter, folder, len(tasks))
     elif config is None:
         foreign.require_family(folder, raw)
         stored = stored_sizes(folder, raw)
@@ -245,18 +204,6 @@ def read_reward_model(
     model = RewardModel(module, template, hashed(folder), tasks, probes, read_source(folder))
     check_probes(model, folder)
     return model
-
-
-def on_shared_base(folder: Path, policy: Policy, tasks: int) -> Scorer:
-    """A reward model's adapter and head on the base weights of a policy. ModelError where it is on another base, or has no adapter."""
-    place = folder / ADAPTER_FOLDER
-    own = read_adapter(place)[0].base_hash if place.is_dir() else "none"
-    if policy.adapter is None or own != policy.adapter.base_hash:
-        raise ModelError(
-            f"{folder} was not left with an adapter on the base of the policy, so they cannot share it; train it with lora.r above 0 from "
-            "the model that the policy starts from, or set lora.shared_trunk = false"
-        )
-    return scorer_on_base(without_adapter(policy.module), place, tasks)
 
 
 def read_tasks(folder: Path) -> tuple[list[Task], list[dict[str, Any]]]:
@@ -409,16 +356,6 @@ def save_policy(folder: Path, policy: Policy, hashed: HashFolder = folder_hash, 
         write_model(new, policy, raw, form, changed)
         content = hashed(new)
     return content
-
-
-def save_adapter(folder: Path, model: Policy | RewardModel) -> None:
-    """Write a model's adapter alone. UsageError where there is none, or something lies there."""
-    if model.adapter is None:
-        raise UsageError("the model has no adapter to save; it is trained with lora_r above 0, or loaded with one")
-    if folder.exists():
-        raise UsageError(f"{folder} exists; name a new folder for the adapter")
-    with whole_folder(folder) as new:
-        write_adapter(new, model.module, model.adapter)
 
 
 @timed("save")

@@ -12,7 +12,8 @@ from bridle.core.records import content_hash
 from bridle.models.lora.adapter import Adapter, adapter_summary
 from bridle.models.lora.low_rank import nearly_same
 from bridle.models.lora.peft_files import ADAPTER_FILES, ADAPTER_FOLDER, read_adapter
-from bridle.models.policy import Policy, learner, load_adapted
+from bridle.models.lora.policies import learner, load_adapted
+from bridle.models.policy import Policy
 from bridle.stages.workspace import Work
 
 

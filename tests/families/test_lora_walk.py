@@ -15,7 +15,8 @@ import torch
 from bridle.models.contents import folder_hash
 from bridle.models.lora.adapter import learning_tensors
 from bridle.models.lora.low_rank import merged_tensors
-from bridle.models.policy import load_adapted, load_policy
+from bridle.models.lora.policies import load_adapted
+from bridle.models.policy import load_policy
 from bridle.rewards.learned import LearnedReward
 from bridle.stages.methods import METHODS
 from bridle.training import ppo

@@ -14,7 +14,8 @@ from bridle.core.errors import ModelError
 from bridle.models.files.gguf import unpacked
 from bridle.models.files.kinds import adapter_base, is_adapter
 from bridle.models.lora.peft_files import ADAPTER_FILES, ADAPTER_FOLDER
-from bridle.models.policy import load_adapted, load_policy, save_policy
+from bridle.models.lora.policies import load_adapted
+from bridle.models.policy import load_policy, save_policy
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from bridle.core.errors import ModelError, UnsupportedModel, brief_repr
 from bridle.models.decoder import Decoder
 from bridle.models.foreign import Foreign, ForeignTrunk, LanguageModel
 from bridle.models.lora.adapter import Adapter, Network, attach, learning_tensors
-from bridle.models.lora.low_rank import is_linear, low_rank_of
+from bridle.models.lora.low_rank import is_linear, low_rank_of, without_adapter
 from bridle.models.scorer import Scorer
 from bridle.models.sizes import read_object
 from bridle.recipe.data import LoRASection
@@ -168,17 +168,25 @@ def read_adapter(folder: Path) -> tuple[Adapter, dict[str, Tensor]]:
     return Adapter(config, base, noted.get("base", "")), tensors
 
 
-def scorer_on_base(module: LanguageModel, folder: Path, tasks: int) -> Scorer:
-    """A reward model of its adapter and head, on the base weights of a language model."""
-    adapter, tensors = read_adapter(folder)
+def scorer_on_base(module: LanguageModel, adapter: Adapter | None, model: Path, tasks: int) -> Scorer:
+    """A reward model's adapter and head on the base weights of a policy and its adapter. ModelError where that was trained on another
+    base, or has no adapter."""
+    folder = model / ADAPTER_FOLDER
+    own, tensors = read_adapter(folder) if folder.is_dir() else (None, {})
+    if own is None or adapter is None or own.base_hash != adapter.base_hash:
+        raise ModelError(
+            f"{model} was not left with an adapter on the base of the policy, so they cannot share it; train it with lora.r above 0 from "
+            "the model that the policy starts from, or set lora.shared_trunk = false"
+        )
     head = tensors.pop(f"{PREFIX}score.weight", torch.empty(0))
     if list(head.shape) != [tasks, module.config.hidden_size]:
         raise ModelError(
             f"{folder} has no score.weight with a row for each of {tasks} tasks, so it is not a reward model's"
         )
-    whole = [name for name in adapter.config.modules_to_save if name != "score"]
-    config = adapter.config.model_copy(update={"modules_to_save": whole})
-    scorer = Scorer(attach_saved(module, replace(adapter, config=config), tensors, folder).model, tasks)
+    whole = [name for name in own.config.modules_to_save if name != "score"]
+    config = own.config.model_copy(update={"modules_to_save": whole})
+    trunk = attach_saved(without_adapter(module), replace(own, config=config), tensors, folder).model
+    scorer = Scorer(trunk, tasks)
     scorer.score.load_state_dict({"weight": head.float()})
     return scorer
 

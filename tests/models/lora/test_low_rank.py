@@ -28,7 +28,8 @@ from bridle.models.lora.low_rank import (
     same_function,
     through,
 )
-from bridle.models.policy import Policy, learner
+from bridle.models.lora.policies import learner
+from bridle.models.policy import Policy
 from bridle.models.scorer import critic_from, scorer_from
 from bridle.recipe.data import LoRASection
 from tests.models.tiny import policy, random_ids

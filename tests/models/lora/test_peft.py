@@ -16,17 +16,8 @@ from bridle.compute.randomness import generator
 from bridle.core.errors import BridleError, ModelError, UnsupportedModel
 from bridle.models.lora.low_rank import add_low_rank, merged_weight, through
 from bridle.models.lora.peft_files import read_settings
-from bridle.models.policy import (
-    Policy,
-    RewardModel,
-    learner,
-    load_adapted,
-    load_policy,
-    load_reward_model,
-    save_adapter,
-    save_policy,
-    save_reward_model,
-)
+from bridle.models.lora.policies import learner, load_adapted, save_adapter
+from bridle.models.policy import Policy, RewardModel, load_policy, load_reward_model, save_policy, save_reward_model
 from bridle.models.scorer import scorer_from
 from bridle.recipe.data import LoRASection
 from tests.models.lora.record_peft import CASES, RECORDED, numbers
