@@ -162,6 +162,11 @@ def read_adapter(folder: Path) -> tuple[Adapter, dict[str, Tensor]]:
         raise ModelError(f"{path} cannot be read (truncated or corrupted?): {error}") from error
     if broken := [name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())]:
         raise ModelError(f"{broken[0]} in {path} holds numbers that are NaN or infinite; save the adapter again")
+    for name, tensor in tensors.items():  # before room is made for as much as the settings ask for
+        if ".lora_A." in name and len(tensor) != config.r:
+            raise ModelError(
+                f"{name} in {path} is of rank {len(tensor)}, where {CONFIG} says r = {config.r}; they are not of one adapter"
+            )
     if not config.target_modules:  # a regular expression of peft's: the tensors say what it met
         found = {name.removeprefix(PREFIX).partition(".lora_")[0] for name in tensors if ".lora_" in name}
         config = config.model_copy(update={"target_modules": sorted(found)})

@@ -231,7 +231,7 @@ def cut(folder: Path) -> None:
         (setting("r", "16"), ModelError, "needs r and lora_alpha above 0"),
         (setting("lora_alpha", None), ModelError, "needs r and lora_alpha above 0"),
         (setting("modules_to_save", [3]), ModelError, "names of modules as lists of texts"),
-        (setting("r", 3), ModelError, "is not of this base model: model.layers.0.self_attn.q_proj.lora.A has shape"),
+        (setting("r", 10**6), ModelError, "is of rank 4, where adapter_config.json says r = 1000000; they are not of one adapter"),
         (without_a_tensor, ModelError, "is not of this base model: it lacks model.layers.1.mlp.up_proj.lora.B"),
         (setting("target_modules", ["q_proj"]), ModelError, "is not of this base model: it holds model.layers.0.mlp.down_proj.lora.A"),
         (narrower, ModelError, "model.layers.0.mlp.up_proj.lora.A has shape [4, 31], where [4, 32] is needed"),
