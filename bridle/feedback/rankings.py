@@ -82,6 +82,12 @@ def pairs_of(item: Item, judgement: Judgement, ties: bool = False) -> list[Pair]
     return [vote for _, vote in votes_by_slot(item, judgement, ties)]
 
 
+def disjoint_pairs(item: Item, judgement: Judgement) -> list[Pair]:
+    """Those of its pairs that share no answer and were there before anybody judged, the slots 0 and 1, 2 and 3 and so on: each says by
+    itself what it says, where all six of four answers say the same thing several times, and the best and the worst differ by selection."""
+    return [vote for (one, other), vote in votes_by_slot(item, judgement, ties=False) if one // 2 == other // 2]
+
+
 def counted_pairs(judged: Iterable[tuple[Item, Judgement]], ties: bool = False) -> list[Pair]:
     """The pairs of many judgements that weigh anything, in the order in which they first come. What several people said of the same two
     answers of an item is one pair, in which their votes are counted (`count_votes`)."""

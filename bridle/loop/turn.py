@@ -178,8 +178,8 @@ def collect(work: Work, turn: LoopTurn) -> Mapping[str, Any]:
             "decision": "no judgement has come since the reward model was made",
         }
     words = "it is stale" if found["stale"] else "no sign that it is stale"
-    count = found["judgements"]
-    kept = {name: found[name] for name in ("judgements", "stale", "stated", "measured", "evidence")}
+    count = found["since"]
+    kept = {"judgements": count} | {name: found[name] for name in ("stale", "stated", "measured", "evidence")}
     return {
         **drawn,
         **kept,

@@ -308,7 +308,7 @@ class Scheduler:
         self.retire(served)
 
     def lose_rows(self, served: ServedModel, error: Exception) -> None:
-        """All of a model's rows are lost, the server is not: a batch that failed half-way is not gone on with."""
+        """All of a model's rows are lost, the server is not: a batch that failed half-way takes no further step."""
         failed = {answers for answers, _ in served.rows.values()}
         served.rows.clear()
         self.fail(failed, error)

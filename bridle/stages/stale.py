@@ -1,14 +1,15 @@
 """Whether the project's reward model still knows what people say, by the judgements that came since it was made."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
 from bridle.core.errors import NoUsableRows
+from bridle.core.records import Judgement, Pair
 from bridle.feedback.people.following import judged_since
-from bridle.feedback.rankings import pairs_of
+from bridle.feedback.rankings import Item, disjoint_pairs
 from bridle.guard.staleness import judgements_to_notice, labels_to_refresh, staleness, where_it_fails
 from bridle.stages.rewards import load_scores
 from bridle.stages.workspace import Work, require_model
@@ -19,10 +20,10 @@ LISTED = 5  # topics
 
 def judge_staleness(work: Work) -> dict[str, Any]:
     """The sequential test of `guard/staleness.py` on the judgements on the whole that came after the reward model was registered, audits of
-    runs among them, one pair of each, in their order: whether it is stale, how many labels a refresh should begin with, on which topics."""
+    runs among them, in their order: whether it is stale, how many labels a refresh should begin with, on which topics."""
     content = require_model(work, "reward", scores=True)
     judged, learnt = judged_since(work.store, content, work.recipe.data.sources)
-    pairs = [given[0] for item, judgement in judged if (given := pairs_of(item, judgement))]
+    pairs = first_said(judged)
     if not pairs:
         raise NoUsableRows(
             "no judgement that prefers one answer has come since the reward model was made; have answers of the policy compared: "
@@ -38,6 +39,7 @@ def judge_staleness(work: Work) -> dict[str, Any]:
     return {
         **asdict(found),
         "stale": found.alarm is not None,
+        "since": len(judged),
         "learnt_from": learnt,
         "labels": labels_to_refresh(found, learnt),
         "notices": {f"{fall:g}": judgements_to_notice(stated, fall) for fall in FALLS},
@@ -45,11 +47,21 @@ def judge_staleness(work: Work) -> dict[str, Any]:
     }
 
 
+def first_said(judged: Sequence[tuple[Item, Judgement]]) -> list[Pair]:
+    """What was said first of each pair of answers, pairs that share none: what another person says of the same pair is about the same
+    fault or merit of the reward model once more."""
+    found = dict[str, list[Pair]]()
+    for item, judgement in judged:
+        if item.id not in found and (pairs := disjoint_pairs(item, judgement)):
+            found[item.id] = pairs
+    return [pair for pairs in found.values() for pair in pairs]
+
+
 def stale_lines(found: Mapping[str, Any]) -> list[str]:
     """For the terminal."""
     lines = [
-        f"{found['judgements']:,} judgements since: the reward model states that it is right on {found['stated']:.1%} of them, and was on "
-        f"{found['measured']:.1%}",
+        f"{found['since']:,} judgements since, {found['judgements']:,} comparisons of two answers: the reward model states that it is "
+        f"right on {found['stated']:.1%} of them, and was on {found['measured']:.1%}",
     ]
     if found["stale"]:
         lines.append(
@@ -66,7 +78,7 @@ def stale_lines(found: Mapping[str, Any]) -> list[str]:
         lines.append(f"no sign that it is stale (evidence {found['evidence']:.3g}, 20 raises the alarm)")
     noticed = {fall: n for fall, n in found["notices"].items() if n is not None}
     lines += [
-        f"a fall of {float(fall):.0%} of accuracy would show after some {n:,} such judgements"
+        f"a fall of {float(fall):.0%} of accuracy would show after some {n:,} such comparisons"
         for fall, n in noticed.items()
     ]
     return lines

@@ -71,7 +71,10 @@ def test_a_reference_that_leads_nowhere_is_found() -> None:
     assert len(dangling("a.md", "see `maths/loss.py`", names)) == 1
 
 
-@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.name)
+PAGES = [path for ending in ("md", "py") for path in sorted((ROOT / "docs").rglob(f"*.{ending}"))]  # the lessons too
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT / "docs").as_posix())
 def test_what_a_page_names_exists(page: Path) -> None:
     faults = dangling(page.name, page.read_text(encoding="utf-8"), names_of())
     assert not faults, listed(faults)

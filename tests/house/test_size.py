@@ -24,7 +24,7 @@ BUDGETS = {
     # What people said is kept for ever: who is asked, how good it is, what goes out, how it is kept safe, each in a folder of its own.
     "people's data": (8_150, "feedback playground"),
     "watching and serving": (
-        8_350,
+        8_400,
         "guard evaluation site labelling serve rewards/judge rewards/constitution rewards/sandbox rewards/constraints",
     ),
     "what is driven": (9_050, "stages report api demo loop launch cli"),

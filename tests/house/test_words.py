@@ -35,7 +35,7 @@ PHRASES = [
     Phrase(r"[Gg](?:o|oes|oing|one) on with", "resume"),
     Phrase(r"will not do\b", "is invalid: must be …"),
     Phrase(r"\bis no (?:run folder|database URL|comparison|causal)", "is not a …", where=r"(?!bridle/.*\.py)"),
-    Phrase(r"(?<![Tt]here\s)\bis no (?!longer|more|better|less)", "is not a …", where=r"bridle/.*\.py"),
+    Phrase(r"(?<![Tt]here\s)\bis no (?!longer|more|better|less)", "is not a …", where=r"(?:bridle|docs)/.*\.py"),
     Phrase(r"\broomy\b", "prompts_that_fit"),
     Phrase(r"least_room", "min_prompt_tokens"),
     Phrase(r"encode_shown", "encode_demonstration"),
@@ -133,7 +133,7 @@ def texts() -> Iterator[tuple[str, str]]:
     """All that a user or a reader meets, by path."""
     endings = {".py", ".html", ".jinja", ".toml", ".c", ".h", ".js", ".css"}
     paths = [path for path in sorted((ROOT / "bridle").rglob("*")) if path.suffix in endings]
-    paths += [*sorted((ROOT / "docs").glob("*.md"))]
+    paths += [path for ending in ("md", "py") for path in sorted((ROOT / "docs").rglob(f"*.{ending}"))]
     paths += [ROOT / name for name in ("README.md", "AGENTS.md", "CONTRIBUTING.md", "CHANGELOG.md")]
     return ((path.relative_to(ROOT).as_posix(), path.read_text(encoding="utf-8")) for path in paths)
 

@@ -14,6 +14,7 @@ from bridle.project.progress import Progress
 from bridle.project.project import Project
 from bridle.stages.data import STUDY
 from bridle.stages.rewards import load_scores
+from bridle.stages.stale import first_said
 from bridle.stages.workspace import Work
 from tests.tiny_project import bridle, complaint, done, result
 
@@ -78,6 +79,33 @@ def test_a_model_that_is_right_as_often_as_it_states_is_not_stale(demo: Path) ->
     fresh = found(demo)
     assert not fresh["stale"] and fresh["labels"] == 0 and fresh["measured"] > 0.95
     assert "no sign that it is stale" in done("reward", "stale", "--project", demo)
+
+
+def test_a_ranking_says_of_two_pairs_what_it_says_and_what_is_said_again_says_nothing(demo: Path) -> None:
+    """Which pairs are looked at does not hang on who won: the best two of four are nearly as good as each other, the best and the worst
+    never."""
+    work = Work(Project.find(demo), Progress(live=False))
+    try:
+        answers = [[Completion(p.id, f"{p.id[:4]} {n}") for n in range(4)] for p in work.data.train_prompts()[:2]]
+        work.store.add_completions([one for four in answers for one in four], source="made")
+        items = work.store.add_items(answers, study="fresh")
+        ranked = [((3,), (0,), (2,), (1,)), ((0, 1), (2,), (3,))]  # in the second the first two tie
+        given = [
+            Judgement(item, labeler, LabelerKind.PERSON, ranking, None)
+            for labeler in ("Anna", "Bo")
+            for item, ranking in zip(items, ranked, strict=True)
+        ]
+        work.store.add_judgements(given)
+        judged = list(work.store.judgements(study="fresh"))
+        pairs = [(pair.chosen.text, pair.rejected.text) for pair in first_said(judged)]
+    finally:
+        work.close()
+    (a, b), expected = (four[0].text[:4] for four in answers), [("a 0", "a 1"), ("a 3", "a 2"), ("b 2", "b 3")]
+    assert sorted(pairs) == sorted(
+        tuple(one.replace("a ", f"{a} ").replace("b ", f"{b} ") for one in two) for two in expected
+    )
+    stale = found(demo)
+    assert stale["since"] == 4 and stale["judgements"] == 3
 
 
 def test_a_round_of_another_models_answers(demo: Path) -> None:

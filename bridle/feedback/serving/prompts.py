@@ -78,7 +78,7 @@ def drawn_before(store: Store, by: str) -> dict[str, Any] | None:
 def prompts_by_author(
     connection: sa.Connection, held_out_share: float, left: Counter[str]
 ) -> dict[str, list[tuple[int, Prompt]]]:
-    """Prompts that may be drawn, with the numbers of their rows, by author: of several who asked the same the first."""
+    """Prompts that may be drawn, with the numbers of their rows, by author: of several who agree and asked the same the first."""
     there = sa.select(tables.prompt.c.nearness).where(tables.prompt.c.split != SERVED)
     near = set(connection.execute(there).scalars())
     found = defaultdict[str, list[tuple[int, Prompt]]](list)
@@ -101,17 +101,18 @@ def prompts_by_author(
 
 
 def asked_by_consenting() -> sa.Select[Any]:
-    """Prompts of the split "served" whose first asker agrees now, each with that user, the first that came first."""
+    """Prompts of the split "served" that somebody asked who agrees now, each with the first of those users, the first that came first."""
     served, consent, user = tables.served.c, tables.consent.c, tables.served_user.c
-    first = sa.select(tables.completion.c.prompt_sha256, sa.func.min(served.id).label("first"))
-    first_of = first.join_from(tables.served, tables.completion).group_by(tables.completion.c.prompt_sha256).subquery()
     newest = sa.select(sa.func.max(consent.id)).group_by(consent.labeler)
     agreed = sa.select(consent.labeler).join(tables.guideline).where(consent.id.in_(newest), is_newest_text())
     agreed = agreed.join(tables.served_user, user.labeler == consent.labeler)
     agreed = agreed.where(consent.answer == "agreed", user.sha256.is_not(None))
+    first = sa.select(tables.completion.c.prompt_sha256, sa.func.min(served.id).label("first"))
+    first = first.join_from(tables.served, tables.completion)
+    first = first.where(served.labeler.in_(agreed), served.labeler.not_in(excluded("labeler")))
+    first_of = first.group_by(tables.completion.c.prompt_sha256).subquery()
     query = sa.select(tables.prompt, served.labeler.label("author"))
     query = query.join(first_of, first_of.c.prompt_sha256 == tables.prompt.c.sha256)
     query = query.join(tables.served, served.id == first_of.c.first)
-    query = query.where(tables.prompt.c.split == SERVED, served.labeler.in_(agreed))
-    query = query.where(served.labeler.not_in(excluded("labeler")), tables.prompt.c.sha256.not_in(excluded("prompt")))
+    query = query.where(tables.prompt.c.split == SERVED, tables.prompt.c.sha256.not_in(excluded("prompt")))
     return query.order_by(tables.prompt.c.id)

@@ -125,6 +125,19 @@ def test_prompts_are_drawn_by_author_without_personal_data(any_store: Store) -> 
     assert list(store_faults(store)) == []
 
 
+def test_what_several_asked_may_be_drawn_while_one_of_them_agrees(any_store: Store) -> None:
+    store, gone, ann = any_store, agreeing(any_store, "gone"), agreeing(any_store, "ann")
+    for user in (gone, ann):
+        serve(store, user, asked(0), "Yes.")
+    set_consent(store, gone, "refused")
+    assert draw_prompts(store, 9, 0, by="loop").prompts == [asked(0)]
+    serve(store, agreeing(store, "ben"), asked(1), "Yes.")
+    for user in (gone, ann):
+        set_consent(store, user, "refused")
+        forget_user(store, user, reason="asked", by="me")
+    assert draw_prompts(store, 9, 0, by="loop").prompts == [asked(1)]
+
+
 def test_who_asks_for_it_is_deleted(any_store: Store, tmp_path: Path) -> None:
     store, ann, ben = any_store, agreeing(any_store, "ann"), agreeing(any_store, "ben")
     secret, shared = Prompt.from_text("I am Ann Xylander, what now?"), asked(0)
