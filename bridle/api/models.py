@@ -15,7 +15,7 @@ from bridle.api.inputs import Text, as_prompts
 from bridle.api.objects import folder_of, refuse_scorer
 from bridle.compute.device import Device, choose_device
 from bridle.core.errors import DataError
-from bridle.core.records import Completion
+from bridle.core.records import Completion, content_hash
 from bridle.generation.engine import Engine, answer_prompts
 from bridle.generation.sampling import Sampling
 from bridle.models.contents import lasting_hash
@@ -23,7 +23,12 @@ from bridle.models.encoding import DataReport
 from bridle.models.files.agreement import outside_note
 from bridle.models.files.chat_template import settings_of, stored_settings
 from bridle.models.files.export import export_policy, export_reward_model, place_to_save
+from bridle.models.files.kinds import is_adapter
 from bridle.models.files.source import DTYPES
+from bridle.models.lora.adapter import base_weights
+from bridle.models.lora.low_rank import merged_copy
+from bridle.models.lora.merging import base_of
+from bridle.models.lora.policies import load_adapted, save_adapter
 from bridle.models.policy import Policy, RewardModel, load_policy, load_reward_model, save_policy, save_reward_model
 from bridle.project.progress import Progress
 from bridle.recipe.data import DataSection, SamplingSection
@@ -61,11 +66,22 @@ class Model:
 
     @property
     def parameters(self) -> int:
-        """How many weights it has."""
-        return sum(parameter.numel() for parameter in self.policy.module.parameters())
+        """How many weights it has, without those of an adapter."""
+        return sum(weight.numel() for weight in base_weights(self.policy.module).values())
 
     def copy(self) -> Model:
         return Model(replace(self.policy, module=deepcopy(self.policy.module)), self.device, self.brought)
+
+    def merge(self) -> None:
+        """Make the adapter a part of the weights: from then on all of them are trained, or a new adapter. Without one nothing changes."""
+        policy = self.policy
+        if policy.adapter is not None:
+            policy.module, policy.adapter = merged_copy(policy.module), None
+            policy.origin, policy.step = content_hash([policy.stamp, "merged"]), policy.step + 1
+
+    def save_adapter(self, folder: str | Path) -> None:
+        """Write the adapter alone into a new folder, in peft's form. UsageError where there is none, or something lies there."""
+        save_adapter(Path(folder), self.policy)
 
     def save(self, folder: str | Path) -> str:
         """Write a Hugging Face folder in float32, which `load` and transformers read; its content hash."""
@@ -102,14 +118,18 @@ class ScoreModel:
 
 
 def load(
-    model: str | Path | object, tokenizer: object = None, *, precision: str = "auto", template: Mapping[str, Any] | None = None
+    model: str | Path | object, tokenizer: object = None, *, adapter: str | Path | None = None, precision: str = "auto",
+    template: Mapping[str, Any] | None = None,
 ) -> Model:  # fmt: skip
     """A model from a Hugging Face folder or a GGUF file, or from two objects of transformers: a causal language model and its tokenizer,
     which are read as the folder that they would be saved as, and never changed.
 
-    It stays with the threads that PyTorch has at this moment. `template`: how its chat template is used, by the recipe's names
-    ({"template_kwargs": {"enable_thinking": False}}); else as it was saved with.
+    `adapter`: another folder, of an adapter in peft's form, which trainers then train further; a folder that is an adapter itself is
+    loaded on the base that it names. It stays with the threads that PyTorch has at this moment. `template`: how its chat template is
+    used, by the recipe's names ({"template_kwargs": {"enable_thinking": False}}); else as it was saved with.
     """
+    if adapter is None and isinstance(model, str | Path) and is_adapter(Path(model)):
+        model, adapter = base_of(Path(model)), model
     with folder_of(model, tokenizer) as place:
         chosen = {**asdict(stored_settings(place)), **(template or {})}
         recipe = Recipe().with_settings({f"model.{name}": value for name, value in chosen.items()}, "template")
@@ -117,7 +137,7 @@ def load(
         policy = load_policy(place, device.torch, lasting_hash, settings)
     for note in [] if isinstance(model, str | Path) else given_notes(policy):
         quiet().say(note)
-    return Model(policy, device, brought=True)
+    return Model(policy if adapter is None else load_adapted(Path(adapter), policy), device, brought=True)
 
 
 def given_notes(policy: Policy) -> list[str]:

@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,13 @@ import torch
 
 from bridle.api.models import Model, Result, quiet
 from bridle.compute.device import Device, as_begun, choose_as
+from bridle.compute.randomness import generator
 from bridle.core.errors import ProjectError, UsageError
 from bridle.core.files import write_json, write_text
 from bridle.core.records import content_hash
 from bridle.guard.health import Health
+from bridle.models.lora.adapter import branch
+from bridle.models.lora.policies import learner
 from bridle.models.policy import Policy
 from bridle.project.kept import KEYED, read_parents, session_seconds
 from bridle.project.lock import held
@@ -53,9 +57,15 @@ def announce(method: str) -> None:
 def training(
     model: Model, stage: str, key: str, recipe: Recipe, folder: str | Path | None, on_log: OnLog | None
 ) -> Iterator[tuple[Run, Policy]]:
-    """A run, and the policy as it is now, to be held to and to go back to: a run that does not end well changes nothing."""
+    """A run, and the policy as it is now, to be held to and to go back to: a run that does not end well changes nothing. What learns is a
+    copy, or an adapter on the same weights: these may be another model's too."""
     policy, device = model.policy, model.device
-    before = model.copy().policy
+    before = replace(policy)
+    if recipe.lora.on and stage != "reward":
+        new = learner(policy, recipe.lora, generator(recipe.seed, "lora"))
+        policy.module, policy.adapter = new.module, new.adapter
+    elif stage != "reward":
+        policy.module = branch(policy.module)
     policy.origin = content_hash([before.stamp, key])  # other weights under a name of their own
     threads = torch.get_num_threads()
     try:
@@ -69,8 +79,7 @@ def training(
                 with run:
                     yield run, before
     except BaseException:
-        policy.module.load_state_dict(before.module.state_dict())
-        policy.module.zero_grad()
+        policy.module, policy.adapter = before.module, before.adapter
         policy.origin, policy.step = before.origin, before.step
         raise
     finally:

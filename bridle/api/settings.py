@@ -14,7 +14,7 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 from bridle.core.errors import RecipeError
 from bridle.recipe.by_size import settings_by_size
 from bridle.recipe.documents import meaning_of
-from bridle.recipe.recipe import hint, sections
+from bridle.recipe.recipe import hint, sections, takes_adapter
 from bridle.stages.methods import METHODS
 
 F = TypeVar("F", bound=Callable[..., object])
@@ -31,6 +31,7 @@ STAGES_ONLY = {
     "orpo": ["observe_every"],
     "grpo": "branch_problems branch_demonstrations".split(),
     "model": ["path"],
+    "lora": ["continued", "shared_trunk"],  # what a model has; and models in memory share what they are on
 }
 # Settings of [dpo] that `online_dpo` has alone.
 ONLINE = frozenset("online_rounds online_prompts online_answers online_reference missing_stop_penalty".split())
@@ -39,7 +40,8 @@ INDENT, WIDTH = "    ", 100
 
 @dataclass(frozen=True)
 class Call:
-    """A call by its method, and which settings it takes: those of the method's section, and of `more`, but for some."""
+    """A call by its method, and which settings it takes: those of the method's section, and of `more`, but for some; those of [lora] as
+    lora_r and so on, where it may train an adapter."""
 
     method: str
     more: tuple[str, ...] = ()
@@ -51,10 +53,13 @@ class Call:
 
     @cached_property
     def settings(self) -> dict[str, str]:
-        """The section of each setting, by its name."""
+        """The name of each setting in the recipe, by its name here."""
+        taken = dict.fromkeys((self.section, *self.more), "") | (
+            {"lora": "lora_"} if takes_adapter(self.section) else {}
+        )
         return {
-            key: name
-            for name in (self.section, *self.more)
+            f"{prefix}{key}": f"{name}.{key}"
+            for name, prefix in taken.items()
             for key in sections()[name].model_fields
             if key not in {*STAGES_ONLY[""], *STAGES_ONLY.get(name, ()), *self.without}
         }
@@ -65,7 +70,7 @@ class Call:
             if key not in self.settings:
                 names = "] or [".join((self.section, *self.more))
                 raise RecipeError(f"{key!r} is not a setting of [{names}]; {hint(key, list(self.settings))}")
-        return {f"{self.settings[key]}.{key}": value for key, value in given.items()}
+        return {self.settings[key]: value for key, value in given.items()}
 
 
 CALLS = {
@@ -100,13 +105,19 @@ def with_settings(function: F) -> F:
     by_size = settings_by_size(10**9, 2048) if "model" in plain.parameters else {}
     where = "] and [".join((call.section, *call.more))
     lines, added = [f"Settings of [{where}], by keyword:"], list[inspect.Parameter]()
-    own_first = sorted(call.settings.items(), key=lambda one: one[0] not in sections()[one[1]].__annotations__)
-    for key, name in own_first:
+    fields = {
+        key: (sections()[name], field)
+        for key, dotted in call.settings.items()
+        for name, _, field in [dotted.partition(".")]
+    }
+    own_first = sorted(fields, key=lambda key: fields[key][1] not in fields[key][0].__annotations__)
+    for key in own_first:
         if key in plain.parameters:
             continue
-        field = sections()[name].model_fields[key]
+        section, name = fields[key]
+        field = section.model_fields[name]
         usual: object = field.get_default(call_default_factory=True)
-        default = BySize(usual) if f"{name}.{key}" in by_size else usual
+        default = BySize(usual) if call.settings[key] in by_size else usual
         kind = plain_type(field.annotation)
         added.append(inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind))
         meaning = indent(fill(meaning_of(field), WIDTH, break_on_hyphens=False), INDENT * 2)

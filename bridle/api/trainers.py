@@ -37,7 +37,7 @@ from bridle.api.settings import CALLS, Call, with_settings
 from bridle.compute.randomness import derived_seed, drawn, generator
 from bridle.compute.steps import Session
 from bridle.core.errors import DataError, RecipeError, UsageError, described_value
-from bridle.core.records import Prompt
+from bridle.core.records import Prompt, Reward
 from bridle.evaluation.answers import answer_all
 from bridle.generation.rollout import RolloutSession
 from bridle.models.batches import Group
@@ -50,12 +50,13 @@ from bridle.models.encoding import (
 )
 from bridle.models.files.new_tokenizer import train_tokenizer
 from bridle.models.imitation import Example, imitate
-from bridle.models.policy import RewardModel
-from bridle.models.scorer import critic_from, scorer_from, shared_critic
+from bridle.models.lora.policies import learner
+from bridle.models.policy import Policy, RewardModel
+from bridle.models.scorer import Scorer, critic_from, scorer_from, shared_critic
 from bridle.project.run import OnLog
 from bridle.recipe.by_size import lines_by_size, settings_by_size
 from bridle.recipe.offline import NO_REFERENCE
-from bridle.recipe.recipe import Recipe, hint
+from bridle.recipe.recipe import Recipe, hint, require_adamw
 from bridle.rewards.learned import LearnedReward, task_scores
 from bridle.rewards.sandbox.kinds import Sandbox
 from bridle.rewards.verifiers import Verifier, check_of, same_check
@@ -143,8 +144,9 @@ def reward_model(
     groups = usable(encode_pairs(policy.template, compared, model.limit, margin=section.margin))
     held = comparisons_of(model, eval, section.margin, EVAL) if eval else []
     key = run_key("reward", recipe, ("reward",), model, [[g.prompt, g.answers, g.pairs] for g in groups])
-    head = generator(seed, "head")
-    scorer = RewardModel(scorer_from(policy.module, head), policy.template, key, source=policy.source)
+    begins = learner(policy, recipe.lora, generator(seed, "lora")) if recipe.lora.on else policy
+    head = scorer_from(begins.module, generator(seed, "head"))
+    scorer = RewardModel(head, policy.template, key, source=policy.source, adapter=begins.adapter)
     with training(model, "reward", key, recipe, folder, on_log) as (run, _):
         device = model.device
         session = Session(run, device, seed)
@@ -205,7 +207,8 @@ def kto(
     """Learn from answers that are good or bad, each by itself, with no reward model.
 
     A row is (prompt, answer, True or False): `("My cat is bored.", "Play with it.", True)`. A comparison, (prompt, better answer, worse
-    answer), is a good answer and a bad one; rows of both kinds may be mixed, and rows by columns have `label`. There must be good and bad answers, to two prompts at least.
+    answer), is a good answer and a bad one; rows of both kinds may be mixed, and rows by columns have `label`. There
+    must be good and bad answers, to two prompts at least.
     `reference` as in `dpo`.
     """
     recipe = recipe_of(CALLS["kto"], settings, seed, model=model)
@@ -259,20 +262,25 @@ def ppo(
     source = reward_source(reward, reward_weights, policy, asked)
     held = fitting(model, prompts_of(eval), max_new_tokens, EVAL) if eval else []
     judge = reward_source(reward, reward_weights, policy, held) if held else source
-    if recipe.ppo.shared_trunk:
-        critic = shared_critic(policy.module)
-    elif isinstance(source, LearnedReward) and source.same_tokens:
-        critic = critic_from(source.model.module)
-    else:
-        critic = critic_from(scorer_from(policy.module, generator(seed, "critic")))
     data = [prompt_keys(asked), mixed_in, max_new_tokens]
     key = run_key("ppo", recipe, ("ppo",), model, data, reference, identity(reward, reward_weights))
     with training(model, "ppo", key, recipe, folder, on_log) as (run, before):
+        critic = beginning_critic(policy, source, recipe)
         actors = ppo_loop.Actors(policy, reference_of(model, reference, before), critic)
         session = RolloutSession(run, model.device, seed, new_engine(model.device), max_new_tokens)
         if held:
             run.evaluate = Evaluation(eval_every, lambda: mean_reward(policy, held, judge, recipe.ppo, session))
         return finish(run, ppo_loop.train(actors, source, asked, mixed_in, recipe.ppo, session))
+
+
+def beginning_critic(policy: Policy, source: Reward, recipe: Recipe) -> Scorer:
+    """A second head on the policy's trunk, the reward model with a head of zeros, or the policy with one."""
+    if recipe.ppo.shared_trunk:
+        return shared_critic(policy.module)
+    if isinstance(source, LearnedReward) and source.same_tokens:
+        adapter = None if policy.adapter is None else policy.adapter.config
+        return critic_from(source.model.module, adapter, generator(recipe.seed, "lora/critic"))
+    return critic_from(scorer_from(policy.module, generator(recipe.seed, "critic")))
 
 
 @with_settings
@@ -430,15 +438,17 @@ def recipe_of(
 ) -> Recipe:  # fmt: skip
     """The recipe with these settings of a call. Those that are not given suit the size of a model that was brought, whose longest answer
     has so many `tokens`. Says what begins: no data is read yet."""
-    given = call.dotted(settings)
-    suited = {} if model is None or not model.brought else settings_by_size(model.parameters, model.limit, tokens)
-    known = call.dotted(dict.fromkeys(call.settings))
-    chosen = {dotted: suited[dotted].value for dotted in known if dotted in suited}
+    given, name = call.dotted(settings), call.section
+    adapts = model is not None and (model.policy.adapter is not None or bool(given.get("lora.r")))
+    brought = model is not None and model.brought
+    suited = settings_by_size(model.parameters, model.limit, tokens, adapts) if model is not None and brought else {}
+    chosen = {dotted: suited[dotted].value for dotted in call.settings.values() if dotted in suited}
     recipe = Recipe().with_settings({"seed": seed, **chosen, **given}, source="settings")
+    if adapts:
+        require_adamw(recipe, name)
     announce(call.method)
-    if model is not None and model.brought:
-        section, name = dict(recipe)[call.section], call.section
+    if model is not None and brought:
         by_size = {dotted.removeprefix(f"{name}.") for dotted in chosen.keys() - given.keys()}
-        for line in lines_by_size(name, section, model.parameters, by_size):
+        for line in lines_by_size(name, dict(recipe)[name], model.parameters, by_size, adapts):
             quiet().say(line)
     return recipe

@@ -52,9 +52,9 @@ def init(options: Options, folder: Path, model: str | None) -> None:
         require_new(folder)
         place = require_model_place(folder.resolve(), recipe.model.path)
         with loading():
-            from bridle.models.files.gguf import unpacked
+            from bridle.models.lora.merging import as_whole
             from bridle.stages.own_model import begin_project
-        with unpacked(place) as read:
+        with as_whole(place) as read:
             project, done = begin_project(folder, read, settings, pins, take=model is not None)
         lines, first = [*lines, *done], first.replace("pretrain", "sft")
     profile_in(project.folder)
@@ -114,23 +114,26 @@ def dtype_option(verb: Callable[..., None]) -> Callable[..., None]:
 @click.argument("model", metavar="DEST|MODEL")
 @click.argument("folder", metavar="[DIR]", type=click.Path(path_type=Path), required=False)
 @dtype_option
+@click.option("--adapter", is_flag=True, help="The adapter that the model was left with, alone, in peft's form.")
 @data_options
 @shared_options("wait")
-def export(options: Options, model: str, folder: Path | None, dtype: str | None, **part: Any) -> None:
+def export(options: Options, model: str, folder: Path | None, dtype: str | None, adapter: bool, **part: Any) -> None:
     """Write the store's data to the file DEST, for others or to be imported again; or, of two arguments, a MODEL of the project as a
     Hugging Face folder DIR, with what its numbers lose by that."""
     if folder is None:
-        if dtype is not None:
-            raise UsageError("--dtype is of a model's weights; name the model and a folder, or leave it out")
+        if dtype is not None or adapter:
+            raise UsageError("--dtype and --adapter are of a model; name the model and a folder, or leave them out")
         export_data(options, Path(model), part)
         return
     if any(part.values()):
         raise UsageError("of a model nothing but --dtype can be chosen; name one file to export the store's data")
+    if adapter and dtype is not None:
+        raise UsageError("an adapter is written as it was trained, in float32; leave --dtype out, or --adapter")
     with loading():
-        from bridle.stages.export import export_model
+        from bridle.stages.export import export_adapter, export_model
 
     with opened_work(options) as work:
-        metrics = export_model(work, model, folder, dtype or "")
+        metrics = export_adapter(work, model, folder) if adapter else export_model(work, model, folder, dtype or "")
     print_metrics(options, metrics)
 
 

@@ -1,7 +1,7 @@
 """The state of a run that is not over: every tensor and number that decides what the next step will be.
 
     runs/ppo-0001/checkpoints/step-000012/
-        state.safetensors    policy.…, critic.…, optimizer.0.…   all tensors of modules and optimisers
+        state.safetensors    policy.…, critic.…, optimizer.0.…   all tensors of modules and optimisers; under an adapter its own alone
         state.json           step, named values (β, …), the recipe's hash, versions, and the manifest: every tensor's
                              shape, dtype and hash; last a hash of all these
 
@@ -197,10 +197,16 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     return load_file(path)
 
 
+def trained_state(module: nn.Module) -> dict[str, Tensor]:
+    """A module's tensors; where some of its weights are frozen, under an adapter, those that learn alone."""
+    learns = {name: parameter.requires_grad for name, parameter in module.named_parameters(remove_duplicate=False)}
+    return {name: t for name, t in module.state_dict().items() if all(learns.values()) or learns.get(name, False)}
+
+
 def gather(state: TrainingState) -> dict[str, Tensor]:
     tensors = {}
     for name, module in state.modules.items():
-        for key, tensor in module.state_dict().items():
+        for key, tensor in trained_state(module).items():
             tensors[f"{name}.{key}"] = tensor.detach().contiguous()
     for index, optimizer in enumerate(state.optimizers):
         for number, entries in optimizer.state_dict()["state"].items():
@@ -216,13 +222,13 @@ def scatter(tensors: dict[str, Tensor], state: TrainingState, stepped: Sequence[
     """
     left = set(tensors)
     for name, module in state.modules.items():
-        expected = module.state_dict()
+        expected = trained_state(module)
         own = {key: tensors[f"{name}.{key}"] for key in expected if f"{name}.{key}" in tensors}
         if missing := sorted(set(expected) - set(own)):
             raise CheckpointError(f"{path} lacks {len(missing)} tensors of {name} (such as {missing[0]})")
         if wrong := [key for key in own if own[key].shape != expected[key].shape]:
             raise CheckpointError(f"{path} holds {name}.{wrong[0]} in another shape than this run's")
-        module.load_state_dict(own)
+        module.load_state_dict(own, strict=False)  # what is frozen is not in it
         left -= {f"{name}.{key}" for key in own}
     for index, optimizer in enumerate(state.optimizers):
         parameters = [p for group in optimizer.param_groups for p in group["params"]]

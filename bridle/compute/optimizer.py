@@ -134,8 +134,16 @@ def matrices_of(module: nn.Module) -> list[nn.Parameter]:
     return [
         parameter
         for name, parameter in module.named_parameters()
-        if parameter.dim() >= 2 and id(parameter) not in embeddings and not name.endswith("bias")
+        if parameter.requires_grad
+        and parameter.dim() >= 2
+        and id(parameter) not in embeddings
+        and not name.endswith("bias")
     ]
+
+
+def learning(module: nn.Module) -> list[nn.Parameter]:
+    """The weights that are trained: all, or an adapter's."""
+    return [parameter for parameter in module.parameters() if parameter.requires_grad]
 
 
 @timed("set up")  # the first one of a process makes torch import its compiler
@@ -144,10 +152,10 @@ def adamw(
 ) -> list[torch.optim.Optimizer]:
     """AdamW for all; `weight_decay` is of the matrices alone."""
     if not weight_decay:
-        return [AdamW(module.parameters(), lr, betas, eps)]
+        return [AdamW(learning(module), lr, betas, eps)]
     decayed = matrices_of(module)
     known = {id(parameter) for parameter in decayed}
-    rest = [parameter for parameter in module.parameters() if id(parameter) not in known]
+    rest = [parameter for parameter in learning(module) if id(parameter) not in known]
     return [AdamW([{"params": decayed, "weight_decay": weight_decay}, {"params": rest}], lr, betas, eps)]
 
 
@@ -165,6 +173,8 @@ def muon(
     matrices: list[nn.Parameter] = []
     rest: list[nn.Parameter] = []
     for name, parameter in module.named_parameters():
+        if not parameter.requires_grad:
+            continue
         (matrices if parameter.dim() == 2 and re.search(r"\.\d+\.", name) else rest).append(parameter)
     adam = AdamW(rest, lr / 5, betas, eps)
     return [Muon(matrices, lr, weight_decay=weight_decay), adam] if matrices else [adam]  # a lone head has no layers

@@ -6,7 +6,6 @@ Shapes: B rows, T new positions, S slots.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from copy import deepcopy
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bridle.models.foreign import Foreign
+from bridle.models.lora.low_rank import merged_copy
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Fallback:
 
 
 def pack_foreign(module: Foreign, stamp: str, dtype: torch.dtype) -> Fallback:
-    copy = deepcopy(module)
+    copy = merged_copy(module)
     for parameter in copy.parameters():  # not buffers: rotary frequencies in bfloat16 would lose late positions
         parameter.data = parameter.data.to(dtype)
     return Fallback(copy, stamp)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from bridle.kernels.kernels import Compiled, attend, attention, compiled, swiglu, turn
 from bridle.models.decoder import Decoder, DecoderConfig, Layer, RMSNorm, rope_tables
+from bridle.models.lora.low_rank import merged_weight
 
 AHEAD = 96  # slots that a new cache has to spare: a full cache must be copied
 # The compiled kernels' matrices have rows, caches slots, by the block; values' heads lie in so many lanes.
@@ -142,7 +143,7 @@ def pack_decoder(module: Decoder, stamp: str, dtype: torch.dtype) -> PackedDecod
         return weight * (norm.weight * norm.weight.numel() ** 0.5)
 
     def matrix(*linears: nn.Linear, norm: RMSNorm | None = None) -> Matrix:
-        weights: list[Tensor] = [linear.weight for linear in linears]
+        weights: list[Tensor] = [merged_weight(linear) for linear in linears]
         biases: list[Tensor | None] = [linear.bias for linear in linears]
         weight, present = torch.cat(weights), [bias for bias in biases if bias is not None]
         weight = weight if norm is None else with_norm(weight, norm)

@@ -283,11 +283,14 @@ class _Project(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
         x, weight = ctx.saved_tensors
+        grad_x = grad @ weight if ctx.needs_input_grad[0] else None
+        if not any(ctx.needs_input_grad[2:]):  # frozen under an adapter: their product is the dearest of the three
+            return grad_x, None, *[None] * len(ctx.types)
         rows = grad.reshape(-1, grad.shape[-1])
         grad_parts = list((rows.T @ x.reshape(-1, x.shape[-1])).split(ctx.sizes))
         if len(ctx.types) > len(ctx.sizes):  # biases too
             grad_parts += rows.sum(0, dtype=torch.promote_types(rows.dtype, torch.float32)).split(ctx.sizes)
-        return grad @ weight, None, *(g.to(kind) for g, kind in zip(grad_parts, ctx.types, strict=True))
+        return grad_x, None, *(g.to(kind) for g, kind in zip(grad_parts, ctx.types, strict=True))
 
 
 # -------------------------------------------------------------------------------------------------------- attention

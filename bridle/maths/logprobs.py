@@ -73,14 +73,16 @@ class _LinearLogprobs(torch.autograd.Function):
         return logp_N
 
     @staticmethod
-    def backward(ctx: Any, grad_N: Tensor) -> tuple[Tensor, Tensor, None, None, Tensor | None, None, None]:
-        """d log p(y) / d logits = onehot(y) - softmax(logits)."""
+    def backward(ctx: Any, grad_N: Tensor) -> tuple[Tensor, Tensor | None, None, None, Tensor | None, None, None]:
+        """d log p(y) / d logits = onehot(y) - softmax(logits). A weight that is frozen has no gradient made."""
         hidden, weight, targets_N, bias_V, *more = ctx.saved_tensors
+        learns = ctx.needs_input_grad[1]
         if more:
-            grads = compiled_gradient(ctx, grad_N)
-            return grads[0].to(ctx.dtypes[0]), grads[1].to(ctx.dtypes[1]), None, None, None, None, None
+            grad_hidden, grad_weight = compiled_gradient(ctx, grad_N, learns)
+            found = None if grad_weight is None else grad_weight.to(ctx.dtypes[1])
+            return grad_hidden.to(ctx.dtypes[0]), found, None, None, None, None, None
         grad_hidden = torch.empty_like(hidden)
-        grad_weight = torch.zeros(weight.shape, dtype=grad_N.dtype, device=weight.device)
+        grad_weight = torch.zeros(weight.shape, dtype=grad_N.dtype, device=weight.device) if learns else None
         grad_bias = None if bias_V is None else torch.zeros_like(bias_V)
         for rows in row_slices(len(hidden), len(weight)):
             scaled_grad_N1 = grad_N[rows, None] / ctx.temperature
@@ -93,23 +95,27 @@ class _LinearLogprobs(torch.autograd.Function):
                 grad_bias += grad_NV.sum(0)
             grad_low_NV = grad_NV.to(hidden.dtype)
             grad_hidden[rows] = grad_low_NV @ weight
-            grad_weight += grad_low_NV.T @ hidden[rows]
-        return grad_hidden.to(ctx.dtypes[0]), grad_weight.to(ctx.dtypes[1]), None, None, grad_bias, None, None
+            if grad_weight is not None:
+                grad_weight += grad_low_NV.T @ hidden[rows]
+        found = None if grad_weight is None else grad_weight.to(ctx.dtypes[1])
+        return grad_hidden.to(ctx.dtypes[0]), found, None, None, grad_bias, None, None
 
 
-def compiled_gradient(ctx: Any, grad_N: Tensor) -> tuple[Tensor, Tensor]:
-    """The gradients of hidden and weight, by the compiled kernels; each slice of logits becomes its gradient in place."""
+def compiled_gradient(ctx: Any, grad_N: Tensor, learns: bool) -> tuple[Tensor, Tensor | None]:
+    """The gradients of hidden and of a weight that learns, by the compiled kernels; each slice of logits becomes its gradient in place."""
     hidden, weight, targets_N, _, total_N = ctx.saved_tensors
     kept, ctx.kept = ctx.kept[::-1], []  # for they are written over
-    run, grad_N, grad_hidden, grad_weight = built(hidden.dtype), grad_N.contiguous(), torch.empty_like(hidden), None
+    run, grad_N, grad_hidden = built(hidden.dtype), grad_N.contiguous(), torch.empty_like(hidden)
+    grad_weight = torch.zeros(weight.shape, dtype=grad_N.dtype) if learns and not len(hidden) else None
     for rows in row_slices(len(hidden), len(weight), LONG_SLICE):
         logits_NV = kept.pop() if kept else hidden[rows] @ weight.T
         taken = (1 / ctx.temperature, logits_NV, targets_N[rows])
         run("logprobs_backward", *logits_NV.shape, *taken, total_N[rows], grad_N[rows])
         grad_hidden[rows] = logits_NV @ weight
-        part = (logits_NV.T @ hidden[rows]).to(grad_N.dtype)
-        grad_weight = part if grad_weight is None else grad_weight.add_(part)
-    return grad_hidden, torch.zeros(weight.shape, dtype=grad_N.dtype) if grad_weight is None else grad_weight
+        if learns:
+            part = (logits_NV.T @ hidden[rows]).to(grad_N.dtype)
+            grad_weight = part if grad_weight is None else grad_weight.add_(part)
+    return grad_hidden, grad_weight
 
 
 def scaled(

@@ -21,8 +21,9 @@ from torch import Tensor, nn
 
 from bridle.core.errors import DataError, UnsupportedModel
 from bridle.kernels import kernels
-from bridle.kernels.kernels import add_norm, attention, project, swiglu
+from bridle.kernels.kernels import add_norm, attention, swiglu
 from bridle.maths.logprobs import linear_logprobs
+from bridle.models.lora.low_rank import is_linear, through
 from bridle.models.sizes import scalings_of
 
 ARCHITECTURES = {
@@ -272,10 +273,10 @@ class Attention(nn.Module):
 
     def forward(self, x_BTD: Tensor, view: View) -> Tensor:
         norms = (self.q_norm.weight, self.k_norm.weight, self.q_norm.eps) if self.normed else None
-        q, kv = project(kept(x_BTD, view.kept_BQ), self.q_proj), project(x_BTD, self.k_proj, self.v_proj)
+        q, kv = through(kept(x_BTD, view.kept_BQ), self.q_proj), through(x_BTD, self.k_proj, self.v_proj)
         q_positions, sees = view.of_queries()
         mixed = attention(q, kv, self.heads, view.tables, q_positions, view.positions_BT, sees, norms)
-        return project(mixed, self.o_proj)
+        return through(mixed, self.o_proj)
 
 
 class MLP(nn.Module):
@@ -286,7 +287,7 @@ class MLP(nn.Module):
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return project(swiglu(project(x, self.gate_proj, self.up_proj)), self.down_proj)
+        return through(swiglu(through(x, self.gate_proj, self.up_proj)), self.down_proj)
 
 
 class Layer(nn.Module):
@@ -329,6 +330,10 @@ class Trunk(nn.Module):
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
         self.norm = RMSNorm(config.hidden_size, config.norm_eps)
         self.tables: tuple[Tensor, Tensor] | None = None
+
+    def linear_maps(self) -> dict[str, nn.Module]:
+        """Every linear map of the layers, by its name in here: those that an adapter may be put on."""
+        return {name: part for name, part in self.named_modules() if is_linear(part)}
 
     def rope(self) -> tuple[Tensor, Tensor]:
         weight = self.embed_tokens.weight

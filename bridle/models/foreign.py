@@ -29,6 +29,7 @@ from bridle.maths.logprobs import linear_logprobs
 from bridle.models.contents import weight_files
 from bridle.models.decoder import Decoder, check_width
 from bridle.models.files.weights import require_finite, require_full
+from bridle.models.lora.low_rank import is_linear
 from bridle.models.sizes import Shapes, elements_of, require_memory, require_names, scalings_of
 
 CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "n_ctx")
@@ -71,6 +72,18 @@ class ForeignTrunk(nn.Module):
         """Stays as it is for decoding: with dropout, PPO's first ratio would not be 1."""
         return super().train(False)
 
+    def linear_maps(self) -> dict[str, nn.Module]:
+        """The linear maps that an adapter may be put on, by their names in here: those that are called. One of a kind whose weight is
+        read past it, as some kernels do, would learn nothing; of experts, which are of one kind, only some are called."""
+        maps, called = {name: part for name, part in self.named_modules() if is_linear(part)}, set[nn.Module]()
+        hooks = [part.register_forward_hook(lambda part, *_: called.add(part)) for part in maps.values()]
+        with torch.no_grad():
+            self(torch.arange(PROBE, device=next(self.parameters()).device)[None] % self.config.vocab_size)
+        for hook in hooks:
+            hook.remove()
+        kinds = {kind_of_part(name) for name, part in maps.items() if part in called}
+        return {name: part for name, part in maps.items() if kind_of_part(name) in kinds}
+
     def forward(self, ids_BT: Tensor) -> Tensor:
         """ids [B, T], padded on the right → hidden states [B, T, D]. Causality alone hides padding that comes last."""
         check_width(ids_BT.shape[1], self.config.max_positions)
@@ -94,6 +107,11 @@ class ForeignTrunk(nn.Module):
         from transformers import DynamicCache
 
         return DynamicCache(config=self.inner.config)
+
+
+def kind_of_part(name: str) -> str:
+    """A part's name without the numbers of layers and experts."""
+    return re.sub(r"\d+", "", name)
 
 
 class Foreign(nn.Module):

@@ -43,6 +43,8 @@ from bridle.models.files.writing import (
     write_model,
 )
 from bridle.models.foreign import LanguageModel
+from bridle.models.lora.adapter import Adapter
+from bridle.models.lora.peft_files import scorer_on_base
 from bridle.models.scorer import Scorer
 from bridle.models.sizes import (
     read_object,
@@ -66,6 +68,7 @@ class Policy:
     origin: str  # content hash of the folder it was loaded from, or a name for weights made from nothing
     step: int = 0
     source: ModelSource = field(default_factory=ModelSource, repr=False)
+    adapter: Adapter | None = None  # on base weights that do not move
 
     @property
     def stamp(self) -> str:
@@ -118,6 +121,7 @@ class RewardModel:
     tasks: list[Task] = field(default_factory=lambda: [Task()])
     probes: list[dict[str, Any]] = field(default_factory=list)
     source: ModelSource = field(default_factory=ModelSource, repr=False)
+    adapter: Adapter | None = None
 
     def row(self, task: str) -> int:
         """The head's row of a task; the first where none is named."""
@@ -153,26 +157,30 @@ def read_policy(folder: Path, device: torch.device, hashed: HashFolder, settings
         tensors = read_tensors(folder)
         module = Decoder(with_own_head(config, tensors))
         load_strictly(module, tensors, folder)
-    return Policy(module.to(device), template, hashed(folder), source=read_source(folder))
+    content = hashed(folder)
+    return Policy(module.to(device), template, content, source=replace(read_source(folder), content=content))
 
 
 @timed("load")
 def load_reward_model(
-    folder: Path, device: torch.device, hashed: HashFolder = folder_hash, settings: TemplateSettings | None = None
-) -> RewardModel:
-    """The same of a reward model."""
-    return read_reward_model(folder, device, hashed, settings)
+    folder: Path, device: torch.device, hashed: HashFolder = folder_hash, settings: TemplateSettings | None = None,
+    on_base_of: Policy | None = None,
+) -> RewardModel:  # fmt: skip
+    """The same of a reward model. `on_base_of`: a policy with an adapter, on whose base weights that of the reward model is put."""
+    return read_reward_model(folder, device, hashed, settings, on_base_of)
 
 
 @read_whole
 def read_reward_model(
-    folder: Path, device: torch.device, hashed: HashFolder, settings: TemplateSettings | None
+    folder: Path, device: torch.device, hashed: HashFolder, settings: TemplateSettings | None, policy: Policy | None
 ) -> RewardModel:
     """Strict: a missing head or a probe that scores otherwise than when saved is refused."""
     raw = read_config(folder)
     tasks, probes = read_tasks(folder)
     config = native_config(folder, raw)
-    if config is None:
+    if policy is not None:
+        module = scorer_on_base(policy.module, policy.adapter, folder, len(tasks))
+    elif config is None:
         foreign.require_family(folder, raw)
         stored = stored_sizes(folder, raw)
         head = stored.get("score.weight", [])

@@ -4,14 +4,15 @@ A reward model has a row of the head, a number, for each task C that it judges b
 Saved as Hugging Face's `…ForSequenceClassification` (one logit a task) with `bridle_reward.json` beside it.
 """
 
-from copy import deepcopy
-
 import torch
 from torch import Tensor, nn
 
 from bridle.models.batches import Batch, answer_states, last_states, spread
 from bridle.models.decoder import Trunk
 from bridle.models.foreign import ForeignTrunk, LanguageModel
+from bridle.models.lora.adapter import adapt, branch
+from bridle.models.lora.low_rank import is_adapted
+from bridle.recipe.data import LoRASection
 
 
 class Scorer(nn.Module):
@@ -62,10 +63,15 @@ class Scorer(nn.Module):
 
 
 def scorer_from(policy: LanguageModel, generator: torch.Generator, tasks: int = 1) -> Scorer:
-    """A scorer on a copy of a language model's trunk; head normal with std 1/√(D+1) (Ouyang 2022's released code)."""
-    scorer = Scorer(deepcopy(policy.model), tasks)
+    """A scorer on a copy of a language model's trunk (of one with an adapter on its base), with a new head."""
+    return scorer_on(branch(policy.model), generator, tasks)
+
+
+def scorer_on(trunk: Trunk | ForeignTrunk, generator: torch.Generator, tasks: int = 1) -> Scorer:
+    """A scorer on this trunk; head normal with std 1/√(D+1) (Ouyang 2022's released code)."""
+    scorer = Scorer(trunk, tasks)
     init_head(scorer, generator)
-    return scorer.to(policy.output_weight().device)
+    return scorer.to(next(trunk.parameters()).device)
 
 
 def init_head(scorer: Scorer, generator: torch.Generator) -> None:
@@ -74,16 +80,21 @@ def init_head(scorer: Scorer, generator: torch.Generator) -> None:
         scorer.score.weight.normal_(0.0, std, generator=generator)
 
 
-def critic_from(scorer: Scorer) -> Scorer:
-    """The reward model's trunk with a zero head of one row: a critic that first predicts 0, the mean of a centred reward."""
-    critic = Scorer(deepcopy(scorer.model))
-    critic.score.to(scorer.score.weight)
+def critic_from(scorer: Scorer, config: LoRASection | None = None, generator: torch.Generator | None = None) -> Scorer:
+    """A critic on a copy of the reward model's trunk; one that learns by an adapter, of these settings, on its weights themselves."""
+    if config is None or generator is None or is_adapted(scorer.model):
+        return critic_on(branch(scorer.model))
+    return critic_on(adapt(scorer.model, config, generator))
+
+
+def critic_on(trunk: Trunk | ForeignTrunk) -> Scorer:
+    """This trunk with a zero head of one row: a critic that first predicts 0, the mean of a centred reward."""
+    critic = Scorer(trunk)
+    critic.score.to(next(trunk.parameters()))
     nn.init.zeros_(critic.score.weight)
     return critic
 
 
 def shared_critic(policy: LanguageModel) -> Scorer:
     """A critic on the policy's own trunk, not a copy: a zero head, beside the one that predicts tokens."""
-    critic = Scorer(policy.model)
-    nn.init.zeros_(critic.score.weight)
-    return critic.to(policy.output_weight().device)
+    return critic_on(policy.model)

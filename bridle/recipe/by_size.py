@@ -19,6 +19,7 @@ SMALL, SMALLEST_PUBLISHED, LARGEST_PUBLISHED = 1_600_000, 500_000_000, 8_000_000
 CEILING = 1e-4  # of every rate of weights that the user brings
 NEW_CEILING = 1e-3  # of weights that are made new
 NATS_PER_TOKEN = 0.02  # of the longest answer: the playground's 1.5 nats of 72 tokens, and some 10 nats of 512
+ADAPTERS_RATE = 10  # times the rate of all weights (Schulman 2025, LoRA Without Regret); what is trained from nothing has no adapter
 TOO_HIGH = 10  # times the rule's rate: worth a warning
 
 # What a value is at these numbers of parameters.
@@ -66,6 +67,7 @@ RATES: Mapping[str, tuple[Points, str]] = {
     "constitution.learning_rate": (IMITATION, "as SFT"),
 }
 MADE_NEW = ("reward.slim_learning_rate",)
+WITHOUT_ADAPTER = (*MADE_NEW, "pretrain.learning_rate")
 WEIGHTS: Mapping[str, tuple[Points, str]] = {  # β
     "ppo.kl_coef": (((SMALL, 0.12), (SMALLEST_PUBLISHED, 0.05)), N_PLUS),
     "dpo.beta": (((SMALL, 0.3), (SMALLEST_PUBLISHED, 0.1)), ZEPHYR),
@@ -99,14 +101,16 @@ class Suited:
     why: str
 
 
-def settings_by_size(parameters: int, context: int, tokens: int = 0) -> dict[str, Suited]:
+def settings_by_size(parameters: int, context: int, tokens: int = 0, lora: bool = False) -> dict[str, Suited]:
     """Every setting that follows from a model's size, by its dotted key. `context` in tokens; `tokens`: the longest answer, where the user
-    has chosen it; 0: by size."""
+    has chosen it; 0: by size. `lora`: it learns by an adapter."""
     rule = f"by size {size_text(parameters)}"
     found = {}
     for dotted, (points, source) in RATES.items():
+        adapter = f", and {ADAPTERS_RATE} times that for an adapter" if lora and dotted not in WITHOUT_ADAPTER else ""
         found[dotted] = Suited(
-            rate_by_size(dotted, parameters), f"{rule}: {points_text(points)}, {CEILING:g} at most; {source}"
+            rate_by_size(dotted, parameters, lora),
+            f"{rule}: {points_text(points)}, {CEILING:g} at most{adapter}; {source}",
         )
     for dotted, (points, source) in WEIGHTS.items():
         found[dotted] = Suited(rounded(between(points, parameters)), f"{rule}: {points_text(points)}; {source}")
@@ -140,19 +144,29 @@ def settings_by_shape(shape: Mapping[str, int]) -> dict[str, Suited]:
     return found
 
 
-def rate_by_size(dotted: str, parameters: int) -> float:
+def rate_by_size(dotted: str, parameters: int, lora: bool = False) -> float:
     points, _ = RATES[dotted]
-    return min(rounded(between(points, parameters)), NEW_CEILING if dotted in MADE_NEW else CEILING)
+    rate = min(rounded(between(points, parameters)), NEW_CEILING if dotted in MADE_NEW else CEILING)
+    return rounded(ADAPTERS_RATE * rate) if lora and dotted not in WITHOUT_ADAPTER else rate
 
 
-def rates_too_high(name: str, section: TrainerSection, parameters: int, way: str = "--set ") -> list[str]:
-    """A sentence for each rate of a trainer's section that is far above what the rule gives a model of so many parameters; `way` is how
-    settings are given."""
-    found = []
+def odd_rates(
+    name: str, section: TrainerSection, parameters: int, lora: bool = False, way: str = "--set "
+) -> list[str]:
+    """A sentence for each rate of a trainer's section that is far above what the rule gives a model of so many parameters, or, of an
+    adapter, no more than suits all weights; `way` is how settings are given."""
+    found, size = [], size_text(parameters)
     for key, rate in section.model_dump().items():
         dotted = f"{name}.{key}"
-        if dotted in RATES and rate > 1.001 * TOO_HIGH * (usual := rate_by_size(dotted, parameters)):
-            size = size_text(parameters)
+        if dotted not in RATES:
+            continue
+        usual = rate_by_size(dotted, parameters, lora)
+        if lora and dotted not in WITHOUT_ADAPTER and 0 < rate <= 1.001 * usual / ADAPTERS_RATE:
+            found.append(
+                f"{dotted} = {rate:g} suits all weights of a model of {size} parameters; an adapter learns at about {ADAPTERS_RATE} times "
+                f"that: {way}{dotted}={usual:g}"
+            )
+        if rate > 1.001 * TOO_HIGH * usual:
             found.append(
                 f"{dotted} = {rate:g} is {rate / usual:.0f} times the {usual:g} that suits a model of {size} parameters, and may undo what "
                 f"yours has learnt; {way}{dotted}={usual:g} is by that rule"
@@ -160,11 +174,13 @@ def rates_too_high(name: str, section: TrainerSection, parameters: int, way: str
     return found
 
 
-def lines_by_size(name: str, section: TrainerSection, parameters: int, chosen: Set[str]) -> list[str]:
+def lines_by_size(
+    name: str, section: TrainerSection, parameters: int, chosen: Set[str], lora: bool = False
+) -> list[str]:
     """What a call from Python says of a section's settings: those that were `chosen` by size, and rates that are far above the rule."""
     by_size = ", ".join(f"{key} = {value!r}" for key, value in section.model_dump().items() if key in chosen)
     suited = f"by your model's {size_text(parameters)} parameters, what was not given: {by_size or 'nothing'}"
-    return [suited, *rates_too_high(name, section, parameters, way="")]
+    return [suited, *odd_rates(name, section, parameters, lora, way="")]
 
 
 def between(points: Points, parameters: int) -> float:

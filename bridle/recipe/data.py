@@ -82,6 +82,53 @@ class ModelSection(Section):
         return given
 
 
+ModuleName = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9_.]+$")]
+
+
+class LoRASection(Section):
+    """Adapters (LoRA): two thin matrices beside each linear layer are trained in place of all weights, by every trainer but pretraining."""
+
+    r: int = Field(default=0, ge=0, le=WIDEST)
+    """rank of the adapter, 16 is usual; 0: none, all weights are trained"""
+    alpha: float = Field(default=32.0, gt=0)
+    """α: what the adapter adds is scaled by α / r; the same at every rank, so that the best learning rate hardly depends on r (Schulman
+    2025, LoRA Without Regret)"""
+    rslora: bool = False
+    """scale by α / √r instead (Kalajdzievski 2023, arxiv.org/abs/2312.03732)"""
+    target_modules: list[ModuleName] = Field(default_factory=list, max_length=1000)
+    """linear layers that get one, by the end of their names, as q_proj; empty: all of attention and MLP"""
+    modules_to_save: list[ModuleName] = Field(default_factory=list, max_length=1000)
+    """what is trained whole besides, by the end of its name, as lm_head; a reward model's head always is"""
+    continued: bool = False
+    """train the adapter further that the model which training starts from was left with, by its own r and the rest, and hold it to what it
+    was then; false: a new one on the whole of that model"""
+
+    shared_trunk: bool = False
+    """where a policy practises, reward models that were trained by adapters on the same base, and PPO's critic, are adapters on the
+    policy's base weights, which then lie in memory once for all of them"""
+
+    @property
+    def on(self) -> bool:
+        return self.r > 0 or self.continued
+
+    @property
+    def scale(self) -> float:
+        """s of s B A x."""
+        return self.alpha / (math.sqrt(self.r) if self.rslora else self.r)
+
+    @model_validator(mode="after")
+    def an_adapter_has_a_rank(self) -> "LoRASection":
+        if not self.on and (self.target_modules or self.modules_to_save or self.rslora or self.shared_trunk):
+            raise ValueError(
+                "r = 0 is without an adapter, which the other settings are of; set r, 16 is usual, or leave them out"
+            )
+        if self.shared_trunk and self.modules_to_save:
+            raise ValueError(
+                "shared_trunk = true shares weights that nothing moves; leave modules_to_save empty, or set it to false"
+            )
+        return self
+
+
 # How many of each the playground makes where the recipe says 0, for it could go on for ever.
 PLAYGROUND_SIZES = {"train_prompts": 1000, "heldout_prompts": 512, "compared_heldout": 250, "demonstrations": 3000}
 

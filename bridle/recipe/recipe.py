@@ -21,7 +21,7 @@ from bridle.core.files import read_toml, reading_fault
 from bridle.core.records import content_hash
 from bridle.recipe.base import Section, TrainerSection
 from bridle.recipe.constitution import ConstitutionSection
-from bridle.recipe.data import DataSection, ModelSection, SamplingSection, WorldSection
+from bridle.recipe.data import DataSection, LoRASection, ModelSection, SamplingSection, WorldSection
 from bridle.recipe.offline import DPOSection, KTOSection, ORPOSection, PretrainSection, RewardSection, SFTSection
 from bridle.recipe.online import GRPOSection, PPOSection, REBELSection, RejectionSection, RewardSource, RLOOSection
 from bridle.recipe.services import JudgeSection, LabelSection, LoopSection, ServeSection
@@ -62,6 +62,7 @@ class Recipe(Section):
     """random seed"""
     world: WorldSection = Field(default_factory=WorldSection)
     model: ModelSection = Field(default_factory=ModelSection)
+    lora: LoRASection = Field(default_factory=LoRASection)
     data: DataSection = Field(default_factory=DataSection)
     sampling: SamplingSection = Field(default_factory=SamplingSection)
     pretrain: PretrainSection = Field(default_factory=PretrainSection)
@@ -91,9 +92,10 @@ class Recipe(Section):
         return self
 
     def hash_of(self, *sections: str) -> str:
-        """Content hash of the seed and some sections: what a stage depends on, and no more."""
-        whole = self.model_dump(mode="json")
-        return content_hash([self.seed, {name: hashed(name, whole[name]) for name in sections}])
+        """Content hash of the seed and some sections: what a stage depends on, and no more. With a trainer's goes the adapter, if any."""
+        whole, adapts = self.model_dump(mode="json"), self.lora.on and any(map(takes_adapter, sections))
+        names = (*sections, "lora") if adapts else sections
+        return content_hash([self.seed, {name: hashed(name, whole[name]) for name in names}])
 
     def with_settings(self, settings: Mapping[str, Any], source: str = "--set") -> Recipe:
         """A copy with dotted keys replaced: {"ppo.kl_coef": 0.2}. The values are validated like a file's; `source` is what an error
@@ -115,6 +117,21 @@ def hashed(name: str, section: Any) -> Any:
         for key, value in section.items()
         if key not in NAMES_OF_MODELS and not (key in defaults and value == defaults[key])
     }
+
+
+def takes_adapter(name: str) -> bool:
+    """Whether a section is of a trainer that begins from weights, which it may leave as they are."""
+    return name != "pretrain" and issubclass(sections().get(name, Section), TrainerSection)
+
+
+def require_adamw(recipe: Recipe, name: str) -> None:
+    """RecipeError where the section of a trainer that trains an adapter has another optimiser: Muon's rates are of whole matrices."""
+    section = dict(recipe)[name]
+    if isinstance(section, TrainerSection) and section.optimizer != "adamw":
+        raise RecipeError(
+            f"{name}.optimizer = {section.optimizer!r} is for whole matrices, and an adapter is trained by adamw; set {name}.optimizer = "
+            f"'adamw', and {name}.learning_rate to one of an adapter's, from 1e-4 to 1e-3"
+        )
 
 
 def stated_source(source: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from bridle.compute.checkpoint import load_tensors, save_tensors
+from bridle.compute.checkpoint import load_tensors, save_tensors, trained_state
 from bridle.compute.randomness import derived_seed, shuffled
 from bridle.core.errors import DataError, RecipeError
 from bridle.core.files import finite_or_none, remove_folder, saving, write_json
@@ -29,6 +28,7 @@ from bridle.generation.rollout import fault_of, one_each
 from bridle.guard.stopping import fit_scale_and_noise
 from bridle.guard.watch import RULES, Comparisons, OnlineWatch, Panel, question_and_answer
 from bridle.maths.statistics import mean_and_se
+from bridle.models.lora.low_rank import become, same_function
 from bridle.models.policy import Policy
 from bridle.project.kept import read_parents
 from bridle.project.run import Run
@@ -109,8 +109,7 @@ def auditor_of(
         )
         return None
     drawn = shuffled(len(prompts), work.recipe.seed, "audit-prompts")[:PROMPTS].tolist()
-    policy, reference = (model.module.state_dict() for model in models)
-    begins_as_it = all(torch.equal(tensor, reference[name]) for name, tensor in policy.items())
+    begins_as_it = same_function(*(model.module for model in models))
     budget = int(limits.audit_share * noted["read"] / 2)
     panel = [prompts[at] for at in drawn]
     return StoreAuditor(
@@ -285,7 +284,7 @@ class StoreAuditor:
     def keep(self, step: int) -> None:
         with saving(self.folder):
             self.folder.mkdir(exist_ok=True)
-            weights = self.policy.module.state_dict()
+            weights = trained_state(self.policy.module)
             save_tensors(
                 {name: tensor.cpu().clone().contiguous() for name, tensor in weights.items()}, self.place(step)
             )
@@ -298,8 +297,12 @@ class StoreAuditor:
 
     def roll_back(self, step: int) -> None:
         """Make the policy what it was after that step; 0: the reference, as which it began."""
-        weights = self.reference.module.state_dict() if step == 0 else load_tensors(self.place(step))
-        self.policy.module.load_state_dict(weights)
+        if step == 0:
+            become(self.policy.module, self.reference.module)
+        else:
+            self.policy.module.load_state_dict(
+                load_tensors(self.place(step)), strict=False
+            )  # what is frozen is not in it
         self.policy.step = step
 
     def report(self, found: Mapping[str, Any]) -> None:

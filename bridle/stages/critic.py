@@ -31,6 +31,7 @@ from bridle.rewards.constitution.dialogues import critique_prompt, revise_once, 
 from bridle.rewards.judge.local import LocalModel
 from bridle.rewards.judge.questions import Rubric
 from bridle.rewards.judge.rulings import read_ruling
+from bridle.stages.adapters import adapter_parents
 from bridle.stages.data import PlaygroundData, StoreData
 from bridle.stages.sft import imitate_demonstrations
 from bridle.stages.workspace import Work, done_before, require_model, stage_key
@@ -81,6 +82,7 @@ def train_critic(work: Work, reuse: bool = False) -> dict[str, Any]:
     with work.alone(CRITIC):
         critic, count = data.critic, recipe.constitution.critic_answers
         parents = {"sft": require_model(work, "sft"), "world": data.world_hash}
+        parents |= adapter_parents(work, work.project.model("sft"))
         taught = [content_hash(critic.spec.model_dump(mode="json")), count]
         key = content_hash([stage_key(recipe, ("model", "sft"), parents), taught])
         if (before := done_before(work, CRITIC, key, reuse, CRITIC)) is not None:

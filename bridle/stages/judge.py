@@ -17,7 +17,7 @@ from bridle.feedback.store.assignment import Asked, display_order, next_tasks, s
 from bridle.feedback.store.studies import find_study
 from bridle.labelling.opening import ensure_studies
 from bridle.models.files.chat_template import settings_of
-from bridle.models.files.gguf import unpacked
+from bridle.models.lora.merging import as_whole
 from bridle.models.policy import Policy, load_policy
 from bridle.playground.gold import CLEAR_GAP
 from bridle.project.run import Run
@@ -97,7 +97,7 @@ def local_policy(work: Work) -> Policy:
         content = require_model(work, model)
         return work.read_policy(work.project.model(model), content)
     place = work.project.folder / Path(model).expanduser()
-    with unpacked(place) as folder:
+    with as_whole(place) as folder:
         return load_policy(folder, work.device.torch, settings=settings_of(work.recipe.model))
 
 

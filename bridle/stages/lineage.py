@@ -19,6 +19,7 @@ from typing import Any
 from bridle.core.errors import DataError, ModelError
 from bridle.core.files import whole_folder
 from bridle.models.contents import loaded_files
+from bridle.models.lora.peft_files import ADAPTER_FILES, ADAPTER_FOLDER
 from bridle.project.kept import read_parents, read_result
 from bridle.project.project import Project
 from bridle.stages.registry import Registry
@@ -202,7 +203,9 @@ def keep_reference(project: Project, name: str) -> None:
     if kept.is_dir() and registry.content(kept) == content:
         return
     with whole_folder(kept) as new:
-        for file in loaded_files(source):
+        adapter = [f"{ADAPTER_FOLDER}/{file}" for file in ADAPTER_FILES]
+        adapters = [file for file in adapter if (source / file).is_file()]
+        for file in [*loaded_files(source), *adapters]:
             (new / file).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source / file, new / file)
         if registry.content(source) != content:

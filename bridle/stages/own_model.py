@@ -35,10 +35,10 @@ def begin_project(
     notes = notes_of_taking(policy, model)
     config, parameters = policy.module.config, elements_of(stored_shapes(weight_files(model)))
     shape = {**shape_of(read_config(model)), "vocab_size": config.vocab_size, "hidden_size": config.hidden_size}
-    tokens = given.get("sampling.max_new_tokens")
+    tokens, lora = given.get("sampling.max_new_tokens"), Recipe().with_settings(given).lora.on
     suited = {
         **settings_by_shape({**shape, "max_positions": config.max_positions}),
-        **settings_by_size(parameters, config.max_positions, tokens if isinstance(tokens, int) else 0),
+        **settings_by_size(parameters, config.max_positions, tokens if isinstance(tokens, int) else 0, lora),
         **written,
     }
     chosen = {dotted: one for dotted, one in suited.items() if dotted not in given}

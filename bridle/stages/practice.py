@@ -5,6 +5,7 @@ or by a verifier on prompts whose answers can be checked.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,14 @@ from bridle.generation.rollout import Observe, RolloutSession
 from bridle.maths.statistics import pass_at_k, proportion
 from bridle.models.encoding import encode_demonstrations
 from bridle.models.imitation import Example
+from bridle.models.lora.adapter import branch
 from bridle.models.policy import Policy
 from bridle.project.kept import read_parents
 from bridle.recipe.offline import DPOSection
 from bridle.recipe.online import GRPOSection, PPOSection, REBELSection, RejectionSection, RLOOSection
 from bridle.rewards.functions import FunctionReward
 from bridle.rewards.verifiers import same_check
+from bridle.stages.adapters import adapter_parents, learner_of
 from bridle.stages.audit import audited_weights, check_raisable, guard_identity, roll_back, watch_over
 from bridle.stages.data import Checkable, practice_parents
 from bridle.stages.lineage import Lineage, keep_reference
@@ -67,8 +70,8 @@ def practise(work: Work, method: Method, variant: Variant) -> dict[str, Any]:
     noted = {**parents, "folders": {"start": f"models/{start}", "reference": f"models/{held_to}"}}
     with work.start(name, variant.title, key, noted, recipe) as run, audited_weights(run):
         run.until = variant.until
-        policy = load_start(work, name, start, held_to)
-        reference = load_held_to(work, name, held_to, policy)
+        policy, reference = load_pair(work, name, start, held_to)
+        assert reference is not None
         parent = policy.origin
         policy.origin = content_hash([parent, key])  # two runs from the same weights must not share stamps
         prompts, left_out = within_reach(work, policy, work.fitting(policy, prompts), checkable, config)
@@ -111,7 +114,8 @@ def model_parents(work: Work, run: str, origins: tuple[str, str], first: str) ->
         require_model(work, name) if (kept := replaced(work, run, name)) is None else work.registry.content(kept)
         for name in origins
     )
-    return {first: start, **({"reference": reference} if origins[0] != origins[1] else {})}
+    held_to = {"reference": reference} if origins[0] != origins[1] else {}
+    return {first: start, **held_to, **adapter_parents(work, start_folder(work, run, origins[0]))}
 
 
 def load_start(work: Work, run: str, start: str, held_to: str) -> Policy:
@@ -124,8 +128,20 @@ def load_start(work: Work, run: str, start: str, held_to: str) -> Policy:
     return policy
 
 
-def load_held_to(work: Work, run: str, held_to: str, policy: Policy) -> Policy:
-    return work.load_reference(held_to, policy, replaced(work, run, held_to))
+def load_pair(work: Work, run: str, start: str, held_to: str | None) -> tuple[Policy, Policy | None]:
+    """The policy that learns, and the one that it is held to, if any. Under an adapter the two share their base weights where they are the
+    same model: then it is held to what it begins as, be that the base, or the base with the adapter that is trained further."""
+    began = load_start(work, run, start, held_to or start)
+    policy = learner_of(work, began, start_folder(work, run, start))
+    if held_to is None:
+        return policy, None
+    if policy.adapter is None or held_to != start:
+        return policy, work.load_reference(held_to, began, replaced(work, run, held_to))
+    return (replace(policy, module=branch(policy.module)), policy) if work.recipe.lora.continued else (policy, began)
+
+
+def start_folder(work: Work, run: str, start: str) -> Path:
+    return replaced(work, run, start) or work.project.model(start)
 
 
 def replaced(work: Work, run: str, name: str) -> Path | None:

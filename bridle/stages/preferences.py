@@ -26,7 +26,7 @@ from bridle.models.encoding import Chosen, encode_pairs, encode_ratings
 from bridle.models.policy import Policy
 from bridle.recipe.offline import NO_REFERENCE
 from bridle.stages.data import used_note
-from bridle.stages.practice import load_held_to, load_start, model_parents, practise
+from bridle.stages.practice import load_pair, model_parents, practise
 from bridle.stages.workspace import Method, Variant, Work, done_before, stage_key
 from bridle.training import dpo
 
@@ -122,8 +122,7 @@ def train_offline(work: Work, method: Method, variant: Variant) -> dict[str, Any
         return before
     noted = {**parents, "folders": {"start": f"models/{start}", "reference": f"models/{held_to}"}}
     with work.start(name, variant.title, key, noted, recipe) as run:
-        policy = load_start(work, name, start, held_to)
-        reference = None if config.loss in NO_REFERENCE else load_held_to(work, name, held_to, policy)
+        policy, reference = load_pair(work, name, start, None if config.loss in NO_REFERENCE else held_to)
         parent = policy.origin
         policy.origin = content_hash([parent, key])  # two runs from the same weights must not share stamps
         groups = encoded_answers(work, policy, lessons)

@@ -39,6 +39,7 @@ from bridle.rewards.constitution.dialogues import (
     read_verdict,
     revise_once,
 )
+from bridle.stages.adapters import adapter_parents
 from bridle.stages.critic import CRITIC, ask_model, project_constitution, train_critic
 from bridle.stages.observe import probe_metrics
 from bridle.stages.sft import imitate_demonstrations
@@ -284,6 +285,7 @@ def train_revised(work: Work, method: Method, variant: Variant) -> dict[str, Any
         raise NoUsableRows("no answers were revised yet, so there are none to imitate; `bridle revise` makes them")
     run_key = read_parents(folder)["key"]
     parents = {"start": require_model(work, start), "revised": run_key}
+    parents |= adapter_parents(work, work.project.model(start))
     if corrected := corrections_of(work, run_key):
         parents["corrections"] = content_hash(sorted([name, text] for name, (_, text) in corrected.items()))
     key = stage_key(recipe, ("model", "constitution"), parents)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -31,6 +32,7 @@ from bridle.models.sizes import require_memory
 from bridle.playground.gold import CLEAR_GAP
 from bridle.recipe.recipe import Recipe
 from bridle.rewards.learned import LearnedReward, task_scores
+from bridle.stages.adapters import adapter_parents, learner_of
 from bridle.stages.preferences import judged_pairs, rating_snapshot, training_snapshot
 from bridle.stages.rewards import member_names
 from bridle.stages.workspace import Method, Variant, Work, done_before, require_model, stage_key
@@ -103,6 +105,8 @@ def train_scorer(work: Work, stage: str, reuse: bool) -> dict[str, Any]:
         parents |= {} if taste is None else {"style": content_hash(list(taste.weights.items()))}
         if stage in member_names(recipe) and section.path:
             parents["base"] = load_policy(work.project.folder / section.path, work.device.torch, work.verify).origin
+        if stage in member_names(recipe):
+            parents |= adapter_parents(work, reward_start(work))
         resampled = section.bootstrap and stage in member_names(recipe)[1:]
         key = stage_key(as_member(recipe, resampled), ("model", "reward", "data", "sampling"), parents)
         if (before := done_before(work, stage, key, reuse, stage)) is not None:
@@ -203,8 +207,16 @@ def new_scorer(
     first = stage == "reward"
     head = generator(recipe.seed, "head" if first else f"head/{stage}")
     seed = recipe.seed if first else derived_seed(recipe.seed, f"order/{stage}", 0)
-    model = RewardModel(scorer_from(base.module, head, len(tasks)), base.template, "new", tasks, source=base.source)
+    learns = learner_of(work, base, reward_start(work))
+    scorer = scorer_from(learns.module, head, len(tasks))
+    model = RewardModel(scorer, base.template, "new", tasks, source=base.source, adapter=learns.adapter)
     return model, section.epochs, section.learning_rate, seed
+
+
+def reward_start(work: Work) -> Path:
+    """The folder of the model that a reward model begins as, but for its head."""
+    path = work.recipe.reward.path
+    return work.project.folder / path if path else work.project.model("sft")
 
 
 def pair_as_text(pair: Pair) -> Pair:

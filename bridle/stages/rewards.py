@@ -24,7 +24,7 @@ TAKEN = frozenset(
     (
         "stage key threads device arithmetic earlier_devices folders sft start reference critic ensemble reward_source source world data "
         "prompts demonstrations until leaves guard "
-        "audit_calibration checks judge stand_in corrections study items"
+        "adapter audit_calibration checks judge stand_in corrections study items"
     ).split()
 )
 
@@ -43,7 +43,9 @@ def learned_reward(work: Work, policy: Policy) -> LearnedReward | Ensemble:
 
 def load_scores(work: Work, folder: Path, policy: Policy, task: str = "") -> LearnedReward:
     """A reward model; answers of a policy whose tokens are not its own are read as text."""
-    model = load_reward_model(folder, work.device.torch, work.verify, work.template_settings(folder))
+    on_base_of = policy if work.recipe.lora.shared_trunk and policy.adapter is not None else None
+    settings = work.template_settings(folder)
+    model = load_reward_model(folder, work.device.torch, work.verify, settings, on_base_of)
     work.check_unchanged(folder, model.origin)
     return LearnedReward(model, work.device, model.template.hash == policy.template.hash, task)
 
@@ -145,5 +147,6 @@ def first_critic(work: Work, policy: Policy) -> Scorer:
         return shared_critic(policy.module)
     folder = work.project.model("reward")
     if (folder / "config.json").is_file() and (own := load_scores(work, folder, policy)).same_tokens:
-        return critic_from(own.model.module)
+        adapter = None if policy.adapter is None else policy.adapter.config
+        return critic_from(own.model.module, adapter, generator(work.recipe.seed, "lora/critic"))
     return critic_from(scorer_from(policy.module, generator(work.recipe.seed, "critic")))

@@ -9,6 +9,7 @@ from bridle.models.encoding import encode_demonstrations
 from bridle.project.run import Run
 from bridle.recipe.constitution import ConstitutionSection
 from bridle.recipe.offline import SFTSection
+from bridle.stages.adapters import adapter_parents, learner_of
 from bridle.stages.data import PlaygroundData
 from bridle.stages.workspace import Method, Variant, Work, done_before, require_model, stage_key
 from bridle.training import sft
@@ -20,6 +21,7 @@ def train_sft(work: Work, method: Method, variant: Variant) -> dict[str, Any]:
     base = require_model(work, "base")  # what comes first is missed first
     demonstrations = work.data.demonstrations()
     parents = {"base": base, "data": content_hash([[prompt.id, text] for prompt, text in demonstrations])}
+    parents |= adapter_parents(work, work.project.model("base"))
     key = stage_key(recipe, ("model", "sft"), parents)
     if (before := done_before(work, name, key, variant.reuse, name)) is not None:
         return before
@@ -35,6 +37,7 @@ def train_branch(work: Work, reuse: bool = False) -> dict[str, Any]:
     recipe, name = work.recipe, work.data.branch
     with work.alone(name):
         parents = {"base": require_model(work, "base"), "world": work.data.world_hash}
+        parents |= adapter_parents(work, work.project.model("base"))
         branch = [recipe.grpo.branch_problems, recipe.grpo.branch_demonstrations]
         key = content_hash([stage_key(recipe, ("model", "sft"), parents), branch])
         if (before := done_before(work, name, key, reuse, name)) is not None:
@@ -56,9 +59,10 @@ def imitate_demonstrations(
     start: str = "base",
 ) -> dict[str, Any]:
     """Train a model, by default the base, on demonstrations and keep it as `name`."""
-    policy = work.load_policy(start)
+    began = work.load_policy(start)
+    policy = learner_of(work, began, work.project.model(start))
     limit = policy.module.config.max_positions
     examples = work.usable(encode_demonstrations(policy.template, demonstrations, limit))
     result = sft.train(policy, examples, config, Session(run, work.device, work.recipe.seed))
-    saved = work.keep_policy(name, "sft", policy, policy.origin)
+    saved = work.keep_policy(name, "sft", policy, began.origin)
     return {**result, "demonstrations": len(examples), "model": saved}

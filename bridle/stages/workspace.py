@@ -33,9 +33,16 @@ from bridle.models.decoder import Decoder
 from bridle.models.encoding import DataReport, prompts_that_fit
 from bridle.models.files.agreement import notes_of_taking
 from bridle.models.files.chat_template import PLAIN_TEMPLATE, TemplateSettings, settings_of
-from bridle.models.files.gguf import unpacked
 from bridle.models.files.hub import PINS, check_pinned
-from bridle.models.policy import Policy, load_policy, read_config, read_tasks, require_head, save_policy
+from bridle.models.lora.merging import as_whole, keep_adapter
+from bridle.models.policy import (
+    Policy,
+    load_policy,
+    read_config,
+    read_tasks,
+    require_head,
+    save_policy,
+)
 from bridle.models.scorer import Scorer
 from bridle.models.sizes import elements_of, stored_shapes
 from bridle.models.template import Template, load_template
@@ -44,8 +51,8 @@ from bridle.project.lock import held
 from bridle.project.progress import Progress
 from bridle.project.project import Project
 from bridle.project.run import Run, Until
-from bridle.recipe.by_size import rates_too_high
-from bridle.recipe.recipe import Recipe, trained_names
+from bridle.recipe.by_size import odd_rates
+from bridle.recipe.recipe import Recipe, require_adamw, takes_adapter, trained_names
 from bridle.rewards.judge.endpoint import Endpoint
 from bridle.rewards.judge.judge import Judge
 from bridle.stages.data import PlaygroundData, StoreData
@@ -242,7 +249,7 @@ class Work:
         with self.alone("pretrain"):
             if policy is None:  # only to be written again
                 check_pinned(self.project.folder / PINS, source)
-                with unpacked(source) as place:
+                with as_whole(source) as place:
                     policy = load_policy(place, torch.device("cpu"), settings=settings_of(self.recipe.model))
                     for note in notes_of_taking(policy, place):
                         self.progress.say(note)
@@ -255,6 +262,7 @@ class Work:
                 more = f" and {len(left) - 4} more" if len(left) > 4 else ""
                 self.progress.say(f"not copied, for no setting is in it: {', '.join(left[:4])}{more}")
             saved = self.keep_policy("base", "base", policy, None)
+            keep_adapter(source, self.project.model("base"))
             also = self.share_base(policy.template)
         return {
             "base": f"your model is taken as the base: {source}; {also}",
@@ -288,13 +296,13 @@ class Work:
                 self.progress.say(self.take_base()["base"])
 
     def warn_of_rates(self, name: str) -> None:
-        """Warn where a rate of a trainer's section would undo what the user's model has learnt."""
+        """Warn where a rate of a trainer's section would undo what the user's model has learnt, or hardly move an adapter."""
         places = [self.project.model("base"), self.project.folder / Path(self.recipe.model.path).expanduser()]
         with suppress(ModelError):  # which a stage reports that needs the model
             there = next((place for place in places if (place / "config.json").is_file()), None)
             if there is not None:
                 parameters = elements_of(stored_shapes(weight_files(there)))
-                self.warn(rates_too_high(name, dict(self.recipe)[name], parameters))
+                self.warn(odd_rates(name, dict(self.recipe)[name], parameters, self.recipe.lora.on))
 
     def load_policy(self, name: str, kept: Path | None = None) -> Policy:
         """A model of the project, or what is `kept` of it as a run began with it. The store knows it afterwards, even where its folder was
@@ -395,6 +403,8 @@ class Method:
         """Run the stage in a project; returns its result. `name` is of the run and the model, by default the method's."""
         variant = Variant(name or self.name, title or self.title, settings or {}, reward, reuse, until)
         with work.alone(variant.name):
+            if work.recipe.lora.on and takes_adapter(self.section):
+                require_adamw(self.recipe(work, variant), self.section)
             if work.recipe.model.path and self.name != "pretrain":
                 work.warn_of_rates(self.section)
             return self.stage(work, self, variant)

@@ -15,19 +15,19 @@ import pytest
 
 from tests.house.source import ROOT, Source, lines_of, listed, package, written_by_us
 
-ALL_PYTHON = 41_050
+ALL_PYTHON = 41_900
 # Folders, or files without their ending; a file that is named here counts where it is named, not with its folder.
 BUDGETS = {
-    "the reader's core": (9_460, "core project compute recipe maths models generation rewards training"),
-    # Who reads the loop need not read how a GGUF file, a hub, or a file of one of sixty forms is read.
-    "what others wrote": (5_700, "models/files feedback/importing"),
+    "the reader's core": (9_760, "core project compute recipe maths models generation rewards training"),
+    # Who reads the loop need not read how a GGUF file, a hub, an adapter of peft's, or a file of one of sixty forms is read.
+    "what others wrote": (5_950, "models/files models/lora/peft_files models/lora/merging feedback/importing"),
     # What people said is kept for ever: who is asked, how good it is, what goes out, how it is kept safe, each in a folder of its own.
     "people's data": (8_150, "feedback playground"),
     "watching and serving": (
         8_400,
         "guard evaluation site labelling serve rewards/judge rewards/constitution rewards/sandbox rewards/constraints",
     ),
-    "what is driven": (8_950, "stages report api demo loop launch cli"),
+    "what is driven": (9_250, "stages report api demo loop launch cli"),
 }
 COUNTED_APART = {"kernels", ""}  # Python beside C, and bridle/__init__.py: within the budget of all Python alone
 OTHERS = {  # not blank
@@ -35,7 +35,7 @@ OTHERS = {  # not blank
     "C": ({".c", ".h"}, 1_200),
 }
 FILE_LINES = 400
-FOLDER_FILES, FILES_OF = 12, {"bridle/stages": 27, "bridle/feedback/store": 15}
+FOLDER_FILES, FILES_OF = 12, {"bridle/stages": 28, "bridle/feedback/store": 15}
 FUNCTION_LINES, MOST_FUNCTIONS_UNDER, SHARE_UNDER = 60, 40, 0.9
 PARAMETERS = 7
 MANY_PARAMETERS = ("bridle/maths/", "bridle/kernels/")
@@ -178,9 +178,9 @@ def test_each_file_counts_in_one_group() -> None:
 @pytest.mark.parametrize(
     ("check", "good", "bad"),
     [
-        (over_budget, [lines("bridle/demo/a.py", 3_000)], [lines("bridle/demo/a.py", 3_000), lines("bridle/loop.py", 5_951)]),
-        (over_budget, [lines("bridle/rewards/judge.py", 4_000)], [lines("bridle/rewards/judges.py", 9_461)]),
-        (over_budget, [lines("bridle/kernels/a.py", 41_050)], [lines("bridle/kernels/a.py", 41_051)]),
+        (over_budget, [lines("bridle/demo/a.py", 3_000)], [lines("bridle/demo/a.py", 3_000), lines("bridle/loop.py", 6_251)]),
+        (over_budget, [lines("bridle/rewards/judge.py", 4_000)], [lines("bridle/rewards/judges.py", 9_761)]),
+        (over_budget, [lines("bridle/kernels/a.py", 41_900)], [lines("bridle/kernels/a.py", 41_901)]),
         (long_files, [lines("bridle/core/a.py", 400)], [lines("bridle/core/a.py", 401)]),
         (
             full_folders,
@@ -189,8 +189,8 @@ def test_each_file_counts_in_one_group() -> None:
         ),
         (
             full_folders,
-            [lines(f"bridle/stages/a{n}.py", 1) for n in range(27)],
             [lines(f"bridle/stages/a{n}.py", 1) for n in range(28)],
+            [lines(f"bridle/stages/a{n}.py", 1) for n in range(29)],
         ),
         (
             long_functions,

@@ -7,7 +7,7 @@ from bridle.recipe.by_size import (
     NEW_CEILING,
     RATES,
     SMALL,
-    rates_too_high,
+    odd_rates,
     settings_by_shape,
     settings_by_size,
     size_text,
@@ -46,7 +46,7 @@ def test_whatever_the_size_nothing_moves_fast(parameters: int) -> None:
             assert 0 < value <= (NEW_CEILING if "slim" in dotted else CEILING)
         if dotted.endswith("optimizer"):
             assert value == "adamw"
-    assert not rates_too_high("ppo", recipe.ppo, parameters) and not rates_too_high("sft", recipe.sft, parameters)
+    assert not odd_rates("ppo", recipe.ppo, parameters) and not odd_rates("sft", recipe.sft, parameters)
 
 
 def test_a_larger_model_never_gets_a_larger_rate() -> None:
@@ -89,9 +89,9 @@ def test_a_shape_that_the_recipe_cannot_hold_is_said() -> None:
 
 
 def test_a_rate_ten_times_too_high_is_warned_of() -> None:
-    (told,) = rates_too_high("sft", SFTSection(), 10**9)
+    (told,) = odd_rates("sft", SFTSection(), 10**9)
     assert (
         told.startswith("sft.learning_rate = 0.01 is ") and "--set sft.learning_rate=1.7e-05" in told and "1B" in told
     )
-    assert len(rates_too_high("ppo", PPOSection(), 10**9)) == 2, "the policy's and the critic's"
-    assert not rates_too_high("ppo", PPOSection(learning_rate=1e-5, critic_learning_rate=1e-4), 10**9)
+    assert len(odd_rates("ppo", PPOSection(), 10**9)) == 2, "the policy's and the critic's"
+    assert not odd_rates("ppo", PPOSection(learning_rate=1e-5, critic_learning_rate=1e-4), 10**9)

@@ -15,6 +15,7 @@ from bridle.core.records import Prompt
 from bridle.models.contents import folder_hash
 from bridle.models.files.source import EXTRA_TEMPLATES
 from bridle.models.files.writing import SavedAs
+from bridle.models.lora.peft_files import ADAPTER_FOLDER
 from bridle.models.policy import (
     Policy,
     RewardModel,
@@ -107,7 +108,7 @@ def place_to_save(folder: str | Path) -> Path:
     """Where a model may be written: at a new place, in an empty folder, or over a model; UsageError where more would be replaced."""
     place = Path(folder)
     held = list(place.iterdir()) if place.is_dir() else []
-    others = [entry for entry in held if entry.is_dir() and entry.name != EXTRA_TEMPLATES]
+    others = [entry for entry in held if entry.is_dir() and entry.name not in (EXTRA_TEMPLATES, ADAPTER_FOLDER)]
     if held and (not (place / "config.json").is_file() or others):
         raise UsageError(f"{place} holds more than a model, and all of it would be replaced; name a new folder")
     return place

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bridle.core.errors import UnsupportedModel
+from bridle.models.sizes import read_object
 
 MAGIC = b"GGUF"
 RESAVE = (
@@ -80,6 +81,18 @@ def family_of(raw: Mapping[str, Any]) -> str:
     return f"{first_architecture(raw) or 'a model'} of model_type {str(raw.get('model_type'))[:80]!r}"
 
 
+def is_adapter(place: Path) -> bool:
+    """Whether an adapter lies there without its base, as peft saves it."""
+    return (place / "adapter_config.json").is_file() and not (place / "config.json").is_file()
+
+
+def adapter_base(place: Path) -> tuple[Path | None, str]:
+    """The folder of the model that an adapter is on, None where it is not here, and what the adapter calls it."""
+    named = str(read_object(place / "adapter_config.json").get("base_model_name_or_path") or "")
+    there = [folder for folder in (Path(named), place / named) if named and (folder / "config.json").is_file()]
+    return (there[0] if there else None), named
+
+
 def place_fault(place: Path) -> str:
     """Why no model can be read at a place, as a sentence; empty where there is a folder with config.json, or a GGUF file."""
     takes = "--model takes a folder with config.json and model.safetensors, a GGUF file, or a hub's ORG/NAME"
@@ -89,8 +102,16 @@ def place_fault(place: Path) -> str:
         return "" if is_gguf(place) else file_fault(place, takes)
     if (place / "config.json").is_file():
         return ""
-    if (place / "adapter_config.json").is_file():
-        return f"{place} is a LoRA adapter and not a whole model; merge it into its base and name that folder"
+    if is_adapter(place):
+        base, named = adapter_base(place)
+        return (
+            ""
+            if base is not None
+            else (
+                f"{place} is a LoRA adapter and not a whole model, and its base {named!r} is not a folder here; write where that lies as "
+                "base_model_name_or_path into its adapter_config.json, or merge the two and name that folder"
+            )
+        )
     if (place / "params.json").is_file():
         return (
             f"{place} has params.json and no config.json, its makers' own form; fetch the model in Hugging Face's, or convert it "

@@ -25,7 +25,7 @@ from bridle.core.errors import ModelError
 from bridle.models.contents import INDEX, TEXTS, WEIGHTS, weight_files, weight_names
 from bridle.models.sizes import read_object
 
-CONFIG, SIDECAR = "config.json", "bridle_source.json"
+CONFIG, SIDECAR, ADAPTER_CONFIG = "config.json", "bridle_source.json", "adapter_config.json"
 WRITTEN_ANEW = {SIDECAR, "bridle_reward.json"}
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 EXTRA_TEMPLATES = "additional_chat_templates"
@@ -43,7 +43,8 @@ LARGEST, LARGEST_TOGETHER = 64 * 2**20, 256 * 2**20  # bytes; a tokenizer of 260
 
 @dataclass(frozen=True)
 class ModelSource:
-    """The folder that a model came from; empty for one that was made from nothing. `left_out`: what else lies there and is not kept."""
+    """The folder that a model came from, its `place` and its `content` hash; empty for one that was made from nothing. `left_out`: what
+    else lies there and is not kept."""
 
     files: Mapping[str, bytes] = field(default_factory=dict)
     layout: Mapping[str, str] = field(default_factory=dict)
@@ -51,6 +52,8 @@ class ModelSource:
     dtypes: Mapping[str, str] = field(default_factory=dict)
     settings: Mapping[str, str] = field(default_factory=dict)
     left_out: tuple[str, ...] = ()
+    place: str = ""
+    content: str = ""
 
     def of_tokenizer(self) -> ModelSource:
         """What of it belongs to other weights with the same tokenizer."""
@@ -85,7 +88,8 @@ def read_source(folder: Path) -> ModelSource:
             "exported in float32"
         )
     return ModelSource(
-        files, layout, metadata, {**dtypes, **came.get("dtypes", {})}, {**settings, **came.get("settings", {})}, tuple(left_out)
+        files, layout, metadata, {**dtypes, **came.get("dtypes", {})}, {**settings, **came.get("settings", {})}, tuple(left_out),
+        str(folder),
     )  # fmt: skip
 
 
@@ -121,13 +125,15 @@ def kept_files(folder: Path) -> tuple[dict[str, bytes], list[str]]:
 
 def walked(folder: Path) -> Iterator[Path]:
     """Every file below a folder, and as they are the folders that are not looked into: another model's, and what lies behind a link.
-    Hidden ones are passed over: what version control, downloads and editors keep, and passwords."""
+    Hidden ones are passed over: what version control, downloads and editors keep, and passwords; so is an adapter, which says how these
+    weights came to be."""
     for here, folders, names in os.walk(folder):
         for name in sorted(folders):
             inner = Path(here, name)
-            if name[0] == "." or inner.is_symlink() or (inner / CONFIG).exists():
+            passed = name[0] == "." or (inner / ADAPTER_CONFIG).exists()
+            if passed or inner.is_symlink() or (inner / CONFIG).exists():
                 folders.remove(name)
-                yield from [] if name[0] == "." else [inner]
+                yield from [] if passed else [inner]
         folders.sort()
         yield from (Path(here, name) for name in sorted(names) if name[0] != "." or name == ".gitattributes")
 

@@ -26,6 +26,9 @@ from bridle.models.decoder import ARCHITECTURES, DecoderConfig
 from bridle.models.files.chat_template import token_ids
 from bridle.models.files.source import CONFIG, DTYPES, EXTRA_TEMPLATES, SIDECAR, ModelSource
 from bridle.models.foreign import ForeignConfig, LanguageModel
+from bridle.models.lora.adapter import Adapter
+from bridle.models.lora.low_rank import merged_tensors
+from bridle.models.lora.peft_files import ADAPTER_FOLDER, write_adapter
 from bridle.models.scorer import Scorer
 from bridle.models.template import ASKED, PAD, Template
 
@@ -42,6 +45,8 @@ class Saved(Protocol):
     def template(self) -> Template: ...
     @property
     def source(self) -> ModelSource: ...
+    @property
+    def adapter(self) -> Adapter | None: ...
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,7 @@ def write_model(folder: Path, model: Saved, raw: dict[str, Any], form: SavedAs =
         write_settings(folder / GENERATION, tokens)
     elif changed:
         name_stops(folder, raw, template)
-    tensors = {name: tensor.detach().cpu() for name, tensor in model.module.state_dict().items()}
+    tensors = {name: tensor.detach().cpu() for name, tensor in merged_tensors(model.module)}
     if isinstance(model.module, Scorer):
         raw["pad_token_id"] = name_pad(folder, raw, template)
         raw["vocab_size"] = make_room(tensors, model.module, raw["pad_token_id"])
@@ -84,6 +89,9 @@ def write_model(folder: Path, model: Saved, raw: dict[str, Any], form: SavedAs =
     raw |= dtype_settings(raw, source, form)
     write_settings(folder / CONFIG, raw, source.settings.get(CONFIG))
     write_weights(folder, {name: cast(name, t, form, came) for name, t in tensors.items()}, source)
+    if not form.exported and model.adapter is not None:
+        (folder / ADAPTER_FOLDER).mkdir()
+        write_adapter(folder / ADAPTER_FOLDER, model.module, model.adapter)
     if not form.exported and (set(came.values()) - {"F32"} or dtypes_named(source) - {"float32"}):
         (folder / SIDECAR).write_text(
             json.dumps({"dtypes": came, "settings": dict(source.settings)}, indent=1), "utf-8"

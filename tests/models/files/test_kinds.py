@@ -123,8 +123,8 @@ KINDS: dict[str, tuple[str, Write, str]] = {  # what it is called there, what it
     ),
     "adapter": (
         "mine",
-        only("adapter_config.json", "adapter_model.safetensors"),
-        "is a LoRA adapter and not a whole model",
+        only("adapter_config.json", "adapter_model.safetensors", content=b'{"base_model_name_or_path": "some/base"}'),
+        "is a LoRA adapter and not a whole model, and its base 'some/base' is not a folder here",
     ),
     "pickles": ("mine", pickles, "has pytorch_model.bin: pickles, which may run code as they are read"),
     "pickles, no config": ("mine", only("consolidated.00.pth"), "has consolidated.00.pth: pickles"),

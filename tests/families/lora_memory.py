@@ -1,0 +1,58 @@
+"""What adapters save, for docs/models.md: counted on networks of the right shapes without numbers.
+
+Four bytes a weight, a gradient and two moments of AdamW, all in float32, as bridle trains; not counted are activations and the engine's
+copy, which both ways have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+from bridle.models.decoder import Decoder, DecoderConfig
+from bridle.models.lora.adapter import learning_tensors, with_adapter
+from bridle.models.scorer import Scorer
+from bridle.recipe.data import LoRASection
+
+SHAPES = {
+    "135M (SmolLM2)": DecoderConfig("llama", 49_152, 576, 1_536, 30, 9, 3, 64, max_positions=8_192),
+    "8B (Llama 3.1)": DecoderConfig(
+        "llama", 128_256, 4_096, 14_336, 32, 32, 8, 128, max_positions=131_072, tie_embeddings=False
+    ),
+}
+HELD, TRAINED = 4, 4 + 4 + 8  # bytes of a number that is read, and of one that learns
+
+
+def numbers(module: nn.Module) -> int:
+    return sum(weight.numel() for weight in module.parameters())
+
+
+def counts(config: DecoderConfig, r: int = 16) -> tuple[int, int, int]:
+    """Numbers of the whole model, of a scorer on its trunk, and of its adapter."""
+    with torch.device("meta"):  # shapes without numbers
+        module = Decoder(config)
+        scorer = Scorer(module.model)
+    adapter = learning_tensors(with_adapter(module, LoRASection(r=r)))
+    return numbers(module), numbers(scorer), sum(weight.numel() for weight in adapter.values())
+
+
+def lora_memory() -> Iterator[str]:
+    pairs = ["SFT: all weights | adapter", "DPO: all weights | adapter", "PPO: all weights | adapters, one trunk"]
+    yield f"| model | adapter, r = 16 | {' | '.join(pairs)} | a checkpoint of SFT: all weights | adapter |"
+    yield "|---|---|---|---|---|---|---|---|---|---|"
+    for name, config in SHAPES.items():
+        whole, scorer, adapter = counts(config)
+        head = config.hidden_size
+        row = [
+            TRAINED * whole, HELD * whole + TRAINED * adapter,  # SFT
+            (TRAINED + HELD) * whole, HELD * whole + TRAINED * adapter,  # DPO: the reference is the base
+            (TRAINED + HELD) * whole + (TRAINED + HELD) * scorer, HELD * whole + (2 * TRAINED + HELD) * (adapter + head),
+            12 * whole, 12 * adapter,
+        ]  # fmt: skip
+        yield f"| {name} | {adapter / 1e6:.1f}M of {whole / 1e6:,.0f}M ({adapter / whole:.1%}) | {' | '.join(map(gibibytes, row))} |"
+
+
+def gibibytes(count: int) -> str:
+    return f"{count / 2**30:.2g} GiB" if count < 2**30 else f"{count / 2**30:,.1f} GiB"
