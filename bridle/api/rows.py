@@ -61,7 +61,7 @@ def pairs_in(row: ImportedRow) -> list[Pair]:
     return found
 
 
-def judged_in(row: ImportedRow) -> list[Pair | Vote]:
+def votes_and_pairs_in(row: ImportedRow) -> list[Pair | Vote]:
     """The same, and each answer that the row calls good or bad by itself."""
     stated = [one for one in row.opinions if one.kind == "vote" and one.criterion is None]
     votes = [(row.prompt, row.answers[one.answer], one.value) for one in stated if one.value is not None]
@@ -78,7 +78,9 @@ DEMONSTRATIONS = Needed(
     demonstrations_in,
 )
 COMPARISONS = Needed("a comparison", (("prompt", "chosen", "rejected"), ("chosen", "rejected")), pairs_in)
-JUDGED = Needed("an answer that is good or bad", (("prompt", "completion", "label"), *COMPARISONS.forms), judged_in)
+JUDGED = Needed(
+    "an answer that is good or bad", (("prompt", "completion", "label"), *COMPARISONS.forms), votes_and_pairs_in
+)
 PROMPTS = Needed("a prompt", (("prompt",), ("messages",)), prompts_in, Form.PROMPT)
 
 

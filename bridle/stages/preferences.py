@@ -56,7 +56,7 @@ def rating_snapshot(work: Work, labels: Labels, sources: Collection[Source] = SO
     return take_rating_snapshot(work.store, labels, reliability={**reliability_of(work), **users}, sources=sources)
 
 
-def comparisons_of(work: Work) -> Lesson:
+def lesson_of_comparisons(work: Work) -> Lesson:
     """All that is compared on the whole, as one lesson."""
     return Lesson("", Labels("comparisons", None), training_snapshot(work))
 
@@ -67,7 +67,7 @@ def lessons_for_kto(work: Work, wanted: str) -> list[Lesson]:
     found = labels_by_criterion(work.store, work.data.study, sources=sources)
     there, lessons = found.get(None, {}), list[Lesson]()
     if wanted != "votes" and "comparisons" in there:
-        lessons.append(comparisons_of(work))
+        lessons.append(lesson_of_comparisons(work))
     if wanted != "comparisons" and "vote" in there:
         votes = Labels("vote", None)
         lessons.append(Lesson("votes", votes, rating_snapshot(work, votes, sources)))
@@ -114,7 +114,7 @@ def train_offline(work: Work, method: Method, variant: Variant) -> dict[str, Any
     config = dict(recipe)[method.section]
     start = config.start or "sft"
     held_to = start if config.loss in NO_REFERENCE else config.reference or start
-    lessons = lessons_for_kto(work, config.labels) if config.loss == "kto" else [comparisons_of(work)]
+    lessons = lessons_for_kto(work, config.labels) if config.loss == "kto" else [lesson_of_comparisons(work)]
     snapshots = {".".join(filter(None, ("snapshot", one.task))): one.snapshot.id for one in lessons}
     parents = {**model_parents(work, name, (start, held_to), "sft" if start == "sft" else "start"), **snapshots}
     key = stage_key(recipe, ("model", method.section, "data", "sampling"), parents)

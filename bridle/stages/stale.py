@@ -48,8 +48,8 @@ def judge_staleness(work: Work) -> dict[str, Any]:
 
 
 def first_said(judged: Sequence[tuple[Item, Judgement]]) -> list[Pair]:
-    """What was said first of each pair of answers, pairs that share none: what another person says of the same pair is about the same
-    fault or merit of the reward model once more."""
+    """What was said first of each pair of answers, pairs that share none: what another person says of the same pair is about the
+    same place of the reward model once more."""
     found = dict[str, list[Pair]]()
     for item, judgement in judged:
         if item.id not in found and (pairs := disjoint_pairs(item, judgement)):

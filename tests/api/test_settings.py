@@ -30,11 +30,12 @@ def test_each_setting_is_listed_with_type_default_and_meaning(name: str) -> None
     page = " ".join(pydoc.render_doc(bridle.api.__dict__[name], renderer=pydoc.plaintext).split())
     assert not any(one.kind is inspect.Parameter.VAR_KEYWORD for one in listed.values())
     assert set(call.settings) <= set(listed) and len(call.settings) > 8
-    for key, section in call.settings.items():
-        field, default = sections()[section].model_fields[key], listed[key].default
+    for key, dotted in call.settings.items():
+        section, _, setting = dotted.partition(".")
+        field, default = sections()[section].model_fields[setting], listed[key].default
         if key == "online_rounds":  # a parameter of its own
             continue
-        usual = dict(dict(Recipe())[section])[key]
+        usual = dict(dict(Recipe())[section])[setting]
         assert default.otherwise == usual if isinstance(default, BySize) else default == usual
         assert f"{key}: {type_text(plain_type(field.annotation))} = {default!r} {meaning_of(field)}".strip() in page
 
@@ -42,9 +43,9 @@ def test_each_setting_is_listed_with_type_default_and_meaning(name: str) -> None
 def test_defaults_by_size_are_those_of_the_rule() -> None:
     by_size = settings_by_size(10**9, 2048)
     for name in WITH_SETTINGS:
-        for key, section in CALLS[name].settings.items():
+        for key, dotted in CALLS[name].settings.items():
             default = parameters_of(name)[key].default
-            assert isinstance(default, BySize) is (name != "pretrain" and f"{section}.{key}" in by_size), (name, key)
+            assert isinstance(default, BySize) is (name != "pretrain" and dotted in by_size), (name, key)
     assert "kl_coef: float = <by the model's size, or 0.12>" in str(bridle.ppo.__doc__)
 
 

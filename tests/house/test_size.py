@@ -15,10 +15,10 @@ import pytest
 
 from tests.house.source import ROOT, Source, lines_of, listed, package, written_by_us
 
-ALL_PYTHON = 41_900
+ALL_PYTHON = 42_600
 # Folders, or files without their ending; a file that is named here counts where it is named, not with its folder.
 BUDGETS = {
-    "the reader's core": (9_760, "core project compute recipe maths models generation rewards training"),
+    "the reader's core": (9_950, "core project compute recipe maths models generation rewards training"),
     # Who reads the loop need not read how a GGUF file, a hub, an adapter of peft's, or a file of one of sixty forms is read.
     "what others wrote": (5_950, "models/files models/lora/peft_files models/lora/merging feedback/importing"),
     # What people said is kept for ever: who is asked, how good it is, what goes out, how it is kept safe, each in a folder of its own.
@@ -27,7 +27,7 @@ BUDGETS = {
         8_400,
         "guard evaluation site labelling serve rewards/judge rewards/constitution rewards/sandbox rewards/constraints",
     ),
-    "what is driven": (9_250, "stages report api demo loop launch cli"),
+    "what is driven": (9_800, "stages report api demo loop launch cli"),
 }
 COUNTED_APART = {"kernels", ""}  # Python beside C, and bridle/__init__.py: within the budget of all Python alone
 OTHERS = {  # not blank
@@ -178,9 +178,9 @@ def test_each_file_counts_in_one_group() -> None:
 @pytest.mark.parametrize(
     ("check", "good", "bad"),
     [
-        (over_budget, [lines("bridle/demo/a.py", 3_000)], [lines("bridle/demo/a.py", 3_000), lines("bridle/loop.py", 6_251)]),
-        (over_budget, [lines("bridle/rewards/judge.py", 4_000)], [lines("bridle/rewards/judges.py", 9_761)]),
-        (over_budget, [lines("bridle/kernels/a.py", 41_900)], [lines("bridle/kernels/a.py", 41_901)]),
+        (over_budget, [lines("bridle/demo/a.py", 3_000)], [lines("bridle/demo/a.py", 3_000), lines("bridle/loop.py", 6_801)]),
+        (over_budget, [lines("bridle/rewards/judge.py", 4_000)], [lines("bridle/rewards/judges.py", 9_951)]),
+        (over_budget, [lines("bridle/kernels/a.py", 42_600)], [lines("bridle/kernels/a.py", 42_601)]),
         (long_files, [lines("bridle/core/a.py", 400)], [lines("bridle/core/a.py", 401)]),
         (
             full_folders,
