@@ -276,6 +276,19 @@ def test_orpo_has_numbers_where_an_answer_is_certain_or_impossible(near: float, 
         assert gap == pytest.approx(log_odds(near) - log_odds(-1.0), rel=1e-9)
 
 
+def test_orpos_odds_keep_their_digits_where_an_answer_is_nearly_certain() -> None:
+    """log1p(-exp(m)) in float32 is .06 nats off at m = -1e-6, and its gradient by some percent."""
+    for near in (-1e-6, -2e-6, -3e-5):
+        found = []
+        for dtype in (torch.float32, torch.float64):
+            x = torch.tensor([-1e-5, near], dtype=torch.float32).to(dtype).requires_grad_()
+            loss, stats = orpo(x[:1], x[1:], torch.ones(1, dtype=dtype), odds_weight=1.0, count=1)
+            loss.backward()
+            assert x.grad is not None
+            found.append([float(stats["margin"]), *x.grad.tolist()])
+        assert found[0] == pytest.approx(found[1], rel=1e-5), near
+
+
 def test_none_of_them_overflows() -> None:
     far, zero, one = wide(2000.0, -2000.0), torch.zeros(2, dtype=torch.float64), torch.ones(2, dtype=torch.float64)
     assert float(simpo(far, zero, one, beta=1.0, margin=0.0, count=1)[0]) == 2000.0
