@@ -25,6 +25,7 @@ from bridle.core.errors import BridleError, ModelError, UnsupportedModel, UsageE
 from bridle.models.decoder import Decoder
 from bridle.models.foreign import Foreign
 from bridle.models.policy import save_policy
+from tests.families.table import WALKED
 from tests.models.families import CHATML, byte_level
 from tests.models.tiny import one_sentence, random_ids, write_foreign
 from tests.models.tiny import policy as tiny_policy
@@ -209,3 +210,14 @@ def test_a_trunk_by_itself_is_refused_though_its_embeddings_could_be_its_head(tm
     folder = saved(tmp_path / "model", "llama-tied")
     with pytest.raises(UnsupportedModel, match="without that head it writes no text"):
         bridle.load(AutoModel.from_pretrained(folder), AutoTokenizer.from_pretrained(folder))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", WALKED)
+def test_every_family_is_read_from_memory_as_from_its_folder(name: str, tmp_path: Path) -> None:
+    WALKED[name].write(tmp_path / "model", "")
+    read = bridle.load(tmp_path / "model", precision="float32").policy
+    given = bridle.load(*objects(tmp_path / "model"), precision="float32").policy
+    assert type(given.module) is type(read.module) and given.template.hash == read.template.hash
+    assert given.template.stop_ids == read.template.stop_ids
+    assert same(weights(given.module), read.module)
