@@ -268,7 +268,7 @@ def test_simpo_has_no_reference(settings: dict[str, str]) -> None:
 
 def test_defaults_are_those_of_earlier_versions_in_their_order() -> None:
     dumped = Recipe().model_dump(mode="json")
-    came_later = ("label", "judge", "constitution", "serve", "loop")
+    came_later = ("label", "judge", "constitution", "serve", "loop", "track")
     assert [name for name in dumped if name not in came_later] == list(EARLIER["dump"])
     for name, section in EARLIER["dump"].items():
         if name == "data":  # 0 stands for all that was imported; the playground's numbers are what they were
