@@ -15,11 +15,11 @@ What all trainers here share:
 - With `folder`, metrics and checkpoints are kept there, and the same call again resumes where it stopped, or restores what was
   finished. It must be the same call: other settings, data or another model are refused. A reward function cannot be compared.
 - `on_log(step, total, metrics)` is called for every line of metrics.jsonl. If it raises, that step is saved first, in
-  `folder` where there is one; then its exception comes through.
+  `folder` where there is one; then its exception comes through. What `tensorboard` and `wandb` give raises nothing.
 """
 
 from bridle.api.models import Model, ScoreModel, load, load_reward
-from bridle.api.runs import tensorboard
+from bridle.api.runs import tensorboard, wandb
 from bridle.api.trainers import (
     best_of_n,
     dpo,
@@ -39,5 +39,5 @@ from bridle.api.trainers import (
 
 __all__ = [
     "Model", "ScoreModel", "best_of_n", "dpo", "grpo", "kto", "load", "load_reward", "online_dpo", "orpo", "ppo", "pretrain",
-    "rebel", "reward_model", "rloo", "sft", "tensorboard", "tune", "verifier",
+    "rebel", "reward_model", "rloo", "sft", "tensorboard", "tune", "verifier", "wandb",
 ]  # fmt: skip

@@ -12,7 +12,8 @@ import torch
 from bridle.api.models import Model, Result, quiet
 from bridle.compute.device import Device, as_begun, choose_as
 from bridle.compute.randomness import generator
-from bridle.core.errors import ProjectError, UsageError
+from bridle.compute.trackers import Tracker, tensorboard_tracker, wandb_tracker
+from bridle.core.errors import ProjectError
 from bridle.core.files import write_json, write_text
 from bridle.core.records import content_hash
 from bridle.guard.health import Health
@@ -67,7 +68,7 @@ def training(
     elif stage != "reward":
         policy.module = branch(policy.module)
     policy.origin = content_hash([before.stamp, key])  # other weights under a name of their own
-    threads = torch.get_num_threads()
+    threads, well = torch.get_num_threads(), False
     try:
         with tempfile.TemporaryDirectory() as passing:
             place = Path(passing) / stage if folder is None else Path(folder)
@@ -78,11 +79,14 @@ def training(
                 run.progress, run.on_log, run.kept = progress_of(on_log), on_log, folder is not None
                 with run:
                     yield run, before
+        well = True
     except BaseException:
         policy.module, policy.adapter = before.module, before.adapter
         policy.origin, policy.step = before.origin, before.step
         raise
     finally:
+        if isinstance(on_log, Tracker):
+            on_log.close(well)
         if model.device is not device:
             choose_as(device.arithmetic, threads)
             model.device = device
@@ -134,16 +138,17 @@ def tensorboard(folder: str | Path) -> OnLog:
 
     A folder holds one training: `on_log=bridle.tensorboard("tb/ppo")`, then `tensorboard --logdir tb`.
     """
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise UsageError("TensorBoard is not installed; install it by `pip install 'bridle[track]'`") from error
-    writer = SummaryWriter(str(folder))
+    return tensorboard_tracker(Path(folder), quiet().say)
 
-    def log(step: int, total: int, metrics: Mapping[str, float | int | str | None]) -> None:
-        for name, value in metrics.items():
-            if isinstance(value, int | float):
-                writer.add_scalar(name, value, step)
-        writer.flush()
 
-    return log
+def wandb(
+    *, project: str = "", name: str = "", config: Mapping[str, Any] | None = None, folder: str | Path | None = None
+) -> OnLog:
+    """An `on_log` that sends every number to Weights & Biases, under its name in metrics.jsonl. Needs the extra `wandb`.
+
+    `config` is shown beside them there, and is all that is sent besides numbers. Give it the call's own `folder`, and a resumed call goes
+    on in the same run of W&B and sends no step twice; without one each call is a run of its own. The environment means what it always
+    does to wandb: WANDB_MODE=offline keeps all of it on this machine, in `folder` where there is one.
+    """
+    named = {key: value for key, value in (("project", project), ("name", name)) if value}
+    return wandb_tracker(None if folder is None else Path(folder), named, config or {}, quiet().say)

@@ -19,6 +19,7 @@ from bridle.cli.options import Options, let_go, print_lines
 from bridle.cli.project import export, import_, init, push, report
 from bridle.cli.serving import keys, serve
 from bridle.cli.store import store
+from bridle.cli.sweep import sweep
 from bridle.cli.train import evaluate, reward, train
 from bridle.core import timeline
 from bridle.core.errors import BridleError, Interrupted
@@ -179,6 +180,7 @@ def sentence_and_status(error: BaseException, command: str) -> tuple[str, int]:
         sample,
         serve,
         store,
+        sweep,
         train,
     ],
     context_settings={"help_option_names": ["-h", "--help"]},

@@ -14,7 +14,7 @@ from bridle.core.errors import BridleError, ProjectError
 from bridle.core.files import write_json
 from bridle.core.timeline import recording, timed
 from bridle.demo.second import LEFT, SecondProcess, share_threads
-from bridle.demo.session import DemoSession, keep_device
+from bridle.demo.session import DemoSession, keep_device, passing_settings
 from bridle.demo.stages import STAGES
 from bridle.demo.summary import Results, summarise
 from bridle.project.lock import held
@@ -47,8 +47,7 @@ def make_demo(folder: Path, recipe: Recipe) -> None:
 def open_demo(out: Path, recipe: Recipe) -> Project:
     """The project that an earlier session made with the same recipe; with what may differ in it as it is now."""
     project = Project.find(out.resolve())
-    allowed = {"guard.other_arithmetic": recipe.guard.other_arithmetic}
-    if project.recipe.with_settings(allowed) != recipe:
+    if project.recipe.with_settings(passing_settings(recipe)) != recipe:
         raise ProjectError(
             f"{out} holds a demo of another recipe or seed (its seed is {project.recipe.seed}); "
             "give --out another folder, or remove it"
@@ -83,7 +82,7 @@ def walk(work: Work) -> Results:
     done: Results = {}
     left = sum(stage.seconds for stage in here)
     expected = spent = 0.0  # seconds of the stages so far
-    with SecondProcess(work.project.folder) as second:
+    with SecondProcess(work.project.folder, passing_settings(work.recipe)) as second:
         for stage in here:
             left -= stage.seconds
             work.progress.later = left * (spent / expected if expected else 1.0)

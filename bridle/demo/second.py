@@ -1,19 +1,22 @@
-"""A second process of the demo, which saves time and no more: `python -m bridle.demo.second FOLDER THREADS [--profile]`.
+"""A second process of the demo, which saves time and no more: `python -m bridle.demo.second FOLDER THREADS SETTINGS [--profile]`.
 
 It reads names of stages from its standard input, a line each, does them one after another, and ends at the word "end".
 """
 
 from __future__ import annotations
 
+import json
 import os
 import queue
 import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -40,11 +43,11 @@ def share_threads(work: Work) -> None:
 
 
 class SecondProcess:
-    """A second process of the demo, given stages by name; the first one starts it. What it leaves undone, for whatever reason, is left
-    to the first process, which meets the reason itself. Leaving the context stops it."""
+    """A second process of the demo, given stages by name; the first one starts it, with the `settings` of its own session. What it leaves
+    undone, for whatever reason, is left to the first process, which meets the reason itself. Leaving the context stops it."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, settings: Mapping[str, Any] | None = None) -> None:
+        self.folder, self.settings = folder, settings or {}
         self.process: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> SecondProcess:
@@ -53,7 +56,7 @@ class SecondProcess:
     def give(self, name: str, threads: int) -> None:
         if self.process is None:
             self.process = subprocess.Popen(
-                second_process_command(self.folder, threads, recording() is not None),
+                second_process_command(self.folder, threads, self.settings, recording() is not None),
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=python_environment(),
                 start_new_session=True,  # Ctrl-C reaches the first process, which passes it on once
             )  # fmt: skip
@@ -87,11 +90,14 @@ class SecondProcess:
         self.process.communicate()  # waits, and closes both pipes, broken or not
 
 
-def second_process_command(folder: Path, threads: int, profile: bool = False) -> list[str]:
-    return [*python_module("bridle.demo.second"), str(folder), str(threads), *(["--profile"] if profile else [])]
+def second_process_command(
+    folder: Path, threads: int, settings: Mapping[str, Any] | None = None, profile: bool = False
+) -> list[str]:
+    words = [str(folder), str(threads), json.dumps(settings or {})]
+    return [*python_module("bridle.demo.second"), *words, *(["--profile"] if profile else [])]
 
 
-def run_second_process(folder: Path, threads: int, profile: bool = False) -> None:
+def run_second_process(folder: Path, threads: int, settings: Mapping[str, Any], profile: bool = False) -> None:
     """Do the stages that are read, one after another. It dies with the process that started it."""
     recorded = record("bridle demo, second process") if profile else None
     given: queue.SimpleQueue[str] = queue.SimpleQueue()
@@ -105,7 +111,8 @@ def run_second_process(folder: Path, threads: int, profile: bool = False) -> Non
 
     threading.Thread(target=listen, daemon=True).start()
     progress = Progress(write=lambda text: print(text, end="", flush=True), live=False)
-    work = Work(Project.find(folder), progress, threads=threads)
+    found = Project.find(folder)
+    work = Work(replace(found, recipe=found.recipe.with_settings(settings)), progress, threads=threads)
     by_name = {stage.name: stage for stage in STAGES}
     try:
         keep_device(work, {**read_demo(folder), "threads": threads})
@@ -119,4 +126,4 @@ def run_second_process(folder: Path, threads: int, profile: bool = False) -> Non
 
 
 if __name__ == "__main__":
-    run_second_process(Path(sys.argv[1]), int(sys.argv[2]), profile="--profile" in sys.argv[3:])
+    run_second_process(Path(sys.argv[1]), int(sys.argv[2]), json.loads(sys.argv[3]), "--profile" in sys.argv[4:])

@@ -14,6 +14,7 @@ from bridle.core.files import read_record, write_json
 from bridle.core.forms import SECONDS
 from bridle.project.kept import ARITHMETIC, THREADS
 from bridle.project.project import Project
+from bridle.recipe.recipe import Recipe
 from bridle.stages.workspace import WAY_ON, Work
 
 DEMO_FILE = "demo.json"
@@ -28,6 +29,11 @@ def read_demo(folder: Path) -> dict[str, Any]:
         raise DataError(
             f"{error}; remove it, and this session's threads and arithmetic are kept from now on"
         ) from error
+
+
+def passing_settings(recipe: Recipe) -> dict[str, Any]:
+    """Those of a session, by dotted key: another session of the same demo may have others."""
+    return {"guard.other_arithmetic": recipe.guard.other_arithmetic, "track": recipe.track.model_dump(mode="json")}
 
 
 @dataclass

@@ -25,7 +25,7 @@ from bridle.recipe.data import DataSection, LoRASection, ModelSection, SamplingS
 from bridle.recipe.offline import DPOSection, KTOSection, ORPOSection, PretrainSection, RewardSection, SFTSection
 from bridle.recipe.online import GRPOSection, PPOSection, REBELSection, RejectionSection, RewardSource, RLOOSection
 from bridle.recipe.services import JudgeSection, LabelSection, LoopSection, ServeSection
-from bridle.recipe.watching import GuardSection
+from bridle.recipe.watching import GuardSection, TrackSection
 
 # A run's key holds a hash of its settings. Two kinds stay out of it, so that the key of a run made earlier is found again.
 NAMES_OF_MODELS = ("start", "reference")  # what they name is among the run's parents, by content hash
@@ -78,6 +78,7 @@ class Recipe(Section):
     rejection: RejectionSection = Field(default_factory=RejectionSection)
     constitution: ConstitutionSection = Field(default_factory=ConstitutionSection)
     guard: GuardSection = Field(default_factory=GuardSection)
+    track: TrackSection = Field(default_factory=TrackSection)
     label: LabelSection = Field(default_factory=LabelSection)
     judge: JudgeSection = Field(default_factory=JudgeSection)
     loop: LoopSection = Field(default_factory=LoopSection)

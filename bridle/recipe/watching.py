@@ -1,4 +1,4 @@
-"""Settings of what watches over a run."""
+"""Settings of what watches over a run, and of what its metrics go to."""
 
 from typing import Literal
 
@@ -88,3 +88,13 @@ class GuardSection(Section):
             "audit": self.on_audit, "refusals": self.on_refusals, "repeats": self.on_repeats, "sameness": self.on_sameness,
             "length": self.on_length, "entropy": self.on_entropy, "disagreement": self.on_disagreement, "kl": self.on_kl,
         }  # fmt: skip
+
+
+class TrackSection(Section):
+    """What gets a run's metrics besides metrics.jsonl: numbers alone, no prompt and no answer. No part of a run's identity."""
+
+    to: list[Literal["tensorboard", "wandb"]] = Field(default_factory=list, max_length=2)
+    """tensorboard: into tensorboard/ of the run's folder; wandb: to Weights & Biases, by `wandb login`, or with WANDB_MODE=offline into
+    wandb/ of the run's folder (docs/python.md)"""
+    project: str = ""
+    """wandb: the project there; empty: WANDB_PROJECT of the environment, else the name of this project's folder"""

@@ -20,6 +20,7 @@ import torch
 from bridle.compute.device import Device, as_begun, choose_as, choose_device
 from bridle.compute.operators import Operators
 from bridle.compute.randomness import derived_seed
+from bridle.compute.trackers import tracked
 from bridle.core.errors import ModelError, UsageError
 from bridle.core.files import write_json
 from bridle.core.records import Prompt, Reward, content_hash
@@ -152,7 +153,7 @@ class Work:
                 run.on_step = self.operators = Operators(kept, stage)
             self.run, usual = run, self.device
             try:
-                with run:
+                with run, tracked(run, recipe or self.recipe, self.project.folder.name):
                     self.compute_on(self.device_of(run))
                     yield run
             finally:

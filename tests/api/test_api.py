@@ -23,6 +23,7 @@ from bridle.models.policy import save_policy
 from bridle.project.metrics import read_metrics
 from bridle.recipe.offline import SFTSection
 from bridle.training import sft as sft_loop
+from tests.compute.wandb_stand_in import Remote
 from tests.house.source import ROOT
 from tests.models.tiny import TEXTS, one_sentence
 from tests.models.tiny import policy as tiny_policy
@@ -62,6 +63,17 @@ class Log:
         self.lines.append((step, total, figures))
         if step == self.fail_at:
             raise ZeroDivisionError("mine")
+
+
+class OutOfOrder:
+    """The same reward, that fails from a call on."""
+
+    def __init__(self, calls: int) -> None:
+        self.left = calls
+
+    def __call__(self, prompts: Sequence[Any], answers: Sequence[str]) -> list[float]:
+        self.left -= 1
+        return [1 / 0] if self.left < 0 else length(prompts, answers)
 
 
 # ------------------------------------------------------------------------------------------------ asking and saving
@@ -433,7 +445,7 @@ def test_every_number_is_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     written: list[tuple[str, str, float, int]] = []
 
     class Writer:
-        def __init__(self, folder: str) -> None:
+        def __init__(self, folder: str, purge_step: int) -> None:
             self.folder = folder
 
         def add_scalar(self, name: str, value: float, step: int) -> None:
@@ -457,6 +469,22 @@ def test_tensorboard_reads_what_was_written(model: bridle.Model, tmp_path: Path)
     found.Reload()
     assert set(found.Tags()["scalars"]) == {"loss", "grad_norm"}
     assert [event.step for event in found.Scalars("loss")] == [0, 5, 7]
+
+
+def test_a_call_that_is_made_again_goes_on_in_the_same_run_of_wandb(
+    model: bridle.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remote, run = Remote(), tmp_path / "run"
+    monkeypatch.setitem(sys.modules, "wandb", remote)
+    log = bridle.wandb(project="p", name="n", config={"mine": 1}, folder=run)
+    reward = OutOfOrder(2)
+    with pytest.raises(ZeroDivisionError):
+        bridle.ppo(model, PROMPTS, reward, folder=run, on_log=log, **PPO)
+    bridle.ppo(model, PROMPTS, length, folder=run, on_log=log, **PPO)
+    (rows,) = remote.rows.values()
+    assert [step for step, _ in rows] == [0, 1, 2] and remote.ended == [1, 0]
+    asked = remote.asked[0]
+    assert (asked["project"], asked["name"], asked["config"]) == ("p", "n", {"mine": 1})
 
 
 # ------------------------------------------------------------------------------------- settings of models that were brought

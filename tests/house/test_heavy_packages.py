@@ -28,6 +28,7 @@ DOORS = {
     "matplotlib": ("bridle.report",),
     "jsonschema": ("bridle.rewards.sandbox",),
     "math_verify": ("bridle.rewards.sandbox",),
+    "wandb": ("bridle.compute.trackers",),
 }
 # httpx2, and the extras
 WHEN_CALLED = (
@@ -44,6 +45,7 @@ WHEN_CALLED = (
     "pyarrow",
     "ray",
     "tensorboard",
+    "wandb",
 )
 WITHOUT_TORCH = tuple(f"bridle.{name}" for name in LIGHT)
 

@@ -33,6 +33,7 @@ FLOORS = {  # from the lowest up, as docs/map.md draws them
     "launch": 9,
     "demo": 10,
     "loop": 10,
+    "sweep": 10,
     "cli": 11,
 }
 FILES_AT_THE_ROOT = {"bridle/__init__.py", "bridle/loop.py"}
