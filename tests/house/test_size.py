@@ -15,10 +15,10 @@ import pytest
 
 from tests.house.source import ROOT, Source, lines_of, listed, package, written_by_us
 
-ALL_PYTHON = 42_600
+ALL_PYTHON = 43_300
 # Folders, or files without their ending; a file that is named here counts where it is named, not with its folder.
 BUDGETS = {
-    "the reader's core": (9_950, "core project compute recipe maths models generation rewards training"),
+    "the reader's core": (10_050, "core project compute recipe maths models generation rewards training"),
     # Who reads the loop need not read how a GGUF file, a hub, an adapter of peft's, or a file of one of sixty forms is read.
     "what others wrote": (5_950, "models/files models/lora/peft_files models/lora/merging feedback/importing"),
     # What people said is kept for ever: who is asked, how good it is, what goes out, how it is kept safe, each in a folder of its own.
@@ -178,9 +178,9 @@ def test_each_file_counts_in_one_group() -> None:
 @pytest.mark.parametrize(
     ("check", "good", "bad"),
     [
-        (over_budget, [lines("bridle/demo/a.py", 3_000)], [lines("bridle/demo/a.py", 3_000), lines("bridle/loop.py", 6_801)]),
-        (over_budget, [lines("bridle/rewards/judge.py", 4_000)], [lines("bridle/rewards/judges.py", 9_951)]),
-        (over_budget, [lines("bridle/kernels/a.py", 42_600)], [lines("bridle/kernels/a.py", 42_601)]),
+        (over_budget, [lines("bridle/demo/a.py", 3_000)], [lines("bridle/demo/a.py", 3_000), lines("bridle/loop.py", 7_451)]),
+        (over_budget, [lines("bridle/rewards/judge.py", 4_000)], [lines("bridle/rewards/judges.py", 10_051)]),
+        (over_budget, [lines("bridle/kernels/a.py", 43_300)], [lines("bridle/kernels/a.py", 43_301)]),
         (long_files, [lines("bridle/core/a.py", 400)], [lines("bridle/core/a.py", 401)]),
         (
             full_folders,
