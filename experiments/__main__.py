@@ -37,6 +37,7 @@ MODULES = {  # each defines EXPERIMENT
     "E14": "experiments.judges",
     "E15": "experiments.constitution",
     "RLAIF": "experiments.rlaif",
+    "E16": "experiments.wheel",
     "planted": "experiments.planted",
     "E17": "experiments.truth",
     "E18": "experiments.hour",

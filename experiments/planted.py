@@ -22,8 +22,8 @@ from bridle.loop.votes import live_votes
 from bridle.stages.workspace import Work, require_model
 from experiments.harness import Claim, Experiment, Row
 from experiments.playground import Halves, gold_of, in_lab, train_kept
-from experiments.rounds import beside
-from experiments.wheel import LOOP, with_settings
+from experiments.rounds import beside, with_settings
+from experiments.wheel import LOOP
 
 VOTES = 300  # within which it must be back
 AT_A_TIME = 50  # users between two looks at the votes

