@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from bridle.cli.completion import language_model_names
 from bridle.cli.options import (
     Options,
     listening_options,
@@ -21,7 +22,10 @@ from bridle.core.errors import UsageError
 
 
 @click.command()
-@click.option("--model", default="sft", metavar="NAME", show_default=True, help="The project's model that answers.")
+@click.option(
+    "--model", default="sft", metavar="NAME", show_default=True, shell_complete=language_model_names,
+    help="The project's model that answers.",
+)  # fmt: skip
 @click.option(
     "--prompts",
     type=click.IntRange(0, 10**7),

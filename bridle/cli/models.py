@@ -4,6 +4,7 @@ from dataclasses import asdict
 
 import click
 
+from bridle.cli.completion import language_model_names, model_names
 from bridle.cli.options import Options, loading, open_project, opened_work, print_found, shared_options
 
 
@@ -29,7 +30,7 @@ def list_(options: Options) -> None:
 
 
 @models.command()
-@click.argument("name", metavar="NAME|HASH")
+@click.argument("name", metavar="NAME|HASH", shell_complete=model_names)
 @shared_options("settings", "wait")
 def show(options: Options, name: str) -> None:
     """Follow a model to its base: parents, reward models that shaped it, and the judgements that each learnt from."""
@@ -44,7 +45,7 @@ def show(options: Options, name: str) -> None:
 
 
 @models.command()
-@click.argument("name", metavar="NAME|HASH")
+@click.argument("name", metavar="NAME|HASH", shell_complete=language_model_names)
 @click.option(
     "--share", type=float, default=1.0, help="Of the users who meet it, the rest what is served now (default: 1, all)."
 )

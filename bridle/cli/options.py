@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
+from bridle.cli.completion import setting_names
 from bridle.core import timeline
 from bridle.core.files import finite_or_none
 from bridle.core.text import one_line
@@ -51,6 +52,7 @@ SHARED = {
     ),
     "settings": click.option(
         "--set", "settings", metavar="SECTION.KEY=VALUE", multiple=True, expose_value=False, callback=note_option,
+        shell_complete=setting_names,
         help="Replace a setting of the recipe for this command; may be given several times.",
     ),
     "as_json": click.option(

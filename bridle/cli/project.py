@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from bridle.cli.completion import model_names, run_names
 from bridle.cli.options import (
     Options,
     chosen_settings,
@@ -111,7 +112,7 @@ def dtype_option(verb: Callable[..., None]) -> Callable[..., None]:
 
 
 @click.command()
-@click.argument("model", metavar="DEST|MODEL")
+@click.argument("model", metavar="DEST|MODEL", shell_complete=model_names)
 @click.argument("folder", metavar="[DIR]", type=click.Path(path_type=Path), required=False)
 @dtype_option
 @click.option("--adapter", is_flag=True, help="The adapter that the model was left with, alone, in peft's form.")
@@ -138,7 +139,7 @@ def export(options: Options, model: str, folder: Path | None, dtype: str | None,
 
 
 @click.command()
-@click.argument("model", metavar="MODEL")
+@click.argument("model", metavar="MODEL", shell_complete=model_names)
 @click.argument("repository", metavar="ORG/NAME")
 @dtype_option
 @click.option("--public", is_flag=True, help="Let everybody read a repository that is made new.")
@@ -154,7 +155,7 @@ def push(options: Options, model: str, repository: str, dtype: str | None, publi
 
 
 @click.command()
-@click.argument("run", metavar="[RUN]", type=click.Path(path_type=Path), required=False)
+@click.argument("run", metavar="[RUN]", type=click.Path(path_type=Path), required=False, shell_complete=run_names)
 @shared_options("settings", "as_json", "wait")
 def report(options: Options, run: Path | None) -> None:
     """Write report.html: of one run's folder, or of the whole project."""

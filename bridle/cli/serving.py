@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from bridle.cli.completion import language_model_names
 from bridle.cli.options import (
     Options,
     chosen_settings,
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("model", metavar="[MODEL]", required=False)
+@click.argument("model", metavar="[MODEL]", required=False, shell_complete=language_model_names)
 @listening_options(8000, "/model")
 @shared_options("as_json", "wait")
 def serve(options: Options, model: str | None, **given: Any) -> None:

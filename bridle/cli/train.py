@@ -1,4 +1,4 @@
-"""Verbs of training: train, reward, evaluate."""
+"""Verbs of training: train, sweep, reward, evaluate."""
 
 import json
 from contextlib import ExitStack
@@ -7,9 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
-from bridle.cli.options import Options, loading, opened_work, print_found, print_metrics, shared_options
-from bridle.core.errors import UsageError
+from bridle.cli.completion import begun_with, language_model_names, swept_words
+from bridle.cli.options import (
+    Options,
+    chosen_settings,
+    loading,
+    open_project,
+    opened_work,
+    print_found,
+    print_metrics,
+    profile_in,
+    shared_options,
+)
+from bridle.core.errors import ProjectError, UsageError
 
 
 class MethodName(click.ParamType):  # type: ignore[type-arg]  # in newer versions of click alone it takes one
@@ -25,6 +37,9 @@ class MethodName(click.ParamType):  # type: ignore[type-arg]  # in newer version
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
         return f"{{{'|'.join(self.choices)}}}"
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        return begun_with(incomplete, self.choices)
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         with loading():
@@ -74,6 +89,74 @@ def train(options: Options, method: str, tasks: tuple[str, ...], function: str |
     print_metrics(options, metrics)
 
 
+@click.command()
+@click.argument("words", metavar="[RECIPE] [SECTION.KEY=A,B,…]…", nargs=-1, shell_complete=swept_words)
+@click.option(
+    "--seeds",
+    type=click.IntRange(1, 1000),
+    default=3,
+    show_default=True,
+    metavar="N",
+    help="Seeds of each setting: the recipe's and those after it.",
+)
+@click.option(
+    "--method", type=MethodName(), help="What the sweep ends with (default: the method whose section is swept)."
+)
+@click.option(
+    "--metric",
+    metavar="NAME",
+    help="What is compared (default: gold on the playground, else proxy; accuracy_after by a verifier, pair_accuracy of a reward model).",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("sweep"),
+    show_default=True,
+    help="Folder to make, with a project for each setting and seed; an unfinished sweep there is resumed.",
+)
+@click.option("--dry-run", is_flag=True, help="Show how many runs there are and what settings share; run nothing.")
+@shared_options()
+def sweep(
+    options: Options,
+    words: tuple[str, ...],
+    seeds: int,
+    method: str | None,
+    metric: str | None,
+    out: Path,
+    dry_run: bool,
+) -> None:
+    """Train with every combination of settings on the same seeds, and compare: `bridle sweep ppo.kl_coef=0.05,0.1,0.2 --seeds 5`. RECIPE
+    is a TOML file (default: the project's own). Stages that settings share are done once."""
+    from bridle.project.progress import Progress
+    from bridle.recipe.recipe import load_recipe
+    from bridle.sweep.grid import read_words
+
+    named, settings = read_words(words)
+    try:
+        source = open_project(options)
+    except ProjectError:
+        if named is None or options.project is not None:
+            raise
+        source = None  # a recipe of the playground needs none
+    with loading():
+        from bridle.sweep.sweep import outline, outline_lines, plan_sweep, run_sweep, with_whole_paths
+        from bridle.sweep.table import sweep_lines
+
+    if named is not None:
+        recipe = with_whole_paths(load_recipe(named).with_settings(chosen_settings(options)), named.resolve().parent)
+    else:
+        assert source is not None
+        recipe = with_whole_paths(source.recipe, source.folder)
+    plan = plan_sweep(recipe, settings, method, metric, seeds, out, source)
+    if dry_run:
+        planned = outline(plan)
+        print_found(options, planned, outline_lines(planned))
+        return
+    profile_in(plan.out)
+    found = run_sweep(plan, Progress(), options.wait)
+    print_found(options, found, sweep_lines(found))
+
+
 @click.group()
 def reward() -> None:
     """The reward that reinforcement learning would learn from."""
@@ -118,8 +201,8 @@ def stale(options: Options) -> None:
 
 
 @click.command()
-@click.argument("model_a", metavar="A")
-@click.argument("model_b", metavar="[B]", required=False)
+@click.argument("model_a", metavar="A", shell_complete=language_model_names)
+@click.argument("model_b", metavar="[B]", required=False, shell_complete=language_model_names)
 @click.option(
     "--by",
     type=click.Choice(["gold", "reward", "verifier", "judge", "people"]),

@@ -34,11 +34,10 @@ class Project:
         """The nearest folder upward from `start` that holds a recipe; what a kill left of its models and runs is put right."""
         if not start.is_dir():
             raise ProjectError(f"there is no folder {start}; name a project's folder")
-        for folder in [start.resolve(), *start.resolve().parents]:
-            if (folder / RECIPE_FILE).is_file():
-                for kept in ("models", "references", "runs", "cache"):
-                    tidy(folder / kept)
-                return cls(folder, load_recipe(folder / RECIPE_FILE))
+        if (folder := project_folder(start)) is not None:
+            for kept in ("models", "references", "runs", "cache"):
+                tidy(folder / kept)
+            return cls(folder, load_recipe(folder / RECIPE_FILE))
         raise ProjectError(
             f"no {RECIPE_FILE} in {start} or above it; "
             "make a project with `bridle init DIR` or name one with --project DIR"
@@ -170,6 +169,12 @@ class Project:
         if folder is None or (key is not None and read_parents(folder, KEYED)["key"] != key):
             return None
         return read_result(folder)
+
+
+def project_folder(start: Path) -> Path | None:
+    """The nearest folder upward from `start` that holds a recipe."""
+    folders = (start.resolve(), *start.resolve().parents)
+    return next((folder for folder in folders if (folder / RECIPE_FILE).is_file()), None)
 
 
 def require_new(folder: Path) -> None:
