@@ -21,6 +21,7 @@ from transformers import (
 )
 
 import bridle
+from bridle.api.inputs import as_prompts
 from bridle.core.errors import BridleError, ModelError, UnsupportedModel, UsageError
 from bridle.models.decoder import Decoder
 from bridle.models.foreign import Foreign
@@ -88,7 +89,7 @@ def test_what_the_objects_say_is_honoured(tmp_path: Path) -> None:
     model = bridle.load(network, tokenizer, precision="float32")
     template, stamp = model.policy.template, model.policy.origin
     assert template.stop_ids == {1, 7, 9} and template.pad_token == "<|doc|>"
-    assert template.prompt_text(bridle.api.inputs.as_prompt("Hello?", 0)).startswith("<|doc|>You: Hello?")
+    assert template.prompt_text(as_prompts(["Hello?"])[0]).startswith("<|doc|>You: Hello?")
     assert template.tokenizer.padding is None and template.tokenizer.truncation is None
     model.save(tmp_path / "saved")
     assert json.loads((tmp_path / "saved/tokenizer_config.json").read_text())["padding_side"] == "left"
@@ -218,6 +219,8 @@ def test_every_family_is_read_from_memory_as_from_its_folder(name: str, tmp_path
     WALKED[name].write(tmp_path / "model", "")
     read = bridle.load(tmp_path / "model", precision="float32").policy
     given = bridle.load(*objects(tmp_path / "model"), precision="float32").policy
-    assert type(given.module) is type(read.module) and given.template.hash == read.template.hash
+    assert type(given.module) is type(read.module) and given.template.source == read.template.source
     assert given.template.stop_ids == read.template.stop_ids
+    asked = as_prompts(["What is 2 + 3?", "<|end|> again?"])
+    assert given.template.prompt_ids(asked) == read.template.prompt_ids(asked)
     assert same(weights(given.module), read.module)
