@@ -113,7 +113,7 @@ def test_bash_offers_a_setting_without_a_space_behind_it(project: Path) -> None:
     program.chmod(0o755)
     asked = (
         "compopt() { echo compopt $*; }; COMP_WORDS=(bridle train ppo --set ppo.kl_ta); COMP_CWORD=4; "
-        "eval \"$(_BRIDLE_COMPLETE=bash_source bridle)\"; _bridle_completion bridle; echo ${COMPREPLY[*]}"
+        'eval "$(_BRIDLE_COMPLETE=bash_source bridle)"; _bridle_completion bridle; echo ${COMPREPLY[*]}'
     )
     environment = {**os.environ, "PATH": f"{project}:{os.environ['PATH']}"}
     told = subprocess.run(["bash", "-c", asked], env=environment, capture_output=True, text=True, check=True).stdout

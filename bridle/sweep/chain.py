@@ -121,7 +121,7 @@ def needed(name: str, recipe: Recipe, metric: str) -> list[str]:
         return [*BEFORE[name], *(people if name == "reward" else [])]
     config, own = dict(recipe)[METHODS[name].section], practises(recipe, name)
     usual = BRANCH if checked_by_program(recipe, name) and people else "sft"
-    held_to = getattr(config, "reference", "")  # ORPO has none
+    held_to = dict(config).get("reference")  # ORPO has none
     models = dict.fromkeys((config.start or usual, held_to or config.start or usual))
     found = [made for model in models if (made := MADE_BY.get(model, model)) in METHODS]
     learned = [source for source in recipe.reward_source if source.kind == "learned" and not source.path]
