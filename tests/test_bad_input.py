@@ -538,7 +538,7 @@ def no_head(folder: Path) -> None:
         (template_of_another, "closes an answer with '<|im_end|>'"), (no_stop_token, "names no stop token; set eos_token"),
         (unknown_stop_token, "names the stop token '</s>', which its tokenizer does not have"),
         (tokenizer_of_another, "they are not of one model"),
-        (adapter, "is a LoRA adapter of 'some/base' and not a whole model; merge"),
+        (adapter, "is a LoRA adapter of 'some/base', which is not a folder here; write where its base lies"),
         (reward_head, "which scores text and writes none"), (no_head, "a trunk without a language model's head"),
     ],
 )  # fmt: skip

@@ -50,7 +50,7 @@ def test_one_argument_exports_the_data(project: Path, tmp_path: Path) -> None:
         (("out.xyz",), "ends as no file of this format does"),
         (("sft",), "of a model name a folder too"),
         (("out.jsonl", "--format", "mine"), "'mine' is not a form of exports; the forms are preference, unpaired"),
-        (("out.jsonl", "--dtype", "float16"), "--dtype is of a model's weights"),
+        (("out.jsonl", "--dtype", "float16"), "--dtype and --adapter are of a model"),
         (("sft", "folder", "--format", "full"), "of a model nothing but --dtype can be chosen"),
         (("out.jsonl", "--licence", "mit"), "--licence is told on the card that --push writes"),
         (("out.jsonl", "--push", "mine"), "does not name a repository"),

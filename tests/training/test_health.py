@@ -271,8 +271,8 @@ def called(name: str) -> list[tuple[str, ast.Call]]:
 def test_no_trainer_leaves_a_part_out() -> None:
     """Each hands selection score and signal to the one end of a step, answers by the one rollout, which knows how many rewards may
     lack, and takes no loss unseen. What is saved, and of what health, stands once, in `compute/steps.py`."""
-    ends, rollouts = called("end") + called("end_step"), called("rollouts")
-    assert len(ends) >= 10 and len(rollouts) >= 6
+    ends, rollouts = called("end") + called("end_step") + called("end_averaged_step"), called("rollouts")
+    assert len(ends) >= 11 and len(rollouts) >= 6
     for path, call in ends:
         assert len(call.args) >= 4, path
         assert "gold" not in ast.unparse(call), path

@@ -35,6 +35,7 @@ def test_a_chain_is_read_and_corrected_by_everybody(site: Site, language: str, l
     if language == "en":
         assert violations(page) == []
     page.locator(f"a[href$='/chains/{number}']").click()
+    expect(page.locator("textarea[name=text]")).to_be_visible()  # the page that was left is being taken down until then
     if language == "en":
         assert violations(page) == []
     page.locator("textarea[name=text]").fill("No. Ask a locksmith.\nOr wait.")
