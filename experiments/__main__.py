@@ -34,6 +34,7 @@ MODULES = {  # each defines EXPERIMENT
     "E9": "experiments.rankings",
     "E10": "experiments.labelers",
     "E12": "experiments.verifiable",
+    "E13": "experiments.rounds",
     "E14": "experiments.judges",
     "E15": "experiments.constitution",
     "RLAIF": "experiments.rlaif",
