@@ -162,7 +162,7 @@ class DataSection(Section):
         default=["import", "study"], min_length=1, max_length=3
     )
     """whose comparisons the reward model, DPO, KTO and ORPO learn from; with serving also those of users of a served model, on prompts of
-    theirs that were drawn for training, each by its weight, and in KTO their thumbs (docs/flywheel.md)"""
+    theirs that were drawn for training, each by its weight (docs/flywheel.md)"""
     drop_limit: float = Field(default=0.5, ge=0, le=1)
     """training is refused where a larger share of its rows cannot be used; 1: never"""
 

@@ -10,7 +10,7 @@ from bridle.core.errors import DataError, NoUsableRows
 from bridle.core.records import Pair, content_hash
 from bridle.evaluation.answers import kl_of
 from bridle.feedback.quality.reliability import stored_weights
-from bridle.feedback.serving.weights import serving_weights, users_reliability
+from bridle.feedback.serving.weights import serving_weights
 from bridle.feedback.store.labels import (
     Labels,
     Lesson,
@@ -51,9 +51,8 @@ def training_snapshot(work: Work, criterion: str | None = None) -> Snapshot:
 
 
 def rating_snapshot(work: Work, labels: Labels, sources: Collection[Source] = SOURCES) -> Snapshot:
-    """The same of votes or scores. Users of a served model, where `sources` has "serving", are as reliable as in their comparisons."""
-    users = users_reliability(work.store) if SERVING in sources else {}
-    return take_rating_snapshot(work.store, labels, reliability={**reliability_of(work), **users}, sources=sources)
+    """The same of votes or scores."""
+    return take_rating_snapshot(work.store, labels, reliability=reliability_of(work), sources=sources)
 
 
 def lesson_of_comparisons(work: Work) -> Lesson:
@@ -62,15 +61,17 @@ def lesson_of_comparisons(work: Work) -> Lesson:
 
 
 def lessons_for_kto(work: Work, wanted: str) -> list[Lesson]:
-    """The comparisons and the votes on the whole, both or the one kind that is `wanted`, as far as there are any."""
-    sources = work.recipe.data.sources
+    """The comparisons and the votes on the whole, both or the one kind that is `wanted`, as far as there are any. Thumbs of users of a
+    served model are not among the votes, whatever sources the recipe names: they like to be flattered."""
+    sources, lessons = work.recipe.data.sources, list[Lesson]()
+    others_than_users = [source for source in sources if source != SERVING]
     found = labels_by_criterion(work.store, work.data.study, sources=sources)
-    there, lessons = found.get(None, {}), list[Lesson]()
-    if wanted != "votes" and "comparisons" in there:
+    if wanted != "votes" and "comparisons" in found.get(None, {}):
         lessons.append(lesson_of_comparisons(work))
-    if wanted != "comparisons" and "vote" in there:
+    rated = labels_by_criterion(work.store, work.data.study, sources=others_than_users)
+    if wanted != "comparisons" and "vote" in rated.get(None, {}):
         votes = Labels("vote", None)
-        lessons.append(Lesson("votes", votes, rating_snapshot(work, votes, sources)))
+        lessons.append(Lesson("votes", votes, rating_snapshot(work, votes, others_than_users)))
     if not lessons:
         what = "comparisons and no votes" if wanted == "all" else wanted
         others = ", ".join(sorted(name for name in found if name is not None))

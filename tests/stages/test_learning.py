@@ -264,7 +264,7 @@ def test_kto_learns_from_comparisons_and_from_votes_on_the_whole(project: Path, 
     assert weights["all"] == weights["comparisons"] and len(set(weights["all"])) > 1, "by reliability"
 
 
-def test_thumbs_of_users_teach_kto_where_the_recipe_names_them(project: Path, store: Store) -> None:
+def test_thumbs_of_users_teach_nothing_whatever_the_recipe_names(project: Path, store: Store) -> None:
     user = agreeing(store, "ann")
     for number in range(12):
         answer = serve(
@@ -272,12 +272,11 @@ def test_thumbs_of_users_teach_kto_where_the_recipe_names_them(project: Path, st
         )
         assert answer is not None and react(store, user, answer.id, Reaction("vote", "k", value=number % 2))
     assert len(draw_prompts(store, 12, 0, by="loop").prompts) > 6
-    votes = settings({"kto.labels": "votes"})
+    named = {"data.sources": ["import", "study", "serving"]}
+    votes = settings({"kto.labels": "votes", **named})
     assert "holds no votes on the whole" in complaint(bridle("train", "kto", "--project", project, *votes))
-    named = settings({"kto.labels": "votes", "data.sources": ["import", "study", "serving"]})
-    found = json.loads(done("train", "kto", "--project", project, "--json", *named))
-    assert 6 < found["answers"] == found["good"] + found["bad"] <= 12
-    assert store.snapshot(found["snapshot.votes"]).query["sources"] == "import serving study"
+    found = json.loads(done("train", "kto", "--project", project, "--json", *settings(named)))
+    assert [key for key in found if key.startswith("snapshot")] == ["snapshot"], "comparisons alone"
 
 
 def test_a_tie_among_votes_and_strengths_reach_the_loss(store: Store) -> None:

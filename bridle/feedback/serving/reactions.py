@@ -4,7 +4,7 @@
     react(store, user, answer.id, Reaction("demonstration", key="k2", text="I should say …"))
 
 Each is a row of its own. A vote and a flag are ratings too, with the source "serving", which nothing learns from unless it names that
-source (KTO, where a recipe does). A demonstration is an answer with its writer as author. Sent again with its key it is the same.
+source: thumbs alone never train a policy. A demonstration is an answer with its writer as author. Sent again with its key it is the same.
 """
 
 from dataclasses import dataclass
