@@ -67,13 +67,16 @@ class Code:
 
 
 def library_of(code: Code) -> Path:
-    """The library in the user's cache: what was kept there where it is whole and ours, else compiled now. Raises Unavailable."""
-    compiler = next((path for name in ("cc", "gcc", "clang") if (path := shutil.which(name))), None)
+    """The library in the user's cache: what was kept there where it is whole and ours, else compiled now, by what CC names, a command that
+    may have options, else by the first compiler on the path. Raises Unavailable."""
+    named = os.environ.get("CC", "").split()
+    compiler = next((path for name in named[:1] or ("cc", "gcc", "clang") if (path := shutil.which(name))), None)
     if compiler is None:
-        raise Unavailable("no C compiler")
+        raise Unavailable(f"CC names {named[0]}, which is not a program here" if named else "no C compiler")
+    command = [compiler, *named[1:]]
     folder = cache_folder()
     try:
-        stem = f"kernels-{code.key(compiler)}-{code.name}"
+        stem = f"kernels-{code.key(' '.join(command))}-{code.name}"
         if (kept := kept_library(folder, stem)) is not None:
             return kept
         found = os.stat(compiler)
@@ -85,7 +88,7 @@ def library_of(code: Code) -> Path:
         if not os.access(folder, os.W_OK):
             raise Unavailable(f"they are not yet in {folder}, where nothing can be written")
         try:
-            return keep_library(compile_files(code, compiler), folder, stem, code)
+            return keep_library(compile_files(code, command), folder, stem, code)
         except CompilerFailed as error:
             with suppress(OSError):
                 note.write_text(str(error), "utf-8", errors="replace")
@@ -172,14 +175,14 @@ def load_library(path: Path) -> ctypes.CDLL:
 # ----------------------------------------------------------------------------------------------------------- compiling
 
 
-def compile_files(code: Code, compiler: str) -> bytes:
+def compile_files(code: Code, command: Sequence[str]) -> bytes:
     with tempfile.TemporaryDirectory() as made:
         folder, objects = Path(made), [f"{file.stem}.o" for file in code.sources]
         deadline = time.monotonic() + PATIENCE
-        run_command([compiler, *code.flags, "-c", *map(str, code.sources)], folder, deadline)
-        run_command([compiler, "-shared", *objects, "-lm", "-o", "kernels.so"], folder, deadline)
+        run_command([*command, *code.flags, "-c", *map(str, code.sources)], folder, deadline)
+        run_command([*command, "-shared", *objects, "-lm", "-o", "kernels.so"], folder, deadline)
         if not (folder / "kernels.so").is_file():
-            raise CompilerFailed(f"{Path(compiler).name} made no library")
+            raise CompilerFailed(f"{Path(command[0]).name} made no library")
         return (folder / "kernels.so").read_bytes()
 
 

@@ -51,6 +51,7 @@ def compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str],
         path.write_text(f"#!/bin/sh\necho called >> {tmp_path}/calls\n{script}\n")
         path.chmod(0o755)
         monkeypatch.setenv("PATH", f"{path.parent}:/usr/bin:/bin")
+        monkeypatch.delenv("CC", raising=False)
 
     return replaced
 
@@ -272,6 +273,17 @@ def test_a_compiler_that_fails_is_told_of_and_not_asked_again(
     with pytest.raises(Unavailable, match=f"{words}.*; it was not asked again within the hour, remove .*failed to ask"):
         library_of(code)
     assert calls(tmp_path) == asked and only(cache).name.endswith(".failed")
+
+
+def test_the_compiler_is_what_cc_names(
+    tmp_path: Path, cache: Path, code: Code, compiler: Callable[[str], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiler("exit 1")  # the first on the path, which is not asked
+    monkeypatch.setenv("CC", f"{COMPILER} -O1")
+    assert works(library_of(code)) and calls(tmp_path) == 0
+    monkeypatch.setenv("CC", "/nonexistent")
+    with pytest.raises(Unavailable, match="^CC names /nonexistent, which is not a program here$"):
+        library_of(code)
 
 
 def test_a_compiler_that_hangs_is_stopped_once_an_hour(

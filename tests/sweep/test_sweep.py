@@ -201,7 +201,7 @@ def test_each_run_is_what_it_would_be_alone(
     """Another setting was trained, and answered, before it: nothing of that is in its data or its parents."""
     one = swept[0] / "seed-4/ppo.kl_coef=0.3"
     recipe = Recipe().with_settings({**TINY, "seed": 4, "ppo.kl_coef": 0.3})
-    work = Work(Project.create(tmp_path / "alone", recipe), SILENT)
+    work = Work(Project.create(tmp_path / "alone", recipe), SILENT, threads=1)
     for name in planned(tmp_path, GRID).chain:
         run_stage(work, name, True)
     work.close()
