@@ -12,6 +12,8 @@ from difflib import get_close_matches
 from itertools import combinations
 from typing import Any, Generic, TypeVar
 
+import numpy as np
+
 from bridle.core.errors import DataError, NoUsableRows, described_value
 from bridle.core.records import Completion, Pair, Prompt
 from bridle.feedback.importing.formats import Form, read_row
@@ -103,7 +105,14 @@ def row_list(data: Iterable[Any], what: str) -> list[Any]:
         raise DataError(f"{what} are a list, got {described_value(data)}") from error
     if rows and all(isinstance(row, Mapping) and {"role", "content"} == row.keys() for row in rows):
         raise DataError(f"{what} are a list, and a single conversation was given; put it into a list")
-    return rows
+    return [
+        {name: plain_value(value) for name, value in row.items()} if isinstance(row, Mapping) else row for row in rows
+    ]
+
+
+def plain_value(value: Any) -> Any:
+    """A list or a number, where a table or a dataset gives NumPy's."""
+    return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
 
 
 def by_columns(rows: Sequence[Any]) -> bool:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import bridle
@@ -89,6 +90,19 @@ def test_what_a_comparison_weighs_and_by_how_much_it_is_won() -> None:
     assert found == [
         ("b", "c", 3.0, 2.5), ("b", "c", 0.5, None), ("y", "x", 1 / 6, None), ("y", "z", 1 / 6, None), ("x", "z", 1 / 6, None),
     ]  # fmt: skip
+
+
+def test_arrays_and_numbers_of_numpy_are_read_as_what_they_hold() -> None:
+    """As a table's rows, and a dataset in NumPy's format, have them."""
+    row = {
+        "prompt": np.array(TURNS),
+        "chosen": np.array([assistant("Blue.")]),
+        "rejected": np.array([assistant("Red.")]),
+    }
+    [pair] = preferences_of([{**row, "margin": np.int64(2)}])
+    assert (pair.prompt, pair.chosen.text, pair.strength) == (LONG, "Blue.", 2.0)
+    [prompt] = prompts_of([{"prompt": row["prompt"], "solution": np.array(["1", "2"])}])
+    assert prompt.meta == {"given": TURNS, "columns": {"solution": ["1", "2"]}}
 
 
 def test_a_call_learns_the_same_from_rows_and_from_tuples(model: bridle.Model) -> None:
