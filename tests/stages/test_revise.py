@@ -24,6 +24,7 @@ from bridle.rewards.constitution.constitution import shipped_constitution
 from bridle.rewards.constitution.dialogues import critique_prompt, draw_principle
 from bridle.rewards.judge.judge import VERSION
 from bridle.rewards.judge.local import word_ids, word_probabilities
+from bridle.rewards.judge.questions import harmless
 from bridle.stages import revise as stage
 from bridle.stages.critic import project_constitution, train_critic
 from bridle.stages.data import STUDY
@@ -289,11 +290,11 @@ def test_the_critic_is_a_judge_like_any_other(project: Path, store: Store) -> No
         for item, one in given[:3]:
             assert one.labeler_kind is LabelerKind.AI and one.client["model"] == "critic"
             assert one.client["prompt"].startswith(found["prompt"]) and one.client["version"] == VERSION
-            asked = [critique_prompt(item.prompt, answer.stripped, ours) for answer in item.completions]
+            asked = [critique_prompt(item.prompt, harmless(answer.text), ours) for answer in item.completions]
             assert asked[0].messages[-1].content == question
             each = word_probabilities(policy, [word_ids(policy.template, p, list(grades)) for p in asked], work.device)
             worth = [sum(grades[word] * p for word, p in row.items()) for row in each]
-            assert one.client["scores"] == pytest.approx(worth, abs=2e-3)
+            assert one.client["scores"] == pytest.approx(worth, abs=1e-5)
             assert [worth[group[0]] for group in one.ranking] == sorted(
                 (worth[group[0]] for group in one.ranking), reverse=True
             )
