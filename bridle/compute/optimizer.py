@@ -83,7 +83,7 @@ class AdamW(torch.optim.Optimizer):
                 state["step"] = torch.zeros((), device=parameter.device)
                 state |= {name: torch.zeros_like(parameter, device=place) for name in MOMENTS}
         steps = [state["step"] for state in states]
-        first, second = ([beside(p, s[name]) for p, s in zip(parameters, states, strict=True)] for name in MOMENTS)
+        first, second = ([bring(p, s[name]) for p, s in zip(parameters, states, strict=True)] for name in MOMENTS)
         torch._foreach_add_(steps, 1)
         torch._fused_adamw_(
             parameters, [parameter.grad for parameter in parameters], first, second, [], steps, lr=group["lr"],
@@ -106,7 +106,7 @@ class AdamW(torch.optim.Optimizer):
                 self.state[parameter] = {"step": saved["step"].to(parameter.device), **moments}
 
 
-def beside(parameter: Tensor, moment: Tensor) -> Tensor:
+def bring(parameter: Tensor, moment: Tensor) -> Tensor:
     """A moment where its weight lies."""
     return moment.to(parameter.device)
 

@@ -288,7 +288,7 @@ def test_moments_that_are_offloaded_make_the_same_numbers_and_resume(monkeypatch
     """Copies stand in for a card: what is changed there counts only once it is brought back."""
     plain, expected = two_groups()
     trained_by_adamw(range(6), plain, expected)
-    monkeypatch.setattr(optimizer_module, "beside", lambda parameter, moment: moment.clone())
+    monkeypatch.setattr(optimizer_module, "bring", lambda parameter, moment: moment.clone())
     first, weights = two_groups()
     offload_moments([first], True)
     trained_by_adamw(range(3), first, weights)
