@@ -10,7 +10,9 @@ from bridle.core.records import Completion, Prompt, Reward
 from bridle.feedback.store.ratings import add_model_scores, solutions
 from bridle.models.policy import Policy, load_reward_model
 from bridle.models.scorer import Scorer, critic_from, scorer_from, shared_critic
+from bridle.recipe.online import RewardSource
 from bridle.recipe.recipe import Recipe, stated_source
+from bridle.rewards.classifier import OWN_UNITS, Classifier, inspect_classifier, load_classifier
 from bridle.rewards.functions import FunctionReward, PromptRows, function_reward, load_function
 from bridle.rewards.judge.judge import JudgeReward
 from bridle.rewards.learned import Ensemble, LearnedReward, task_scores
@@ -50,6 +52,16 @@ def load_scores(work: Work, folder: Path, policy: Policy, task: str = "") -> Lea
     return LearnedReward(model, work.device, model.template.hash == policy.template.hash, task)
 
 
+def reward_at(work: Work, folder: Path, policy: Policy, task: str = "") -> LearnedReward | Classifier:
+    """A reward model of bridle's, or a classifier of somebody else's."""
+    if (folder / "bridle_reward.json").is_file():
+        return load_scores(work, folder, policy, task)
+    found = load_classifier(folder, work.device, work.verify)
+    work.check_unchanged(folder, found.origin)
+    work.warn([f"{folder} is a reward model of somebody else's: {OWN_UNITS}"])
+    return found
+
+
 def keep_scores(work: Work, policy: Policy, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> None:
     """Into the store what each of the project's reward models that are there makes of its answers, by every task."""
     for name in member_names(work.recipe):
@@ -74,7 +86,7 @@ def training_reward(work: Work, policy: Policy) -> Reward:
         elif source.kind == "judge":
             found = JudgeReward(judge_of(work))
         elif source.path:
-            found = load_scores(work, work.project.folder / source.path, policy, source.task)
+            found = reward_at(work, work.project.folder / source.path, policy, source.task)
         else:
             found = learned_reward(work, policy)
         sources.append(Source(source.name, source.weight, found))
@@ -116,15 +128,27 @@ def reward_parents(work: Work) -> dict[str, Any]:
         folder = work.project.folder / source.path
         if source.check:
             work.data.verifier(source)  # what cannot be checked is refused before anything starts
-        if source.path and not (folder / "bridle_reward.json").is_file():
-            raise ModelError(
-                f"reward source {source.name!r} names {folder}, where there is no reward model; give the folder of one, "
-                "or leave its path out for the project's own"
-            )
         if source.path:
+            require_reward_at(folder, source)
             clash = source.name in TAKEN or source.name in members
             parents[f"reward_source.{source.name}" if clash else source.name] = work.verify(folder)
     return parents | members
+
+
+def require_reward_at(folder: Path, source: RewardSource) -> None:
+    """ModelError where a source's folder holds no reward model, or one of somebody else's that cannot be read or has no such task."""
+    if not (folder / "config.json").is_file():
+        raise ModelError(
+            f"reward source {source.name!r} names {folder}, where there is no reward model; give the folder of one, "
+            "or leave its path out for the project's own"
+        )
+    if not (folder / "bridle_reward.json").is_file():
+        inspect_classifier(folder)
+        if source.task:
+            raise ModelError(
+                f"reward source {source.name!r} names the task {source.task!r} of {folder}, a reward model of somebody else's, which has "
+                "one score and no tasks; leave task out"
+            )
 
 
 def member_parents(work: Work) -> dict[str, Any]:
