@@ -10,7 +10,6 @@ from bridle.core.records import Completion, Prompt, Reward
 from bridle.feedback.store.ratings import add_model_scores, solutions
 from bridle.models.policy import Policy, load_reward_model
 from bridle.models.scorer import Scorer, critic_from, scorer_from, shared_critic
-from bridle.recipe.online import RewardSource
 from bridle.recipe.recipe import Recipe, stated_source
 from bridle.rewards.classifier import OWN_UNITS, Classifier, inspect_classifier, load_classifier
 from bridle.rewards.functions import FunctionReward, PromptRows, function_reward, load_function
@@ -52,10 +51,13 @@ def load_scores(work: Work, folder: Path, policy: Policy, task: str = "") -> Lea
     return LearnedReward(model, work.device, model.template.hash == policy.template.hash, task)
 
 
-def reward_at(work: Work, folder: Path, policy: Policy, task: str = "") -> LearnedReward | Classifier:
-    """A reward model of bridle's, or a classifier of somebody else's."""
-    if (folder / "bridle_reward.json").is_file():
-        return load_scores(work, folder, policy, task)
+def is_own(folder: Path) -> bool:
+    """Whether a reward model is one of bridle's."""
+    return (folder / "bridle_reward.json").is_file()
+
+
+def others_reward(work: Work, folder: Path) -> Classifier:
+    """A reward model of somebody else's."""
     found = load_classifier(folder, work.device, work.verify)
     work.check_unchanged(folder, found.origin)
     work.warn([f"{folder} is a reward model of somebody else's: {OWN_UNITS}"])
@@ -86,7 +88,9 @@ def training_reward(work: Work, policy: Policy) -> Reward:
         elif source.kind == "judge":
             found = JudgeReward(judge_of(work))
         elif source.path:
-            found = reward_at(work, work.project.folder / source.path, policy, source.task)
+            folder = work.project.folder / source.path
+            own = is_own(folder)
+            found = load_scores(work, folder, policy, source.task) if own else others_reward(work, folder)
         else:
             found = learned_reward(work, policy)
         sources.append(Source(source.name, source.weight, found))
@@ -129,24 +133,24 @@ def reward_parents(work: Work) -> dict[str, Any]:
         if source.check:
             work.data.verifier(source)  # what cannot be checked is refused before anything starts
         if source.path:
-            require_reward_at(folder, source)
+            require_reward_at(folder, f"reward source {source.name!r}", source.task)
             clash = source.name in TAKEN or source.name in members
             parents[f"reward_source.{source.name}" if clash else source.name] = work.verify(folder)
     return parents | members
 
 
-def require_reward_at(folder: Path, source: RewardSource) -> None:
-    """ModelError where a source's folder holds no reward model, or one of somebody else's that cannot be read or has no such task."""
+def require_reward_at(folder: Path, whose: str, task: str = "") -> None:
+    """ModelError where a folder that is named holds no reward model, or one of somebody else's that cannot be read or has no such task."""
     if not (folder / "config.json").is_file():
         raise ModelError(
-            f"reward source {source.name!r} names {folder}, where there is no reward model; give the folder of one, "
+            f"{whose} names {folder}, where there is no reward model; give the folder of one, "
             "or leave its path out for the project's own"
         )
-    if not (folder / "bridle_reward.json").is_file():
+    if not is_own(folder):
         inspect_classifier(folder)
-        if source.task:
+        if task:
             raise ModelError(
-                f"reward source {source.name!r} names the task {source.task!r} of {folder}, a reward model of somebody else's, which has "
+                f"{whose} names the task {task!r} of {folder}, a reward model of somebody else's, which has "
                 "one score and no tasks; leave task out"
             )
 

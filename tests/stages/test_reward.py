@@ -1,6 +1,7 @@
 """Reward models from the recipe: kinds of labels, other base models, ensembles, several sources; through the command line."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -281,6 +282,28 @@ def test_a_reward_model_of_others_is_a_source_by_its_folder(project: Path, tmp_p
         and "which has one score and no tasks" in complaint(found)
         and one_sentence(complaint(found))
     )
+
+
+def test_reward_models_are_tested_on_what_is_held_out_and_on_a_file(project: Path, tmp_path: Path) -> None:
+    expected = trained(project)
+    found = json.loads(done("reward", "test", "--project", project, "--json"))
+    assert found["accuracy"] == expected["people_pair_accuracy"] and found["scored"] == expected["people_heldout_pairs"]
+    assert found["longest"] == expected["people_longest"] and found["unscored"] == 0
+    rows = [
+        {"prompt": "Hello?", "chosen": [text], "rejected": ["No.", "Go away."], "subset": "chat"}
+        for text in ("Hi.", "Hello.")
+    ]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    theirs = classifier(tmp_path / "theirs", "gpt2", "qwen")
+    said = done("reward", "test", tmp_path / "rows.jsonl", "--model", theirs, "--project", project)
+    assert "right: " in said and "  chat: " in said and "too few comparisons" in said
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "Hello?", "completion": "Hi."}\n')
+    for words, message in (
+        (["--model", "models/none"], "--model models/none names models/none, where there is no reward model"),
+        ([tmp_path / "rows.jsonl"], r"row 1 of .*rows.jsonl is no comparison \(it compares no answers\)"),
+    ):
+        refused = bridle("reward", "test", *map(str, words), "--project", project)
+        assert refused.exit_code == 1 and re.search(message, complaint(refused)) and one_sentence(complaint(refused))
 
 
 def test_an_answer_that_cannot_be_checked_is_left_out_whatever_else_says(project: Path, tmp_path: Path) -> None:
