@@ -46,7 +46,7 @@ def write_objects(model: Any, tokenizer: Any, folder: Path, scores: bool) -> Non
     """Write both into an empty folder, as transformers saves them."""
     network, spoken = copy(model), deepcopy(tokenizer)  # the weights are shared
     network.config = deepcopy(model.config)
-    if "generation_config" in vars(model):  # a classifier has none
+    if "generation_config" in dir(model):  # a classifier has none
         network.generation_config = deepcopy(model.generation_config)
     if (head := model.get_output_embeddings()) is not None:
         network.config.tie_word_embeddings = head.weight is model.get_input_embeddings().weight

@@ -348,7 +348,8 @@ def require_outline(loader: Any, config: Any, folder: Path, stored: Shapes) -> N
     asked, there = sum(tensor.numel() for tensor in network.parameters()), elements_of(stored)
     if asked > 2 * there:  # what is tied may be stored once
         raise ModelError(
-            f"the config.json in {folder} asks for {asked:,} numbers, where the weights have {there:,} in all; they are not of one model"
+            f"the config.json in {folder} asks for {asked:,} numbers, where the weights have {there:,} in all; they are not of one "
+            "model, or not all of it: save it whole with transformers"
         )
     tensors = [*network.parameters(), *network.buffers()]
     require_memory(4 * sum(tensor.numel() for tensor in tensors), f"the model in {folder}")

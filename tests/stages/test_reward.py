@@ -300,7 +300,7 @@ def test_reward_models_are_tested_on_what_is_held_out_and_on_a_file(project: Pat
     (tmp_path / "rows.jsonl").write_text('{"prompt": "Hello?", "completion": "Hi."}\n')
     for words, message in (
         (["--model", "models/none"], "--model models/none names models/none, where there is no reward model"),
-        ([tmp_path / "rows.jsonl"], r"row 1 of .*rows.jsonl is no comparison \(it compares no answers\)"),
+        ([tmp_path / "rows.jsonl"], r"row 1 of .*rows.jsonl is not a comparison \(it compares no answers\)"),
     ):
         refused = bridle("reward", "test", *map(str, words), "--project", project)
         assert refused.exit_code == 1 and re.search(message, complaint(refused)) and one_sentence(complaint(refused))
