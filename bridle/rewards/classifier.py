@@ -122,6 +122,7 @@ def read_classifier(folder: Path, device: Device, hashed: HashFolder) -> Classif
     raw = read_config(folder)
     require_classifier(folder, raw)
     network = classifier_network(folder, raw, device.torch, stored_sizes(folder, raw))
+    network.config.use_cache = False  # nothing is decoded
     limit, embeddings = context_of(network.config.to_dict()), len(network.get_input_embeddings().weight)
     if stored_source(folder, read_object(folder / SETTINGS)):
         read = partial(dialogue_row, within_embeddings(load_template(folder), embeddings, folder))
