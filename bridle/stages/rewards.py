@@ -141,18 +141,19 @@ def reward_parents(work: Work) -> dict[str, Any]:
 
 def require_reward_at(folder: Path, whose: str, task: str = "") -> None:
     """ModelError where a folder that is named holds no reward model, or one of somebody else's that cannot be read or has no such task."""
+    if is_own(folder):
+        return
     if not (folder / "config.json").is_file():
         raise ModelError(
             f"{whose} names {folder}, where there is no reward model; give the folder of one, "
             "or leave its path out for the project's own"
         )
-    if not is_own(folder):
-        inspect_classifier(folder)
-        if task:
-            raise ModelError(
-                f"{whose} names the task {task!r} of {folder}, a reward model of somebody else's, which has "
-                "one score and no tasks; leave task out"
-            )
+    inspect_classifier(folder)
+    if task:
+        raise ModelError(
+            f"{whose} names the task {task!r} of {folder}, a reward model of somebody else's, which has one score and no tasks; leave task "
+            "out"
+        )
 
 
 def member_parents(work: Work) -> dict[str, Any]:
