@@ -21,9 +21,10 @@ import pytest
 import torch
 
 import bridle
+from bridle.cli.main import main
 from bridle.models.decoder import Decoder, initialise
 from bridle.models.files.new_tokenizer import train_tokenizer
-from bridle.models.policy import Policy, save_policy
+from bridle.models.policy import Policy
 from bridle.stages.methods import METHODS
 from tests.api.dataset import Dataset
 from tests.api.test_trl_scripts import DATA, NUMBERS, assistant, user
@@ -84,7 +85,7 @@ def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
     initialise(module, shape.layers, torch.Generator().manual_seed(0))
     template = replace(train_tokenizer([*TEXTS, *(text for pair in KNOWN for text in pair)], VOCABULARY), source=TURNS)
     model = bridle.Model(Policy(module, template, "taught"), DEVICE)
-    bridle.sft(model, KNOWN, epochs=20, batch_size=8, learning_rate=1e-2, on_log=lambda *_: None)
+    bridle.sft(model, KNOWN, epochs=12, batch_size=8, learning_rate=1e-2, on_log=lambda *_: None)
     folder = tmp_path_factory.mktemp("taught") / "my-model"
     model.save(folder)
     return folder
@@ -202,6 +203,14 @@ def outline(page: Path) -> list[str]:
     """Levels of the headings and the files of the pictures, in order, outside of blocks."""
     text = BLOCK.sub("", page.read_text(encoding="utf-8"))
     return [found[1] or found[2] for found in re.finditer(r"^(#+) |!\[[^\]]*\]\(([^)]+)\)", text, re.MULTILINE)]
+
+
+@pytest.mark.parametrize("page", sorted(TUTORIALS.glob("*.md")), ids=lambda page: page.name)
+def test_the_calls_and_verbs_in_its_text_are_there(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    calls = set(re.findall(r"\bbridle\.(\w+)\(", text))
+    verbs = set(re.findall(r"(?:`|^)bridle ([a-z]+)", text, re.MULTILINE))
+    assert calls <= set(bridle.__all__) and verbs <= set(main.commands)
 
 
 LINK = re.compile(r"\]\((?!https?://)([^)#]*)(?:#([^)]*))?\)")
