@@ -20,7 +20,7 @@ from transformers import (
 )
 
 import bridle
-from bridle.core.errors import BridleError, DataError
+from bridle.core.errors import BridleError, DataError, UsageError
 from bridle.models import foreign
 from bridle.rewards.classifier import Classifier
 from tests.families.table import WALKED
