@@ -79,7 +79,12 @@ class ForeignTrunk(Layered):
         """The linear maps that an adapter may be put on, by their names in here: those that are called. One of a kind whose weight is
         read past it, as some kernels do, would learn nothing; of experts, which are of one kind, only some are called."""
         maps, called = {name: part for name, part in self.named_modules() if is_linear(part)}, set[nn.Module]()
-        hooks = [part.register_forward_hook(lambda part, *_: called.add(part)) for part in maps.values()]
+
+        def note(part: nn.Module, _inputs: Any, output: Any) -> None:
+            if isinstance(output, Tensor):  # a router gives more than its product
+                called.add(part)
+
+        hooks = [part.register_forward_hook(note) for part in maps.values()]
         with torch.no_grad():
             self(torch.arange(PROBE, device=next(self.parameters()).device)[None] % self.config.vocab_size)
         for hook in hooks:
