@@ -14,6 +14,7 @@ import torch
 from bridle.api.inputs import Text, as_prompts
 from bridle.api.objects import folder_of, refuse_scorer
 from bridle.compute.device import Device, choose_device
+from bridle.compute.plan import Shape
 from bridle.core.errors import DataError
 from bridle.core.records import Completion, content_hash
 from bridle.generation.engine import Engine, answer_prompts
@@ -30,6 +31,7 @@ from bridle.models.lora.low_rank import merged_copy
 from bridle.models.lora.merging import base_of
 from bridle.models.lora.policies import load_adapted, save_adapter
 from bridle.models.policy import Policy, RewardModel, load_policy, load_reward_model, save_policy, save_reward_model
+from bridle.models.sizes import config_shape
 from bridle.project.progress import Progress
 from bridle.recipe.data import DataSection, SamplingSection
 from bridle.recipe.recipe import Recipe
@@ -68,6 +70,11 @@ class Model:
     def parameters(self) -> int:
         """How many weights it has, without those of an adapter."""
         return sum(weight.numel() for weight in base_weights(self.policy.module).values())
+
+    @property
+    def shape(self) -> Shape:
+        """What decides its memory."""
+        return config_shape(self.policy.module.config.to_huggingface(), Path(self.policy.source.place), self.parameters)
 
     def copy(self) -> Model:
         return Model(replace(self.policy, module=deepcopy(self.policy.module)), self.device, self.brought)

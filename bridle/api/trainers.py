@@ -34,6 +34,8 @@ from bridle.api.rewards import Judge, identity, prompt_keys, reward_source
 from bridle.api.rows import row_list
 from bridle.api.runs import announce, finish, reference_of, run_key, training
 from bridle.api.settings import CALLS, Call, with_settings
+from bridle.compute.device import card_here
+from bridle.compute.plan import plan_stage, require_card
 from bridle.compute.randomness import derived_seed, drawn, generator
 from bridle.compute.steps import Session
 from bridle.core.errors import DataError, RecipeError, UsageError, described_value
@@ -446,6 +448,9 @@ def recipe_of(
     recipe = Recipe().with_settings({"seed": seed, **chosen, **given}, source="settings")
     if adapts:
         require_adamw(recipe, name)
+    if model is not None:
+        here = card_here(recipe.model.precision)
+        require_card(plan_stage(call.method, recipe, model.shape, here), here)
     announce(call.method)
     if model is not None and brought:
         by_size = {dotted.removeprefix(f"{name}.") for dotted in chosen.keys() - given.keys()}

@@ -1,0 +1,594 @@
+"""What a run needs, before anything is loaded: memory of a card at its peak, and arithmetic, from a shape and the recipe alone.
+
+A run passes through phases: it answers prompts, scores the answers, reads the reference, learns. Each holds parts of known size, and the
+largest phase is the peak. Weights, gradients and moments are exact, and `low` is of them alone, without what a function of the user's may
+replace. What grows with the rows is as uncertain as they are: `high` takes long ones, and a quarter more for gaps between blocks of memory.
+`benchmarks/plan.py` measures it (docs/scaling.md).
+
+Units: bytes, tokens, floating-point operations. Letters in comments: D hidden size, F inner size, V vocabulary, Q = heads × head size,
+K = key/value heads × head size, N tokens at once, e bytes of a product (2 in bfloat16, else 4).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from bridle.core.errors import ModelError, UsageError
+from bridle.recipe.base import TrainerSection
+from bridle.recipe.offline import NO_REFERENCE
+from bridle.recipe.recipe import CALLED, Recipe
+
+GIB = 2**30
+CARDS = {"24gb": 23.5, "80gb": 79.0}  # GiB that a program finds free on such a card
+FRAME = {"cpu": 0.3, "cuda": 0.6}  # GiB of Python and PyTorch; of CUDA's context and its libraries' workspaces
+GAPS = 1.25  # high: of what comes and goes, for an allocator leaves gaps
+UNSAID_PROMPT = (
+    256  # tokens, where nothing is said of the rows; low has a quarter of such rows, high four times as much
+)
+UNSAID_ROWS = 1000  # of imported data whose number the recipe leaves open
+SCORED, READ, ANSWERED, AHEAD = (
+    128,
+    16,
+    256,
+    96,
+)  # rows: rewards/learned.py, generation/reference.py, stages/workspace.py; native.py
+MOMENTS, MOMENTUM = 8, 4  # bytes a weight: AdamW's two, Muon's one
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The numbers of a decoder that decide its memory. `counted`: its weights, where its files say how many there are and the rest does not
+    (a mixture of experts)."""
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_size: int
+    tied: bool = True
+    max_positions: int = 32_768
+    counted: int = 0
+
+    @property
+    def maps(self) -> dict[str, tuple[int, int]]:
+        """The linear maps of a layer, in and out."""
+        D, F = self.hidden_size, self.intermediate_size
+        Q, K = self.heads * self.head_size, self.kv_heads * self.head_size
+        attention = {"q_proj": (D, Q), "k_proj": (D, K), "v_proj": (D, K), "o_proj": (Q, D)}
+        return {**attention, "gate_proj": (D, F), "up_proj": (D, F), "down_proj": (F, D)}
+
+    @property
+    def matrices(self) -> int:
+        """Weights of all layers."""
+        made = self.layers * sum(inputs * outputs for inputs, outputs in self.maps.values())
+        return self.counted - self.embedding * (2 - self.tied) if self.counted else made
+
+    @property
+    def embedding(self) -> int:
+        return self.vocab_size * self.hidden_size
+
+    @property
+    def trunk(self) -> int:
+        """Weights below a head, norms too: a reward model's and a critic's."""
+        return self.matrices + self.embedding + (2 * self.layers + 1) * self.hidden_size
+
+    @property
+    def whole(self) -> int:
+        return self.trunk + (0 if self.tied else self.embedding)
+
+
+# As published in each model's config.json: vocabulary, D, F, layers, heads, key/value heads, head size, tied, context.
+PUBLIC_SHAPES = {
+    "Qwen3-0.6B": Shape(151_936, 1_024, 3_072, 28, 16, 8, 128, True, 40_960),
+    "Qwen3-1.7B": Shape(151_936, 2_048, 6_144, 28, 16, 8, 128, True, 40_960),
+    "Qwen3-4B": Shape(151_936, 2_560, 9_728, 36, 32, 8, 128, True, 40_960),
+    "Qwen3-8B": Shape(151_936, 4_096, 12_288, 36, 32, 8, 128, False, 40_960),
+    "Llama-3.2-1B": Shape(128_256, 2_048, 8_192, 16, 32, 8, 64, True, 131_072),
+    "Llama-3.2-3B": Shape(128_256, 3_072, 8_192, 28, 24, 8, 128, True, 131_072),
+    "Llama-3.1-8B": Shape(128_256, 4_096, 14_336, 32, 32, 8, 128, False, 131_072),
+    "SmolLM2-135M": Shape(49_152, 576, 1_536, 30, 9, 3, 64, True, 8_192),
+    "SmolLM2-360M": Shape(49_152, 960, 2_560, 32, 15, 5, 64, True, 8_192),
+    "SmolLM2-1.7B": Shape(49_152, 2_048, 8_192, 24, 32, 32, 64, True, 8_192),
+}
+
+
+def public_shape(name: str) -> Shape:
+    """The shape of a model by its published name, with or without its owner and -Instruct. ModelError where it is unknown."""
+    bare = name.rstrip("/").rpartition("/")[2].lower().removesuffix("-instruct").removesuffix("-base")
+    found = {known.lower(): shape for known, shape in PUBLIC_SHAPES.items()}.get(bare)
+    if found is None:
+        raise ModelError(
+            f"there is no config.json in {name!r}, and no public shape is called that; give the folder of a model, or one of "
+            f"{', '.join(PUBLIC_SHAPES)}"
+        )
+    return found
+
+
+@dataclass(frozen=True)
+class Card:
+    """One device: its memory in bytes, and how products are made on it. `rate`: operations a second that it reaches, 0: unknown."""
+
+    bytes: float
+    kind: str = "cuda"
+    product: int = 2
+    rate: float = 0.0
+
+
+def named_card(text: str, precision: str) -> Card:
+    """A card by its usual name, or by its GiB; on one products are bfloat16, unless the recipe says otherwise."""
+    try:
+        size = CARDS.get(text.lower()) or float(text)
+    except ValueError:
+        size = 0.0
+    if not 0 < size < 1e6:
+        raise UsageError(f"--card takes {', '.join(CARDS)} or a number of GiB, got {text!r}")
+    return Card(size * GIB, "cuda", 4 if precision == "float32" else 2)
+
+
+def machine_memory() -> int:
+    """Bytes of memory that this machine has in all."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+class Range(NamedTuple):
+    """Of a number that nobody knows yet."""
+
+    low: float
+    expected: float
+    high: float
+
+    def __add__(self, other: Range) -> Range:  # type: ignore[override]
+        return Range(*(a + b for a, b in zip(self, other, strict=True)))
+
+
+Parts = dict[str, Range]
+NOTHING = Range(0, 0, 0)
+
+
+def exactly(size: float, certain: bool = True) -> Range:
+    """Known to the byte; `certain`: nothing that the recipe does not name could replace it."""
+    return Range(size if certain else 0, size, size)
+
+
+def total(parts: Mapping[str, Range]) -> Range:
+    return sum(parts.values(), start=NOTHING)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """One row as it is read: tokens of the prompt and of an answer, `answers` of them behind one prompt."""
+
+    prompt: float
+    answer: float
+    answers: int = 1
+
+    @property
+    def tokens(self) -> float:
+        return self.prompt + self.answers * self.answer
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """What one method needs. `phases`: parts by name, in bytes on each card; `tokens` are read and written, `operations` made, in all."""
+
+    method: str
+    phases: Mapping[str, Parts]
+    tokens: Range
+    operations: Range
+    rows_known: bool
+
+    @property
+    def peak(self) -> Range:
+        sums = [total(parts) for parts in self.phases.values()]
+        return Range(*(max(numbers) for numbers in zip(*sums, strict=True)))
+
+    @property
+    def fullest(self) -> str:
+        """The phase of the peak."""
+        return max(self.phases, key=lambda name: total(self.phases[name]).expected)
+
+
+def plan_stage(method: str, recipe: Recipe, shape: Shape, card: Card, gpus: int = 1, tokens: int = 0) -> StagePlan:
+    """The plan of a method of the table METHODS. `gpus` share the rows of a step, and each holds the whole model (compute/parallel.py);
+    `tokens`: of the longest row, prompt and answer; 0: unknown."""
+    need = Need(method, recipe, shape, card, gpus)
+    lengths = need.lengths(tokens)
+    read = [need.tokens_in_all(rows) for rows in lengths]
+    return StagePlan(
+        method, need.phases(*lengths[1:]), Range(*(sum(one.values()) for one in read)),
+        Range(*(need.operations(one, rows) for one, rows in zip(read, lengths, strict=True))), need.rows_known,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Need:
+    """One method on one card. The recipe's settings are read here, each term beside the place in the code where it arises."""
+
+    method: str
+    recipe: Recipe
+    shape: Shape
+    card: Card
+    gpus: int
+
+    @property
+    def section(self) -> TrainerSection:
+        found: TrainerSection = dict(self.recipe)[CALLED.get(self.method, self.method)]
+        return found
+
+    def setting(self, name: str, default: int = 0) -> int:
+        """A whole number of the section, where it has one of that name."""
+        return int(dict(self.section).get(name) or default)
+
+    # ------------------------------------------------------------------------------------------------------- rows
+
+    @property
+    def practises(self) -> bool:
+        """Whether it answers prompts and is scored."""
+        return "scored_by" in type(self.section).model_fields and (
+            self.method != "dpo" or self.setting("online_rounds") > 0
+        )
+
+    @property
+    def observes(self) -> bool:
+        """Whether it answers prompts now and then to be looked at (stages/preferences.py: observer)."""
+        return self.method in ("dpo", "kto", "orpo") and not self.practises
+
+    @property
+    def answers(self) -> int:
+        """To a prompt, in a rollout."""
+        own = {"ppo": 1, "rebel": 2, "best-of-n": self.setting("answers"), "dpo": self.setting("online_answers")}
+        return own.get(self.method, self.setting("group_size", 1))
+
+    @property
+    def prompts(self) -> int:
+        """Of a rollout."""
+        return next(filter(None, map(self.setting, ("prompts_per_step", "prompts_per_round", "online_prompts"))), 0)
+
+    def lengths(self, longest: int) -> tuple[Rows, Rows, Rows]:
+        """Low, expected and high."""
+        context, new = self.shape.max_positions, self.recipe.sampling.max_new_tokens
+        usual = min(context, longest or UNSAID_PROMPT + new)
+        sizes = (usual / 4, usual, usual if longest else min(context, 4 * usual))
+        if self.method == "pretrain":
+            return (Rows(0, self.setting("length")),) * 3
+        found = []
+        for tokens, answers in zip(sizes, self.compared(), strict=True):
+            answer = min(new, 0.75 * tokens) if self.practises else tokens / 2
+            found.append(Rows(tokens - answer, answer, answers))
+        return found[0], found[1], found[2]
+
+    def compared(self) -> tuple[int, int, int]:
+        """Answers that share a prompt in one row (models/batches.py: pack_answers): a pair's two, or all that were sampled."""
+        if self.practises:
+            together = self.method in ("grpo", "rloo", "rebel", "dpo")
+            return (self.answers if together else 1,) * 3
+        if self.method in ("reward", "dpo", "kto", "orpo"):
+            return 2, 2, max(2, self.recipe.sampling.answers)
+        return 1, 1, 1
+
+    @property
+    def at_once(self) -> tuple[float, bool]:
+        """Rows (a prompt with the answers that share it) in one forward and backward pass on a card, and whether a step has several."""
+        size = self.section.batch_size
+        if self.method in ("ppo", "grpo", "rloo", "rebel"):  # batch_size counts answers in a pass
+            group = self.compared()[1]
+            step = self.prompts / self.setting("minibatches", 1) / self.gpus
+            rows = min(step, max(1, size // group))
+        else:
+            step = size / self.gpus
+            rows = min(step, self.setting("micro_batch") or step)
+        return max(1.0, rows), step > rows
+
+    # ----------------------------------------------------------------------------------------------------- weights
+
+    @property
+    def adapter(self) -> int:
+        """Numbers of an adapter (models/lora/low_rank.py: r × (in + out) of each map that gets one), 0 where there is none."""
+        lora, shape = self.recipe.lora, self.shape
+        if not lora.on or self.method == "pretrain":
+            return 0
+        chosen = [
+            sizes
+            for name, sizes in shape.maps.items()
+            if not lora.target_modules or name.endswith(tuple(lora.target_modules))
+        ]
+        whole = sum(shape.embedding for name in lora.modules_to_save if name.endswith(("embed_tokens", "lm_head")))
+        return (lora.r or 16) * shape.layers * sum(map(sum, chosen)) + whole
+
+    @property
+    def learns(self) -> dict[str, int]:
+        """Numbers that are trained, of each network by its name."""
+        if self.method == "reward":
+            return {"reward model": self.adapter or self.shape.trunk}
+        critic = {"critic": self.adapter or self.shape.trunk} if self.method == "ppo" and not self.shares_trunk else {}
+        return {"policy": self.adapter or self.shape.whole, **critic}
+
+    @property
+    def shares_trunk(self) -> bool:
+        return self.method == "ppo" and self.recipe.ppo.shared_trunk
+
+    def weights(self) -> Parts:
+        """Of every network that stays while the run lasts, float32. Under an adapter all lie on one frozen base, but for reward models."""
+        shape, adapter, learns = self.shape, self.adapter, self.learns
+        frozen = self.frozen_bytes
+        found = {
+            "weights: policy": exactly(frozen * shape.whole if adapter or self.method == "reward" else 4 * shape.whole)
+        }
+        found |= {
+            f"weights: {name}": exactly(4 * count) for name, count in learns.items() if adapter or name != "policy"
+        }
+        names = dict(self.section)
+        if (self.practises or self.method in ("dpo", "kto")) and names.get("loss") not in NO_REFERENCE:
+            shared = adapter and names["reference"] in ("", names["start"])
+            found["weights: reference"] = exactly(0 if shared else frozen * shape.whole)
+        if self.practises and names["scored_by"] == "reward":
+            copies = 0 if self.recipe.lora.shared_trunk else self.recipe.reward.members
+            found["weights: reward model"] = exactly(frozen * shape.trunk * copies, certain=False)
+        return found
+
+    @property
+    def frozen_bytes(self) -> int:
+        """Of a weight that nothing trains."""
+        return 4
+
+    def moments(self) -> float:
+        """Of the optimisers (compute/optimizer.py), from the first step on."""
+        shape, count = self.shape, sum(self.learns.values())
+        muon = shape.matrices * len(self.learns) if self.section.optimizer == "muon" and not self.adapter else 0
+        return MOMENTS * count - (MOMENTS - MOMENTUM) * muon
+
+    # ------------------------------------------------------------------------------------------------------ phases
+
+    def phases(self, *each: Rows) -> dict[str, Parts]:
+        """What is alive at the peak of each phase."""
+        shape, product = self.shape, self.card.product
+        always = {
+            "Python, PyTorch and libraries": exactly(FRAME[self.card.kind] * GIB, certain=False),
+            **self.weights(),
+        }
+        always["optimiser's moments"] = exactly(self.moments())
+        if (
+            self.practises or self.observes
+        ):  # packed: all matrices, the embedding and, apart from it, the head (generation/native.py)
+            packed = product * (shape.matrices + 2 * shape.embedding)
+            always["engine's copy"] = exactly(packed, certain=self.practises)
+        found = {"learns": {**always, **self.learning(each)}}
+        if self.practises or self.observes:
+            found["answers"] = {**always, **self.answering(each)}
+        if self.practises:
+            scored = [
+                self.reading(min(SCORED, self.prompts * self.answers) * (rows.prompt + rows.answer)) for rows in each
+            ]
+            found["scores"] = {**always, "a layer's activations": widened(scored)}
+            size = self.section.batch_size
+            read = [
+                self.reading(max(1, size // rows.answers) * rows.tokens) + self.head(size * rows.answer)
+                for rows in each
+            ]
+            found["reads the reference"] = {**always, "a layer's activations, logits": widened(read)}
+        elif self.observes and dict(self.section).get("loss") not in NO_REFERENCE:
+            read = [self.reading(READ * rows.tokens) + self.head(READ * rows.answers * rows.answer) for rows in each]
+            without = {
+                name: part for name, part in always.items() if not name.startswith("engine")
+            }  # it is packed later
+            found["reads the reference"] = {**without, "a layer's activations, logits": widened(read)}
+        if self.section.optimizer == "muon" and not self.adapter:
+            found["steps"] = {
+                **always,
+                "gradients": exactly(4 * sum(self.learns.values())),
+                "Muon's updates": exactly(self.updates()),
+            }
+        return found
+
+    def learning(self, each: tuple[Rows, Rows]) -> Parts:
+        """The forward and backward pass. Its peak is where the backward pass begins, all activations alive and no gradient yet, or where it
+        ends, all gradients there and no activation left."""
+        count, (rows_at_once, several) = sum(self.learns.values()), self.at_once
+        networks = len(self.learns)  # of PPO two, in one graph
+        kept, copies, heads = [], [], []
+        for rows in each:
+            tokens, answers = rows_at_once * rows.tokens, rows_at_once * rows.answers * rows.answer
+            kept.append(networks * (self.activations(tokens, answers / tokens) + self.reading(tokens)))
+            copies.append(networks * self.joined())
+            heads.append(0.0 if self.method == "reward" else self.head(answers, learns=True))
+        gradients = 4.0 * count
+        second = self.embedding_gradient(several)
+        # Where a step has one pass the last one's gradients are gone, and moments lie between the pieces of room that they left: activations
+        # find place in none of it, or in all.
+        left = exactly(gradients) if several else Range(0, gradients / 2, gradients)
+        begins = {
+            "gradients" if several else "room that gradients left": left,
+            "activations kept for the gradient": widened(kept),
+            "products' copies of weights": exactly(copies[0], certain=False),
+            "logits and the head's gradient": widened(heads),
+        }
+        ends = {"gradients": exactly(gradients), "a second gradient of the embedding": exactly(second, certain=False)}
+        return max(begins, ends, key=lambda parts: total(parts).expected)
+
+    def activations(self, tokens: float, answered: float) -> float:
+        """What autograd keeps of a network's layers (kernels/kernels.py, each `save_for_backward`). The last layer goes on with the states
+        that are `answered` alone, and so do the last norm and the head (models/batches.py: wanted_states)."""
+        shape, e = self.shape, self.card.product
+        D, F, Q, K = (
+            shape.hidden_size,
+            shape.intermediate_size,
+            shape.heads * shape.head_size,
+            shape.kv_heads * shape.head_size,
+        )
+        norms = 2 * (4 + e) * D  # _Norm: the stream, float32; _Project: its normed states
+        attention = e * (2 * Q + 2 * K) + 8 * shape.heads  # _Attention: q, kv, the sums; o_proj: what it gives
+        mlp = 3 * e * F  # _SwiGLU: gate and up; down_proj: their product
+        if self.card.kind == "cuda":  # plain operations: silu(gate), turned queries and keys are kept too
+            mlp, attention = mlp + e * F, attention + e * (Q + K)
+        elif self.recipe.model.kernels in ("plain", "torch"):  # scores and softmax of each head
+            attention += e * 2 * shape.heads * min(tokens, shape.max_positions)
+        layers = shape.layers - 1 + answered
+        return tokens * ((norms + attention + mlp) * layers + answered * (12 + e) * D)
+
+    def joined(self) -> float:
+        """kernels.py: _Project keeps the weight that it multiplied by: in bfloat16 a copy of every matrix, in float32 of those that are
+        joined (k with v, gate with up)."""
+        D, K, F = self.shape.hidden_size, self.shape.kv_heads * self.shape.head_size, self.shape.intermediate_size
+        return 2 * self.shape.matrices if self.card.product == 2 else 4 * self.shape.layers * 2 * D * (K + F)
+
+    def reading(self, tokens: float) -> float:
+        """A layer at work, forward or backward: the stream, its normed states, gate, up and their product, and its joined weights."""
+        shape, e = self.shape, self.card.product
+        D, F = shape.hidden_size, shape.intermediate_size
+        widest = max(3 * F, 2 * (shape.heads + shape.kv_heads) * shape.head_size)
+        return tokens * ((8 + 2 * e) * D + e * widest) + e * 2 * D * F
+
+    def head(self, answers: float, learns: bool = False) -> float:
+        """maths/logprobs.py: a slice of logits at a time, or all where they are few; in bfloat16 a copy of the head's weight; for the
+        gradient the head's own in float32 with a slice's share of it."""
+        e, V = self.card.product, self.shape.vocab_size
+        compiled = self.card.kind == "cpu" and self.recipe.model.kernels in ("auto", "compiled")
+        slices = max(64 * V, 2**22 if compiled else 2**19) * (e if compiled else e + 8)
+        states = answers * self.shape.hidden_size * (4 + e)
+        copy = e * self.shape.embedding if e == 2 else 0
+        if not learns:
+            return slices + states + copy
+        kept = e * answers * V if compiled and answers * V <= 2**24 else slices
+        shares = 1 if answers * V <= (2**22 if compiled else 2**19) else 2
+        gradient = 0 if self.adapter else self.shape.embedding * (4 + (shares - 1) * 4 + (e if e == 2 else 0))
+        return kept + states + copy + gradient
+
+    def embedding_gradient(self, several: bool) -> float:
+        """A tied embedding has two gradients, of the head and of the tokens; they meet where the backward pass ends. A pass that is not
+        the step's first adds to what is there."""
+        if self.adapter or not self.shape.tied or self.method == "reward":
+            return 0
+        return 4.0 * self.shape.embedding * (2 if several else 1)
+
+    def answering(self, each: tuple[Rows, Rows]) -> Parts:
+        """Keys and values of the rows under way, their logits, the prompts as they are read."""
+        shape, e = self.shape, self.card.product
+        rows_at_once = min(ANSWERED, self.prompts * self.answers if self.practises else 128)
+        cache, drawn = [], []
+        for rows in each:
+            slots = rows.prompt + max(rows.answer, AHEAD)
+            cache.append(e * rows_at_once * slots * 2 * shape.kv_heads * shape.head_size * shape.layers)
+            drawn.append(self.reading(rows_at_once * rows.prompt) + 4 * rows_at_once * shape.vocab_size)
+        return {"keys and values": widened(cache), "prompts being read, logits": widened(drawn)}
+
+    def updates(self) -> float:
+        """compute/optimizer.py: Muon: an update of every matrix, and those of one shape stacked, in products' precision thrice."""
+        largest = max(
+            3 * inputs * outputs for name, (inputs, outputs) in self.shape.maps.items() if name == "gate_proj"
+        )
+        return 4.0 * self.shape.matrices + self.shape.layers * largest * (8 + 3 * self.card.product)
+
+    # -------------------------------------------------------------------------------------------------------- time
+
+    @property
+    def rows_known(self) -> bool:
+        return self.practises or self.method == "pretrain" or self.data_rows > 0
+
+    @property
+    def data_rows(self) -> int:
+        data = self.recipe.data
+        return data.demonstrations if self.method in ("sft", "sl-cai") else data.train_prompts
+
+    def tokens_in_all(self, rows: Rows) -> dict[str, float]:
+        """Tokens that are learnt from, that are read without a gradient, and that are drawn, over the whole run."""
+        if self.method == "pretrain":
+            return {"learnt": float(self.recipe.data.pretrain_tokens)}
+        epochs = self.setting("epochs", 1)
+        if not self.practises:
+            learnt = epochs * (self.data_rows or UNSAID_ROWS) * rows.tokens
+            held = self.method in ("dpo", "kto") and dict(self.section).get("loss") not in NO_REFERENCE
+            return {"learnt": learnt, "read": learnt / epochs if held else 0.0}
+        steps = next(filter(None, map(self.setting, ("steps", "rounds", "online_rounds"))), 1)
+        answered = steps * self.prompts * self.answers
+        whole = answered * (rows.prompt + rows.answer)
+        kept = whole / (self.answers if self.method == "best-of-n" else 1)
+        readers = 2 + (
+            dict(self.section)["scored_by"] == "reward"
+        )  # the policy once more, the reference, a reward model
+        return {"learnt": epochs * kept, "read": readers * whole, "drawn": whole}
+
+    def operations(self, tokens: Mapping[str, float], rows: Rows) -> float:
+        """Two for a weight and a token forward, four more backward, of which a frozen base needs two; attention by half the row's square."""
+        shape = self.shape
+        seen = (rows.prompt + rows.answer) / 2
+        forward = (
+            2 * (shape.matrices + shape.embedding * (self.method != "reward"))
+            + 4 * shape.layers * shape.heads * shape.head_size * seen
+        )
+        learnt = tokens.get("learnt", 0.0) * len(self.learns) * (2 if self.adapter else 3)
+        return forward * (learnt + tokens.get("read", 0.0) + tokens.get("drawn", 0.0))
+
+
+def widened(sizes: Sequence[float]) -> Range:
+    """What grows with the rows, of usual and of long ones: nothing of it is certain, and an allocator leaves gaps between."""
+    usual, most = sizes
+    return Range(0, usual, GAPS * most)
+
+
+# ------------------------------------------------------------------------------------------------ what is said of it
+
+
+def verdict(peak: Range, card: Card) -> str:
+    if peak.high <= card.bytes:
+        return "fits"
+    if peak.expected <= card.bytes:
+        return "should fit"
+    return "may not fit" if peak.low <= card.bytes else "does not fit"
+
+
+def plan_found(plan: StagePlan, card: Card, gpus: int) -> dict[str, Any]:
+    """A plan as JSON has it: memory in GiB."""
+    parts = {
+        name: [size / GIB for size in part]
+        for name, part in plan.phases[plan.fullest].items()
+        if part.high >= GIB / 1000
+    }
+    seconds = [count / (card.rate * gpus) for count in plan.operations] if card.rate else None
+    return {
+        "method": plan.method,
+        "verdict": verdict(plan.peak, card),
+        "card": card.bytes / GIB,
+        "peak": [size / GIB for size in plan.peak],
+        "phase": plan.fullest,
+        "parts": parts,
+        "phases": {name: [size / GIB for size in total(held)] for name, held in plan.phases.items()},
+        "tokens": list(plan.tokens),
+        "operations": list(plan.operations),
+        "seconds": seconds,
+        "rows_known": plan.rows_known,
+    }
+
+
+def plan_lines(plans: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """For the terminal."""
+    for plan in plans:
+        low, expected, high = plan["peak"]
+        yield (
+            f"{plan['method']}: {plan['verdict']}: {expected:.1f} GiB expected, {low:.1f} to {high:.1f}, of {plan['card']:.1f} GiB; "
+            f"the peak is where it {plan['phase']}"
+        )
+        for name, (least, usual, most) in plan["parts"].items():
+            span = "" if least == most else f"   {least:.2f} to {most:.2f}"
+            yield f"  {name:<34} {usual:8.2f}{span}"
+        of = "" if plan["rows_known"] else f" for {UNSAID_ROWS:,} rows, for the recipe leaves their number open"
+        yield f"  {plan['tokens'][1]:,.2g} tokens, {plan['operations'][1]:.2g} operations{of}; {time_text(plan['seconds'])}"
+
+
+def time_text(seconds: Sequence[float] | None) -> str:
+    if seconds is None:
+        return "time unknown until measured (--tflops says what the card reaches)"
+    return f"{seconds[1] / 3600:.2g} hours, {seconds[0] / 3600:.2g} to {seconds[2] / 3600:.2g}; answers take longer than their operations"
+
+
+def require_card(plan: StagePlan, card: Card) -> None:
+    """ModelError where even the least that a method needs is more than there is: before its first step."""
+    if plan.peak.low > card.bytes:
+        raise ModelError(
+            f"{plan.method} needs {plan.peak.low / GIB:,.1f} GiB of memory at least, and there are {card.bytes / GIB:,.1f} GiB here; set lora.r "
+            "= 16, or take a smaller model or a larger card (`bridle plan` lists every part)"
+        )
