@@ -15,7 +15,7 @@ from bridle.api.inputs import Text, as_prompts
 from bridle.api.objects import folder_of, refuse_scorer
 from bridle.compute.device import Device, choose_device
 from bridle.compute.plan import Shape
-from bridle.core.errors import DataError
+from bridle.core.errors import DataError, UsageError
 from bridle.core.records import Completion, content_hash
 from bridle.generation.engine import Engine, answer_prompts
 from bridle.generation.sampling import Sampling
@@ -30,7 +30,15 @@ from bridle.models.lora.adapter import base_weights
 from bridle.models.lora.low_rank import merged_copy
 from bridle.models.lora.merging import base_of
 from bridle.models.lora.policies import load_adapted, save_adapter
-from bridle.models.policy import Policy, RewardModel, load_policy, load_reward_model, save_policy, save_reward_model
+from bridle.models.policy import (
+    Policy,
+    RewardModel,
+    load_policy,
+    load_reward_model,
+    save_policy,
+    save_reward_model,
+    with_exact_base,
+)
 from bridle.models.sizes import config_shape
 from bridle.project.progress import Progress
 from bridle.recipe.data import DataSection, SamplingSection
@@ -83,7 +91,8 @@ class Model:
         """Make the adapter a part of the weights: from then on all of them are trained, or a new adapter. Without one nothing changes."""
         policy = self.policy
         if policy.adapter is not None:
-            policy.module, policy.adapter = merged_copy(policy.module), None
+            whole = with_exact_base(policy).module
+            policy.module, policy.adapter, policy.rounded = merged_copy(whole).to(self.device.torch), None, False
             policy.origin, policy.step = content_hash([policy.stamp, "merged"]), policy.step + 1
 
     def save_adapter(self, folder: str | Path) -> None:
@@ -126,22 +135,28 @@ class ScoreModel:
 
 def load(
     model: str | Path | object, tokenizer: object = None, *, adapter: str | Path | None = None, precision: str = "auto",
-    template: Mapping[str, Any] | None = None,
+    template: Mapping[str, Any] | None = None, frozen_precision: str = "float32",
 ) -> Model:  # fmt: skip
     """A model from a Hugging Face folder or a GGUF file, or from two objects of transformers: a causal language model and its tokenizer,
     which are read as the folder that they would be saved as, and never changed.
 
     `adapter`: another folder, of an adapter in peft's form, which trainers then train further; a folder that is an adapter itself is
     loaded on the base that it names. It stays with the threads that PyTorch has at this moment. `template`: how its chat template is
-    used, by the recipe's names ({"template_kwargs": {"enable_thinking": False}}); else as it was saved with.
+    used, by the recipe's names ({"template_kwargs": {"enable_thinking": False}}); else as it was saved with. `frozen_precision`:
+    "bfloat16" holds the matrices in two bytes a number: for a reference, and for what learns by adapters alone (docs/models.md).
     """
     if adapter is None and isinstance(model, str | Path) and is_adapter(Path(model)):
         model, adapter = base_of(Path(model)), model
     with folder_of(model, tokenizer) as place:
         chosen = {**asdict(stored_settings(place)), **(template or {})}
         recipe = Recipe().with_settings({f"model.{name}": value for name, value in chosen.items()}, "template")
-        device, settings = chosen_device(precision), settings_of(recipe.model)
-        policy = load_policy(place, device.torch, lasting_hash, settings)
+        device, settings, narrow = chosen_device(precision), settings_of(recipe.model), is_bfloat16(frozen_precision)
+        policy = load_policy(place, device.torch, lasting_hash, settings, narrow)
+        if policy.rounded and not (isinstance(model, str | Path) and Path(model).is_dir()):
+            raise UsageError(
+                "the weights have more digits than bfloat16, and no folder of theirs is left to save them exactly from; save the model as "
+                "a folder and load that, or leave frozen_precision out"
+            )
     for note in [] if isinstance(model, str | Path) else given_notes(policy):
         quiet().say(note)
     return Model(policy if adapter is None else load_adapted(Path(adapter), policy), device, brought=True)
@@ -160,13 +175,21 @@ def given_notes(policy: Policy) -> list[str]:
     return notes
 
 
-def load_reward(model: str | Path | object, tokenizer: object = None, *, precision: str = "auto") -> ScoreModel:
-    """A reward model from the folder that a `ScoreModel` saved, or that `bridle train reward` left."""
+def load_reward(
+    model: str | Path | object, tokenizer: object = None, *, precision: str = "auto", frozen_precision: str = "float32"
+) -> ScoreModel:
+    """A reward model from the folder that a `ScoreModel` saved, or that `bridle train reward` left. `frozen_precision`: "bfloat16" holds
+    its matrices in two bytes a number; PPO's critic begins as a copy of one only under an adapter."""
     if not isinstance(model, str | Path):
         refuse_scorer(model, tokenizer)
     with folder_of(model, tokenizer) as place:
         device = chosen_device(precision)
-        return ScoreModel(load_reward_model(place, device.torch, lasting_hash), device, {})
+        narrow = is_bfloat16(frozen_precision)
+        return ScoreModel(load_reward_model(place, device.torch, lasting_hash, narrow=narrow), device, {})
+
+
+def is_bfloat16(frozen_precision: str) -> bool:
+    return Recipe().with_settings({"model.frozen_precision": frozen_precision}, "load").model.narrow
 
 
 def chosen_device(precision: str) -> Device:

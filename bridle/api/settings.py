@@ -30,7 +30,7 @@ STAGES_ONLY = {
     "kto": ["observe_every", "labels"],
     "orpo": ["observe_every"],
     "grpo": "branch_problems branch_demonstrations".split(),
-    "model": ["path"],
+    "model": ["path", "frozen_precision"],  # of load, for it is decided as weights are read
     "lora": ["continued", "shared_trunk"],  # what a model has; and models in memory share what they are on
 }
 # Settings of [dpo] that `online_dpo` has alone.

@@ -52,8 +52,9 @@ from bridle.models.encoding import (
 )
 from bridle.models.files.new_tokenizer import train_tokenizer
 from bridle.models.imitation import Example, imitate
+from bridle.models.lora.frozen import is_narrow
 from bridle.models.lora.policies import learner
-from bridle.models.policy import Policy, RewardModel
+from bridle.models.policy import Policy, RewardModel, with_exact_base
 from bridle.models.scorer import Scorer, critic_from, scorer_from, shared_critic
 from bridle.project.run import OnLog
 from bridle.recipe.by_size import lines_by_size, settings_by_size
@@ -148,7 +149,9 @@ def reward_model(
     key = run_key("reward", recipe, ("reward",), model, [[g.prompt, g.answers, g.pairs] for g in groups])
     begins = learner(policy, recipe.lora, generator(seed, "lora")) if recipe.lora.on else policy
     head = scorer_from(begins.module, generator(seed, "head"))
-    scorer = RewardModel(head, policy.template, key, source=policy.source, adapter=begins.adapter)
+    scorer = RewardModel(
+        head, policy.template, key, source=policy.source, adapter=begins.adapter, rounded=policy.rounded
+    )
     with training(model, "reward", key, recipe, folder, on_log) as (run, _):
         device = model.device
         session = Session(run, device, seed)
@@ -281,7 +284,9 @@ def beginning_critic(policy: Policy, source: Reward, recipe: Recipe) -> Scorer:
         return shared_critic(policy.module)
     if isinstance(source, LearnedReward) and source.same_tokens:
         adapter = None if policy.adapter is None else policy.adapter.config
-        return critic_from(source.model.module, adapter, generator(recipe.seed, "lora/critic"))
+        # It learns whole beside a policy that does: then the reward model's matrices in bfloat16 are no beginning.
+        begins = (source.model if adapter else with_exact_base(source.model)).module.to(source.device.torch)
+        return critic_from(begins, adapter, generator(recipe.seed, "lora/critic"))
     return critic_from(scorer_from(policy.module, generator(recipe.seed, "critic")))
 
 
@@ -443,6 +448,11 @@ def recipe_of(
     given, name = call.dotted(settings), call.section
     adapts = model is not None and (model.policy.adapter is not None or bool(given.get("lora.r")))
     brought = model is not None and model.brought
+    if model is not None and not adapts and is_narrow(model.policy.module):
+        raise UsageError(
+            "the model's matrices are held in bfloat16, where an adapter alone can learn; give lora_r, 16 is usual, or load it without "
+            "frozen_precision"
+        )
     suited = settings_by_size(model.parameters, model.limit, tokens, adapts) if model is not None and brought else {}
     chosen = {dotted: suited[dotted].value for dotted in call.settings.values() if dotted in suited}
     recipe = Recipe().with_settings({"seed": seed, **chosen, **given}, source="settings")

@@ -316,9 +316,7 @@ class Need:
         """Of every network that stays while the run lasts, float32. Under an adapter all lie on one frozen base, but for reward models."""
         shape, adapter, learns = self.shape, self.adapter, self.learns
         frozen = self.frozen_bytes
-        found = {
-            "weights: policy": exactly(frozen * shape.whole if adapter or self.method == "reward" else 4 * shape.whole)
-        }
+        found = {"weights: policy": exactly((frozen if adapter else 4) * shape.whole)}
         found |= {
             f"weights: {name}": exactly(4 * count) for name, count in learns.items() if adapter or name != "policy"
         }
@@ -327,14 +325,14 @@ class Need:
             shared = adapter and names["reference"] in ("", names["start"])
             found["weights: reference"] = exactly(0 if shared else frozen * shape.whole)
         if self.practises and names["scored_by"] == "reward":
-            copies = 0 if self.recipe.lora.shared_trunk else self.recipe.reward.members
+            copies = 0 if self.recipe.lora.shared_trunk and adapter else self.recipe.reward.members
             found["weights: reward model"] = exactly(frozen * shape.trunk * copies, certain=False)
         return found
 
     @property
     def frozen_bytes(self) -> int:
-        """Of a weight that nothing trains."""
-        return 4
+        """Of a weight that nothing trains (models/lora/frozen.py)."""
+        return 2 if self.recipe.model.narrow else 4
 
     def moments(self) -> float:
         """Of the optimisers (compute/optimizer.py), from the first step on."""
@@ -432,7 +430,9 @@ class Need:
 
     def joined(self) -> float:
         """kernels.py: _Project keeps the weight that it multiplied by: in bfloat16 a copy of every matrix, in float32 of those that are
-        joined (k with v, gate with up)."""
+        joined (k with v, gate with up). Of what is frozen no copy waits."""
+        if self.adapter:
+            return 0
         D, K, F = self.shape.hidden_size, self.shape.kv_heads * self.shape.head_size, self.shape.intermediate_size
         return 2 * self.shape.matrices if self.card.product == 2 else 4 * self.shape.layers * 2 * D * (K + F)
 
@@ -450,7 +450,7 @@ class Need:
         compiled = self.card.kind == "cpu" and self.recipe.model.kernels in ("auto", "compiled")
         slices = max(64 * V, 2**22 if compiled else 2**19) * (e if compiled else e + 8)
         states = answers * self.shape.hidden_size * (4 + e)
-        copy = e * self.shape.embedding if e == 2 else 0
+        copy = e * self.shape.embedding if e == 2 and not (self.adapter and self.recipe.model.narrow) else 0
         if not learns:
             return slices + states + copy
         kept = e * answers * V if compiled and answers * V <= 2**24 else slices

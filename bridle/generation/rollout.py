@@ -135,7 +135,8 @@ def roll_out(step: int, policy: Policy, reward: Reward, asking: Asking, session:
         batch = make_batch(ids, answers, policy.template.pad_id, score_B.device)
         mask_BT = batch.mask_BT
         flat = [logp for c in completions for logp in c.sampled_logprobs]
-        precision = policy.module.output_weight().dtype  # float32, but for tests that need more digits
+        # float32, but for tests that need more digits
+        precision = torch.promote_types(policy.module.output_weight().dtype, torch.float32)
         old_logp_BT = spread(torch.tensor(flat, dtype=precision, device=score_B.device), mask_BT)
         reward_B = score_B - asking.penalty * cut_off_B
         added = found.parts if isinstance(found, Scores) else ()

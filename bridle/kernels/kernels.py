@@ -257,12 +257,15 @@ class _Norm(torch.autograd.Function):
 
 def project(x: Tensor, *linears: nn.Linear) -> Tensor:
     """x [..., D] through several linear maps at once, in x's type; their outputs side by side."""
-    weights: list[Tensor] = [linear.weight for linear in linears]
-    biases: list[Tensor | None] = [linear.bias for linear in linears]
+    return project_by(x, [linear.weight for linear in linears], [linear.bias for linear in linears])
+
+
+def project_by(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None]) -> Tensor:
+    """The same by weights [outputs, D]."""
     present = [bias for bias in biases if bias is not None]
     if wish == "torch":  # whose compiler stumbles over gradients in closed form
         return F.linear(x, join(weights, x.dtype), join(present, x.dtype) if present else None)
-    y: Tensor = _Project.apply(x, len(linears), *weights, *present)
+    y: Tensor = _Project.apply(x, len(weights), *weights, *present)
     return y
 
 
@@ -276,14 +279,15 @@ class _Project(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, count: int, *parts: Tensor) -> Tensor:
         weight, bias = join(parts[:count], x.dtype), join(parts[count:], x.dtype) if parts[count:] else None
-        ctx.save_for_backward(x, weight)
+        frozen = not any(ctx.needs_input_grad[2:])  # then no copy waits for the backward pass: it is joined again there
+        ctx.save_for_backward(x, *(parts[:count] if frozen else [weight]))
         ctx.sizes, ctx.types = [len(part) for part in parts[:count]], [part.dtype for part in parts]
         return F.linear(x, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
-        x, weight = ctx.saved_tensors
-        grad_x = grad @ weight if ctx.needs_input_grad[0] else None
+        x, *weights = ctx.saved_tensors
+        grad_x = grad @ join(weights, x.dtype) if ctx.needs_input_grad[0] else None
         if not any(ctx.needs_input_grad[2:]):  # frozen under an adapter: their product is the dearest of the three
             return grad_x, None, *[None] * len(ctx.types)
         rows = grad.reshape(-1, grad.shape[-1])

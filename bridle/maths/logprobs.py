@@ -58,7 +58,7 @@ class _LinearLogprobs(torch.autograd.Function):
             for rows in row_slices(len(hidden), len(weight)):
                 logits_NV = scaled(hidden[rows] @ weight.T, wide, temperature, bias_V, soft_cap)
                 logp_N[rows] = logits_NV.log_softmax(1).gather(1, targets_N[rows, None])[:, 0]
-            ctx.save_for_backward(hidden, weight, targets_N, bias_V)
+            ctx.save_for_backward(hidden, weight_VD, targets_N, bias_V)
         else:
             hidden, targets_N, total_N = hidden.contiguous(), targets_N.contiguous(), torch.empty_like(logp_N)
             ctx.kept = []
@@ -68,17 +68,18 @@ class _LinearLogprobs(torch.autograd.Function):
                 run("logprobs_forward", *logits_NV.shape, *taken, logp_N[rows], total_N[rows])
                 if len(hidden) * len(weight) <= KEPT:
                     ctx.kept.append(logits_NV)
-            ctx.save_for_backward(hidden, weight, targets_N, bias_V, total_N)
+            ctx.save_for_backward(hidden, weight_VD, targets_N, bias_V, total_N)
         ctx.temperature, ctx.soft_cap, ctx.dtypes = temperature, soft_cap, (hidden_ND.dtype, weight_VD.dtype)
         return logp_N
 
     @staticmethod
     def backward(ctx: Any, grad_N: Tensor) -> tuple[Tensor, Tensor | None, None, None, Tensor | None, None, None]:
         """d log p(y) / d logits = onehot(y) - softmax(logits). A weight that is frozen has no gradient made."""
-        hidden, weight, targets_N, bias_V, *more = ctx.saved_tensors
+        hidden, weight_VD, targets_N, bias_V, *more = ctx.saved_tensors
+        weight = weight_VD.to(hidden.dtype)  # again: no copy has waited
         learns = ctx.needs_input_grad[1]
         if more:
-            grad_hidden, grad_weight = compiled_gradient(ctx, grad_N, learns)
+            grad_hidden, grad_weight = compiled_gradient(ctx, weight, grad_N, learns)
             found = None if grad_weight is None else grad_weight.to(ctx.dtypes[1])
             return grad_hidden.to(ctx.dtypes[0]), found, None, None, None, None, None
         grad_hidden = torch.empty_like(hidden)
@@ -101,9 +102,9 @@ class _LinearLogprobs(torch.autograd.Function):
         return grad_hidden.to(ctx.dtypes[0]), found, None, None, grad_bias, None, None
 
 
-def compiled_gradient(ctx: Any, grad_N: Tensor, learns: bool) -> tuple[Tensor, Tensor | None]:
+def compiled_gradient(ctx: Any, weight: Tensor, grad_N: Tensor, learns: bool) -> tuple[Tensor, Tensor | None]:
     """The gradients of hidden and of a weight that learns, by the compiled kernels; each slice of logits becomes its gradient in place."""
-    hidden, weight, targets_N, _, total_N = ctx.saved_tensors
+    hidden, _, targets_N, _, total_N = ctx.saved_tensors
     kept, ctx.kept = ctx.kept[::-1], []  # for they are written over
     run, grad_N, grad_hidden = built(hidden.dtype), grad_N.contiguous(), torch.empty_like(hidden)
     grad_weight = torch.zeros(weight.shape, dtype=grad_N.dtype) if learns and not len(hidden) else None

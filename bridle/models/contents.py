@@ -141,6 +141,11 @@ def lasting_hash(folder: Path) -> str:
     return earlier_hash(folder) if same else folder_hash(folder)
 
 
+def has_content(folder: Path, content: str) -> bool:
+    """Whether a content hash, by either rule, is of what lies in a folder now."""
+    return (folder / "config.json").is_file() and content in (folder_hash(folder), lasting_hash(folder))
+
+
 def earlier_hash(folder: Path, known: Mapping[str, str] | None = None) -> str:
     """The content hash by the rule before, for what earlier versions noted; `known`: the hashes of files that were hashed already."""
     hashes = known or {}

@@ -336,7 +336,7 @@ class Trunk(nn.Module):
         return {name: part for name, part in self.named_modules() if is_linear(part)}
 
     def rope(self) -> tuple[Tensor, Tensor]:
-        weight = self.embed_tokens.weight
+        weight = self.norm.weight
         if self.tables is None or self.tables[0].device != weight.device or self.tables[0].dtype != weight.dtype:
             self.tables = rope_tables(self.config, weight.dtype, weight.device)
         return self.tables
@@ -352,10 +352,10 @@ class Trunk(nn.Module):
 
         With `positions` and `sees` (what a token sees, as in `attention`) rows may be laid out in another way. With `kept`
         (places of each row) only their states are given, [B, Q, D], and the last layer does no more than they need.
-        Products run in autocast's precision where autocast is on; the residual stream keeps the weights'.
+        Products run in autocast's precision where autocast is on; the residual stream keeps the norms'.
         """
         kind = ids_BT.device.type
-        x = self.embed_tokens(ids_BT)
+        x = self.embed_tokens(ids_BT).to(self.norm.weight.dtype)  # which it is, but where it is held narrower
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
         longest = ids_BT.shape[1] if positions_BT is None else int(positions_BT.max()) + 1
         check_width(longest, self.config.max_positions)
@@ -386,7 +386,7 @@ class Decoder(nn.Module):
         return self.model.embed_tokens.weight if self.config.tie_embeddings else self.lm_head.weight
 
     def logits(self, hidden: Tensor) -> Tensor:
-        return F.linear(hidden, self.output_weight())
+        return F.linear(hidden, self.output_weight().to(hidden.dtype))
 
     def logprobs(self, hidden_ND: Tensor, targets_N: Tensor, temperature: float = 1.0) -> Tensor:
         """log π of the targets, [N], without the whole matrix of logits."""

@@ -133,7 +133,8 @@ class Foreign(nn.Module):
         return None if self.lm_head is None else self.lm_head.bias
 
     def logits(self, hidden: Tensor) -> Tensor:
-        logits = F.linear(hidden * self.config.scale, self.output_weight(), self.output_bias())
+        weight = self.output_weight().to(hidden.dtype)
+        logits = F.linear(hidden * self.config.scale, weight, self.output_bias())
         cap = self.config.soft_cap
         return cap * (logits / cap).tanh() if cap else logits
 
@@ -167,13 +168,16 @@ def require_family(folder: Path, raw: Mapping[str, Any]) -> None:
         )
 
 
-def load_foreign(folder: Path, raw: Mapping[str, Any], device: torch.device, stored: Shapes) -> Foreign:
-    """A causal language model whose config.json is `raw`, of weights of the shapes `stored`. Refused by name where it could not be
-    trained and decoded right."""
+def load_foreign(
+    folder: Path, raw: Mapping[str, Any], device: torch.device, stored: Shapes, narrow: bool = False
+) -> Foreign:
+    """A causal language model whose config.json is `raw`, of weights of the shapes `stored`; one that is to be `narrow` is not on the
+    device yet. Refused by name where it could not be trained and decoded right."""
     from transformers import AutoModelForCausalLM
 
     family = raw["model_type"]
     network = from_folder(AutoModelForCausalLM, folder, raw, device, stored)
+    network = network if narrow else network.to(device)
     head = network.get_output_embeddings()
     if not isinstance(head, nn.Linear):
         raise UnsupportedModel(
@@ -206,7 +210,7 @@ def load_foreign(folder: Path, raw: Mapping[str, Any], device: torch.device, sto
 
 
 def load_foreign_trunk(folder: Path, raw: Mapping[str, Any], device: torch.device, stored: Shapes) -> ForeignTrunk:
-    """What lies below a reward head that bridle saved; the head's `score.weight` is the caller's to read."""
+    """What lies below a reward head that bridle saved, not on the device yet; the head's `score.weight` is the caller's to read."""
     from transformers import AutoModel
 
     network = from_folder(AutoModel, folder, raw, device, stored, frozenset({"score.weight"}))
@@ -229,7 +233,7 @@ def from_folder(
     stored: Shapes,
     extra: frozenset[str] = frozenset(),
 ) -> Any:
-    """transformers' network with the folder's weights in float32: every tensor, and none over but those in `extra`."""
+    """transformers' network for the device with the folder's weights in float32: every tensor, and none over but those in `extra`."""
     from transformers import AutoConfig
 
     family = raw.get("model_type", "")
@@ -266,7 +270,7 @@ def from_folder(
     for name, shape, asked in sorted(found["mismatched_keys"]):
         raise ModelError(f"{name} in {folder} has shape {list(shape)} where config.json asks for {list(asked)}")
     require_finite(network.named_parameters(), folder)
-    return network.to(device)
+    return network
 
 
 def require_known(raw: Mapping[str, Any], config: Any, folder: Path) -> None:

@@ -8,11 +8,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from bridle.core.errors import ModelError, UnsupportedModel, brief_repr
@@ -20,7 +18,7 @@ from bridle.core.files import read_whole, whole_folder
 from bridle.core.timeline import timed
 from bridle.models import foreign
 from bridle.models.batches import REWARD
-from bridle.models.contents import HashFolder, folder_hash, weight_files
+from bridle.models.contents import HashFolder, folder_hash, has_content, weight_files
 from bridle.models.decoder import Decoder, DecoderConfig, Trunk
 from bridle.models.files.chat_template import TemplateSettings
 from bridle.models.files.kinds import require_language_model
@@ -28,6 +26,7 @@ from bridle.models.files.source import ModelSource, read_source
 from bridle.models.files.weights import (
     EMBEDDINGS,
     HEAD,
+    read_tensors,
     require_finite,
     require_full,
     require_unquantised,
@@ -44,6 +43,7 @@ from bridle.models.files.writing import (
 )
 from bridle.models.foreign import LanguageModel
 from bridle.models.lora.adapter import Adapter
+from bridle.models.lora.frozen import is_narrow, narrow_matrices, with_matrices
 from bridle.models.lora.peft_files import scorer_on_base
 from bridle.models.scorer import Scorer
 from bridle.models.sizes import (
@@ -69,6 +69,7 @@ class Policy:
     step: int = 0
     source: ModelSource = field(default_factory=ModelSource, repr=False)
     adapter: Adapter | None = None  # on base weights that do not move
+    rounded: bool = False  # its matrices are held in bfloat16, and its folder has more digits
 
     @property
     def stamp(self) -> str:
@@ -122,6 +123,7 @@ class RewardModel:
     probes: list[dict[str, Any]] = field(default_factory=list)
     source: ModelSource = field(default_factory=ModelSource, repr=False)
     adapter: Adapter | None = None
+    rounded: bool = False
 
     def row(self, task: str) -> int:
         """The head's row of a task; the first where none is named."""
@@ -133,15 +135,18 @@ class RewardModel:
 
 @timed("load")
 def load_policy(
-    folder: Path, device: torch.device, hashed: HashFolder = folder_hash, settings: TemplateSettings | None = None
-) -> Policy:
+    folder: Path, device: torch.device, hashed: HashFolder = folder_hash, settings: TemplateSettings | None = None,
+    narrow: bool = False,
+) -> Policy:  # fmt: skip
     """`hashed` gives the folder's content hash, asked when all was read: a project knows it without reading all again. `settings` of the
-    chat template; None: those that the folder was saved with."""
-    return read_policy(folder, device, hashed, settings)
+    chat template; None: those that the folder was saved with. `narrow`: with its matrices in bfloat16; then an adapter alone can learn."""
+    return read_policy(folder, device, hashed, settings, narrow)
 
 
 @read_whole
-def read_policy(folder: Path, device: torch.device, hashed: HashFolder, settings: TemplateSettings | None) -> Policy:
+def read_policy(
+    folder: Path, device: torch.device, hashed: HashFolder, settings: TemplateSettings | None, narrow: bool
+) -> Policy:
     raw = read_config(folder)
     require_head(folder, raw)
     config = native_config(folder, raw)
@@ -149,7 +154,7 @@ def read_policy(folder: Path, device: torch.device, hashed: HashFolder, settings
     if config is None:
         foreign.require_family(folder, raw)
         stored, template = stored_sizes(folder, raw), load_template(folder, settings)
-        module = foreign.load_foreign(folder, raw, device, stored)
+        module = foreign.load_foreign(folder, raw, device, stored, narrow)
         template = within_embeddings(template, module.config.vocab_size, folder)
     else:
         require_native(config, folder, raw)
@@ -157,23 +162,25 @@ def read_policy(folder: Path, device: torch.device, hashed: HashFolder, settings
         tensors = read_tensors(folder)
         module = Decoder(with_own_head(config, tensors))
         load_strictly(module, tensors, folder)
+    rounded = narrow and narrow_matrices(module)
     content = hashed(folder)
-    return Policy(module.to(device), template, content, source=replace(read_source(folder), content=content))
+    source = replace(read_source(folder), content=content)
+    return Policy(module.to(device), template, content, source=source, rounded=rounded)
 
 
 @timed("load")
 def load_reward_model(
     folder: Path, device: torch.device, hashed: HashFolder = folder_hash, settings: TemplateSettings | None = None,
-    on_base_of: Policy | None = None,
+    on_base_of: Policy | None = None, narrow: bool = False,
 ) -> RewardModel:  # fmt: skip
     """The same of a reward model. `on_base_of`: a policy with an adapter, on whose base weights that of the reward model is put."""
-    return read_reward_model(folder, device, hashed, settings, on_base_of)
+    return read_reward_model(folder, device, hashed, settings, on_base_of, narrow)
 
 
 @read_whole
 def read_reward_model(
-    folder: Path, device: torch.device, hashed: HashFolder, settings: TemplateSettings | None, policy: Policy | None
-) -> RewardModel:
+    folder: Path, device: torch.device, hashed: HashFolder, settings: TemplateSettings | None, policy: Policy | None, narrow: bool
+) -> RewardModel:  # fmt: skip
     """Strict: a missing head or a probe that scores otherwise than when saved is refused."""
     raw = read_config(folder)
     tasks, probes = read_tasks(folder)
@@ -196,13 +203,18 @@ def read_reward_model(
         require_native(config, folder, raw, len(tasks))
         module = Scorer(Trunk(config), len(tasks))
         load_strictly(module, read_tensors(folder), folder)
-    module.to(device)
+    if policy is not None or not narrow:
+        module.to(device)
     require_probes(probes, module.config, folder)
     template = within_embeddings(load_template(folder, settings), module.config.vocab_size, folder)
     if added := read_object(folder / "bridle_reward.json").get("added_pad"):
         template = without_token(template, str(added))
-    model = RewardModel(module, template, hashed(folder), tasks, probes, read_source(folder))
-    check_probes(model, folder)
+    content = hashed(folder)
+    model = RewardModel(module, template, content, tasks, probes, replace(read_source(folder), content=content))
+    check_probes(model, folder, 0.1 if policy is not None and policy.rounded else 1e-3)
+    if narrow and policy is None:
+        model.rounded = narrow_matrices(module.model)
+    module.to(device)
     return model
 
 
@@ -325,12 +337,12 @@ def within_embeddings(template: Template, vocab_size: int, folder: Path) -> Temp
     return template
 
 
-def check_probes(model: RewardModel, folder: Path) -> None:
+def check_probes(model: RewardModel, folder: Path, tolerance: float = 1e-3) -> None:
     device = model.module.score.weight.device
     for probe in model.probes:
         scores = probe_scores(model.module, probe["ids"], device)
         for task, found, saved in zip(model.tasks, scores, probe["scores"], strict=True):
-            if not abs(found - saved) <= 1e-3 * max(1.0, abs(saved)):  # NaN is within nothing
+            if not abs(found - saved) <= tolerance * max(1.0, abs(saved)):  # NaN is within nothing
                 raise ModelError(
                     f"the reward model in {folder} scores a saved probe {found:.4f} where {saved:.4f} was saved (task "
                     f"{task.name!r}); its weights or head are not the ones that were trained"
@@ -345,10 +357,38 @@ def probe_scores(module: Scorer, ids: Sequence[int], device: torch.device) -> li
     return found
 
 
+Held = TypeVar("Held", bound=Policy | RewardModel)
+
+
+def with_exact_base(model: Held) -> Held:
+    """The model as it is written: base matrices that are held in bfloat16 as their folder has them, and all of it in the processor's own
+    memory. ModelError where that folder is not there as it was, and has digits that memory has not."""
+    if not is_narrow(model.module):
+        return model
+    exact, cpu, (place, content) = None, torch.device("cpu"), (model.source.place, model.source.content)
+    if model.rounded:
+        scores = model.adapter is None and isinstance(model, RewardModel)
+        if model.adapter is not None:
+            place, content = model.adapter.base, model.adapter.base_hash
+        folder = Path(place)
+        if not has_content(folder, content):
+            raise ModelError(
+                f"{place} is not there any more with the content {content[:16]}…, whose weights memory holds in bfloat16 alone, so they "
+                "cannot be saved exactly; put it back and resume the run, or begin it anew with model.frozen_precision = 'float32'"
+            )
+        exact = (load_reward_model(folder, cpu) if scores else load_policy(folder, cpu)).module
+    module: Any = with_matrices(model.module, exact)
+    found = replace(model, module=module, rounded=False)
+    if isinstance(found, RewardModel):
+        found.probes = [{**probe, "scores": probe_scores(module, probe["ids"], cpu)} for probe in found.probes]
+    return found
+
+
 @timed("save")
 def save_policy(folder: Path, policy: Policy, hashed: HashFolder = folder_hash, form: SavedAs = WORKING) -> str:
     """Write the whole folder at once and return its content hash, which `hashed` gives of the folder before it takes its place: a kill
     leaves no model there whose hash nobody knows."""
+    policy = with_exact_base(policy)
     raw, changed = config_settings(policy.module, policy.source), policy.step > 0
     if changed and (name := causal_architecture(policy.module.config)) not in (raw.get("architectures") or []):
         raw["architectures"] = [name]
@@ -369,6 +409,7 @@ def save_reward_model(folder: Path, model: RewardModel, hashed: HashFolder = fol
 
 def write_reward_model(folder: Path, model: RewardModel, form: SavedAs = WORKING) -> None:
     """Write a reward model into an empty folder."""
+    model = with_exact_base(model)
     binary = all(task.kind == "binary" for task in model.tasks)
     raw = config_settings(model.module, model.source) | {
         "architectures": [scorer_architecture(model.module.config)],
@@ -456,16 +497,6 @@ def native_config(folder: Path, raw: Mapping[str, Any]) -> DecoderConfig | None:
         ) from error
     except (TypeError, ValueError) as error:
         raise ModelError(f"{folder / 'config.json'} holds a value of the wrong type or size: {error}") from error
-
-
-def read_tensors(folder: Path) -> dict[str, Tensor]:
-    tensors: dict[str, Tensor] = {}
-    for path in weight_files(folder):
-        try:
-            tensors |= load_file(path)
-        except (SafetensorError, OSError) as error:
-            raise ModelError(f"{path} cannot be read (truncated or corrupted?): {error}") from error
-    return tensors
 
 
 def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], folder: Path) -> None:

@@ -90,7 +90,8 @@ def critic_from(scorer: Scorer, config: LoRASection | None = None, generator: to
 def critic_on(trunk: Trunk | ForeignTrunk) -> Scorer:
     """This trunk with a zero head of one row: a critic that first predicts 0, the mean of a centred reward."""
     critic = Scorer(trunk)
-    critic.score.to(next(trunk.parameters()))
+    weight = next(trunk.parameters())
+    critic.score.to(weight.device, torch.promote_types(weight.dtype, torch.float32))
     nn.init.zeros_(critic.score.weight)
     return critic
 

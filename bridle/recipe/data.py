@@ -56,6 +56,13 @@ class ModelSection(Section):
     kernels: Literal["auto", "compiled", "plain", "torch"] = "auto"
     """everything between the matrix products; compiled (on a CPU): by a C compiler at the first use; plain: PyTorch's
     own; torch: a training step's layers by torch.compile, for long runs on a GPU"""
+    frozen_precision: Literal["float32", "bfloat16"] = "float32"
+    """in which the matrices lie in memory that nothing trains: of a reference, the base under an adapter, a reward model that scores;
+    bfloat16: two bytes a number in place of four (docs/models.md)"""
+
+    @property
+    def narrow(self) -> bool:
+        return self.frozen_precision == "bfloat16"
 
     @field_validator("template_date")
     @classmethod

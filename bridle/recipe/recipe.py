@@ -42,7 +42,7 @@ ADDED_TO_GUARD = (
 )  # fmt: skip
 ADDED_LATER = {
     "reward_source": ("check", "expected", "unparsed", "check_seconds", "allow_execution", "unsafe_execution"),
-    "model": ("template_date", "template_kwargs", "fold_system"),
+    "model": ("template_date", "template_kwargs", "fold_system", "frozen_precision"),
     "reward": (*ADDED_TO_TRAINERS, "tasks", "style_control", "bootstrap"),
     **dict.fromkeys(("pretrain", "sft", "rebel"), ADDED_TO_TRAINERS),
     "grpo": (*ADDED_TO_TRAINERS, *ADDED_TO_CHECKED, "surrogate", "normalise"),

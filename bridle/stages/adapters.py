@@ -28,6 +28,10 @@ def learner_of(work: Work, policy: Policy, folder: Path) -> Policy:
     else:
         found = learner(policy, config, generator(work.recipe.seed, "lora"))
     work.progress.say(adapter_summary(found.module))
+    if found.rounded and found.adapter is not None:
+        work.progress.say(
+            f"the base lies in bfloat16, and has more digits: what is saved is merged into it as {found.adapter.base} has it"
+        )
     return found
 
 
@@ -44,12 +48,12 @@ def with_its_adapter(work: Work, policy: Policy, folder: Path) -> Policy:
         raise ModelError(
             f"lora.r = {r}, and the adapter that is trained further has r = {adapter.config.r}; leave lora.r at 0"
         )
-    found = load_adapted(place, work.read_policy(base_folder(work, adapter)))
+    found = load_adapted(place, work.read_policy(base_folder(work, adapter), frozen=True))
     if not nearly_same(found.module, policy.module):
         raise ModelError(
             f"{place} on {adapter.base} does not give the weights in {folder}; train a new one, with lora.continued false"
         )
-    return replace(policy, module=found.module, adapter=found.adapter)
+    return replace(policy, module=found.module, adapter=found.adapter, rounded=found.rounded)
 
 
 def base_folder(work: Work, adapter: Adapter) -> Path:

@@ -116,7 +116,7 @@ def learn_from_part(
         with work.start(
             stage, f"Training a reward model on {len(ids):,} of {len(judged):,} judgements", key, parents
         ) as run:
-            policy = work.load_policy("sft")
+            policy = work.load_policy("sft", frozen=recipe.lora.on)
             model, epochs, rate, seed = new_scorer(work, "reward", policy, [lesson])
             template, limit, section = model.template, model.module.config.max_positions, recipe.reward
             pairs = work.store.snapshot_pairs(snapshot.id, section.ties == "half")

@@ -121,7 +121,7 @@ def model_parents(work: Work, run: str, origins: tuple[str, str], first: str) ->
 def load_start(work: Work, run: str, start: str, held_to: str) -> Policy:
     """The policy that a run begins with. What it is held to is kept in references/, so that its KL can be measured against it whatever
     becomes of the model; so is a start whose place the run's own model will take."""
-    policy = work.load_policy(start, replaced(work, run, start))
+    policy = work.load_policy(start, replaced(work, run, start), frozen=work.recipe.lora.on)
     for name in dict.fromkeys((held_to, *([start] if start == run else []))):
         if replaced(work, run, name) is None:
             keep_reference(work.project, name)

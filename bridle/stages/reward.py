@@ -115,7 +115,7 @@ def train_scorer(work: Work, stage: str, reuse: bool) -> dict[str, Any]:
         with work.start(
             stage, TITLES.get(stage, f"Training another reward model, for the ensemble: {stage}"), key, noted
         ) as run:
-            policy = work.load_policy("sft")
+            policy = work.load_policy("sft", frozen=recipe.lora.on)
             model, epochs, rate, seed = new_scorer(work, stage, policy, lessons)
             turned = turned_by(work, stage)
             encoded = [encoded_lesson(work, one, model, policy, turned, taste) for one in lessons]
@@ -203,13 +203,15 @@ def new_scorer(
         scorer, source = slim_scorer(recipe, policy, work.device), policy.source.of_tokenizer()
         model = RewardModel(scorer, policy.template, "new", tasks, source=source)
         return model, epochs, section.slim_learning_rate, recipe.seed
-    base = work.read_policy(work.project.folder / section.path) if section.path else policy
+    base = work.read_policy(work.project.folder / section.path, frozen=recipe.lora.on) if section.path else policy
     first = stage == "reward"
     head = generator(recipe.seed, "head" if first else f"head/{stage}")
     seed = recipe.seed if first else derived_seed(recipe.seed, f"order/{stage}", 0)
     learns = learner_of(work, base, reward_start(work))
     scorer = scorer_from(learns.module, head, len(tasks))
-    model = RewardModel(scorer, base.template, "new", tasks, source=base.source, adapter=learns.adapter)
+    model = RewardModel(
+        scorer, base.template, "new", tasks, source=base.source, adapter=learns.adapter, rounded=learns.rounded
+    )
     return model, section.epochs, section.learning_rate, seed
 
 

@@ -41,11 +41,13 @@ def learned_reward(work: Work, policy: Policy) -> LearnedReward | Ensemble:
     return members[0] if len(members) == 1 else Ensemble(members, section.combine, section.uncertainty)
 
 
-def load_scores(work: Work, folder: Path, policy: Policy, task: str = "") -> LearnedReward:
-    """A reward model; answers of a policy whose tokens are not its own are read as text."""
+def load_scores(work: Work, folder: Path, policy: Policy, task: str = "", frozen: bool = True) -> LearnedReward:
+    """A reward model; answers of a policy whose tokens are not its own are read as text. `frozen`: it only scores, or an adapter alone will
+    learn on it."""
     on_base_of = policy if work.recipe.lora.shared_trunk and policy.adapter is not None else None
     settings = work.template_settings(folder)
-    model = load_reward_model(folder, work.device.torch, work.verify, settings, on_base_of)
+    narrow = frozen and work.recipe.model.narrow
+    model = load_reward_model(folder, work.device.torch, work.verify, settings, on_base_of, narrow)
     work.check_unchanged(folder, model.origin)
     return LearnedReward(model, work.device, model.template.hash == policy.template.hash, task)
 
@@ -146,7 +148,8 @@ def first_critic(work: Work, policy: Policy) -> Scorer:
     if work.recipe.ppo.shared_trunk:
         return shared_critic(policy.module)
     folder = work.project.model("reward")
-    if (folder / "config.json").is_file() and (own := load_scores(work, folder, policy)).same_tokens:
-        adapter = None if policy.adapter is None else policy.adapter.config
+    adapter = None if policy.adapter is None else policy.adapter.config
+    own = load_scores(work, folder, policy, frozen=adapter is not None) if (folder / "config.json").is_file() else None
+    if own is not None and own.same_tokens:
         return critic_from(own.model.module, adapter, generator(work.recipe.seed, "lora/critic"))
     return critic_from(scorer_from(policy.module, generator(work.recipe.seed, "critic")))

@@ -59,7 +59,7 @@ def imitate_demonstrations(
     start: str = "base",
 ) -> dict[str, Any]:
     """Train a model, by default the base, on demonstrations and keep it as `name`."""
-    began = work.load_policy(start)
+    began = work.load_policy(start, frozen=work.recipe.lora.on)
     policy = learner_of(work, began, work.project.model(start))
     limit = policy.module.config.max_positions
     examples = work.usable(encode_demonstrations(policy.template, demonstrations, limit))

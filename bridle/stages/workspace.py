@@ -316,16 +316,17 @@ class Work:
         card = card_here(recipe.model.precision)
         require_card(plan_stage(method, recipe, shape, card), card)
 
-    def load_policy(self, name: str, kept: Path | None = None) -> Policy:
+    def load_policy(self, name: str, kept: Path | None = None, frozen: bool = False) -> Policy:
         """A model of the project, or what is `kept` of it as a run began with it. The store knows it afterwards, even where its folder was
-        put there by hand; ModelError where it is not what was registered."""
-        policy = self.read_policy(kept or self.project.model(name))
+        put there by hand; ModelError where it is not what was registered. `frozen`: nothing but an adapter will train it."""
+        policy = self.read_policy(kept or self.project.model(name), frozen=frozen)
         self.store.add_model_version(name, kind=name, weights_sha256=policy.origin)
         return policy
 
-    def read_policy(self, folder: Path, content: str = "") -> Policy:
+    def read_policy(self, folder: Path, content: str = "", frozen: bool = False) -> Policy:
         """A model that is only asked. ModelError where it is not what was registered, nor the one of the run's key or of this `content`."""
-        policy = load_policy(folder, self.device.torch, self.verify, self.template_settings(folder))
+        narrow = frozen and self.recipe.model.narrow
+        policy = load_policy(folder, self.device.torch, self.verify, self.template_settings(folder), narrow)
         self.check_unchanged(folder, policy.origin, content)
         return policy
 
@@ -342,7 +343,7 @@ class Work:
 
     def load_reference(self, name: str, policy: Policy, kept: Path | None = None) -> Policy:
         """The model that a policy is held to, which must read the same tokens."""
-        reference = self.load_policy(name, kept)
+        reference = self.load_policy(name, kept, frozen=True)
         if reference.template.hash != policy.template.hash:
             raise ModelError(
                 f"the reference {name} has another tokenizer or chat template than the model that begins, so its log-probs cannot be "

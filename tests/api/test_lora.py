@@ -243,3 +243,32 @@ def test_an_adapter_knows_its_base_whatever_was_trained_on_that_besides(model: b
     model.save_adapter(tmp_path / "adapter")
     said = model.answer(PROMPTS, max_new_tokens=8)
     assert bridle.load(tmp_path / "adapter", precision="float32").answer(PROMPTS, max_new_tokens=8) == said
+
+
+@pytest.mark.parametrize("name", ["sft", "dpo", "ppo"])
+def test_a_model_held_in_two_bytes_learns_by_an_adapter_alone(name: str, folder: Path, tmp_path: Path) -> None:
+    call, settings = CALLS[name]
+    low = bridle.load(folder, precision="float32", frozen_precision="bfloat16")
+    with pytest.raises(UsageError, match="an adapter alone can learn"):
+        call(low, **settings)
+    call(low, **LORA, **settings)
+    low.save(tmp_path / "saved")
+    adapters = {name: weight.clone() for name, weight in learning_tensors(low.policy.module).items()}
+    exact = bridle.load(folder, precision="float32")
+    call(exact, **LORA, **settings)
+    for part, weight in learning_tensors(exact.policy.module).items():
+        weight.data.copy_(adapters[part])
+    whole, saved = tensors(exact), tensors(bridle.load(tmp_path / "saved", precision="float32"))
+    assert all(torch.equal(whole[part], saved[part]) for part in whole)
+    low.merge()
+    assert all(torch.equal(whole[part], tensor) for part, tensor in tensors(low).items())
+
+
+def test_what_was_given_as_objects_is_held_in_two_bytes_where_it_loses_nothing(folder: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    network, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    with pytest.raises(UsageError, match="no folder of theirs is left"):
+        bridle.load(network, tokenizer, frozen_precision="bfloat16")
+    model = bridle.load(network.bfloat16(), tokenizer, frozen_precision="bfloat16")
+    bridle.dpo(model, PAIRS, **LORA, batch_size=8)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bridle.core.errors import UnsupportedModel
 from bridle.models.decoder import DecoderConfig
-from tests.families.lora_memory import lora_memory
+from tests.families.lora_memory import lora_memory, memory
 from tests.families.table import REFUSED, WALKED, Family
 from tests.models.files.test_kinds import KINDS
 
@@ -48,7 +48,7 @@ def refused_kinds() -> Iterator[str]:
 
 def with_tables(text: str) -> str:
     """The document with its tables as the tests have them; each stands after a comment that names it."""
-    for table in (walked, refused_families, refused_kinds, lora_memory):
+    for table in (walked, refused_families, refused_kinds, lora_memory, memory):
         rows = "\n".join(table())
         text = re.sub(
             rf"(<!-- {table.__name__} -->\n)\n(\|.*\n)*\n*", lambda found, r=rows: f"{found[1]}\n{r}\n\n", text

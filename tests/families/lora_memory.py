@@ -1,4 +1,4 @@
-"""What adapters save, for docs/models.md: counted on networks of the right shapes without numbers.
+"""What adapters and the settings of memory save, for docs/models.md: counted on networks of the right shapes without numbers.
 
 Four bytes a weight, a gradient and two moments of AdamW, all in float32, as bridle trains; not counted are activations and the engine's
 copy, which both ways have.
@@ -29,6 +29,12 @@ def numbers(module: nn.Module) -> int:
     return sum(weight.numel() for weight in module.parameters())
 
 
+def held_narrow(module: nn.Module) -> int:
+    """Bytes of a network with its matrices in bfloat16."""
+    maps = {id(part.weight): part.weight for part in module.modules() if isinstance(part, nn.Linear | nn.Embedding)}
+    return HELD * numbers(module) - 2 * sum(weight.numel() for weight in maps.values())
+
+
 def counts(config: DecoderConfig, r: int = 16) -> tuple[int, int, int]:
     """Numbers of the whole model, of a scorer on its trunk, and of its adapter."""
     with torch.device("meta"):  # shapes without numbers
@@ -52,6 +58,30 @@ def lora_memory() -> Iterator[str]:
             12 * whole, 12 * adapter,
         ]  # fmt: skip
         yield f"| {name} | {adapter / 1e6:.1f}M of {whole / 1e6:,.0f}M ({adapter / whole:.1%}) | {' | '.join(map(gibibytes, row))} |"
+
+
+def memory() -> Iterator[str]:
+    """A row for each way to hold a model: what it takes, by the model's size."""
+    table: dict[str, list[int]] = {}
+    for config in SHAPES.values():
+        whole, _, adapter = counts(config)
+        with torch.device("meta"):
+            narrow = held_narrow(Decoder(config))
+        rows = {
+            "weights that nothing trains, float32": HELD * whole,
+            '`model.frozen_precision = "bfloat16"`': narrow,
+            "DPO of all weights: weights, gradients, moments and the reference": (TRAINED + HELD) * whole,
+            "its reference in bfloat16": TRAINED * whole + narrow,
+            "DPO by an adapter, r = 16: the base, which is the reference, and the adapter": HELD * whole
+            + TRAINED * adapter,
+            "its base in bfloat16": narrow + TRAINED * adapter,
+        }
+        for name, count in rows.items():
+            table.setdefault(name, []).append(count)
+    yield f"| | {' | '.join(SHAPES)} |"
+    yield "|---|---|---|"
+    for name, found in table.items():
+        yield f"| {name} | {' | '.join(map(gibibytes, found))} |"
 
 
 def gibibytes(count: int) -> str:

@@ -14,6 +14,7 @@ import torch
 
 from bridle.models.contents import folder_hash
 from bridle.models.lora.adapter import learning_tensors
+from bridle.models.lora.frozen import is_narrow
 from bridle.models.lora.low_rank import merged_tensors
 from bridle.models.lora.policies import load_adapted
 from bridle.models.policy import load_policy
@@ -224,3 +225,28 @@ def test_a_rate_that_suits_all_weights_is_told(project: Path) -> None:
     assert (
         "dpo.learning_rate = 0.0001 suits all weights of a model of" in told and "--set dpo.learning_rate=0.001" in told
     )
+
+
+def test_a_base_in_two_bytes_is_saved_as_exactly_as_in_four(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = list[tuple[ppo.Actors, LearnedReward]]()
+    plain = METHODS["ppo"].loop
+
+    def watched(actors: ppo.Actors, reward: LearnedReward, *rest: Any) -> dict[str, float]:
+        seen.append((actors, reward))
+        return plain(actors, reward, *rest)
+
+    monkeypatch.setitem(METHODS, "ppo", replace(METHODS["ppo"], loop=watched))
+    low = ("--set", "model.frozen_precision=bfloat16", "--set", "seed=7")
+    for words in ("sft", "reward", "dpo", "ppo"):
+        done("train", words, *low, "--project", project)
+    check_adapters(project)
+    [(actors, reward)] = seen
+    for module in (actors.policy.module, actors.reference.module, actors.critic.model, reward.model.module.model):
+        assert is_narrow(module)
+    done("train", "dpo", *low, *FURTHER, "--set", "dpo.start=sft", "--project", project)
+    done("train", "ppo", *low, "--set", "lora.shared_trunk=true", "--project", project)
+    check_adapters(project)
+    done("train", "ppo", *low, "--set", "lora.r=0", "--project", project)  # beside a policy that learns whole
+    actors, reward = seen[-1]
+    assert not is_narrow(actors.policy.module) and not is_narrow(actors.critic)
+    assert is_narrow(actors.reference.module) and is_narrow(reward.model.module)

@@ -23,6 +23,7 @@ from bridle.models.policy import (
     load_reward_model,
     probe_scores,
     save_policy,
+    with_exact_base,
     write_notes,
     write_reward_model,
 )
@@ -50,6 +51,7 @@ class Exported:
 def export_policy(folder: Path, policy: Policy, dtype: str = "") -> Exported:
     """Write a language model in `dtype`, by default each tensor as it came, and read it again. UsageError where something else lies
     there."""
+    policy = with_exact_base(policy)
     before = probe_logits(policy)
     content = save_policy(place_to_save(folder), policy, form=SavedAs(True, dtype_of(dtype)))
     return compared(content, before, probe_logits(load_policy(folder, policy.module.output_weight().device)))
@@ -57,6 +59,7 @@ def export_policy(folder: Path, policy: Policy, dtype: str = "") -> Exported:
 
 def export_reward_model(folder: Path, model: RewardModel, dtype: str = "") -> Exported:
     """The same of a reward model, whose saved probes are scored again by the weights that are written."""
+    model = with_exact_base(model)
     device = model.module.score.weight.device
     place = place_to_save(folder)
     before = scores(model)

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from torch import Tensor
 
 from bridle.core.errors import ModelError, UnsupportedModel, brief_repr
+from bridle.models.contents import weight_files
 from bridle.models.decoder import DecoderConfig
 
 FULL = {"F64", "F32", "F16", "BF16"}  # safetensors' names of the types that hold a weight itself
@@ -44,6 +46,17 @@ def require_full(paths: Sequence[Path], folder: Path, no_weight: Callable[[str],
                     f"{name} in {folder} is stored as {kind}, a quantised weight that says nothing without its scale; fetch the full "
                     "weights (float32, bfloat16 or float16), or have transformers dequantise and save them"
                 )
+
+
+def read_tensors(folder: Path) -> dict[str, Tensor]:
+    """All tensors of a folder, by name."""
+    tensors: dict[str, Tensor] = {}
+    for path in weight_files(folder):
+        try:
+            tensors |= load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise ModelError(f"{path} cannot be read (truncated or corrupted?): {error}") from error
+    return tensors
 
 
 def require_finite(tensors: Iterable[tuple[str, Tensor]], folder: Path) -> None:

@@ -69,7 +69,7 @@ def with_adapter(module: Network, config: LoRASection) -> Network:
             add_low_rank(linear, config.r, config.scale)
     for part in whole:
         for weight in part.parameters():
-            weight.data = weight.data.clone()
+            weight.data = weight.data.to(torch.promote_types(weight.dtype, torch.float32), copy=True)
             weight.requires_grad_(True)
     return found
 

@@ -30,9 +30,9 @@ class LowRank(nn.Module):
 
     def __init__(self, like: Tensor, sizes: tuple[int, int], r: int, scale: float) -> None:
         super().__init__()
-        inputs, outputs = sizes
-        self.A = nn.Parameter(torch.zeros(r, inputs, dtype=like.dtype, device=like.device))
-        self.B = nn.Parameter(torch.zeros(outputs, r, dtype=like.dtype, device=like.device))
+        (inputs, outputs), wide = sizes, torch.promote_types(like.dtype, torch.float32)
+        self.A = nn.Parameter(torch.zeros(r, inputs, dtype=wide, device=like.device))
+        self.B = nn.Parameter(torch.zeros(outputs, r, dtype=wide, device=like.device))
         self.scale = scale
 
     def begin(self, generator: torch.Generator) -> None:
@@ -98,7 +98,7 @@ def merged_weight(linear: nn.Module) -> Tensor:
     if found is None:
         return weight
     delta = found.delta()
-    return weight.detach() + (delta if isinstance(linear, nn.Linear) else delta.T).to(weight.dtype)
+    return weight.detach().to(delta.dtype) + (delta if isinstance(linear, nn.Linear) else delta.T)
 
 
 def merged_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -144,9 +144,16 @@ def become(module: nn.Module, began: nn.Module) -> None:
 
 
 def nearly_same(one: nn.Module, other: nn.Module) -> bool:
-    """The same up to the rounding of a product that another machine may have made."""
+    """The same up to the rounding of a product that another machine may have made, and of matrices that are held in bfloat16."""
+    rounded = any(weight.dtype == torch.bfloat16 for module in (one, other) for weight in module.parameters())
+
+    def alike(x: Tensor, y: Tensor) -> bool:
+        if rounded:
+            return float((x.float() - y.float()).abs().max()) <= 2**-7 * float(y.abs().max())
+        return torch.allclose(x, y, rtol=1e-5, atol=1e-6)
+
     pairs = zip(merged_tensors(one), merged_tensors(other), strict=True)
-    return all(a == b and x.shape == y.shape and torch.allclose(x, y, rtol=1e-5, atol=1e-6) for (a, x), (b, y) in pairs)
+    return all(a == b and x.shape == y.shape and alike(x, y) for (a, x), (b, y) in pairs)
 
 
 def is_adapted(module: nn.Module) -> bool:

@@ -10,7 +10,7 @@ import torch
 from bridle.core.errors import ModelError, UsageError
 from bridle.core.files import file_hash, whole_folder
 from bridle.core.records import content_hash
-from bridle.models.contents import folder_hash, lasting_hash
+from bridle.models.contents import has_content
 from bridle.models.lora.adapter import Adapter, adapt
 from bridle.models.lora.peft_files import ADAPTER_FILES, attach_saved, read_adapter, write_adapter
 from bridle.models.policy import Policy, RewardModel
@@ -31,7 +31,7 @@ def lies_in(policy: Policy) -> tuple[str, str]:
 def is_content(policy: Policy, content: str) -> bool:
     """Whether a content hash, by either rule, is of the folder that a policy lies in."""
     place, own = lies_in(policy)
-    return content == own or (bool(place) and content in (folder_hash(Path(place)), lasting_hash(Path(place))))
+    return content == own or (bool(place) and has_content(Path(place), content))
 
 
 def load_adapted(folder: Path, base: Policy) -> Policy:
