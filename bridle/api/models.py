@@ -14,7 +14,7 @@ import torch
 from bridle.api.inputs import Text, as_prompts
 from bridle.api.objects import folder_of, refuse_scorer
 from bridle.compute.device import Device, choose_device
-from bridle.compute.plan import Shape
+from bridle.compute.shapes import Shape
 from bridle.core.errors import DataError, UsageError
 from bridle.core.records import Completion, content_hash
 from bridle.generation.engine import Engine, answer_prompts

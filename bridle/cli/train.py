@@ -193,7 +193,8 @@ def plan(
     tflops: float | None,
 ) -> None:
     """Show what memory and arithmetic training would take, before anything is loaded. RECIPE is a TOML file (default: the project's)."""
-    from bridle.compute.plan import named_card, plan_found, plan_lines, plan_stage
+    from bridle.compute.plan import plan_found, plan_lines, plan_stage
+    from bridle.compute.shapes import named_card
     from bridle.models.sizes import planned_shape
     from bridle.recipe.recipe import load_recipe, trained_names
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import dtype as Precision
 
-from bridle.compute.plan import Card, machine_memory
+from bridle.compute.shapes import Card, machine_memory
 from bridle.core.errors import ProjectError, RecipeError
 from bridle.kernels.kernels import Kernels, choose_kernels, in_process
 from bridle.kernels.library import Unavailable

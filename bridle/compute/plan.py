@@ -11,18 +11,16 @@ K = key/value heads × head size, N tokens at once, e bytes of a product (2 in b
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from bridle.core.errors import ModelError, UsageError
+from bridle.compute.shapes import GIB, Card, Shape
+from bridle.core.errors import ModelError
 from bridle.recipe.base import TrainerSection
 from bridle.recipe.offline import NO_REFERENCE
 from bridle.recipe.recipe import CALLED, Recipe
 
-GIB = 2**30
-CARDS = {"24gb": 23.5, "80gb": 79.0}  # GiB that a program finds free on such a card
 FRAME = {"cpu": 0.3, "cuda": 0.6}  # GiB of Python and PyTorch; of CUDA's context and its libraries' workspaces
 GAPS = 1.25  # high: of what comes and goes, for an allocator leaves gaps
 UNSAID_PROMPT = (
@@ -36,103 +34,6 @@ SCORED, READ, ANSWERED, AHEAD = (
     96,
 )  # rows: rewards/learned.py, generation/reference.py, stages/workspace.py; native.py
 MOMENTS, MOMENTUM = 8, 4  # bytes a weight: AdamW's two, Muon's one
-
-
-@dataclass(frozen=True)
-class Shape:
-    """The numbers of a decoder that decide its memory. `counted`: its weights, where its files say how many there are and the rest does not
-    (a mixture of experts)."""
-
-    vocab_size: int
-    hidden_size: int
-    intermediate_size: int
-    layers: int
-    heads: int
-    kv_heads: int
-    head_size: int
-    tied: bool = True
-    max_positions: int = 32_768
-    counted: int = 0
-
-    @property
-    def maps(self) -> dict[str, tuple[int, int]]:
-        """The linear maps of a layer, in and out."""
-        D, F = self.hidden_size, self.intermediate_size
-        Q, K = self.heads * self.head_size, self.kv_heads * self.head_size
-        attention = {"q_proj": (D, Q), "k_proj": (D, K), "v_proj": (D, K), "o_proj": (Q, D)}
-        return {**attention, "gate_proj": (D, F), "up_proj": (D, F), "down_proj": (F, D)}
-
-    @property
-    def matrices(self) -> int:
-        """Weights of all layers."""
-        made = self.layers * sum(inputs * outputs for inputs, outputs in self.maps.values())
-        return self.counted - self.embedding * (2 - self.tied) if self.counted else made
-
-    @property
-    def embedding(self) -> int:
-        return self.vocab_size * self.hidden_size
-
-    @property
-    def trunk(self) -> int:
-        """Weights below a head, norms too: a reward model's and a critic's."""
-        return self.matrices + self.embedding + (2 * self.layers + 1) * self.hidden_size
-
-    @property
-    def whole(self) -> int:
-        return self.trunk + (0 if self.tied else self.embedding)
-
-
-# As published in each model's config.json: vocabulary, D, F, layers, heads, key/value heads, head size, tied, context.
-PUBLIC_SHAPES = {
-    "Qwen3-0.6B": Shape(151_936, 1_024, 3_072, 28, 16, 8, 128, True, 40_960),
-    "Qwen3-1.7B": Shape(151_936, 2_048, 6_144, 28, 16, 8, 128, True, 40_960),
-    "Qwen3-4B": Shape(151_936, 2_560, 9_728, 36, 32, 8, 128, True, 40_960),
-    "Qwen3-8B": Shape(151_936, 4_096, 12_288, 36, 32, 8, 128, False, 40_960),
-    "Llama-3.2-1B": Shape(128_256, 2_048, 8_192, 16, 32, 8, 64, True, 131_072),
-    "Llama-3.2-3B": Shape(128_256, 3_072, 8_192, 28, 24, 8, 128, True, 131_072),
-    "Llama-3.1-8B": Shape(128_256, 4_096, 14_336, 32, 32, 8, 128, False, 131_072),
-    "SmolLM2-135M": Shape(49_152, 576, 1_536, 30, 9, 3, 64, True, 8_192),
-    "SmolLM2-360M": Shape(49_152, 960, 2_560, 32, 15, 5, 64, True, 8_192),
-    "SmolLM2-1.7B": Shape(49_152, 2_048, 8_192, 24, 32, 32, 64, True, 8_192),
-}
-
-
-def public_shape(name: str) -> Shape:
-    """The shape of a model by its published name, with or without its owner and -Instruct. ModelError where it is unknown."""
-    bare = name.rstrip("/").rpartition("/")[2].lower().removesuffix("-instruct").removesuffix("-base")
-    found = {known.lower(): shape for known, shape in PUBLIC_SHAPES.items()}.get(bare)
-    if found is None:
-        raise ModelError(
-            f"there is no config.json in {name!r}, and no public shape is called that; give the folder of a model, or one of "
-            f"{', '.join(PUBLIC_SHAPES)}"
-        )
-    return found
-
-
-@dataclass(frozen=True)
-class Card:
-    """One device: its memory in bytes, and how products are made on it. `rate`: operations a second that it reaches, 0: unknown."""
-
-    bytes: float
-    kind: str = "cuda"
-    product: int = 2
-    rate: float = 0.0
-
-
-def named_card(text: str, precision: str) -> Card:
-    """A card by its usual name, or by its GiB; on one products are bfloat16, unless the recipe says otherwise."""
-    try:
-        size = CARDS.get(text.lower()) or float(text)
-    except ValueError:
-        size = 0.0
-    if not 0 < size < 1e6:
-        raise UsageError(f"--card takes {', '.join(CARDS)} or a number of GiB, got {text!r}")
-    return Card(size * GIB, "cuda", 4 if precision == "float32" else 2)
-
-
-def machine_memory() -> int:
-    """Bytes of memory that this machine has in all."""
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 class Range(NamedTuple):
@@ -342,9 +243,9 @@ class Need:
 
     # ------------------------------------------------------------------------------------------------------ phases
 
-    def phases(self, *each: Rows) -> dict[str, Parts]:
+    def phases(self, usual: Rows, longest: Rows) -> dict[str, Parts]:
         """What is alive at the peak of each phase."""
-        shape, product = self.shape, self.card.product
+        each, shape, product = (usual, longest), self.shape, self.card.product
         always = {
             "Python, PyTorch and libraries": exactly(FRAME[self.card.kind] * GIB, certain=False),
             **self.weights(),
@@ -355,7 +256,7 @@ class Need:
         ):  # packed: all matrices, the embedding and, apart from it, the head (generation/native.py)
             packed = product * (shape.matrices + 2 * shape.embedding)
             always["engine's copy"] = exactly(packed, certain=self.practises)
-        found = {"learns": {**always, **self.learning(each)}}
+        found = {name: {**always, **parts} for name, parts in self.learning(each).items()}
         if self.practises or self.observes:
             found["answers"] = {**always, **self.answering(each)}
         if self.practises:
@@ -383,9 +284,9 @@ class Need:
             }
         return found
 
-    def learning(self, each: tuple[Rows, Rows]) -> Parts:
-        """The forward and backward pass. Its peak is where the backward pass begins, all activations alive and no gradient yet, or where it
-        ends, all gradients there and no activation left."""
+    def learning(self, each: tuple[Rows, Rows]) -> dict[str, Parts]:
+        """The backward pass as it begins, all activations alive and no gradient yet, and as it ends, all gradients there and no activation
+        left."""
         count, (rows_at_once, several) = sum(self.learns.values()), self.at_once
         networks = len(self.learns)  # of PPO two, in one graph
         kept, copies, heads = [], [], []
@@ -396,8 +297,8 @@ class Need:
             heads.append(0.0 if self.method == "reward" else self.head(answers, learns=True))
         gradients = 4.0 * count
         second = self.embedding_gradient(several)
-        # Where a step has one pass the last one's gradients are gone, and moments lie between the pieces of room that they left: activations
-        # find place in none of it, or in all.
+        # Where a step has one pass the last step's gradients are gone, and moments lie between the pieces of room that they left:
+        # activations find place in none of them, or in all.
         left = exactly(gradients) if several else Range(0, gradients / 2, gradients)
         begins = {
             "gradients" if several else "room that gradients left": left,
@@ -406,20 +307,15 @@ class Need:
             "logits and the head's gradient": widened(heads),
         }
         ends = {"gradients": exactly(gradients), "a second gradient of the embedding": exactly(second, certain=False)}
-        return max(begins, ends, key=lambda parts: total(parts).expected)
+        return {"begins the backward pass": begins, "ends the backward pass": ends}
 
     def activations(self, tokens: float, answered: float) -> float:
         """What autograd keeps of a network's layers (kernels/kernels.py, each `save_for_backward`). The last layer goes on with the states
         that are `answered` alone, and so do the last norm and the head (models/batches.py: wanted_states)."""
         shape, e = self.shape, self.card.product
-        D, F, Q, K = (
-            shape.hidden_size,
-            shape.intermediate_size,
-            shape.heads * shape.head_size,
-            shape.kv_heads * shape.head_size,
-        )
+        D, F, Q, K = shape.widths
         norms = 2 * (4 + e) * D  # _Norm: the stream, float32; _Project: its normed states
-        attention = e * (2 * Q + 2 * K) + 8 * shape.heads  # _Attention: q, kv, the sums; o_proj: what it gives
+        attention = float(e * (2 * Q + 2 * K) + 8 * shape.heads)  # _Attention: q, kv, the sums; o_proj: what it gives
         mlp = 3 * e * F  # _SwiGLU: gate and up; down_proj: their product
         if self.card.kind == "cuda":  # plain operations: silu(gate), turned queries and keys are kept too
             mlp, attention = mlp + e * F, attention + e * (Q + K)
@@ -433,14 +329,14 @@ class Need:
         joined (k with v, gate with up). Of what is frozen no copy waits."""
         if self.adapter:
             return 0
-        D, K, F = self.shape.hidden_size, self.shape.kv_heads * self.shape.head_size, self.shape.intermediate_size
+        D, F, _, K = self.shape.widths
         return 2 * self.shape.matrices if self.card.product == 2 else 4 * self.shape.layers * 2 * D * (K + F)
 
     def reading(self, tokens: float) -> float:
         """A layer at work, forward or backward: the stream, its normed states, gate, up and their product, and its joined weights."""
         shape, e = self.shape, self.card.product
-        D, F = shape.hidden_size, shape.intermediate_size
-        widest = max(3 * F, 2 * (shape.heads + shape.kv_heads) * shape.head_size)
+        D, F, Q, K = shape.widths
+        widest = max(3 * F, 2 * Q + 2 * K)
         return tokens * ((8 + 2 * e) * D + e * widest) + e * 2 * D * F
 
     def head(self, answers: float, learns: bool = False) -> float:
@@ -453,9 +349,9 @@ class Need:
         copy = e * self.shape.embedding if e == 2 and not (self.adapter and self.recipe.model.narrow) else 0
         if not learns:
             return slices + states + copy
-        kept = e * answers * V if compiled and answers * V <= 2**24 else slices
+        kept = float(e) * answers * V if compiled and answers * V <= 2**24 else slices
         shares = 1 if answers * V <= (2**22 if compiled else 2**19) else 2
-        gradient = 0 if self.adapter else self.shape.embedding * (4 + (shares - 1) * 4 + (e if e == 2 else 0))
+        gradient = 0 if self.adapter else self.shape.embedding * (4 * shares + (e if e == 2 else 0))
         return kept + states + copy + gradient
 
     def embedding_gradient(self, several: bool) -> float:
@@ -507,13 +403,11 @@ class Need:
         answered = steps * self.prompts * self.answers
         whole = answered * (rows.prompt + rows.answer)
         kept = whole / (self.answers if self.method == "best-of-n" else 1)
-        readers = 2 + (
-            dict(self.section)["scored_by"] == "reward"
-        )  # the policy once more, the reference, a reward model
+        readers = 2 + (dict(self.section)["scored_by"] == "reward")  # policy, reference, reward model
         return {"learnt": epochs * kept, "read": readers * whole, "drawn": whole}
 
     def operations(self, tokens: Mapping[str, float], rows: Rows) -> float:
-        """Two for a weight and a token forward, four more backward, of which a frozen base needs two; attention by half the row's square."""
+        """Two for a weight and a token forward, four backward, of which a frozen base needs two; attention by half the row's square."""
         shape = self.shape
         seen = (rows.prompt + rows.answer) / 2
         forward = (
@@ -589,6 +483,6 @@ def require_card(plan: StagePlan, card: Card) -> None:
     """ModelError where even the least that a method needs is more than there is: before its first step."""
     if plan.peak.low > card.bytes:
         raise ModelError(
-            f"{plan.method} needs {plan.peak.low / GIB:,.1f} GiB of memory at least, and there are {card.bytes / GIB:,.1f} GiB here; set lora.r "
-            "= 16, or take a smaller model or a larger card (`bridle plan` lists every part)"
+            f"{plan.method} needs {plan.peak.low / GIB:,.1f} GiB of memory at least, and there are {card.bytes / GIB:,.1f} GiB here; set "
+            "lora.r = 16, or take a smaller model or a larger card (`bridle plan` lists every part)"
         )

@@ -14,7 +14,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from bridle.compute.plan import Shape, machine_memory, public_shape
+from bridle.compute.shapes import Shape, machine_memory, public_shape
 from bridle.core.errors import ModelError, brief_repr
 from bridle.core.files import reading_fault, without_repeats
 from bridle.core.forms import NUMBER, Fields, form_fault

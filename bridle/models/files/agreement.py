@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from bridle.compute.plan import machine_memory
+from bridle.compute.shapes import machine_memory
 from bridle.core.errors import UnsupportedModel
 from bridle.core.timeline import timed
 from bridle.models.decoder import Decoder
