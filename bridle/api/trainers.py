@@ -460,7 +460,7 @@ def recipe_of(
         require_adamw(recipe, name)
     if model is not None:
         here = card_here(recipe.model.precision)
-        require_card(plan_stage(call.method, recipe, model.shape, here), here)
+        require_card(plan_stage(name, recipe, model.shape, here), here)
     announce(call.method)
     if model is not None and brought:
         by_size = {dotted.removeprefix(f"{name}.") for dotted in chosen.keys() - given.keys()}

@@ -95,9 +95,9 @@ class StagePlan:
 
 
 def plan_stage(method: str, recipe: Recipe, shape: Shape, card: Card, gpus: int = 1, tokens: int = 0) -> StagePlan:
-    """The plan of a method of the table METHODS. `gpus` share the rows of a step, and each holds the whole model (compute/parallel.py);
+    """The plan of a method, by its name or that of its section. `gpus` share the rows of a step, and each holds the whole model (compute/parallel.py);
     `tokens`: of the longest row, prompt and answer; 0: unknown."""
-    need = Need(method, recipe, shape, card, gpus)
+    need = Need(CALLED.get(method, method), recipe, shape, card, gpus)
     lengths = need.lengths(tokens)
     read = [need.tokens_in_all(rows) for rows in lengths]
     return StagePlan(
@@ -110,7 +110,7 @@ def plan_stage(method: str, recipe: Recipe, shape: Shape, card: Card, gpus: int 
 class Need:
     """One method on one card. The recipe's settings are read here, each term beside the place in the code where it arises."""
 
-    method: str
+    name: str  # of its section
     recipe: Recipe
     shape: Shape
     card: Card
@@ -118,7 +118,7 @@ class Need:
 
     @property
     def section(self) -> TrainerSection:
-        found: TrainerSection = dict(self.recipe)[CALLED.get(self.method, self.method)]
+        found: TrainerSection = dict(self.recipe)[self.name]
         return found
 
     def setting(self, name: str, default: int = 0) -> int:
@@ -131,19 +131,19 @@ class Need:
     def practises(self) -> bool:
         """Whether it answers prompts and is scored."""
         return "scored_by" in type(self.section).model_fields and (
-            self.method != "dpo" or self.setting("online_rounds") > 0
+            self.name != "dpo" or self.setting("online_rounds") > 0
         )
 
     @property
     def observes(self) -> bool:
         """Whether it answers prompts now and then to be looked at (stages/preferences.py: observer)."""
-        return self.method in ("dpo", "kto", "orpo") and not self.practises
+        return self.setting("observe_every") > 0 and not self.practises
 
     @property
     def answers(self) -> int:
         """To a prompt, in a rollout."""
-        own = {"ppo": 1, "rebel": 2, "best-of-n": self.setting("answers"), "dpo": self.setting("online_answers")}
-        return own.get(self.method, self.setting("group_size", 1))
+        own = {"ppo": 1, "rebel": 2, "rejection": self.setting("answers"), "dpo": self.setting("online_answers")}
+        return own.get(self.name, self.setting("group_size", 1))
 
     @property
     def prompts(self) -> int:
@@ -155,7 +155,7 @@ class Need:
         context, new = self.shape.max_positions, self.recipe.sampling.max_new_tokens
         usual = min(context, longest or UNSAID_PROMPT + new)
         sizes = (usual / 4, usual, usual if longest else min(context, 4 * usual))
-        if self.method == "pretrain":
+        if self.name == "pretrain":
             return (Rows(0, self.setting("length")),) * 3
         found = []
         for tokens, answers in zip(sizes, self.compared(), strict=True):
@@ -166,9 +166,9 @@ class Need:
     def compared(self) -> tuple[int, int, int]:
         """Answers that share a prompt in one row (models/batches.py: pack_answers): a pair's two, or all that were sampled."""
         if self.practises:
-            together = self.method in ("grpo", "rloo", "rebel", "dpo")
+            together = self.name in ("grpo", "rloo", "rebel", "dpo")
             return (self.answers if together else 1,) * 3
-        if self.method in ("reward", "dpo", "kto", "orpo"):
+        if self.name in ("reward", "dpo", "kto", "orpo"):
             return 2, 2, max(2, self.recipe.sampling.answers)
         return 1, 1, 1
 
@@ -176,7 +176,7 @@ class Need:
     def at_once(self) -> tuple[float, bool]:
         """Rows (a prompt with the answers that share it) in one forward and backward pass on a card, and whether a step has several."""
         size = self.section.batch_size
-        if self.method in ("ppo", "grpo", "rloo", "rebel"):  # batch_size counts answers in a pass
+        if self.name in ("ppo", "grpo", "rloo", "rebel"):  # batch_size counts answers in a pass
             group = self.compared()[1]
             step = self.prompts / self.setting("minibatches", 1) / self.gpus
             rows = min(step, max(1, size // group))
@@ -191,7 +191,7 @@ class Need:
     def adapter(self) -> int:
         """Numbers of an adapter (models/lora/low_rank.py: r × (in + out) of each map that gets one), 0 where there is none."""
         lora, shape = self.recipe.lora, self.shape
-        if not lora.on or self.method == "pretrain":
+        if not lora.on or self.name == "pretrain":
             return 0
         chosen = [
             sizes
@@ -204,25 +204,26 @@ class Need:
     @property
     def learns(self) -> dict[str, int]:
         """Numbers that are trained, of each network by its name."""
-        if self.method == "reward":
+        if self.name == "reward":
             return {"reward model": self.adapter or self.shape.trunk}
-        critic = {"critic": self.adapter or self.shape.trunk} if self.method == "ppo" and not self.shares_trunk else {}
+        critic = {"critic": self.adapter or self.shape.trunk} if self.name == "ppo" and not self.shares_trunk else {}
         return {"policy": self.adapter or self.shape.whole, **critic}
 
     @property
     def shares_trunk(self) -> bool:
-        return self.method == "ppo" and self.recipe.ppo.shared_trunk
+        return self.name == "ppo" and self.recipe.ppo.shared_trunk
 
     def weights(self) -> Parts:
         """Of every network that stays while the run lasts, float32. Under an adapter all lie on one frozen base, but for reward models."""
         shape, adapter, learns = self.shape, self.adapter, self.learns
         frozen = self.frozen_bytes
         found = {"weights: policy": exactly((frozen if adapter else 4) * shape.whole)}
+        what = "adapter" if adapter else "weights"
         found |= {
-            f"weights: {name}": exactly(4 * count) for name, count in learns.items() if adapter or name != "policy"
+            f"{what}: {name}": exactly(4 * count) for name, count in learns.items() if adapter or name != "policy"
         }
         names = dict(self.section)
-        if (self.practises or self.method in ("dpo", "kto")) and names.get("loss") not in NO_REFERENCE:
+        if (self.practises or self.name in ("dpo", "kto")) and names.get("loss") not in NO_REFERENCE:
             shared = adapter and names["reference"] in ("", names["start"])
             found["weights: reference"] = exactly(0 if shared else frozen * shape.whole)
         if self.practises and names["scored_by"] == "reward":
@@ -270,7 +271,7 @@ class Need:
                 for rows in each
             ]
             found["reads the reference"] = {**always, "a layer's activations, logits": widened(read)}
-        elif self.observes and dict(self.section).get("loss") not in NO_REFERENCE:
+        elif self.name in ("dpo", "kto") and dict(self.section).get("loss") not in NO_REFERENCE:
             read = [self.reading(READ * rows.tokens) + self.head(READ * rows.answers * rows.answer) for rows in each]
             without = {
                 name: part for name, part in always.items() if not name.startswith("engine")
@@ -294,7 +295,7 @@ class Need:
             tokens, answers = rows_at_once * rows.tokens, rows_at_once * rows.answers * rows.answer
             kept.append(networks * (self.activations(tokens, answers / tokens) + self.reading(tokens)))
             copies.append(networks * self.joined())
-            heads.append(0.0 if self.method == "reward" else self.head(answers, learns=True))
+            heads.append(0.0 if self.name == "reward" else self.head(answers, learns=True))
         gradients = 4.0 * count
         second = self.embedding_gradient(several)
         # Where a step has one pass the last step's gradients are gone, and moments lie between the pieces of room that they left:
@@ -357,7 +358,7 @@ class Need:
     def embedding_gradient(self, several: bool) -> float:
         """A tied embedding has two gradients, of the head and of the tokens; they meet where the backward pass ends. A pass that is not
         the step's first adds to what is there."""
-        if self.adapter or not self.shape.tied or self.method == "reward":
+        if self.adapter or not self.shape.tied or self.name == "reward":
             return 0
         return 4.0 * self.shape.embedding * (2 if several else 1)
 
@@ -383,26 +384,26 @@ class Need:
 
     @property
     def rows_known(self) -> bool:
-        return self.practises or self.method == "pretrain" or self.data_rows > 0
+        return self.practises or self.name == "pretrain" or self.data_rows > 0
 
     @property
     def data_rows(self) -> int:
         data = self.recipe.data
-        return data.demonstrations if self.method in ("sft", "sl-cai") else data.train_prompts
+        return data.demonstrations if self.name in ("sft", "constitution") else data.train_prompts
 
     def tokens_in_all(self, rows: Rows) -> dict[str, float]:
         """Tokens that are learnt from, that are read without a gradient, and that are drawn, over the whole run."""
-        if self.method == "pretrain":
+        if self.name == "pretrain":
             return {"learnt": float(self.recipe.data.pretrain_tokens)}
         epochs = self.setting("epochs", 1)
         if not self.practises:
             learnt = epochs * (self.data_rows or UNSAID_ROWS) * rows.tokens
-            held = self.method in ("dpo", "kto") and dict(self.section).get("loss") not in NO_REFERENCE
+            held = self.name in ("dpo", "kto") and dict(self.section).get("loss") not in NO_REFERENCE
             return {"learnt": learnt, "read": learnt / epochs if held else 0.0}
         steps = next(filter(None, map(self.setting, ("steps", "rounds", "online_rounds"))), 1)
         answered = steps * self.prompts * self.answers
         whole = answered * (rows.prompt + rows.answer)
-        kept = whole / (self.answers if self.method == "best-of-n" else 1)
+        kept = whole / (self.answers if self.name == "rejection" else 1)
         readers = 2 + (dict(self.section)["scored_by"] == "reward")  # policy, reference, reward model
         return {"learnt": epochs * kept, "read": readers * whole, "drawn": whole}
 
@@ -411,7 +412,7 @@ class Need:
         shape = self.shape
         seen = (rows.prompt + rows.answer) / 2
         forward = (
-            2 * (shape.matrices + shape.embedding * (self.method != "reward"))
+            2 * (shape.matrices + shape.embedding * (self.name != "reward"))
             + 4 * shape.layers * shape.heads * shape.head_size * seen
         )
         learnt = tokens.get("learnt", 0.0) * len(self.learns) * (2 if self.adapter else 3)

@@ -127,7 +127,7 @@ def train_offline(work: Work, method: Method, variant: Variant) -> dict[str, Any
         parent = policy.origin
         policy.origin = content_hash([parent, key])  # two runs from the same weights must not share stamps
         groups = encoded_answers(work, policy, lessons)
-        observe = observer(work, policy, reference)
+        observe = observer(work, policy, reference) if config.observe_every else None
         session = Session(run, work.device, recipe.seed)
         cache = work.project.folder / "cache"
         result = method.loop(policy, reference, groups, config, session, cache, observe)
@@ -135,7 +135,8 @@ def train_offline(work: Work, method: Method, variant: Variant) -> dict[str, Any
         saved = work.keep_policy(name, method.section, policy, parent, learnt)
         found = sum((Counter(weightless(work.store, one.snapshot)) for one in lessons), start=Counter[str]())
         nobodies = {"weightless": dict(found)} if found else {}
-        return run.finish({**snapshots, **nobodies, **result, **observe(), "model": saved})
+        observed = {} if observe is None else observe()
+        return run.finish({**snapshots, **nobodies, **result, **observed, "model": saved})
 
 
 def encoded_answers(work: Work, policy: Policy, lessons: Sequence[Lesson]) -> list[Group]:

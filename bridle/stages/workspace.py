@@ -421,7 +421,7 @@ class Method:
             if work.recipe.model.path and self.name != "pretrain":
                 work.warn_of_rates(self.section)
             if not work.recipe.model.path or self.name != "pretrain":  # else it is only taken
-                work.require_room(self.name, self.recipe(work, variant))
+                work.require_room(self.section, self.recipe(work, variant))
             return self.stage(work, self, variant)
 
     def recipe(self, work: Work, variant: Variant) -> Recipe:
