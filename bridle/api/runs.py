@@ -115,7 +115,7 @@ def open_run(folder: Path, stage: str, key: str, recipe: Recipe, device: Device)
     write_text(folder / "recipe.toml", to_toml(recipe))
     return Run(
         stage, folder, key, noted.get("threads"), begun, quiet(), session_seconds(folder),
-        limits=recipe.guard, watch=Health(recipe.guard), noted=noted,
+        limits=recipe.guard, model=recipe.model, watch=Health(recipe.guard), noted=noted,
     )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 from bridle.core.errors import RecipeError
 from bridle.recipe.by_size import settings_by_size
 from bridle.recipe.documents import meaning_of
-from bridle.recipe.recipe import hint, sections, takes_adapter
+from bridle.recipe.recipe import WITHOUT_EFFECT, hint, sections, takes_adapter
 from bridle.stages.methods import METHODS
 
 F = TypeVar("F", bound=Callable[..., object])
@@ -62,7 +62,7 @@ class Call:
             for name, prefix in taken.items()
             for key in sections()[name].model_fields
             if key not in {*STAGES_ONLY[""], *STAGES_ONLY.get(name, ()), *self.without}
-        }
+        } | {key: f"model.{key}" for key in WITHOUT_EFFECT}
 
     def dotted(self, given: Mapping[str, object]) -> dict[str, object]:
         """Settings that were given, by their names in the recipe; one that the call does not take is an error that names the nearest."""

@@ -22,6 +22,7 @@ from bridle.compute.optimizer import (
     warm_then_linear,
 )
 from bridle.compute.parallel import all_ranks_metrics
+from bridle.compute.recomputing import recompute_layers
 from bridle.core.timeline import timed
 from bridle.project.run import Run, Signal
 from bridle.recipe.base import TrainerSection
@@ -64,6 +65,8 @@ class Steps:
         self.total, self.every = total, every
         watched = {} if self.run.watch is None else self.run.watch.state
         self.state = TrainingState(modules, optimizers, watched)
+        for module in modules.values():
+            recompute_layers(module, self.run.model.checkpoint_activations)
         self.peaks, usual = peak_rates(optimizers), session.usual_schedule
         self.schedule = usual if config is None else schedule_of(config, usual)
         self.done, restored = restore_checkpoint(self.run.checkpoints, self.state, self.run.key, self.run.progress.say)

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bridle.compute.recomputing import Layered, run_again
 from bridle.core.errors import DataError, UnsupportedModel
 from bridle.kernels import kernels
 from bridle.kernels.kernels import add_norm, attention, swiglu
@@ -316,7 +317,7 @@ def check_width(width: int, max_positions: int) -> None:
         raise DataError(f"a sequence of {width} tokens does not fit the model's context of {max_positions}; shorten it")
 
 
-class Trunk(nn.Module):
+class Trunk(Layered):
     """Embeddings, layers and the last norm: everything below a head."""
 
     def __init__(self, config: DecoderConfig) -> None:
@@ -362,6 +363,7 @@ class Trunk(nn.Module):
         everywhere = View(self.rope(), positions_BT, sees_BT3)
         delta = None
         run = compiled_layer() if kernels.wish == "torch" and torch.is_grad_enabled() else Layer.__call__
+        run = run_again(run) if self.recomputed and torch.is_grad_enabled() else run
         for number, layer in enumerate(self.layers):
             last = kept_BQ is not None and number == len(self.layers) - 1
             x, delta = run(layer, x, delta, replace(everywhere, kept_BQ=kept_BQ) if last else everywhere, dtype)

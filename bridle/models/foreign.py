@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bridle.compute.recomputing import Layered, all_run_again
 from bridle.core.errors import ModelError, UnsupportedModel
 from bridle.core.text import telling_line
 from bridle.maths.logprobs import linear_logprobs
@@ -33,6 +34,7 @@ from bridle.models.lora.low_rank import is_linear
 from bridle.models.sizes import Shapes, elements_of, require_memory, require_names, scalings_of
 
 CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "n_ctx")
+RUN_AGAIN = "GradientCheckpointingLayer"  # what transformers calls the layers that it could
 PROBE, LONGEST_PROBE = 8, 64  # tokens, and those at most of a probe that is longer than a window
 TOLERANCE = 1e-3  # of the largest number: another order of sums moves float32 by some 1e-6
 
@@ -58,7 +60,7 @@ class ForeignConfig:
         return {key: value for key, value in self.raw.items() if key != "torch_dtype"}  # now called dtype
 
 
-class ForeignTrunk(nn.Module):
+class ForeignTrunk(Layered):
     """transformers' network without its head, `inner`: hidden states of whole sequences, or of the next tokens."""
 
     def __init__(self, config: ForeignConfig, inner: Any) -> None:
@@ -84,6 +86,18 @@ class ForeignTrunk(nn.Module):
         kinds = {kind_of_part(name) for name, part in maps.items() if part in called}
         return {name: part for name, part in maps.items() if kind_of_part(name) in kinds}
 
+    def layers(self) -> list[nn.Module]:
+        """The layers that transformers itself could run again, which it does in a mode of training with dropout alone."""
+        return [part for part in self.modules() if any(kind.__name__ == RUN_AGAIN for kind in type(part).__mro__)]
+
+    def recompute(self, on: bool) -> None:
+        if on and not self.layers():
+            raise UnsupportedModel(
+                f"the layers of a {self.config.family} model cannot be told from its other parts, so they are not run again in the "
+                "backward pass; set checkpoint_activations to false"
+            )
+        super().recompute(on)
+
     def forward(self, ids_BT: Tensor) -> Tensor:
         """ids [B, T], padded on the right → hidden states [B, T, D]. Causality alone hides padding that comes last."""
         check_width(ids_BT.shape[1], self.config.max_positions)
@@ -97,9 +111,14 @@ class ForeignTrunk(nn.Module):
         positions = {}
         if self.takes_positions:  # those without read them off the mask, as BLOOM does
             positions["position_ids"] = (seen_BS.long().cumsum(1) - 1).clamp(min=0)[:, -ids_BT.shape[1] :]
-        found = self.inner(
-            input_ids=ids_BT, attention_mask=seen_BS, past_key_values=cache, use_cache=cache is not None, **positions
-        )
+        with all_run_again(self.layers() if self.recomputed and torch.is_grad_enabled() else []):
+            found = self.inner(
+                input_ids=ids_BT,
+                attention_mask=seen_BS,
+                past_key_values=cache,
+                use_cache=cache is not None,
+                **positions,
+            )
         return found.last_hidden_state
 
     def new_cache(self) -> Any:

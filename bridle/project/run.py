@@ -30,6 +30,7 @@ from bridle.project.lock import held
 from bridle.project.metrics import complete_before, logged_lines
 from bridle.project.progress import Progress
 from bridle.project.project import RECIPE_FILE, Project
+from bridle.recipe.data import ModelSection
 from bridle.recipe.documents import to_toml
 from bridle.recipe.recipe import Recipe
 from bridle.recipe.watching import GuardSection
@@ -137,6 +138,7 @@ class Run:
     stop_asked: bool = False
     last_save: int = 0
     limits: GuardSection = field(default_factory=GuardSection)
+    model: ModelSection = field(default_factory=ModelSection)
     watch: Watch | None = None
     cannot_learn: str | None = None
     until: Until | None = None
@@ -162,14 +164,15 @@ class Run:
         recipe: Recipe | None = None,
     ) -> Run:
         """A new folder, or the last one where it was begun with the same key and not finished. Whoever calls it holds the stage's lock."""
-        limits = (recipe or project.recipe).guard
+        whole = recipe or project.recipe
+        limits, model = whole.guard, whole.model
         folders = project.runs(stage)
         if folders and not (folders[-1] / "result.json").exists() and (folders[-1] / "parents.json").exists():
             last = folders[-1]
             noted = read_parents(last, KEYED)
             if noted["key"] == key:
                 seconds, threads = session_seconds(last), noted.get("threads")
-                return cls(stage, last, key, threads, True, progress, seconds, limits=limits, noted=noted)
+                return cls(stage, last, key, threads, True, progress, seconds, limits=limits, model=model, noted=noted)
             if (last / "checkpoints").exists():
                 raise ProjectError(
                     f"{last} is unfinished and was begun with another recipe or other parents; "
@@ -185,9 +188,9 @@ class Run:
         folder = project.folder / "runs" / f"{stage}-{number:04d}"
         with saving(folder):
             folder.mkdir(parents=True, exist_ok=True)
-        write_text(folder / "recipe.toml", to_toml(recipe or project.recipe))
+        write_text(folder / "recipe.toml", to_toml(whole))
         write_json(folder / "parents.json", {"stage": stage, "key": key, **parents})
-        return cls(stage, folder, key, None, False, progress, limits=limits)
+        return cls(stage, folder, key, None, False, progress, limits=limits, model=model)
 
     def __enter__(self) -> Run:
         self._lock = held(self.folder / "lock", self.folder)

@@ -60,6 +60,10 @@ class ModelSection(Section):
     """in which the matrices lie in memory that nothing trains: of a reference, the base under an adapter, a reward model that scores;
     bfloat16: two bytes a number in place of four (docs/models.md)"""
 
+    checkpoint_activations: bool = False
+    """run each layer again in the backward pass, so that until then it keeps its input alone: the same gradients for a fraction of
+    the memory and a forward pass more"""
+
     @property
     def narrow(self) -> bool:
         return self.frozen_precision == "bfloat16"

@@ -27,8 +27,9 @@ from bridle.recipe.online import GRPOSection, PPOSection, REBELSection, Rejectio
 from bridle.recipe.services import JudgeSection, LabelSection, LoopSection, ServeSection
 from bridle.recipe.watching import GuardSection, TrackSection
 
-# A run's key holds a hash of its settings. Two kinds stay out of it, so that the key of a run made earlier is found again.
+# A run's key holds a hash of its settings. Three kinds stay out of it, so that the key of a run made earlier is found again.
 NAMES_OF_MODELS = ("start", "reference")  # what they name is among the run's parents, by content hash
+WITHOUT_EFFECT = ("checkpoint_activations",)  # on any number: a run may be resumed with another
 MOST_PROBLEMS = 5  # of one recipe that are told
 # Methods whose section has another name.
 CALLED = {"best-of-n": "rejection", "sl-cai": "constitution"}
@@ -116,7 +117,7 @@ def hashed(name: str, section: Any) -> Any:
     return {
         key: value
         for key, value in section.items()
-        if key not in NAMES_OF_MODELS and not (key in defaults and value == defaults[key])
+        if key not in (*NAMES_OF_MODELS, *WITHOUT_EFFECT) and not (key in defaults and value == defaults[key])
     }
 
 

@@ -60,6 +60,17 @@ def lora_memory() -> Iterator[str]:
         yield f"| {name} | {adapter / 1e6:.1f}M of {whole / 1e6:,.0f}M ({adapter / whole:.1%}) | {' | '.join(map(gibibytes, row))} |"
 
 
+def waiting(config: DecoderConfig, tokens: int, low: int = 2) -> int:
+    """Bytes that a layer keeps for its backward pass, of products in `low` bytes a number: the residual stream twice, in float32; what
+    goes into each product of matrices, queries, keys and values, gate and up."""
+    heads, width, inner = (
+        config.head_size * (config.heads + config.kv_heads),
+        config.hidden_size,
+        config.intermediate_size,
+    )
+    return tokens * (2 * 4 * width + low * (2 * width + 2 * heads + 3 * inner))
+
+
 def memory() -> Iterator[str]:
     """A row for each way to hold a model: what it takes, by the model's size."""
     table: dict[str, list[int]] = {}
@@ -75,6 +86,13 @@ def memory() -> Iterator[str]:
             "DPO by an adapter, r = 16: the base, which is the reference, and the adapter": HELD * whole
             + TRAINED * adapter,
             "its base in bfloat16": narrow + TRAINED * adapter,
+            "what layers keep of 1,024 tokens for the backward pass, with products in bfloat16": config.layers
+            * waiting(config, 1024),
+            "`model.checkpoint_activations = true`: their inputs, and one layer": 1024
+            * config.layers
+            * 6
+            * config.hidden_size
+            + waiting(config, 1024),
         }
         for name, count in rows.items():
             table.setdefault(name, []).append(count)

@@ -14,6 +14,7 @@ from bridle.recipe.documents import reference, starter, to_toml
 from bridle.recipe.recipe import (
     ADDED_LATER,
     NAMES_OF_MODELS,
+    WITHOUT_EFFECT,
     Recipe,
     load_recipe,
     parse,
@@ -301,7 +302,7 @@ def test_defaults_are_those_of_earlier_versions_in_their_order() -> None:
             assert {key: section[key] for key in PLAYGROUND_SIZES} == PLAYGROUND_SIZES
             section = section | dict.fromkeys(PLAYGROUND_SIZES, 0)
         if isinstance(section, dict):
-            new = {*NAMES_OF_MODELS, *ADDED_LATER.get(name, ())}
+            new = {*NAMES_OF_MODELS, *WITHOUT_EFFECT, *ADDED_LATER.get(name, ())}
             assert [key for key in dumped[name] if key not in new] == list(section), name
             assert all(type(dumped[name][key]) is type(value) for key, value in section.items()), name
             assert {**dumped[name], **section} == dumped[name], name
