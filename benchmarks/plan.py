@@ -32,6 +32,7 @@ SIZES = {
     "500M": ((151_936, 896, 4_864, 24, 14, 2, 64), 4, 64),  # Qwen2.5 0.5B
 }
 TRAINERS = ("sft", "reward", "dpo", "kto", "orpo", "ppo", "grpo", "rloo", "rebel")
+PAGE, MARK = ROOT / "docs" / "scaling.md", "<!-- measured -->"
 FILE = RESULTS / "plan.json"
 GROUP = 4  # answers to a prompt of GRPO and RLOO
 
@@ -230,7 +231,7 @@ def main() -> None:
     parser.add_argument("--precision", default="float32")
     parser.add_argument("--lora", action="store_true", help="by an adapter, r = 16")
     parser.add_argument("--again", action="store_true", help="measure what was measured before")
-    parser.add_argument("--table", action="store_true", help="print the table of what was measured; measure nothing")
+    parser.add_argument("--table", action="store_true", help="write the table of docs/scaling.md; measure nothing")
     asked = parser.parse_args()
     if asked.only:
         trainer, size, precision, way = asked.only.split(":")
@@ -256,7 +257,11 @@ def main() -> None:
         FILE.write_text(json.dumps(kept, indent=1) + "\n", "utf-8")
         print(rows_of_table({case: kept["cases"][case]})[-1], flush=True)
     if asked.table:
-        print("\n".join(rows_of_table(kept["cases"])))
+        text, table = PAGE.read_text("utf-8"), "\n".join(rows_of_table(kept["cases"]))
+        before, _, rest = text.partition(f"{MARK}\n")
+        after = re.sub(r"\A\n(\|.*\n)*", "", rest)
+        PAGE.write_text(f"{before}{MARK}\n\n{table}\n{after}", "utf-8")
+        print(table)
 
 
 if __name__ == "__main__":

@@ -95,8 +95,8 @@ class StagePlan:
 
 
 def plan_stage(method: str, recipe: Recipe, shape: Shape, card: Card, gpus: int = 1, tokens: int = 0) -> StagePlan:
-    """The plan of a method, by its name or that of its section. `gpus` share the rows of a step, and each holds the whole model (compute/parallel.py);
-    `tokens`: of the longest row, prompt and answer; 0: unknown."""
+    """The plan of a method, by its name or that of its section. `gpus` share the rows of a step, and each holds the whole model
+    (compute/parallel.py); `tokens`: of the longest row, prompt and answer; 0: unknown."""
     need = Need(CALLED.get(method, method), recipe, shape, card, gpus)
     lengths = need.lengths(tokens)
     read = [need.tokens_in_all(rows) for rows in lengths]
@@ -322,8 +322,10 @@ class Need:
             mlp, attention = mlp + e * F, attention + e * (Q + K)
         elif self.recipe.model.kernels in ("plain", "torch"):  # scores and softmax of each head
             attention += e * 2 * shape.heads * min(tokens, shape.max_positions)
-        layers = shape.layers - 1 + answered
-        return tokens * ((norms + attention + mlp) * layers + answered * (12 + e) * D)
+        layers, one = shape.layers - 1 + answered, norms + attention + mlp
+        # Run again in the backward pass (compute/recomputing.py), a layer keeps what goes in, and one at a time all else.
+        kept = (4 + e) * D * layers + one if self.recipe.model.checkpoint_activations else one * layers
+        return tokens * (kept + answered * (12 + e) * D)
 
     def joined(self) -> float:
         """kernels.py: _Project keeps the weight that it multiplied by: in bfloat16 a copy of every matrix, in float32 of those that are
@@ -331,7 +333,8 @@ class Need:
         if self.adapter:
             return 0
         D, F, _, K = self.shape.widths
-        return 2 * self.shape.matrices if self.card.product == 2 else 4 * self.shape.layers * 2 * D * (K + F)
+        layer = 2 * self.shape.matrices / self.shape.layers if self.card.product == 2 else 4 * 2 * D * (K + F)
+        return layer * (1 if self.recipe.model.checkpoint_activations else self.shape.layers)
 
     def reading(self, tokens: float) -> float:
         """A layer at work, forward or backward: the stream, its normed states, gate, up and their product, and its joined weights."""
@@ -408,14 +411,14 @@ class Need:
         return {"learnt": epochs * kept, "read": readers * whole, "drawn": whole}
 
     def operations(self, tokens: Mapping[str, float], rows: Rows) -> float:
-        """Two for a weight and a token forward, four backward, of which a frozen base needs two; attention by half the row's square."""
+        """Two for a weight and a token forward, four backward, of which a frozen base needs two; two more for layers that are run again;
+        attention by half the row's square."""
         shape = self.shape
         seen = (rows.prompt + rows.answer) / 2
-        forward = (
-            2 * (shape.matrices + shape.embedding * (self.name != "reward"))
-            + 4 * shape.layers * shape.heads * shape.head_size * seen
-        )
-        learnt = tokens.get("learnt", 0.0) * len(self.learns) * (2 if self.adapter else 3)
+        forward = 2.0 * (shape.matrices + shape.embedding * (self.name != "reward"))
+        forward += 4 * shape.layers * shape.heads * shape.head_size * seen
+        passes = (2 if self.adapter else 3) + self.recipe.model.checkpoint_activations
+        learnt = tokens.get("learnt", 0.0) * len(self.learns) * passes
         return forward * (learnt + tokens.get("read", 0.0) + tokens.get("drawn", 0.0))
 
 

@@ -160,6 +160,13 @@ def test_an_adapter_has_no_second_base_and_no_waiting_copies() -> None:
     assert narrow["weights: policy"].expected == 2 * shape().whole
 
 
+def test_layers_that_are_run_again_keep_what_goes_in() -> None:
+    whole, again = (need(model__checkpoint_activations=value) for value in (False, True))
+    tokens, layer = 512, (whole.activations(512, 1.0) - 512 * 16 * 64) / 3
+    assert again.activations(tokens, 1.0) == pytest.approx(tokens * 16 * 64 + tokens * 3 * 8 * 64 + layer)
+    assert again.joined() == whole.joined() / 3
+
+
 def test_what_does_not_answer_needs_no_engine() -> None:
     assert "answers" in need("dpo").phases(*need("dpo").lengths(0)[1:])
     assert "answers" not in need("dpo", dpo__observe_every=0).phases(*need("dpo").lengths(0)[1:])
@@ -177,6 +184,14 @@ def test_what_was_measured_lies_within_the_plan(case: str, monkeypatch: pytest.M
     low, expected, high = benchmark.expected(case)
     assert low <= MEASURED[case]["measured"] <= high
     assert expected == pytest.approx(MEASURED[case]["measured"], rel=0.15)
+
+
+def test_the_page_has_the_table_of_what_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import plan as benchmark
+
+    text = benchmark.PAGE.read_text("utf-8")
+    assert "\n".join(["", *benchmark.rows_of_table(MEASURED), ""]) in text, "python benchmarks/plan.py --table"
 
 
 # ------------------------------------------------------------------------------------------------------ what is said
