@@ -34,8 +34,7 @@ from bridle.api.rewards import Judge, identity, prompt_keys, reward_source
 from bridle.api.rows import row_list
 from bridle.api.runs import announce, finish, reference_of, run_key, training
 from bridle.api.settings import CALLS, Call, with_settings
-from bridle.compute.device import card_here
-from bridle.compute.plan import plan_stage, require_card
+from bridle.compute.device import require_room
 from bridle.compute.randomness import derived_seed, drawn, generator
 from bridle.compute.steps import Session
 from bridle.core.errors import DataError, RecipeError, UsageError, described_value
@@ -459,8 +458,7 @@ def recipe_of(
     if adapts:
         require_adamw(recipe, name)
     if model is not None:
-        here = card_here(recipe.model.precision)
-        require_card(plan_stage(name, recipe, model.shape, here), here)
+        require_room(name, recipe, model.shape)
     announce(call.method)
     if model is not None and brought:
         by_size = {dotted.removeprefix(f"{name}.") for dotted in chosen.keys() - given.keys()}

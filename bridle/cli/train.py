@@ -193,7 +193,7 @@ def plan(
     tflops: float | None,
 ) -> None:
     """Show what memory and arithmetic training would take, before anything is loaded. RECIPE is a TOML file (default: the project's)."""
-    from bridle.compute.plan import plan_found, plan_lines, plan_stage
+    from bridle.compute.plan import plan_found, plan_stage, planned_lines
     from bridle.compute.shapes import named_card
     from bridle.models.sizes import planned_shape
     from bridle.recipe.recipe import load_recipe, trained_names
@@ -217,7 +217,7 @@ def plan(
         device = named_card(card, recipe.model.precision)
     device = replace(device, rate=1e12 * (tflops or 0.0))
     plans = [plan_found(plan_stage(name, recipe, shape, device, gpus, tokens or 0), device, gpus) for name in methods]
-    print_found(options, {"plans": plans, "gpus": gpus}, plan_lines(plans))
+    print_found(options, {"plans": plans, "gpus": gpus}, planned_lines(plans))
 
 
 @click.group()

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from bridle.compute.shapes import GIB, Card, Shape
 from bridle.core.errors import ModelError
+from bridle.project.progress import clock
 from bridle.recipe.base import TrainerSection
 from bridle.recipe.offline import NO_REFERENCE
 from bridle.recipe.recipe import CALLED, Recipe
@@ -51,7 +52,7 @@ Parts = dict[str, Range]
 NOTHING = Range(0, 0, 0)
 
 
-def exactly(size: float, certain: bool = True) -> Range:
+def fixed_size(size: float, certain: bool = True) -> Range:
     """Known to the byte; `certain`: nothing that the recipe does not name could replace it."""
     return Range(size if certain else 0, size, size)
 
@@ -61,7 +62,7 @@ def total(parts: Mapping[str, Range]) -> Range:
 
 
 @dataclass(frozen=True)
-class Rows:
+class RowTokens:
     """One row as it is read: tokens of the prompt and of an answer, `answers` of them behind one prompt."""
 
     prompt: float
@@ -150,17 +151,17 @@ class Need:
         """Of a rollout."""
         return next(filter(None, map(self.setting, ("prompts_per_step", "prompts_per_round", "online_prompts"))), 0)
 
-    def lengths(self, longest: int) -> tuple[Rows, Rows, Rows]:
+    def lengths(self, longest: int) -> tuple[RowTokens, RowTokens, RowTokens]:
         """Low, expected and high."""
         context, new = self.shape.max_positions, self.recipe.sampling.max_new_tokens
         usual = min(context, longest or UNSAID_PROMPT + new)
         sizes = (usual / 4, usual, usual if longest else min(context, 4 * usual))
         if self.name == "pretrain":
-            return (Rows(0, self.setting("length")),) * 3
+            return (RowTokens(0, self.setting("length")),) * 3
         found = []
         for tokens, answers in zip(sizes, self.compared(), strict=True):
             answer = min(new, 0.75 * tokens) if self.practises else tokens / 2
-            found.append(Rows(tokens - answer, answer, answers))
+            found.append(RowTokens(tokens - answer, answer, answers))
         return found[0], found[1], found[2]
 
     def compared(self) -> tuple[int, int, int]:
@@ -174,7 +175,7 @@ class Need:
 
     @property
     def at_once(self) -> tuple[float, bool]:
-        """Rows (a prompt with the answers that share it) in one forward and backward pass on a card, and whether a step has several."""
+        """RowTokens (a prompt with the answers that share it) in one forward and backward pass on a card, and whether a step has several."""
         size = self.section.batch_size
         if self.name in ("ppo", "grpo", "rloo", "rebel"):  # batch_size counts answers in a pass
             group = self.compared()[1]
@@ -217,18 +218,18 @@ class Need:
         """Of every network that stays while the run lasts, float32. Under an adapter all lie on one frozen base, but for reward models."""
         shape, adapter, learns = self.shape, self.adapter, self.learns
         frozen = self.frozen_bytes
-        found = {"weights: policy": exactly((frozen if adapter else 4) * shape.whole)}
+        found = {"weights: policy": fixed_size((frozen if adapter else 4) * shape.whole)}
         what = "adapter" if adapter else "weights"
         found |= {
-            f"{what}: {name}": exactly(4 * count) for name, count in learns.items() if adapter or name != "policy"
+            f"{what}: {name}": fixed_size(4 * count) for name, count in learns.items() if adapter or name != "policy"
         }
         names = dict(self.section)
         if (self.practises or self.name in ("dpo", "kto")) and names.get("loss") not in NO_REFERENCE:
             shared = adapter and names["reference"] in ("", names["start"])
-            found["weights: reference"] = exactly(0 if shared else frozen * shape.whole)
+            found["weights: reference"] = fixed_size(0 if shared else frozen * shape.whole)
         if self.practises and names["scored_by"] == "reward":
             copies = 0 if self.recipe.lora.shared_trunk and adapter else self.recipe.reward.members
-            found["weights: reward model"] = exactly(frozen * shape.trunk * copies, certain=False)
+            found["weights: reward model"] = fixed_size(frozen * shape.trunk * copies, certain=False)
         return found
 
     @property
@@ -244,19 +245,19 @@ class Need:
 
     # ------------------------------------------------------------------------------------------------------ phases
 
-    def phases(self, usual: Rows, longest: Rows) -> dict[str, Parts]:
+    def phases(self, usual: RowTokens, longest: RowTokens) -> dict[str, Parts]:
         """What is alive at the peak of each phase."""
         each, shape, product = (usual, longest), self.shape, self.card.product
         always = {
-            "Python, PyTorch and libraries": exactly(FRAME[self.card.kind] * GIB, certain=False),
+            "Python, PyTorch and libraries": fixed_size(FRAME[self.card.kind] * GIB, certain=False),
             **self.weights(),
         }
-        always["optimiser's moments"] = exactly(self.moments())
+        always["optimiser's moments"] = fixed_size(self.moments())
         if (
             self.practises or self.observes
         ):  # packed: all matrices, the embedding and, apart from it, the head (generation/native.py)
             packed = product * (shape.matrices + 2 * shape.embedding)
-            always["engine's copy"] = exactly(packed, certain=self.practises)
+            always["engine's copy"] = fixed_size(packed, certain=self.practises)
         found = {name: {**always, **parts} for name, parts in self.learning(each).items()}
         if self.practises or self.observes:
             found["answers"] = {**always, **self.answering(each)}
@@ -280,12 +281,12 @@ class Need:
         if self.section.optimizer == "muon" and not self.adapter:
             found["steps"] = {
                 **always,
-                "gradients": exactly(4 * sum(self.learns.values())),
-                "Muon's updates": exactly(self.updates()),
+                "gradients": fixed_size(4 * sum(self.learns.values())),
+                "Muon's updates": fixed_size(self.updates()),
             }
         return found
 
-    def learning(self, each: tuple[Rows, Rows]) -> dict[str, Parts]:
+    def learning(self, each: tuple[RowTokens, RowTokens]) -> dict[str, Parts]:
         """The backward pass as it begins, all activations alive and no gradient yet, and as it ends, all gradients there and no activation
         left."""
         count, (rows_at_once, several) = sum(self.learns.values()), self.at_once
@@ -300,18 +301,21 @@ class Need:
         second = self.embedding_gradient(several)
         # Where a step has one pass the last step's gradients are gone, and moments lie between the pieces of room that they left:
         # activations find place in none of them, or in all.
-        left = exactly(gradients) if several else Range(0, gradients / 2, gradients)
+        left = fixed_size(gradients) if several else Range(0, gradients / 2, gradients)
         begins = {
             "gradients" if several else "room that gradients left": left,
             "activations kept for the gradient": widened(kept),
-            "products' copies of weights": exactly(copies[0], certain=False),
+            "products' copies of weights": fixed_size(copies[0], certain=False),
             "logits and the head's gradient": widened(heads),
         }
-        ends = {"gradients": exactly(gradients), "a second gradient of the embedding": exactly(second, certain=False)}
+        ends = {
+            "gradients": fixed_size(gradients),
+            "a second gradient of the embedding": fixed_size(second, certain=False),
+        }
         return {"begins the backward pass": begins, "ends the backward pass": ends}
 
     def activations(self, tokens: float, answered: float) -> float:
-        """What autograd keeps of a network's layers (kernels/kernels.py, each `save_for_backward`). The last layer goes on with the states
+        """What autograd keeps of a network's layers (kernels/kernels.py, each `save_for_backward`). The last layer takes the states
         that are `answered` alone, and so do the last norm and the head (models/batches.py: wanted_states)."""
         shape, e = self.shape, self.card.product
         D, F, Q, K = shape.widths
@@ -365,7 +369,7 @@ class Need:
             return 0
         return 4.0 * self.shape.embedding * (2 if several else 1)
 
-    def answering(self, each: tuple[Rows, Rows]) -> Parts:
+    def answering(self, each: tuple[RowTokens, RowTokens]) -> Parts:
         """Keys and values of the rows under way, their logits, the prompts as they are read."""
         shape, e = self.shape, self.card.product
         rows_at_once = min(ANSWERED, self.prompts * self.answers if self.practises else 128)
@@ -394,7 +398,7 @@ class Need:
         data = self.recipe.data
         return data.demonstrations if self.name in ("sft", "constitution") else data.train_prompts
 
-    def tokens_in_all(self, rows: Rows) -> dict[str, float]:
+    def tokens_in_all(self, rows: RowTokens) -> dict[str, float]:
         """Tokens that are learnt from, that are read without a gradient, and that are drawn, over the whole run."""
         if self.name == "pretrain":
             return {"learnt": float(self.recipe.data.pretrain_tokens)}
@@ -410,7 +414,7 @@ class Need:
         readers = 2 + (dict(self.section)["scored_by"] == "reward")  # policy, reference, reward model
         return {"learnt": epochs * kept, "read": readers * whole, "drawn": whole}
 
-    def operations(self, tokens: Mapping[str, float], rows: Rows) -> float:
+    def operations(self, tokens: Mapping[str, float], rows: RowTokens) -> float:
         """Two for a weight and a token forward, four backward, of which a frozen base needs two; two more for layers that are run again;
         attention by half the row's square."""
         shape = self.shape
@@ -431,7 +435,7 @@ def widened(sizes: Sequence[float]) -> Range:
 # ------------------------------------------------------------------------------------------------ what is said of it
 
 
-def verdict(peak: Range, card: Card) -> str:
+def fit_verdict(peak: Range, card: Card) -> str:
     if peak.high <= card.bytes:
         return "fits"
     if peak.expected <= card.bytes:
@@ -449,7 +453,7 @@ def plan_found(plan: StagePlan, card: Card, gpus: int) -> dict[str, Any]:
     seconds = [count / (card.rate * gpus) for count in plan.operations] if card.rate else None
     return {
         "method": plan.method,
-        "verdict": verdict(plan.peak, card),
+        "verdict": fit_verdict(plan.peak, card),
         "card": card.bytes / GIB,
         "peak": [size / GIB for size in plan.peak],
         "phase": plan.fullest,
@@ -462,7 +466,7 @@ def plan_found(plan: StagePlan, card: Card, gpus: int) -> dict[str, Any]:
     }
 
 
-def plan_lines(plans: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+def planned_lines(plans: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """For the terminal."""
     for plan in plans:
         low, expected, high = plan["peak"]
@@ -480,7 +484,8 @@ def plan_lines(plans: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 def time_text(seconds: Sequence[float] | None) -> str:
     if seconds is None:
         return "time unknown until measured (--tflops says what the card reaches)"
-    return f"{seconds[1] / 3600:.2g} hours, {seconds[0] / 3600:.2g} to {seconds[2] / 3600:.2g}; answers take longer than their operations"
+    low, expected, high = map(clock, seconds)
+    return f"{expected} of computing, {low} to {high}; answers take longer than their operations"
 
 
 def require_card(plan: StagePlan, card: Card) -> None:

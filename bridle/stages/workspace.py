@@ -17,9 +17,8 @@ from typing import Any, TypeVar
 
 import torch
 
-from bridle.compute.device import Device, as_begun, card_here, choose_as, choose_device
+from bridle.compute.device import Device, as_begun, choose_as, choose_device, require_room
 from bridle.compute.operators import Operators
-from bridle.compute.plan import plan_stage, require_card
 from bridle.compute.randomness import derived_seed
 from bridle.compute.trackers import tracked
 from bridle.core.errors import ModelError, UsageError
@@ -306,15 +305,14 @@ class Work:
                 parameters = elements_of(stored_shapes(weight_files(there)))
                 self.warn(odd_rates(name, dict(self.recipe)[name], parameters, self.recipe.lora.on))
 
-    def require_room(self, method: str, recipe: Recipe) -> None:
+    def require_memory(self, section: str, recipe: Recipe) -> None:
         """ModelError where this machine has less memory than a method needs at least: before anything is read, or trained."""
         places = [self.project.folder / Path(recipe.model.path).expanduser(), self.project.model("base")]
         try:
             shape = planned_shape(recipe.model, *places)
         except ModelError:  # a GGUF file that was not taken yet, or a fault that a stage reports
             return
-        card = card_here(recipe.model.precision)
-        require_card(plan_stage(method, recipe, shape, card), card)
+        require_room(section, recipe, shape)
 
     def load_policy(self, name: str, kept: Path | None = None, frozen: bool = False) -> Policy:
         """A model of the project, or what is `kept` of it as a run began with it. The store knows it afterwards, even where its folder was
@@ -421,7 +419,7 @@ class Method:
             if work.recipe.model.path and self.name != "pretrain":
                 work.warn_of_rates(self.section)
             if not work.recipe.model.path or self.name != "pretrain":  # else it is only taken
-                work.require_room(self.section, self.recipe(work, variant))
+                work.require_memory(self.section, self.recipe(work, variant))
             return self.stage(work, self, variant)
 
     def recipe(self, work: Work, variant: Variant) -> Recipe:
