@@ -96,7 +96,7 @@ def run_loop(trainer: str, recipe: Any, device: Any, size: str) -> None:
     from bridle.compute.randomness import generator
     from bridle.compute.steps import Session
     from bridle.core.records import Prompt
-    from bridle.evaluation.answers import answer_all
+    from bridle.evaluation.answers import answer_all, kl_of
     from bridle.generation.engine import Engine
     from bridle.generation.rollout import RolloutSession
     from bridle.models.decoder import Decoder, DecoderConfig, initialise
@@ -107,6 +107,7 @@ def run_loop(trainer: str, recipe: Any, device: Any, size: str) -> None:
     from bridle.project.run import Run
     from bridle.rewards.learned import LearnedReward
     from bridle.stages.methods import METHODS
+    from bridle.stages.preferences import free_weights
     from bridle.training import ppo
 
     (vocabulary, hidden, inner, layers, heads, kv_heads, head_size), rows, tokens = SIZES[size]
@@ -141,10 +142,16 @@ def run_loop(trainer: str, recipe: Any, device: Any, size: str) -> None:
         elif trainer in ("dpo", "kto", "orpo"):
             held_to = None if trainer == "orpo" else reference or network("reference")
 
+            read_again = None if trainer == "orpo" else (lambda: reference or network("reference"))
+
             def observe() -> dict[str, float]:
-                answer_all(policy, engine, prompts, recipe.sampling.max_new_tokens, 0)
+                answered = answer_all(policy, engine, prompts, recipe.sampling.max_new_tokens, 0)
+                if read_again is not None:
+                    kl_of(answered, policy, read_again(), device)
                 return {}
 
+            if reference is None:
+                session = replace(session, release=lambda held: held and free_weights(held))
             method.loop(policy, held_to, groups(rows, tokens), config_of, session, Path(folder) / "cache", observe)
         else:
             held_to = reference or network("reference")

@@ -28,12 +28,8 @@ UNSAID_PROMPT = (
     256  # tokens, where nothing is said of the rows; low has a quarter of such rows, high four times as much
 )
 UNSAID_ROWS = 1000  # of imported data whose number the recipe leaves open
-SCORED, READ, ANSWERED, AHEAD = (
-    128,
-    16,
-    256,
-    96,
-)  # rows: rewards/learned.py, generation/reference.py, stages/workspace.py; native.py
+# Rows at once (rewards/learned.py, generation/reference.py, evaluation/answers.py, stages/workspace.py), spare slots (generation/native.py).
+SCORED, READ, OBSERVED, ANSWERED, AHEAD = 128, 16, 64, 256, 96
 MOMENTS, MOMENTUM = 8, 4  # bytes a weight: AdamW's two, Muon's one
 
 
@@ -175,7 +171,7 @@ class Need:
 
     @property
     def at_once(self) -> tuple[float, bool]:
-        """RowTokens (a prompt with the answers that share it) in one forward and backward pass on a card, and whether a step has several."""
+        """Rows (a prompt with the answers that share it) in one forward and backward pass on a card, and whether a step has several."""
         size = self.section.batch_size
         if self.name in ("ppo", "grpo", "rloo", "rebel"):  # batch_size counts answers in a pass
             group = self.compared()[1]
@@ -215,22 +211,25 @@ class Need:
         return self.name == "ppo" and self.recipe.ppo.shared_trunk
 
     def weights(self) -> Parts:
-        """Of every network that stays while the run lasts, float32. Under an adapter all lie on one frozen base, but for reward models."""
-        shape, adapter, learns = self.shape, self.adapter, self.learns
-        frozen = self.frozen_bytes
+        """Of every network that stays while the run lasts. Under an adapter all lie on one frozen base, but for reward models."""
+        shape, adapter, frozen = self.shape, self.adapter, self.frozen_bytes
         found = {"weights: policy": fixed_size((frozen if adapter else 4) * shape.whole)}
         what = "adapter" if adapter else "weights"
-        found |= {
-            f"{what}: {name}": fixed_size(4 * count) for name, count in learns.items() if adapter or name != "policy"
-        }
-        names = dict(self.section)
-        if (self.practises or self.name in ("dpo", "kto")) and names.get("loss") not in NO_REFERENCE:
-            shared = adapter and names["reference"] in ("", names["start"])
-            found["weights: reference"] = fixed_size(0 if shared else frozen * shape.whole)
-        if self.practises and names["scored_by"] == "reward":
+        own = {name: count for name, count in self.learns.items() if adapter or name != "policy"}
+        found |= {f"{what}: {name}": fixed_size(4 * count) for name, count in own.items()}
+        if self.practises and dict(self.section)["scored_by"] == "reward":
             copies = 0 if self.recipe.lora.shared_trunk and adapter else self.recipe.reward.members
             found["weights: reward model"] = fixed_size(frozen * shape.trunk * copies, certain=False)
         return found
+
+    def reference(self) -> Parts:
+        """It stays where a policy practises. DPO and KTO let it go once it was read, and read it again to look at the policy's answers
+        (stages/preferences.py: free_weights, kept_reader)."""
+        names = dict(self.section)
+        if not (self.practises or self.name in ("dpo", "kto")) or names.get("loss") in NO_REFERENCE:
+            return {}
+        shared = self.adapter and names["reference"] in ("", names["start"])  # it is the base
+        return {"weights: reference": fixed_size(0 if shared else self.frozen_bytes * self.shape.whole)}
 
     @property
     def frozen_bytes(self) -> int:
@@ -238,8 +237,10 @@ class Need:
         return 2 if self.recipe.model.narrow else 4
 
     def moments(self) -> float:
-        """Of the optimisers (compute/optimizer.py), from the first step on."""
+        """Of the optimisers (compute/optimizer.py), from the first step on; offloaded from a card those of one weight at a time."""
         shape, count = self.shape, sum(self.learns.values())
+        if self.recipe.model.offload_optimizer and self.card.kind == "cuda":
+            return MOMENTS * min(count, max(shape.embedding, shape.hidden_size * shape.intermediate_size))
         muon = shape.matrices * len(self.learns) if self.section.optimizer == "muon" and not self.adapter else 0
         return MOMENTS * count - (MOMENTS - MOMENTUM) * muon
 
@@ -247,44 +248,43 @@ class Need:
 
     def phases(self, usual: RowTokens, longest: RowTokens) -> dict[str, Parts]:
         """What is alive at the peak of each phase."""
-        each, shape, product = (usual, longest), self.shape, self.card.product
-        always = {
-            "Python, PyTorch and libraries": fixed_size(FRAME[self.card.kind] * GIB, certain=False),
-            **self.weights(),
-        }
-        always["optimiser's moments"] = fixed_size(self.moments())
-        if (
-            self.practises or self.observes
-        ):  # packed: all matrices, the embedding and, apart from it, the head (generation/native.py)
-            packed = product * (shape.matrices + 2 * shape.embedding)
-            always["engine's copy"] = fixed_size(packed, certain=self.practises)
-        found = {name: {**always, **parts} for name, parts in self.learning(each).items()}
+        each, size = (usual, longest), self.section.batch_size
+        frame = {"Python, PyTorch and libraries": fixed_size(FRAME[self.card.kind] * GIB, certain=False)}
+        reference, always = self.reference(), frame | self.weights()
+        if self.name in ("dpo", "kto") and not self.practises and reference:
+            read = [self.reading(READ * rows.tokens) + self.head(READ * rows.answers * rows.answer) for rows in each]
+            found = {"reads the reference": always | reference | {"a layer's activations, logits": widened(read)}}
+        else:
+            found = {}
+        always |= {"optimiser's moments": fixed_size(self.moments())} | (reference if self.practises else {})
         if self.practises or self.observes:
-            found["answers"] = {**always, **self.answering(each)}
+            always["engine's copy"] = fixed_size(self.packed, certain=self.practises)
+            found["answers"] = always | self.answering(each)
         if self.practises:
-            scored = [
-                self.reading(min(SCORED, self.prompts * self.answers) * (rows.prompt + rows.answer)) for rows in each
-            ]
-            found["scores"] = {**always, "a layer's activations": widened(scored)}
-            size = self.section.batch_size
+            asked = min(SCORED, self.prompts * self.answers)
+            scored = [self.reading(asked * (rows.prompt + rows.answer)) for rows in each]
+            found["scores"] = always | {"a layer's activations": widened(scored)}
             read = [
                 self.reading(max(1, size // rows.answers) * rows.tokens) + self.head(size * rows.answer)
                 for rows in each
             ]
-            found["reads the reference"] = {**always, "a layer's activations, logits": widened(read)}
-        elif self.name in ("dpo", "kto") and dict(self.section).get("loss") not in NO_REFERENCE:
-            read = [self.reading(READ * rows.tokens) + self.head(READ * rows.answers * rows.answer) for rows in each]
-            without = {
-                name: part for name, part in always.items() if not name.startswith("engine")
-            }  # it is packed later
-            found["reads the reference"] = {**without, "a layer's activations, logits": widened(read)}
+            found["reads the reference"] = always | {"a layer's activations, logits": widened(read)}
+        elif self.observes and reference:
+            read = [
+                self.reading(OBSERVED * (rows.prompt + rows.answer)) + self.head(OBSERVED * rows.answer)
+                for rows in each
+            ]
+            found["measures the KL"] = always | reference | {"a layer's activations, logits": widened(read)}
+        found |= {name: always | parts for name, parts in self.learning(each).items()}
         if self.section.optimizer == "muon" and not self.adapter:
-            found["steps"] = {
-                **always,
-                "gradients": fixed_size(4 * sum(self.learns.values())),
-                "Muon's updates": fixed_size(self.updates()),
-            }
+            gradients = fixed_size(4 * sum(self.learns.values()))
+            found["steps"] = always | {"gradients": gradients, "Muon's updates": fixed_size(self.updates())}
         return found
+
+    @property
+    def packed(self) -> int:
+        """generation/native.py: all matrices, the embedding and, apart from it, the head."""
+        return self.card.product * (self.shape.matrices + 2 * self.shape.embedding)
 
     def learning(self, each: tuple[RowTokens, RowTokens]) -> dict[str, Parts]:
         """The backward pass as it begins, all activations alive and no gradient yet, and as it ends, all gradients there and no activation

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from bridle.compute.device import Device
 from bridle.compute.optimizer import (
     Share,
     clipped_step,
+    offload_moments,
     optimizers_of,
     peak_rates,
     schedule_of,
@@ -33,11 +34,13 @@ AVERAGED = 20  # steps that the metrics at the end of a loop over pairs or votes
 
 @dataclass(frozen=True)
 class Session:
-    """What every loop gets besides models, data and settings. `seed` decides every random number."""
+    """What every loop gets besides models, data and settings. `seed` decides every random number. `release`: what becomes of a reference
+    once its log-probs are known, and it is not asked again."""
 
     run: Run
     device: Device
     seed: int
+    release: Callable[[Any], object] = field(default=lambda reference: None, kw_only=True)
 
     @property
     def usual_schedule(self) -> Share:
@@ -65,8 +68,7 @@ class Steps:
         self.total, self.every = total, every
         watched = {} if self.run.watch is None else self.run.watch.state
         self.state = TrainingState(modules, optimizers, watched)
-        for module in modules.values():
-            recompute_layers(module, self.run.model.checkpoint_activations)
+        self.spare_memory()
         self.peaks, usual = peak_rates(optimizers), session.usual_schedule
         self.schedule = usual if config is None else schedule_of(config, usual)
         self.done, restored = restore_checkpoint(self.run.checkpoints, self.state, self.run.key, self.run.progress.say)
@@ -81,6 +83,15 @@ class Steps:
         self.ask_whether_to_end()
         self.selection_score: float | None = None
         self.grad_norm: float | None = None  # of the last step; None where no optimiser step was taken
+
+    def spare_memory(self) -> None:
+        """As the recipe's [model] wants it, before there is anything to restore."""
+        wanted = self.run.model
+        for module in self.state.modules.values():
+            recompute_layers(module, wanted.checkpoint_activations)
+        offload_moments(self.optimizers, wanted.offload_optimizer)
+        if wanted.offload_optimizer and self.session.device.torch.type == "cpu":
+            self.run.progress.say("model.offload_optimizer changes nothing here: the weights lie in the same memory")
 
     @classmethod
     def of_policy(cls, policy: nn.Module, config: TrainerSection, total: int, session: Session) -> Steps:

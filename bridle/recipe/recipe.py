@@ -29,7 +29,7 @@ from bridle.recipe.watching import GuardSection, TrackSection
 
 # A run's key holds a hash of its settings. Three kinds stay out of it, so that the key of a run made earlier is found again.
 NAMES_OF_MODELS = ("start", "reference")  # what they name is among the run's parents, by content hash
-WITHOUT_EFFECT = ("checkpoint_activations",)  # on any number: a run may be resumed with another
+WITHOUT_EFFECT = ("checkpoint_activations", "offload_optimizer")  # on any number: a run may be resumed with another
 MOST_PROBLEMS = 5  # of one recipe that are told
 # Methods whose section has another name.
 CALLED = {"best-of-n": "rejection", "sl-cai": "constitution"}

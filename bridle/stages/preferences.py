@@ -127,8 +127,11 @@ def train_offline(work: Work, method: Method, variant: Variant) -> dict[str, Any
         parent = policy.origin
         policy.origin = content_hash([parent, key])  # two runs from the same weights must not share stamps
         groups = encoded_answers(work, policy, lessons)
-        observe = observer(work, policy, reference) if config.observe_every else None
         session = Session(run, work.device, recipe.seed)
+        read_again = None if reference is None else (lambda: reference)
+        if reference is not None and (policy.adapter is None or held_to != start):  # its weights are its own
+            session, read_again = replace(session, release=free_weights), kept_reader(work, reference)
+        observe = observer(work, policy, read_again) if config.observe_every else None
         cache = work.project.folder / "cache"
         result = method.loop(policy, reference, groups, config, session, cache, observe)
         learnt = LearntFrom({one.task: one.snapshot.id for one in lessons})
@@ -151,7 +154,18 @@ def encoded_answers(work: Work, policy: Policy, lessons: Sequence[Lesson]) -> li
     return groups
 
 
-def observer(work: Work, policy: Policy, reference: Policy | None) -> Callable[[], dict[str, float]]:
+def free_weights(reference: Policy) -> None:
+    """Free the memory of a reference's weights: the policy trains without it."""
+    reference.module.to("meta")
+
+
+def kept_reader(work: Work, reference: Policy) -> Callable[[], Policy]:
+    """Reads the reference again from where it is kept, whatever becomes of the model itself."""
+    folder, content = work.project.reference(reference.origin), reference.origin
+    return lambda: work.read_policy(folder, content, frozen=True)
+
+
+def observer(work: Work, policy: Policy, read_again: Callable[[], Policy] | None) -> Callable[[], dict[str, float]]:
     """Fresh answers to a few training prompts, measured: their KL from the reference in nats per answer, which DPO itself never looks
     at, and what is known of them besides."""
     prompts = work.fitting(policy, work.data.few_train_prompts(OBSERVED, "to measure the KL"))
@@ -159,8 +173,8 @@ def observer(work: Work, policy: Policy, reference: Policy | None) -> Callable[[
     def measure() -> dict[str, float]:
         answered = work.answer(policy, prompts, "dpo-observe", policy.step)
         metrics = work.data.observe(answered.prompts, answered.completions)
-        if reference is not None:
-            kl, error = kl_of(answered, policy, reference, work.device)
+        if read_again is not None:
+            kl, error = kl_of(answered, policy, read_again(), work.device)
             metrics = {"kl": kl, "kl_se": error, **metrics}
         return metrics
 

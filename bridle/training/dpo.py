@@ -61,6 +61,7 @@ def train(
     steps = Steps.of_policy(policy.module, config, len(plan), session)
     policy.step += steps.done
     reference_of = read_reference(reference, usable, config, session, cache)
+    session.release(reference)
     for step in steps:
         # 1. prompts with all their answers
         chosen = [usable[i] for i in plan[step]]

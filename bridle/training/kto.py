@@ -51,6 +51,7 @@ def train(
     steps = Steps.of_policy(policy.module, config, len(plan), session)
     policy.step += steps.done
     known = cached_logprobs(reference, [*judged, *others], session.device, cache, session.run.progress.say)
+    session.release(reference)
     own_of, other_of = known[: len(judged)], known[len(judged) :]
     for step in steps:
         # 1. prompts with what was said of their answers

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from bridle.compute import optimizer as optimizer_module
 from bridle.compute.optimizer import (
     OPTIMIZERS,
     AdamW,
@@ -18,6 +19,7 @@ from bridle.compute.optimizer import (
     finite,
     matrices_of,
     muon,
+    offload_moments,
     optimizers_of,
     orthogonalise,
     peak_rates,
@@ -26,7 +28,7 @@ from bridle.compute.optimizer import (
     warm_then_constant,
     warm_then_linear,
 )
-from bridle.core.errors import TrainingStopped
+from bridle.core.errors import RecipeError, TrainingStopped
 from bridle.recipe.base import TrainerSection
 from tests.models.tiny import one_sentence, policy
 
@@ -266,3 +268,46 @@ for name, optimizers_of in OPTIMIZERS.items():
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def trained_by_adamw(steps: range, optimizer: AdamW, weights: list[nn.Parameter]) -> None:
+    for step in steps:
+        for number, weight in enumerate(weights):
+            draws = torch.Generator().manual_seed(100 * step + number)
+            weight.grad = torch.randn(weight.shape, generator=draws) if number != 1 or step else None
+        optimizer.step()
+
+
+def two_groups() -> tuple[AdamW, list[nn.Parameter]]:
+    draws = torch.Generator().manual_seed(0)
+    weights = [nn.Parameter(torch.randn(shape, generator=draws)) for shape in ((7, 5), (3,), (4, 4))]
+    return AdamW([{"params": weights[:2], "weight_decay": 0.1}, {"params": weights[2:]}], lr=0.01), weights
+
+
+def test_moments_that_are_offloaded_make_the_same_numbers_and_resume(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Copies stand in for a card: what is changed there counts only once it is brought back."""
+    plain, expected = two_groups()
+    trained_by_adamw(range(6), plain, expected)
+    monkeypatch.setattr(optimizer_module, "beside", lambda parameter, moment: moment.clone())
+    first, weights = two_groups()
+    offload_moments([first], True)
+    trained_by_adamw(range(3), first, weights)
+    saved = {"state": deepcopy(first.state_dict()["state"]), "param_groups": first.state_dict()["param_groups"]}
+    resumed, again = two_groups()
+    offload_moments([resumed], True)
+    for weight, was in zip(again, weights, strict=True):
+        weight.data.copy_(was.data)
+    resumed.load_state_dict(saved)
+    assert [int(resumed.state[weight]["step"]) for weight in again] == [3, 2, 3]
+    trained_by_adamw(range(3, 6), resumed, again)
+    assert all(torch.equal(one, other) for one, other in zip(again, expected, strict=True))
+    for one, other in zip(again, expected, strict=True):
+        for name in ("exp_avg", "exp_avg_sq"):
+            assert torch.equal(resumed.state[one][name], plain.state[other][name])
+
+
+def test_another_optimiser_has_no_moments_to_offload() -> None:
+    optimizer = Muon([nn.Parameter(torch.zeros(2, 2))], lr=0.1)
+    offload_moments([optimizer], False)
+    with pytest.raises(RecipeError, match="the optimiser is Muon; set the trainer's optimizer to 'adamw'"):
+        offload_moments([optimizer], True)

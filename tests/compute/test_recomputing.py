@@ -107,24 +107,28 @@ def test_layers_that_cannot_be_told_are_refused(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize("name", ["sft", "dpo", "ppo", "grpo"])
-def test_a_trainer_ends_in_the_same_weights(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trainer_ends_in_the_same_weights(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     save_policy(tmp_path / "base", policy())
     (call, settings), found, trained = CALLS[name], list[Mapping[str, Tensor]](), set[bool]()
     plain = Layered.recompute
     monkeypatch.setattr(Layered, "recompute", lambda self, on: (trained.add(on), plain(self, on)))
     for again in (False, True):
         model = bridle.load(tmp_path / "base", precision="float32")
-        more: dict[str, Any] = {"checkpoint_activations": again, "optimizer": "adamw", "learning_rate": 1e-3}
+        spared: dict[str, Any] = {"checkpoint_activations": again, "offload_optimizer": again}
+        more: dict[str, Any] = {**spared, "optimizer": "adamw", "learning_rate": 1e-3}
         call(model, **settings, **more)
         found.append(tensors(model))
         trunk = model.policy.module.model
         assert trunk.recomputed is again and trained == {again}
         trained.clear()
+        said = capsys.readouterr()
+        assert ("offload_optimizer changes nothing here" in said.out + said.err) is again
     assert all(torch.equal(found[0][part], tensor) for part, tensor in found[1].items())
 
 
-def test_a_run_may_be_resumed_with_it() -> None:
-    keys = {
-        Recipe().with_settings({"model.checkpoint_activations": on}).hash_of("model", "sft") for on in (False, True)
-    }
+@pytest.mark.parametrize("name", ["checkpoint_activations", "offload_optimizer"])
+def test_a_run_may_be_resumed_with_it(name: str) -> None:
+    keys = {Recipe().with_settings({f"model.{name}": on}).hash_of("model", "sft") for on in (False, True)}
     assert len(keys) == 1

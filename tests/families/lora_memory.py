@@ -83,6 +83,8 @@ def memory() -> Iterator[str]:
             '`model.frozen_precision = "bfloat16"`': narrow,
             "DPO of all weights: weights, gradients, moments and the reference": (TRAINED + HELD) * whole,
             "its reference in bfloat16": TRAINED * whole + narrow,
+            "its reference let go, as it is between two measurements of the KL": TRAINED * whole,
+            "`model.offload_optimizer = true`: its moments in the processor's memory too": (TRAINED - 8) * whole,
             "DPO by an adapter, r = 16: the base, which is the reference, and the adapter": HELD * whole
             + TRAINED * adapter,
             "its base in bfloat16": narrow + TRAINED * adapter,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,15 @@ from typing import Any
 import pytest
 import torch
 
+from bridle.compute.steps import Session
 from bridle.models.contents import folder_hash
 from bridle.models.lora.adapter import learning_tensors
 from bridle.models.lora.frozen import is_narrow
 from bridle.models.lora.low_rank import merged_tensors
 from bridle.models.lora.policies import load_adapted
-from bridle.models.policy import load_policy
+from bridle.models.policy import Policy, load_policy
 from bridle.rewards.learned import LearnedReward
+from bridle.stages import preferences as offline
 from bridle.stages.methods import METHODS
 from bridle.training import ppo
 from tests.families.table import WALKED
@@ -250,3 +253,26 @@ def test_a_base_in_two_bytes_is_saved_as_exactly_as_in_four(project: Path, monke
     actors, reward = seen[-1]
     assert not is_narrow(actors.policy.module) and not is_narrow(actors.critic)
     assert is_narrow(actors.reference.module) and is_narrow(reward.model.module)
+
+
+@pytest.mark.parametrize("method", ["dpo", "kto"])
+def test_a_policy_that_learns_whole_trains_without_its_reference_in_memory(
+    method: str, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, plain = list[str](), Session.__dataclass_fields__["release"].default
+
+    def free_weights(reference: Policy) -> None:
+        weight = weakref.ref(next(reference.module.parameters()))
+        free(reference)
+        seen.append("gone" if weight() is None else "held")
+
+    free = offline.free_weights
+    whole = ("train", method, "--set", "lora.r=0", "--set", f"{method}.observe_every=1", "--project", project)
+    logged = list[list[dict[str, Any]]]()
+    for release in (plain, free_weights):
+        monkeypatch.setattr(offline, "free_weights", release)
+        shutil.rmtree(project / "cache", ignore_errors=True)
+        done(*whole, "--set", "seed=9")
+        run = sorted(project.glob(f"runs/{method}-*"))[-1]
+        logged.append([{name: value for name, value in line.items() if name != "seconds"} for line in metrics(run)])
+    assert seen == ["gone"] and logged[0] == logged[1] and "kl" in logged[0][0]
