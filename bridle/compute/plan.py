@@ -24,11 +24,9 @@ from bridle.recipe.recipe import CALLED, Recipe
 
 FRAME = {"cpu": 0.3, "cuda": 0.6}  # GiB of Python and PyTorch; of CUDA's context and its libraries' workspaces
 GAPS = 1.25  # high: of what comes and goes, for an allocator leaves gaps
-UNSAID_PROMPT = (
-    256  # tokens, where nothing is said of the rows; low has a quarter of such rows, high four times as much
-)
+UNSAID_PROMPT = 256  # tokens, where nothing is said of the rows
 UNSAID_ROWS = 1000  # of imported data whose number the recipe leaves open
-# Rows at once (rewards/learned.py, generation/reference.py, evaluation/answers.py, stages/workspace.py), spare slots (generation/native.py).
+# Rows at once, in rewards/learned.py, generation/reference.py, evaluation/answers.py and stages/workspace.py; spare slots of native.py.
 SCORED, READ, OBSERVED, ANSWERED, AHEAD = 128, 16, 64, 256, 96
 MOMENTS, MOMENTUM = 8, 4  # bytes a weight: AdamW's two, Muon's one
 

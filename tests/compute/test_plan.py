@@ -150,13 +150,28 @@ def test_a_step_in_parts_holds_gradients_beside_activations() -> None:
 
 
 def test_an_adapter_has_no_second_base_and_no_waiting_copies() -> None:
-    adapted = need("dpo", lora__r=4).phases(*need("dpo").lengths(64)[1:])["begins the backward pass"]
-    assert adapted["weights: reference"] == Range(0, 0, 0)
-    assert adapted["products' copies of weights"] == Range(0, 0, 0)
-    other = need("dpo", lora__r=4, dpo__reference="elsewhere").weights()
+    adapted = need("dpo", lora__r=4)
+    assert adapted.reference()["weights: reference"] == Range(0, 0, 0)
+    assert adapted.phases(*adapted.lengths(64)[1:])["begins the backward pass"]["products' copies of weights"] == Range(
+        0, 0, 0
+    )
+    other = need("dpo", lora__r=4, dpo__reference="elsewhere").reference()
     assert other["weights: reference"].expected == 4 * shape().whole
     narrow = need("dpo", lora__r=4, model__frozen_precision="bfloat16").weights()
     assert narrow["weights: policy"].expected == 2 * shape().whole
+
+
+def test_a_reference_that_is_read_once_is_gone_while_a_policy_learns() -> None:
+    once, always = (need(name).phases(*need(name).lengths(64)[1:]) for name in ("dpo", "grpo"))
+    assert "weights: reference" in once["reads the reference"] and "weights: reference" in once["measures the KL"]
+    assert "weights: reference" not in once["begins the backward pass"]
+    assert "weights: reference" in always["begins the backward pass"]
+
+
+def test_moments_beside_a_card_are_there_one_weight_at_a_time() -> None:
+    beside = replace(need(model__offload_optimizer=True), card=Card(GIB, "cuda", 2))
+    assert beside.moments() == 8 * shape().embedding < need().moments() / 2
+    assert replace(beside, card=CPU).moments() == need().moments()
 
 
 def test_layers_that_are_run_again_keep_what_goes_in() -> None:
