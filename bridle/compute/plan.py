@@ -490,6 +490,6 @@ def require_card(plan: StagePlan, card: Card) -> None:
     """ModelError where even the least that a method needs is more than there is: before its first step."""
     if plan.peak.low > card.bytes:
         raise ModelError(
-            f"{plan.method} needs {plan.peak.low / GIB:,.1f} GiB of memory at least, and there are {card.bytes / GIB:,.1f} GiB here; set "
-            "lora.r = 16, or take a smaller model or a larger card (`bridle plan` lists every part)"
+            f"{plan.method} needs at least {plan.peak.low / GIB:,.1f} GiB of memory, and this machine has {card.bytes / GIB:,.1f} GiB for it; "
+            "set lora.r = 16, or take a smaller model or a larger card (`bridle plan` lists every part)"
         )
