@@ -24,6 +24,7 @@ from bridle.project.kept import KEYED, read_parents, session_seconds
 from bridle.project.lock import held
 from bridle.project.progress import Progress
 from bridle.project.run import OnLog, Run
+from bridle.recipe.base import TrainerSection, name_of_function
 from bridle.recipe.documents import to_toml
 from bridle.recipe.recipe import Recipe
 from bridle.stages.methods import METHODS
@@ -112,11 +113,25 @@ def open_run(folder: Path, stage: str, key: str, recipe: Recipe, device: Device)
             f"{folder} holds a run of {noted['stage']} that was begun with other settings, other data or another model; "
             "name another folder, or remove it to begin anew"
         )
-    write_text(folder / "recipe.toml", to_toml(recipe))
+    own = words_of_own(recipe)
+    write_text(
+        folder / "recipe.toml",
+        (f"# The caller's own, in place of what stands here: {own}\n" if own else "") + to_toml(recipe),
+    )
     return Run(
         stage, folder, key, noted.get("threads"), begun, quiet(), session_seconds(folder),
         limits=recipe.guard, model=recipe.model, watch=Health(recipe.guard), noted=noted,
     )  # fmt: skip
+
+
+def words_of_own(recipe: Recipe) -> str:
+    """Optimisers and schedules that the call brings, by name; empty where it brings none."""
+    return ", ".join(
+        f"{name}.{kind} = {name_of_function(one)}"
+        for name, section in recipe
+        if isinstance(section, TrainerSection)
+        for kind, one in section.brought.items()
+    )
 
 
 def device_of(run: Run, device: Device) -> Device:

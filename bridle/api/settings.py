@@ -11,7 +11,9 @@ from operator import or_
 from textwrap import fill, indent
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
-from bridle.core.errors import RecipeError
+import torch
+
+from bridle.core.errors import RecipeError, UsageError, described_value
 from bridle.recipe.by_size import settings_by_size
 from bridle.recipe.documents import meaning_of
 from bridle.recipe.recipe import WITHOUT_EFFECT, hint, sections, takes_adapter
@@ -84,6 +86,34 @@ CALLS = {
 }
 
 
+# Settings that may be objects of the caller's, and how they are called; what says more of the named ones has no meaning beside those.
+BROUGHT = {
+    "optimizer": ("optimizer(parameters, lr=…), as torch.optim.SGD is", "weight_decay adam_beta1 adam_beta2 adam_epsilon".split()),
+    "schedule": ("schedule(step, steps), the share of the peak rate", ["warmup"]),
+}  # fmt: skip
+
+
+def own_objects(settings: Mapping[str, object]) -> tuple[dict[str, object], dict[str, Callable[..., Any]]]:
+    """A call's settings, and what of them are its own objects. UsageError where one is made for other weights, or where a setting stands
+    beside it that it would not heed."""
+    brought = dict[str, Callable[..., Any]]()
+    for key, value in settings.items():
+        if key not in BROUGHT or isinstance(value, str):
+            continue
+        how, idle = BROUGHT[key]
+        if not callable(value) or isinstance(value, torch.optim.Optimizer):
+            raise UsageError(
+                f"{key} is one of the recipe's names, or what is called as {how}, and {described_value(value)} is neither; an optimiser "
+                "or a schedule that was made already belongs to other weights: give its class, or a function that makes it"
+            )
+        if idle_ones := [name for name in idle if name in settings]:
+            raise UsageError(
+                f"{idle_ones[0]} belongs to what is named, and {key} is an object of yours; set it there, and leave {idle_ones[0]} out"
+            )
+        brought[key] = value
+    return {key: value for key, value in settings.items() if key not in brought}, brought
+
+
 # ------------------------------------------------------------------------------------------- what `help` says of them
 
 
@@ -120,7 +150,8 @@ def with_settings(function: F) -> F:
         default = BySize(usual) if call.settings[key] in by_size else usual
         kind = plain_type(field.annotation)
         added.append(inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind))
-        meaning = indent(fill(meaning_of(field), WIDTH, break_on_hyphens=False), INDENT * 2)
+        words = meaning_of(field) + (f"; or your own, called as {BROUGHT[key][0]}" if key in BROUGHT else "")
+        meaning = indent(fill(words, WIDTH, break_on_hyphens=False), INDENT * 2)
         lines += [f"{INDENT}{key}: {type_text(kind)} = {default!r}", meaning]
     function.__signature__ = plain.replace(parameters=[*own, *added])  # type: ignore[attr-defined]
     function.__doc__ = f"{inspect.getdoc(function)}\n\n" + "\n".join(lines)

@@ -32,8 +32,8 @@ from bridle.api.models import (
 )
 from bridle.api.rewards import Judge, identity, prompt_keys, reward_source
 from bridle.api.rows import row_list
-from bridle.api.runs import announce, finish, reference_of, run_key, training
-from bridle.api.settings import CALLS, Call, with_settings
+from bridle.api.runs import announce, finish, reference_of, run_key, training, words_of_own
+from bridle.api.settings import CALLS, Call, own_objects, with_settings
 from bridle.compute.device import require_room
 from bridle.compute.randomness import derived_seed, drawn, generator
 from bridle.compute.steps import Session
@@ -444,6 +444,7 @@ def recipe_of(
 ) -> Recipe:  # fmt: skip
     """The recipe with these settings of a call. Those that are not given suit the size of a model that was brought, whose longest answer
     has so many `tokens`. Says what begins: no data is read yet."""
+    settings, own = own_objects(settings)
     given, name = call.dotted(settings), call.section
     adapts = model is not None and (model.policy.adapter is not None or bool(given.get("lora.r")))
     brought = model is not None and model.brought
@@ -455,6 +456,9 @@ def recipe_of(
     suited = settings_by_size(model.parameters, model.limit, tokens, adapts) if model is not None and brought else {}
     chosen = {dotted: suited[dotted].value for dotted in call.settings.values() if dotted in suited}
     recipe = Recipe().with_settings({"seed": seed, **chosen, **given}, source="settings")
+    if own:
+        recipe = recipe.model_copy(update={name: dict(recipe)[name].bringing(own)})
+        quiet().say(f"yours: {words_of_own(recipe)}")
     if adapts:
         require_adamw(recipe, name)
     if model is not None:

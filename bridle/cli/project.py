@@ -143,14 +143,17 @@ def export(options: Options, model: str, folder: Path | None, dtype: str | None,
 @click.argument("repository", metavar="ORG/NAME")
 @dtype_option
 @click.option("--public", is_flag=True, help="Let everybody read a repository that is made new.")
+@click.option("--adapter", is_flag=True, help="The adapter alone, in peft's form.")
 @shared_options("wait")
-def push(options: Options, model: str, repository: str, dtype: str | None, public: bool) -> None:
-    """Export a model of the project to a hub, into a repository that is private unless --public is given."""
+def push(options: Options, model: str, repository: str, dtype: str | None, public: bool, adapter: bool) -> None:
+    """Export a model of the project to a hub, with a card, into a repository that is private unless --public is given."""
+    if adapter and dtype is not None:
+        raise UsageError("an adapter is written as it was trained, in float32; leave --dtype out, or --adapter")
     with loading():
         from bridle.stages.export import push_model
 
     with opened_work(options) as work:
-        metrics = push_model(work, model, repository, dtype or "", public)
+        metrics = push_model(work, model, repository, dtype or "", public, adapter)
     print_metrics(options, metrics)
 
 

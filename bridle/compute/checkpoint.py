@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from bridle.core.errors import BridleError, CheckpointError, TrainingStopped
+from bridle.core.errors import BridleError, CheckpointError, TrainingStopped, described_value
 from bridle.core.files import finite_or_none, read_json, read_record, remove_folder, tidy, whole_folder, write_json
 from bridle.core.forms import form_fault
 from bridle.core.records import content_hash
@@ -78,7 +78,10 @@ def save_checkpoint(
                 "health": state.health,
                 "recipe_hash": recipe_hash,
                 "versions": {"bridle": version("bridle"), "torch": torch.__version__},
-                "stepped": [bool(optimizer.state) for optimizer in state.optimizers],
+                "stepped": [
+                    any(value is not None for entries in optimizer.state.values() for value in entries.values())
+                    for optimizer in state.optimizers
+                ],
                 "tensors": {name: described(tensor) for name, tensor in tensors.items()},
             }
         )  # hashed as they are written
@@ -211,6 +214,13 @@ def gather(state: TrainingState) -> dict[str, Tensor]:
     for index, optimizer in enumerate(state.optimizers):
         for number, entries in optimizer.state_dict()["state"].items():
             for key, tensor in entries.items():
+                if tensor is None:  # of a caller's optimiser: what it does not use
+                    continue
+                if not isinstance(tensor, Tensor | int | float):
+                    raise TrainingStopped(
+                        f"the optimiser's state holds {key!r}, {described_value(tensor)}, which no checkpoint can; bring one of "
+                        "tensors and numbers"
+                    )
                 tensors[f"optimizer.{index}.{number}.{key}"] = torch.as_tensor(tensor).detach().contiguous()
     return tensors
 

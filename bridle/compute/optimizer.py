@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from bridle.compute.device import multiplies_bfloat16
 from bridle.compute.parallel import sum_gradients, world_size
-from bridle.core.errors import RecipeError, TrainingStopped
+from bridle.core.errors import RecipeError, TrainingStopped, UsageError, described_value
 from bridle.core.timeline import timed
-from bridle.recipe.base import TrainerSection
+from bridle.recipe.base import TrainerSection, name_of_function
 
 # Polynomials a x + b x³ + c x⁵ that carry singular values towards 1 fastest when only three are applied
 # (Polar Express, Amsel 2025, arxiv.org/abs/2505.16932). Five rounds of the usual one cost more and learn slower here.
@@ -83,7 +83,7 @@ class AdamW(torch.optim.Optimizer):
                 state["step"] = torch.zeros((), device=parameter.device)
                 state |= {name: torch.zeros_like(parameter, device=place) for name in MOMENTS}
         steps = [state["step"] for state in states]
-        first, second = ([beside(p, s[name]) for p, s in zip(parameters, states, strict=True)] for name in MOMENTS)
+        first, second = ([bring(p, s[name]) for p, s in zip(parameters, states, strict=True)] for name in MOMENTS)
         torch._foreach_add_(steps, 1)
         torch._fused_adamw_(
             parameters, [parameter.grad for parameter in parameters], first, second, [], steps, lr=group["lr"],
@@ -106,7 +106,7 @@ class AdamW(torch.optim.Optimizer):
                 self.state[parameter] = {"step": saved["step"].to(parameter.device), **moments}
 
 
-def beside(parameter: Tensor, moment: Tensor) -> Tensor:
+def bring(parameter: Tensor, moment: Tensor) -> Tensor:
     """A moment where its weight lies."""
     return moment.to(parameter.device)
 
@@ -226,9 +226,41 @@ DECAY = {"adamw": 0.0, "muon": 0.01}  # where the recipe says auto
 
 def optimizers_of(module: nn.Module, config: TrainerSection, learning_rate: float) -> list[torch.optim.Optimizer]:
     """The optimisers that a trainer's section asks for, of a module's weights."""
+    if (make := config.brought.get("optimizer")) is not None:
+        return [own_optimizer(make, module, learning_rate)]
     decay = DECAY[config.optimizer] if config.weight_decay == "auto" else config.weight_decay
     betas = (config.adam_beta1, config.adam_beta2)
     return OPTIMIZERS[config.optimizer](module, learning_rate, decay, betas, config.adam_epsilon)
+
+
+def own_optimizer(make: Callable[..., Any], module: nn.Module, learning_rate: float) -> torch.optim.Optimizer:
+    """What a caller brings, `make(parameters, lr=…)` as PyTorch's classes are called, of the weights that learn. UsageError where it is
+    not called so, is none, or has other weights."""
+    leave_compiler_alone()
+    weights, name = learning(module), name_of_function(make)
+    try:
+        found = make(weights, lr=learning_rate)
+    except (TypeError, ValueError) as error:
+        raise UsageError(
+            f"optimizer is called as torch.optim.SGD is, optimizer(parameters, lr={learning_rate:g}), and {name} does not take that: "
+            f"{error}; wrap it in a function that does"
+        ) from error
+    if not isinstance(found, torch.optim.Optimizer):
+        raise UsageError(f"optimizer must give a torch.optim.Optimizer, and {name} gave {described_value(found)}")
+    if any(
+        one.default is one.empty and one.kind is one.POSITIONAL_OR_KEYWORD
+        for one in inspect.signature(found.step).parameters.values()
+    ):
+        raise UsageError(
+            f"{name} makes an optimiser whose step needs a closure, which no loop has; bring one that steps by gradients"
+        )
+    held = {id(parameter) for group in found.param_groups for parameter in group["params"]}
+    if held != {id(parameter) for parameter in weights}:
+        raise UsageError(
+            f"{name} made an optimiser of {len(held)} weights that are not the {len(weights)} which learn; give it all of the parameters "
+            "that it is called with"
+        )
+    return found
 
 
 def warm_then_linear(step: int, steps: int, warmup: float = 0.03, decay: float = 0.7) -> float:
@@ -253,7 +285,9 @@ Share = Callable[[int, int], float]  # of the peak rate, at one of so many optim
 
 
 def schedule_of(config: TrainerSection, usual: Share) -> Share:
-    """The schedule that a trainer's section names; `usual` where it says auto."""
+    """The schedule that a trainer's section names or brings; `usual` where it says auto."""
+    if (own := config.brought.get("schedule")) is not None:
+        return partial(own_share, own)
     if config.schedule == "auto":
         return usual
     if config.schedule == "linear":
@@ -261,9 +295,22 @@ def schedule_of(config: TrainerSection, usual: Share) -> Share:
     return partial(warm_then_cosine if config.schedule == "cosine" else warm_then_constant, warmup=config.warmup)
 
 
-def set_rate(optimizers: Sequence[torch.optim.Optimizer], peaks: Sequence[float], share: float) -> None:
-    for optimizer, peak in zip(optimizers, peaks, strict=True):
-        for group in optimizer.param_groups:
+def own_share(schedule: Callable[[int, int], Any], step: int, steps: int) -> float:
+    """What a caller's schedule says; TrainingStopped where that is not a share of a rate."""
+    share = schedule(step, steps)
+    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share < math.inf:
+        raise TrainingStopped(
+            f"schedule({step}, {steps}) must give the share of the peak rate, a number from 0 on, got {described_value(share)}"
+        )
+    return float(share)
+
+
+Peaks = list[list[float]]  # by optimiser and group of its weights
+
+
+def set_rate(optimizers: Sequence[torch.optim.Optimizer], peaks: Peaks, share: float) -> None:
+    for optimizer, rates in zip(optimizers, peaks, strict=True):
+        for group, peak in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = peak * share
 
 
@@ -307,5 +354,5 @@ def clipped_step(modules: Sequence[nn.Module], optimizers: Sequence[torch.optim.
     return float(norms[0])
 
 
-def peak_rates(optimizers: Sequence[torch.optim.Optimizer]) -> list[float]:
-    return [float(optimizer.param_groups[0]["lr"]) for optimizer in optimizers]
+def peak_rates(optimizers: Sequence[torch.optim.Optimizer]) -> Peaks:
+    return [[float(group["lr"]) for group in optimizer.param_groups] for optimizer in optimizers]

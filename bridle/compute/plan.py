@@ -254,7 +254,9 @@ class Need:
             found = {"reads the reference": always | reference | {"a layer's activations, logits": widened(read)}}
         else:
             found = {}
-        always |= {"optimiser's moments": fixed_size(self.moments())} | (reference if self.practises else {})
+        own = "optimizer" in self.section.brought  # whose state nobody knows
+        always |= {"optimiser's moments": fixed_size(self.moments(), certain=not own)}
+        always |= reference if self.practises else {}
         if self.practises or self.observes:
             always["engine's copy"] = fixed_size(self.packed, certain=self.practises)
             found["answers"] = always | self.answering(each)
@@ -490,6 +492,6 @@ def require_card(plan: StagePlan, card: Card) -> None:
     """ModelError where even the least that a method needs is more than there is: before its first step."""
     if plan.peak.low > card.bytes:
         raise ModelError(
-            f"{plan.method} needs at least {plan.peak.low / GIB:,.1f} GiB of memory, and this machine has {card.bytes / GIB:,.1f} GiB for it; "
-            "set lora.r = 16, or take a smaller model or a larger card (`bridle plan` lists every part)"
+            f"{plan.method} needs at least {plan.peak.low / GIB:,.1f} GiB of memory, and this machine has {card.bytes / GIB:,.1f} GiB for "
+            "it; set lora.r = 16, or take a smaller model or a larger card (`bridle plan` lists every part)"
         )

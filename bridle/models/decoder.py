@@ -363,7 +363,7 @@ class Trunk(Layered):
         everywhere = View(self.rope(), positions_BT, sees_BT3)
         delta = None
         run = compiled_layer() if kernels.wish == "torch" and torch.is_grad_enabled() else Layer.__call__
-        run = run_again(run) if self.recomputed and torch.is_grad_enabled() else run
+        run = run_again(run) if self.recomputed else run
         for number, layer in enumerate(self.layers):
             last = kept_BQ is not None and number == len(self.layers) - 1
             x, delta = run(layer, x, delta, replace(everywhere, kept_BQ=kept_BQ) if last else everywhere, dtype)

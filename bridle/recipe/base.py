@@ -1,8 +1,11 @@
 """What the sections of the recipe share: how they are validated, and the settings that several of them have."""
 
-from typing import Annotated, Literal
+import inspect
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
 # Strict: "12" is not taken for 12, nor true for 1. A setting is never rewritten behind the user's back.
 SETTLED = ConfigDict(
@@ -153,6 +156,17 @@ class TrainerSection(BaseModel):
     """added to the root of the mean square that AdamW divides by"""
     checkpoint_every: int = Field(default=200, ge=1, le=LONGEST)
     """optimiser steps between checkpoints"""
+    _brought: dict[str, Callable[..., Any]] = PrivateAttr(default_factory=dict)
+
+    @property
+    def brought(self) -> Mapping[str, Callable[..., Any]]:
+        """By "optimizer" and "schedule" what a caller from Python brings in place of those that have names; no file can hold it."""
+        return self._brought
+
+    def bringing(self, brought: Mapping[str, Callable[..., Any]]) -> Self:
+        found = self.model_copy()
+        found._brought = dict(brought)
+        return found
 
     @model_validator(mode="after")
     def a_warmup_is_of_a_schedule(self) -> "TrainerSection":
@@ -162,6 +176,15 @@ class TrainerSection(BaseModel):
                 f"it at {WARMUP:g}"
             )
         return self
+
+
+def name_of_function(function: Callable[..., Any]) -> str:
+    """Where it is defined and what is fixed of it: what two sessions know it by."""
+    if isinstance(function, partial):
+        fixed = [*map(repr, function.args), *(f"{key}={value!r}" for key, value in sorted(function.keywords.items()))]
+        return f"{name_of_function(function.func)}({', '.join(fixed)})"
+    named = function if inspect.isroutine(function) or inspect.isclass(function) else type(function)
+    return f"{named.__module__}.{named.__qualname__}"
 
 
 def refuse_too_many(prompts: int, answers: int) -> None:

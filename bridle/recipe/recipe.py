@@ -19,7 +19,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from bridle.core.errors import RecipeError, brief_repr
 from bridle.core.files import read_toml, reading_fault
 from bridle.core.records import content_hash
-from bridle.recipe.base import Section, TrainerSection
+from bridle.recipe.base import Section, TrainerSection, name_of_function
 from bridle.recipe.constitution import ConstitutionSection
 from bridle.recipe.data import DataSection, LoRASection, ModelSection, SamplingSection, WorldSection
 from bridle.recipe.offline import DPOSection, KTOSection, ORPOSection, PretrainSection, RewardSection, SFTSection
@@ -96,8 +96,12 @@ class Recipe(Section):
     def hash_of(self, *sections: str) -> str:
         """Content hash of the seed and some sections: what a stage depends on, and no more. With a trainer's goes the adapter, if any."""
         whole, adapts = self.model_dump(mode="json"), self.lora.on and any(map(takes_adapter, sections))
-        names = (*sections, "lora") if adapts else sections
-        return content_hash([self.seed, {name: hashed(name, whole[name]) for name in names}])
+        names, own = (*sections, "lora") if adapts else sections, dict(self)
+        found = {name: hashed(name, whole[name]) for name in names}
+        for name in names:
+            if isinstance(own[name], TrainerSection) and own[name].brought:
+                found[name]["brought"] = {kind: name_of_function(one) for kind, one in own[name].brought.items()}
+        return content_hash([self.seed, found])
 
     def with_settings(self, settings: Mapping[str, Any], source: str = "--set") -> Recipe:
         """A copy with dotted keys replaced: {"ppo.kl_coef": 0.2}. The values are validated like a file's; `source` is what an error

@@ -103,7 +103,7 @@ def test_muon_takes_the_layers_matrices_and_nothing_else() -> None:
     assert names[0] | names[1] == set(named.values()) and not names[0] & names[1]
     assert all(name.endswith("proj.weight") for name in names[0])
     assert "model.embed_tokens.weight" in names[1] and "model.layers.0.self_attn.q_proj.bias" in names[1]
-    assert peak_rates([matrices, rest]) == [0.02, pytest.approx(0.004)]
+    assert peak_rates([matrices, rest]) == [[0.02], [pytest.approx(0.004)]]
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -203,7 +203,7 @@ def test_rates_are_shares_of_the_peaks() -> None:
     peaks = peak_rates(optimizers)
     for share in (0.5, 0.25):
         set_rate(optimizers, peaks, share)
-    assert peak_rates(optimizers) == pytest.approx([0.005, 0.001])
+    assert peak_rates(optimizers) == [[pytest.approx(0.005)], [pytest.approx(0.001)]]
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
@@ -288,7 +288,7 @@ def test_moments_that_are_offloaded_make_the_same_numbers_and_resume(monkeypatch
     """Copies stand in for a card: what is changed there counts only once it is brought back."""
     plain, expected = two_groups()
     trained_by_adamw(range(6), plain, expected)
-    monkeypatch.setattr(optimizer_module, "beside", lambda parameter, moment: moment.clone())
+    monkeypatch.setattr(optimizer_module, "bring", lambda parameter, moment: moment.clone())
     first, weights = two_groups()
     offload_moments([first], True)
     trained_by_adamw(range(3), first, weights)

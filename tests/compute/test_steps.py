@@ -187,7 +187,7 @@ def test_a_scheduled_step_takes_its_share_of_the_peak_rate(tmp_path: Path) -> No
 def test_of_a_policy_alone_the_recipe_says_how_it_moves(tmp_path: Path) -> None:
     module, config = nn.Linear(2, 1), TrainerSection(learning_rate=0.25, checkpoint_every=3)
     steps = Steps.of_policy(module, config, 7, session(run_in(tmp_path)))
-    assert (steps.total, steps.every, steps.peaks) == (7, 3, [0.25]) and list(steps.state.modules) == ["policy"]
+    assert (steps.total, steps.every, steps.peaks) == (7, 3, [[0.25]]) and list(steps.state.modules) == ["policy"]
 
 
 # --------------------------------------------------------------------------------------------------------- 2. means

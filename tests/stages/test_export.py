@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+import bridle as bridle_package
 from tests.models.test_saved import contents, same_tensors, stored, write_native
 from tests.models.tiny import template
 from tests.test_own_model import TURNS
@@ -96,9 +97,36 @@ def test_a_push_uploads_an_export(project: Path, monkeypatch: pytest.MonkeyPatch
     found = json.loads(done("push", "base", "me/mine-1", "--project", project, "--json"))
     assert found["exported"] == "https://hub.example/me/mine-1" and Hub.made == [("me/mine-1", True)]
     assert Hub.taken["config.json"] == (project.parent / "mine/config.json").read_bytes()
+    card = Hub.taken["README.md"].decode()
+    assert (
+        card.startswith("---\nlibrary_name: transformers\npipeline_tag: text-generation\n")
+        and "it was not evaluated" in card
+    )
+    assert "adapter" in complaint(bridle("push", "base", "me/mine-1", "--adapter", "--project", project))
+    assert "in float32; leave --dtype out" in complaint(
+        bridle("push", "base", "me/mine-1", "--adapter", "--dtype", "float16", "--project", project)
+    )
     monkeypatch.setattr(Hub, "refuses", True)
     said = complaint(bridle("push", "base", "me/mine-1", "--public", "--project", project))
     assert (
         "hub.example did not take me/mine-1 (OSError: 401 Unauthorized)" in said and "hf upload me/mine-1 DIR" in said
     )
     assert not list(project.glob(".push.*"))
+
+
+def test_a_card_says_what_a_model_learnt_from_and_names_nobody(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.HfApi", Hub)
+    done("push", "reward", "me/scores", "--project", project)
+    card = Hub.taken["README.md"].decode()
+    shown = json.loads(done("models", "show", "reward", "--project", project, "--json"))["lineage"]
+    (learnt,) = shown[0]["learnt_from"].values()
+    result = json.loads((project / "runs/reward-0001/result.json").read_text())
+    assert "pipeline_tag: text-classification" in card and f"made by bridle {bridle_package.__version__}" in card
+    assert f"- `reward` (reward): {learnt['count']} judgements, by {len(learnt['labelers'])} who gave them" in card
+    assert f"- `reward`, reward, `{shown[0]['hash'][:19]}…`, from `base`" in card
+    least, value, most = (f"{result[f'pair_accuracy{end}']:.4g}" for end in ("_low", "", "_high"))
+    assert f"| reward | pair_accuracy | {value} | {least} to {most} |" in card and "seconds" not in card
+    sources = f"by where: import ({learnt['count']})"  # the giver of this file has the same name
+    assert sources in card and not [name for name in learnt["labelers"] if name in card.replace(sources, "")]
+    assert str(project.parent) not in card
+    assert "was not evaluated" not in card and "made-up world" not in card
