@@ -604,7 +604,7 @@ def test_a_model_that_no_machine_holds_begins_no_run(
     set_: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done("init", tmp_path / "p", *settings(PLAYGROUND))
-    monkeypatch.setattr("bridle.models.sizes.os.sysconf", lambda name: 10**4)  # 100 MB
+    monkeypatch.setattr("bridle.compute.shapes.os.sysconf", lambda name: 10**4)  # 100 MB
     status = 1 if "machine" in told else 2
     refused(
         Bad(f"train pretrain --project {{}}/p --set model.heads=1 --set model.kv_heads=1 --set {set_}", status, told),

@@ -14,6 +14,7 @@ import torch
 from bridle.api.inputs import Text, as_prompts
 from bridle.api.objects import folder_of
 from bridle.compute.device import Device, choose_device
+from bridle.compute.shapes import Shape
 from bridle.core.errors import DataError, UsageError
 from bridle.core.records import Completion, content_hash
 from bridle.generation.engine import Engine, answer_prompts
@@ -38,6 +39,7 @@ from bridle.models.policy import (
     save_reward_model,
     with_exact_base,
 )
+from bridle.models.sizes import config_shape
 from bridle.project.progress import Progress
 from bridle.recipe.data import DataSection, SamplingSection
 from bridle.recipe.recipe import Recipe
@@ -77,6 +79,11 @@ class Model:
     def parameters(self) -> int:
         """How many weights it has, without those of an adapter."""
         return sum(weight.numel() for weight in base_weights(self.policy.module).values())
+
+    @property
+    def shape(self) -> Shape:
+        """What decides its memory."""
+        return config_shape(self.policy.module.config.to_huggingface(), Path(self.policy.source.place), self.parameters)
 
     def copy(self) -> Model:
         return Model(replace(self.policy, module=deepcopy(self.policy.module)), self.device, self.brought)

@@ -34,6 +34,7 @@ from bridle.api.rewards import Judge, identity, prompt_keys, reward_source
 from bridle.api.rows import row_list
 from bridle.api.runs import announce, finish, reference_of, run_key, training, words_of_own
 from bridle.api.settings import CALLS, Call, own_objects, with_settings
+from bridle.compute.device import require_room
 from bridle.compute.randomness import derived_seed, drawn, generator
 from bridle.compute.steps import Session
 from bridle.core.errors import DataError, RecipeError, UsageError, described_value
@@ -461,6 +462,8 @@ def recipe_of(
         quiet().say(f"yours: {words_of_own(recipe)}")
     if adapts:
         require_adamw(recipe, name)
+    if model is not None:
+        require_room(name, recipe, model.shape)
     announce(call.method)
     if model is not None and brought:
         by_size = {dotted.removeprefix(f"{name}.") for dotted in chosen.keys() - given.keys()}

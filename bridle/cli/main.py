@@ -19,7 +19,7 @@ from bridle.cli.options import Options, let_go, print_lines
 from bridle.cli.project import export, import_, init, push, report
 from bridle.cli.serving import keys, serve
 from bridle.cli.store import store
-from bridle.cli.train import evaluate, reward, sweep, train
+from bridle.cli.train import evaluate, plan, reward, sweep, train
 from bridle.core import timeline
 from bridle.core.errors import BridleError, Interrupted
 from bridle.core.text import VisibleStream
@@ -179,6 +179,7 @@ def sentence_and_status(error: BaseException, command: str) -> tuple[str, int]:
         sample,
         serve,
         store,
+        plan,
         sweep,
         train,
     ],

@@ -157,6 +157,69 @@ def sweep(
     print_found(options, found, sweep_lines(found))
 
 
+@click.command()
+@click.argument("recipe_file", metavar="[RECIPE]", required=False, type=click.Path(path_type=Path))
+@click.option(
+    "--stage",
+    "stages",
+    metavar="METHOD",
+    multiple=True,
+    help="What would be trained; may be given several times (default: every method).",
+)
+@click.option(
+    "--gpus", type=click.IntRange(1, 10_000), default=1, show_default=True, help="Cards that share a step's rows."
+)
+@click.option("--card", metavar="24gb|80gb|GIB", help="Memory of each (default: this machine's).")
+@click.option(
+    "--tokens",
+    type=click.IntRange(2, 10**9),
+    metavar="N",
+    help="Tokens of the longest row, prompt and answer (default: unknown, some 256 more than sampling.max_new_tokens).",
+)
+@click.option(
+    "--tflops",
+    type=click.FloatRange(0, min_open=True),
+    metavar="N",
+    help="Million million operations a second that a card reaches: from them follows the time.",
+)
+@shared_options("wait")
+def plan(
+    options: Options,
+    recipe_file: Path | None,
+    stages: tuple[str, ...],
+    gpus: int,
+    card: str | None,
+    tokens: int | None,
+    tflops: float | None,
+) -> None:
+    """Show what memory and arithmetic training would take, before anything is loaded. RECIPE is a TOML file (default: the project's)."""
+    from bridle.compute.plan import plan_found, plan_stage, planned_lines
+    from bridle.compute.shapes import named_card
+    from bridle.models.sizes import planned_shape
+    from bridle.recipe.recipe import load_recipe, trained_names
+
+    if recipe_file is None:
+        project = open_project(options)
+        recipe, folder = project.recipe, project.folder
+    else:
+        recipe, folder = load_recipe(recipe_file).with_settings(chosen_settings(options)), recipe_file.parent
+    places = [folder / Path(recipe.model.path).expanduser(), *([] if recipe_file else [folder / "models" / "base"])]
+    shape = planned_shape(recipe.model, *places)
+    methods = stages or tuple(name for name in trained_names() if not (name == "pretrain" and recipe.model.path))
+    if odd := [name for name in methods if name not in trained_names()]:
+        raise UsageError(f"{odd[0]!r} is not a method; the methods are {', '.join(trained_names())}")
+    if card is None:
+        with loading():
+            from bridle.compute.device import card_here
+
+        device = card_here(recipe.model.precision)
+    else:
+        device = named_card(card, recipe.model.precision)
+    device = replace(device, rate=1e12 * (tflops or 0.0))
+    plans = [plan_found(plan_stage(name, recipe, shape, device, gpus, tokens or 0), device, gpus) for name in methods]
+    print_found(options, {"plans": plans, "gpus": gpus}, planned_lines(plans))
+
+
 @click.group()
 def reward() -> None:
     """The reward that reinforcement learning would learn from."""

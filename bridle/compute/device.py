@@ -17,9 +17,12 @@ from typing import Any
 import torch
 from torch import dtype as Precision
 
+from bridle.compute.plan import plan_stage, require_card
+from bridle.compute.shapes import Card, Shape, machine_memory
 from bridle.core.errors import ProjectError, RecipeError
 from bridle.kernels.kernels import Kernels, choose_kernels, in_process
 from bridle.kernels.library import Unavailable
+from bridle.recipe.recipe import Recipe
 
 CPU_INFO = Path("/proc/cpuinfo")
 KERNELS: dict[str, Kernels] = {"compiled": "compiled", "plain": "plain", "layers": "torch"}  # by their first word
@@ -131,6 +134,21 @@ def choose_device(precision: str = "auto", threads: int | None = None, kernels: 
     count, why = choose_threads(threads)
     torch.set_num_threads(count)
     return Device(torch.device("cpu"), chosen, count, why, made, products)
+
+
+def card_here(precision: str = "auto") -> Card:
+    """What this machine has for a run: of a card what is free, or is this process's own already; of a CPU all memory."""
+    if torch.cuda.is_available():
+        free = torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved()
+        return Card(free, "cuda", 4 if precision == "float32" else 2)
+    low = precision == "bfloat16" or (precision == "auto" and cpu_multiplies_bfloat16())
+    return Card(machine_memory(), "cpu", 2 if low else 4)
+
+
+def require_room(method: str, recipe: Recipe, shape: Shape) -> None:
+    """ModelError where this machine has less memory than a method needs at least."""
+    here = card_here(recipe.model.precision)
+    require_card(plan_stage(method, recipe, shape, here), here)
 
 
 def kernels_of(asked: Kernels, precision: Precision) -> str:

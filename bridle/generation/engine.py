@@ -53,6 +53,7 @@ class Engine:
 
     def load(self, policy: Policy) -> None:
         if self.packed is None or self.packed.stamp != policy.stamp:
+            self.packed = None  # let go of before there is another
             self.packed = pack_policy(policy, self.dtype)
             self.template_stops = policy.template.stop_ids
 

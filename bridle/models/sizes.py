@@ -6,7 +6,6 @@ headers of the safetensors files, which cost nothing to read, so sizes are compa
 
 import json
 import math
-import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,9 +14,11 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from bridle.compute.shapes import Shape, machine_memory, public_shape
 from bridle.core.errors import ModelError, brief_repr
 from bridle.core.files import reading_fault, without_repeats
 from bridle.core.forms import NUMBER, Fields, form_fault
+from bridle.recipe.data import ModelSection
 
 Shapes = Mapping[str, Sequence[int]]  # of tensors, by name
 
@@ -126,6 +127,39 @@ def shape_of(raw: Mapping[str, Any]) -> dict[str, int]:
     return found
 
 
+NEEDED = ("vocab_size", "hidden_size", "layers", "heads")  # of these, whatever the family
+UNTIED = ("llama", "mistral", "qwen2", "qwen3")  # where config.json says nothing of it
+
+
+def config_shape(raw: Mapping[str, Any], place: Path, counted: int = 0) -> Shape:
+    """What decides a network's memory, by its config.json. `counted`: its weights, where they were counted."""
+    found = shape_of(raw)
+    if missing := [name for name in NEEDED if name not in found]:
+        raise ModelError(
+            f"{place} does not say {', '.join(SHAPE[name][0] for name in missing)}, without which no memory can be planned; give the "
+            "folder of a language model"
+        )
+    named = dict(reversed(list(numbers_of(raw))))
+    head_size = named.get("head_dim") or found["hidden_size"] // found["heads"]
+    context = max((value for name, value in named.items() if name in POSITIONS and type(value) is int), default=2048)
+    tied = bool(named.get("tie_word_embeddings", raw.get("model_type") not in UNTIED))
+    return Shape(**found, head_size=head_size, tied=tied, max_positions=context, counted=counted)
+
+
+def planned_shape(section: ModelSection, *places: Path) -> Shape:
+    """The shape of a recipe's [model] without a weight read: of the first of these folders that has a config.json, where it names a
+    model, or of the public one that is called so. ModelError where there is neither."""
+    for place in places if section.path else ():
+        if raw := read_object(place / "config.json"):
+            require_numbers(raw, place / "config.json")
+            stored = {} if raw.get("model_type") in UNTIED else stored_shapes(sorted(place.glob("*.safetensors")))
+            return config_shape(raw, place / "config.json", elements_of(stored))
+    if section.path:
+        return public_shape(section.path)
+    sizes = section.model_dump(include=set(SHAPE) | {"max_positions"})
+    return Shape(**sizes, head_size=section.hidden_size // section.heads)
+
+
 def scalings_of(raw: Mapping[str, Any]) -> dict[str, Any]:
     """Scalings and caps that config.json asks for, by name: those whose value changes anything."""
     found = {name: value for name, value in raw.items() if SCALING.search(name) and isinstance(value, int | float)}
@@ -219,11 +253,6 @@ def require_names(missing: Iterable[str], unknown: Iterable[str], folder: Path, 
             f"the weights in {folder} do not fit its config.json{of}: {', '.join(parts)}; correct the settings, or save the model whole "
             "with transformers"
         )
-
-
-def machine_memory() -> int:
-    """Bytes of memory that this machine has in all."""
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def require_memory(needed: int, what: str) -> None:

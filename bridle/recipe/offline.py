@@ -128,8 +128,8 @@ class DPOSection(TrainerSection):
     """γ: target margin of β × the mean log-probs per token, usually .3 to 1.6 (simpo only)"""
     label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
     """cDPO: the share of comparisons that is assumed to be wrong (dpo only)"""
-    observe_every: int = Field(default=15, ge=1, le=base.LONGEST)
-    """optimiser steps between measurements of the KL on the policy's own answers"""
+    observe_every: int = Field(default=15, ge=0, le=base.LONGEST)
+    """optimiser steps between measurements of the KL on the policy's own answers; 0: none, which spares the memory of answering"""
     sft: float = Field(default=0.0, ge=0)
     """weight of a next-token loss on the chosen answers, which keeps them likely"""
     online_rounds: int = Field(default=0, ge=0, le=base.LONGEST)
@@ -187,8 +187,8 @@ class KTOSection(TrainerSection):
     undesirable_weight: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
     """λ_U: weight of the bad answers; auto: the number nearest to 1 with which the good ones together weigh as much as the bad ones, or
     up to a third more"""
-    observe_every: int = Field(default=15, ge=1, le=base.LONGEST)
-    """optimiser steps between measurements of the KL on the policy's own answers"""
+    observe_every: int = Field(default=15, ge=0, le=base.LONGEST)
+    """optimiser steps between measurements of the KL on the policy's own answers; 0: none, which spares the memory of answering"""
 
     @model_validator(mode="after")
     def others_are_in_the_batch(self) -> KTOSection:
@@ -212,8 +212,8 @@ class ORPOSection(TrainerSection):
     epochs: base.Epochs = Field(default=1, description="passes over the comparisons")
     odds_weight: float = Field(default=0.1, ge=0)
     """λ: weight of the odds ratio beside the imitation, usually .1 to .25; 0: nothing but imitation of the preferred answers"""
-    observe_every: int = Field(default=15, ge=1, le=base.LONGEST)
-    """optimiser steps between looks at the policy's own answers"""
+    observe_every: int = Field(default=15, ge=0, le=base.LONGEST)
+    """optimiser steps between looks at the policy's own answers; 0: none, which spares the memory of answering"""
 
     @model_validator(mode="before")
     @classmethod

@@ -131,14 +131,15 @@ def train_offline(work: Work, method: Method, variant: Variant) -> dict[str, Any
         read_again = None if reference is None else (lambda: reference)
         if reference is not None and (policy.adapter is None or held_to != start):  # its weights are its own
             session, read_again = replace(session, release=free_weights), kept_reader(work, reference)
-        observe = observer(work, policy, read_again)
+        observe = observer(work, policy, read_again) if config.observe_every else None
         cache = work.project.folder / "cache"
         result = method.loop(policy, reference, groups, config, session, cache, observe)
         learnt = LearntFrom({one.task: one.snapshot.id for one in lessons})
         saved = work.keep_policy(name, method.section, policy, parent, learnt)
         found = sum((Counter(weightless(work.store, one.snapshot)) for one in lessons), start=Counter[str]())
         nobodies = {"weightless": dict(found)} if found else {}
-        return run.finish({**snapshots, **nobodies, **result, **observe(), "model": saved})
+        observed = {} if observe is None else observe()
+        return run.finish({**snapshots, **nobodies, **result, **observed, "model": saved})
 
 
 def encoded_answers(work: Work, policy: Policy, lessons: Sequence[Lesson]) -> list[Group]:

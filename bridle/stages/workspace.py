@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from bridle.compute.device import Device, as_begun, choose_as, choose_device
+from bridle.compute.device import Device, as_begun, choose_as, choose_device, require_room
 from bridle.compute.operators import Operators
 from bridle.compute.randomness import derived_seed
 from bridle.compute.trackers import tracked
@@ -45,7 +45,7 @@ from bridle.models.policy import (
     save_policy,
 )
 from bridle.models.scorer import Scorer
-from bridle.models.sizes import elements_of, stored_shapes
+from bridle.models.sizes import elements_of, planned_shape, stored_shapes
 from bridle.models.template import Template, load_template
 from bridle.project.kept import read_data, read_parents
 from bridle.project.lock import held
@@ -305,6 +305,15 @@ class Work:
                 parameters = elements_of(stored_shapes(weight_files(there)))
                 self.warn(odd_rates(name, dict(self.recipe)[name], parameters, self.recipe.lora.on))
 
+    def require_memory(self, section: str, recipe: Recipe) -> None:
+        """ModelError where this machine has less memory than a method needs at least: before anything is read, or trained."""
+        places = [self.project.folder / Path(recipe.model.path).expanduser(), self.project.model("base")]
+        try:
+            shape = planned_shape(recipe.model, *places)
+        except ModelError:  # a GGUF file that was not taken yet, or a fault that a stage reports
+            return
+        require_room(section, recipe, shape)
+
     def load_policy(self, name: str, kept: Path | None = None, frozen: bool = False) -> Policy:
         """A model of the project, or what is `kept` of it as a run began with it. The store knows it afterwards, even where its folder was
         put there by hand; ModelError where it is not what was registered. `frozen`: nothing but an adapter will train it."""
@@ -409,6 +418,8 @@ class Method:
                 require_adamw(self.recipe(work, variant), self.section)
             if work.recipe.model.path and self.name != "pretrain":
                 work.warn_of_rates(self.section)
+            if not work.recipe.model.path or self.name != "pretrain":  # else it is only taken
+                work.require_memory(self.section, self.recipe(work, variant))
             return self.stage(work, self, variant)
 
     def recipe(self, work: Work, variant: Variant) -> Recipe:

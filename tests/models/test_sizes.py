@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from bridle.compute import shapes
 from bridle.core.errors import ModelError
 from bridle.models import policy as module
 from bridle.models import sizes
@@ -145,7 +146,7 @@ def test_a_model_larger_than_the_machine_is_refused_with_both_sizes(
 ) -> None:
     save_policy(tmp_path / "native", policy())
     write_foreign(tmp_path / "foreign", "gpt2")
-    monkeypatch.setattr(sizes.os, "sysconf", lambda name: 100)  # 10,000 bytes
+    monkeypatch.setattr(shapes.os, "sysconf", lambda name: 100)  # 10,000 bytes
     for name in ("native", "foreign"):
         refused(
             lambda folder: load_policy(folder, CPU),

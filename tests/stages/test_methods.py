@@ -115,13 +115,19 @@ def test_dpo_begins_from_any_model(project: Path) -> None:
     assert noted["start"] == result(project / "runs/pretrain-0001")["model"] and "reference" in noted
 
 
+def test_dpo_looks_at_no_answers_where_it_is_not_to(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Work, "answer", None)  # nobody calls it, so no engine packs a copy of the weights
+    done("train", "dpo", "--project", project, *settings({"dpo.observe_every": 0}))
+    assert "kl" not in result(project / "runs/dpo-0001")
+
+
 def test_simpo_is_held_by_no_reference(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded: list[str] = []
     plain = Work.load_policy
 
-    def load_policy(work: Work, name: str, kept: Path | None = None) -> Any:
+    def load_policy(work: Work, name: str, kept: Path | None = None, frozen: bool = False) -> Any:
         loaded.append(name)
-        return plain(work, name, kept)
+        return plain(work, name, kept, frozen)
 
     monkeypatch.setattr(Work, "load_policy", load_policy)
     before = weights(project, "sft")
@@ -137,9 +143,9 @@ def test_orpo_may_begin_from_the_base_and_is_held_by_no_reference(
     loaded: list[str] = []
     plain = Work.load_policy
 
-    def load_policy(work: Work, name: str, kept: Path | None = None) -> Any:
+    def load_policy(work: Work, name: str, kept: Path | None = None, frozen: bool = False) -> Any:
         loaded.append(name)
-        return plain(work, name, kept)
+        return plain(work, name, kept, frozen)
 
     monkeypatch.setattr(Work, "load_policy", load_policy)
     before = weights(project, "base")

@@ -14,12 +14,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from bridle.compute.shapes import machine_memory
 from bridle.core.errors import UnsupportedModel
 from bridle.core.timeline import timed
 from bridle.models.decoder import Decoder
 from bridle.models.foreign import TOLERANCE, Foreign, changing_ropes, from_folder
 from bridle.models.policy import Policy, read_config, stored_sizes
-from bridle.models.sizes import machine_memory
 
 PROBE = 128  # tokens
 SPREAD_TOLERANCE = 0.05  # transformers' angles are of float32: at place 131,072 they are off by some 0.01

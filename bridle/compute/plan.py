@@ -1,0 +1,497 @@
+"""What a run needs, before anything is loaded: memory of a card at its peak, and arithmetic, from a shape and the recipe alone.
+
+A run passes through phases: it answers prompts, scores the answers, reads the reference, learns. Each holds parts of known size, and the
+largest phase is the peak. Weights, gradients and moments are exact, and `low` is of them alone, without what a function of the user's may
+replace. What grows with the rows is as uncertain as they are: `high` takes long ones, and a quarter more for gaps between blocks of memory.
+`benchmarks/plan.py` measures it (docs/scaling.md).
+
+Units: bytes, tokens, floating-point operations. Letters in comments: D hidden size, F inner size, V vocabulary, Q = heads × head size,
+K = key/value heads × head size, N tokens at once, e bytes of a product (2 in bfloat16, else 4).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from bridle.compute.shapes import GIB, Card, Shape
+from bridle.core.errors import ModelError
+from bridle.project.progress import clock
+from bridle.recipe.base import TrainerSection
+from bridle.recipe.offline import NO_REFERENCE
+from bridle.recipe.recipe import CALLED, Recipe
+
+FRAME = {"cpu": 0.3, "cuda": 0.6}  # GiB of Python and PyTorch; of CUDA's context and its libraries' workspaces
+GAPS = 1.25  # high: of what comes and goes, for an allocator leaves gaps
+UNSAID_PROMPT = 256  # tokens, where nothing is said of the rows
+UNSAID_ROWS = 1000  # of imported data whose number the recipe leaves open
+# Rows at once, in rewards/learned.py, generation/reference.py, evaluation/answers.py and stages/workspace.py; spare slots of native.py.
+SCORED, READ, OBSERVED, ANSWERED, AHEAD = 128, 16, 64, 256, 96
+MOMENTS, MOMENTUM = 8, 4  # bytes a weight: AdamW's two, Muon's one
+
+
+class Range(NamedTuple):
+    """Of a number that nobody knows yet."""
+
+    low: float
+    expected: float
+    high: float
+
+    def __add__(self, other: Range) -> Range:  # type: ignore[override]
+        return Range(*(a + b for a, b in zip(self, other, strict=True)))
+
+
+Parts = dict[str, Range]
+NOTHING = Range(0, 0, 0)
+
+
+def fixed_size(size: float, certain: bool = True) -> Range:
+    """Known to the byte; `certain`: nothing that the recipe does not name could replace it."""
+    return Range(size if certain else 0, size, size)
+
+
+def total(parts: Mapping[str, Range]) -> Range:
+    return sum(parts.values(), start=NOTHING)
+
+
+@dataclass(frozen=True)
+class RowTokens:
+    """One row as it is read: tokens of the prompt and of an answer, `answers` of them behind one prompt."""
+
+    prompt: float
+    answer: float
+    answers: int = 1
+
+    @property
+    def tokens(self) -> float:
+        return self.prompt + self.answers * self.answer
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """What one method needs. `phases`: parts by name, in bytes on each card; `tokens` are read and written, `operations` made, in all."""
+
+    method: str
+    phases: Mapping[str, Parts]
+    tokens: Range
+    operations: Range
+    rows_known: bool
+
+    @property
+    def peak(self) -> Range:
+        sums = [total(parts) for parts in self.phases.values()]
+        return Range(*(max(numbers) for numbers in zip(*sums, strict=True)))
+
+    @property
+    def fullest(self) -> str:
+        """The phase of the peak."""
+        return max(self.phases, key=lambda name: total(self.phases[name]).expected)
+
+
+def plan_stage(method: str, recipe: Recipe, shape: Shape, card: Card, gpus: int = 1, tokens: int = 0) -> StagePlan:
+    """The plan of a method, by its name or that of its section. `gpus` share the rows of a step, and each holds the whole model
+    (compute/parallel.py); `tokens`: of the longest row, prompt and answer; 0: unknown."""
+    need = Need(CALLED.get(method, method), recipe, shape, card, gpus)
+    lengths = need.lengths(tokens)
+    read = [need.tokens_in_all(rows) for rows in lengths]
+    return StagePlan(
+        method, need.phases(*lengths[1:]), Range(*(sum(one.values()) for one in read)),
+        Range(*(need.operations(one, rows) for one, rows in zip(read, lengths, strict=True))), need.rows_known,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Need:
+    """One method on one card. The recipe's settings are read here, each term beside the place in the code where it arises."""
+
+    name: str  # of its section
+    recipe: Recipe
+    shape: Shape
+    card: Card
+    gpus: int
+
+    @property
+    def section(self) -> TrainerSection:
+        found: TrainerSection = dict(self.recipe)[self.name]
+        return found
+
+    def setting(self, name: str, default: int = 0) -> int:
+        """A whole number of the section, where it has one of that name."""
+        return int(dict(self.section).get(name) or default)
+
+    # ------------------------------------------------------------------------------------------------------- rows
+
+    @property
+    def practises(self) -> bool:
+        """Whether it answers prompts and is scored."""
+        return "scored_by" in type(self.section).model_fields and (
+            self.name != "dpo" or self.setting("online_rounds") > 0
+        )
+
+    @property
+    def observes(self) -> bool:
+        """Whether it answers prompts now and then to be looked at (stages/preferences.py: observer)."""
+        return self.setting("observe_every") > 0 and not self.practises
+
+    @property
+    def answers(self) -> int:
+        """To a prompt, in a rollout."""
+        own = {"ppo": 1, "rebel": 2, "rejection": self.setting("answers"), "dpo": self.setting("online_answers")}
+        return own.get(self.name, self.setting("group_size", 1))
+
+    @property
+    def prompts(self) -> int:
+        """Of a rollout."""
+        return next(filter(None, map(self.setting, ("prompts_per_step", "prompts_per_round", "online_prompts"))), 0)
+
+    def lengths(self, longest: int) -> tuple[RowTokens, RowTokens, RowTokens]:
+        """Low, expected and high."""
+        context, new = self.shape.max_positions, self.recipe.sampling.max_new_tokens
+        usual = min(context, longest or UNSAID_PROMPT + new)
+        sizes = (usual / 4, usual, usual if longest else min(context, 4 * usual))
+        if self.name == "pretrain":
+            return (RowTokens(0, self.setting("length")),) * 3
+        found = []
+        for tokens, answers in zip(sizes, self.compared(), strict=True):
+            answer = min(new, 0.75 * tokens) if self.practises else tokens / 2
+            found.append(RowTokens(tokens - answer, answer, answers))
+        return found[0], found[1], found[2]
+
+    def compared(self) -> tuple[int, int, int]:
+        """Answers that share a prompt in one row (models/batches.py: pack_answers): a pair's two, or all that were sampled."""
+        if self.practises:
+            together = self.name in ("grpo", "rloo", "rebel", "dpo")
+            return (self.answers if together else 1,) * 3
+        if self.name in ("reward", "dpo", "kto", "orpo"):
+            return 2, 2, max(2, self.recipe.sampling.answers)
+        return 1, 1, 1
+
+    @property
+    def at_once(self) -> tuple[float, bool]:
+        """Rows (a prompt with the answers that share it) in one forward and backward pass on a card, and whether a step has several."""
+        size = self.section.batch_size
+        if self.name in ("ppo", "grpo", "rloo", "rebel"):  # batch_size counts answers in a pass
+            group = self.compared()[1]
+            step = self.prompts / self.setting("minibatches", 1) / self.gpus
+            rows = min(step, max(1, size // group))
+        else:
+            step = size / self.gpus
+            rows = min(step, self.setting("micro_batch") or step)
+        return max(1.0, rows), step > rows
+
+    # ----------------------------------------------------------------------------------------------------- weights
+
+    @property
+    def adapter(self) -> int:
+        """Numbers of an adapter (models/lora/low_rank.py: r × (in + out) of each map that gets one), 0 where there is none."""
+        lora, shape = self.recipe.lora, self.shape
+        if not lora.on or self.name == "pretrain":
+            return 0
+        chosen = [
+            sizes
+            for name, sizes in shape.maps.items()
+            if not lora.target_modules or name.endswith(tuple(lora.target_modules))
+        ]
+        whole = sum(shape.embedding for name in lora.modules_to_save if name.endswith(("embed_tokens", "lm_head")))
+        return (lora.r or 16) * shape.layers * sum(map(sum, chosen)) + whole
+
+    @property
+    def learns(self) -> dict[str, int]:
+        """Numbers that are trained, of each network by its name."""
+        if self.name == "reward":
+            return {"reward model": self.adapter or self.shape.trunk}
+        critic = {"critic": self.adapter or self.shape.trunk} if self.name == "ppo" and not self.shares_trunk else {}
+        return {"policy": self.adapter or self.shape.whole, **critic}
+
+    @property
+    def shares_trunk(self) -> bool:
+        return self.name == "ppo" and self.recipe.ppo.shared_trunk
+
+    def weights(self) -> Parts:
+        """Of every network that stays while the run lasts. Under an adapter all lie on one frozen base, but for reward models."""
+        shape, adapter, frozen = self.shape, self.adapter, self.frozen_bytes
+        found = {"weights: policy": fixed_size((frozen if adapter else 4) * shape.whole)}
+        what = "adapter" if adapter else "weights"
+        own = {name: count for name, count in self.learns.items() if adapter or name != "policy"}
+        found |= {f"{what}: {name}": fixed_size(4 * count) for name, count in own.items()}
+        if self.practises and dict(self.section)["scored_by"] == "reward":
+            copies = 0 if self.recipe.lora.shared_trunk and adapter else self.recipe.reward.members
+            found["weights: reward model"] = fixed_size(frozen * shape.trunk * copies, certain=False)
+        return found
+
+    def reference(self) -> Parts:
+        """It stays where a policy practises. DPO and KTO let it go once it was read, and read it again to look at the policy's answers
+        (stages/preferences.py: free_weights, kept_reader)."""
+        names = dict(self.section)
+        if not (self.practises or self.name in ("dpo", "kto")) or names.get("loss") in NO_REFERENCE:
+            return {}
+        shared = self.adapter and names["reference"] in ("", names["start"])  # it is the base
+        return {"weights: reference": fixed_size(0 if shared else self.frozen_bytes * self.shape.whole)}
+
+    @property
+    def frozen_bytes(self) -> int:
+        """Of a weight that nothing trains (models/lora/frozen.py)."""
+        return 2 if self.recipe.model.narrow else 4
+
+    def moments(self) -> float:
+        """Of the optimisers (compute/optimizer.py), from the first step on; offloaded from a card those of one weight at a time."""
+        shape, count = self.shape, sum(self.learns.values())
+        if self.recipe.model.offload_optimizer and self.card.kind == "cuda":
+            return MOMENTS * min(count, max(shape.embedding, shape.hidden_size * shape.intermediate_size))
+        muon = shape.matrices * len(self.learns) if self.section.optimizer == "muon" and not self.adapter else 0
+        return MOMENTS * count - (MOMENTS - MOMENTUM) * muon
+
+    # ------------------------------------------------------------------------------------------------------ phases
+
+    def phases(self, usual: RowTokens, longest: RowTokens) -> dict[str, Parts]:
+        """What is alive at the peak of each phase."""
+        each, size = (usual, longest), self.section.batch_size
+        frame = {"Python, PyTorch and libraries": fixed_size(FRAME[self.card.kind] * GIB, certain=False)}
+        reference, always = self.reference(), frame | self.weights()
+        if self.name in ("dpo", "kto") and not self.practises and reference:
+            read = [self.reading(READ * rows.tokens) + self.head(READ * rows.answers * rows.answer) for rows in each]
+            found = {"reads the reference": always | reference | {"a layer's activations, logits": widened(read)}}
+        else:
+            found = {}
+        own = "optimizer" in self.section.brought  # whose state nobody knows
+        always |= {"optimiser's moments": fixed_size(self.moments(), certain=not own)}
+        always |= reference if self.practises else {}
+        if self.practises or self.observes:
+            always["engine's copy"] = fixed_size(self.packed, certain=self.practises)
+            found["answers"] = always | self.answering(each)
+        if self.practises:
+            asked = min(SCORED, self.prompts * self.answers)
+            scored = [self.reading(asked * (rows.prompt + rows.answer)) for rows in each]
+            found["scores"] = always | {"a layer's activations": widened(scored)}
+            read = [
+                self.reading(max(1, size // rows.answers) * rows.tokens) + self.head(size * rows.answer)
+                for rows in each
+            ]
+            found["reads the reference"] = always | {"a layer's activations, logits": widened(read)}
+        elif self.observes and reference:
+            read = [
+                self.reading(OBSERVED * (rows.prompt + rows.answer)) + self.head(OBSERVED * rows.answer)
+                for rows in each
+            ]
+            found["measures the KL"] = always | reference | {"a layer's activations, logits": widened(read)}
+        found |= {name: always | parts for name, parts in self.learning(each).items()}
+        if self.section.optimizer == "muon" and not self.adapter:
+            gradients = fixed_size(4 * sum(self.learns.values()))
+            found["steps"] = always | {"gradients": gradients, "Muon's updates": fixed_size(self.updates())}
+        return found
+
+    @property
+    def packed(self) -> int:
+        """generation/native.py: all matrices, the embedding and, apart from it, the head."""
+        return self.card.product * (self.shape.matrices + 2 * self.shape.embedding)
+
+    def learning(self, each: tuple[RowTokens, RowTokens]) -> dict[str, Parts]:
+        """The backward pass as it begins, all activations alive and no gradient yet, and as it ends, all gradients there and no activation
+        left."""
+        count, (rows_at_once, several) = sum(self.learns.values()), self.at_once
+        networks = len(self.learns)  # of PPO two, in one graph
+        kept, copies, heads = [], [], []
+        for rows in each:
+            tokens, answers = rows_at_once * rows.tokens, rows_at_once * rows.answers * rows.answer
+            kept.append(networks * (self.activations(tokens, answers / tokens) + self.reading(tokens)))
+            copies.append(networks * self.joined())
+            heads.append(0.0 if self.name == "reward" else self.head(answers, learns=True))
+        gradients = 4.0 * count
+        second = self.embedding_gradient(several)
+        # Where a step has one pass the last step's gradients are gone, and moments lie between the pieces of room that they left:
+        # activations find place in none of them, or in all.
+        left = fixed_size(gradients) if several else Range(0, gradients / 2, gradients)
+        begins = {
+            "gradients" if several else "room that gradients left": left,
+            "activations kept for the gradient": widened(kept),
+            "products' copies of weights": fixed_size(copies[0], certain=False),
+            "logits and the head's gradient": widened(heads),
+        }
+        ends = {
+            "gradients": fixed_size(gradients),
+            "a second gradient of the embedding": fixed_size(second, certain=False),
+        }
+        return {"begins the backward pass": begins, "ends the backward pass": ends}
+
+    def activations(self, tokens: float, answered: float) -> float:
+        """What autograd keeps of a network's layers (kernels/kernels.py, each `save_for_backward`). The last layer takes the states
+        that are `answered` alone, and so do the last norm and the head (models/batches.py: wanted_states)."""
+        shape, e = self.shape, self.card.product
+        D, F, Q, K = shape.widths
+        norms = 2 * (4 + e) * D  # _Norm: the stream, float32; _Project: its normed states
+        attention = float(e * (2 * Q + 2 * K) + 8 * shape.heads)  # _Attention: q, kv, the sums; o_proj: what it gives
+        mlp = 3 * e * F  # _SwiGLU: gate and up; down_proj: their product
+        if self.card.kind == "cuda":  # plain operations: silu(gate), turned queries and keys are kept too
+            mlp, attention = mlp + e * F, attention + e * (Q + K)
+        elif self.recipe.model.kernels in ("plain", "torch"):  # scores and softmax of each head
+            attention += e * 2 * shape.heads * min(tokens, shape.max_positions)
+        layers, one = shape.layers - 1 + answered, norms + attention + mlp
+        # Run again in the backward pass (compute/recomputing.py), a layer keeps what goes in, and one at a time all else.
+        kept = (4 + e) * D * layers + one if self.recipe.model.checkpoint_activations else one * layers
+        return tokens * (kept + answered * (12 + e) * D)
+
+    def joined(self) -> float:
+        """kernels.py: _Project keeps the weight that it multiplied by: in bfloat16 a copy of every matrix, in float32 of those that are
+        joined (k with v, gate with up). Of what is frozen no copy waits."""
+        if self.adapter:
+            return 0
+        D, F, _, K = self.shape.widths
+        layer = 2 * self.shape.matrices / self.shape.layers if self.card.product == 2 else 4 * 2 * D * (K + F)
+        return layer * (1 if self.recipe.model.checkpoint_activations else self.shape.layers)
+
+    def reading(self, tokens: float) -> float:
+        """A layer at work, forward or backward: the stream, its normed states, gate, up and their product, and its joined weights."""
+        shape, e = self.shape, self.card.product
+        D, F, Q, K = shape.widths
+        widest = max(3 * F, 2 * Q + 2 * K)
+        return tokens * ((8 + 2 * e) * D + e * widest) + e * 2 * D * F
+
+    def head(self, answers: float, learns: bool = False) -> float:
+        """maths/logprobs.py: a slice of logits at a time, or all where they are few; in bfloat16 a copy of the head's weight; for the
+        gradient the head's own in float32 with a slice's share of it."""
+        e, V = self.card.product, self.shape.vocab_size
+        compiled = self.card.kind == "cpu" and self.recipe.model.kernels in ("auto", "compiled")
+        slices = max(64 * V, 2**22 if compiled else 2**19) * (e if compiled else e + 8)
+        states = answers * self.shape.hidden_size * (4 + e)
+        copy = e * self.shape.embedding if e == 2 and not (self.adapter and self.recipe.model.narrow) else 0
+        if not learns:
+            return slices + states + copy
+        kept = float(e) * answers * V if compiled and answers * V <= 2**24 else slices
+        shares = 1 if answers * V <= (2**22 if compiled else 2**19) else 2
+        gradient = 0 if self.adapter else self.shape.embedding * (4 * shares + (e if e == 2 else 0))
+        return kept + states + copy + gradient
+
+    def embedding_gradient(self, several: bool) -> float:
+        """A tied embedding has two gradients, of the head and of the tokens; they meet where the backward pass ends. A pass that is not
+        the step's first adds to what is there."""
+        if self.adapter or not self.shape.tied or self.name == "reward":
+            return 0
+        return 4.0 * self.shape.embedding * (2 if several else 1)
+
+    def answering(self, each: tuple[RowTokens, RowTokens]) -> Parts:
+        """Keys and values of the rows under way, their logits, the prompts as they are read."""
+        shape, e = self.shape, self.card.product
+        rows_at_once = min(ANSWERED, self.prompts * self.answers if self.practises else 128)
+        cache, drawn = [], []
+        for rows in each:
+            slots = rows.prompt + max(rows.answer, AHEAD)
+            cache.append(e * rows_at_once * slots * 2 * shape.kv_heads * shape.head_size * shape.layers)
+            drawn.append(self.reading(rows_at_once * rows.prompt) + 4 * rows_at_once * shape.vocab_size)
+        return {"keys and values": widened(cache), "prompts being read, logits": widened(drawn)}
+
+    def updates(self) -> float:
+        """compute/optimizer.py: Muon: an update of every matrix, and those of one shape stacked, in products' precision thrice."""
+        largest = max(
+            3 * inputs * outputs for name, (inputs, outputs) in self.shape.maps.items() if name == "gate_proj"
+        )
+        return 4.0 * self.shape.matrices + self.shape.layers * largest * (8 + 3 * self.card.product)
+
+    # -------------------------------------------------------------------------------------------------------- time
+
+    @property
+    def rows_known(self) -> bool:
+        return self.practises or self.name == "pretrain" or self.data_rows > 0
+
+    @property
+    def data_rows(self) -> int:
+        data = self.recipe.data
+        return data.demonstrations if self.name in ("sft", "constitution") else data.train_prompts
+
+    def tokens_in_all(self, rows: RowTokens) -> dict[str, float]:
+        """Tokens that are learnt from, that are read without a gradient, and that are drawn, over the whole run."""
+        if self.name == "pretrain":
+            return {"learnt": float(self.recipe.data.pretrain_tokens)}
+        epochs = self.setting("epochs", 1)
+        if not self.practises:
+            learnt = epochs * (self.data_rows or UNSAID_ROWS) * rows.tokens
+            held = self.name in ("dpo", "kto") and dict(self.section).get("loss") not in NO_REFERENCE
+            return {"learnt": learnt, "read": learnt / epochs if held else 0.0}
+        steps = next(filter(None, map(self.setting, ("steps", "rounds", "online_rounds"))), 1)
+        answered = steps * self.prompts * self.answers
+        whole = answered * (rows.prompt + rows.answer)
+        kept = whole / (self.answers if self.name == "rejection" else 1)
+        readers = 2 + (dict(self.section)["scored_by"] == "reward")  # policy, reference, reward model
+        return {"learnt": epochs * kept, "read": readers * whole, "drawn": whole}
+
+    def operations(self, tokens: Mapping[str, float], rows: RowTokens) -> float:
+        """Two for a weight and a token forward, four backward, of which a frozen base needs two; two more for layers that are run again;
+        attention by half the row's square."""
+        shape = self.shape
+        seen = (rows.prompt + rows.answer) / 2
+        forward = 2.0 * (shape.matrices + shape.embedding * (self.name != "reward"))
+        forward += 4 * shape.layers * shape.heads * shape.head_size * seen
+        passes = (2 if self.adapter else 3) + self.recipe.model.checkpoint_activations
+        learnt = tokens.get("learnt", 0.0) * len(self.learns) * passes
+        return forward * (learnt + tokens.get("read", 0.0) + tokens.get("drawn", 0.0))
+
+
+def widened(sizes: Sequence[float]) -> Range:
+    """What grows with the rows, of usual and of long ones: nothing of it is certain, and an allocator leaves gaps between."""
+    usual, most = sizes
+    return Range(0, usual, GAPS * most)
+
+
+# ------------------------------------------------------------------------------------------------ what is said of it
+
+
+def fit_verdict(peak: Range, card: Card) -> str:
+    if peak.high <= card.bytes:
+        return "fits"
+    if peak.expected <= card.bytes:
+        return "should fit"
+    return "may not fit" if peak.low <= card.bytes else "does not fit"
+
+
+def plan_found(plan: StagePlan, card: Card, gpus: int) -> dict[str, Any]:
+    """A plan as JSON has it: memory in GiB."""
+    parts = {
+        name: [size / GIB for size in part]
+        for name, part in plan.phases[plan.fullest].items()
+        if part.high >= GIB / 1000
+    }
+    seconds = [count / (card.rate * gpus) for count in plan.operations] if card.rate else None
+    return {
+        "method": plan.method,
+        "verdict": fit_verdict(plan.peak, card),
+        "card": card.bytes / GIB,
+        "peak": [size / GIB for size in plan.peak],
+        "phase": plan.fullest,
+        "parts": parts,
+        "phases": {name: [size / GIB for size in total(held)] for name, held in plan.phases.items()},
+        "tokens": list(plan.tokens),
+        "operations": list(plan.operations),
+        "seconds": seconds,
+        "rows_known": plan.rows_known,
+    }
+
+
+def planned_lines(plans: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """For the terminal."""
+    for plan in plans:
+        low, expected, high = plan["peak"]
+        yield (
+            f"{plan['method']}: {plan['verdict']}: {expected:.1f} GiB expected, {low:.1f} to {high:.1f}, of {plan['card']:.1f} GiB; "
+            f"the peak is where it {plan['phase']}"
+        )
+        for name, (least, usual, most) in plan["parts"].items():
+            span = "" if least == most else f"   {least:.2f} to {most:.2f}"
+            yield f"  {name:<34} {usual:8.2f}{span}"
+        of = "" if plan["rows_known"] else f" for {UNSAID_ROWS:,} rows, for the recipe leaves their number open"
+        yield f"  {plan['tokens'][1]:,.2g} tokens, {plan['operations'][1]:.2g} operations{of}; {time_text(plan['seconds'])}"
+
+
+def time_text(seconds: Sequence[float] | None) -> str:
+    if seconds is None:
+        return "time unknown until measured (--tflops says what the card reaches)"
+    low, expected, high = map(clock, seconds)
+    return f"{expected} of computing, {low} to {high}; answers take longer than their operations"
+
+
+def require_card(plan: StagePlan, card: Card) -> None:
+    """ModelError where even the least that a method needs is more than there is: before its first step."""
+    if plan.peak.low > card.bytes:
+        raise ModelError(
+            f"{plan.method} needs at least {plan.peak.low / GIB:,.1f} GiB of memory, and this machine has {card.bytes / GIB:,.1f} GiB for "
+            "it; set lora.r = 16, or take a smaller model or a larger card (`bridle plan` lists every part)"
+        )
