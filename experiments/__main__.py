@@ -33,6 +33,7 @@ MODULES = {  # each defines EXPERIMENT
     "E8": "experiments.noise",
     "E9": "experiments.rankings",
     "E10": "experiments.labelers",
+    "E11": "experiments.direct",
     "E12": "experiments.verifiable",
     "E13": "experiments.rounds",
     "E14": "experiments.judges",

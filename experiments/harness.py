@@ -259,8 +259,8 @@ def summary(result: Result) -> list[str]:
     """The verdict with its claims and controls, as `docs/experiments.md` has it too."""
     rows = [(one, "") for one in result["claims"]] + [(one, "control: ") for one in result["controls"]]
     table = [
-        f"| {kind}{one['meaning']} | {number(one['value'])} | {number(one['low'])} to {number(one['high'])} "
-        f"| {number(one['least'])} to {number(one['most'])} | {one['n']} | {one['bound']} | {'yes' if one['holds'] else '**no**'} |"
+        f"| {kind}{one['meaning']} | {number(one['value'])} | {span(one, 'low', 'high', 2)} | {span(one, 'least', 'most', 1)} "
+        f"| {one['n']} | {one['bound']} | {'yes' if one['holds'] else '**no**'} |"
         for one, kind in rows
     ]
     return [
@@ -272,6 +272,11 @@ def summary(result: Result) -> list[str]:
         "|---|---|---|---|---|---|---|",
         *table,
     ]
+
+
+def span(row: Mapping[str, Any], low: str, high: str, fewest: int) -> str:
+    """Empty where fewer than so many seeds have the figure: of one alone there is no interval."""
+    return f"{number(row[low])} to {number(row[high])}" if row["n"] >= fewest else ""
 
 
 def by_seed(seeds: Sequence[Mapping[str, Any]]) -> list[str]:
