@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bridle.api.models import Model, ScoreModel, load, load_reward
+    from bridle.api.rows import mixture
     from bridle.api.runs import tensorboard, wandb
     from bridle.api.trainers import (
         best_of_n,
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
-    "Model", "ScoreModel", "best_of_n", "dpo", "grpo", "kto", "load", "load_reward", "online_dpo", "orpo", "ppo", "pretrain",
-    "rebel", "reward_model", "rloo", "sft", "tensorboard", "tune", "verifier", "wandb",
+    "Model", "ScoreModel", "best_of_n", "dpo", "grpo", "kto", "load", "load_reward", "mixture", "online_dpo", "orpo", "ppo",
+    "pretrain", "rebel", "reward_model", "rloo", "sft", "tensorboard", "tune", "verifier", "wandb",
 ]  # fmt: skip
 
 

@@ -19,6 +19,7 @@ What all trainers here share:
 """
 
 from bridle.api.models import Model, ScoreModel, load, load_reward
+from bridle.api.rows import mixture
 from bridle.api.runs import tensorboard, wandb
 from bridle.api.trainers import (
     best_of_n,
@@ -38,6 +39,6 @@ from bridle.api.trainers import (
 )
 
 __all__ = [
-    "Model", "ScoreModel", "best_of_n", "dpo", "grpo", "kto", "load", "load_reward", "online_dpo", "orpo", "ppo", "pretrain",
-    "rebel", "reward_model", "rloo", "sft", "tensorboard", "tune", "verifier", "wandb",
+    "Model", "ScoreModel", "best_of_n", "dpo", "grpo", "kto", "load", "load_reward", "mixture", "online_dpo", "orpo", "ppo",
+    "pretrain", "rebel", "reward_model", "rloo", "sft", "tensorboard", "tune", "verifier", "wandb",
 ]  # fmt: skip

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import torch
 
 from bridle.api.inputs import Text, as_prompts
-from bridle.api.objects import folder_of, refuse_scorer
+from bridle.api.objects import folder_of
 from bridle.compute.device import Device, choose_device
 from bridle.compute.shapes import Shape
 from bridle.core.errors import DataError, UsageError
@@ -43,6 +43,7 @@ from bridle.models.sizes import config_shape
 from bridle.project.progress import Progress
 from bridle.recipe.data import DataSection, SamplingSection
 from bridle.recipe.recipe import Recipe
+from bridle.rewards.classifier import OWN_UNITS, Classifier, load_classifier
 from bridle.rewards.learned import LearnedReward
 
 Result = dict[str, Any]
@@ -111,9 +112,10 @@ class Model:
 
 @dataclass
 class ScoreModel:
-    """A reward model: called with prompts and answers it gives numbers, in standard deviations of the answers it was centred on."""
+    """A reward model: called with prompts and answers it gives numbers, in standard deviations of the answers it was centred on. One of
+    somebody else's gives its head's own numbers; None where it cannot read an answer."""
 
-    model: RewardModel
+    model: RewardModel | Classifier
     device: Device
     metrics: Result
 
@@ -122,15 +124,30 @@ class ScoreModel:
         if len(asked) != len(answers):
             raise DataError(f"a reward model scores one answer to each prompt, got {len(asked)} and {len(answers)}")
         written = [Completion(p.id, answer) for p, answer in zip(asked, answers, strict=True)]
-        return LearnedReward(self.model, self.device, same_tokens=False)(asked, written)
+        return self.reader(same_tokens=False)(asked, written)
+
+    def reader(self, same_tokens: bool) -> LearnedReward | Classifier:
+        """What trainers call."""
+        if isinstance(self.model, Classifier):
+            return self.model
+        return LearnedReward(self.model, self.device, same_tokens)
+
+    @property
+    def own(self) -> RewardModel:
+        """UsageError where it is somebody else's."""
+        if isinstance(self.model, Classifier):
+            raise UsageError(
+                "a reward model of somebody else's is not written anew; copy its folder, or call save_pretrained of model and tokenizer"
+            )
+        return self.model
 
     def save(self, folder: str | Path) -> str:
         """Write the folder that `load_reward` reads; its content hash."""
-        return save_reward_model(place_to_save(folder), self.model)
+        return save_reward_model(place_to_save(folder), self.own)
 
     def export(self, folder: str | Path, *, dtype: str = "") -> Result:
         """As `Model.export`; the loss is in scores."""
-        return asdict(export_reward_model(Path(folder), self.model, dtype))
+        return asdict(export_reward_model(Path(folder), self.own, dtype))
 
 
 def load(
@@ -178,14 +195,20 @@ def given_notes(policy: Policy) -> list[str]:
 def load_reward(
     model: str | Path | object, tokenizer: object = None, *, precision: str = "auto", frozen_precision: str = "float32"
 ) -> ScoreModel:
-    """A reward model from the folder that a `ScoreModel` saved, or that `bridle train reward` left. `frozen_precision`: "bfloat16" holds
-    its matrices in two bytes a number; PPO's critic begins as a copy of one only under an adapter."""
-    if not isinstance(model, str | Path):
-        refuse_scorer(model, tokenizer)
-    with folder_of(model, tokenizer) as place:
+    """A reward model from the folder that a `ScoreModel` saved, or that `bridle train reward` left; or one of somebody else's, a sequence
+    classifier of transformers with one logit, from its folder or as two objects, which are never changed; it scores as transformers.
+    `frozen_precision`: "bfloat16" holds the matrices of one of bridle's own in two bytes a number; PPO's critic begins as a copy of one
+    only under an adapter."""
+    narrow = is_bfloat16(frozen_precision)
+    with folder_of(model, tokenizer, scores=True) as place:
         device = chosen_device(precision)
-        narrow = is_bfloat16(frozen_precision)
-        return ScoreModel(load_reward_model(place, device.torch, lasting_hash, narrow=narrow), device, {})
+        if (place / "bridle_reward.json").is_file():
+            return ScoreModel(load_reward_model(place, device.torch, lasting_hash, narrow=narrow), device, {})
+        if narrow:
+            raise UsageError("a reward model of somebody else's is held in float32; leave frozen_precision out")
+        found = ScoreModel(load_classifier(place, device, lasting_hash), device, {})
+    quiet().say(f"a reward model of somebody else's: {OWN_UNITS}")
+    return found
 
 
 def is_bfloat16(frozen_precision: str) -> bool:

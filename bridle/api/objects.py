@@ -25,27 +25,29 @@ TAKES = "give a folder, or a model of transformers with its tokenizer: bridle.lo
 
 
 @contextmanager
-def folder_of(model: Any, tokenizer: Any = None) -> Iterator[Path]:
+def folder_of(model: Any, tokenizer: Any = None, scores: bool = False) -> Iterator[Path]:
     """Where a model can be read that was named by its place, or given as an object with its tokenizer: then in a folder that goes when the
-    block ends."""
+    block ends. `scores`: it is to be a sequence classifier."""
     if isinstance(model, str | Path):
-        require_place(model, tokenizer)
+        require_place(model, tokenizer, scores)
         with unpacked(Path(model)) as place:
             yield place
         return
-    require_objects(model, tokenizer)
+    require_objects(model, tokenizer, scores)
     with tempfile.TemporaryDirectory(prefix="bridle-given-") as folder:
         try:
-            write_objects(model, tokenizer, Path(folder))
+            write_objects(model, tokenizer, Path(folder), scores)
             yield Path(folder)
         except ModelError as error:  # the folder is gone when it is read
             raise type(error)(str(error).replace(folder, str(GIVEN))) from error
 
 
-def write_objects(model: Any, tokenizer: Any, folder: Path) -> None:
+def write_objects(model: Any, tokenizer: Any, folder: Path, scores: bool) -> None:
     """Write both into an empty folder, as transformers saves them."""
     network, spoken = copy(model), deepcopy(tokenizer)  # the weights are shared
-    network.config, network.generation_config = deepcopy(model.config), deepcopy(model.generation_config)
+    network.config = deepcopy(model.config)
+    if "generation_config" in dir(model):  # a classifier has none
+        network.generation_config = deepcopy(model.generation_config)
     if (head := model.get_output_embeddings()) is not None:
         network.config.tie_word_embeddings = head.weight is model.get_input_embeddings().weight
     spoken.init_kwargs |= {
@@ -62,47 +64,60 @@ def write_objects(model: Any, tokenizer: Any, folder: Path) -> None:
         raise ModelError(f"transformers cannot save {GIVEN}: {reason_of(error)}") from error
     path = folder / "config.json"
     raw = json.loads(path.read_text("utf-8"))
-    raw["architectures"] = [causal_class(model)]  # of a class of the user's own, the one that it is made from
+    raw["architectures"] = [family_class(model, scores)]  # of a class of the user's own, the one that it is made from
     path.write_text(json.dumps(raw, indent=2), "utf-8")
 
 
 # ------------------------------------------------------------------------------------------------ what is refused
 
 
-def require_place(model: str | Path, tokenizer: Any) -> None:
+def require_place(model: str | Path, tokenizer: Any, scores: bool) -> None:
     if tokenizer is not None:
         raise UsageError(
             f"{model} has its own tokenizer, and another was given beside it; leave that out, or load both with transformers and give the "
             "two objects"
         )
     if isinstance(model, str) and named(model) and not Path(model).exists():
+        call, kind = ("load_reward", "SequenceClassification") if scores else ("load", "CausalLM")
+        or_so = "" if scores else f", or with `bridle init DIR --model {model}`"
         raise UsageError(
-            f"{model} is not a folder here; fetch a model of that name from a hub with transformers and call bridle.load("
-            "AutoModelForCausalLM.from_pretrained(name), AutoTokenizer.from_pretrained(name)), or with `bridle init DIR --model "
-            f"{model}`"
+            f"{model} is not a folder here; fetch a model of that name from a hub with transformers and call bridle.{call}("
+            f"AutoModelFor{kind}.from_pretrained(name), AutoTokenizer.from_pretrained(name)){or_so}"
         )
 
 
-def require_objects(model: Any, tokenizer: Any) -> None:
-    """UsageError or UnsupportedModel, in one sentence, where these are not a causal language model and its tokenizer."""
+def require_objects(model: Any, tokenizer: Any, scores: bool) -> None:
+    """UsageError or UnsupportedModel, in one sentence, where these are not a causal language model and its tokenizer, or a sequence
+    classifier where it is to score."""
     require_network(model, tokenizer)
-    kind = object_kind(model)
+    (require_scorer if scores else require_causal)(model)
+    require_unquantised(GIVEN, object_settings(model))
+    if any(parameter.is_meta for parameter in model.parameters()):
+        raise UsageError(f"weights of {GIVEN} are not in memory; load it without a device_map that offloads")
+    require_tokenizer(model, tokenizer)
+
+
+def require_causal(model: Any) -> None:
+    kind, known = object_kind(model), family_class(model)
     if SCORES in kind:
         raise UnsupportedModel(
             f"{GIVEN} is {kind}; a reward model is for bridle.load_reward, and is not trained to write"
         )
     if kind:
         raise UnsupportedModel(f"{GIVEN} is {kind}; give a causal language model")
-    if causal_class(model) not in class_names(model):
-        known = causal_class(model) or "none that transformers has"
+    if known not in class_names(model):
         raise UnsupportedModel(
-            f"{GIVEN} is {family_of(object_settings(model))}, and not the causal language model of its family ({known}): without that "
-            "head it writes no text; load it with transformers' AutoModelForCausalLM"
+            f"{GIVEN} is {family_of(object_settings(model))}, and not the causal language model of its family "
+            f"({known or 'none that transformers has'}): without that head it writes no text; load it with AutoModelForCausalLM"
         )
-    require_unquantised(GIVEN, object_settings(model))
-    if any(parameter.is_meta for parameter in model.parameters()):
-        raise UsageError(f"weights of {GIVEN} are not in memory; load it without a device_map that offloads")
-    require_tokenizer(model, tokenizer)
+
+
+def require_scorer(model: Any) -> None:
+    if family_class(model, scores=True) not in class_names(model):
+        raise UsageError(
+            f"load_reward was given {type(model).__name__}, which scores nothing; train a reward model on it: bridle.reward_model("
+            "bridle.load(model, tokenizer), pairs)"
+        )
 
 
 def require_network(model: Any, tokenizer: Any) -> None:
@@ -142,20 +157,6 @@ def require_tokenizer(model: Any, tokenizer: Any) -> None:
         )
 
 
-def refuse_scorer(model: Any, tokenizer: Any) -> None:
-    """UsageError for whatever object was given to be read as a reward model: none says what its scores mean."""
-    require_network(model, tokenizer)
-    if SCORES not in object_kind(model):
-        raise UsageError(
-            f"load_reward was given {type(model).__name__}, which scores nothing; train a reward model on it: bridle.reward_model("
-            "bridle.load(model, tokenizer), pairs)"
-        )
-    raise UsageError(
-        f"load_reward takes a folder that bridle saved, for there stands what a score means (centre, scale), and a {type(model).__name__} "
-        "of transformers does not say; be rewarded by it in a function of your own: reward=lambda prompts, answers: …"
-    )
-
-
 # --------------------------------------------------------------------------------------------- what an object is
 
 
@@ -181,5 +182,6 @@ def object_kind(model: Any) -> str:
     return next(filter(None, kinds), "")
 
 
-def causal_class(model: Any) -> str:
-    return architectures(model.config.model_type)[0]
+def family_class(model: Any, scores: bool = False) -> str:
+    """The causal language model of its family, or the sequence classifier."""
+    return architectures(model.config.model_type)[1 if scores else 0]

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 
 from bridle.api.inputs import Score
 from bridle.api.models import ScoreModel
-from bridle.api.objects import class_names, refuse_scorer
+from bridle.api.objects import class_names
 from bridle.core.errors import UsageError, described_value
 from bridle.core.records import Prompt, Reward, content_hash
 from bridle.models.policy import Policy
+from bridle.rewards.classifier import Classifier
 from bridle.rewards.functions import PromptRows, function_name, function_reward
-from bridle.rewards.learned import LearnedReward
 from bridle.rewards.verifiers import Verifier
 from bridle.rewards.weighted import Source, WeightedSum
 
@@ -44,9 +44,12 @@ def one_source(reward: One, policy: Policy, asked: Sequence[Prompt]) -> Reward:
     if isinstance(reward, Verifier):
         return reward
     if isinstance(reward, ScoreModel):
-        return LearnedReward(reward.model, reward.device, reward.model.template.hash == policy.template.hash)
+        tokens = None if isinstance(reward.model, Classifier) else reward.model.template.hash
+        return reward.reader(same_tokens=tokens == policy.template.hash)
     if "PreTrainedModel" in class_names(reward):
-        refuse_scorer(reward, None)
+        raise UsageError(
+            f"a {type(reward).__name__} of transformers came as a reward without its tokenizer; give bridle.load_reward(model, tokenizer)"
+        )
     if not callable(reward):
         raise UsageError(
             f"a reward is a function reward(prompts, answers), a model from bridle.load_reward or a verifier, got {described_value(reward)}"

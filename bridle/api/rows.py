@@ -6,15 +6,16 @@ the call is refused.
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from itertools import combinations
+from itertools import combinations, islice
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from bridle.core.errors import DataError, NoUsableRows, described_value
+from bridle.core.errors import DataError, NoUsableRows, UsageError, described_value
 from bridle.core.records import Completion, Pair, Prompt
 from bridle.feedback.importing.formats import Form, read_row
 from bridle.feedback.importing.forms.imported import ImportedRow
@@ -24,6 +25,7 @@ from bridle.recipe.data import DataSection
 
 T = TypeVar("T")
 Columns = tuple[str, ...]
+MOST_READ = 100_000  # rows of a stream, where no limit is given
 TRIED = 100  # first rows, after which none is read where none of them could be used
 NUMBERS = 3  # numbers of rows that are counted of each reason
 
@@ -100,7 +102,7 @@ def row_list(data: Iterable[Any], what: str) -> list[Any]:
     if "iterrows" in dir(data):
         raise DataError(f"{what} are a list, and a table was given; give its rows, data.to_dict('records')")
     try:
-        rows = list(data)
+        rows = list(data) if "__len__" in dir(data) else read_stream(data, what)
     except TypeError as error:
         raise DataError(f"{what} are a list, got {described_value(data)}") from error
     if rows and all(isinstance(row, Mapping) and {"role", "content"} == row.keys() for row in rows):
@@ -108,6 +110,60 @@ def row_list(data: Iterable[Any], what: str) -> list[Any]:
     return [
         {name: plain_value(value) for name, value in row.items()} if isinstance(row, Mapping) else row for row in rows
     ]
+
+
+def read_stream(data: Iterable[Any], what: str) -> list[Any]:
+    """All rows of what has no length, such as a generator or a `datasets.IterableDataset`; DataError where it does not end."""
+    rows = list(islice(data, MOST_READ + 1))
+    if len(rows) > MOST_READ:
+        raise DataError(
+            f"{what} come from a stream that did not end within {MOST_READ:,} rows; say how many to take: bridle.mixture([(rows, 1)], "
+            "limit=10_000)"
+        )
+    Progress(live=False, every=math.inf).say(f"{what}: {len(rows):,} rows were read from a stream, to its end")
+    return rows
+
+
+def mixture(sources: Sequence[tuple[Iterable[Any], float]], *, limit: int | None = None, seed: int = 0) -> list[Any]:
+    """Rows of several sources, (rows, weight) each, for any call that takes rows: of every source the share that its weight is of all
+    weights, as near as whole rows allow at every point, none twice, until one has no more or `limit` rows are there; both are said, with
+    the counts. The same seed gives the same rows. A source that has a length is shuffled by it, a stream is read from its beginning."""
+    if not sources or not all(map(is_weighted, sources)) or (limit is not None and limit < 1):
+        raise UsageError(
+            "a mixture is a list of (rows, weight), weights above 0, with a limit of at least 1 or none, got "
+            f"{[described_value(one)[:80] for one in sources]} and limit {limit}"
+        )
+    weights = [weight for _, weight in sources]
+    rng, most = random.Random(seed), MOST_READ + 1 if limit is None else limit
+    queues = [in_order(data, rng) for data, _ in sources]
+    rows, taken, ended = list[Any](), [0] * len(sources), ""
+    while len(rows) < most and not ended:
+        place = min(range(len(sources)), key=lambda i: (taken[i] + 1) / weights[i])
+        new = list(islice(queues[place], 1))
+        rows += new
+        taken[place] += len(new)
+        ended = "" if new else f"source {place + 1} has no more"
+    if limit is None and not ended:
+        raise DataError(f"no source of the mixture ended within {MOST_READ:,} rows; say how many to take: limit=10_000")
+    counts = ", ".join(f"{count:,} of source {place}" for place, count in enumerate(taken, 1))
+    Progress(live=False, every=math.inf).say(
+        f"mixture: {len(rows):,} rows, {counts}; {ended or f'that is limit = {limit:,}'}"
+    )
+    return rows
+
+
+def is_weighted(source: Any) -> bool:
+    """Whether it is rows with a weight."""
+    whole = isinstance(source, tuple | list) and len(source) == 2
+    return whole and isinstance(source[1], int | float) and 0 < source[1] < math.inf
+
+
+def in_order(data: Iterable[Any], rng: random.Random) -> Iterator[Any]:
+    """The rows of a source: shuffled, or of a stream as they come."""
+    if "__len__" not in dir(data):
+        return iter(data)
+    rows = row_list(data, "rows")
+    return iter(rng.sample(rows, len(rows)))
 
 
 def plain_value(value: Any) -> Any:

@@ -89,6 +89,7 @@ def pretrain(
     """
     if isinstance(texts, str):
         raise DataError("texts are a list, and a single text was given; put it into a list")
+    texts = row_list(texts, "texts")
     recipe = recipe_of(CALLS["pretrain"], settings, seed)
     device = chosen_device(recipe.model.precision)
     few = drawn(texts, texts, TOKENIZER_TEXTS, seed)

@@ -263,6 +263,26 @@ def stale(options: Options) -> None:
     print_found(options, found, stale_lines(found))
 
 
+@reward.command()
+@click.argument("file", required=False, type=click.Path(path_type=Path), metavar="[FILE]")
+@click.option(
+    "--model",
+    default="reward",
+    metavar="NAME",
+    help="Which reward model: its name in models/ (default: reward), or a folder, of somebody else's too.",
+)
+@shared_options()
+def test(options: Options, file: Path | None, model: str) -> None:
+    """How often a reward model is right on the comparisons of FILE, in RewardBench's form or any that import knows (default: on those that
+    the project holds out), and what its scores mean."""
+    with loading():
+        from bridle.stages.stale import benchmark_lines, benchmark_reward
+
+    with opened_work(options) as work:
+        found = benchmark_reward(work, model, file)
+    print_found(options, found, benchmark_lines(found))
+
+
 @click.command()
 @click.argument("model_a", metavar="A", shell_complete=language_model_names)
 @click.argument("model_b", metavar="[B]", required=False, shell_complete=language_model_names)

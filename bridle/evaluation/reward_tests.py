@@ -75,8 +75,6 @@ def rating_metrics(
 
 def within_context(reader: LearnedReward, pairs: Sequence[AnswerPair]) -> list[AnswerPair]:
     """Pairs that the reward model's context holds."""
-    limit, asked = reader.model.module.config.max_positions, [p for p, _, _ in pairs]
-    prompts, better = reader.ids(asked, [b for _, b, _ in pairs])
-    _, worse = reader.ids(asked, [w for _, _, w in pairs])
-    lengths = [len(p) + max(len(b), len(w)) for p, b, w in zip(prompts, better, worse, strict=True)]
-    return [pair for pair, length in zip(pairs, lengths, strict=True) if length <= limit]
+    prompts = [p for p, _, _ in pairs]
+    better, worse = reader.fits(prompts, [b for _, b, _ in pairs]), reader.fits(prompts, [w for _, _, w in pairs])
+    return [pair for pair, *both in zip(pairs, better, worse, strict=True) if all(both)]

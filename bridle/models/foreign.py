@@ -29,6 +29,7 @@ from bridle.core.text import telling_line
 from bridle.maths.logprobs import linear_logprobs
 from bridle.models.contents import weight_files
 from bridle.models.decoder import Decoder, check_width
+from bridle.models.files.kinds import family_of, first_architecture
 from bridle.models.files.weights import require_finite, require_full
 from bridle.models.lora.low_rank import is_linear
 from bridle.models.sizes import Shapes, elements_of, require_memory, require_names, scalings_of
@@ -78,7 +79,12 @@ class ForeignTrunk(Layered):
         """The linear maps that an adapter may be put on, by their names in here: those that are called. One of a kind whose weight is
         read past it, as some kernels do, would learn nothing; of experts, which are of one kind, only some are called."""
         maps, called = {name: part for name, part in self.named_modules() if is_linear(part)}, set[nn.Module]()
-        hooks = [part.register_forward_hook(lambda part, *_: called.add(part)) for part in maps.values()]
+
+        def note(part: nn.Module, _inputs: Any, output: Any) -> None:
+            if isinstance(output, Tensor):  # a router gives more than its product
+                called.add(part)
+
+        hooks = [part.register_forward_hook(note) for part in maps.values()]
         with torch.no_grad():
             self(torch.arange(PROBE, device=next(self.parameters()).device)[None] % self.config.vocab_size)
         for hook in hooks:
@@ -244,6 +250,49 @@ def load_foreign_trunk(folder: Path, raw: Mapping[str, Any], device: torch.devic
     return ForeignTrunk(config, network)
 
 
+def require_classifier(folder: Path, raw: Mapping[str, Any]) -> None:
+    """UnsupportedModel where config.json is not that of a sequence classifier with one logit that transformers itself has."""
+    known, labels = architectures(str(raw.get("model_type")))[1], raw.get("id2label") or {}
+    if not known or first_architecture(raw) != known:
+        needed = (
+            f"a {known} with one logit" if known else "a sequence classifier of a family that transformers has one of"
+        )
+        raise UnsupportedModel(
+            f"{folder} holds {family_of(raw)}, where a reward model is {needed}; train one on it (`bridle train reward`), or name the "
+            "folder that AutoModelForSequenceClassification saved with its head"
+        )
+    if (count := len(labels) or raw.get("num_labels", 2)) != 1:
+        named = f" ({', '.join(map(str, labels.values()))})"[:80] if labels else ""
+        raise UnsupportedModel(
+            f"{folder} holds a classifier of {count} labels{named}, and a reward is one number; take one with num_labels = 1, or make a "
+            "number of its labels in a function of your own: reward=lambda prompts, answers: …"
+        )
+
+
+def classifier_network(folder: Path, raw: Mapping[str, Any], device: torch.device, stored: Shapes) -> Any:
+    """transformers' own sequence classifier, whole."""
+    from transformers import AutoModelForSequenceClassification
+
+    return from_folder(AutoModelForSequenceClassification, folder, raw, device, stored)
+
+
+def text_tokenizer(folder: Path, embeddings: int) -> Any:
+    """transformers' own tokenizer, for texts without a chat template. ModelError where it has more tokens than the model."""
+    from transformers import AutoTokenizer
+
+    try:
+        with quietly():
+            found = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # the library raises all kinds
+        raise ModelError(f"transformers cannot read the tokenizer in {folder}: {reason_of(error)}") from error
+    if len(found) > embeddings:
+        raise ModelError(
+            f"the tokenizer in {folder} has {len(found):,} tokens where the model has embeddings for {embeddings:,}; "
+            "they are not of one model"
+        )
+    return found
+
+
 def from_folder(
     loader: Any,
     folder: Path,
@@ -327,7 +376,8 @@ def require_outline(loader: Any, config: Any, folder: Path, stored: Shapes) -> N
     asked, there = sum(tensor.numel() for tensor in network.parameters()), elements_of(stored)
     if asked > 2 * there:  # what is tied may be stored once
         raise ModelError(
-            f"the config.json in {folder} asks for {asked:,} numbers, where the weights have {there:,} in all; they are not of one model"
+            f"the config.json in {folder} asks for {asked:,} numbers, where the weights have {there:,} in all; they are not of one "
+            "model, or not all of it: save it whole with transformers"
         )
     tensors = [*network.parameters(), *network.buffers()]
     require_memory(4 * sum(tensor.numel() for tensor in tensors), f"the model in {folder}")

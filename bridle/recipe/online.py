@@ -252,7 +252,7 @@ class RewardSource(Section):
     """learned: a reward model; verifier: 1 for an answer that is checked and right, else 0; judge: the model of [judge], all answers to a
     prompt in one call"""
     path: base.PathText = ""
-    """learned: the reward model's folder; empty: the project's own"""
+    """learned: the reward model's folder, of somebody else's too (docs/models.md); empty: the project's own"""
     task: str = ""
     """learned: which of its tasks; empty: its first"""
     weight: float = 1.0

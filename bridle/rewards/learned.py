@@ -58,6 +58,11 @@ class LearnedReward:
         read = [template.before_answers(prompt, [c.text]) for prompt, c in zip(read, completions, strict=True)]
         return template.prompt_ids(read), template.completion_ids(read, [c.text for c in completions])
 
+    def fits(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[bool]:
+        """Whether the context holds each dialogue."""
+        limit, both = self.model.module.config.max_positions, zip(*self.ids(prompts, completions), strict=True)
+        return [len(prompt) + len(answer) <= limit for prompt, answer in both]
+
     def encode_once(self, prompts: Sequence[Prompt]) -> list[Prompt]:
         """The prompts with their text and ids by this model's template: as they travel, where it wrote them, else written once."""
         template = self.model.template

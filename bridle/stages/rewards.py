@@ -11,6 +11,7 @@ from bridle.feedback.store.ratings import add_model_scores, solutions
 from bridle.models.policy import Policy, load_reward_model
 from bridle.models.scorer import Scorer, critic_from, scorer_from, shared_critic
 from bridle.recipe.recipe import Recipe, stated_source
+from bridle.rewards.classifier import OWN_UNITS, Classifier, inspect_classifier, load_classifier
 from bridle.rewards.functions import FunctionReward, PromptRows, function_reward, load_function
 from bridle.rewards.judge.judge import JudgeReward
 from bridle.rewards.learned import Ensemble, LearnedReward, task_scores
@@ -52,6 +53,19 @@ def load_scores(work: Work, folder: Path, policy: Policy, task: str = "", frozen
     return LearnedReward(model, work.device, model.template.hash == policy.template.hash, task)
 
 
+def is_own(folder: Path) -> bool:
+    """Whether a reward model is one of bridle's."""
+    return (folder / "bridle_reward.json").is_file()
+
+
+def others_reward(work: Work, folder: Path) -> Classifier:
+    """A reward model of somebody else's."""
+    found = load_classifier(folder, work.device, work.verify)
+    work.check_unchanged(folder, found.origin)
+    work.warn([f"{folder} is a reward model of somebody else's: {OWN_UNITS}"])
+    return found
+
+
 def keep_scores(work: Work, policy: Policy, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> None:
     """Into the store what each of the project's reward models that are there makes of its answers, by every task."""
     for name in member_names(work.recipe):
@@ -76,7 +90,9 @@ def training_reward(work: Work, policy: Policy) -> Reward:
         elif source.kind == "judge":
             found = JudgeReward(judge_of(work))
         elif source.path:
-            found = load_scores(work, work.project.folder / source.path, policy, source.task)
+            folder = work.project.folder / source.path
+            own = is_own(folder)
+            found = load_scores(work, folder, policy, source.task) if own else others_reward(work, folder)
         else:
             found = learned_reward(work, policy)
         sources.append(Source(source.name, source.weight, found))
@@ -118,15 +134,28 @@ def reward_parents(work: Work) -> dict[str, Any]:
         folder = work.project.folder / source.path
         if source.check:
             work.data.verifier(source)  # what cannot be checked is refused before anything starts
-        if source.path and not (folder / "bridle_reward.json").is_file():
-            raise ModelError(
-                f"reward source {source.name!r} names {folder}, where there is no reward model; give the folder of one, "
-                "or leave its path out for the project's own"
-            )
         if source.path:
+            require_reward_at(folder, f"reward source {source.name!r}", source.task)
             clash = source.name in TAKEN or source.name in members
             parents[f"reward_source.{source.name}" if clash else source.name] = work.verify(folder)
     return parents | members
+
+
+def require_reward_at(folder: Path, whose: str, task: str = "") -> None:
+    """ModelError where a folder that is named holds no reward model, or one of somebody else's that cannot be read or has no such task."""
+    if is_own(folder):
+        return
+    if not (folder / "config.json").is_file():
+        raise ModelError(
+            f"{whose} names {folder}, where there is no reward model; give the folder of one, "
+            "or leave its path out for the project's own"
+        )
+    inspect_classifier(folder)
+    if task:
+        raise ModelError(
+            f"{whose} names the task {task!r} of {folder}, a reward model of somebody else's, which has one score and no tasks; leave task "
+            "out"
+        )
 
 
 def member_parents(work: Work) -> dict[str, Any]:

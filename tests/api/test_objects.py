@@ -195,14 +195,17 @@ def test_wrong_objects_get_one_sentence(
     assert one_sentence(str(caught.value)) and type(caught.value) in (UsageError, UnsupportedModel, ModelError)
 
 
-def test_a_reward_model_is_no_object(pair: tuple[Any, Any], tmp_path: Path) -> None:
-    scorer = AutoModelForSequenceClassification.from_pretrained(saved(tmp_path / "m", "llama-tied"), num_labels=1)
+def test_what_scores_nothing_is_no_reward_model(pair: tuple[Any, Any], tmp_path: Path) -> None:
+    scorer = AutoModelForSequenceClassification.from_pretrained(saved(tmp_path / "m", "llama-tied"), num_labels=2)
+    given: Any
     for given, words in (
-        ((scorer, pair[1]), "LlamaForSequenceClassification of transformers does not say; .*reward=lambda prompts"),
+        ((scorer, pair[1]), "the given model holds a classifier of 2 labels"),
+        ((scorer,), "the given model came without its tokenizer"),
         ((pair[0], pair[1]), "LlamaForCausalLM, which scores nothing; train a reward model"),
-        (("ORG/NAME",), "ORG/NAME is not a folder here"),
+        ((tmp_path / "m",), "LlamaForCausalLM .* where a reward model is a LlamaForSequenceClassification"),
+        (("ORG/NAME",), r"ORG/NAME is not a folder here; .*AutoModelForSequenceClassification.from_pretrained\(name\)"),
     ):
-        with pytest.raises(UsageError, match=words) as caught:
+        with pytest.raises((UsageError, UnsupportedModel), match=words) as caught:
             bridle.load_reward(*given)
         assert one_sentence(str(caught.value))
 

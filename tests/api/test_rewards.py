@@ -112,7 +112,7 @@ def classifier() -> Any:
             "the rows have a column replies, and by that name the reward by_all",
         ),
         (trl, [{"prompt": "a", "solution": "b", "completions": "c"}], "a column completions, and by that name"),
-        (classifier(), None, "LlamaForSequenceClassification of transformers does not say; .*reward=lambda prompts"),
+        (classifier(), None, "LlamaForSequenceClassification .* without its tokenizer; give bridle.load_reward"),
         ("ORG/NAME", None, "a reward is a function .*got str 'ORG/NAME'"),
         ([], None, "0 rewards need as many weights"),
     ],

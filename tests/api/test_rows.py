@@ -1,6 +1,7 @@
 """Rows by columns: TRL's forms of datasets beside tuples, what reaches a trainer of them, and what is refused with its number."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,9 @@ import numpy as np
 import pytest
 
 import bridle
+import bridle.api.rows as rows_module
 from bridle.api.inputs import as_prompts, demonstrations_of, judged_of, preferences_of, prompts_of
-from bridle.core.errors import BridleError, DataError, NoUsableRows
+from bridle.core.errors import BridleError, DataError, NoUsableRows, UsageError
 from bridle.core.records import Message, Pair, Prompt
 from bridle.models.encoding import encode_documents
 from tests.api.dataset import Dataset
@@ -230,3 +232,63 @@ def test_answers_that_are_good_or_bad_by_themselves_stand_beside_comparisons() -
         DataError, match="row 0 with the columns prompt, completion is not an answer that is good or bad"
     ):
         judged_of([{"prompt": "The sky is", "completion": "blue."}])
+
+
+# ---------------------------------------------------------------------------------------------------- streams, mixtures
+
+
+def endless(name: str) -> Iterator[dict[str, Any]]:
+    return ({"prompt": f"{name} {i}", "completion": "Yes."} for i in count())
+
+
+class Stream:
+    """As a `datasets.IterableDataset`: it begins anew each time, and has no length."""
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return ({"prompt": f"What is {i}?", "completion": f"It is {i}."} for i in range(8))
+
+
+def test_a_stream_is_read_to_its_end_and_that_is_said(model: bridle.Model, capsys: pytest.CaptureFixture[str]) -> None:
+    one, other = model.copy(), model.copy()
+    bridle.sft(one, list(Stream()), epochs=1, batch_size=4)
+    capsys.readouterr()
+    bridle.sft(other, Stream(), epochs=1, batch_size=4, eval=Stream())
+    assert capsys.readouterr().err.count("8 rows were read from a stream, to its end") == 2
+    assert same(weights(one.policy.module), other.policy.module)
+
+
+def test_a_stream_without_an_end_is_refused(model: bridle.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows_module, "MOST_READ", 50)
+    calls: list[Callable[[], Any]] = [
+        lambda: bridle.sft(model, endless("a")),
+        lambda: bridle.ppo(model, endless("a"), reward=lambda prompts, answers: []),
+        lambda: bridle.mixture([(endless("a"), 1), (endless("b"), 2)]),
+    ]
+    for call in calls:
+        with pytest.raises(DataError, match=r"within 50 rows; say how many to take: .*limit=10_000") as caught:
+            call()
+        assert one_sentence(str(caught.value))
+
+
+def test_a_mixture_takes_of_each_source_by_its_weight(capsys: pytest.CaptureFixture[str]) -> None:
+    """At every point as near as can be; what runs out first ends it, and is named."""
+    few = [{"prompt": f"few {i}"} for i in range(10)]
+    found = bridle.mixture([(few, 1), (endless("a"), 2.5)])
+    assert "mixture: 37 rows, 10 of source 1, 27 of source 2; source 1 has no more" in capsys.readouterr().err
+    assert found == bridle.mixture([(few, 1), (endless("a"), 2.5)]) and found != bridle.mixture(
+        [(few, 1), (endless("a"), 2.5)], seed=1
+    )
+    first = [row["prompt"] for row in found if "few" in row["prompt"]]
+    assert sorted(first) == sorted(row["prompt"] for row in few) != first, "shuffled, none twice"
+    for end in range(1, len(found)):
+        assert abs(sum("few" in row["prompt"] for row in found[:end]) - end / 3.5) <= 1
+    capsys.readouterr()
+    assert len(bridle.mixture([(few, 1), (endless("a"), 1)], limit=7)) == 7
+    assert "7 rows, 4 of source 1, 3 of source 2; that is limit = 7" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("given", [([],), ([[{"prompt": "a"}]],), ([([{"prompt": "a"}], 0)],), ([([], 1.0)], 0)])
+def test_what_is_no_mixture_is_refused(given: tuple[Any, ...]) -> None:
+    with pytest.raises(UsageError, match=r"a list of \(rows, weight\), weights above 0") as caught:
+        bridle.mixture(given[0], limit=given[1] if len(given) > 1 else None)
+    assert one_sentence(str(caught.value))

@@ -16,7 +16,7 @@ from bridle.recipe.recipe import Recipe, sections
 from tests.models.tiny import policy as tiny_policy
 from tests.training.runs import DEVICE
 
-WITHOUT = {"Model", "ScoreModel", "load", "load_reward", "tensorboard", "tune", "verifier", "wandb"}
+WITHOUT = {"Model", "ScoreModel", "load", "load_reward", "mixture", "tensorboard", "tune", "verifier", "wandb"}
 WITH_SETTINGS = [name for name in bridle.__all__ if name not in WITHOUT]
 
 

@@ -15,23 +15,28 @@ import pytest
 
 from tests.house.source import ROOT, Source, lines_of, listed, package, written_by_us
 
-ALL_PYTHON = 43_300
+ALL_PYTHON = 44_800
 # Folders, or files without their ending; a file that is named here counts where it is named, not with its folder.
 BUDGETS = {
-    "the reader's core": (10_050, "core project compute recipe maths models generation rewards training"),
-    # Who reads the loop need not read how a GGUF file, a hub, an adapter of peft's, or a file of one of sixty forms is read.
-    "what others wrote": (5_950, "models/files models/lora/peft_files models/lora/merging feedback/importing"),
+    "the reader's core": (10_400, "core project compute recipe maths models generation rewards training"),
+    # Who reads the loop need not read how a GGUF file, a hub, an adapter of peft's, a reward model of somebody else's, or a file of one of
+    # sixty forms is read.
+    "what others wrote": (
+        6_100,
+        "models/files models/lora/peft_files models/lora/merging rewards/classifier feedback/importing",
+    ),
     # What people said is kept for ever: who is asked, how good it is, what goes out, how it is kept safe, each in a folder of its own.
     "people's data": (8_150, "feedback playground"),
     "watching and serving": (
-        8_400,
+        8_500,
         "guard evaluation site labelling serve rewards/judge rewards/constitution rewards/sandbox rewards/constraints",
     ),
-    "what is driven": (10_450, "stages report api demo loop sweep launch cli"),
+    # Nor what `bridle plan` counts, which looks at every trainer from outside.
+    "what is driven": (11_250, "stages report api demo loop sweep launch cli compute/plan compute/shapes"),
 }
 COUNTED_APART = {"kernels", ""}  # Python beside C, and bridle/__init__.py: within the budget of all Python alone
 OTHERS = {  # not blank
-    "pages": ({".html", ".jinja", ".js", ".css"}, 3_200),
+    "pages": ({".html", ".jinja", ".js", ".css"}, 3_250),
     "C": ({".c", ".h"}, 1_200),
 }
 FILE_LINES = 400
@@ -178,9 +183,9 @@ def test_each_file_counts_in_one_group() -> None:
 @pytest.mark.parametrize(
     ("check", "good", "bad"),
     [
-        (over_budget, [lines("bridle/demo/a.py", 3_000)], [lines("bridle/demo/a.py", 3_000), lines("bridle/loop.py", 7_451)]),
-        (over_budget, [lines("bridle/rewards/judge.py", 4_000)], [lines("bridle/rewards/judges.py", 10_051)]),
-        (over_budget, [lines("bridle/kernels/a.py", 43_300)], [lines("bridle/kernels/a.py", 43_301)]),
+        (over_budget, [lines("bridle/demo/a.py", 3_000)], [lines("bridle/demo/a.py", 3_000), lines("bridle/loop.py", 8_251)]),
+        (over_budget, [lines("bridle/rewards/judge.py", 4_000)], [lines("bridle/rewards/judges.py", 10_401)]),
+        (over_budget, [lines("bridle/kernels/a.py", 44_800)], [lines("bridle/kernels/a.py", 44_801)]),
         (long_files, [lines("bridle/core/a.py", 400)], [lines("bridle/core/a.py", 401)]),
         (
             full_folders,

@@ -1,6 +1,7 @@
 """Reward models from the recipe: kinds of labels, other base models, ensembles, several sources; through the command line."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from bridle.feedback.store.labels import Labels, Lesson
 from bridle.feedback.store.reading import Snapshot
 from bridle.feedback.store.store import Store
 from bridle.models.batches import Group, Ranked
+from bridle.models.contents import folder_hash
 from bridle.models.encoding import encode_pairs, encode_rankings
 from bridle.models.files.new_tokenizer import train_tokenizer
 from bridle.models.policy import load_policy, load_reward_model
@@ -33,6 +35,7 @@ from bridle.stages.rewards import member_names
 from bridle.stages.workspace import Work
 from bridle.training import reward
 from tests.models.tiny import TEXTS, one_sentence, write_foreign
+from tests.rewards.classifiers import classifier
 from tests.tiny_project import SHAPE, bridle, complaint, done, metrics, preferences, result, settings
 from tests.training.runs import Killed
 
@@ -260,6 +263,49 @@ def test_sources_are_added_with_their_weights_and_told_by_name(project: Path) ->
     assert "reward_own" not in alone and result(project / "runs/ppo-0002")["steps"] == 2
 
 
+def test_a_reward_model_of_others_is_a_source_by_its_folder(project: Path, tmp_path: Path) -> None:
+    """One of another family and tokenizer, which scores text; the project needs no reward model of its own."""
+    folder = classifier(tmp_path / "theirs", "gpt2", "qwen")
+    found = bridle(
+        "train", "ppo", "--project", project, *sources({"name": "theirs", "kind": "learned", "path": str(folder)})
+    )
+    assert found.exit_code == 0 and "theirs is a reward model of somebody else's: " in found.stderr, found.stderr
+    assert "in units of their own" in found.stderr
+    parents = json.loads((project / "runs/ppo-0001/parents.json").read_text())
+    assert parents["theirs"] == folder_hash(folder) and "reward" not in parents
+    for line in metrics(project / "runs/ppo-0001"):
+        assert line["reward_theirs"] == pytest.approx(line["proxy"]) and line["unscored"] == 0
+    named = sources({"name": "theirs", "kind": "learned", "path": str(folder), "task": "helpful"})
+    found = bridle("train", "ppo", "--project", project, *named)
+    assert (
+        found.exit_code == 1
+        and "which has one score and no tasks" in complaint(found)
+        and one_sentence(complaint(found))
+    )
+
+
+def test_reward_models_are_tested_on_what_is_held_out_and_on_a_file(project: Path, tmp_path: Path) -> None:
+    expected = trained(project)
+    found = json.loads(done("reward", "test", "--project", project, "--json"))
+    assert found["accuracy"] == expected["people_pair_accuracy"] and found["scored"] == expected["people_heldout_pairs"]
+    assert found["longest"] == expected["people_longest"] and found["unscored"] == 0
+    rows = [
+        {"prompt": "Hello?", "chosen": [text], "rejected": ["No.", "Go away."], "subset": "chat"}
+        for text in ("Hi.", "Hello.")
+    ]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    theirs = classifier(tmp_path / "theirs", "gpt2", "qwen")
+    said = done("reward", "test", tmp_path / "rows.jsonl", "--model", theirs, "--project", project)
+    assert "right: " in said and "  chat: " in said and "too few comparisons" in said
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "Hello?", "completion": "Hi."}\n')
+    for words, message in (
+        (["--model", "models/none"], "--model models/none names models/none, where there is no reward model"),
+        ([tmp_path / "rows.jsonl"], r"row 1 of .*rows.jsonl is not a comparison \(it compares no answers\)"),
+    ):
+        refused = bridle("reward", "test", *map(str, words), "--project", project)
+        assert refused.exit_code == 1 and re.search(message, complaint(refused)) and one_sentence(complaint(refused))
+
+
 def test_an_answer_that_cannot_be_checked_is_left_out_whatever_else_says(project: Path, tmp_path: Path) -> None:
     """PPO answers prompts with and without a solution; those without are masked and counted. GRPO takes the sum as well."""
     trained(project)
@@ -282,7 +328,7 @@ def test_an_answer_that_cannot_be_checked_is_left_out_whatever_else_says(project
     [
         ([{"name": "a", "kind": "oracle"}], 2, "reward_source.0.kind = 'oracle' is invalid: must be 'learned', 'verifier' or 'judge'"),
         ([{"name": "a", "kind": "learned", "path": "models/none"}], 1, "source 'a' names {}/models/none, where there is no"),
-        ([{"name": "a", "kind": "learned", "path": "models/sft"}], 1, "where there is no reward model"),
+        ([{"name": "a", "kind": "learned", "path": "models/sft"}], 1, "where a reward model is a Qwen3ForSequenceClassification"),
         ([{"name": "a", "kind": "learned"}, {"name": "a", "kind": "verifier"}], 2, "give each a name of its own"),
         ([{"name": "a", "kind": "verifier", "path": "x"}], 2, "has neither path nor task"),
         ([{"name": "a b", "kind": "learned"}], 2, "reward_source.0.name = 'a b' is invalid"),

@@ -80,6 +80,11 @@ def stored_settings(folder: Path) -> TemplateSettings:
 
 def template_source(folder: Path, config: Mapping[str, Any]) -> str:
     """The chat template of a folder with this tokenizer_config.json; the plain one where it has none."""
+    return stored_source(folder, config) or PLAIN_TEMPLATE
+
+
+def stored_source(folder: Path, config: Mapping[str, Any]) -> str:
+    """The same; empty where it has none."""
     for path in (folder / name for name in OWN_FILES):
         if path.is_file():
             return template_file(path)
@@ -91,7 +96,7 @@ def template_source(folder: Path, config: Mapping[str, Any]) -> str:
             return default_template(found, folder / name)
     if others := sorted(path.stem for path in (folder / "additional_chat_templates").glob("*.jinja")):
         raise ModelError(no_default(folder / "additional_chat_templates", others))
-    return PLAIN_TEMPLATE
+    return ""
 
 
 def template_file(path: Path) -> str:
