@@ -6,7 +6,7 @@ from functools import partial
 from itertools import product
 
 import peer
-from harness import KEEP_MEMORY, MODELS, Contestant, Stage, Trial, main
+from harness import KEEP_MEMORY, MODEL, MODELS, SIZE, Contestant, Stage, Trial, main
 from texts import ANSWER, PROMPT, prompts
 
 BATCHES, TOP_PS = (1, 16, 64), (1.0, 0.9)
@@ -25,7 +25,7 @@ def bridle(trial: Trial, precision: str) -> None:
     from bridle.generation.engine import Engine
     from bridle.generation.sampling import Sampling
 
-    model = bridle.load(MODELS / "m5", precision=precision)
+    model = bridle.load(MODELS / MODEL, precision=precision)
     policy = replace(model.policy, template=replace(model.policy.template, stop_ids=frozenset()))
     engine = Engine(model.device.precision)
     engine.load(policy)
@@ -41,14 +41,15 @@ def generate(trial: Trial, dtype: str, static: bool, fast: bool) -> None:
     import torch
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(MODELS / "m5", dtype=dtype, **peer.attention(fast)).eval()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = AutoModelForCausalLM.from_pretrained(MODELS / MODEL, dtype=dtype, **peer.attention(fast)).eval().to(device)
     if fast:
         torch.set_float32_matmul_precision("medium")
     cache = {"cache_implementation": "static"} if static else {}
-    tokens = peer.tokenizer("m5", "left")
+    tokens = peer.tokenizer(MODEL, "left")
     torch.manual_seed(0)
     for top_p, batch in product(TOP_PS, BATCHES):
-        asked = tokens(prompts(batch), return_tensors="pt")
+        asked = tokens(prompts(batch), return_tensors="pt").to(device)
         for step in range(trial.steps):
             with torch.inference_mode():
                 ids_BW = model.generate(
@@ -68,7 +69,7 @@ if __name__ == "__main__":
     main(
         Stage(
             "decode",
-            f"{ANSWER} tokens to prompts of {PROMPT}, 5.5M parameters",
+            f"{ANSWER} tokens to prompts of {PROMPT}, {SIZE} parameters",
             [
                 Contestant("bridle", partial(bridle, precision="auto")),
                 Contestant("bridle float32", partial(bridle, precision="float32")),

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import peer
-from harness import MODELS, Contestant, Stage, Trial, main
+from harness import MODEL, MODELS, SIZE, Contestant, Stage, Trial, main
 from texts import ANSWER, PROMPT, prompts, score
 
 ANSWERS, GROUP = 64, 8
@@ -28,7 +28,7 @@ def reward(asked: Sequence[str], answers: Sequence[str]) -> list[float]:
 def bridle(trial: Trial) -> None:
     import bridle
 
-    bridle.grpo(bridle.load(MODELS / "m5"), prompts(ANSWERS // GROUP * trial.steps), reward, **settings(trial))
+    bridle.grpo(bridle.load(MODELS / MODEL), prompts(ANSWERS // GROUP * trial.steps), reward, **settings(trial))
 
 
 def trl_settings(trial: Trial, chosen: dict[str, Any]) -> dict[str, Any]:
@@ -47,15 +47,13 @@ def trl(trial: Trial, chosen: dict[str, Any], fast: bool) -> None:
     from trl import GRPOConfig, GRPOTrainer
 
     trainer = GRPOTrainer(
-        peer.language_model("m5", fast), reward_funcs=trl_reward, args=GRPOConfig(**trl_settings(trial, chosen)),
-        train_dataset=peer.rows(prompt=prompts(ANSWERS * trial.steps)), processing_class=peer.tokenizer("m5"),
+        peer.language_model(MODEL, fast), reward_funcs=trl_reward, args=GRPOConfig(**trl_settings(trial, chosen)),
+        train_dataset=peer.rows(prompt=prompts(ANSWERS * trial.steps)), processing_class=peer.tokenizer(MODEL),
     )  # fmt: skip
     peer.train(trainer, trial)
 
 
-SHAPE = (
-    f"{ANSWERS} answers in groups of {GROUP}, {PROMPT} + {ANSWER} tokens, β {BETA}, one optimiser step, 5.5M parameters"
-)
+SHAPE = f"{ANSWERS} answers in groups of {GROUP}, {PROMPT} + {ANSWER} tokens, β {BETA}, one optimiser step, {SIZE} parameters"
 
 if __name__ == "__main__":
     main(

@@ -29,6 +29,8 @@ FOLDER = Path(__file__).parent
 ROOT = FOLDER.parent
 RESULTS = FOLDER / "results"
 MODELS = FOLDER / "made"
+MODEL = os.environ.get("BRIDLE_BENCH_MODEL", "m5")  # of models.py; the rows of those for a card are longer (texts.py)
+SIZE = {"m5": "5.5M", "q05": "494M", "q15": "1,544M"}.get(MODEL, MODEL)
 STARTED = "BRIDLE_BENCH_STARTED"  # when the process was asked for, in seconds since 1970
 
 # A Python for each environment: a variable that names it, and where `make bench-setup` puts it.
@@ -71,6 +73,8 @@ class Trial:
 
     def step(self, number: int, case: str = "") -> None:
         """Step `number` of a case has ended. Where numbers are left out, those steps share the time evenly."""
+        if card():
+            sys.modules["torch"].cuda.synchronize()
         now = time.perf_counter()
         if not self.last:
             self.first_step_s = time.time() - float(os.environ.get(STARTED, time.time()))
@@ -103,6 +107,7 @@ class Trial:
             "seconds": {case: [round(s, 6) for s in found] for case, found in self.seconds.items()},
             "first_step_s": round(self.first_step_s, 2),
             "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if MAC else 2**10)),
+            **card(),
             "own": round(own, 2),
             "others": round(others, 2),
             "versions": versions(),
@@ -111,6 +116,14 @@ class Trial:
 
 
 MAC = sys.platform == "darwin"
+
+
+def card() -> dict[str, Any]:
+    """The graphics card that this process computed on, and the most of its memory that lay in tensors; nothing where it used none."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return {}
+    return {"card": torch.cuda.get_device_name(), "card_peak_mb": round(torch.cuda.max_memory_allocated() / 2**20)}
 
 
 def busy_seconds() -> float:
@@ -160,7 +173,7 @@ class Stage:
     steps: int
     rounds: int = 3
     quick_steps: int = 4
-    models: Sequence[str] = ("m5",)
+    models: Sequence[str] = (MODEL,)
     tokens: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -258,7 +271,7 @@ def python_of(environment: str) -> str | None:
 def make_models(names: Sequence[str]) -> None:
     if not all((MODELS / name / "config.json").is_file() for name in names):
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        subprocess.run([sys.executable, str(FOLDER / "models.py")], check=True, env=environment)
+        subprocess.run([sys.executable, str(FOLDER / "models.py"), *names], check=True, env=environment)
 
 
 def commit() -> str:

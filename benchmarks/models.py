@@ -1,10 +1,14 @@
-"""Random Qwen2-shaped models, and reward models, which bridle and transformers both read: python benchmarks/models.py
+"""Random Qwen2-shaped models, and reward models, which bridle and transformers both read: python benchmarks/models.py [NAME …]
 
 m1, m5 and m25 have 1.3, 5.5 and 25.7 million parameters; NAME-reward is a reward model on the same trunk. l5 is m5 in Llama's shape, whose
-tokenizer `transformers serve` takes as it is. They lie in made/.
+tokenizer `transformers serve` takes as it is. q05 and q15, of Qwen2.5's 0.5B and 1.5B, are made by name alone, for `gpu.py`. They lie in
+made/.
 """
 
 from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
 
 import torch
 from harness import MODELS
@@ -20,6 +24,7 @@ from bridle.models.template import Template
 
 # hidden size, layers, query heads, key heads, intermediate size
 SHAPES = {"m1": (128, 4, 4, 2, 384), "m5": (256, 6, 4, 2, 704), "m25": (512, 8, 8, 4, 1408), "l5": (256, 6, 4, 2, 704)}
+SHAPES_OF_CARDS = {"q05": (896, 24, 14, 2, 4864), "q15": (1536, 28, 12, 2, 8960)}
 CONTENTS = "{% for message in messages %}{{ message.content }} {% endfor %}"
 
 
@@ -34,8 +39,8 @@ def template() -> Template:
 
 
 def config(name: str) -> DecoderConfig:
-    hidden, layers, heads, kv_heads, intermediate = SHAPES[name]
-    family = "qwen2" if name.startswith("m") else "llama"
+    hidden, layers, heads, kv_heads, intermediate = {**SHAPES, **SHAPES_OF_CARDS}[name]
+    family = "llama" if name.startswith("l") else "qwen2"
     return DecoderConfig(
         family, len(SPECIAL) + WORDS, hidden, intermediate, layers, heads, kv_heads, hidden // heads, max_positions=1024,
         tie_embeddings=True, qkv_bias=family == "qwen2",
@@ -51,8 +56,8 @@ def policy(name: str) -> Policy:
     return Policy(module, template(), name)
 
 
-def make() -> None:
-    for name in SHAPES:
+def make(names: Sequence[str]) -> None:
+    for name in names:
         made = policy(name)
         save_policy(MODELS / name, made)
         scorer = scorer_from(made.module, generator(0, f"{name}-head"))
@@ -62,4 +67,4 @@ def make() -> None:
 
 
 if __name__ == "__main__":
-    make()
+    make(sorted({name.removesuffix("-reward") for name in sys.argv[1:]}) or list(SHAPES))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import peer
-from harness import MODELS, Contestant, Stage, Trial, main
+from harness import MODEL, MODELS, SIZE, Contestant, Stage, Trial, main
 from texts import ANSWER, PROMPT, demonstrations
 
 BATCH = 16
@@ -14,7 +14,7 @@ BATCH = 16
 def bridle(trial: Trial) -> None:
     import bridle
 
-    model = bridle.load(MODELS / "m5")
+    model = bridle.load(MODELS / MODEL)
     examples = demonstrations(BATCH * trial.steps)
     bridle.sft(
         model, examples, batch_size=BATCH, epochs=1, optimizer="adamw", learning_rate=1e-5, on_log=trial.on_log
@@ -27,8 +27,8 @@ def trl(trial: Trial, chosen: dict[str, Any], fast: bool) -> None:
     shown = demonstrations(BATCH * trial.steps)
     data = peer.rows(prompt=[p for p, _ in shown], completion=[f" {a}" for _, a in shown])
     trainer = SFTTrainer(
-        peer.language_model("m5", fast), args=SFTConfig(**peer.common(trial, BATCH), **chosen), train_dataset=data,
-        processing_class=peer.tokenizer("m5"),
+        peer.language_model(MODEL, fast), args=SFTConfig(**peer.common(trial, BATCH), **chosen), train_dataset=data,
+        processing_class=peer.tokenizer(MODEL),
     )  # fmt: skip
     assert {len(ids) for ids in trainer.train_dataset["input_ids"]} == {PROMPT + ANSWER}
     peer.train(trainer, trial)
@@ -38,7 +38,7 @@ if __name__ == "__main__":
     main(
         Stage(
             "sft",
-            f"{BATCH} demonstrations of {PROMPT} + {ANSWER} tokens, 5.5M parameters",
+            f"{BATCH} demonstrations of {PROMPT} + {ANSWER} tokens, {SIZE} parameters",
             [Contestant("bridle", bridle), *peer.contestants(trl)],
             steps=21,
             quick_steps=11,

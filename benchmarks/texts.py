@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from random import Random
 
+from harness import MODEL
+
 SPECIAL = ("<pad>", "<end>", "<unk>")
-WORDS = 4096 - len(SPECIAL)
-PROMPT, ANSWER = 32, 64  # tokens; an answer's last is <end>
+LARGE = MODEL.startswith("q")  # of a card: rows and a vocabulary as users have them
+WORDS = (151_936 if LARGE else 4096) - len(SPECIAL)
+PROMPT, ANSWER = (128, 384) if LARGE else (32, 64)  # tokens; an answer's last is <end>
 
 
 def text(words: int, rng: Random) -> str:

@@ -181,3 +181,39 @@ def test_operations_count_what_a_matrix_product_does(tables: ModuleType) -> None
     layer = 256 * (256 + 2 * 128) + 256 * 256 + 3 * 256 * 704
     assert roofline.forward(10, 4, 0) == 2 * (10 * 6 * layer + 4 * 256 * 4096)
     assert roofline.operations("dpo") > roofline.operations("reward") > roofline.operations("sft")
+
+
+def result_on_a_card(card: str) -> dict[str, Any]:
+    rows = [
+        {"contestant": "bridle", "round": 0, "seconds": {"": [0.5, 0.25, 0.25]}, "own": 1.0, "card": card, "card_peak_mb": 2048},
+        {"contestant": "trl best", "round": 0, "seconds": {"": [1.0]}, "own": 1.0, "card": card, "card_peak_mb": 4096},
+    ]  # fmt: skip
+    return {"stage": "sft", "threads": 8, "tokens": {"": 8192}, "failed": {"other": "no such thing"}, "rows": rows}
+
+
+def test_a_cards_table_tells_what_is_known_of_it(tables: ModuleType) -> None:
+    gpu = import_module("gpu")
+    found = gpu.table({"q05/sft": result_on_a_card("NVIDIA H200"), "q05/dpo": result_on_a_card("Unheard Of")})
+    mfu = 6 * 494e6 * 8192 / 0.25 / 989e12
+    assert found[2] == f"| q05 | sft | bridle |  | 250 (250 to 500) | 32,768 | 2.0 | {mfu:.1%} | NVIDIA H200 |"
+    assert found[3].startswith("| q05 | sft | trl best |  | 1000 (1000 to 1000) | 8,192 | 4.0 |")
+    assert found[4] == "| q05 | sft | other | | failed: no such thing | | | | |"
+    assert found[5] == "| q05 | dpo | bridle |  | 250 (250 to 500) | 32,768 | 2.0 |  | Unheard Of |"
+
+
+def test_what_the_time_does_not_allow_is_left_out_and_said(
+    tables: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    gpu, begun = import_module("gpu"), list[tuple[str, str]]()
+
+    def run(command: list[str], env: dict[str, str], timeout: float) -> None:
+        begun.append((env["BRIDLE_BENCH_MODEL"], Path(command[1]).stem))
+        if begun[-1][1] == "dpo":
+            raise subprocess.TimeoutExpired(command, timeout)
+
+    monkeypatch.setattr(gpu.subprocess, "run", run)
+    clock = iter([0.0, 0.0, 30.0, 45.0])
+    monkeypatch.setattr(gpu.time, "monotonic", lambda: next(clock))
+    left = gpu.measure(["q05"], ["sft", "dpo", "ppo"], 1.0, tmp_path)
+    assert begun == [("q05", "sft"), ("q05", "dpo")]
+    assert left == ["q05 dpo: took longer than the 30 s that were left", "q05 ppo: out of time"]
