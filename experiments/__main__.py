@@ -41,6 +41,7 @@ MODULES = {  # each defines EXPERIMENT
     "RLAIF": "experiments.rlaif",
     "E16": "experiments.wheel",
     "planted": "experiments.planted",
+    "rubric": "experiments.rubric",
     "E17": "experiments.truth",
     "E18": "experiments.hour",
     "E19": "experiments.bowl",

@@ -1,43 +1,149 @@
-"""What ending an answer at another speaker's turn changes: python experiments/rubric.py DEMO [DEMO …]
+"""What ending an answer at another speaker's turn changes: gold of every way to tune, before the rubric was mended and since.
 
-Of each finished demo, made before that or after, the answers that its evaluations kept, and those that were compared: how many go on as
-another speaker, and the mean gold as it was scored and as the rubric scores the same answers now. What training on other labels changes
-besides is measured by whole demos: `python experiments/seeds.py FOLDER 0 1 2 3 4` at the commit before the rubric was mended, and at it.
+A seed's base and SFT are the same in both arms. In the one, people judge and gold counts as they did before: what other speakers say after
+an answer is added up with it. Each arm has its own labels, its own reward model, and policies that learnt from these. Each policy's fresh
+answers are scored by its own arm's rubric; those of both arms by the mended one, too, which tells what the mend did to the policies.
 """
 
-import json
-import sys
-from pathlib import Path
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from statistics import fmean
+from typing import Any
+from unittest.mock import patch
 
-from bridle.core.records import FinishReason
-from bridle.project.progress import Progress
-from bridle.project.project import Project
-from bridle.stages.data import SAMPLE, PlaygroundData
+from bridle.core.records import Prompt
+from bridle.playground.grammar import Grammar
+from bridle.stages.best_of import evaluate_best_of
+from bridle.stages.label import label_simulated
+from bridle.stages.methods import METHODS
+from bridle.stages.reward import train_members
+from bridle.stages.sample import sample
 from bridle.stages.workspace import Work
+from experiments.harness import Claim, Experiment, Row
+from experiments.playground import HALF, SETTINGS, halves, lab_folder, with_base
+
+# Each way by the name of the model that it leaves: the method, and settings that differ from the recipe's.
+WAYS: Mapping[str, tuple[str, dict[str, Any]]] = {
+    "ppo": ("ppo", {}),
+    "dpo": ("dpo", {}),
+    "grpo-gold": ("grpo", {"scored_by": "reward"}),
+    "rloo": ("rloo", {}),
+    "rebel": ("rebel", {}),
+    "best-of-n": ("best-of-n", {}),
+    "dpo-online": ("dpo", {"online_rounds": 8}),
+}
+NAMES = {
+    "ppo": "PPO", "dpo": "DPO", "grpo-gold": "GRPO by the reward model", "rloo": "RLOO", "rebel": "REBEL",
+    "best-of-n": "imitating the best of 4", "dpo-online": "DPO online", "best of 4": "best of 4, which trains nothing",
+}  # fmt: skip
 
 
-def main(folder: Path) -> None:
-    work = Work(Project.find(folder), Progress(), threads=1)
-    data, prompts = work.data, {prompt.id: prompt for prompt in work.store.prompts()}
-    assert isinstance(data, PlaygroundData), f"{folder} is not a playground project"
-    sampled = work.store.completions(source=SAMPLE)
-    compared = data.score([prompt for prompt, _ in sampled], [answer for _, answer in sampled], "rubric")
-    turns = sum(score.flags["other_turns"] > 0 for score in compared)
-    print(f"\n{folder}: {turns} of {len(sampled)} compared answers go on as another speaker\n")
-    print("| answers of | number | go on as another | gold as scored | gold now |\n|---|---|---|---|---|")
-    for run in sorted(work.project.folder.glob("runs/evaluate-*/answers.jsonl")):
-        lines = [json.loads(line) for line in run.read_text("utf-8").splitlines()]
-        now = [data.gold.score(prompts[line["id"]], line["answer"], FinishReason.STOP, "rubric") for line in lines]
-        # Whether an answer was cut off is not kept: only those that the mend is about are scored anew.
-        others = [score.flags["other_turns"] > 0 for score in now]
-        scored = [line["gold"] for line in lines]
-        mended = [new.points if other else old for old, new, other in zip(scored, now, others, strict=True)]
-        name = run.parent.name.removeprefix("evaluate-").rpartition("-")[0]
-        print(f"| {name} | {len(lines)} | {sum(others)} | {fmean(scored):.3f} | {fmean(mended):.3f} |")
-    work.close()
+@contextmanager
+def unmended() -> Iterator[None]:
+    """The rubric as it was: all that follows an answer is the answer's own."""
+    with patch.object(Grammar, "turns", lambda grammar, text: [text]):
+        yield
 
 
-if __name__ == "__main__":
-    for path in sys.argv[1:]:
-        main(Path(path))
+def measure(seed: int) -> Row:
+    """Where people say the same under both rubrics, all that is learnt from them is the same, and is trained once."""
+    with unmended():
+        said = verdicts(seed, "before")
+    same = said == verdicts(seed, "")
+    with unmended():
+        before = tuned(seed, "" if same else "before")
+    after = tuned(seed, "")
+    row = {
+        "SFT: turns": after["sft"]["turns"], "SFT: apart": after["sft"]["mended"] - before["sft"]["mended"], "same labels": float(same),
+    }  # fmt: skip
+    for name in NAMES:
+        for arm, gold in (("before", before), ("after", after)):
+            row[f"{name}: {arm}"] = gold[name]["own"] - gold["sft"]["own"]
+        row[f"{name}: change"] = row[f"{name}: after"] - row[f"{name}: before"]
+        if name in WAYS:
+            row[f"{name}: turns"] = after[name]["turns"]
+            if not same:
+                row[f"{name}: mended"] = after[name]["mended"] - before[name]["mended"]
+    return row
+
+
+def labelled(seed: int, arm: str) -> Work:
+    """The project of a seed and an arm, with what people said by the rubric that is in force."""
+    work = with_base(seed, SETTINGS, lab_folder(), arm)
+    METHODS["sft"].train(work, reuse=True)
+    sample(work, reuse=True)
+    label_simulated(work, reuse=True)
+    return work
+
+
+def verdicts(seed: int, arm: str) -> list[tuple[object, ...]]:
+    work = labelled(seed, arm)
+    try:
+        given = work.store.judgements(study=work.data.study)
+        return [(item.id, one.labeler, one.ranking, one.confidence) for item, one in given]
+    finally:
+        work.close()
+
+
+def tuned(seed: int, arm: str) -> dict[str, dict[str, float]]:
+    """By model of a seed: gold in points by the rubric that is in force and by the mended one, and the share of answers that another
+    speaker's turn follows."""
+    work = labelled(seed, arm)
+    try:
+        train_members(work, reuse=True)
+        prompts, found = halves(work).score, dict[str, dict[str, float]]()
+        for name, (method, settings) in {"sft": ("", {}), **WAYS}.items():
+            if method:
+                METHODS[method].train(work, name=name, settings=settings, reuse=True)
+            found[name] = worth(work, name, prompts)
+        chosen = evaluate_best_of(work, 4)  # anew: by the rubric that is in force
+        found["best of 4"] = {"own": chosen["gold"] - chosen["frontier"][0]["gold"] + found["sft"]["own"]}
+        return found
+    finally:
+        work.close()
+
+
+def worth(work: Work, name: str, prompts: list[Prompt]) -> dict[str, float]:
+    policy = work.read_policy(work.project.model(name))
+    answered = work.answer(policy, work.fitting(policy, prompts), "experiment")
+    own = work.data.score(answered.prompts, answered.completions, "experiment")
+    with patch.object(Grammar, "turns", MENDED):
+        mended = work.data.score(answered.prompts, answered.completions, "experiment")
+    return {
+        "own": fmean(score.points for score in own),
+        "mended": fmean(score.points for score in mended),
+        "turns": fmean(score.flags["other_turns"] > 0 for score in mended),
+    }
+
+
+MENDED = Grammar.turns
+EXPERIMENT = Experiment(
+    name="rubric",
+    title="gold of every way to tune, before the rubric was mended and since",
+    setting="Playground; the recipe's settings, without the guard. Gain: gold in points over SFT's, of fresh answers to "
+    f"{HALF} held-out prompts (best of 4: of the project's own), by the rubric that people judged by. No bound is set.",
+    measure=measure,
+    seeds=range(5),
+    claims=[
+        Claim("same labels", "share of seeds in which people say the same by both rubrics"),
+        Claim("SFT: turns", "share of SFT's answers that another's turn follows"),
+        *(claim
+        for name, words in NAMES.items()
+        for claim in (
+            Claim(f"{name}: before", f"{words}: gain before the mend"),
+            Claim(f"{name}: after", f"{words}: gain since"),
+            Claim(f"{name}: change", f"{words}: gain since less gain before"),
+            *(
+                (
+                    Claim(f"{name}: turns", f"{words}: share of its answers that another's turn follows, since"),
+                    Claim(f"{name}: mended", f"{words}: gold since less before by the mended rubric, where people say otherwise"),
+                )
+                if name in WAYS
+                else ()
+            ),
+        )),
+    ],
+    controls=[Claim("SFT: apart", "gold of SFT in one arm less in the other, by one rubric", "every", at_least=0, at_most=0)],
+)  # fmt: skip
