@@ -480,9 +480,9 @@ def looked_at(store: Store, call: Callable[[], object]) -> int:
 @pytest.mark.parametrize("overlap", [1, 2])
 def test_a_claim_looks_at_as_much_however_much_was_judged_and_waits(any_store: Store, overlap: int) -> None:
     """Anna is ahead of all others, so that with overlap 2 all that she judged waits."""
-    opened(any_store, 2_100, overlap=overlap)
+    opened(any_store, 1_100, overlap=overlap)
     seen: dict[int, list[int]] = {}
-    for judged in (200, 2_000):
+    for judged in (100, 1_000):
         while (done := study_progress(any_store, STUDY)[1].get("anna", {}).get("done", 0)) < judged:
             tasks = next_tasks(any_store, STUDY, "anna", min(judged - done, 100))
             submit(any_store, STUDY, [answer(task) for task in tasks])
@@ -494,7 +494,7 @@ def test_a_claim_looks_at_as_much_however_much_was_judged_and_waits(any_store: S
 
         judge()
         seen[judged] = sorted(looked_at(any_store, judge) for _ in range(5))
-    assert max(seen[2_000]) < 2 * max(seen[200]) + 50, seen
+    assert max(seen[1_000]) < 2 * max(seen[100]) + 50, seen
 
 
 def test_an_item_that_was_asked_is_found_by_its_hash_and_not_in_its_study(any_store: Store) -> None:

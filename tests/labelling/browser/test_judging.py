@@ -57,18 +57,19 @@ def press(page: Page, key: str) -> None:
         page.keyboard.press(key)
 
 
-def test_two_hundred_tasks_by_one_key_each(site: Site) -> None:
+@pytest.mark.parametrize("count", [40, pytest.param(200, marks=pytest.mark.slow)])
+def test_task_after_task_by_one_key_each(site: Site, count: int) -> None:
     """Keys are as alive at the last as at the first, and each judges what was seen."""
-    study = site.pairs(200)
+    study = site.pairs(count)
     page = site.page(study, script=AT_ONCE)
     said, (item, first, second) = [], page.evaluate(SHOWN, "")
-    for n in range(200):
+    for n in range(count):
         said.append((item, first, second, n % 7 - 3))
         page.keyboard.press(str(n % 7 + 1))
         item, first, second = page.evaluate(SHOWN, item)
     expect(page.get_by_role("heading", level=1)).to_contain_text("Nothing is left")
     stored = {item.id: (item, one) for item, one in site.store.judgements(study=study)}
-    assert len(stored) == 200
+    assert len(stored) == count
     for item_id, first, second, verdict in said:
         item, one = stored[item_id]
         assert [item.completions[slot].text for slot in one.display_order or ()] == [first, second]
