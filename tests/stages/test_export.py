@@ -92,8 +92,15 @@ class Hub:
         return f"{Hub.endpoint}/{repo_id}"
 
 
-def test_a_push_uploads_an_export(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.HfApi", Hub)
+    monkeypatch.setattr(Hub, "made", [])
+    monkeypatch.setattr(Hub, "taken", {})
+
+
+@pytest.mark.usefixtures("hub")
+def test_a_push_uploads_an_export(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = json.loads(done("push", "base", "me/mine-1", "--project", project, "--json"))
     assert found["exported"] == "https://hub.example/me/mine-1" and Hub.made == [("me/mine-1", True)]
     assert Hub.taken["config.json"] == (project.parent / "mine/config.json").read_bytes()
@@ -114,8 +121,8 @@ def test_a_push_uploads_an_export(project: Path, monkeypatch: pytest.MonkeyPatch
     assert not list(project.glob(".push.*"))
 
 
-def test_a_card_says_what_a_model_learnt_from_and_names_nobody(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("huggingface_hub.HfApi", Hub)
+@pytest.mark.usefixtures("hub")
+def test_a_card_says_what_a_model_learnt_from_and_names_nobody(project: Path) -> None:
     done("push", "reward", "me/scores", "--project", project)
     card = Hub.taken["README.md"].decode()
     shown = json.loads(done("models", "show", "reward", "--project", project, "--json"))["lineage"]
