@@ -7,10 +7,9 @@ answers are scored by its own arm's rubric; those of both arms by the mended one
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from statistics import fmean
-from typing import Any
 from unittest.mock import patch
 
 from bridle.core.records import Prompt
@@ -23,17 +22,8 @@ from bridle.stages.sample import sample
 from bridle.stages.workspace import Work
 from experiments.harness import Claim, Experiment, Row
 from experiments.playground import HALF, SETTINGS, halves, lab_folder, with_base
+from experiments.trainers import WAYS
 
-# Each way by the name of the model that it leaves: the method, and settings that differ from the recipe's.
-WAYS: Mapping[str, tuple[str, dict[str, Any]]] = {
-    "ppo": ("ppo", {}),
-    "dpo": ("dpo", {}),
-    "grpo-gold": ("grpo", {"scored_by": "reward"}),
-    "rloo": ("rloo", {}),
-    "rebel": ("rebel", {}),
-    "best-of-n": ("best-of-n", {}),
-    "dpo-online": ("dpo", {"online_rounds": 8}),
-}
 NAMES = {
     "ppo": "PPO", "dpo": "DPO", "grpo-gold": "GRPO by the reward model", "rloo": "RLOO", "rebel": "REBEL",
     "best-of-n": "imitating the best of 4", "dpo-online": "DPO online", "best of 4": "best of 4, which trains nothing",

@@ -7,7 +7,7 @@ the call is refused.
 
 import math
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from difflib import get_close_matches
 from itertools import combinations, islice
@@ -102,7 +102,7 @@ def row_list(data: Iterable[Any], what: str) -> list[Any]:
     if "iterrows" in dir(data):
         raise DataError(f"{what} are a list, and a table was given; give its rows, data.to_dict('records')")
     try:
-        rows = list(data) if "__len__" in dir(data) else read_stream(data, what)
+        rows = list(data) if isinstance(data, Sized) else read_stream(data, what)
     except TypeError as error:
         raise DataError(f"{what} are a list, got {described_value(data)}") from error
     if rows and all(isinstance(row, Mapping) and {"role", "content"} == row.keys() for row in rows):
@@ -160,7 +160,7 @@ def is_weighted(source: Any) -> bool:
 
 def in_order(data: Iterable[Any], rng: random.Random) -> Iterator[Any]:
     """The rows of a source: shuffled, or of a stream as they come."""
-    if "__len__" not in dir(data):
+    if not isinstance(data, Sized):
         return iter(data)
     rows = row_list(data, "rows")
     return iter(rng.sample(rows, len(rows)))

@@ -276,7 +276,7 @@ def test(options: Options, file: Path | None, model: str) -> None:
     """How often a reward model is right on the comparisons of FILE, in RewardBench's form or any that import knows (default: on those that
     the project holds out), and what its scores mean."""
     with loading():
-        from bridle.stages.stale import benchmark_lines, benchmark_reward
+        from bridle.stages.probe import benchmark_lines, benchmark_reward
 
     with opened_work(options) as work:
         found = benchmark_reward(work, model, file)

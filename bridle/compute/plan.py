@@ -38,12 +38,8 @@ class Range(NamedTuple):
     expected: float
     high: float
 
-    def __add__(self, other: Range) -> Range:  # type: ignore[override]
-        return Range(*(a + b for a, b in zip(self, other, strict=True)))
-
 
 Parts = dict[str, Range]
-NOTHING = Range(0, 0, 0)
 
 
 def fixed_size(size: float, certain: bool = True) -> Range:
@@ -52,7 +48,8 @@ def fixed_size(size: float, certain: bool = True) -> Range:
 
 
 def total(parts: Mapping[str, Range]) -> Range:
-    return sum(parts.values(), start=NOTHING)
+    low, expected, high = (sum(numbers) for numbers in zip(*parts.values(), strict=True))
+    return Range(low, expected, high)
 
 
 @dataclass(frozen=True)

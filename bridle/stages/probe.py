@@ -1,16 +1,30 @@
-"""What the reward of RL pays for answers that nobody should be paid for, looked at before step 0."""
+"""Rewards looked at before anything learns from them: what that of RL pays for answers that nobody should be paid for, and how often a
+reward model is right on comparisons, of a file or those held out."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from bridle.core.files import finite_or_none, write_text
 from bridle.core.records import Completion, FinishReason, Prompt, Reward
 from bridle.core.text import json_text
+from bridle.evaluation.benchmark import ComparedRow, benchmark_metrics, comparisons_in
+from bridle.feedback.quality.votes import topic_in
 from bridle.guard.probes import Ordinary, Probe, best_paid, build_probes, ordinary_pay, pay_of, random_edits
 from bridle.models.policy import Policy
-from bridle.stages.rewards import reward_parents, training_reward
+from bridle.rewards.classifier import Classifier
+from bridle.rewards.learned import LearnedReward
+from bridle.stages.reward import heldout_pairs
+from bridle.stages.rewards import (
+    is_own,
+    load_scores,
+    others_reward,
+    require_reward_at,
+    reward_parents,
+    training_reward,
+)
 from bridle.stages.workspace import Work, done_before, require_model, stage_key
 
 PROMPTS = 256
@@ -93,3 +107,45 @@ def paid(
         reason = FinishReason.LENGTH if cut_off else FinishReason.STOP
         completions.append(Completion(prompt.id, text, tuple(ids[:limit]), finish_reason=reason))
     return list(reward(asked, completions))
+
+
+# ------------------------------------------------------------------------------------------------- on comparisons
+
+
+def benchmark_reward(work: Work, named: str, file: Path | None) -> dict[str, Any]:
+    """By a reward model of the project, by its name, or by the path of one, of somebody else's too."""
+    folder = Path(named)
+    if folder.name == named:
+        folder = work.project.model(named)
+        require_model(work, named, scores=True)
+    else:
+        require_reward_at(folder, f"--model {named}")
+    rows = heldout_comparisons(work) if file is None else comparisons_in(file)
+    if is_own(folder):
+        require_model(work, "sft")
+        reader: LearnedReward | Classifier = load_scores(work, folder, work.read_policy(work.project.model("sft")))
+    else:
+        reader = others_reward(work, folder)
+    return {"model": named, **benchmark_metrics(reader, rows)}
+
+
+def heldout_comparisons(work: Work) -> list[ComparedRow]:
+    return [ComparedRow(p, (better, worse), 1, topic_in(p.meta) or "") for p, better, worse in heldout_pairs(work)[0]]
+
+
+def benchmark_lines(found: Mapping[str, Any]) -> list[str]:
+    """For the terminal."""
+
+    def line(name: str, one: Mapping[str, Any]) -> str:
+        return f"{name}: {one['accuracy']:.3f} ({one['accuracy_low']:.3f} to {one['accuracy_high']:.3f}) of {one['scored']:,}"
+
+    lines = [line("right", found), f"longest {found['longest']:.3f}, shortest {found['shortest']:.3f}"]
+    lines += [f"left out, for they cannot be scored: {found['unscored']:,}"] if found["unscored"] else []
+    lines += [f"  {line(name, one)}" for name, one in found.get("subsets", {}).items()]
+    if found["temperature"] is None:
+        return [*lines, "too few comparisons to say what its scores mean"]
+    return [
+        *lines,
+        f"temperature {found['temperature']:.3g}: an answer that scores so much more is better at odds of e to 1; calibration error "
+        f"{found['ece_before']:.3f} -> {found['ece_after']:.3f}",
+    ]

@@ -128,7 +128,7 @@ def test_a_card_says_what_a_model_learnt_from_and_names_nobody(project: Path) ->
     shown = json.loads(done("models", "show", "reward", "--project", project, "--json"))["lineage"]
     (learnt,) = shown[0]["learnt_from"].values()
     result = json.loads((project / "runs/reward-0001/result.json").read_text())
-    assert "pipeline_tag: text-classification" in card and f"made by bridle {bridle_package.__version__}" in card
+    assert "pipeline_tag: text-classification" in card and f"written by bridle {bridle_package.__version__}" in card
     assert f"- `reward` (reward): {learnt['count']} judgements, by {len(learnt['labelers'])} who gave them" in card
     assert f"- `reward`, reward, `{shown[0]['hash'][:19]}…`, from `base`" in card
     least, value, most = (f"{result[f'pair_accuracy{end}']:.4g}" for end in ("_low", "", "_high"))
