@@ -38,6 +38,7 @@ from bridle.maths.statistics import mean_interval, proportion
 from bridle.models.batches import Compared, Group
 from bridle.models.contents import folder_hash
 from bridle.models.files.new_tokenizer import train_tokenizer
+from bridle.models.lora.policies import learner
 from bridle.models.policy import RewardModel, load_policy
 from bridle.models.scorer import scorer_from
 from bridle.models.template import Template
@@ -117,11 +118,12 @@ def score_fold(
             texts = [dialogue(p.prompt, answer) for p in learnt for answer in (p.chosen, p.rejected)]
             start = new_policy(recipe, train_tokenizer(texts, recipe.model.vocab_size), work.device)
         else:
-            start = load_policy(base, work.device.torch)
+            start = load_policy(base, work.device.torch, narrow=recipe.model.frozen_precision == "bfloat16")
+        start = learner(start, recipe.lora, generator(seed, "lora")) if recipe.lora.on else start
         template = start.template
         scorer = scorer_from(start.module, generator(seed, "head"))
         torch.nn.init.zeros_(scorer.score.weight)  # a random head on new layers is noise, and unlearning it takes pairs
-        model = RewardModel(scorer, template, "new")
+        model = RewardModel(scorer, template, "new", adapter=start.adapter, rounded=start.rounded)
         limit = start.module.config.max_positions
         groups = [group for group in encode(template, learnt, prompt_tokens, limit) if group is not None]
         config = recipe.reward

@@ -19,7 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bridle.kernels.kernels import project
+from bridle.kernels import kernels
+from bridle.kernels.kernels import join, project
 
 Net = TypeVar("Net", bound=nn.Module)
 NAME = "lora"  # of the part that a linear map gets
@@ -42,7 +43,7 @@ class LowRank(nn.Module):
             self.A.copy_(drawn)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(F.linear(x, self.A), self.B) * self.scale
+        return F.linear(F.linear(x, self.A), self.B * self.scale)  # thin: the scale is the smaller factor's
 
     @torch.no_grad()
     def delta(self) -> Tensor:
@@ -79,14 +80,47 @@ def with_low_rank(linear: nn.Module, inputs: tuple[Any, ...], output: Tensor) ->
 
 def through(x: Tensor, *linears: nn.Linear) -> Tensor:
     """x [..., D] through several linear maps at once and their adapters, where they have some; their outputs side by side."""
-    y, adapters = project(x, *linears), [low_rank_of(linear) for linear in linears]
+    adapters = [low_rank_of(linear) for linear in linears]
     if not any(adapter is not None for adapter in adapters):
-        return y
-    added = [
-        x.new_zeros(*x.shape[:-1], linear.out_features) if adapter is None else adapter(x)
-        for linear, adapter in zip(linears, adapters, strict=True)
-    ]
-    return y + torch.cat(added, -1)
+        return project(x, *linears)
+    A = torch.cat([adapter.A for adapter in adapters if adapter is not None])
+    B = torch.block_diag(
+        *(
+            x.new_zeros(linear.out_features, 0) if adapter is None else adapter.B * adapter.scale
+            for linear, adapter in zip(linears, adapters, strict=True)
+        )
+    )
+    own = [list(linear.parameters(recurse=False)) for linear in linears]  # the weight, and the bias where there is one
+    if kernels.wish == "torch" or any(parameter.requires_grad for parameters in own for parameter in parameters):
+        return project(x, *linears) + F.linear(F.linear(x, A), B)
+    weights, biases = [first for first, *_ in own], [bias for _, *rest in own for bias in rest]
+    y: Tensor = _Adapted.apply(x, A, B, weights, biases)
+    return y
+
+
+class _Adapted(torch.autograd.Function):
+    """x Wᵀ + (x Aᵀ) Bᵀ, of a W that is frozen. What the adapter adds is added in place, to the gradient of x too: sums as wide as W's
+    outputs would cost more time than its products, and only x and x Aᵀ wait for the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, A: Tensor, B: Tensor, weights: list[Tensor], biases: list[Tensor]) -> Tensor:
+        kind, rows = x.dtype, x.reshape(-1, x.shape[-1])
+        hidden = rows @ A.to(kind).T
+        y = F.linear(rows, join(weights, kind), join(biases, kind) if biases else None)
+        y.addmm_(hidden, B.to(kind).T)
+        ctx.save_for_backward(x, hidden, A, B, *weights)
+        return y.view(*x.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        x, hidden, A, B, *weights = ctx.saved_tensors
+        kind, rows, grad_rows = x.dtype, x.reshape(-1, x.shape[-1]), grad.reshape(-1, grad.shape[-1])
+        grad_hidden = grad_rows @ B.to(kind)
+        grad_A, grad_B = grad_hidden.T @ rows, grad_rows.T @ hidden
+        grad_x = None
+        if ctx.needs_input_grad[0]:
+            grad_x = (grad_rows @ join(weights, kind)).addmm_(grad_hidden, A.to(kind)).view_as(x)
+        return grad_x, grad_A.to(A.dtype), grad_B.to(B.dtype), None, None
 
 
 # ------------------------------------------------------------------------------------------------- merging and sharing

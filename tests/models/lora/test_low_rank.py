@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bridle.compute.randomness import generator
@@ -68,6 +69,31 @@ def test_what_an_adapter_adds_is_the_product_of_its_matrices(rslora: bool, scale
     torch.testing.assert_close(through(x, linear), by_hand)
     torch.testing.assert_close(linear(x), by_hand)
     torch.testing.assert_close(merged_weight(linear), linear.weight + scale * adapter.B @ adapter.A)
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+@pytest.mark.parametrize("bias", [True, False])
+def test_gradients_are_those_of_the_formula(frozen: bool, bias: bool) -> None:
+    """Of maps side by side, of which one has no adapter: x Wᵀ + b + s x Aᵀ Bᵀ for each, by autograd."""
+    draws = torch.Generator().manual_seed(3)
+    linears = [nn.Linear(6, width, bias=bias, dtype=torch.float64).requires_grad_(not frozen) for width in (4, 3, 5)]
+    adapters = {n: add_low_rank(linears[n], 2, 1.5) for n in (0, 2)}
+    for adapter in adapters.values():
+        adapter.A.data.normal_(generator=draws), adapter.B.data.normal_(generator=draws)
+    x = torch.randn(2, 7, 6, dtype=torch.float64, generator=draws).requires_grad_()
+    upstream = torch.randn(2, 7, 12, dtype=torch.float64, generator=draws)
+    learns = [x, *(p for linear in linears for p in linear.parameters() if p.requires_grad)]
+    ours = torch.autograd.grad((through(x, *linears) * upstream).sum(), learns)
+    by_hand = torch.cat(
+        [
+            F.linear(x, m.weight, m.bias) + (1.5 * x @ (a.B @ a.A).T if (a := adapters.get(n)) else 0)
+            for n, m in enumerate(linears)
+        ],
+        -1,
+    )
+    torch.testing.assert_close(ours, torch.autograd.grad((by_hand * upstream).sum(), learns))
+    with torch.no_grad():
+        torch.testing.assert_close(through(x, *linears), by_hand)
 
 
 def test_gpt_2_has_its_weights_the_other_way_round() -> None:
