@@ -288,11 +288,10 @@ class Need:
         left."""
         count, (rows_at_once, several) = sum(self.learns.values()), self.at_once
         networks = len(self.learns)  # of PPO two, in one graph
-        kept, copies, heads, pieces = [], [], [], []
+        kept, copies, heads = [], [], []
         for rows in each:
             tokens, answers = rows_at_once * rows.tokens, rows_at_once * rows.answers * rows.answer
             kept.append(networks * self.activations(tokens, answers / tokens) + self.reading(tokens))
-            pieces.append(networks * self.pieces(tokens))
             copies.append(networks * self.joined())
             heads.append(0.0 if self.name == "reward" else self.head(answers, learns=True))
         gradients = 4.0 * count
@@ -305,7 +304,6 @@ class Need:
             "activations kept for the gradient": widened(kept),
             "products' copies of weights": fixed_size(copies[0], certain=False),
             "logits and the head's gradient": widened(heads),
-            "room between activations": widened(pieces),
         }
         ends = {
             "gradients": fixed_size(gradients),
@@ -329,13 +327,6 @@ class Need:
         # Run again in the backward pass (compute/recomputing.py), a layer keeps what goes in, and one at a time all else.
         kept = (4 + e) * D * layers + one if self.recipe.model.checkpoint_activations else one * layers
         return tokens * (kept + answered * (12 + e) * D)
-
-    def pieces(self, tokens: float) -> float:
-        """models/lora/low_rank.py: a map, its adapter and their sum lie beside one another for a moment, and the sum alone is kept: in each
-        layer a piece as wide as gate and up is left that nothing fits (glibc, measured; on a card blocks of one size are used again)."""
-        layers = 1 if self.recipe.model.checkpoint_activations else self.shape.layers
-        on_cpu = self.adapter and self.card.kind == "cpu"
-        return layers * tokens * 2 * self.card.product * self.shape.intermediate_size if on_cpu else 0
 
     def joined(self) -> float:
         """kernels.py: _Project keeps the weight that it multiplied by: in bfloat16 a copy of every matrix, in float32 of those that are
