@@ -59,7 +59,7 @@ EXPERIMENT = Experiment(
     measure=in_lab(measure_in),
     seeds=range(10),
     claims=[
-        Claim("cliff", "seeds with all three: proxy up by .8 sd, gold 1.0 under its peak, and under SFT", "mean", at_least=0.7),
+        Claim("cliff", "seeds with all: proxy up by .8 sd, gold 1.0 under its peak, and under SFT", "mean", at_least=0.7, yes_no=True),
         Claim("proxy up", "proxy at the end less SFT's, sd", "mean", at_least=PROXY_UP),
         Claim("fall", "gold at the peak less gold at the end", "mean", at_least=FALL),
         Claim("under SFT", "gold of SFT less gold at the end", "mean", at_least=0.0),

@@ -4,7 +4,8 @@
     Claim           what must hold of one figure over all seeds: of the mean, of the mean's whole interval, or of every seed
     result          {threshold, seeds: [{seed, value, …}], value, low, high, claims, controls, verdict, machine, seconds, code_hash}
 
-`value` is the figure of the first claim. Intervals are of 95%, over seeds: Student's for a mean, Wilson's where each seed has 0 or 1.
+`value` is the figure of the first claim. Intervals are of 95%, over seeds: Student's for a mean, Wilson's where a claim says that each seed
+has 0 or 1. Where all seeds have the same figure, they tell nothing of how it spreads, and no interval is shown.
 `code_hash` is of the text of all modules of this repository that the experiment imports, at once or later, and of the data files
 that lie beside them; comments, docstrings and blank lines do not count, and neither does this file.
 """
@@ -39,13 +40,15 @@ Result = dict[str, Any]
 @dataclass(frozen=True)
 class Claim:
     """What must hold of a figure. `of`: the "mean" over seeds meets the bound; its whole "interval" does; "every" seed does; or the
-    interval reaches the bound, so that nothing is shown against it ("unrefuted": for controls, and where theory gives a number)."""
+    interval reaches the bound, so that nothing is shown against it ("unrefuted": for controls, and where theory gives a number).
+    `yes_no`: each seed has 1 where it happened and 0 where not."""
 
     figure: str
     meaning: str
     of: Literal["mean", "interval", "every", "unrefuted"] = "interval"
     at_least: float = -math.inf
     at_most: float = math.inf
+    yes_no: bool = False
 
     def holds(self, mean: float, low: float, high: float, values: Sequence[float]) -> bool:
         least, most = {
@@ -120,7 +123,11 @@ def judged_again(experiment: Experiment, result: Result) -> Result:
 def threshold(experiment: Experiment) -> list[dict[str, Any]]:
     """The claims and controls as JSON, which has no infinity."""
     return [
-        {name: value for name, value in asdict(claim).items() if value not in (math.inf, -math.inf)}
+        {
+            name: value
+            for name, value in asdict(claim).items()
+            if value is not False and value not in (math.inf, -math.inf)
+        }
         for claim in (*experiment.claims, *experiment.controls)
     ]
 
@@ -131,7 +138,7 @@ def judge(claim: Claim, rows: Sequence[Row]) -> dict[str, Any]:
         none = dict.fromkeys(("value", "low", "high", "least", "most"))
         holds = claim.bound.startswith("told")
         return {"figure": claim.figure, "meaning": claim.meaning, "bound": claim.bound, **none, "n": 0, "holds": holds}
-    mean, low, high = estimate(values)
+    mean, low, high = estimate(values, claim.yes_no)
     return {
         "figure": claim.figure,
         "meaning": claim.meaning,
@@ -146,9 +153,10 @@ def judge(claim: Claim, rows: Sequence[Row]) -> dict[str, Any]:
     }
 
 
-def estimate(values: Sequence[float]) -> tuple[float, float, float]:
+def estimate(values: Sequence[float], yes_no: bool = False) -> tuple[float, float, float]:
     """Mean, and its interval; one seed alone has none, and its interval is the mean."""
-    if len(values) > 1 and set(values) <= {0.0, 1.0}:
+    if yes_no and len(values) > 1:
+        assert set(values) <= {0.0, 1.0}, f"a seed has {values}, and yes or no is 1 or 0"
         share = proportion(values)
         return share.rate, share.low, share.high
     mean = mean_and_se(values)[0]
@@ -275,8 +283,9 @@ def summary(result: Result) -> list[str]:
 
 
 def span(row: Mapping[str, Any], low: str, high: str, fewest: int) -> str:
-    """Empty where fewer than so many seeds have the figure: of one alone there is no interval."""
-    return f"{number(row[low])} to {number(row[high])}" if row["n"] >= fewest else ""
+    """Empty where fewer than so many seeds have the figure, of one alone there is no interval, and where it has no width."""
+    shown = row["n"] >= fewest and (fewest == 1 or row[low] < row[high])
+    return f"{number(row[low])} to {number(row[high])}" if shown else ""
 
 
 def by_seed(seeds: Sequence[Mapping[str, Any]]) -> list[str]:

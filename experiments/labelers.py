@@ -101,7 +101,7 @@ EXPERIMENT = Experiment(
         *(Claim(f"error of four {n}", f"mean error of a skill, four people, {n} items", "mean", at_most=most)
           for n, most in LIMITS.items()),
         *(Claim(f"error {n}", f"the same of seven, {n} items", "mean", at_most=most) for n, most in LIMITS.items()),
-        *(Claim(f"both named {n}", f"the coin and the one against are both named, {n} items", "every", at_least=1)
+        *(Claim(f"both named {n}", f"the coin and the one against are both named, {n} items", "every", at_least=1, yes_no=True)
           for n in (300, 1000)),
         *(Claim(f"over majority {n}", f"items right by consensus less by majority, {n} items", at_least=0) for n in ITEMS),
         *(Claim(f"within {n}", f"95% intervals of a skill that hold it, {n} items") for n in ITEMS),

@@ -175,7 +175,7 @@ EXPERIMENT = Experiment(
     seeds=(0, 1, 2, 5, 6),
     claims=[
         Claim("lost", "accuracy lost on its policy's answers", "mean", at_least=0.08),
-        Claim("own: noticed", "seeds where staleness is noticed by the step at which gold has turned", "mean", at_least=0.7),
+        Claim("own: noticed", "seeds where staleness is noticed by the step at which gold has turned", "mean", at_least=0.7, yes_no=True),
         Claim("mended over 0.8", "accuracy won back less .8 of what was lost", "mean", at_least=0),
         Claim("over the first", "gold at the second round's peak less the first's", at_least=0),
         Claim("peak, over the other arm", "gold at the second round's peak less that with as many comparisons of SFT's", at_least=0),
@@ -196,5 +196,5 @@ EXPERIMENT = Experiment(
             for arm, words in NAMES.items()
         ),
     ],
-    controls=[Claim("sft: noticed", "alarms on SFT's own answers, on which nothing has changed", "mean", at_most=0.2)],
+    controls=[Claim("sft: noticed", "alarms on SFT's own answers, on which nothing has changed", "mean", at_most=0.2, yes_no=True)],
 )  # fmt: skip

@@ -117,7 +117,7 @@ EXPERIMENT = Experiment(
     measure=measure,
     seeds=range(5),
     claims=[
-        Claim("same labels", "share of seeds in which people say the same by both rubrics"),
+        Claim("same labels", "share of seeds in which people say the same by both rubrics", yes_no=True),
         Claim("SFT: turns", "share of SFT's answers that another's turn follows"),
         *(claim
         for name, words in NAMES.items()

@@ -55,9 +55,20 @@ def test_a_bound_means_what_it_says(claim: Claim, holds: bool) -> None:
 
 
 def test_shares_of_seeds_have_wilsons_interval() -> None:
-    rate, low, high = estimate([1.0, 1.0, 1.0, 1.0])
+    rate, low, high = estimate([1.0, 1.0, 1.0, 1.0], yes_no=True)
     assert rate == 1 and low < 0.6 and high == 1
+    assert estimate([0.0, 0.0, 0.0]) == (0.0, 0.0, 0.0), (
+        "three figures that happen to be 0 are not three seeds in which nothing happened"
+    )
     assert estimate([2.0, 2.0]) == (2.0, 2.0, 2.0) and estimate([0.5]) == (0.5, 0.5, 0.5)
+
+
+def test_an_interval_is_shown_where_seeds_differ() -> None:
+    shown = [{"gain": 0.5, "never": 0.0, "stopped": 0.0}, {"gain": 0.7, "never": 0.0, "stopped": 0.0}]
+    claims = [Claim("gain", "a gain"), Claim("never", "told"), Claim("stopped", "a stop", yes_no=True)]
+    result = judged(Experiment("E0", "", "", lambda seed: shown[seed], range(2), claims), shown)
+    table = summary(result | {"seconds": 0.0, "machine": "", "code_hash": ""})[-3:]
+    assert [row.split("|")[3].strip() for row in table] == ["-0.6706 to 1.871", "", "0 to 0.7935"]
 
 
 def test_what_is_saved_is_told_again_alike(tmp_path: Path) -> None:
