@@ -44,6 +44,7 @@ from bridle.models.scorer import scorer_from
 from bridle.models.template import Template
 from bridle.project.progress import Progress, clock
 from bridle.project.project import Project
+from bridle.project.run import Run
 from bridle.recipe.recipe import Recipe, parse_setting
 from bridle.rewards.learned import task_scores
 from bridle.stages.data import SPEAKERS
@@ -114,27 +115,35 @@ def score_fold(
     learnt = [pair for pair in pairs if fold_of(pair.group) != fold]
     held_out = [pair for pair in pairs if fold_of(pair.group) == fold]
     with work.start(stage, f"Seed {seed}, fold {fold}: {len(learnt)} pairs to learn from", key, parents, recipe) as run:
-        if base is None:
-            texts = [dialogue(p.prompt, answer) for p in learnt for answer in (p.chosen, p.rejected)]
-            start = new_policy(recipe, train_tokenizer(texts, recipe.model.vocab_size), work.device)
-        else:
-            start = load_policy(base, work.device.torch, narrow=recipe.model.frozen_precision == "bfloat16")
-        start = learner(start, recipe.lora, generator(seed, "lora")) if recipe.lora.on else start
-        template = start.template
-        scorer = scorer_from(start.module, generator(seed, "head"))
-        torch.nn.init.zeros_(scorer.score.weight)  # a random head on new layers is noise, and unlearning it takes pairs
-        model = RewardModel(scorer, template, "new", adapter=start.adapter, rounded=start.rounded)
-        limit = start.module.config.max_positions
-        groups = [group for group in encode(template, learnt, prompt_tokens, limit) if group is not None]
-        config = recipe.reward
-        reward.train(model, groups, config, config.epochs, config.learning_rate, Session(run, work.device, seed))
+        model, count = learn(work, run, recipe, learnt, prompt_tokens, base)
+        template, limit = model.template, model.module.config.max_positions
         tested = encode(template, held_out, prompt_tokens, limit)
         prompts = [group.prompt for group in tested if group is not None for _ in group.answers]
         answers = [answer for group in tested if group is not None for answer in group.answers]
         scores = iter(task_scores(model, prompts, answers, work.device)[:, 0].tolist())
         margins = [None if group is None else next(scores) - next(scores) for group in tested]
-        run.finish({"margins": margins, "learnt": len(groups)})
+        run.finish({"margins": margins, "learnt": count})
     return margins
+
+
+def learn(
+    work: Work, run: Run, recipe: Recipe, pairs: Sequence[Pair], prompt_tokens: int, base: Path | None
+) -> tuple[RewardModel, int]:
+    """A reward model of these pairs, all weights of it or an adapter, and how many pairs its context holds."""
+    config, seed = recipe.reward, recipe.seed
+    if base is None:
+        texts = [dialogue(p.prompt, answer) for p in pairs for answer in (p.chosen, p.rejected)]
+        start = new_policy(recipe, train_tokenizer(texts, recipe.model.vocab_size), work.device)
+    else:
+        start = load_policy(base, work.device.torch, narrow=recipe.model.frozen_precision == "bfloat16")
+    start = learner(start, recipe.lora, generator(seed, "lora")) if recipe.lora.on else start
+    scorer = scorer_from(start.module, generator(seed, "head"))
+    torch.nn.init.zeros_(scorer.score.weight)  # a random head on new layers is noise, and unlearning it takes pairs
+    model = RewardModel(scorer, start.template, "new", adapter=start.adapter, rounded=start.rounded)
+    limit = start.module.config.max_positions
+    groups = [group for group in encode(start.template, pairs, prompt_tokens, limit) if group is not None]
+    reward.train(model, groups, config, config.epochs, config.learning_rate, Session(run, work.device, seed))
+    return model, len(groups)
 
 
 # ------------------------------------------------------------------------------------------------ what it is held against
