@@ -22,6 +22,7 @@ from bridle.feedback.importing.forms.imported import ImportedRow
 from bridle.feedback.importing.reasons import Skip
 from bridle.project.progress import Progress
 from bridle.recipe.data import DataSection
+from bridle.stages.data import next_source
 
 T = TypeVar("T")
 Columns = tuple[str, ...]
@@ -138,7 +139,7 @@ def mixture(sources: Sequence[tuple[Iterable[Any], float]], *, limit: int | None
     queues = [in_order(data, rng) for data, _ in sources]
     rows, taken, ended = list[Any](), [0] * len(sources), ""
     while len(rows) < most and not ended:
-        place = min(range(len(sources)), key=lambda i: (taken[i] + 1) / weights[i])
+        place = next_source(taken, weights)
         new = list(islice(queues[place], 1))
         rows += new
         taken[place] += len(new)

@@ -3,7 +3,7 @@
     watch     what was promoted last: users' votes against it call an audit, which may take it back
     collect   how many judgements came since the reward model was made, and whether they show that it is stale
     refresh   train the reward model again, old judgements and new, where there are enough or it is stale
-    train     a candidate from what is served, under the guard
+    train     a candidate from what is served, by its own answers and the reward model, or by what was said of answers
     gate      compare it with what is served until it is decided, and hold it to its bounds
     promote   to a share of the users, where it is shown to be better
 
@@ -32,6 +32,7 @@ from bridle.loop.gate import Bound, GateVerdict, judge_candidate, spent_on
 from bridle.loop.promoting import promote_model, served_lines, version_named, withdraw_model
 from bridle.loop.votes import live_votes
 from bridle.models.policy import Policy
+from bridle.recipe.offline import NO_REFERENCE
 from bridle.recipe.services import LoopSection
 from bridle.stages.evaluate import compare_on_suite, suite_in
 from bridle.stages.methods import METHODS
@@ -84,7 +85,7 @@ def run_turn(work: Work) -> dict[str, Any]:
         # 3. The reward model learns from all that there is.
         turn.step("refresh", lambda: refresh(work, collected))
 
-        # 4. A candidate practises on it.
+        # 4. A candidate practises on it, or learns from the comparisons themselves.
         turn.step("train", lambda: train_candidate(work, turn))
 
         # 5. It is compared with what is served, and held to its bounds.
@@ -163,8 +164,11 @@ def collect(work: Work, turn: LoopTurn) -> Mapping[str, Any]:
     """Prompts of users join those to train on; how many judgements came since the reward model was made, and what the staleness test says
     of them."""
     section, drawn = work.recipe.loop, draw_users_prompts(work, turn)
-    method = METHODS.get(section.method)
-    if method is not None and dict(work.recipe)[method.section].scored_by == "verifier":
+    config = dict(dict(work.recipe)[METHODS[section.method].section])
+    if config.get("online_rounds", 1) == 0 or "scored_by" not in config:
+        words = f"{section.method} learns from what was said of answers, without a reward model"
+        return {**drawn, "judgements": 0, "stale": False, "decision": words}
+    if config["scored_by"] == "verifier":
         return {**drawn, "judgements": 0, "stale": False, "decision": f"{section.method} learns from checks alone"}
     if not (work.project.model("reward") / "config.json").is_file():
         return {**drawn, "judgements": 0, "stale": True, "decision": "there is no reward model yet"}
@@ -214,15 +218,13 @@ def refresh(work: Work, collected: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def train_candidate(work: Work, turn: LoopTurn) -> Mapping[str, Any]:
-    """Practise from what is served on, held to it."""
+    """Learn from what is served on, held to it where the loss has a reference."""
     section, served = work.recipe.loop, served_name(work, served_now(work.store))
-    method = METHODS.get(section.method)
-    if method is None or section.method not in ("ppo", "grpo", "rloo", "rebel", "best-of-n"):
-        raise UsageError(
-            f"loop.method = {section.method!r} does not practise from what is served; take ppo, grpo, rloo, rebel or best-of-n"
-        )
+    method = METHODS[section.method]
+    config = dict(dict(work.recipe)[method.section])
     title = f"Turn {turn.number}: a candidate from {served}, by {section.method.upper()}"
-    settings = {"start": served, "reference": served}
+    held_to = {} if "reference" not in config or config.get("loss") in NO_REFERENCE else {"reference": served}
+    settings = {"start": served, **held_to}
     result = method.train(work, name=turn.candidate, title=title, settings=settings, reuse=True)
     back = f", which the guard took back to step {result['rolled_back_to']}" if "rolled_back_to" in result else ""
     words = f"{turn.candidate} by {section.method} from {served}{back}"

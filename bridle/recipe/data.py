@@ -148,6 +148,9 @@ class LoRASection(Section):
 PLAYGROUND_SIZES = {"train_prompts": 1000, "heldout_prompts": 512, "compared_heldout": 250, "demonstrations": 3000}
 
 
+Shares = Annotated[dict[PathText, Annotated[float, Field(gt=0)]], Field(min_length=1, max_length=1000)]
+
+
 class DataSection(Section):
     """Where prompts, demonstrations and text come from, and how many are used: of more, as many as the number says, drawn by the seed."""
 
@@ -178,6 +181,9 @@ class DataSection(Section):
     )
     """whose comparisons the reward model, DPO, KTO and ORPO learn from; with serving also those of users of a served model, on prompts of
     theirs that were drawn for training, each by its weight (docs/flywheel.md)"""
+    mixture: dict[Literal["texts", "demonstrations", "comparisons", "ratings"], Shares] = Field(default_factory=dict)
+    """of each kind of rows to learn from, imported files with their weights, as {demonstrations = {"ours.jsonl" = 3, "theirs.jsonl" = 1}}:
+    of each file its share by weight, until one has no more; "": what stands in none of them (docs/data.md)"""
     drop_limit: float = Field(default=0.5, ge=0, le=1)
     """training is refused where a larger share of its rows cannot be used; 1: never"""
 
@@ -197,6 +203,8 @@ class DataSection(Section):
             raise ValueError(
                 f"imitate = {self.imitate!r} is for imported data; the playground writes its demonstrations, leave it at 'both'"
             )
+        if self.mixture:
+            raise ValueError("mixture is of imported files; the playground writes its own rows, leave it out")
         most = {**dict.fromkeys(PLAYGROUND_SIZES, WIDEST), "pretrain_tokens": LONGEST}
         for name, count in self.model_dump(include=set(most)).items():
             if count > most[name]:

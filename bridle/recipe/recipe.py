@@ -49,7 +49,7 @@ ADDED_LATER = {
     "grpo": (*ADDED_TO_TRAINERS, *ADDED_TO_CHECKED, "surrogate", "normalise"),
     "rloo": (*ADDED_TO_TRAINERS, *ADDED_TO_CHECKED),
     "rejection": (*ADDED_TO_TRAINERS, "heldout_answers"),
-    "data": ("imitate", "reliability", "sources"),
+    "data": ("imitate", "reliability", "sources", "mixture"),
     "dpo": (*ADDED_TO_TRAINERS, "gamma"),
     "ppo": (*ADDED_TO_TRAINERS, "scored_by", "normalise_returns"),
     "guard": ("max_answer_gap", "changed_models", "other_arithmetic", *ADDED_TO_GUARD),

@@ -126,8 +126,9 @@ class JudgeSection(Section):
 class LoopSection(Section):
     """The flywheel (`bridle loop`): what is learnt from users, and what may take the place of what is served."""
 
-    method: Annotated[str, Field(max_length=100)] = "ppo"
-    """how a candidate is trained, from what is served: ppo, grpo, rloo, rebel or best-of-n"""
+    method: Literal["ppo", "grpo", "rloo", "rebel", "best-of-n", "dpo", "kto", "orpo"] = "ppo"
+    """how a candidate is trained, from what is served: by its own answers (ppo, grpo, rloo, rebel, best-of-n, and dpo with online_rounds),
+    or by what was said of answers, without a reward model (dpo, kto, orpo)"""
     judgements: int = Field(default=400, ge=1, le=LONGEST)
     """new judgements after which the reward model is trained again; it is sooner where it is seen to be stale"""
     prompts: int = Field(default=500, ge=1, le=LONGEST)

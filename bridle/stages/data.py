@@ -5,7 +5,7 @@ quality of answers ("gold"), is empty for a store: no scores, no metrics.
 """
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +18,7 @@ from bridle.core.errors import NoUsableRows
 from bridle.core.records import Completion, Prompt, content_hash
 from bridle.core.timeline import timed
 from bridle.feedback.importing.keeping import DEMONSTRATION
+from bridle.feedback.importing.rereading import hashes_in_file
 from bridle.feedback.store.ratings import documents
 from bridle.feedback.store.ratings import solutions as imported_solutions
 from bridle.feedback.store.store import Store
@@ -51,6 +52,7 @@ TOKENIZER_TEXTS = 8000  # texts that the tokenizer is learnt from
 BRANCH = "arithmetic"  # the model that the playground's word problems are practised from
 
 T = TypeVar("T")
+MixedKind = Literal["texts", "demonstrations", "comparisons", "ratings"]
 
 
 @dataclass(frozen=True)
@@ -97,13 +99,15 @@ class StoreData:
         return self.dialogues()
 
     def dialogues(self) -> list[str]:
-        texts = documents(self.store)
+        texts, answers = documents(self.store), dict[str, str]()
         for prompt, completion in self.store.completions(split="train"):
             if completion.weight_stamp:
                 continue  # a model's own answer is nothing to learn language from
             turns = [f"{SPEAKERS[m.role]}: {m.content}" for m in prompt.messages]
             texts.append("\n".join([*turns, f"Assistant: {completion.text}"]))
-        return self.require(texts, "text to learn from")
+            answers[texts[-1]] = completion.id
+        rows = self.require(texts, "text to learn from")
+        return mixed(self, "texts", rows, texts, lambda text: {answers.get(text) or content_hash(text)})
 
     def text_parents(self) -> dict[str, str]:
         """What identifies the text for pretraining besides the recipe, and the texts for the tokenizer where those are not all."""
@@ -156,7 +160,9 @@ class StoreData:
             "preferred": "preferred answers (data.imitate = 'preferred')",
         }
         rows = self.require(list(found.values()), what.get(kind, "demonstrations or preferred answers"))
-        used = capped(rows, list(found), self.recipe, "demonstrations")
+        most = self.recipe.data.demonstrations
+        rows = mixed(self, "demonstrations", rows, list(found), lambda row: {Completion(row[0].id, row[1]).id}, most)
+        used = capped(rows, names_of(rows), self.recipe, "demonstrations")
         count = sum(key in written for key in by_content(used))
         return Chosen(used, *used.notes, f"{count:,} written, {len(used) - count:,} preferred")
 
@@ -484,6 +490,50 @@ def capped(rows: list[T], names: Sequence[str], recipe: Recipe, *settings: str) 
 def draw_rows(rows: list[T], names: Sequence[str], most: int, seed: int, why: str) -> Chosen[T]:
     """`most` of the rows, by the seed. What was said of the rows before still holds of them, here and in `first_rows`."""
     return Chosen(drawn(rows, names, most, seed), *notes_of(rows), *used_note(most, len(rows), why))
+
+
+def mixed(
+    data: "StoreData | PlaygroundData", kind: MixedKind, rows: list[T], names: Sequence[str], held: Callable[[T], Collection[str]],
+    most: int = 0,
+) -> Chosen[T]:  # fmt: skip
+    """Of the rows of a kind, `most` at most (0: all), from each file its share (data.mixture); all where the recipe says nothing. `held`:
+    the hashes of what a row holds. It is of the first file that has all of it. Which ones: as `drawn` draws."""
+    weights = data.recipe.data.mixture.get(kind, {})
+    if not weights:
+        return Chosen(rows, *notes_of(rows))
+    folder = data.project.folder
+    files = {p: hashes_in_file(data.store, p if p.startswith("hf://") else folder / p) for p in weights if p}
+    of_row = [next((path for path, there in files.items() if there.issuperset(held(row))), "") for row in rows]
+    places = {path: [i for i, one in enumerate(of_row) if one == path] for path in weights}
+    if lacking := [path or "what stands in no file" for path, found in places.items() if not found]:
+        raise NoUsableRows(
+            f"data.mixture.{kind} names {lacking[0]}, which holds none of the {len(rows):,} {kind} of {data.project.store}; leave it out, "
+            "or import rows of that kind"
+        )
+    taken, counts = set[int](), mixed_counts(list(map(len, places.values())), list(weights.values()), most or len(rows))
+    for count, found in zip(counts, places.values(), strict=True):
+        taken.update(drawn(found, [names[i] for i in found], count, data.recipe.seed))
+    parts = [
+        f"{n:,} of {len(there):,} from {p or 'others'}" for n, (p, there) in zip(counts, places.items(), strict=True)
+    ]
+    note = f"{len(taken):,} of {len(rows):,} used (data.mixture.{kind}: {', '.join(parts)})"
+    return Chosen([rows[i] for i in sorted(taken)], *notes_of(rows), note)
+
+
+def mixed_counts(sizes: Sequence[int], weights: Sequence[float], most: int) -> list[int]:
+    """How many rows of each source, taken in turn by weight until one has no more or there are `most`."""
+    taken = [0] * len(sizes)
+    for _ in range(most):
+        place = next_source(taken, weights)
+        if taken[place] == sizes[place]:
+            break
+        taken[place] += 1
+    return taken
+
+
+def next_source(taken: Sequence[int], weights: Sequence[float]) -> int:
+    """Whose turn it is, so that at every point each has given its share as nearly as whole rows allow."""
+    return min(range(len(weights)), key=lambda i: (taken[i] + 1) / weights[i])
 
 
 def first_rows(rows: list[T], most: int, why: str) -> Chosen[T]:

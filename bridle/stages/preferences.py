@@ -14,7 +14,9 @@ from bridle.feedback.serving.weights import serving_weights
 from bridle.feedback.store.labels import (
     Labels,
     Lesson,
+    answers_of_snapshot,
     labels_by_criterion,
+    part_of_snapshot,
     snapshot_ratings,
     take_rating_snapshot,
 )
@@ -25,7 +27,7 @@ from bridle.models.batches import Group
 from bridle.models.encoding import Chosen, encode_pairs, encode_ratings
 from bridle.models.policy import Policy
 from bridle.recipe.offline import NO_REFERENCE
-from bridle.stages.data import used_note
+from bridle.stages.data import MixedKind, mixed, used_note
 from bridle.stages.practice import load_pair, model_parents, practise
 from bridle.stages.workspace import Method, Variant, Work, done_before, stage_key
 from bridle.training import dpo
@@ -36,7 +38,7 @@ OBSERVED = 128  # prompts that DPO's KL is measured on as it goes
 def training_snapshot(work: Work, criterion: str | None = None) -> Snapshot:
     """The comparisons of training prompts that are in force now, on the whole or by a criterion, kept under a hash with what they weigh."""
     try:
-        return work.store.take_snapshot(
+        whole = work.store.take_snapshot(
             study=work.data.study,
             criterion=criterion,
             reliability=reliability_of(work),
@@ -48,11 +50,23 @@ def training_snapshot(work: Work, criterion: str | None = None) -> Snapshot:
             f"{work.project.store} holds no comparisons to learn from; `bridle import FILE` brings some, "
             "on the playground `bridle sample` and `bridle label --simulate` make them"
         ) from error
+    return mixed_snapshot(work, whole, "comparisons")
 
 
 def rating_snapshot(work: Work, labels: Labels, sources: Collection[Source] = SOURCES) -> Snapshot:
     """The same of votes or scores."""
-    return take_rating_snapshot(work.store, labels, reliability=reliability_of(work), sources=sources)
+    whole = take_rating_snapshot(work.store, labels, reliability=reliability_of(work), sources=sources)
+    return mixed_snapshot(work, whole, "ratings")
+
+
+def mixed_snapshot(work: Work, whole: Snapshot, kind: MixedKind) -> Snapshot:
+    """Of a snapshot what the recipe's mixture takes of each file; all of it where it says nothing."""
+    if kind not in work.recipe.data.mixture:
+        return whole
+    answers = answers_of_snapshot(work.store, whole)
+    kept = mixed(work.data, kind, list(answers), list(answers), answers.__getitem__)
+    work.progress.say(f"{kind}: {kept.notes[0]}")
+    return part_of_snapshot(work.store, whole, kept, kept.notes[0])
 
 
 def lesson_of_comparisons(work: Work) -> Lesson:

@@ -275,3 +275,49 @@ def test_simulated_users_come_before_a_turn_and_their_votes_are_learnt_from(proj
     again = store.counts()["items"]["serving"]
     done("loop", "--crowd", "30", "--project", project, *more)
     assert store.counts()["items"]["serving"] > again, "the next turn brings other questions"
+
+
+@pytest.mark.parametrize(
+    ("method", "more"),
+    [
+        ("kto", {"kto.reference": "sft"}),  # the loop's own stands above it
+        pytest.param("orpo", {}, marks=pytest.mark.slow),
+        pytest.param("dpo", {}, marks=pytest.mark.slow),
+        pytest.param("dpo", {"dpo.loss": "simpo", "dpo.beta": 2.0}, marks=pytest.mark.slow),
+        pytest.param("dpo", {"dpo.online_rounds": 1}, marks=pytest.mark.slow),
+    ],
+)
+def test_a_candidate_learns_from_what_was_said_of_answers(
+    project: Path, store: Store, monkeypatch: pytest.MonkeyPatch, method: str, more: dict[str, Any]
+) -> None:
+    """Users' comparisons among it, from what is served on; without a reward model, but where a reward ranks fresh answers."""
+    for name in ("sft", "ppo"):
+        done("models", "promote", name, "--project", project)
+    now, online = served(store), "dpo.online_rounds" in more
+    users_vote(store, now.content or "", now.before[-1], lambda number: now.content or "", 8)
+    if not online:
+        shutil.rmtree(project / "models/reward")
+    monkeypatch.setattr(stage, "pass_gate", lambda *_: {"passed": False, "decision": "nobody is asked here"})
+    few = {
+        "loop.method": method,
+        "loop.judgements": 10**6,
+        "data.sources": ["study", "serving"],
+        f"{method}.observe_every": 0,
+    }
+    steps = turned(project, **few, **more)["steps"]
+    assert ("without a reward model" in steps["collect"]["decision"]) == (not online)
+    assert online or not (project / "models/reward").exists()
+    made = next(one for one in model_versions(store) if one.name == "turn-0001")
+    assert made.kind == method and made.parent == now.content and steps["train"]["from"] == "ppo"
+    noted = json.loads((project / "runs/turn-0001-0001/parents.json").read_text())
+    assert noted["start"] == now.content and noted["folders"] == {"start": "models/ppo", "reference": "models/ppo"}
+    held_to = (project / "references").glob(f"{now.content}*")
+    assert any(held_to)
+    if not online:
+        sources = {one.source for _, one in store.snapshot_judgements(made.snapshots[""])}
+        assert sources == {"study", "serving"}
+
+
+def test_what_trains_no_policy_is_no_method_of_the_loop(project: Path) -> None:
+    told = complaint(bridle("loop", "--project", project, "--set", "loop.method=sft"))
+    assert "loop.method = 'sft' is invalid" in told and "'kto' or 'orpo'" in told

@@ -16,7 +16,6 @@ from itertools import chain
 from pathlib import Path
 
 from bridle.core.errors import StoreError
-from bridle.core.records import content_hash
 from bridle.core.text import one_line
 from bridle.feedback.exporting.whole import is_header, store_rows_in
 from bridle.feedback.importing.files.hub import HubSource, hub_source
@@ -26,6 +25,7 @@ from bridle.feedback.importing.formats import Form
 from bridle.feedback.importing.forms.imported import ImportedRow
 from bridle.feedback.importing.keeping import Stored, store_rows
 from bridle.feedback.importing.report import ImportReport, NothingImported, read_examples, without_excerpts
+from bridle.feedback.importing.rereading import reading_key
 from bridle.feedback.store.ratings import add_imported_file, imported_file
 from bridle.feedback.store.reading import taken_down
 from bridle.feedback.store.reviews import near_duplicates
@@ -35,7 +35,6 @@ from bridle.feedback.upkeep.takedown import purge, take_down_too
 
 BATCH_ROWS, BATCH_CHARACTERS = 1_000, 4_000_000  # written in one go, whichever comes first
 COLLECTED = 50_000  # objects of a batch, of which hardly any is in a cycle
-READING = 1  # raised where the same file gives other rows than before, so that it is read again
 
 
 def import_file(
@@ -57,7 +56,7 @@ def import_file(
     split_of("", held_out_share)  # refuses a share out of range before anything is written
     source = hub_source(path) or RowSource(path, encoding)
     report = ImportReport(str(path))
-    key = source.sha256 and content_hash([READING, source.sha256, form, dict(mapping or {}), encoding])
+    key = source.sha256 and reading_key(source.sha256, form, mapping, encoding)
     if key and (known := imported_file(store, key)) is not None:
         return _report_again(path, *known)
     rows = iter(source)
@@ -75,7 +74,8 @@ def import_file(
         _finish_report(one, report, source)
         if key:
             name = one_line(str(path))  # which may hold what no database stores
-            found_again = {**report.as_dict(), "path": name}
+            read = {"sha256": source.sha256, "form": form, "mapping": dict(mapping or {}), "encoding": encoding}
+            found_again = {**report.as_dict(), "path": name, "read": read}
             add_imported_file(one, key, name, without_excerpts(found_again) if gone else found_again)
     return report
 

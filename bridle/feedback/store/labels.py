@@ -149,6 +149,40 @@ def take_rating_snapshot(
     return snapshot
 
 
+def answers_of_snapshot(store: Store, snapshot: Snapshot) -> dict[str, set[str]]:
+    """Of each of its judgements or ratings, by id, the answers that it is of, by theirs."""
+    found, answer = {key: set[str]() for key in snapshot.judgement_ids}, tables.completion.c.content_sha256
+    member, given = tables.snapshot_row, tables.judgement
+    query = select(member.c.judgement_sha256, answer).select_from(member)
+    query = (
+        query.join(given, given.c.sha256 == member.c.judgement_sha256).join(tables.item).join(tables.item_completion)
+    )
+    if "kind" in snapshot.query:
+        member, given = tables.snapshot_rating, tables.rating
+        query = select(member.c.rating_sha256, answer).select_from(member)
+        query = query.join(given, given.c.sha256 == member.c.rating_sha256)
+    query = query.join(tables.completion).where(member.c.snapshot_sha256 == snapshot.id)
+    with store.reading() as connection:
+        for key, content in connection.execute(query):
+            found[key].add(content)
+    return found
+
+
+def part_of_snapshot(store: Store, whole: Snapshot, kept: Collection[str], why: str) -> Snapshot:
+    """The snapshot of some of its judgements or ratings, each with what it weighs there."""
+    weights = {key: one for key, one in zip(whole.judgement_ids, whole.weights, strict=True) if key in set(kept)}
+    part = Snapshot("", {**whole.query, "mixture": why}, tuple(weights), tuple(weights.values()))
+    part = replace(part, id=snapshot_hash(part))
+    table, name = tables.snapshot_row, "judgement_sha256"
+    if "kind" in whole.query:
+        table, name = tables.snapshot_rating, "rating_sha256"
+    with store.writing() as connection:
+        insert_new(connection, tables.snapshot, [{"sha256": part.id, "query": dict(part.query), "n": len(weights)}])
+        rows = [{"snapshot_sha256": part.id, name: key, "weight": weights[key]} for key in weights]
+        insert_new(connection, table, rows)
+    return part
+
+
 def snapshot_ratings(store: Store, snapshot_id: str) -> list[tuple[Prompt, Rating]]:
     """Its ratings that weigh anything, with their prompts, ordered by id, but for those of texts that were taken down."""
     member, rating, answer = tables.snapshot_rating.c, tables.rating.c, tables.completion.c

@@ -120,6 +120,13 @@ def imported_file(store: Store, sha256: str) -> tuple[str, str, dict[str, Any]] 
     return None if found is None else (found.name, found.created_at, found.report)
 
 
+def imported_reports(store: Store) -> list[dict[str, Any]]:
+    """What was kept of each file that was imported, the newest first."""
+    table = tables.imported_file.c
+    with store.reading() as connection:
+        return list(connection.execute(select(table.report).order_by(table.id.desc())).scalars())
+
+
 def add_model_scores(
     store: Store, completions: Sequence[Completion], weights_sha256: str, task: str, scores: Sequence[float]
 ) -> int:
