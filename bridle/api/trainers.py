@@ -41,7 +41,7 @@ from bridle.core.errors import DataError, RecipeError, UsageError, described_val
 from bridle.core.records import Prompt, Reward
 from bridle.evaluation.answers import answer_all
 from bridle.generation.rollout import RolloutSession
-from bridle.models.batches import Group
+from bridle.models.batches import Cut, Group
 from bridle.models.encoding import (
     encode_demonstrations,
     encode_documents,
@@ -122,7 +122,7 @@ def sft(
     key = run_key("sft", recipe, ("sft",), model, encoded)
     with training(model, "sft", key, recipe, folder, on_log) as (run, _):
         if held:
-            at_once = recipe.sft.batch_size
+            at_once = Cut(recipe.sft.batch_size, recipe.sft.micro_tokens)
             run.evaluate = Evaluation(eval_every, lambda: {"loss": imitate(model.policy, held, model.device, at_once)})
         return finish(run, sft_loop.train(model.policy, encoded, recipe.sft, Session(run, model.device, seed)))
 

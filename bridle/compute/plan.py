@@ -164,8 +164,7 @@ class Need:
             return 2, 2, max(2, self.recipe.sampling.answers)
         return 1, 1, 1
 
-    @property
-    def at_once(self) -> tuple[float, bool]:
+    def at_once(self, usual: RowTokens) -> tuple[float, bool]:
         """Rows (a prompt with the answers that share it) in one forward and backward pass on a card, and whether a step has several."""
         size = self.section.batch_size
         if self.name in ("ppo", "grpo", "rloo", "rebel"):  # batch_size counts answers in a pass
@@ -175,7 +174,14 @@ class Need:
         else:
             step = size / self.gpus
             rows = min(step, self.setting("micro_batch") or step)
-        return max(1.0, rows), step > rows
+        rows = self.bounded(max(1.0, rows) * usual.tokens, usual) / usual.tokens
+        return rows, step > rows
+
+    def bounded(self, tokens: float, rows: RowTokens) -> float:
+        """No more of such rows than `micro_tokens`, or one; where the loss takes each answer by itself, a group is cut too
+        (generation/rollout.py: read_parts)."""
+        alone = rows.prompt + rows.answer if self.name in ("grpo", "rloo") else rows.tokens
+        return min(tokens, max(self.section.micro_tokens, alone)) if self.section.micro_tokens else tokens
 
     # ----------------------------------------------------------------------------------------------------- weights
 
@@ -261,10 +267,10 @@ class Need:
             asked = min(SCORED, self.prompts * self.answers)
             scored = [self.reading(asked * (rows.prompt + rows.answer)) for rows in each]
             found["scores"] = always | {"a layer's activations": widened(scored)}
-            read = [
-                self.reading(max(1, size // rows.answers) * rows.tokens) + self.head(size * rows.answer)
-                for rows in each
-            ]
+            read = []
+            for rows in each:
+                tokens = self.bounded(max(1, size // rows.answers) * rows.tokens, rows)
+                read.append(self.reading(tokens) + self.head(tokens * rows.answers * rows.answer / rows.tokens))
             found["reads the reference"] = always | {"a layer's activations, logits": widened(read)}
         elif self.observes and reference:
             read = [
@@ -286,10 +292,11 @@ class Need:
     def learning(self, each: tuple[RowTokens, RowTokens]) -> dict[str, Parts]:
         """The backward pass as it begins, all activations alive and no gradient yet, and as it ends, all gradients there and no activation
         left."""
-        count, (rows_at_once, several) = sum(self.learns.values()), self.at_once
+        count, (_, several) = sum(self.learns.values()), self.at_once(each[0])
         networks = len(self.learns)  # of PPO two, in one graph
         kept, copies, heads, pieces = [], [], [], []
         for rows in each:
+            rows_at_once, _ = self.at_once(rows)
             tokens, answers = rows_at_once * rows.tokens, rows_at_once * rows.answers * rows.answer
             kept.append(networks * self.activations(tokens, answers / tokens) + self.reading(tokens))
             pieces.append(networks * self.pieces(tokens))

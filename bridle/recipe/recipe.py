@@ -34,7 +34,7 @@ MOST_PROBLEMS = 5  # of one recipe that are told
 # Methods whose section has another name.
 CALLED = {"best-of-n": "rejection", "sl-cai": "constitution"}
 # Newer than some runs: in the hash only where they differ from their default. The first are every trainer's.
-ADDED_TO_TRAINERS = ("schedule", "warmup", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon")
+ADDED_TO_TRAINERS = ("schedule", "warmup", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "micro_tokens")
 ADDED_TO_CHECKED = ("heldout_answers", "filter_answers", "min_right", "max_right")
 ADDED_TO_GUARD = (
     "stop_cut_off", "audits", "audit_every", "audit_size", "audit_share", "audit_sure", "keep_audited", "on_audit", "on_refusals",
@@ -52,6 +52,7 @@ ADDED_LATER = {
     "data": ("imitate", "reliability", "sources"),
     "dpo": (*ADDED_TO_TRAINERS, "gamma"),
     "ppo": (*ADDED_TO_TRAINERS, "scored_by", "normalise_returns"),
+    **dict.fromkeys(("kto", "orpo", "constitution"), ("micro_tokens",)),
     "guard": ("max_answer_gap", "changed_models", "other_arithmetic", *ADDED_TO_GUARD),
 }
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import bridle
 from bridle.compute import device
 from bridle.compute.optimizer import clipped_step, optimizers_of
-from bridle.compute.plan import Need, Range, fit_verdict, plan_stage
+from bridle.compute.plan import Need, Range, RowTokens, fit_verdict, plan_stage
 from bridle.compute.shapes import GIB, PUBLIC_SHAPES, Card, Shape, public_shape
 from bridle.core.errors import ModelError
 from bridle.generation.native import Matrix, PackedDecoder, pack_decoder
@@ -147,6 +147,22 @@ def test_a_step_in_parts_holds_gradients_beside_activations() -> None:
     (one, other) = (each.phases(*each.lengths(64)[1:])["begins the backward pass"] for each in (whole, parts))
     assert one["activations kept for the gradient"].expected > 3 * other["activations kept for the gradient"].expected
     assert "gradients" not in one and other["gradients"].expected == 4 * shape().whole
+
+
+def test_a_bound_of_tokens_is_one_of_what_is_kept() -> None:
+    def kept(name: str, **settings: Any) -> float:
+        phases = need(name, **settings).phases(RowTokens(32, 32, 4), RowTokens(32, 32, 4))
+        return phases["begins the backward pass"]["activations kept for the gradient"].expected
+
+    assert kept("sft", sft__batch_size=8) == pytest.approx(
+        4 * kept("sft", sft__batch_size=8, sft__micro_tokens=320), rel=0.2
+    )
+    rows = {
+        name: kept(name, **{f"{name}__micro_tokens": 1}) / kept(name, **{f"{name}__batch_size": together})
+        for name, together in (("grpo", 4), ("rebel", 2))
+    }
+    assert rows["grpo"] == pytest.approx(64 / 160, rel=0.2)  # an answer with its prompt, of a prompt with its four
+    assert rows["rebel"] > 0.9  # whose pairs are never cut
 
 
 def test_an_adapter_has_no_second_base_and_no_waiting_copies() -> None:

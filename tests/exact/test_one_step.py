@@ -24,8 +24,9 @@ from bridle.compute import parallel
 from bridle.generation import rollout
 from bridle.models import batches, imitation
 from bridle.models.batches import Batch, PackedAnswers
+from bridle.models.decoder import Trunk
 from bridle.training import ppo
-from tests.exact.steps import FEW, SHARED, STEPS, Step
+from tests.exact.steps import CUT, FEW, SHARED, STEPS, Step
 
 ROOT = Path(__file__).parents[2]
 
@@ -59,6 +60,24 @@ def alike(found: Step, name: str) -> None:
 @pytest.mark.parametrize("name", STEPS)
 def test_micro_batches(name: str, size: int) -> None:
     alike(STEPS[name](size), name)
+
+
+@pytest.mark.parametrize("name", [*STEPS, "pretrain", "best of n"])
+def test_micro_batches_by_tokens(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No pass with a gradient reads more, padding counted, but of a row that has more by itself."""
+    read = list[tuple[int, int]]()
+    forward = Trunk.forward
+
+    def watched(trunk: Trunk, ids_BT: Tensor, *more: Any) -> Tensor:
+        read.extend([(ids_BT.shape[0], ids_BT.numel())] * torch.is_grad_enabled())
+        return forward(trunk, ids_BT, *more)
+
+    monkeypatch.setattr(Trunk, "forward", watched)
+    monkeypatch.setitem(CUT, "micro_tokens", 30)
+    alike({**STEPS, **FEW}[name](0), name)
+    together = 2 if name == "rebel" else 1  # rows of one pair, where its answers do not share one
+    assert all(rows <= together or places <= 30 for rows, places in read)
+    assert len(read) > 1
 
 
 @pytest.mark.parametrize("name", STEPS)
