@@ -451,8 +451,8 @@ def recipe_of(
     brought = model is not None and model.brought
     if model is not None and not adapts and is_narrow(model.policy.module):
         raise UsageError(
-            "the model's matrices are held in bfloat16, where an adapter alone can learn; give lora_r, 16 is usual, or load it without "
-            "frozen_precision"
+            "the model's matrices are held in fewer bits than float32, where an adapter alone can learn; give lora_r, 16 is usual, or load "
+            "it without frozen_precision"
         )
     suited = settings_by_size(model.parameters, model.limit, tokens, adapts) if model is not None and brought else {}
     chosen = {dotted: suited[dotted].value for dotted in call.settings.values() if dotted in suited}

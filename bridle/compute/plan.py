@@ -235,7 +235,7 @@ class Need:
     @property
     def frozen_bytes(self) -> int:
         """Of a weight that nothing trains (models/lora/frozen.py)."""
-        return 2 if self.recipe.model.narrow else 4
+        return 4 if self.recipe.model.frozen_precision == "float32" else 2
 
     def moments(self) -> float:
         """Of the optimisers (compute/optimizer.py), from the first step on; offloaded from a card those of one weight at a time."""
@@ -367,7 +367,7 @@ class Need:
         compiled = self.card.kind == "cpu" and self.recipe.model.kernels in ("auto", "compiled")
         slices = max(64 * V, 2**22 if compiled else 2**19) * (e if compiled else e + 8)
         states = answers * self.shape.hidden_size * (4 + e)
-        copy = e * self.shape.embedding if e == 2 and not (self.adapter and self.recipe.model.narrow) else 0
+        copy = e * self.shape.embedding if e == 2 and not (self.adapter and self.frozen_bytes == 2) else 0
         if not learns:
             return slices + states + copy
         kept = float(e) * answers * V if compiled and answers * V <= 2**24 else slices

@@ -94,6 +94,15 @@ class Recipe(Section):
             raise ValueError(f"reward sources are called {', '.join(names)}; give each a name of its own")
         return self
 
+    @model_validator(mode="after")
+    def an_adapter_alone_learns_on_four_bits(self) -> Recipe:
+        if self.model.frozen_precision == "nf4" and not self.lora.on:
+            raise ValueError(
+                "model.frozen_precision = 'nf4' holds a base in four bits a number, on which an adapter alone can learn, and lora.r is 0; "
+                "set lora.r, 16 is usual, or frozen_precision to 'bfloat16'"
+            )
+        return self
+
     def hash_of(self, *sections: str) -> str:
         """Content hash of the seed and some sections: what a stage depends on, and no more. With a trainer's goes the adapter, if any."""
         whole, adapts = self.model_dump(mode="json"), self.lora.on and any(map(takes_adapter, sections))
