@@ -29,6 +29,7 @@ UNSAID_ROWS = 1000  # of imported data whose number the recipe leaves open
 # Rows at once, in rewards/learned.py, generation/reference.py, evaluation/answers.py and stages/workspace.py; spare slots of native.py.
 SCORED, READ, OBSERVED, ANSWERED, AHEAD = 128, 16, 64, 256, 96
 MOMENTS, MOMENTUM = 8, 4  # bytes a weight: AdamW's two, Muon's one
+CONSTANTS = 1 / 64 + 4 / (64 * 256)  # bytes a weight in four bits, besides its half (models/lora/four_bit.py)
 
 
 class Range(NamedTuple):
@@ -213,15 +214,29 @@ class Need:
 
     def weights(self) -> Parts:
         """Of every network that stays while the run lasts. Under an adapter all lie on one frozen base, but for reward models."""
-        shape, adapter, frozen = self.shape, self.adapter, self.frozen_bytes
-        found = {"weights: policy": fixed_size((frozen if adapter else 4) * shape.whole)}
+        shape, adapter = self.shape, self.adapter
+        policy = fixed_size(self.frozen(shape.whole) if adapter else 4 * shape.whole)
+        found = {"weights: policy": policy} | self.constants
         what = "adapter" if adapter else "weights"
         own = {name: count for name, count in self.learns.items() if adapter or name != "policy"}
         found |= {f"{what}: {name}": fixed_size(4 * count) for name, count in own.items()}
         if self.practises and dict(self.section)["scored_by"] == "reward":
-            copies = 0 if self.recipe.lora.shared_trunk and adapter else self.recipe.reward.members
-            found["weights: reward model"] = fixed_size(frozen * shape.trunk * copies, certain=False)
+            shared, copies = self.recipe.lora.shared_trunk and adapter, self.recipe.reward.members
+            size = (4 * adapter if shared else self.frozen(shape.trunk)) * copies
+            found[f"{'adapter' if shared else 'weights'}: reward model"] = fixed_size(size, certain=False)
         return found
+
+    def frozen(self, whole: int) -> float:
+        """Bytes of so many weights that nothing trains (models/lora/frozen.py): four bits are of the layers' matrices."""
+        if self.recipe.model.frozen_precision == "nf4":
+            return 2 * (whole - self.shape.matrices) + self.shape.matrices / 2
+        return float(self.frozen_bytes * whole)
+
+    @property
+    def constants(self) -> Parts:
+        if self.recipe.model.frozen_precision != "nf4" or not self.adapter:
+            return {}
+        return {"constants of the four bits": fixed_size(CONSTANTS * self.shape.matrices)}
 
     def reference(self) -> Parts:
         """It stays where a policy practises. DPO and KTO let it go once it was read, and read it again to look at the policy's answers
@@ -230,7 +245,7 @@ class Need:
         if not (self.practises or self.name in ("dpo", "kto")) or names.get("loss") in NO_REFERENCE:
             return {}
         shared = self.adapter and names["reference"] in ("", names["start"])  # it is the base
-        return {"weights: reference": fixed_size(0 if shared else self.frozen_bytes * self.shape.whole)}
+        return {"weights: reference": fixed_size(0 if shared else self.frozen(self.shape.whole))}
 
     @property
     def frozen_bytes(self) -> int:
@@ -260,7 +275,14 @@ class Need:
         own = "optimizer" in self.section.brought  # whose state nobody knows
         always |= {"optimiser's moments": fixed_size(self.moments(), certain=not own)}
         always |= reference if self.practises else {}
-        if self.practises or self.observes:
+        if self.practises and self.recipe.rollout.endpoint:
+            if (
+                dict(self.section)["scored_by"] == "verifier"
+            ):  # held-out problems are answered here (stages/practice.py: check_answers)
+                always["engine's copy"] = fixed_size(self.packed, certain=False)
+            found["answers"] = always | self.awake(each)
+            always |= self.asleep
+        elif self.practises or self.observes:
             always["engine's copy"] = fixed_size(self.packed, certain=self.practises)
             found["answers"] = always | self.answering(each)
         if self.practises:
@@ -358,7 +380,8 @@ class Need:
         shape, e = self.shape, self.card.product
         D, F, Q, K = shape.widths
         widest = max(3 * F, 2 * Q + 2 * K)
-        return tokens * ((8 + 2 * e) * D + e * widest) + e * 2 * D * F
+        unpacked = 2 * 2 * D * F if self.recipe.model.frozen_precision == "nf4" else 0  # before they are joined
+        return tokens * ((8 + 2 * e) * D + e * widest) + e * 2 * D * F + unpacked
 
     def head(self, answers: float, learns: bool = False) -> float:
         """maths/logprobs.py: a slice of logits at a time, or all where they are few; in bfloat16 a copy of the head's weight; for the
@@ -392,6 +415,31 @@ class Need:
             cache.append(e * rows_at_once * slots * 2 * shape.kv_heads * shape.head_size * shape.layers)
             drawn.append(self.reading(rows_at_once * rows.prompt) + 4 * rows_at_once * shape.vocab_size)
         return {"keys and values": widened(cache), "prompts being read, logits": widened(drawn)}
+
+    def awake(self, each: tuple[RowTokens, RowTokens]) -> Parts:
+        """A server on the same card while it answers (generation/endpoint.py), its matrices held as the policy's base is; nothing where
+        it has a card of its own."""
+        section, shape = self.recipe.rollout, self.shape
+        if not section.sleeps:
+            return {}
+        rows_at_once, base = min(section.concurrency, self.prompts * self.answers), self.frozen(shape.whole)
+        constants = sum(part.expected for part in self.constants.values())
+        held = [
+            rows_at_once * (rows.prompt + rows.answer) * 4 * shape.kv_heads * shape.head_size * shape.layers
+            for rows in each
+        ]
+        return self.asleep | {
+            "server awake: weights": fixed_size(min(base + constants, 2 * shape.whole), certain=False),
+            "server awake: the adapter": fixed_size(2 * self.adapter, certain=False),
+            "server awake: keys and values": widened(held),
+        }
+
+    @property
+    def asleep(self) -> Parts:
+        """Of its weights, keys and values nothing stays on the card at the first level of sleep."""
+        return {
+            "server: CUDA and libraries": fixed_size(FRAME["cuda"] * GIB * self.recipe.rollout.sleeps, certain=False)
+        }
 
     def updates(self) -> float:
         """compute/optimizer.py: Muon: an update of every matrix, and those of one shape stacked, in products' precision thrice."""

@@ -21,7 +21,7 @@ from bridle.compute.steps import Metrics, Part, Session, Steps, logprob_gaps
 from bridle.core.errors import NoUsableRows, TrainingStopped
 from bridle.core.records import Completion, FinishReason, Prompt, Reward, Scores
 from bridle.core.timeline import timed
-from bridle.generation.engine import Engine, answer_prompts
+from bridle.generation.engine import AnswerSource, answer_prompts
 from bridle.generation.sampling import Sampling
 from bridle.maths.kl import k1
 from bridle.maths.statistics import mean_and_se
@@ -40,7 +40,7 @@ class RolloutSession(Session):
     """What a loop that learns from its own answers gets besides. `observe` looks at each step's answers for the log and steers
     nothing."""
 
-    engine: Engine
+    engine: AnswerSource
     max_new_tokens: int
     observe: Observe | None = None
 

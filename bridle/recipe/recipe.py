@@ -23,7 +23,15 @@ from bridle.recipe.base import Section, TrainerSection, name_of_function
 from bridle.recipe.constitution import ConstitutionSection
 from bridle.recipe.data import DataSection, LoRASection, ModelSection, SamplingSection, WorldSection
 from bridle.recipe.offline import DPOSection, KTOSection, ORPOSection, PretrainSection, RewardSection, SFTSection
-from bridle.recipe.online import GRPOSection, PPOSection, REBELSection, RejectionSection, RewardSource, RLOOSection
+from bridle.recipe.online import (
+    GRPOSection,
+    PPOSection,
+    REBELSection,
+    RejectionSection,
+    RewardSource,
+    RLOOSection,
+    RolloutSection,
+)
 from bridle.recipe.services import JudgeSection, LabelSection, LoopSection, ServeSection
 from bridle.recipe.watching import GuardSection, TrackSection
 
@@ -78,6 +86,7 @@ class Recipe(Section):
     rloo: RLOOSection = Field(default_factory=RLOOSection)
     rebel: REBELSection = Field(default_factory=REBELSection)
     rejection: RejectionSection = Field(default_factory=RejectionSection)
+    rollout: RolloutSection = Field(default_factory=RolloutSection)
     constitution: ConstitutionSection = Field(default_factory=ConstitutionSection)
     guard: GuardSection = Field(default_factory=GuardSection)
     track: TrackSection = Field(default_factory=TrackSection)
@@ -95,11 +104,15 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
-    def an_adapter_alone_learns_on_four_bits(self) -> Recipe:
+    def what_needs_an_adapter_has_one(self) -> Recipe:
         if self.model.frozen_precision == "nf4" and not self.lora.on:
             raise ValueError(
                 "model.frozen_precision = 'nf4' holds a base in four bits a number, on which an adapter alone can learn, and lora.r is 0; "
                 "set lora.r, 16 is usual, or frozen_precision to 'bfloat16'"
+            )
+        if self.rollout.endpoint and not self.lora.on:
+            raise ValueError(
+                "rollout.endpoint is handed an adapter before each rollout, and lora.r is 0; set lora.r, 16 is usual, or leave it out"
             )
         return self
 

@@ -14,6 +14,7 @@ import numpy as np
 from bridle.core.errors import NoUsableRows
 from bridle.core.records import Completion, Prompt, Reward, content_hash
 from bridle.feedback.store.store import LearntFrom
+from bridle.generation.endpoint import EndpointEngine
 from bridle.generation.rollout import Observe, RolloutSession
 from bridle.maths.statistics import pass_at_k, proportion
 from bridle.models.encoding import encode_demonstrations
@@ -70,6 +71,9 @@ def practise(work: Work, method: Method, variant: Variant) -> dict[str, Any]:
     noted = {**parents, "folders": {"start": f"models/{start}", "reference": f"models/{held_to}"}}
     with work.start(name, variant.title, key, noted, recipe) as run, audited_weights(run):
         run.until = variant.until
+        server = (
+            EndpointEngine(recipe.rollout, work.device) if recipe.rollout.endpoint else None
+        )  # asleep before there is a model here
         policy, reference = load_pair(work, name, start, held_to)
         assert reference is not None
         parent = policy.origin
@@ -78,7 +82,7 @@ def practise(work: Work, method: Method, variant: Variant) -> dict[str, Any]:
         reward = variant.reward or scoring(work, policy, config, checkable)
         observe = work.data.observe if checkable is None else checks(work, checkable)
         tokens = recipe.sampling.max_new_tokens
-        session = RolloutSession(run, work.device, recipe.seed, work.engine, tokens, observe)
+        session = RolloutSession(run, work.device, recipe.seed, server or work.engine, tokens, observe)
         heldout = [] if checkable is None else work.fitting(policy, checkable.heldout, "held-out prompts")
         measured = check_answers(work, policy, heldout, checkable, f"{method.section}-before", config)
         run.watch = watch = watch_over(

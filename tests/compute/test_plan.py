@@ -177,6 +177,37 @@ def test_an_adapter_has_no_second_base_and_no_waiting_copies() -> None:
     assert narrow["weights: policy"].expected == 2 * shape().whole
 
 
+def test_a_base_in_four_bits_is_counted_with_its_constants() -> None:
+    chosen = need("ppo", lora__r=4, lora__shared_trunk=True, model__frozen_precision="nf4")
+    held, whole, layers = chosen.weights(), shape().whole, shape().matrices
+    assert held["weights: policy"].expected == 2 * (whole - layers) + layers / 2
+    assert held["constants of the four bits"].expected == pytest.approx(layers * (1 / 64 + 1 / 4096))
+    assert held["adapter: reward model"].expected == held["adapter: critic"].expected == 4 * chosen.adapter
+    alone = need("ppo", lora__r=4, model__frozen_precision="nf4").weights()
+    assert alone["weights: reward model"].expected == 2 * (shape().trunk - layers) + layers / 2
+
+
+def test_a_server_on_the_same_card_is_there_in_turns() -> None:
+    def phases(**settings: Any) -> dict[str, Any]:
+        chosen = need(
+            "ppo", lora__r=4, rollout__endpoint="http://127.0.0.1:8000/v1", rollout__concurrency=8, **settings
+        )
+        return chosen.phases(RowTokens(32, 32), RowTokens(32, 32))
+
+    found, apart = phases(), phases(rollout__sleeps=False)
+    names = {name for parts in found.values() for name in parts}
+    assert (
+        not names & {"engine's copy", "prompts being read, logits"} and "server: CUDA and libraries" in found["scores"]
+    )
+    assert found["answers"]["server awake: keys and values"].expected == 8 * 64 * 2 * 2 * shape().kv_heads * 16 * 3
+    assert found["answers"]["server awake: weights"].expected == 2 * shape().whole
+    assert not any(
+        name.startswith("server awake") for phase, parts in found.items() if phase != "answers" for name in parts
+    )
+    assert not any(name.startswith("server awake") for name in apart["answers"])
+    assert "engine's copy" in phases(ppo__scored_by="verifier")["answers"]
+
+
 def test_a_reference_that_is_read_once_is_gone_while_a_policy_learns() -> None:
     once, always = (need(name).phases(*need(name).lengths(64)[1:]) for name in ("dpo", "grpo"))
     assert "weights: reference" in once["reads the reference"] and "weights: reference" in once["measures the KL"]
@@ -320,6 +351,29 @@ def test_every_recipe_is_planned_as_its_comment_says(path: Path) -> None:
     assert path.read_text("utf-8").splitlines()[0] == computed(path)
     recipe = load_recipe(path)
     assert recipe.model.path.rpartition("/")[2] in PUBLIC_SHAPES
+
+
+def test_every_byte_of_the_recipe_for_one_card_stands_in_the_page() -> None:
+    recipe, card = load_recipe(ROOT / "examples/recipes/one-24gb.toml"), Card(23.5 * GIB, "cuda", 2)
+    plan = plan_stage("ppo", recipe, public_shape(recipe.model.path), card, tokens=1024)
+    phases = ("answers", "begins the backward pass", "ends the backward pass")
+    parts = dict.fromkeys(part for phase in phases for part in plan.phases[phase])
+
+    def cell(phase: str, part: str) -> str:
+        found = plan.phases[phase].get(part)
+        return f"{found.expected / GIB:.3f}" if found is not None and found.expected else ""
+
+    rows = [f"| {part} | {' | '.join(cell(phase, part) for phase in phases)} |" for part in parts]
+    sums = [f"{sum(part.expected for part in plan.phases[phase].values()) / GIB:.1f}" for phase in phases]
+    table = [
+        f"| | {' | '.join(phases)} |",
+        "|---|---|---|---|",
+        *filter(lambda row: "." in row, rows),
+        f"| in all | {' | '.join(sums)} |",
+    ]
+    text = (ROOT / "docs/scaling.md").read_text("utf-8")
+    assert "\n".join(table) in text, "\n".join(table)
+    assert fit_verdict(plan.peak, card) == "fits"
 
 
 def test_recipes_span_the_models_that_are_promised() -> None:

@@ -6,6 +6,7 @@ bfloat16, whose numbers are unpacked for each product, forward and backward, and
 
 from __future__ import annotations
 
+import logging
 from typing import Any, TypeVar
 
 import torch
@@ -21,6 +22,9 @@ SHARED = (torch.ops.aten.detach.default, torch.ops.aten.clone.default, torch.ops
 
 def quantiser() -> Any:
     """bitsandbytes' functions. UsageError where it is not installed."""
+    logging.getLogger("bitsandbytes").setLevel(
+        logging.ERROR
+    )  # it warns of kernels of its own for what is not asked of it
     try:
         from bitsandbytes import functional
     except ImportError as error:
@@ -35,7 +39,7 @@ class FourBit(Tensor):
 
     packed: Tensor
     state: Any  # bitsandbytes' constants
-    __torch_function__ = torch._C._disabled_torch_function_impl  # else whatever is made of it would be called one
+    __torch_function__: Any = torch._C._disabled_torch_function_impl  # else whatever is made of it would be called one
 
     @staticmethod
     def __new__(cls, packed: Tensor, state: Any, shape: torch.Size) -> FourBit:
@@ -56,7 +60,7 @@ class FourBit(Tensor):
         return found.view(self.shape)
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
         if func in SHARED:
             return cls(args[0].packed, args[0].state, args[0].shape)
         if func is torch.ops.aten.copy_.default and isinstance(args[0], FourBit):
