@@ -215,8 +215,9 @@ class Need:
     def weights(self) -> Parts:
         """Of every network that stays while the run lasts. Under an adapter all lie on one frozen base, but for reward models."""
         shape, adapter = self.shape, self.adapter
-        policy = fixed_size(self.frozen(shape.whole) if adapter else 4 * shape.whole)
-        found = {"weights: policy": policy} | self.constants
+        found = {"weights: policy": fixed_size(self.frozen(shape.whole) if adapter else 4 * shape.whole)}
+        if adapter and self.four_bits:
+            found["constants of the four bits"] = fixed_size(CONSTANTS * shape.matrices)
         what = "adapter" if adapter else "weights"
         own = {name: count for name, count in self.learns.items() if adapter or name != "policy"}
         found |= {f"{what}: {name}": fixed_size(4 * count) for name, count in own.items()}
@@ -228,15 +229,11 @@ class Need:
 
     def frozen(self, whole: int) -> float:
         """Bytes of so many weights that nothing trains (models/lora/frozen.py): four bits are of the layers' matrices."""
-        if self.recipe.model.frozen_precision == "nf4":
-            return 2 * (whole - self.shape.matrices) + self.shape.matrices / 2
-        return float(self.frozen_bytes * whole)
+        return self.frozen_bytes * whole - (1.5 * self.shape.matrices if self.four_bits else 0)
 
     @property
-    def constants(self) -> Parts:
-        if self.recipe.model.frozen_precision != "nf4" or not self.adapter:
-            return {}
-        return {"constants of the four bits": fixed_size(CONSTANTS * self.shape.matrices)}
+    def four_bits(self) -> bool:
+        return self.recipe.model.frozen_precision == "nf4"
 
     def reference(self) -> Parts:
         """It stays where a policy practises. DPO and KTO let it go once it was read, and read it again to look at the policy's answers
@@ -380,7 +377,7 @@ class Need:
         shape, e = self.shape, self.card.product
         D, F, Q, K = shape.widths
         widest = max(3 * F, 2 * Q + 2 * K)
-        unpacked = 2 * 2 * D * F if self.recipe.model.frozen_precision == "nf4" else 0  # before they are joined
+        unpacked = 2 * 2 * D * F if self.four_bits else 0  # before they are joined
         return tokens * ((8 + 2 * e) * D + e * widest) + e * 2 * D * F + unpacked
 
     def head(self, answers: float, learns: bool = False) -> float:
@@ -422,16 +419,14 @@ class Need:
         section, shape = self.recipe.rollout, self.shape
         if not section.sleeps:
             return {}
-        rows_at_once, base = min(section.concurrency, self.prompts * self.answers), self.frozen(shape.whole)
-        constants = sum(part.expected for part in self.constants.values())
-        held = [
-            rows_at_once * (rows.prompt + rows.answer) * 4 * shape.kv_heads * shape.head_size * shape.layers
-            for rows in each
-        ]
+        base = self.frozen(shape.whole) + CONSTANTS * shape.matrices if self.four_bits else 2 * shape.whole
+        slots = (
+            4 * shape.kv_heads * shape.head_size * shape.layers * min(section.concurrency, self.prompts * self.answers)
+        )
         return self.asleep | {
-            "server awake: weights": fixed_size(min(base + constants, 2 * shape.whole), certain=False),
+            "server awake: weights": fixed_size(base, certain=False),
             "server awake: the adapter": fixed_size(2 * self.adapter, certain=False),
-            "server awake: keys and values": widened(held),
+            "server awake: keys and values": widened([slots * (rows.prompt + rows.answer) for rows in each]),
         }
 
     @property

@@ -20,7 +20,7 @@ import torch
 
 from bridle.compute.device import Device
 from bridle.compute.randomness import derived_seed
-from bridle.core.errors import StaleWeights, StoreError, TrainingStopped, UsageError
+from bridle.core.errors import StaleWeights, StoreError, TrainingStopped
 from bridle.core.forms import form_fault
 from bridle.core.outbound import Posted, posting
 from bridle.core.records import FinishReason
@@ -51,12 +51,7 @@ class EndpointEngine:
             self.call("/sleep?level=1")
 
     def load(self, policy: Policy) -> None:
-        """The policy that is to answer, by an adapter."""
-        if policy.adapter is None:
-            raise UsageError(
-                "rollout.endpoint is handed an adapter before each rollout, and all weights are trained; set lora.r, 16 is usual, or leave "
-                "the endpoint out"
-            )
+        """The policy that is to answer, which must learn by an adapter."""
         self.policy = policy
 
     def generate(
@@ -68,12 +63,11 @@ class EndpointEngine:
         if policy is None or policy.stamp != stamp:
             raise StaleWeights(f"the endpoint was not handed the weights {stamp}; load the policy again")
         numbers = range(len(prompts)) if samples is None else samples
-        asked = [body_of(p, settings, policy, draw_seed(seed, n)) for p, n in zip(prompts, numbers, strict=True)]
-        with (
-            self.awake(policy) as name,
-            self.posts("/v1/completions") as post,
-            ThreadPoolExecutor(self.section.concurrency) as pool,
-        ):
+        asked = [
+            completion_body(p, settings, policy, draw_seed(seed, n)) for p, n in zip(prompts, numbers, strict=True)
+        ]
+        pool = ThreadPoolExecutor(self.section.concurrency)
+        with self.awake(policy) as name, self.posts("/v1/completions") as post, pool:
             replies = list(pool.map(lambda body: post({"model": name, **body}, {}), asked))
         answers = [self.read(reply, body, policy) for reply, body in zip(replies, asked, strict=True)]
         if progress is not None:
@@ -88,16 +82,16 @@ class EndpointEngine:
             if self.section.sleeps:
                 self.call("/wake_up")
             with tempfile.TemporaryDirectory(prefix="bridle-adapter-") as passing:
-                folder = Path(passing) / "adapter"
-                name = {
-                    "lora_name": Path(passing).name
-                }  # no other is called so, whatever an earlier run has left there
+                folder, name = (
+                    Path(passing) / "adapter",
+                    Path(passing).name,
+                )  # no other is called so, whatever was left there
                 save_adapter(folder, policy)
-                self.call("/v1/load_lora_adapter", {**name, "lora_path": str(folder)})
+                self.call("/v1/load_lora_adapter", {"lora_name": name, "lora_path": str(folder)})
                 try:
-                    yield name["lora_name"]
+                    yield name
                 finally:
-                    self.call("/v1/unload_lora_adapter", name)
+                    self.call("/v1/unload_lora_adapter", {"lora_name": name})
         finally:
             if self.section.sleeps:
                 self.call("/sleep?level=1")
@@ -127,22 +121,20 @@ class EndpointEngine:
             found = json.loads(content)
         except ValueError:
             found = None
-        if fault := form_fault(found, {"choices": [CHOICE]}) or (
-            "" if len(found["choices"]) == 1 else "it needs one choice"
-        ):
+        if fault := form_fault(found, {"choices": [CHOICE]}) or ("" if found["choices"] else "it needs a choice"):
             raise StoreError(f"rollout.endpoint {self.section.endpoint} answers in another form: {fault}")
         choice = found["choices"][0]
-        ids, logprobs, stopped = (
-            choice["token_ids"],
-            choice["logprobs"]["token_logprobs"],
-            choice["finish_reason"] == "stop",
+        ids, logprobs = choice["token_ids"], choice["logprobs"]["token_logprobs"]
+        stopped = choice["finish_reason"] == "stop"
+        ends = (
+            bool(ids)
+            and stopped == (ids[-1] in policy.template.stop_ids)
+            and (stopped or len(ids) == body["max_tokens"])
         )
         faults = {
             "the prompt is not the tokens that were sent": choice.get("prompt_token_ids") not in (None, body["prompt"]),
             f"{len(ids)} tokens have {len(logprobs)} log-probs": len(ids) != len(logprobs),
-            "it ends otherwise than it says": not ids
-            or stopped != (ids[-1] in policy.template.stop_ids)
-            or not (stopped or len(ids) == body["max_tokens"]),
+            "it ends otherwise than it says": not ends,
         }
         if not any(faults.values()):
             own = policy.template.tokenizer.decode(ids[:-1] if stopped else ids)
@@ -162,12 +154,8 @@ class EndpointEngine:
         """TrainingStopped where the server's log-probs are further from the trainer's than precision can explain."""
         apart, tokens = 0.0, sum(len(answer.token_ids) for answer in answers)
         for rows in by_length([len(p) + len(a.token_ids) for p, a in zip(prompts, answers, strict=True)], READ):
-            batch = make_batch(
-                [prompts[i] for i in rows],
-                [answers[i].token_ids for i in rows],
-                policy.template.pad_id,
-                self.device.torch,
-            )
+            both = [prompts[i] for i in rows], [answers[i].token_ids for i in rows]
+            batch = make_batch(*both, policy.template.pad_id, self.device.torch)
             with self.device.autocast():
                 own_BT = sequence_logprobs(policy.module, batch, temperature)
             sampled = [logprob for i in rows for logprob in answers[i].logprobs]
@@ -185,7 +173,7 @@ def bare(text: str) -> str:
     return text.replace("\ufffd", "").strip()
 
 
-def body_of(prompt: Sequence[int], settings: Sampling, policy: Policy, seed: int) -> dict[str, Any]:
+def completion_body(prompt: Sequence[int], settings: Sampling, policy: Policy, seed: int) -> dict[str, Any]:
     """A request for one answer: what the server's own settings would change is said."""
     return {
         "prompt": list(prompt), "max_tokens": settings.max_new_tokens, "seed": seed, "temperature": settings.temperature,

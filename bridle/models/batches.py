@@ -236,7 +236,7 @@ def row_sizes(asked: Iterable[tuple[Sequence[int], Sequence[Sequence[int]]]]) ->
     ]
 
 
-def places(sizes: Sequence[Size], trunk: Trunk | ForeignTrunk) -> int:
+def tokens_read(sizes: Sequence[Size], trunk: Trunk | ForeignTrunk) -> int:
     """Tokens that a trunk reads of these sequences in one pass, padding counted."""
     shared = shared_rows(sizes) if isinstance(trunk, Trunk) else None
     widths = [length for _, _, length in sizes] if shared is None else shared[1]
@@ -261,7 +261,7 @@ class Cut(NamedTuple):
         held: list[Size] = []
         for row in rows:
             held = [*held, *sizes[row]]
-            if not found or len(found[-1]) == self.rows or places(held, trunk) > self.tokens:
+            if not found or len(found[-1]) == self.rows or tokens_read(held, trunk) > self.tokens:
                 found.append([])
                 held = list(sizes[row])
             found[-1].append(row)

@@ -58,10 +58,11 @@ def next_token_step(policy: Policy, batch_RT: Tensor, session: Session, at_once:
     tokens = all_ranks_sum(torch.tensor(batch_RT[:, 1:].numel(), device=session.device.torch))
     # Where ranks share a step of few rows, one may have none.
     for part_RT in batch_RT.split(at_once) if len(batch_RT) else ():
+        targets_N = part_RT[:, 1:].flatten()
         with timed("forward"):
             with session.device.autocast():
                 hidden_ND = policy.module.hidden(part_RT[:, :-1]).flatten(0, 1)
-                logp_N = linear_logprobs(hidden_ND, policy.module.output_weight(), part_RT[:, 1:].flatten())
+                logp_N = linear_logprobs(hidden_ND, policy.module.output_weight(), targets_N)
             loss, _ = next_token(logp_N, tokens=tokens)
         backward(loss)
         value += float(loss.detach())

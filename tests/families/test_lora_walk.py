@@ -27,6 +27,7 @@ from bridle.stages.methods import METHODS
 from bridle.training import ppo
 from tests.families.table import WALKED
 from tests.families.test_walk import FEW, TURNS, check
+from tests.generation.test_endpoint import further, serving
 from tests.models.tiny import CPU, one_sentence
 from tests.tiny_project import bridle, complaint, done, metrics, preferences, settings
 
@@ -254,6 +255,17 @@ def test_a_base_in_two_bytes_is_saved_as_exactly_as_in_four(project: Path, monke
     actors, reward = seen[-1]
     assert not is_narrow(actors.policy.module) and not is_narrow(actors.critic)
     assert is_narrow(actors.reference.module) and is_narrow(reward.model.module)
+
+
+def test_a_server_answers_in_turns(project: Path) -> None:
+    with serving(load_policy(project / "models/sft", CPU)) as served:
+        address = f"rollout.endpoint={served.address}"
+        done("train", "ppo", "--set", "seed=3", "--set", address, "--project", project)
+        assert served.asked[:4] == ["/sleep?level=1", "/wake_up", "/v1/load_lora_adapter", "/v1/completions"]
+        assert not served.awake and not served.adapters
+        served.takes_adapters, served.spoil = False, further
+        said = complaint(bridle("train", "rloo", "--set", address, "--project", project))
+        assert "the endpoint's log-probs are not those of the weights" in said and not served.awake
 
 
 @pytest.mark.slow

@@ -20,11 +20,11 @@ from bridle.models.batches import (
     micro_batches,
     pack_answers,
     pad,
-    places,
     row_sizes,
     sequence_logprobs,
     slices,
     spread,
+    tokens_read,
 )
 from bridle.models.scorer import scorer_from
 from tests.models.tiny import CPU, policy, random_ids, template
@@ -158,15 +158,15 @@ def test_parts_hold_no_more_tokens_than_they_may() -> None:
         for prompt, answer, answers in [(4, 2, 3), (4, 4, 1), (9, 1, 1), (30, 2, 2)]
     ]
     sizes = row_sizes((p, a) for p, a in rows)
-    assert [places(size, native) for size in sizes] == [10, 8, 10, 34]
-    assert [places(size, foreign) for size in sizes] == [18, 8, 10, 64]
-    assert places(sizes[0] + sizes[1], native) == 2 * 10 and places(sizes[1] + sizes[2], native) == 2 * 10
+    assert [tokens_read(size, native) for size in sizes] == [10, 8, 10, 34]
+    assert [tokens_read(size, foreign) for size in sizes] == [18, 8, 10, 64]
+    assert tokens_read(sizes[0] + sizes[1], native) == 2 * 10 and tokens_read(sizes[1] + sizes[2], native) == 2 * 10
     assert Cut(0, 20).parts(range(4), sizes, native) == [[0, 1], [2], [3]]
     assert Cut(0, 20).parts(range(4), sizes, foreign) == [[0], [1, 2], [3]]
     assert Cut(1, 20).parts([3, 1, 2], sizes, native) == [[3], [1], [2]]
     assert Cut(2).parts([3, 1, 2], sizes, native) == [[3, 1], [2]] and Cut().parts([], sizes, native) == []
     batch = make_batch([p for p, answers in rows for _ in answers], [a for _, answers in rows for a in answers], 0)
-    assert packed_places(batch) == places([size for row in sizes for size in row], native)
+    assert packed_places(batch) == tokens_read([size for row in sizes for size in row], native)
 
 
 def packed_places(batch: Batch) -> int:

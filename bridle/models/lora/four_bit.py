@@ -67,10 +67,10 @@ class FourBit(Tensor):
             if isinstance(args[1], FourBit) and args[1].packed is args[0].packed:  # what a network was as it began
                 return args[0]
             raise UsageError("a matrix in four bits cannot be written to; load the model anew")
-        return func(*tree_map(plain, args), **tree_map(plain, kwargs or {}))
+        return func(*tree_map(in_bfloat16, args), **tree_map(in_bfloat16, kwargs or {}))
 
 
-def plain(given: Any) -> Any:
+def in_bfloat16(given: Any) -> Any:
     return given.unpacked() if isinstance(given, FourBit) else given
 
 
