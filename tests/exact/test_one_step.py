@@ -26,7 +26,7 @@ from bridle.models import batches, imitation
 from bridle.models.batches import Batch, PackedAnswers
 from bridle.models.decoder import Trunk
 from bridle.training import ppo
-from tests.exact.steps import CUT, FEW, SHARED, STEPS, Step
+from tests.exact.steps import CUT, FEW, SHARED, STEPS, Step, tiny
 
 ROOT = Path(__file__).parents[2]
 
@@ -177,9 +177,11 @@ def test_shares_cover_all_rows_once(ranks: int, monkeypatch: pytest.MonkeyPatch)
 
 
 def parts_of(count: int) -> Callable[[int], list[Sequence[int]]]:
-    return lambda size: batches.parts(list(range(count)), size)
+    return lambda size: batches.Cut(size).parts(list(range(count)), [], tiny().module.model)
 
 
 def test_parts() -> None:
     assert parts_of(5)(2) == [[0, 1], [2, 3], [4]] and parts_of(5)(0) == [[0, 1, 2, 3, 4]]
-    assert parts_of(0)(0) == parts_of(0)(3) == [] and batches.micro_batches(torch.arange(0), torch.arange(3), 2) == []
+    batch, trunk = batches.make_batch([[5]] * 3, [[6]] * 3, 0), tiny().module.model
+    assert parts_of(0)(0) == parts_of(0)(3) == []
+    assert batches.micro_batches(torch.arange(0), batch, trunk, batches.Cut(2)) == []
