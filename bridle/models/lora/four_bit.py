@@ -78,10 +78,13 @@ def is_four_bit(module: nn.Module) -> bool:
     return any(isinstance(weight, FourBit) for weight in module.parameters())
 
 
-def unpack_matrices(module: Part) -> Part:
-    """A network whose matrices in four bits lie in bfloat16 from now on, in place: the same numbers."""
+def unpack_matrices(module: Part, device: torch.device | None = None) -> Part:
+    """A network whose matrices in four bits lie in bfloat16 from now on, in place: the same numbers. `device`: where to, one after another,
+    so that a card never holds all of them."""
     for part in module.modules():
         for name, weight in part._parameters.items():
             if isinstance(weight, FourBit):
-                part._parameters[name] = nn.Parameter(weight.unpacked(), requires_grad=False)
+                part._parameters[name] = nn.Parameter(
+                    weight.unpacked().to(device or weight.device), requires_grad=False
+                )
     return module

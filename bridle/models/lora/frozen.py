@@ -92,7 +92,8 @@ def is_narrow(module: nn.Module) -> bool:
 def with_matrices(module: Net, exact: nn.Module | None) -> Net:
     """The network once more, in the processor's own memory, with the matrices of another in place of those that are held in bfloat16; None:
     with their own, widened."""
-    found, theirs = unpack_matrices(shared_copy(module)).cpu(), {} if exact is None else dict(exact.named_parameters())
+    found = unpack_matrices(shared_copy(module), torch.device("cpu")).cpu()
+    theirs = {} if exact is None else dict(exact.named_parameters())
     for (name, weight), own in zip(found.named_parameters(), module.parameters(), strict=True):
         weight.requires_grad_(own.requires_grad)
         if weight.dtype == NARROW:

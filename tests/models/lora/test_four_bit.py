@@ -131,6 +131,8 @@ def test_what_is_saved_is_what_was_trained_and_the_adapter_alone_loads_again(fol
     merged = bridle.load(folder, adapter=tmp_path / "adapter", precision="float32", frozen_precision="nf4")
     merged.merge()
     torch.testing.assert_close(logprobs(merged.policy), logprobs(tuned), rtol=0, atol=2e-5)
+    again_alone = bridle.load(folder, precision="float32", frozen_precision="nf4").copy()
+    assert torch.equal(logprobs(again_alone.policy), logprobs(four_bits(folder)))
     assert save_policy(tmp_path / "base", four_bits(folder)) == save_policy(
         tmp_path / "exact", load_policy(folder, CPU)
     )
