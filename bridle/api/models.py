@@ -41,7 +41,7 @@ from bridle.models.policy import (
 )
 from bridle.models.sizes import config_shape
 from bridle.project.progress import Progress
-from bridle.recipe.data import DataSection, SamplingSection
+from bridle.recipe.data import DataSection, FrozenPrecision, SamplingSection
 from bridle.recipe.recipe import Recipe
 from bridle.rewards.classifier import OWN_UNITS, Classifier, load_classifier
 from bridle.rewards.learned import LearnedReward
@@ -160,18 +160,19 @@ def load(
     `adapter`: another folder, of an adapter in peft's form, which trainers then train further; a folder that is an adapter itself is
     loaded on the base that it names. It stays with the threads that PyTorch has at this moment. `template`: how its chat template is
     used, by the recipe's names ({"template_kwargs": {"enable_thinking": False}}); else as it was saved with. `frozen_precision`:
-    "bfloat16" holds the matrices in two bytes a number: for a reference, and for what learns by adapters alone (docs/models.md).
+    "bfloat16" holds the matrices in two bytes a number, "nf4" those of the layers in half a byte: for a reference, and for what learns by
+    adapters alone (docs/models.md).
     """
     if adapter is None and isinstance(model, str | Path) and is_adapter(Path(model)):
         model, adapter = base_of(Path(model)), model
     with folder_of(model, tokenizer) as place:
         chosen = {**asdict(stored_settings(place)), **(template or {})}
         recipe = Recipe().with_settings({f"model.{name}": value for name, value in chosen.items()}, "template")
-        device, settings, narrow = chosen_device(precision), settings_of(recipe.model), is_bfloat16(frozen_precision)
-        policy = load_policy(place, device.torch, lasting_hash, settings, narrow)
+        device, settings, held = chosen_device(precision), settings_of(recipe.model), held_in(frozen_precision)
+        policy = load_policy(place, device.torch, lasting_hash, settings, held)
         if policy.rounded and not (isinstance(model, str | Path) and Path(model).is_dir()):
             raise UsageError(
-                "the weights have more digits than bfloat16, and no folder of theirs is left to save them exactly from; save the model as "
+                f"the weights have more digits than {held}, and no folder of theirs is left to save them exactly from; save the model as "
                 "a folder and load that, or leave frozen_precision out"
             )
     for note in [] if isinstance(model, str | Path) else given_notes(policy):
@@ -197,22 +198,25 @@ def load_reward(
 ) -> ScoreModel:
     """A reward model from the folder that a `ScoreModel` saved, or that `bridle train reward` left; or one of somebody else's, a sequence
     classifier of transformers with one logit, from its folder or as two objects, which are never changed; it scores as transformers.
-    `frozen_precision`: "bfloat16" holds the matrices of one of bridle's own in two bytes a number; PPO's critic begins as a copy of one
-    only under an adapter."""
-    narrow = is_bfloat16(frozen_precision)
+    `frozen_precision`: "bfloat16" holds the matrices of one of bridle's own in two bytes a number, "nf4" those of its layers in half a
+    byte; PPO's critic begins as a copy of one only under an adapter."""
+    held = held_in(frozen_precision)
     with folder_of(model, tokenizer, scores=True) as place:
         device = chosen_device(precision)
         if (place / "bridle_reward.json").is_file():
-            return ScoreModel(load_reward_model(place, device.torch, lasting_hash, narrow=narrow), device, {})
-        if narrow:
+            return ScoreModel(load_reward_model(place, device.torch, lasting_hash, held=held), device, {})
+        if held != "float32":
             raise UsageError("a reward model of somebody else's is held in float32; leave frozen_precision out")
         found = ScoreModel(load_classifier(place, device, lasting_hash), device, {})
     quiet().say(f"a reward model of somebody else's: {OWN_UNITS}")
     return found
 
 
-def is_bfloat16(frozen_precision: str) -> bool:
-    return Recipe().with_settings({"model.frozen_precision": frozen_precision}, "load").model.narrow
+def held_in(frozen_precision: str) -> FrozenPrecision:
+    """RecipeError where it is none. In four bits an adapter alone learns, which is asked for later."""
+    return (
+        Recipe().with_settings({"model.frozen_precision": frozen_precision, "lora.r": 1}, "load").model.frozen_precision
+    )
 
 
 def chosen_device(precision: str) -> Device:

@@ -41,7 +41,7 @@ from bridle.core.errors import DataError, RecipeError, UsageError, described_val
 from bridle.core.records import Prompt, Reward
 from bridle.evaluation.answers import answer_all
 from bridle.generation.rollout import RolloutSession
-from bridle.models.batches import Group
+from bridle.models.batches import Cut, Group
 from bridle.models.encoding import (
     encode_demonstrations,
     encode_documents,
@@ -122,7 +122,7 @@ def sft(
     key = run_key("sft", recipe, ("sft",), model, encoded)
     with training(model, "sft", key, recipe, folder, on_log) as (run, _):
         if held:
-            at_once = recipe.sft.batch_size
+            at_once = Cut(recipe.sft.batch_size, recipe.sft.micro_tokens)
             run.evaluate = Evaluation(eval_every, lambda: {"loss": imitate(model.policy, held, model.device, at_once)})
         return finish(run, sft_loop.train(model.policy, encoded, recipe.sft, Session(run, model.device, seed)))
 
@@ -451,8 +451,8 @@ def recipe_of(
     brought = model is not None and model.brought
     if model is not None and not adapts and is_narrow(model.policy.module):
         raise UsageError(
-            "the model's matrices are held in bfloat16, where an adapter alone can learn; give lora_r, 16 is usual, or load it without "
-            "frozen_precision"
+            "the model's matrices are held in fewer bits than float32, where an adapter alone can learn; give lora_r, 16 is usual, or load "
+            "it without frozen_precision"
         )
     suited = settings_by_size(model.parameters, model.limit, tokens, adapts) if model is not None and brought else {}
     chosen = {dotted: suited[dotted].value for dotted in call.settings.values() if dotted in suited}

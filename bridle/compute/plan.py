@@ -29,6 +29,7 @@ UNSAID_ROWS = 1000  # of imported data whose number the recipe leaves open
 # Rows at once, in rewards/learned.py, generation/reference.py, evaluation/answers.py and stages/workspace.py; spare slots of native.py.
 SCORED, READ, OBSERVED, ANSWERED, AHEAD = 128, 16, 64, 256, 96
 MOMENTS, MOMENTUM = 8, 4  # bytes a weight: AdamW's two, Muon's one
+CONSTANTS = 1 / 64 + 4 / (64 * 256)  # bytes a weight in four bits, besides its half (models/lora/four_bit.py)
 
 
 class Range(NamedTuple):
@@ -164,8 +165,7 @@ class Need:
             return 2, 2, max(2, self.recipe.sampling.answers)
         return 1, 1, 1
 
-    @property
-    def at_once(self) -> tuple[float, bool]:
+    def at_once(self, usual: RowTokens) -> tuple[float, bool]:
         """Rows (a prompt with the answers that share it) in one forward and backward pass on a card, and whether a step has several."""
         size = self.section.batch_size
         if self.name in ("ppo", "grpo", "rloo", "rebel"):  # batch_size counts answers in a pass
@@ -175,7 +175,14 @@ class Need:
         else:
             step = size / self.gpus
             rows = min(step, self.setting("micro_batch") or step)
-        return max(1.0, rows), step > rows
+        rows = self.bounded(max(1.0, rows) * usual.tokens, usual) / usual.tokens
+        return rows, step > rows
+
+    def bounded(self, tokens: float, rows: RowTokens) -> float:
+        """No more of such rows than `micro_tokens`, or one; where the loss takes each answer by itself, a group is cut too
+        (generation/rollout.py: read_parts)."""
+        alone = rows.prompt + rows.answer if self.name in ("grpo", "rloo") else rows.tokens
+        return min(tokens, max(self.section.micro_tokens, alone)) if self.section.micro_tokens else tokens
 
     # ----------------------------------------------------------------------------------------------------- weights
 
@@ -207,15 +214,26 @@ class Need:
 
     def weights(self) -> Parts:
         """Of every network that stays while the run lasts. Under an adapter all lie on one frozen base, but for reward models."""
-        shape, adapter, frozen = self.shape, self.adapter, self.frozen_bytes
-        found = {"weights: policy": fixed_size((frozen if adapter else 4) * shape.whole)}
+        shape, adapter = self.shape, self.adapter
+        found = {"weights: policy": fixed_size(self.frozen(shape.whole) if adapter else 4 * shape.whole)}
+        if adapter and self.four_bits:
+            found["constants of the four bits"] = fixed_size(CONSTANTS * shape.matrices)
         what = "adapter" if adapter else "weights"
         own = {name: count for name, count in self.learns.items() if adapter or name != "policy"}
         found |= {f"{what}: {name}": fixed_size(4 * count) for name, count in own.items()}
         if self.practises and dict(self.section)["scored_by"] == "reward":
-            copies = 0 if self.recipe.lora.shared_trunk and adapter else self.recipe.reward.members
-            found["weights: reward model"] = fixed_size(frozen * shape.trunk * copies, certain=False)
+            shared, copies = self.recipe.lora.shared_trunk and adapter, self.recipe.reward.members
+            size = (4 * adapter if shared else self.frozen(shape.trunk)) * copies
+            found[f"{'adapter' if shared else 'weights'}: reward model"] = fixed_size(size, certain=False)
         return found
+
+    def frozen(self, whole: int) -> float:
+        """Bytes of so many weights that nothing trains (models/lora/frozen.py): four bits are of the layers' matrices."""
+        return self.frozen_bytes * whole - (1.5 * self.shape.matrices if self.four_bits else 0)
+
+    @property
+    def four_bits(self) -> bool:
+        return self.recipe.model.frozen_precision == "nf4"
 
     def reference(self) -> Parts:
         """It stays where a policy practises. DPO and KTO let it go once it was read, and read it again to look at the policy's answers
@@ -224,12 +242,12 @@ class Need:
         if not (self.practises or self.name in ("dpo", "kto")) or names.get("loss") in NO_REFERENCE:
             return {}
         shared = self.adapter and names["reference"] in ("", names["start"])  # it is the base
-        return {"weights: reference": fixed_size(0 if shared else self.frozen_bytes * self.shape.whole)}
+        return {"weights: reference": fixed_size(0 if shared else self.frozen(self.shape.whole))}
 
     @property
     def frozen_bytes(self) -> int:
         """Of a weight that nothing trains (models/lora/frozen.py)."""
-        return 2 if self.recipe.model.narrow else 4
+        return 4 if self.recipe.model.frozen_precision == "float32" else 2
 
     def moments(self) -> float:
         """Of the optimisers (compute/optimizer.py), from the first step on; offloaded from a card those of one weight at a time."""
@@ -254,17 +272,24 @@ class Need:
         own = "optimizer" in self.section.brought  # whose state nobody knows
         always |= {"optimiser's moments": fixed_size(self.moments(), certain=not own)}
         always |= reference if self.practises else {}
-        if self.practises or self.observes:
+        if self.practises and self.recipe.rollout.endpoint:
+            if (
+                dict(self.section)["scored_by"] == "verifier"
+            ):  # held-out problems are answered here (stages/practice.py: check_answers)
+                always["engine's copy"] = fixed_size(self.packed, certain=False)
+            found["answers"] = always | self.awake(each)
+            always |= self.asleep
+        elif self.practises or self.observes:
             always["engine's copy"] = fixed_size(self.packed, certain=self.practises)
             found["answers"] = always | self.answering(each)
         if self.practises:
             asked = min(SCORED, self.prompts * self.answers)
             scored = [self.reading(asked * (rows.prompt + rows.answer)) for rows in each]
             found["scores"] = always | {"a layer's activations": widened(scored)}
-            read = [
-                self.reading(max(1, size // rows.answers) * rows.tokens) + self.head(size * rows.answer)
-                for rows in each
-            ]
+            read = []
+            for rows in each:
+                tokens = self.bounded(max(1, size // rows.answers) * rows.tokens, rows)
+                read.append(self.reading(tokens) + self.head(tokens * rows.answers * rows.answer / rows.tokens))
             found["reads the reference"] = always | {"a layer's activations, logits": widened(read)}
         elif self.observes and reference:
             read = [
@@ -286,10 +311,11 @@ class Need:
     def learning(self, each: tuple[RowTokens, RowTokens]) -> dict[str, Parts]:
         """The backward pass as it begins, all activations alive and no gradient yet, and as it ends, all gradients there and no activation
         left."""
-        count, (rows_at_once, several) = sum(self.learns.values()), self.at_once
+        count, (_, several) = sum(self.learns.values()), self.at_once(each[0])
         networks = len(self.learns)  # of PPO two, in one graph
         kept, copies, heads = [], [], []
         for rows in each:
+            rows_at_once, _ = self.at_once(rows)
             tokens, answers = rows_at_once * rows.tokens, rows_at_once * rows.answers * rows.answer
             kept.append(networks * self.activations(tokens, answers / tokens) + self.reading(tokens))
             copies.append(networks * self.joined())
@@ -342,7 +368,8 @@ class Need:
         shape, e = self.shape, self.card.product
         D, F, Q, K = shape.widths
         widest = max(3 * F, 2 * Q + 2 * K)
-        return tokens * ((8 + 2 * e) * D + e * widest) + e * 2 * D * F
+        unpacked = 2 * 2 * D * F if self.four_bits else 0  # before they are joined
+        return tokens * ((8 + 2 * e) * D + e * widest) + e * 2 * D * F + unpacked
 
     def head(self, answers: float, learns: bool = False) -> float:
         """maths/logprobs.py: a slice of logits at a time, or all where they are few; in bfloat16 a copy of the head's weight; for the
@@ -351,7 +378,7 @@ class Need:
         compiled = self.card.kind == "cpu" and self.recipe.model.kernels in ("auto", "compiled")
         slices = max(64 * V, 2**22 if compiled else 2**19) * (e if compiled else e + 8)
         states = answers * self.shape.hidden_size * (4 + e)
-        copy = e * self.shape.embedding if e == 2 and not (self.adapter and self.recipe.model.narrow) else 0
+        copy = e * self.shape.embedding if e == 2 and not (self.adapter and self.frozen_bytes == 2) else 0
         if not learns:
             return slices + states + copy
         kept = float(e) * answers * V if compiled and answers * V <= 2**24 else slices
@@ -376,6 +403,29 @@ class Need:
             cache.append(e * rows_at_once * slots * 2 * shape.kv_heads * shape.head_size * shape.layers)
             drawn.append(self.reading(rows_at_once * rows.prompt) + 4 * rows_at_once * shape.vocab_size)
         return {"keys and values": widened(cache), "prompts being read, logits": widened(drawn)}
+
+    def awake(self, each: tuple[RowTokens, RowTokens]) -> Parts:
+        """A server on the same card while it answers (generation/endpoint.py), its matrices held as the policy's base is; nothing where
+        it has a card of its own."""
+        section, shape = self.recipe.rollout, self.shape
+        if not section.sleeps:
+            return {}
+        base = self.frozen(shape.whole) + CONSTANTS * shape.matrices if self.four_bits else 2 * shape.whole
+        slots = (
+            4 * shape.kv_heads * shape.head_size * shape.layers * min(section.concurrency, self.prompts * self.answers)
+        )
+        return self.asleep | {
+            "server awake: weights": fixed_size(base, certain=False),
+            "server awake: the adapter": fixed_size(2 * self.adapter, certain=False),
+            "server awake: keys and values": widened([slots * (rows.prompt + rows.answer) for rows in each]),
+        }
+
+    @property
+    def asleep(self) -> Parts:
+        """Of its weights, keys and values nothing stays on the card at the first level of sleep."""
+        return {
+            "server: CUDA and libraries": fixed_size(FRAME["cuda"] * GIB * self.recipe.rollout.sleeps, certain=False)
+        }
 
     def updates(self) -> float:
         """compute/optimizer.py: Muon: an update of every matrix, and those of one shape stacked, in products' precision thrice."""

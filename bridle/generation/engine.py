@@ -9,6 +9,7 @@ first is a loop over the second. There once a quarter of the rows is done they l
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 
@@ -32,6 +33,17 @@ class Answer:
     token_ids: list[int]
     logprobs: list[float]
     finish_reason: FinishReason
+
+
+class AnswerSource(Protocol):
+    """What answers prompts by a policy's present weights: `Engine`, or a server (endpoint.py)."""
+
+    def load(self, policy: Policy) -> None: ...
+
+    def generate(
+        self, prompts: Sequence[Sequence[int]], settings: Sampling, *, stamp: str, seed: int,
+        samples: Sequence[int] | None = None, progress: Callable[[int], None] | None = None,
+    ) -> list[Answer]: ...  # fmt: skip
 
 
 def pack_policy(policy: Policy, dtype: torch.dtype) -> PackedDecoder | Fallback:
@@ -106,7 +118,7 @@ class Engine:
 
 
 def answer_prompts(
-    engine: Engine,
+    engine: AnswerSource,
     policy: Policy,
     prompts: Sequence[Prompt],
     settings: Sampling,

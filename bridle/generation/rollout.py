@@ -21,11 +21,11 @@ from bridle.compute.steps import Metrics, Part, Session, Steps, logprob_gaps
 from bridle.core.errors import NoUsableRows, TrainingStopped
 from bridle.core.records import Completion, FinishReason, Prompt, Reward, Scores
 from bridle.core.timeline import timed
-from bridle.generation.engine import Engine, answer_prompts
+from bridle.generation.engine import AnswerSource, answer_prompts
 from bridle.generation.sampling import Sampling
 from bridle.maths.kl import k1
 from bridle.maths.statistics import mean_and_se
-from bridle.models.batches import Batch, make_batch, sequence_logprobs, spread
+from bridle.models.batches import Batch, Cut, make_batch, sequence_logprobs, spread
 from bridle.models.policy import Policy
 from bridle.project.run import Signal, StepAnswers
 from bridle.recipe.online import GRPOSection, REBELSection, RejectionSection, RLOOSection
@@ -40,7 +40,7 @@ class RolloutSession(Session):
     """What a loop that learns from its own answers gets besides. `observe` looks at each step's answers for the log and steers
     nothing."""
 
-    engine: Engine
+    engine: AnswerSource
     max_new_tokens: int
     observe: Observe | None = None
 
@@ -220,12 +220,12 @@ def named_shape(value: Any) -> str:
 @timed("reference")
 @torch.no_grad()
 def reference_logprobs(
-    rollout: Rollout, reference: Policy, temperature: float, batch_size: int, device: Device, whose: str = "reference"
+    rollout: Rollout, reference: Policy, temperature: float, cut: Cut, device: Device, whose: str = "reference"
 ) -> Tensor:
     """log π_ref of the answers' tokens by the training pass, [B, T], zero off the mask. Answers to a prompt that share a batch read it
     once. A policy of equal weights gives equal numbers, in any precision. `whose`: what is read, for the error."""
     found_BT = torch.zeros_like(rollout.old_logp_BT)
-    for part in torch.arange(len(rollout.batch)).split(batch_size):
+    for part in cut.answers(torch.arange(len(rollout.batch))[:, None], rollout.batch, reference.module.model):
         rows = rollout.batch.rows(part.to(device.torch))
         with device.autocast():
             logp_MT = sequence_logprobs(reference.module, rows, temperature)
@@ -255,9 +255,8 @@ def reread(
     400 tokens clips a third of the answers before anything has moved. The policy is read as its reference is, in the same batches,
     so where they are equal the KL is exactly 0.
     """
-    together = size * whole_groups(config.batch_size, size)
     old_BT, reference_BT = (
-        reference_logprobs(rollout, model, config.temperature, together, device, whose)
+        reference_logprobs(rollout, model, config.temperature, reading_cut(config, size), device, whose)
         for model, whose in ((policy, "policy"), (reference, "reference"))
     )
     gaps = logprob_gaps(old_BT, rollout.old_logp_BT, rollout.mask_BT.sum(), len(rollout.batch))
@@ -278,13 +277,19 @@ def minibatches(groups_G: Tensor, size: int, config: Passes, seed: int, label: s
         yield from places_GK[order_G].chunk(config.minibatches) if len(order_G) else ()
 
 
-def read_parts(policy: Policy, rollout: Rollout, mini_GK: Tensor, config: Passes, device: Device) -> Iterator[Part]:
+def read_parts(
+    policy: Policy, rollout: Rollout, mini_GK: Tensor, config: Passes, device: Device, together: bool = False
+) -> Iterator[Part]:
     """Read this rank's share of a minibatch, in parts of about `batch_size` answers that change nothing but the memory. A group
-    stays together: its prompt is read once, and by one rank."""
-    mine_GK, tokens = my_share(mini_GK), rollout.mask_BT[mini_GK.flatten()].sum()
-    for part_GK in mine_GK.split(whole_groups(config.batch_size, mini_GK.shape[1])) if len(mine_GK) else ():
+    stays together, so that its prompt is read once, and by one rank; but `micro_tokens` cuts it where the loss does not need it
+    `together`."""
+    mine_GK, tokens, size = my_share(mini_GK), rollout.mask_BT[mini_GK.flatten()].sum(), mini_GK.shape[1]
+    if together or not config.micro_tokens:
+        cut, rows_NK = Cut(whole_groups(config.batch_size, size), config.micro_tokens), mine_GK
+    else:
+        cut, rows_NK = reading_cut(config, size), mine_GK.reshape(-1, 1)
+    for rows in cut.answers(rows_NK, rollout.batch, policy.module.model):
         with timed("forward"):
-            rows = part_GK.flatten()
             micro = rollout.batch.rows(rows.to(device.torch))
             with device.autocast():
                 logp_MT = sequence_logprobs(policy.module, micro, config.temperature)
@@ -296,6 +301,11 @@ def scheduled_update(steps: Steps, rollout: Rollout, config: Passes, done: int) 
     """An optimiser step after so many of the same rollout step, at the schedule's rate; the gradient norm."""
     planned = config.epochs * config.minibatches
     return steps.scheduled_step(rollout.step * planned + done, config.clip_norm, planned)
+
+
+def reading_cut(config: Passes | RejectionSection, size: int) -> Cut:
+    """Answers, in groups of `size`, in one forward pass."""
+    return Cut(size * whole_groups(config.batch_size, size), config.micro_tokens)
 
 
 def whole_groups(batch_size: int, size: int) -> int:

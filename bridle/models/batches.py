@@ -6,7 +6,7 @@ its mask, the value of the state just before it. So every [B, T] tensor of a bat
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -18,6 +18,7 @@ from bridle.models.decoder import Trunk
 from bridle.models.foreign import ForeignTrunk, LanguageModel
 
 REWARD = "reward"  # the task of a reward model that has one
+Size = tuple[int, int, int]  # of a sequence: the number of its prompt, the prompt's tokens, all of them
 WIDEST = 1024  # where several answers share a row: without the C kernels attention grows with the square of the width
 
 
@@ -86,13 +87,12 @@ class PackedAnswers:
     last: list[tuple[int, int]]
 
 
-def share_rows(batch: Batch, widest: int) -> tuple[list[int], list[int]]:
+def share_rows(sizes: Sequence[Size], widest: int) -> tuple[list[int], list[int]]:
     """The row of each answer and the rows' widths, where none is to be wider than that if it holds two answers."""
     row_of: dict[int, int] = {}
     rows: list[int] = []
     widths: list[int] = []
-    counts = zip(batch.prompt_B.tolist(), batch.prompt_lengths_B.tolist(), batch.lengths_B.tolist(), strict=True)
-    for number, prompt, length in counts:
+    for number, prompt, length in sizes:
         row = row_of.get(number)
         if row is None or widths[row] + length - prompt > widest:
             row = row_of[number] = len(widths)
@@ -102,19 +102,28 @@ def share_rows(batch: Batch, widest: int) -> tuple[list[int], list[int]]:
     return rows, widths
 
 
-def pack_answers(batch: Batch) -> PackedAnswers | None:
-    """None where it would not pay: no prompt of the batch has two answers on the average.
+def shared_rows(sizes: Sequence[Size]) -> tuple[list[int], list[int]] | None:
+    """The row of each answer and the rows' widths as they are packed; None where it would not pay: no prompt has two answers on the
+    average.
 
     All rows are as wide as the widest: of the widths at which a prompt has all its answers in one row, that with the fewest
     places in all is taken.
     """
-    numbers = batch.prompt_B.tolist()
-    if len(numbers) < 2 * len(set(numbers)):
+    if len(sizes) < 2 * len({number for number, _, _ in sizes}):
         return None
-    ids, lengths, prompt_lengths = batch.ids_BW.tolist(), batch.lengths_B.tolist(), batch.prompt_lengths_B.tolist()
-    _, whole = share_rows(batch, sum(lengths))
-    choices = [share_rows(batch, width) for width in {min(width, max(WIDEST, *lengths)) for width in whole}]
-    rows, widths = min(choices, key=lambda choice: len(choice[1]) * max(choice[1]))
+    lengths = [length for _, _, length in sizes]
+    _, whole = share_rows(sizes, sum(lengths))
+    choices = [share_rows(sizes, width) for width in {min(width, max(WIDEST, *lengths)) for width in whole}]
+    return min(choices, key=lambda choice: len(choice[1]) * max(choice[1]))
+
+
+def pack_answers(batch: Batch) -> PackedAnswers | None:
+    """None where it would not pay."""
+    sizes = batch_sizes(batch)
+    if (shared := shared_rows(sizes)) is None:
+        return None
+    (rows, widths), ids = shared, batch.ids_BW.tolist()
+    _, prompt_lengths, lengths = zip(*sizes, strict=True)
     width = max(widths)
     lines, positions, prefixes, starts = ([list[int]() for _ in widths] for _ in range(4))
     sources: list[tuple[int, int]] = []
@@ -214,17 +223,64 @@ def by_length(lengths: Sequence[int], size: int) -> list[list[int]]:
     return [order[s] for s in slices(len(order), size)]
 
 
-def parts(rows: Sequence[int], size: int) -> list[Sequence[int]]:
-    """A step's rows in parts of `size`, one forward and backward each; 0: all at once."""
-    return [rows[s] for s in slices(len(rows), size or len(rows))] if rows else []
+def batch_sizes(batch: Batch) -> list[Size]:
+    columns = (batch.prompt_B.tolist(), batch.prompt_lengths_B.tolist(), batch.lengths_B.tolist())
+    return list(zip(*columns, strict=True))
 
 
-def micro_batches(rows: Tensor, lengths_B: Tensor, size: int) -> list[Tensor]:
-    """Some rows of a step cut into parts of similar length. A loss that divides by the step's own count is the same
-    however it is cut, and less of each part is padding. No rows, no parts."""
-    if not len(rows):
-        return []
-    return list(rows[lengths_B[rows.to(lengths_B.device)].argsort(stable=True).to(rows.device)].split(size))
+def row_sizes(asked: Iterable[tuple[Sequence[int], Sequence[Sequence[int]]]]) -> list[list[Size]]:
+    """Of rows, each a prompt's ids and its answers'."""
+    numbers: dict[tuple[int, ...], int] = {}
+    return [
+        [(numbers.setdefault(tuple(p), len(numbers)), len(p), len(p) + len(a)) for a in answers] for p, answers in asked
+    ]
+
+
+def tokens_read(sizes: Sequence[Size], trunk: Trunk | ForeignTrunk) -> int:
+    """Tokens that a trunk reads of these sequences in one pass, padding counted."""
+    shared = shared_rows(sizes) if isinstance(trunk, Trunk) else None
+    widths = [length for _, _, length in sizes] if shared is None else shared[1]
+    return len(widths) * max(widths)
+
+
+class Cut(NamedTuple):
+    """How much goes through one forward and backward pass: so many rows, and so many tokens with padding, at most; 0: no bound. A row
+    that has more tokens by itself goes alone."""
+
+    rows: int = 0
+    tokens: int = 0
+
+    def parts(
+        self, rows: Sequence[int], sizes: Sequence[Sequence[Size]], trunk: Trunk | ForeignTrunk
+    ) -> list[Sequence[int]]:
+        """A step's rows, of the `sizes` of their sequences, in parts. A loss that divides by the step's own count is the same however it
+        is cut. No rows, no parts."""
+        if not self.tokens:
+            return [rows[s] for s in slices(len(rows), self.rows or len(rows))] if len(rows) else []
+        found: list[list[int]] = []
+        held: list[Size] = []
+        for row in rows:
+            held = [*held, *sizes[row]]
+            if not found or len(found[-1]) == self.rows or tokens_read(held, trunk) > self.tokens:
+                found.append([])
+                held = list(sizes[row])
+            found[-1].append(row)
+        return list(found)
+
+    def answers(self, rows_NK: Tensor, batch: Batch, trunk: Trunk | ForeignTrunk) -> list[Tensor]:
+        """The same of answers of a batch, by their places in it, those in a row together."""
+        if not self.tokens:
+            return [part.flatten() for part in rows_NK.split(self.rows or len(rows_NK))] if len(rows_NK) else []
+        sizes, listed = batch_sizes(batch), rows_NK.tolist()
+        found = self.parts(range(len(listed)), [[sizes[i] for i in row] for row in listed], trunk)
+        return [rows_NK[list(part)].flatten() for part in found]
+
+
+def micro_batches(rows: Tensor, batch: Batch, trunk: Trunk | ForeignTrunk, cut: Cut) -> list[Tensor]:
+    """Some answers of a batch cut into parts of similar length: less of each part is padding."""
+    lengths_B = batch.lengths_B
+    sorted_N = rows[lengths_B[rows.to(lengths_B.device)].argsort(stable=True).to(rows.device)]
+    return cut.answers(sorted_N[:, None], batch, trunk)
 
 
 def length_batches(lengths: Sequence[int], size: int, seed: int, purpose: str, epoch: int) -> list[list[int]]:

@@ -9,23 +9,24 @@ from bridle.compute.optimizer import backward
 from bridle.compute.parallel import all_ranks_metrics, all_ranks_sum, my_share
 from bridle.core.timeline import timed
 from bridle.maths.losses import next_token
-from bridle.models.batches import make_batch, masked_logprobs, parts
+from bridle.models.batches import Cut, make_batch, masked_logprobs, row_sizes
 from bridle.models.policy import Policy
 
 Example = tuple[list[int], list[int]]  # prompt ids, answer ids with the stop token
 
 
 def imitate(
-    policy: Policy, examples: Sequence[Example], device: Device, micro_batch: int = 0, weight: float = 1.0
+    policy: Policy, examples: Sequence[Example], device: Device, cut: Cut | None = None, weight: float = 1.0
 ) -> float:
     """Add `weight` times the gradient of the mean next-token loss over the answers' tokens; that mean, in nats.
 
-    Each rank reads its share of the examples, `micro_batch` at once (0: all); tokens are counted on all ranks.
+    Each rank reads its share of the examples, as much of it at once as `cut` says (None: all); tokens are counted on all ranks.
     """
     mine = my_share(list(range(len(examples))))
     tokens = all_ranks_sum(torch.tensor(sum(len(examples[i][1]) for i in mine), device=device.torch))
     total = 0.0
-    for part in parts(mine, micro_batch):
+    sizes = row_sizes((prompt, [answer]) for prompt, answer in examples)
+    for part in (cut or Cut()).parts(mine, sizes, policy.module.model):
         chosen = [examples[i] for i in part]
         with timed("forward"):
             batch = make_batch([p for p, _ in chosen], [a for _, a in chosen], policy.template.pad_id, device.torch)

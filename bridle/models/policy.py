@@ -43,6 +43,7 @@ from bridle.models.files.writing import (
 )
 from bridle.models.foreign import LanguageModel
 from bridle.models.lora.adapter import Adapter
+from bridle.models.lora.four_bit import is_four_bit
 from bridle.models.lora.frozen import is_narrow, narrow_matrices, with_matrices
 from bridle.models.lora.peft_files import scorer_on_base
 from bridle.models.scorer import Scorer
@@ -55,6 +56,7 @@ from bridle.models.sizes import (
     stored_shapes,
 )
 from bridle.models.template import ASKED, Template, load_template
+from bridle.recipe.data import FrozenPrecision
 
 ADAPTERS = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")  # as peft names them
 
@@ -69,7 +71,7 @@ class Policy:
     step: int = 0
     source: ModelSource = field(default_factory=ModelSource, repr=False)
     adapter: Adapter | None = None  # on base weights that do not move
-    rounded: bool = False  # its matrices are held in bfloat16, and its folder has more digits
+    rounded: bool = False  # its matrices are held in fewer bits than its folder has
 
     @property
     def stamp(self) -> str:
@@ -136,18 +138,18 @@ class RewardModel:
 @timed("load")
 def load_policy(
     folder: Path, device: torch.device, hashed: HashFolder = folder_hash, settings: TemplateSettings | None = None,
-    narrow: bool = False,
+    held: FrozenPrecision = "float32",
 ) -> Policy:  # fmt: skip
     """`hashed` gives the folder's content hash, asked when all was read: a project knows it without reading all again. `settings` of the
-    chat template; None: those that the folder was saved with. `narrow`: with its matrices in bfloat16; then an adapter alone can learn."""
-    return read_policy(folder, device, hashed, settings, narrow)
+    chat template; None: those that the folder was saved with. `held`: how its matrices are; in fewer bits an adapter alone can learn."""
+    return read_policy(folder, device, hashed, settings, held)
 
 
 @read_whole
 def read_policy(
-    folder: Path, device: torch.device, hashed: HashFolder, settings: TemplateSettings | None, narrow: bool
+    folder: Path, device: torch.device, hashed: HashFolder, settings: TemplateSettings | None, held: FrozenPrecision
 ) -> Policy:
-    raw = read_config(folder)
+    raw, narrow = read_config(folder), held != "float32"
     require_head(folder, raw)
     config = native_config(folder, raw)
     module: LanguageModel
@@ -162,7 +164,7 @@ def read_policy(
         tensors = read_tensors(folder)
         module = Decoder(with_own_head(config, tensors))
         load_strictly(module, tensors, folder)
-    rounded = narrow and narrow_matrices(module)
+    rounded = narrow and narrow_matrices(module, device, held)
     content = hashed(folder)
     source = replace(read_source(folder), content=content)
     return Policy(module.to(device), template, content, source=source, rounded=rounded)
@@ -171,18 +173,19 @@ def read_policy(
 @timed("load")
 def load_reward_model(
     folder: Path, device: torch.device, hashed: HashFolder = folder_hash, settings: TemplateSettings | None = None,
-    on_base_of: Policy | None = None, narrow: bool = False,
+    on_base_of: Policy | None = None, held: FrozenPrecision = "float32",
 ) -> RewardModel:  # fmt: skip
     """The same of a reward model. `on_base_of`: a policy with an adapter, on whose base weights that of the reward model is put."""
-    return read_reward_model(folder, device, hashed, settings, on_base_of, narrow)
+    return read_reward_model(folder, device, hashed, settings, on_base_of, held)
 
 
 @read_whole
 def read_reward_model(
-    folder: Path, device: torch.device, hashed: HashFolder, settings: TemplateSettings | None, policy: Policy | None, narrow: bool
+    folder: Path, device: torch.device, hashed: HashFolder, settings: TemplateSettings | None, policy: Policy | None,
+    held: FrozenPrecision,
 ) -> RewardModel:  # fmt: skip
     """Strict: a missing head or a probe that scores otherwise than when saved is refused."""
-    raw = read_config(folder)
+    raw, narrow = read_config(folder), held != "float32"
     tasks, probes = read_tasks(folder)
     config = native_config(folder, raw)
     if policy is not None:
@@ -211,9 +214,9 @@ def read_reward_model(
         template = without_token(template, str(added))
     content = hashed(folder)
     model = RewardModel(module, template, content, tasks, probes, replace(read_source(folder), content=content))
-    check_probes(model, folder, 0.1 if policy is not None and policy.rounded else 1e-3)
+    check_probes(model, folder, 1e-3 if policy is None or not policy.rounded else 1.0 if is_four_bit(module) else 0.1)
     if narrow and policy is None:
-        model.rounded = narrow_matrices(module.model)
+        model.rounded = narrow_matrices(module.model, device, held)
     module.to(device)
     return model
 
@@ -361,19 +364,20 @@ Held = TypeVar("Held", bound=Policy | RewardModel)
 
 
 def with_exact_base(model: Held) -> Held:
-    """The model as it is written: base matrices that are held in bfloat16 as their folder has them, and all of it in the processor's own
-    memory. ModelError where that folder is not there as it was, and has digits that memory has not."""
+    """The model as it is written, all of it in the processor's own memory: base matrices that are held in bfloat16 as their folder has
+    them; those in four bits under an adapter as they were when it learnt, unpacked. ModelError where that folder is not there as it was,
+    and has digits that memory has not."""
     if not is_narrow(model.module):
         return model
     exact, cpu, (place, content) = None, torch.device("cpu"), (model.source.place, model.source.content)
-    if model.rounded:
+    if model.rounded and not (model.adapter is not None and is_four_bit(model.module)):
         scores = model.adapter is None and isinstance(model, RewardModel)
         if model.adapter is not None:
             place, content = model.adapter.base, model.adapter.base_hash
         folder = Path(place)
         if not has_content(folder, content):
             raise ModelError(
-                f"{place} is not there any more with the content {content[:16]}…, whose weights memory holds in bfloat16 alone, so they "
+                f"{place} is not there any more with the content {content[:16]}…, whose weights memory holds in fewer bits, so they "
                 "cannot be saved exactly; put it back and resume the run, or begin it anew with model.frozen_precision = 'float32'"
             )
         exact = (load_reward_model(folder, cpu) if scores else load_policy(folder, cpu)).module

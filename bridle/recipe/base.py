@@ -68,6 +68,15 @@ MicroBatch = Annotated[
         description="how many of batch_size go through one forward and backward pass (0: all); changes memory and speed only",
     ),
 ]
+MicroTokens = Annotated[
+    int,
+    Field(
+        ge=0,
+        le=LONGEST,
+        description="tokens in one forward and backward pass at most, prompts and padding counted (0: no bound); a row that has more goes "
+        "alone; changes memory and speed only",
+    ),
+]
 Temperature = Annotated[
     float, Field(ge=1e-6, description="of the rollouts; log-probs are taken at the same temperature")
 ]
@@ -154,6 +163,7 @@ class TrainerSection(BaseModel):
     """β₂ of AdamW: the same of their squares"""
     adam_epsilon: float = Field(default=1e-8, gt=0)
     """added to the root of the mean square that AdamW divides by"""
+    micro_tokens: MicroTokens = 0
     checkpoint_every: int = Field(default=200, ge=1, le=LONGEST)
     """optimiser steps between checkpoints"""
     _brought: dict[str, Callable[..., Any]] = PrivateAttr(default_factory=dict)

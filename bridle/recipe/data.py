@@ -9,6 +9,8 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from bridle.core.errors import brief_repr
 from bridle.recipe.base import LONGEST, USUAL_DAY, WIDEST, PathText, Section
 
+FrozenPrecision = Literal["float32", "bfloat16", "nf4"]
+
 # What bridle itself gives every chat template.
 GIVEN = ("messages", "tools", "documents", "add_generation_prompt", "strftime_now", "raise_exception")
 
@@ -56,9 +58,10 @@ class ModelSection(Section):
     kernels: Literal["auto", "compiled", "plain", "torch"] = "auto"
     """everything between the matrix products; compiled (on a CPU): by a C compiler at the first use; plain: PyTorch's
     own; torch: a training step's layers by torch.compile, for long runs on a GPU"""
-    frozen_precision: Literal["float32", "bfloat16"] = "float32"
+    frozen_precision: FrozenPrecision = "float32"
     """in which the matrices lie in memory that nothing trains: of a reference, the base under an adapter, a reward model that scores;
-    bfloat16: two bytes a number in place of four (docs/models.md)"""
+    bfloat16: two bytes a number in place of four; nf4: those of the layers in half a byte, under adapters alone, by bitsandbytes
+    (docs/models.md)"""
 
     checkpoint_activations: bool = False
     """run each layer again in the backward pass, so that until then it keeps its input alone: the same gradients for a fraction of
@@ -68,9 +71,13 @@ class ModelSection(Section):
     """keep AdamW's moments in the processor's memory while the weights lie on a card: the same numbers for 8 bytes a weight less there, and
     a slower update"""
 
-    @property
-    def narrow(self) -> bool:
-        return self.frozen_precision == "bfloat16"
+    @model_validator(mode="after")
+    def four_bits_are_not_compiled(self) -> "ModelSection":
+        if self.frozen_precision == "nf4" and self.kernels == "torch":
+            raise ValueError(
+                "kernels = 'torch' compiles no matrices in four bits; set it to 'auto', or frozen_precision to 'bfloat16'"
+            )
+        return self
 
     @field_validator("template_date")
     @classmethod

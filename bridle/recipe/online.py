@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from bridle.recipe import base
 from bridle.recipe.base import Section, TrainerSection
+
+
+class RolloutSection(Section):
+    """Where the answers come from that a policy learns from, if not from bridle's own engine: a server on the same machine."""
+
+    endpoint: Annotated[str, Field(max_length=1000, pattern=r"^(https?://[^\s@?#]+)?$")] = ""
+    """address of a server of vLLM's kind that runs the model and takes adapters, such as http://127.0.0.1:8000/v1; empty: none"""
+    sleeps: bool = True
+    """the server is woken for each rollout and sleeps while the policy learns, for the two share a card; false: it has one of its own"""
+    concurrency: int = Field(default=64, ge=1, le=1000)
+    """answers that it is asked for at once"""
+    timeout: float = Field(default=600.0, gt=0, le=3600)
+    """seconds until an answer, or its waking, is given up, and the run stops"""
+    max_logprob_gap: float = Field(default=0.1, gt=0)
+    """nats a token, on the average of a rollout, by which its log-probs may differ from the trainer's own; beyond it the run stops"""
 
 
 class PPOSection(TrainerSection):

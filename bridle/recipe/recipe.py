@@ -23,7 +23,15 @@ from bridle.recipe.base import Section, TrainerSection, name_of_function
 from bridle.recipe.constitution import ConstitutionSection
 from bridle.recipe.data import DataSection, LoRASection, ModelSection, SamplingSection, WorldSection
 from bridle.recipe.offline import DPOSection, KTOSection, ORPOSection, PretrainSection, RewardSection, SFTSection
-from bridle.recipe.online import GRPOSection, PPOSection, REBELSection, RejectionSection, RewardSource, RLOOSection
+from bridle.recipe.online import (
+    GRPOSection,
+    PPOSection,
+    REBELSection,
+    RejectionSection,
+    RewardSource,
+    RLOOSection,
+    RolloutSection,
+)
 from bridle.recipe.services import JudgeSection, LabelSection, LoopSection, ServeSection
 from bridle.recipe.watching import GuardSection, TrackSection
 
@@ -34,7 +42,7 @@ MOST_PROBLEMS = 5  # of one recipe that are told
 # Methods whose section has another name.
 CALLED = {"best-of-n": "rejection", "sl-cai": "constitution"}
 # Newer than some runs: in the hash only where they differ from their default. The first are every trainer's.
-ADDED_TO_TRAINERS = ("schedule", "warmup", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon")
+ADDED_TO_TRAINERS = ("schedule", "warmup", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "micro_tokens")
 ADDED_TO_CHECKED = ("heldout_answers", "filter_answers", "min_right", "max_right")
 ADDED_TO_GUARD = (
     "stop_cut_off", "audits", "audit_every", "audit_size", "audit_share", "audit_sure", "keep_audited", "on_audit", "on_refusals",
@@ -52,6 +60,7 @@ ADDED_LATER = {
     "data": ("imitate", "reliability", "sources", "mixture"),
     "dpo": (*ADDED_TO_TRAINERS, "gamma"),
     "ppo": (*ADDED_TO_TRAINERS, "scored_by", "normalise_returns"),
+    **dict.fromkeys(("kto", "orpo", "constitution"), ("micro_tokens",)),
     "guard": ("max_answer_gap", "changed_models", "other_arithmetic", *ADDED_TO_GUARD),
 }
 
@@ -77,6 +86,7 @@ class Recipe(Section):
     rloo: RLOOSection = Field(default_factory=RLOOSection)
     rebel: REBELSection = Field(default_factory=REBELSection)
     rejection: RejectionSection = Field(default_factory=RejectionSection)
+    rollout: RolloutSection = Field(default_factory=RolloutSection)
     constitution: ConstitutionSection = Field(default_factory=ConstitutionSection)
     guard: GuardSection = Field(default_factory=GuardSection)
     track: TrackSection = Field(default_factory=TrackSection)
@@ -91,6 +101,19 @@ class Recipe(Section):
         names = [source.name for source in self.reward_source]
         if len(set(names)) < len(names):
             raise ValueError(f"reward sources are called {', '.join(names)}; give each a name of its own")
+        return self
+
+    @model_validator(mode="after")
+    def what_needs_an_adapter_has_one(self) -> Recipe:
+        if self.model.frozen_precision == "nf4" and not self.lora.on:
+            raise ValueError(
+                "model.frozen_precision = 'nf4' holds a base in four bits a number, on which an adapter alone can learn, and lora.r is 0; "
+                "set lora.r, 16 is usual, or frozen_precision to 'bfloat16'"
+            )
+        if self.rollout.endpoint and not self.lora.on:
+            raise ValueError(
+                "rollout.endpoint is handed an adapter before each rollout, and lora.r is 0; set lora.r, 16 is usual, or leave it out"
+            )
         return self
 
     def hash_of(self, *sections: str) -> str:

@@ -10,6 +10,7 @@ from bridle.core.errors import ModelError
 from bridle.core.files import file_hash
 from bridle.core.records import content_hash
 from bridle.models.lora.adapter import Adapter, adapter_summary
+from bridle.models.lora.four_bit import is_four_bit
 from bridle.models.lora.low_rank import nearly_same
 from bridle.models.lora.peft_files import ADAPTER_FILES, ADAPTER_FOLDER, read_adapter
 from bridle.models.lora.policies import learner, load_adapted
@@ -30,7 +31,9 @@ def learner_of(work: Work, policy: Policy, folder: Path) -> Policy:
     work.progress.say(adapter_summary(found.module))
     if found.rounded and found.adapter is not None:
         work.progress.say(
-            f"the base lies in bfloat16, and has more digits: what is saved is merged into it as {found.adapter.base} has it"
+            "the base lies in four bits, and has more digits: what is saved is merged into it as it lies here, unpacked"
+            if is_four_bit(found.module)
+            else f"the base lies in bfloat16, and has more digits: what is saved is merged into it as {found.adapter.base} has it"
         )
     return found
 

@@ -14,6 +14,8 @@ import numpy as np
 from bridle.core.errors import NoUsableRows
 from bridle.core.records import Completion, Prompt, Reward, content_hash
 from bridle.feedback.store.store import LearntFrom
+from bridle.generation.endpoint import EndpointEngine
+from bridle.generation.engine import AnswerSource
 from bridle.generation.rollout import Observe, RolloutSession
 from bridle.maths.statistics import pass_at_k, proportion
 from bridle.models.encoding import encode_demonstrations
@@ -70,6 +72,7 @@ def practise(work: Work, method: Method, variant: Variant) -> dict[str, Any]:
     noted = {**parents, "folders": {"start": f"models/{start}", "reference": f"models/{held_to}"}}
     with work.start(name, variant.title, key, noted, recipe) as run, audited_weights(run):
         run.until = variant.until
+        engine = rollout_engine(work)
         policy, reference = load_pair(work, name, start, held_to)
         assert reference is not None
         parent = policy.origin
@@ -77,8 +80,7 @@ def practise(work: Work, method: Method, variant: Variant) -> dict[str, Any]:
         prompts, left_out = within_reach(work, policy, work.fitting(policy, prompts), checkable, config)
         reward = variant.reward or scoring(work, policy, config, checkable)
         observe = work.data.observe if checkable is None else checks(work, checkable)
-        tokens = recipe.sampling.max_new_tokens
-        session = RolloutSession(run, work.device, recipe.seed, work.engine, tokens, observe)
+        session = RolloutSession(run, work.device, recipe.seed, engine, recipe.sampling.max_new_tokens, observe)
         heldout = [] if checkable is None else work.fitting(policy, checkable.heldout, "held-out prompts")
         measured = check_answers(work, policy, heldout, checkable, f"{method.section}-before", config)
         run.watch = watch = watch_over(
@@ -98,6 +100,12 @@ def practise(work: Work, method: Method, variant: Variant) -> dict[str, Any]:
             result = {metric: value for metric, value in result.items() if metric not in ("accuracy", "worked")}
             measured["problems"] = len(heldout)
         return {**run.finish({**result, **measured, **left_out, **back, "model": saved}), **branch}
+
+
+def rollout_engine(work: Work) -> AnswerSource:
+    """What answers while a policy practises. A server sleeps from now on, before there is a model here."""
+    section = work.recipe.rollout
+    return EndpointEngine(section, work.device) if section.endpoint else work.engine
 
 
 def origins(work: Work, config: PracticeSection) -> tuple[str, str]:

@@ -47,8 +47,8 @@ def load_scores(work: Work, folder: Path, policy: Policy, task: str = "", frozen
     learn on it."""
     on_base_of = policy if work.recipe.lora.shared_trunk and policy.adapter is not None else None
     settings = work.template_settings(folder)
-    narrow = frozen and work.recipe.model.narrow
-    model = load_reward_model(folder, work.device.torch, work.verify, settings, on_base_of, narrow)
+    held = work.recipe.model.frozen_precision if frozen else "float32"
+    model = load_reward_model(folder, work.device.torch, work.verify, settings, on_base_of, held)
     work.check_unchanged(folder, model.origin)
     return LearnedReward(model, work.device, model.template.hash == policy.template.hash, task)
 

@@ -323,8 +323,8 @@ class Work:
 
     def read_policy(self, folder: Path, content: str = "", frozen: bool = False) -> Policy:
         """A model that is only asked. ModelError where it is not what was registered, nor the one of the run's key or of this `content`."""
-        narrow = frozen and self.recipe.model.narrow
-        policy = load_policy(folder, self.device.torch, self.verify, self.template_settings(folder), narrow)
+        held = self.recipe.model.frozen_precision if frozen else "float32"
+        policy = load_policy(folder, self.device.torch, self.verify, self.template_settings(folder), held)
         self.check_unchanged(folder, policy.origin, content)
         return policy
 

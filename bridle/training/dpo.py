@@ -103,13 +103,15 @@ def compare_answers(
 ) -> Metrics:
     """Add the gradient of the loss on a step's groups, every answer read once; the metrics of the step.
 
-    Each rank takes its share of the groups, `micro_batch` at once; the pairs' weight is counted on all ranks.
+    Each rank takes its share of the groups, as much of it at once as the settings say; the pairs' weight is counted on all ranks.
     """
     mine, means = my_share(list(range(len(groups)))), Means()
     weight = batches.pair_weight([groups[i] for i in mine])
     count = all_ranks_sum(torch.tensor(weight, dtype=torch.float64, device=device.torch)).float()
     pair_count = sum(len(group.pairs) for group in groups)
-    for part in batches.parts(mine, config.micro_batch):
+    cut = batches.Cut(config.micro_batch, config.micro_tokens)
+    sizes = batches.row_sizes((group.prompt, group.answers) for group in groups)
+    for part in cut.parts(mine, sizes, policy.module.model):
         chosen = [groups[i] for i in part]
         with timed("forward"):
             batch = batches.group_batch(chosen, policy.template.pad_id, device.torch)

@@ -40,9 +40,9 @@ def train(
     steps = Steps.of_policy(policy.module, config, config.steps, session)
     for rollout in online.rollouts(steps, policy, reward, asking, session):  # 1. answer each prompt  2. score
         # 3. compare within groups
-        together = size * online.whole_groups(config.batch_size, size)
+        cut = online.reading_cut(config, size)
         with steps.save_on_error(rollout.step):
-            reference_BT = online.reference_logprobs(rollout, reference, temperature, together, session.device)
+            reference_BT = online.reference_logprobs(rollout, reference, temperature, cut, session.device)
         with timed("advantages"):
             adv_B = advantages(rollout, config)
         # 4. improve the policy

@@ -27,7 +27,7 @@ from bridle.core.errors import NoUsableRows
 from bridle.core.timeline import timed
 from bridle.generation.reference import answer_logprobs, cached_logprobs, read_logprobs
 from bridle.maths.losses import kto, kto_baseline, kto_unwanted_weight
-from bridle.models.batches import Compared, Group, Rated, group_batch, length_plan, parts
+from bridle.models.batches import Compared, Cut, Group, Rated, group_batch, length_plan, row_sizes
 from bridle.models.policy import Policy
 from bridle.recipe.offline import KTOSection
 
@@ -153,10 +153,11 @@ def improve_by_ratings(
 ) -> Metrics:
     """Add the gradient of the loss on a step's groups, every answer read once; the metrics of the step.
 
-    Each rank takes its share of the groups, `micro_batch` at once; what the ratings weigh is counted over all of them.
+    Each rank takes its share of the groups, as much of it at once as the settings say; what the ratings weigh is counted over all of them.
     """
     mine, means, (good, bad) = my_share(list(range(len(groups)))), Means(), rating_weights(groups)
-    for part in parts(mine, config.micro_batch):
+    cut, sizes = Cut(config.micro_batch, config.micro_tokens), row_sizes((one.prompt, one.answers) for one in groups)
+    for part in cut.parts(mine, sizes, policy.module.model):
         chosen = [groups[i] for i in part]
         with timed("forward"):
             batch = group_batch(chosen, policy.template.pad_id, device.torch)

@@ -41,7 +41,7 @@ from bridle.maths.kl import KLControl, k1, k3, mean_k2
 from bridle.maths.losses import LossMetrics, clipped_policy, clipped_value
 from bridle.maths.returns import ReturnScale
 from bridle.maths.statistics import mean_and_se
-from bridle.models.batches import Batch, answer_states, micro_batches, sequence_logprobs, spread
+from bridle.models.batches import Batch, Cut, answer_states, micro_batches, sequence_logprobs, spread
 from bridle.models.imitation import Example, imitate
 from bridle.models.policy import Policy
 from bridle.models.scorer import Scorer
@@ -159,7 +159,8 @@ def estimate(
     returns in it, or, without one, in units of the reward."""
     batch, mask_BT = rollout.batch, rollout.mask_BT
     old_BT, reference_BT, values_BT = (torch.zeros_like(rollout.old_logp_BT) for _ in range(3))
-    for part in micro_batches(torch.arange(len(batch)), batch.lengths_B, config.batch_size):
+    cut, trunk = Cut(config.batch_size, config.micro_tokens), actors.policy.module.model
+    for part in micro_batches(torch.arange(len(batch)), batch, trunk, cut):
         rows = batch.rows(part.to(device.torch))
         width = rows.ids_BW.shape[1] - 1
         with device.autocast():
@@ -203,6 +204,7 @@ def improve_actors(
     than `early_stop_kl` from the one that answered takes no step, and is the last.
     """
     policy, device, means = actors.policy, steps.session.device, Means()
+    cut = Cut(config.batch_size, config.micro_tokens)
     for epoch in range(config.epochs):
         number = rollout.step * config.epochs + epoch
         order_B = shuffled(len(rollout.batch), steps.session.seed, "ppo-minibatches", number)
@@ -210,7 +212,7 @@ def improve_actors(
             update = number * config.minibatches + index
             mine_M = my_share(mini_M)
             tokens, approx_kl = all_ranks_sum(rollout.mask_BT[mine_M].sum()), torch.zeros((), device=device.torch)
-            for rows in micro_batches(mine_M, rollout.batch.lengths_B, config.batch_size):
+            for rows in micro_batches(mine_M, rollout.batch, policy.module.model, cut):
                 part, values_MT = read_part(actors, rollout, rows, tokens, config.temperature, device)
                 loss, metrics = actors_loss(part, values_MT, rollout, estimates, config)
                 backward(loss)
@@ -230,7 +232,8 @@ def improve_actors(
                 picked = shuffled(len(demonstrations), steps.session.seed, "ppo-demonstrations", update)[
                     :DEMONSTRATIONS
                 ]
-                imitate(policy, [demonstrations[i] for i in picked.tolist()], device, weight=config.pretrain_coef)
+                chosen, within = [demonstrations[i] for i in picked.tolist()], Cut(tokens=config.micro_tokens)
+                imitate(policy, chosen, device, within, weight=config.pretrain_coef)
             means.updated(steps.scheduled_step(update, config.clip_norm, config.epochs * config.minibatches))
     steps.grad_norm = means.grad_norm
     return {**means.result(), **({"updates": means.updates} if config.early_stop_kl else {})}

@@ -29,6 +29,7 @@ def train(policy: Policy, rows_RT: Tensor, total_tokens: int, config: PretrainSe
     batch_size = min(config.batch_size, len(rows_RT))
     total = max(1, round(total_tokens / (batch_size * config.length)))
     steps = Steps.of_policy(policy.module, config, total, session)
+    at_once = max(1, config.micro_tokens // config.length) if config.micro_tokens else batch_size
     average = steps.values.get("loss_average", math.nan)
     order_R, order_epoch = None, -1
     for step in steps:
@@ -38,7 +39,7 @@ def train(policy: Policy, rows_RT: Tensor, total_tokens: int, config: PretrainSe
             order_R, order_epoch = shuffled(len(rows_RT), session.seed, "pretrain", epoch), epoch
         batch_RT = rows_RT[my_share(order_R[position * batch_size : (position + 1) * batch_size])]
         # 2. predict every next token
-        loss = next_token_step(policy, batch_RT, session)
+        loss = next_token_step(policy, batch_RT, session, at_once)
         # 3. improve
         norm = steps.scheduled_step(step, config.clip_norm)
         # 4. log and save
@@ -51,19 +52,20 @@ def train(policy: Policy, rows_RT: Tensor, total_tokens: int, config: PretrainSe
     return {"steps": total, "tokens": total * batch_size * config.length, **steps.metrics}
 
 
-def next_token_step(policy: Policy, batch_RT: Tensor, session: Session) -> float:
+def next_token_step(policy: Policy, batch_RT: Tensor, session: Session, at_once: int) -> float:
     """Add the gradient of the mean next-token loss over a step's rows on all ranks, of which these are this rank's; that mean."""
     batch_RT, value = batch_RT.to(session.device.torch), 0.0
-    targets_N = batch_RT[:, 1:].flatten()
-    tokens = all_ranks_sum(torch.tensor(len(targets_N), device=session.device.torch))
-    if len(batch_RT):  # where ranks share a step of few rows, one may have none
+    tokens = all_ranks_sum(torch.tensor(batch_RT[:, 1:].numel(), device=session.device.torch))
+    # Where ranks share a step of few rows, one may have none.
+    for part_RT in batch_RT.split(at_once) if len(batch_RT) else ():
+        targets_N = part_RT[:, 1:].flatten()
         with timed("forward"):
             with session.device.autocast():
-                hidden_ND = policy.module.hidden(batch_RT[:, :-1]).flatten(0, 1)
+                hidden_ND = policy.module.hidden(part_RT[:, :-1]).flatten(0, 1)
                 logp_N = linear_logprobs(hidden_ND, policy.module.output_weight(), targets_N)
             loss, _ = next_token(logp_N, tokens=tokens)
         backward(loss)
-        value = float(loss.detach())
+        value += float(loss.detach())
     return all_ranks_metrics({"loss": value})["loss"]
 
 

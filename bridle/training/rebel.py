@@ -70,7 +70,7 @@ def improve_by_pairs(
         if not means.updates and flat_P[mini_P2[:, 0] // PAIR].all():
             continue  # nothing has moved, so there is no error but the rounding of another cut into batches
         count = torch.tensor(len(mini_P2), device=steps.session.device.torch)
-        for part in online.read_parts(policy, rollout, mini_P2, config, steps.session.device):
+        for part in online.read_parts(policy, rollout, mini_P2, config, steps.session.device, together=True):
             logp_P2, old_logp_P2 = part.logp_MT.sum(1).view(-1, PAIR), part.old_logp_MT.sum(1).view(-1, PAIR)
             loss, metrics = rebel(logp_P2, old_logp_P2, reward_B[part.rows].view(-1, PAIR), eta=config.eta, count=count)
             backward(loss)

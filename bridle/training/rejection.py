@@ -25,7 +25,7 @@ from bridle.core.records import Completion, FinishReason, Prompt, Reward
 from bridle.core.timeline import timed
 from bridle.generation import rollout as online
 from bridle.maths.advantages import flat_groups
-from bridle.models.batches import length_batches
+from bridle.models.batches import Cut, length_batches
 from bridle.models.imitation import Example, imitate
 from bridle.models.policy import Policy
 from bridle.recipe.online import RejectionSection
@@ -168,7 +168,8 @@ def imitate_kept(
         batches = length_batches(lengths, config.batch_size, session.seed, "rejection", number * config.epochs + epoch)
         planned = config.epochs * len(batches)
         for rows in batches:
-            losses.append(imitate(policy, [examples[i] for i in rows], session.device))
+            cut = Cut(tokens=config.micro_tokens)
+            losses.append(imitate(policy, [examples[i] for i in rows], session.device, cut))
             norms.append(steps.scheduled_step(number * planned + len(norms), config.clip_norm, planned))
     steps.grad_norm = sum(norms) / len(norms) if norms else None
     return {"loss": sum(losses) / len(losses), "grad_norm": sum(norms) / len(norms)} if norms else {}

@@ -26,7 +26,7 @@ from bridle.core.errors import DataError, NoUsableRows
 from bridle.core.timeline import timed
 from bridle.maths.losses import LossMetrics, bradley_terry, classification, plackett_luce, rating, score_size
 from bridle.maths.statistics import ece, fit_temperature
-from bridle.models.batches import Compared, Group, Ranked, Rated, group_batch, length_plan, parts
+from bridle.models.batches import Compared, Cut, Group, Ranked, Rated, group_batch, length_plan, row_sizes
 from bridle.models.policy import RewardModel, Task, probe_scores
 from bridle.project.run import Signal
 from bridle.recipe.offline import RewardSection
@@ -71,13 +71,14 @@ def train(
 
 
 def judge(model: RewardModel, groups: Sequence[Group], config: RewardSection, device: Device) -> Metrics:
-    """Add the gradient of the loss on a step's groups; the step's metrics. Each rank takes its share of the groups, `micro_batch`
-    at once; judgements and answers are counted on all ranks."""
+    """Add the gradient of the loss on a step's groups; the step's metrics. Each rank takes its share of the groups, as much
+    of it at once as the settings say; judgements and answers are counted on all ranks."""
     mine, means = my_share(list(range(len(groups)))), Means()
     weight = judged_weight([groups[i] for i in mine])
     count = all_ranks_sum(torch.tensor(weight, dtype=torch.float64, device=device.torch)).float()
     answers = all_ranks_sum(torch.tensor(sum(len(groups[i].answers) for i in mine), device=device.torch))
-    for part in parts(mine, config.micro_batch):
+    cut, sizes = Cut(config.micro_batch, config.micro_tokens), row_sizes((one.prompt, one.answers) for one in groups)
+    for part in cut.parts(mine, sizes, model.module.model):
         chosen = [groups[i] for i in part]
         with timed("forward"):
             with device.autocast():

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from bridle.compute.steps import Metrics, Session, Steps
 from bridle.core.errors import NoUsableRows
-from bridle.models.batches import length_plan
+from bridle.models.batches import Cut, length_plan
 from bridle.models.imitation import Example, imitate
 from bridle.models.policy import Policy
 from bridle.project.run import Signal
@@ -27,12 +27,13 @@ def train(
     lengths = [len(prompt) + len(answer) for prompt, answer in examples]
     plan = length_plan(lengths, config.batch_size, config.epochs, session.seed, "sft")
     steps = Steps.of_policy(policy.module, config, len(plan), session)
+    cut = Cut(config.micro_batch, config.micro_tokens)
     losses: list[float] = steps.values.setdefault("last_losses", [])
     for step in steps:
         # 1. a batch of demonstrations
         chosen = [examples[i] for i in plan[step]]
         # 2. predict the answers' tokens
-        losses.append(imitate(policy, chosen, session.device, config.micro_batch))
+        losses.append(imitate(policy, chosen, session.device, cut))
         # 3. improve
         norm = steps.scheduled_step(step, config.clip_norm)
         # 4. log and save

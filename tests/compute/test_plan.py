@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import bridle
 from bridle.compute import device
 from bridle.compute.optimizer import clipped_step, optimizers_of
-from bridle.compute.plan import Need, Range, fit_verdict, plan_stage
+from bridle.compute.plan import Need, Range, RowTokens, fit_verdict, plan_stage
 from bridle.compute.shapes import GIB, PUBLIC_SHAPES, Card, Shape, public_shape
 from bridle.core.errors import ModelError
 from bridle.generation.native import Matrix, PackedDecoder, pack_decoder
@@ -149,6 +149,22 @@ def test_a_step_in_parts_holds_gradients_beside_activations() -> None:
     assert "gradients" not in one and other["gradients"].expected == 4 * shape().whole
 
 
+def test_a_bound_of_tokens_is_one_of_what_is_kept() -> None:
+    def kept(name: str, **settings: Any) -> float:
+        phases = need(name, **settings).phases(RowTokens(32, 32, 4), RowTokens(32, 32, 4))
+        return phases["begins the backward pass"]["activations kept for the gradient"].expected
+
+    assert kept("sft", sft__batch_size=8) == pytest.approx(
+        4 * kept("sft", sft__batch_size=8, sft__micro_tokens=320), rel=0.2
+    )
+    rows = {
+        name: kept(name, **{f"{name}__micro_tokens": 1}) / kept(name, **{f"{name}__batch_size": together})
+        for name, together in (("grpo", 4), ("rebel", 2))
+    }
+    assert rows["grpo"] == pytest.approx(64 / 160, rel=0.2)  # an answer with its prompt, of a prompt with its four
+    assert rows["rebel"] > 0.9  # whose pairs are never cut
+
+
 def test_an_adapter_has_no_second_base_and_no_waiting_copies() -> None:
     adapted = need("dpo", lora__r=4)
     assert adapted.reference()["weights: reference"] == Range(0, 0, 0)
@@ -159,6 +175,37 @@ def test_an_adapter_has_no_second_base_and_no_waiting_copies() -> None:
     assert other["weights: reference"].expected == 4 * shape().whole
     narrow = need("dpo", lora__r=4, model__frozen_precision="bfloat16").weights()
     assert narrow["weights: policy"].expected == 2 * shape().whole
+
+
+def test_a_base_in_four_bits_is_counted_with_its_constants() -> None:
+    chosen = need("ppo", lora__r=4, lora__shared_trunk=True, model__frozen_precision="nf4")
+    held, whole, layers = chosen.weights(), shape().whole, shape().matrices
+    assert held["weights: policy"].expected == 2 * (whole - layers) + layers / 2
+    assert held["constants of the four bits"].expected == pytest.approx(layers * (1 / 64 + 1 / 4096))
+    assert held["adapter: reward model"].expected == held["adapter: critic"].expected == 4 * chosen.adapter
+    alone = need("ppo", lora__r=4, model__frozen_precision="nf4").weights()
+    assert alone["weights: reward model"].expected == 2 * (shape().trunk - layers) + layers / 2
+
+
+def test_a_server_on_the_same_card_is_there_in_turns() -> None:
+    def phases(**settings: Any) -> dict[str, Any]:
+        chosen = need(
+            "ppo", lora__r=4, rollout__endpoint="http://127.0.0.1:8000/v1", rollout__concurrency=8, **settings
+        )
+        return chosen.phases(RowTokens(32, 32), RowTokens(32, 32))
+
+    found, apart = phases(), phases(rollout__sleeps=False)
+    names = {name for parts in found.values() for name in parts}
+    assert (
+        not names & {"engine's copy", "prompts being read, logits"} and "server: CUDA and libraries" in found["scores"]
+    )
+    assert found["answers"]["server awake: keys and values"].expected == 8 * 64 * 2 * 2 * shape().kv_heads * 16 * 3
+    assert found["answers"]["server awake: weights"].expected == 2 * shape().whole
+    assert not any(
+        name.startswith("server awake") for phase, parts in found.items() if phase != "answers" for name in parts
+    )
+    assert not any(name.startswith("server awake") for name in apart["answers"])
+    assert "engine's copy" in phases(ppo__scored_by="verifier")["answers"]
 
 
 def test_a_reference_that_is_read_once_is_gone_while_a_policy_learns() -> None:
@@ -304,6 +351,29 @@ def test_every_recipe_is_planned_as_its_comment_says(path: Path) -> None:
     assert path.read_text("utf-8").splitlines()[0] == computed(path)
     recipe = load_recipe(path)
     assert recipe.model.path.rpartition("/")[2] in PUBLIC_SHAPES
+
+
+def test_every_byte_of_the_recipe_for_one_card_stands_in_the_page() -> None:
+    recipe, card = load_recipe(ROOT / "examples/recipes/one-24gb.toml"), Card(23.5 * GIB, "cuda", 2)
+    plan = plan_stage("ppo", recipe, public_shape(recipe.model.path), card, tokens=1024)
+    phases = ("answers", "begins the backward pass", "ends the backward pass")
+    parts = dict.fromkeys(part for phase in phases for part in plan.phases[phase])
+
+    def cell(phase: str, part: str) -> str:
+        found = plan.phases[phase].get(part)
+        return f"{found.expected / GIB:.3f}" if found is not None and found.expected else ""
+
+    rows = [f"| {part} | {' | '.join(cell(phase, part) for phase in phases)} |" for part in parts]
+    sums = [f"{sum(part.expected for part in plan.phases[phase].values()) / GIB:.1f}" for phase in phases]
+    table = [
+        f"| | {' | '.join(phases)} |",
+        "|---|---|---|---|",
+        *filter(lambda row: "." in row, rows),
+        f"| in all | {' | '.join(sums)} |",
+    ]
+    text = (ROOT / "docs/scaling.md").read_text("utf-8")
+    assert "\n".join(table) in text, "\n".join(table)
+    assert fit_verdict(plan.peak, card) == "fits"
 
 
 def test_recipes_span_the_models_that_are_promised() -> None:

@@ -30,6 +30,7 @@ from tests.models.tiny import random_ids, template
 from tests.training.runs import DEVICE, groups, metrics, run_in, session
 
 NO_CLIP, NEW_TOKENS = 1e9, 7
+CUT: dict[str, int] = {}  # micro_tokens of every step that is made, where a test wants some
 EXAMPLES = [(p, a) for i, p in enumerate(random_ids(4, 2, 6)) for a in random_ids(3, 1, 8, seed=10 + i)]
 PROMPTS = [
     Prompt.from_text(text) for text in ("Hi", "What is 2 + 3?", "And the rain?", "Tell me a joke about cats.", "Why")
@@ -66,32 +67,34 @@ def practising(folder: Path) -> RolloutSession:
 
 def pretrain_step(size: int, rows: int = 6) -> Step:
     ids_RT = torch.tensor([row[:9] for row in random_ids(rows, 9, 9)])
-    config = PretrainSection(batch_size=rows, length=8, optimizer="adamw", clip_norm=NO_CLIP)
+    config = PretrainSection(batch_size=rows, length=8, optimizer="adamw", clip_norm=NO_CLIP, **CUT)
     return caught(lambda f: pretrain.train(tiny(), ids_RT, rows * 8, config, session(run_in(f / "run"))))
 
 
 def sft_step(size: int, count: int = 12) -> Step:
-    config = SFTSection(batch_size=count, micro_batch=size, epochs=1, optimizer="adamw", clip_norm=NO_CLIP)
+    config = SFTSection(batch_size=count, micro_batch=size, epochs=1, optimizer="adamw", clip_norm=NO_CLIP, **CUT)
     return caught(lambda f: sft.train(tiny(), EXAMPLES[:count], config, session(run_in(f / "run"))))
 
 
 def reward_step(size: int) -> Step:
     model = RewardModel(scorer_from(tiny().module, torch.Generator().manual_seed(0)).double(), template(), "made")
-    config = RewardSection(batch_size=5, micro_batch=size, clip_norm=NO_CLIP, score_size=0.1)
+    config = RewardSection(batch_size=5, micro_batch=size, clip_norm=NO_CLIP, score_size=0.1, **CUT)
     return caught(
         lambda f: reward.train(model, groups(5, seed=0), config, 1, 1e-3, session(run_in(f / "run")))
     )  # fmt: skip
 
 
 def dpo_step(size: int, loss: str = "dpo") -> Step:
-    config = DPOSection.model_validate({"batch_size": 5, "micro_batch": size, "clip_norm": NO_CLIP, "loss": loss})
+    config = DPOSection.model_validate(
+        {"batch_size": 5, "micro_batch": size, "clip_norm": NO_CLIP, "loss": loss, **CUT}
+    )
     return caught(
         lambda f: dpo.train(tiny(), tiny(5), groups(5, seed=0), config, session(run_in(f / "run")), f / "cache")
     )  # fmt: skip
 
 
 def orpo_step(size: int) -> Step:
-    config = ORPOSection(batch_size=5, micro_batch=size, clip_norm=NO_CLIP)
+    config = ORPOSection(batch_size=5, micro_batch=size, clip_norm=NO_CLIP, **CUT)
     return caught(
         lambda f: dpo.train(tiny(), None, groups(5, seed=0), config, session(run_in(f / "run")), f / "cache")
     )  # fmt: skip
@@ -99,7 +102,7 @@ def orpo_step(size: int) -> Step:
 
 def kto_step(size: int, count: int = 5) -> Step:
     """Comparisons, and a vote by itself; the estimated KL is above 0."""
-    config = KTOSection(batch_size=6, micro_batch=size, clip_norm=NO_CLIP, undesirable_weight=1.3)
+    config = KTOSection(batch_size=6, micro_batch=size, clip_norm=NO_CLIP, undesirable_weight=1.3, **CUT)
     given = [*groups(count, seed=0), Group([7, 8], [[20, 21, 1]], ratings=[Rated(0, 1.0)])]
     return caught(
         lambda f: kto.train(tiny(), tiny(5), given, config, session(run_in(f / "run")), f / "cache")
@@ -109,7 +112,7 @@ def kto_step(size: int, count: int = 5) -> Step:
 def online_dpo_step(size: int) -> Step:
     config = DPOSection(
         online_rounds=1, online_prompts=5, online_answers=4, batch_size=5, micro_batch=size, learning_rate=0.0,
-        clip_norm=NO_CLIP, sft=0.2,
+        clip_norm=NO_CLIP, sft=0.2, **CUT,
     )  # fmt: skip
     return caught(
         lambda f: dpo.train_online(tiny(), tiny(5), token_points, PROMPTS, config, practising(f))
@@ -117,7 +120,7 @@ def online_dpo_step(size: int) -> Step:
 
 
 def rejection_step(size: int) -> Step:
-    config = RejectionSection(rounds=1, prompts_per_round=5, answers=4, learning_rate=0.0, clip_norm=NO_CLIP)
+    config = RejectionSection(rounds=1, prompts_per_round=5, answers=4, learning_rate=0.0, clip_norm=NO_CLIP, **CUT)
     return caught(
         lambda f: rejection.train(tiny(), tiny(5), token_points, PROMPTS, config, practising(f))
     )  # fmt: skip
@@ -126,7 +129,7 @@ def rejection_step(size: int) -> Step:
 def grpo_step(size: int, length_power: float = 0.0, prompts: int = 5) -> Step:
     config = GRPOSection(
         steps=1, prompts_per_step=prompts, group_size=4, minibatches=1, batch_size=4 * size or 64, learning_rate=0.0,
-        kl_coef=0.1, clip_norm=NO_CLIP, length_power=length_power,
+        kl_coef=0.1, clip_norm=NO_CLIP, length_power=length_power, **CUT,
     )  # fmt: skip
     return caught(
         lambda f: grpo.train(tiny(), tiny(5), token_points, PROMPTS, config, practising(f))
@@ -135,7 +138,13 @@ def grpo_step(size: int, length_power: float = 0.0, prompts: int = 5) -> Step:
 
 def rloo_step(size: int, prompts: int = 5) -> Step:
     config = RLOOSection(
-        steps=1, prompts_per_step=prompts, group_size=4, batch_size=4 * size or 64, learning_rate=0.0, clip_norm=NO_CLIP
+        steps=1,
+        prompts_per_step=prompts,
+        group_size=4,
+        batch_size=4 * size or 64,
+        learning_rate=0.0,
+        clip_norm=NO_CLIP,
+        **CUT,
     )
     return caught(
         lambda f: rloo.train(tiny(), tiny(5), token_points, PROMPTS, config, practising(f))
@@ -145,7 +154,7 @@ def rloo_step(size: int, prompts: int = 5) -> Step:
 def rebel_step(size: int, prompts: int = 6) -> Step:
     config = REBELSection(
         steps=1, prompts_per_step=prompts, epochs=1, minibatches=1, batch_size=2 * size or 64, learning_rate=0.0,
-        clip_norm=NO_CLIP,
+        clip_norm=NO_CLIP, **CUT,
     )  # fmt: skip
     return caught(
         lambda f: rebel.train(tiny(), tiny(5), token_points, PROMPTS, config, practising(f))
@@ -156,7 +165,7 @@ def ppo_step(size: int, answers: int = 12, shared_trunk: bool = False) -> Step:
     """Two optimiser steps of policy and critic, at the same weights, with demonstrations mixed in."""
     config = PPOSection(
         steps=1, prompts_per_step=answers, epochs=1, minibatches=2, batch_size=size or 64, learning_rate=0.0,
-        critic_learning_rate=0.0, kl_target=0.0, clip_norm=NO_CLIP, pretrain_coef=0.1,
+        critic_learning_rate=0.0, kl_target=0.0, clip_norm=NO_CLIP, pretrain_coef=0.1, **CUT,
     )  # fmt: skip
     policy = tiny()
     critic = scorer_from(policy.module, torch.Generator().manual_seed(0)).double()

@@ -24,8 +24,9 @@ from bridle.compute import parallel
 from bridle.generation import rollout
 from bridle.models import batches, imitation
 from bridle.models.batches import Batch, PackedAnswers
+from bridle.models.decoder import Trunk
 from bridle.training import ppo
-from tests.exact.steps import FEW, SHARED, STEPS, Step
+from tests.exact.steps import CUT, FEW, SHARED, STEPS, Step, tiny
 
 ROOT = Path(__file__).parents[2]
 
@@ -59,6 +60,24 @@ def alike(found: Step, name: str) -> None:
 @pytest.mark.parametrize("name", STEPS)
 def test_micro_batches(name: str, size: int) -> None:
     alike(STEPS[name](size), name)
+
+
+@pytest.mark.parametrize("name", [*STEPS, "pretrain", "best of n"])
+def test_micro_batches_by_tokens(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No pass with a gradient reads more, padding counted, but of a row that has more by itself."""
+    read = list[tuple[int, int]]()
+    forward = Trunk.forward
+
+    def watched(trunk: Trunk, ids_BT: Tensor, *more: Any) -> Tensor:
+        read.extend([(ids_BT.shape[0], ids_BT.numel())] * torch.is_grad_enabled())
+        return forward(trunk, ids_BT, *more)
+
+    monkeypatch.setattr(Trunk, "forward", watched)
+    monkeypatch.setitem(CUT, "micro_tokens", 30)
+    alike({**STEPS, **FEW}[name](0), name)
+    together = 2 if name == "rebel" else 1  # rows of one pair, where its answers do not share one
+    assert all(rows <= together or places <= 30 for rows, places in read)
+    assert len(read) > 1
 
 
 @pytest.mark.parametrize("name", STEPS)
@@ -158,9 +177,11 @@ def test_shares_cover_all_rows_once(ranks: int, monkeypatch: pytest.MonkeyPatch)
 
 
 def parts_of(count: int) -> Callable[[int], list[Sequence[int]]]:
-    return lambda size: batches.parts(list(range(count)), size)
+    return lambda size: batches.Cut(size).parts(list(range(count)), [], tiny().module.model)
 
 
 def test_parts() -> None:
     assert parts_of(5)(2) == [[0, 1], [2, 3], [4]] and parts_of(5)(0) == [[0, 1, 2, 3, 4]]
-    assert parts_of(0)(0) == parts_of(0)(3) == [] and batches.micro_batches(torch.arange(0), torch.arange(3), 2) == []
+    batch, trunk = batches.make_batch([[5]] * 3, [[6]] * 3, 0), tiny().module.model
+    assert parts_of(0)(0) == parts_of(0)(3) == []
+    assert batches.micro_batches(torch.arange(0), batch, trunk, batches.Cut(2)) == []

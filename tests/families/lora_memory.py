@@ -35,6 +35,12 @@ def held_narrow(module: nn.Module) -> int:
     return HELD * numbers(module) - 2 * sum(weight.numel() for weight in maps.values())
 
 
+def held_in_four_bits(module: Decoder) -> int:
+    """Bytes of a network with its layers' matrices in four bits and their constants, embeddings and head in bfloat16."""
+    layers = sum(part.weight.numel() for part in module.model.modules() if isinstance(part, nn.Linear))
+    return held_narrow(module) - round((2 - 0.5 - 1 / 64 - 4 / (64 * 256)) * layers)
+
+
 def counts(config: DecoderConfig, r: int = 16) -> tuple[int, int, int]:
     """Numbers of the whole model, of a scorer on its trunk, and of its adapter."""
     with torch.device("meta"):  # shapes without numbers
@@ -77,10 +83,11 @@ def memory() -> Iterator[str]:
     for config in SHAPES.values():
         whole, _, adapter = counts(config)
         with torch.device("meta"):
-            narrow = held_narrow(Decoder(config))
+            narrow, four = held_narrow(Decoder(config)), held_in_four_bits(Decoder(config))
         rows = {
             "weights that nothing trains, float32": HELD * whole,
             '`model.frozen_precision = "bfloat16"`': narrow,
+            '`model.frozen_precision = "nf4"`, under an adapter': four,
             "DPO of all weights: weights, gradients, moments and the reference": (TRAINED + HELD) * whole,
             "its reference in bfloat16": TRAINED * whole + narrow,
             "its reference let go, as it is between two measurements of the KL": TRAINED * whole,
@@ -88,6 +95,7 @@ def memory() -> Iterator[str]:
             "DPO by an adapter, r = 16: the base, which is the reference, and the adapter": HELD * whole
             + TRAINED * adapter,
             "its base in bfloat16": narrow + TRAINED * adapter,
+            "its base in four bits": four + TRAINED * adapter,
             "what layers keep of 1,024 tokens for the backward pass, with products in bfloat16": config.layers
             * waiting(config, 1024),
             "`model.checkpoint_activations = true`: their inputs, and one layer": 1024

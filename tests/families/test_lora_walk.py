@@ -7,6 +7,7 @@ import math
 import shutil
 import weakref
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,14 @@ from bridle.models.lora.adapter import learning_tensors
 from bridle.models.lora.frozen import is_narrow
 from bridle.models.lora.low_rank import merged_tensors
 from bridle.models.lora.policies import load_adapted
-from bridle.models.policy import Policy, load_policy
+from bridle.models.policy import Policy, load_policy, with_exact_base
 from bridle.rewards.learned import LearnedReward
 from bridle.stages import preferences as offline
 from bridle.stages.methods import METHODS
 from bridle.training import ppo
 from tests.families.table import WALKED
 from tests.families.test_walk import FEW, TURNS, check
+from tests.generation.test_endpoint import further, serving
 from tests.models.tiny import CPU, one_sentence
 from tests.tiny_project import bridle, complaint, done, metrics, preferences, settings
 
@@ -254,6 +256,36 @@ def test_a_base_in_two_bytes_is_saved_as_exactly_as_in_four(project: Path, monke
     actors, reward = seen[-1]
     assert not is_narrow(actors.policy.module) and not is_narrow(actors.critic)
     assert is_narrow(actors.reference.module) and is_narrow(reward.model.module)
+
+
+def test_a_server_answers_in_turns(project: Path) -> None:
+    with serving(load_policy(project / "models/sft", CPU)) as served:
+        address = f"rollout.endpoint={served.address}"
+        done("train", "ppo", "--set", "seed=3", "--set", address, "--project", project)
+        assert served.asked[:4] == ["/sleep?level=1", "/wake_up", "/v1/load_lora_adapter", "/v1/completions"]
+        assert not served.awake and not served.adapters
+        served.takes_adapters, served.spoil = False, further
+        said = complaint(bridle("train", "rloo", "--set", address, "--project", project))
+        assert "the endpoint's log-probs are not those of the weights" in said and not served.awake
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes, of bridle[bits], is not installed")
+@pytest.mark.parametrize("name", ["llama", "gemma3_text"])
+def test_a_base_in_four_bits_is_merged_as_it_lies_in_memory(name: str, tmp_path: Path) -> None:
+    project = begin(name, tmp_path)
+    low = ("--set", "model.frozen_precision=nf4", "--project", project)
+    for words in ("sft", "reward", "dpo", "ppo"):
+        done("train", words, *low)
+    done("train", "ppo", *low, "--set", "lora.shared_trunk=true")
+    done("train", "dpo", *low, *FURTHER, "--set", "dpo.start=sft")
+    for place in sorted(project.glob("models/*/adapter")):
+        base = Path(json.loads((place / "adapter_config.json").read_text())["base_model_name_or_path"])
+        if not (place.parent / "bridle_reward.json").exists():
+            trained = load_adapted(place, load_policy(base, CPU, held="nf4"))
+            whole = dict(merged_tensors(with_exact_base(trained).module))
+            for part, tensor in weights_of(place.parent).items():
+                torch.testing.assert_close(whole[part], tensor, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("method", ["dpo", "kto"])

@@ -14,10 +14,11 @@ from bridle.models.batches import make_batch, sequence_logprobs
 from bridle.models.lora.frozen import is_narrow
 from bridle.models.lora.policies import learner
 from bridle.models.policy import Policy, load_policy
-from bridle.recipe.data import LoRASection
+from bridle.recipe.data import FrozenPrecision, LoRASection
 from tests.families.table import WALKED
 from tests.models.tiny import CPU, random_ids
 
+PRECISIONS: list[FrozenPrecision] = ["float32", "bfloat16"]
 BATCH = make_batch(random_ids(2, 5, 9, seed=1), random_ids(2, 8, 12, seed=2), 0)
 
 
@@ -34,7 +35,7 @@ def read(found: Policy) -> tuple[Tensor, dict[str, Tensor]]:
 @pytest.mark.parametrize("name", WALKED)
 def test_every_family_in_less_memory(name: str, tmp_path: Path) -> None:
     WALKED[name].write(tmp_path)
-    whole, low = (load_policy(tmp_path, CPU, narrow=narrow) for narrow in (False, True))
+    whole, low = (load_policy(tmp_path, CPU, held=precision) for precision in PRECISIONS)
     assert is_narrow(low.module) and low.rounded
     adapted = [learner(found, LoRASection(r=2), generator(0, "lora")) for found in (whole, low)]
     (logp, _), (near, grads) = (read(found) for found in adapted)

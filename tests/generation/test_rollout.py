@@ -28,6 +28,7 @@ from bridle.generation.rollout import (
     rollouts,
     take_prompts,
 )
+from bridle.models.batches import Cut
 from bridle.project.progress import Progress
 from bridle.project.run import Run
 from bridle.recipe.online import GRPOSection
@@ -183,7 +184,7 @@ def test_a_reference_without_finite_log_probs_is_told_before_anything_is_learnt(
     with torch.no_grad():
         broken.module.output_weight()[5] = math.nan
     with pytest.raises(TrainingStopped, match="the reference's log-probs of 12 of 12 answers are not finite"):
-        reference_logprobs(rollout, broken, 1.0, 8, DEVICE)
+        reference_logprobs(rollout, broken, 1.0, Cut(8), DEVICE)
 
 
 @pytest.mark.parametrize("whose", ["policy", "reference"])

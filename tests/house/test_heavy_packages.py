@@ -11,6 +11,7 @@ DOORS = {
     "transformers": ("bridle.models",),
     "peft": ("bridle.models",),
     "gguf": ("bridle.models",),
+    "bitsandbytes": ("bridle.models",),
     "tokenizers": ("bridle.models",),
     "safetensors": ("bridle.models", "bridle.compute"),  # weights, and checkpoints
     "datasets": ("bridle.feedback",),
@@ -33,6 +34,7 @@ DOORS = {
 # httpx2, and the extras
 WHEN_CALLED = (
     "httpx2",
+    "bitsandbytes",
     "datasets",
     "gguf",
     "huggingface_hub",

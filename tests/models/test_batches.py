@@ -9,6 +9,7 @@ import torch
 from bridle.models.batches import (
     Batch,
     Compared,
+    Cut,
     Group,
     by_length,
     group_batch,
@@ -19,9 +20,11 @@ from bridle.models.batches import (
     micro_batches,
     pack_answers,
     pad,
+    row_sizes,
     sequence_logprobs,
     slices,
     spread,
+    tokens_read,
 )
 from bridle.models.scorer import scorer_from
 from tests.models.tiny import CPU, policy, random_ids, template
@@ -140,10 +143,35 @@ def test_a_pass_has_batches_of_its_own_and_an_order_of_its_own() -> None:
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 64])
 def test_a_step_is_cut_into_parts_of_similar_length(size: int) -> None:
     """Each row once, shortest first, and of equal ones the earlier; rows that are not of the step stay out."""
-    rows, lengths = torch.tensor([5, 0, 3, 4, 6]), torch.tensor([7, 1, 1, 3, 3, 9, 2])
-    parts = micro_batches(rows, lengths, size)
+    rows, lengths = torch.tensor([5, 0, 3, 4, 6]), [7, 1, 1, 3, 3, 9, 2]
+    batch = make_batch([[5]] * 7, [[6] * (length - 1) for length in lengths], 0)
+    parts = micro_batches(rows, batch, policy().module.model, Cut(size))
     assert torch.cat(parts).tolist() == [6, 3, 4, 0, 5]
     assert [len(part) for part in parts[:-1]] == [size] * (len(parts) - 1) and 1 <= len(parts[-1]) <= size
+
+
+def test_parts_hold_no_more_tokens_than_they_may() -> None:
+    """Padding counts, and a prompt that answers share once, where the trunk reads it so; a row that has more goes alone."""
+    native, foreign = policy().module.model, policy("gpt2").module.model
+    rows = [
+        ([prompt + answer] * prompt, [[2] * answer] * answers)
+        for prompt, answer, answers in [(4, 2, 3), (4, 4, 1), (9, 1, 1), (30, 2, 2)]
+    ]
+    sizes = row_sizes((p, a) for p, a in rows)
+    assert [tokens_read(size, native) for size in sizes] == [10, 8, 10, 34]
+    assert [tokens_read(size, foreign) for size in sizes] == [18, 8, 10, 64]
+    assert tokens_read(sizes[0] + sizes[1], native) == 2 * 10 and tokens_read(sizes[1] + sizes[2], native) == 2 * 10
+    assert Cut(0, 20).parts(range(4), sizes, native) == [[0, 1], [2], [3]]
+    assert Cut(0, 20).parts(range(4), sizes, foreign) == [[0], [1, 2], [3]]
+    assert Cut(1, 20).parts([3, 1, 2], sizes, native) == [[3], [1], [2]]
+    assert Cut(2).parts([3, 1, 2], sizes, native) == [[3, 1], [2]] and Cut().parts([], sizes, native) == []
+    batch = make_batch([p for p, answers in rows for _ in answers], [a for _, answers in rows for a in answers], 0)
+    assert packed_places(batch) == tokens_read([size for row in sizes for size in row], native)
+
+
+def packed_places(batch: Batch) -> int:
+    packed = pack_answers(batch)
+    return (batch.ids_BW if packed is None else packed.ids_RW).numel()
 
 
 FIRST = Group([5], [[1], [2, 8], [3]], [(2, 0, 0.5), (2, 1, 0.5)])

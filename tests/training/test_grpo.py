@@ -12,7 +12,7 @@ from bridle.core.errors import NoUsableRows
 from bridle.core.records import Completion, Prompt, Reward, Scores
 from bridle.generation.rollout import Rollout, reference_logprobs
 from bridle.maths.advantages import group_relative
-from bridle.models.batches import make_batch, spread
+from bridle.models.batches import Cut, make_batch, spread
 from bridle.project.run import Run
 from bridle.recipe.online import GRPOSection
 from bridle.rewards.weighted import Source, WeightedSum
@@ -193,7 +193,7 @@ def test_the_kl_is_that_of_whole_answers_against_the_reference(tmp_path: Path) -
     who.reference = tiny_policy(seed=5)
     rollout = who.roll_out(low_ids)
     for batch_size in (1, 4, 64):
-        found_BT = reference_logprobs(rollout, who.reference, 1.0, batch_size, DEVICE)
+        found_BT = reference_logprobs(rollout, who.reference, 1.0, Cut(batch_size), DEVICE)
         for row in range(len(rollout.batch)):
             ids = rollout.batch.ids_BW[row, : int(rollout.batch.lengths_B[row])]
             with torch.no_grad():

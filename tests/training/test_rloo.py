@@ -10,6 +10,7 @@ from torch import Tensor
 from bridle.core.errors import NoUsableRows
 from bridle.core.records import Completion, FinishReason, Prompt, Reward
 from bridle.generation.rollout import reference_logprobs
+from bridle.models.batches import Cut
 from bridle.project.run import Run
 from bridle.recipe.online import RLOOSection
 from bridle.training import rloo
@@ -55,7 +56,7 @@ def test_the_first_update_by_hand() -> None:
     who = cast(torch.float64)
     who.reference = tiny_policy(seed=5, dtype=torch.float64)
     rollout = who.roll_out(token_means)
-    reference_BT = reference_logprobs(rollout, who.reference, 1.0, 64, DEVICE)
+    reference_BT = reference_logprobs(rollout, who.reference, 1.0, Cut(64), DEVICE)
     kl_B = (rollout.old_logp_BT - reference_BT).sum(1)
     config = with_settings(kl_coef=0.2, clip_norm=1e6)
     adv_B = rloo.net_advantages(rollout, kl_B, config)

@@ -12,6 +12,7 @@ from bridle.core.records import Completion, Prompt
 from bridle.generation import rollout as online
 from bridle.generation.rollout import Asking, roll_out
 from bridle.guard.health import Health
+from bridle.models.batches import Cut
 from bridle.models.scorer import critic_from, scorer_from
 from bridle.recipe.offline import DPOSection
 from bridle.recipe.online import GRPOSection, PPOSection, REBELSection, RejectionSection, RLOOSection
@@ -53,7 +54,7 @@ def test_rereading_gives_the_training_passes_numbers_and_the_engines_gap(tmp_pat
     policy, reference, session = long_answers(torch.bfloat16, run_in(tmp_path))
     rollout = roll_out(0, policy, token_means, Asking("test", PROMPTS, 3, 4), session)
     reread, kl_B, gaps = online.reread(rollout, policy, reference, RLOO, 4, session.device)
-    old_BT = online.reference_logprobs(rollout, policy, 1.0, 8, session.device)
+    old_BT = online.reference_logprobs(rollout, policy, 1.0, Cut(8), session.device)
     assert torch.equal(reread.old_logp_BT, old_BT) and reread.reward_B is rollout.reward_B and not kl_B.any()
     off_BT = old_BT - rollout.old_logp_BT
     assert gaps["answer_gap"] == pytest.approx(sum(abs(float(off.sum())) for off in off_BT) / 12, rel=1e-5)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from bridle.core.errors import ModelError, RecipeError, UsageError
 from bridle.models.decoder import Decoder, Trunk
 from bridle.models.foreign import Foreign, ForeignTrunk
+from bridle.models.lora.four_bit import unpack_matrices
 from bridle.models.lora.low_rank import NAME, add_low_rank, is_adapted, low_rank_of, shared_copy
 from bridle.recipe.data import LoRASection
 
@@ -68,7 +69,7 @@ def with_adapter(module: Network, config: LoRASection) -> Network:
         if linear not in whole:
             add_low_rank(linear, config.r, config.scale)
     for part in whole:
-        for weight in part.parameters():
+        for weight in unpack_matrices(part).parameters():
             weight.data = weight.data.to(torch.promote_types(weight.dtype, torch.float32), copy=True)
             weight.requires_grad_(True)
     return found

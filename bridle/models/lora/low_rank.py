@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from bridle.kernels import kernels
 from bridle.kernels.kernels import join, project
+from bridle.models.lora.four_bit import is_four_bit, unpack_matrices
 
 Net = TypeVar("Net", bound=nn.Module)
 NAME = "lora"  # of the part that a linear map gets
@@ -68,7 +69,8 @@ def add_low_rank(linear: nn.Module, r: int, scale: float) -> LowRank:
     sizes = weight.shape[::-1] if isinstance(linear, nn.Linear) else weight.shape
     found = LowRank(weight, (sizes[0], sizes[1]), r, scale)
     linear.add_module(NAME, found)
-    linear.register_forward_hook(with_low_rank)
+    if with_low_rank not in linear._forward_hooks.values():  # left by an adapter that was merged, or taken off
+        linear.register_forward_hook(with_low_rank)
     return found
 
 
@@ -146,7 +148,7 @@ def merged_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 def merged_copy(module: Net) -> Net:
     """The same function as a network without adapters, with numbers of its own."""
-    found = deepcopy(module)
+    found = unpack_matrices(deepcopy(module))
     for part in list(found.modules()):
         if low_rank_of(part) is not None:
             part.get_parameter("weight").data = merged_weight(part).data
@@ -178,12 +180,15 @@ def become(module: nn.Module, began: nn.Module) -> None:
 
 
 def nearly_same(one: nn.Module, other: nn.Module) -> bool:
-    """The same up to the rounding of a product that another machine may have made, and of matrices that are held in bfloat16."""
+    """The same up to the rounding of a product that another machine may have made, and of matrices that are held in fewer bits."""
+    apart = (
+        0.25 if is_four_bit(one) or is_four_bit(other) else 2**-7
+    )  # the widest gap of NF4's levels is .3 of a block's largest number
     rounded = any(weight.dtype == torch.bfloat16 for module in (one, other) for weight in module.parameters())
 
     def alike(x: Tensor, y: Tensor) -> bool:
         if rounded:
-            return float((x.float() - y.float()).abs().max()) <= 2**-7 * float(y.abs().max())
+            return float((x.float() - y.float()).abs().max()) <= apart * float(y.abs().max())
         return torch.allclose(x, y, rtol=1e-5, atol=1e-6)
 
     pairs = zip(merged_tensors(one), merged_tensors(other), strict=True)

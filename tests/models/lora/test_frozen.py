@@ -29,9 +29,10 @@ from bridle.models.policy import (
     with_exact_base,
 )
 from bridle.models.scorer import critic_from, scorer_from
-from bridle.recipe.data import LoRASection
+from bridle.recipe.data import FrozenPrecision, LoRASection
 from tests.models.tiny import CPU, policy, random_ids, write_foreign
 
+PRECISIONS: list[FrozenPrecision] = ["float32", "bfloat16"]
 SHAPES = ["llama", "qwen2", "qwen3", "gpt2", "gemma2", "phi", "mixtral"]
 BATCH = make_batch(random_ids(3, 4, 8, seed=1), random_ids(3, 3, 6, seed=2), 0)
 
@@ -80,7 +81,7 @@ def test_matrices_that_lose_nothing_compute_the_same(shape: str, autocast: bool)
     for narrow in (False, True):
         if narrow:
             before = held(base.module)
-            assert not narrow_matrices(base.module) and is_narrow(base.module)
+            assert not narrow_matrices(base.module, CPU) and is_narrow(base.module)
             kept = {"gemma2": "its scaled embeddings", "mixtral": "its experts"}  # as they were
             assert held(base.module) < (0.9 if shape in kept else 0.65) * before
         base.module.zero_grad()
@@ -103,7 +104,7 @@ def test_decoding_reads_them_too(shape: str) -> None:
         engine = Engine(torch.float32)
         engine.load(base)
         found.append(answer_prompts(engine, base, prompts, Sampling(8, 0.0), seed=0)[0].token_ids)
-        narrow_matrices(base.module)
+        narrow_matrices(base.module, CPU)
     assert found[0] == found[1]
 
 
@@ -121,7 +122,7 @@ def test_no_widened_copy_waits_for_the_backward_pass() -> None:
 
 def test_what_is_saved_has_the_base_as_its_folder_has_it(folder: Path, tmp_path: Path) -> None:
     config = LoRASection(r=4)
-    exact, narrow = (load_policy(folder, CPU, narrow=held_low) for held_low in (False, True))
+    exact, narrow = (load_policy(folder, CPU, held=precision) for precision in PRECISIONS)
     assert narrow.rounded and is_narrow(narrow.module) and not exact.rounded
     content = list[str]()
     for number, base in enumerate((exact, narrow)):
@@ -135,7 +136,7 @@ def test_what_is_saved_has_the_base_as_its_folder_has_it(folder: Path, tmp_path:
         content.append(save_reward_model(tmp_path / f"reward-{number}", scorer))
         save_adapter(tmp_path / f"adapter-{number}", tuned)
     assert content[:2] == content[2:]
-    continued = load_adapted(tmp_path / "adapter-1", load_policy(folder, CPU, narrow=True))
+    continued = load_adapted(tmp_path / "adapter-1", load_policy(folder, CPU, held="bfloat16"))
     assert nearly_same(continued.module, load_policy(tmp_path / "policy-1", CPU).module)
     other = lively(learner(narrow, config, generator(0, "lora")), seed=8)
     assert not nearly_same(continued.module, other.module)
@@ -143,7 +144,9 @@ def test_what_is_saved_has_the_base_as_its_folder_has_it(folder: Path, tmp_path:
 
 def test_a_base_that_is_gone_is_not_merged_into_another(folder: Path, tmp_path: Path) -> None:
     save_policy(tmp_path / "base", load_policy(folder, CPU))
-    tuned = lively(learner(load_policy(tmp_path / "base", CPU, narrow=True), LoRASection(r=4), generator(0, "lora")))
+    tuned = lively(
+        learner(load_policy(tmp_path / "base", CPU, held="bfloat16"), LoRASection(r=4), generator(0, "lora"))
+    )
     changed = load_policy(folder, CPU)
     next(iter(changed.module.parameters())).data += 1
     save_policy(tmp_path / "base", changed)
@@ -155,7 +158,7 @@ def test_a_base_that_is_gone_is_not_merged_into_another(folder: Path, tmp_path: 
 def test_one_that_lost_nothing_needs_no_folder(tmp_path: Path) -> None:
     base = rounded_to_bfloat16(policy())
     before = {name: tensor.clone() for name, tensor in merged_tensors(base.module)}
-    assert not narrow_matrices(base.module)
+    assert not narrow_matrices(base.module, CPU)
     after = dict(merged_tensors(with_exact_base(base).module))
     assert all(
         torch.equal(after[name], tensor) and after[name].dtype == tensor.dtype for name, tensor in before.items()
@@ -165,7 +168,7 @@ def test_one_that_lost_nothing_needs_no_folder(tmp_path: Path) -> None:
 def test_a_reward_model_scores_by_them_and_a_critic_has_heads_in_float32(tmp_path: Path) -> None:
     scorer = scorer_from(policy().module, generator(0, "head"))
     save_reward_model(tmp_path / "reward", RewardModel(scorer, policy().template, "new"))
-    whole, low = (load_reward_model(tmp_path / "reward", CPU, narrow=narrow) for narrow in (False, True))
+    whole, low = (load_reward_model(tmp_path / "reward", CPU, held=precision) for precision in PRECISIONS)
     assert low.rounded and is_narrow(low.module.model) and low.module.score.weight.dtype == torch.float32
     raw = [model.module.batch_scores(BATCH) for model in (whole, low)]
     assert raw[1].dtype == torch.float32 and not torch.equal(raw[0], raw[1])
@@ -178,7 +181,7 @@ def test_a_reward_model_scores_by_them_and_a_critic_has_heads_in_float32(tmp_pat
 
 def test_parts_that_learn_whole_are_in_float32() -> None:
     base = policy("llama")
-    narrow_matrices(base.module)
+    narrow_matrices(base.module, CPU)
     found = learner(base, LoRASection(r=4, modules_to_save=["lm_head"]), generator(0, "lora"))
     learns: dict[str, Any] = {name: w for name, w in found.module.named_parameters() if w.requires_grad}
     assert "lm_head.weight" in learns and all(weight.dtype == torch.float32 for weight in learns.values())

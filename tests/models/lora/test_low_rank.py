@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,6 +19,7 @@ from bridle.generation.engine import Engine, answer_prompts
 from bridle.generation.sampling import Sampling
 from bridle.kernels.kernels import project
 from bridle.models.batches import make_batch, sequence_logprobs
+from bridle.models.foreign import LanguageModel
 from bridle.models.lora.adapter import branch, learning_tensors
 from bridle.models.lora.low_rank import (
     LowRank,
@@ -28,6 +31,7 @@ from bridle.models.lora.low_rank import (
     merged_weight,
     same_function,
     through,
+    without_adapter,
 )
 from bridle.models.lora.policies import learner
 from bridle.models.policy import Policy
@@ -247,6 +251,20 @@ def test_it_becomes_again_what_it_began_as() -> None:
 def test_what_no_part_is_called_is_refused(settings: dict[str, Any], words: str) -> None:
     with pytest.raises(RecipeError, match=words):
         adapted(**settings)
+
+
+@pytest.mark.parametrize("shape", ["llama", "gpt2"])
+@pytest.mark.parametrize("left", [merged_copy, without_adapter])
+def test_one_that_follows_another_counts_once(left: Callable[[LanguageModel], LanguageModel], shape: str) -> None:
+    first, second = (replace(base := policy(shape), module=base.module) for _ in range(2))
+    first.module = left(learner(first, LoRASection(r=4), generator(0, "before")).module)
+    tuned = [learner(found, LoRASection(r=4), generator(0, "lora")) for found in (first, second)]
+    for found in tuned:
+        for part in found.module.modules():
+            if isinstance(part, LowRank):
+                nn.init.constant_(part.B, 0.05)
+    logp = [sequence_logprobs(found.module, make_batch([[5, 6]], [[7, 8, 9]], 0)) for found in tuned]
+    assert torch.equal(*logp)
 
 
 def test_a_tied_head_is_named_by_the_embeddings() -> None:
