@@ -69,10 +69,12 @@ def scripted_app(script: Script, root_path: str = "") -> FastAPI:
         script.asked.append(body := await request.json())
         wish = body["messages"][-1]["content"]
         if "refuse" in wish:
-            return JSONResponse({"error": {"message": "the prompt has 9000 tokens, where 2048 are allowed"}}, 400)
+            return await refuse(
+                request, RequestProblem(400, "messages[0] holds half a character (a lone surrogate); send whole ones")
+            )
         if "long" in wish:
             problem = RequestProblem(400, "9000 tokens are too many", code="context_length_exceeded")
-            return JSONResponse(problem.body, problem.status)
+            return JSONResponse(problem.body(), problem.status)
         return StreamingResponse(events(script, wish, len(script.asked)), media_type="text/event-stream")
 
     @app.post("/v1/feedback")
@@ -111,7 +113,7 @@ async def events(script: Script, wish: str, number: int) -> AsyncIterator[str]:
             for index, text in enumerate(texts):
                 yield event({"choices": [{"index": index, "delta": {"content": text[start : start + 8]}}]})
             if start >= 16 and "break" in wish:
-                yield event(RequestProblem(500, "the server failed at this request").body)
+                yield event(RequestProblem(500, "the server failed at this request").body())
                 return
             if start >= 16 and "cut" in wish:
                 return

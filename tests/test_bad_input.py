@@ -914,6 +914,9 @@ def test_a_fault_of_ours_is_told_as_one(project: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr("bridle.stages.workspace.require_head", broken)
     found = bridle("train", "sft", "--project", project)
     assert found.exit_code == 1 and "unexpected RuntimeError: it broke; run again with --debug" in complaint(found)
+    monkeypatch.setattr("bridle.stages.workspace.require_head", lambda *_: __import__("no_such_package.part"))
+    found = bridle("train", "sft", "--project", project)
+    assert found.exit_code == 1 and "no_such_package is not installed, and `bridle train` needs it" in complaint(found)
 
 
 def test_answers_may_hold_any_character(project: Path) -> None:

@@ -153,6 +153,8 @@ def sentence_and_status(error: BaseException, command: str) -> tuple[str, int]:
         return "interrupted; what was saved stays, run the same command again to resume", Interrupted.exit_status
     if isinstance(error, OSError):
         return f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", 1
+    if isinstance(error, ModuleNotFoundError) and error.name and error.name.partition(".")[0] != "bridle":
+        return f"{error.name} is not installed, and `{command}` needs it; `pip install bridle` brings what is needed", 1
     return f"unexpected {type(error).__name__}: {error}; run again with --debug to see where", 1  # a fault of ours
 
 

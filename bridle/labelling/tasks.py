@@ -306,7 +306,7 @@ def not_stored(viewer: Viewer, study: Study, form: Form, error: DataError, wants
     words = (
         viewer.words(error.key, name=criterion_words(viewer, error.name))
         if isinstance(error, Unfinished)
-        else str(error)
+        else viewer.sentence(error)
     )
     item = field(form, "item")
     asked = given_task(viewer.store, study, viewer.handle, item)

@@ -301,7 +301,7 @@ def last_words(error: Exception) -> bytes:
     """The event that a stream breaks off with."""
     if not isinstance(error, RequestProblem):
         log.error("a stream failed", exc_info=error)
-    return event(as_problem(error).body)
+    return event(as_problem(error).body())
 
 
 class Closable(Protocol):

@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException as StarletteError
 
 from bridle.core.errors import BridleError, StoreError, brief_repr
 from bridle.core.text import one_line
+from bridle.site.languages import in_words, preferred
 
 log = logging.getLogger(__name__)
 INVALID, OVERLOADED, OURS = "invalid_request_error", "rate_limit_error", "server_error"
@@ -38,11 +39,15 @@ class RequestProblem(Exception):
         super().__init__(message)
         self.status, self.message, self.param, self.code, self.retry = status, message, param, code, retry
 
-    @property
-    def body(self) -> dict[str, Any]:
+    def body(self, language: str = "en") -> dict[str, Any]:
         kind = OVERLOADED if self.status == 429 else INVALID if self.status < 500 else OURS
         return {
-            "error": {"message": one_line(self.message), "type": kind, "param": self.param, "code": self.code},
+            "error": {
+                "message": in_words(language, one_line(self.message)),
+                "type": kind,
+                "param": self.param,
+                "code": self.code,
+            },
         }
 
     @property
@@ -59,7 +64,8 @@ async def refuse(request: Request, error: Exception) -> Response:
     if problem.status >= 500 and not isinstance(error, RequestProblem):
         log.error("a request failed", exc_info=error)
     given: Mapping[str, str] = (error.headers or {}) if isinstance(error, StarletteError) else {}
-    return JSONResponse(problem.body, problem.status, {**given, **problem.headers})
+    language = preferred("", [request.query_params.get("lang")])  # the chat's scripts say in which they show this
+    return JSONResponse(problem.body(language), problem.status, {**given, **problem.headers})
 
 
 def as_problem(error: Exception) -> RequestProblem:

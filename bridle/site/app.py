@@ -193,20 +193,22 @@ async def sign_in_first(request: Request, _: Exception) -> Response:
 
 
 async def refused(request: Request, error: Exception) -> Response:
-    """One sentence, as JSON for programs and scripts, as a page for people."""
+    """One sentence, as JSON for programs, in English, and for the scripts of a page, as a page for people."""
     status, sentence, headers = explain_error(error)
     if status >= 500:
         log.error("a request failed", exc_info=error)
-    if "text/html" not in request.headers.get("accept", "") or is_api(request):
-        return JSONResponse({"error": sentence or words_for("en", status)}, status, headers)
-    answer = await run_in_threadpool(error_page, request, status, sentence)
+    answer = await run_in_threadpool(refusal, request, status, sentence)
     answer.headers.update(headers)
     return answer
 
 
-def error_page(request: Request, status: int, sentence: str) -> Response:
+def refusal(request: Request, status: int, sentence: str) -> Response:
+    if is_api(request):
+        return JSONResponse({"error": sentence or words_for("en", status)}, status)
     viewer = looked_for(request)
-    sentence = sentence or words_for(viewer.language, status)
+    sentence = viewer.sentence(sentence) or words_for(viewer.language, status)
+    if "text/html" not in request.headers.get("accept", ""):
+        return JSONResponse({"error": sentence}, status)
     return viewer.page("error.html", status, sentence=sentence)
 
 
@@ -231,7 +233,7 @@ def explain_error(error: Exception) -> tuple[int, str, dict[str, str]]:
     if isinstance(error, RequestValidationError):
         wrong = error.errors()[0]
         where = ".".join(str(part) for part in wrong["loc"][1:])
-        return 422, one_line(f"{where or 'the request'}: {wrong['msg']}"), {}
+        return 422, one_line(f"{where or 'the request'} is invalid: {wrong['msg']}"), {}
     if isinstance(error, BridleError) and not isinstance(error, StoreError):
         return 422, str(error), {}
     return 503 if isinstance(error, StoreError) else 500, "", {}

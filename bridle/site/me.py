@@ -85,6 +85,6 @@ def set_profile(
     try:
         profile = checked_profile({} if clear else chosen)
     except DataError as error:
-        return own_page(viewer, 422, str(error))
+        return own_page(viewer, 422, viewer.sentence(error))
     change_account(viewer.store, viewer.handle, by=viewer.handle, profile=profile)
     return viewer.go(f"/me?done={'cleared' if clear else 'profile'}")

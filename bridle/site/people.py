@@ -101,7 +101,7 @@ def close(viewer: Owner, handle: Text, exclude: Text = "", reason: Text = "") ->
             if exclude:
                 exclude_person(store, handle, reason=reason.strip(), by=viewer.handle)
     except DataError as error:
-        return all_people(viewer, 422, str(error))
+        return all_people(viewer, 422, viewer.sentence(error))
     return viewer.go("/people" if handle != viewer.handle else "/sign-in")
 
 
@@ -125,5 +125,5 @@ def changed(viewer: Viewer, handle: str, *, role: str | None = None, disabled_at
     try:
         change_account(viewer.store, handle, by=viewer.handle, **values)
     except DataError as error:
-        return all_people(viewer, 422, str(error))
+        return all_people(viewer, 422, viewer.sentence(error))
     return viewer.go("/people")

@@ -126,7 +126,7 @@ def take_up_invitation(viewer: Anyone, secret: str, handle: Text, password: Text
         take_up(viewer.store, secret, handle, password_hash=hash_password(password), locale=viewer.language)
     except DataError as error:
         taken = is_taken(viewer.store, handle)
-        return join_form(viewer, secret, handle, viewer.words("site.name_taken") if taken else str(error))
+        return join_form(viewer, secret, handle, viewer.words("site.name_taken") if taken else viewer.sentence(error))
     return with_session(viewer, viewer.go("/"), handle)
 
 

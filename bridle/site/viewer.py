@@ -18,7 +18,7 @@ from starlette.types import Scope
 
 from bridle.feedback.people.accounts import Account, holder
 from bridle.feedback.store.store import Store
-from bridle.site.languages import LANGUAGES, preferred, translate
+from bridle.site.languages import LANGUAGES, in_words, preferred, translate
 from bridle.site.limits import Limits, RateLimit, network
 from bridle.site.origins import SAFE_METHODS
 from bridle.site.rendering import render_page
@@ -62,6 +62,10 @@ class Viewer:
 
     def words(self, key: str, **values: object) -> str:
         return translate(self.language, key, values)
+
+    def sentence(self, error: object) -> str:
+        """What an error says, in their language."""
+        return in_words(self.language, str(error))
 
     def path(self, path: str) -> str:
         """A path of ours as the browser sees it, below the one that a proxy puts us under."""

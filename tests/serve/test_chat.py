@@ -263,6 +263,10 @@ def test_what_belongs_to_users_needs_one(server: Server, small: Store) -> None:
         error_of(client.post("/chat/turn", content=json.dumps(TURN), headers={"content-type": "text/plain"}), 415)
         error_of(client.post("/chat/turn", json=TURN, headers={"host": "evil.example"}), 403)
         error_of(client.post("/chat/turn", json={**TURN, "conversation": "x"}), 400)
+        last = {**TURN, "messages": [{"role": "assistant", "content": "Hello."}]}
+        for lang, words in (("zh", "messages 必须以用户的话结尾"), ("xx", "messages must end with what the user says")):
+            error = error_of(client.post("/chat/turn", json=last, params={"lang": lang}), 400)
+            assert error["message"] == words and error["param"] == "messages"
         left = client.post("/v1/consent", json={"answer": "refused"}).headers["set-cookie"]
         assert "HttpOnly" in left and "SameSite=strict" in left and "Path=/" in left and "Secure" not in left
     keys = Keys(small)

@@ -145,7 +145,7 @@ def test_stopping_again_and_editing(chat: Chat) -> None:
     [
         ("break", "The server failed at this; its owner finds why in its log. What came until then is kept", "A cat"),
         ("cut", "The connection broke off. What came", "A cat"),
-        ("refuse", "The prompt has 9000 tokens, where 2048 are allowed. No answer came", ""),
+        ("refuse", "messages[0] holds half a character (a lone surrogate); send whole ones. No answer came", ""),
     ],
 )
 def test_an_error_is_explained_and_the_page_goes_on(chat: Chat, wish: str, sentence: str, kept: str) -> None:
@@ -160,12 +160,12 @@ def test_an_error_is_explained_and_the_page_goes_on(chat: Chat, wish: str, sente
 
 
 def test_an_error_is_explained_in_the_pages_own_language(chat: Chat) -> None:
-    """By its code, else by its type; an error that has neither of those in words comes in the server's."""
+    """By its code, else by its type, else by its sentence, which the server has in that language."""
     page = chat.page(locale="zh-CN")
     for wish, sentence in (
         ("long", "这个对话太长，模型读不下了"),
         ("break", "服务器处理时出错"),
-        ("refuse", "The prompt has 9000"),
+        ("refuse", "messages[0] 含有半个字符（单独的代理码位）；请发送完整的字符。"),
     ):
         ask(page, f"please {wish}")
         expect(last(page, ".problem")).to_contain_text(sentence)

@@ -53,5 +53,6 @@ def correct(viewer: Owner, number: str, form: Sent) -> Response:
     except NothingNew:
         return one_chain(viewer, record, viewer.words("owner.nothing_new"), text)
     except DataError as error:
-        return one_chain(viewer, record, str(error) if text.strip() else viewer.words("owner.needs_text"), text)
+        words = viewer.sentence(error) if text.strip() else viewer.words("owner.needs_text")
+        return one_chain(viewer, record, words, text)
     return viewer.go(f"/chains/{record.number}?note=corrected")

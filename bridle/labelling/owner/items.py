@@ -103,7 +103,7 @@ def change_item(viewer: Owner, study: str, item: str, form: Sent) -> Response:
         else:
             change_chosen(viewer, found.name, [item], form)
     except DataError as error:
-        return study_page(viewer, "item", found, 422, record=record, problem=str(error))
+        return study_page(viewer, "item", found, 422, record=record, problem=viewer.sentence(error))
     note = {"gold": "gold", "exclude": "excluded"}.get(str(action), "saved")
     return viewer.go(study_path(found.name, f"/items/{item}?note={note}"))
 
@@ -140,7 +140,7 @@ def import_upload(viewer: Owner, study: str, file: Annotated[UploadFile, File()]
     except NothingImported as error:
         report, problem = error.report, viewer.words("owner.nothing_imported")
     except DataError as error:
-        problem = str(error)
+        problem = viewer.sentence(error)
     values = {"report": report, "problem": problem, "called": name, "most": LONGEST_IMPORT // 2**20}
     return study_page(viewer, "import", found, 422 if problem else 200, **values)
 

@@ -110,7 +110,7 @@ def decide(viewer: Decider, study: str, item: str, form: Sent) -> Response:
         if not ranking:
             raise DataError(viewer.words("owner.needs_decision"))
     except DataError as error:
-        words = viewer.words("owner.needs_decision") if isinstance(error, Unfinished) else str(error)
+        words = viewer.words("owner.needs_decision") if isinstance(error, Unfinished) else viewer.sentence(error)
         return disagreement_form(viewer, found, item, words, str(form.get("rationale") or ""))
     decision = Judgement(
         item_id=item,

@@ -132,7 +132,7 @@ def change_guideline(viewer: Owner, study: str, form: Sent) -> Response:
             return viewer.go(study_path(found.name, f"/guideline?note=published&n={version}"))
         previews, problem = {lang: markdown(text) for lang, text in texts.items()}, None
     except DataError as error:
-        texts, previews, problem = {lang: str(form.get(lang) or "") for lang in LANGUAGES}, {}, str(error)
+        texts, previews, problem = {lang: str(form.get(lang) or "") for lang in LANGUAGES}, {}, viewer.sentence(error)
     versions, status = guideline_versions(viewer.store, found.name), 422 if problem else 200
     values = {"versions": versions, "texts": texts, "previews": previews, "problem": problem}
     return study_page(viewer, "guideline", found, status, **values)

@@ -13,7 +13,7 @@ async function request(path, body, signal) {
   const sent = body === undefined ? {} : { method: "POST", body: JSON.stringify(body) };
   let reply;
   try {
-    reply = await fetch(root + path, { headers, signal, ...sent });
+    reply = await fetch(`${root}${path}?lang=${document.documentElement.lang}`, { headers, signal, ...sent });
   } catch {
     throw new Refused(say("unreachable"));
   }
@@ -26,7 +26,7 @@ function sentence(error) {
   const named = [error?.code, error?.type].map((name) => `error_${name}`).find(knows);
   if (named) return say(named);
   const words = typeof error === "string" ? error : error?.message;
-  return words && words[0].toUpperCase() + words.slice(1) + (/[.!?。！？]$/.test(words) ? "" : ".");
+  return words && words.replace(/^[a-z](?=[a-z]*[ ,;])/, (letter) => letter.toUpperCase()) + (/[.!?。！？]$/.test(words) ? "" : say("full_stop"));
 }
 
 async function json(path, body) {
@@ -34,7 +34,7 @@ async function json(path, body) {
   return reply.json().catch(() => { throw new Refused(say("unreadable")); });
 }
 
-export const state = () => json(`/chat/state?lang=${document.documentElement.lang}`);
+export const state = () => json("/chat/state");
 export const consent = (answer, text) => json("/v1/consent", { answer, text });
 export const forget = () => json("/v1/forget", {});
 export const feedback = (body) => json("/v1/feedback", { idempotency_key: newId(), ...body });
