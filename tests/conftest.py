@@ -1,5 +1,6 @@
 """What every test shares: two threads, no network for model hubs, and the folder of real data."""
 
+import gc
 import os
 import signal
 import sys
@@ -50,6 +51,12 @@ def finished_demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("demo") / "demo"
     done("demo", "--out", folder, *settings(PLAYGROUND))
     return folder
+
+
+def pytest_collection_finish() -> None:
+    """What was imported and collected stays to the end: otherwise each full look for garbage goes through it anew, for a second and more."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
