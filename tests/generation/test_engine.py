@@ -61,7 +61,7 @@ def sampled(answers: Sequence[Answer]) -> list[float]:
 @pytest.mark.parametrize(
     ("dtype", "tolerance", "shape", "products"),
     [pytest.param(torch.float32, 1e-4, *case.values, marks=case.marks) for case in by_both([*SHAPES, *FOREIGN])]
-    + [pytest.param(torch.float64, 1e-9, *case.values) for case in by_both([*SHAPES])],
+    + [(torch.float64, 1e-9, shape, "plain") for shape in SHAPES],  # no kernel is compiled for it
     indirect=["products"],  # some of transformers' modules hold float32 inside
 )
 def test_sampled_log_probs_equal_those_of_training(
