@@ -350,17 +350,15 @@ def test_a_demo_keeps_its_arithmetic_in_the_stages_that_it_has_not_begun(
     assert demo_second.device.arithmetic == kept
 
 
-@pytest.mark.parametrize(
-    "setting", ["ppo.kl_coef=0.3", "seed=1", "sampling.max_new_tokens=20", "model.precision='bfloat16'"]
-)
 def test_an_unfinished_run_is_not_resumed_under_another_recipe(
-    setting: str, without: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+    without: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project = without("ppo")
     dies(monkeypatch, steps, "save_checkpoint", 1, "train", "ppo", "--project", project)
-    refused = bridle("train", "ppo", "--project", project, "--set", setting)
-    assert refused.exit_code == 2
-    assert "begun with another recipe" in complaint(refused) and "recipe.toml" in complaint(refused)
+    for setting in ("ppo.kl_coef=0.3", "seed=1", "sampling.max_new_tokens=20", "model.precision='bfloat16'"):
+        refused = bridle("train", "ppo", "--project", project, "--set", setting)
+        assert refused.exit_code == 2
+        assert "begun with another recipe" in complaint(refused) and "recipe.toml" in complaint(refused)
 
 
 def test_the_full_reward_model_is_not_trained_again_when_the_slim_one_was_cut_off(
