@@ -196,8 +196,9 @@ def test_a_run_killed_after_its_last_step_tells_the_same_result(
     [
         ("rloo", {}),
         pytest.param("rloo", {"rloo.scored_by": "verifier"}, marks=pytest.mark.slow),
-        ("rebel", {}),
-        ("best-of-n", {}),
+        # Of the same stage as RLOO; that their loops resume, tests/training shows.
+        pytest.param("rebel", {}, marks=pytest.mark.slow),
+        pytest.param("best-of-n", {}, marks=pytest.mark.slow),
         ("dpo", {"dpo.online_rounds": 2}),
         ("kto", {}),
         pytest.param("orpo", {}, marks=pytest.mark.slow),
