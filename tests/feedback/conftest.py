@@ -25,7 +25,8 @@ def migrated() -> bytes:
 
 
 def new_store(path: Path) -> Store:
-    path.write_bytes(migrated())
+    with path.open("xb") as file:
+        file.write(migrated())
     return Store.open(path)
 
 
