@@ -1,5 +1,6 @@
 """What every test shares: two threads, no network for model hubs, and the folder of real data."""
 
+import gc
 import os
 import signal
 import sys
@@ -15,8 +16,11 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Where Python was told to write no bytecode, as in many containers, each process of the tests would compile PyTorch's sources anew,
+    """While tests are imported and collected no garbage is looked for: there is next to none.
+
+    Where Python was told to write no bytecode, as in many containers, each process of the tests would compile PyTorch's sources anew,
     a second and more: they share a folder in pytest's cache instead."""
+    gc.disable()
     if sys.dont_write_bytecode and config.pluginmanager.has_plugin("cacheprovider") and config.cache is not None:
         sys.dont_write_bytecode, sys.pycache_prefix = False, str(config.cache.mkdir("bytecode"))
         os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix
@@ -50,6 +54,14 @@ def finished_demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("demo") / "demo"
     done("demo", "--out", folder, *settings(PLAYGROUND))
     return folder
+
+
+def pytest_collection_finish() -> None:
+    """What was imported and collected stays to the end: no look for garbage goes through it anew, which took a second and more."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 10, 10)
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -56,13 +56,27 @@ class Bad:
 
 
 def refused(bad: Bad, folder: Path) -> None:
-    """One sentence without --debug, and with it the place where it came from too."""
+    """One sentence, and nothing of where it came from."""
     plain = bad.run(folder)
     assert plain.exit_code == bad.status, plain.output
     assert bad.told in complaint(plain), plain.stderr
     assert "Traceback" not in plain.output and "unexpected" not in plain.stderr
     assert len(complaint(plain)) < 700
-    shown = bad.run(folder, "--debug")
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        Bad("train sft --project {}/nowhere", 2, "nowhere"),
+        Bad("train sft --project {}/empty", 1, "bridle train pretrain"),
+        Bad("import {0}/pairs.jsonl --project {0}/empty", 1, "there is no file"),
+        Bad("init {}/p --set ppo.kl_ceof=0.2", 2, "did you mean 'kl_coef'?"),
+    ],
+    ids=lambda bad: bad.words,
+)
+def test_debug_shows_where_a_sentence_came_from(bad: Bad, empty: Path) -> None:
+    refused(bad, empty.parent)
+    shown = bad.run(empty.parent, "--debug")
     assert shown.exit_code == bad.status
     assert "Traceback" in shown.stderr and bad.told in complaint(shown)
 

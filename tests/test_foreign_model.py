@@ -21,7 +21,7 @@ FEW = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module", params=LONGER)
+@pytest.fixture(scope="module", params=["gpt2", pytest.param("gemma2", marks=pytest.mark.slow)])
 def tuned(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     """The family and a project that began with such a model and was walked up to PPO."""
     folder = tmp_path_factory.mktemp(request.param)

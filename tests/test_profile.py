@@ -99,6 +99,7 @@ def test_what_was_done_is_told_when_a_command_fails_or_is_stopped(
     how: str, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.rmtree(project / "runs/ppo-0001")
+    words = ["train", "ppo", "--project", project, "--set", "ppo.steps=3"]
     plain, count = Run.log, 0
 
     def log(
@@ -114,7 +115,7 @@ def test_what_was_done_is_told_when_a_command_fails_or_is_stopped(
 
     with monkeypatch.context() as patch:
         patch.setattr(Run, "log", log)
-        stopped = bridle("train", "ppo", "--project", project, "--profile")
+        stopped = bridle(*words, "--profile")
     run = project / "runs/ppo-0001"
     assert stopped.exit_code == (1 if how == "fails" else 130) and complaint(stopped)
     assert nested(complete(written(run))) and parts_of(run)["ppo", "answer"]["calls"] == 2
@@ -122,10 +123,10 @@ def test_what_was_done_is_told_when_a_command_fails_or_is_stopped(
     noted = json.loads((run / "session.json").read_text())
     assert noted["parts"]["answer"]["calls"] == 2 and noted["seconds"] > 0
 
-    done("train", "ppo", "--project", project)  # resumed: the two sessions' parts together
+    done(*words)  # resumed: the two sessions' parts together
     whole = json.loads((run / "session.json").read_text())["parts"]
     again = 1 if how == "fails" else 0  # a step that failed is done again
-    assert whole["answer"]["calls"] == whole["improve"]["calls"] == 5 + again
+    assert whole["answer"]["calls"] == whole["improve"]["calls"] == 3 + again
     assert whole["answer"]["seconds"] > noted["parts"]["answer"]["seconds"]
 
 

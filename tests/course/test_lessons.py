@@ -67,7 +67,7 @@ def solved(number: int) -> Callable[..., Any]:
     return found
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
 @pytest.mark.parametrize("number", FUNCTIONS)
 def test_a_solution_is_right(number: int, seed: int) -> None:
     held = list(load(f"lesson_{number}").check(solved(number), seed))

@@ -33,7 +33,15 @@ from tests.exact.checks import (
 Check = Callable[[], None]
 
 
-@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+# That PPO reaches the optimum as it is, test_optimum.py sees.
+@pytest.mark.parametrize(
+    "check",
+    [
+        pytest.param(check, marks=[pytest.mark.slow] if check is check_ppo_reaches_the_optimum else [])
+        for check in CHECKS
+    ],
+    ids=lambda check: check.__name__,
+)
 def test_the_code_as_it_is(check: Check) -> None:
     check()
 
@@ -136,10 +144,20 @@ MUTANTS: dict[Callable[[pytest.MonkeyPatch], None], Sequence[Check]] = {
     another_temperature: (PPO_STEP, GRPO_STEP, RLOO_STEP, REBEL_STEP),
     advantage_of_another_answer: (PPO_STEP, GRPO_STEP, RLOO_STEP),
 }
-CAUGHT = [(plant, check) for plant, checks in MUTANTS.items() for check in checks]
+# One run to another optimum is enough to see that it is noticed: the first gradient tells those faults too.
+CAUGHT = [
+    pytest.param(
+        plant,
+        check,
+        marks=[pytest.mark.slow] if check is OPTIMUM and plant is not k1_as_loss else [],
+        id=f"{plant.__name__}-{check.__name__}",
+    )
+    for plant, checks in MUTANTS.items()
+    for check in checks
+]
 
 
-@pytest.mark.parametrize(("plant", "check"), CAUGHT, ids=[f"{p.__name__}-{c.__name__}" for p, c in CAUGHT])
+@pytest.mark.parametrize(("plant", "check"), CAUGHT)
 def test_a_planted_fault_is_noticed(
     plant: Callable[[pytest.MonkeyPatch], None], check: Check, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,9 +2,7 @@
 
 import math
 import random
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,27 +17,23 @@ from bridle.feedback.store.studies import adjudicate
 from bridle.maths.statistics import logistic_regression
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store.open(tmp_path / "store.sqlite") as opened:
-        yield opened
-
-
 def vote(store: Store, taste: float, worth: float = 0.0, count: int = 400, known: int = 400) -> None:
     """Votes on two answers each, of which one may flatter: by their quality, in which flattery is worth something, and by the taste."""
     rng, gold = random.Random(0), dict[str, list[list[int]]]()
-    judgements = []
-    for number in range(count):
-        prompt = Prompt.from_text(f"Question {number}?")
-        texts = [f"Answer {number} {side}." for side in "ab"]
-        flatters = [rng.random() < 0.5 for _ in texts]
-        answers = [
-            Completion(prompt.id, ("Great question! " if f else "") + t) for f, t in zip(flatters, texts, strict=True)
+    prompts = [Prompt.from_text(f"Question {number}?") for number in range(count)]
+    flattering = [(rng.random() < 0.5, rng.random() < 0.5) for _ in prompts]
+    groups = [
+        [
+            Completion(prompt.id, ("Great question! " if f else "") + f"Answer {number} {side}.")
+            for f, side in zip(flatters, "ab", strict=True)
         ]
-        store.add_prompts([prompt], split="train", source="import")
-        store.add_completions(answers, source="import")
-        [item] = store.add_items([answers], study="s")
-        feature = flatters[0] - flatters[1]
+        for number, (prompt, flatters) in enumerate(zip(prompts, flattering, strict=True))
+    ]
+    store.add_prompts(prompts, split="train", source="import")
+    store.add_completions([answer for answers in groups for answer in answers], source="import")
+    judgements = []
+    for number, item in enumerate(store.add_items(groups, study="s")):
+        feature = flattering[number][0] - flattering[number][1]
         quality = rng.gauss(0, 2) + worth * feature
         won = int(rng.random() > 1 / (1 + math.exp(-quality - taste * feature)))
         judgements.append(Judgement(item, f"ann-{number % 4}", LabelerKind.IMPORTED, ((won,), (1 - won,)), None))

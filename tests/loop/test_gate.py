@@ -24,7 +24,7 @@ def test_evidence_by_hand() -> None:
             evidence_above_half(total, n)
 
 
-@pytest.mark.parametrize("ties", [0.0, 0.4])
+@pytest.mark.parametrize("ties", [0.0, pytest.param(0.4, marks=pytest.mark.slow)])  # a tie moves the evidence less
 def test_a_against_a_is_promoted_in_at_most_one_loop_of_twenty(ties: float) -> None:
     """A loop tries four candidates that are no better, and looks after every comparison."""
     rng, passed, sent_back = np.random.default_rng(int(10 * ties)), 0, 0

@@ -25,7 +25,7 @@ from bridle.report import tables
 from bridle.stages import evaluate
 from tests.tiny_project import bridle, complaint, done, settings
 
-FEW = {"loop.comparisons": 12, "loop.votes": 4, "loop.audit": 8, "loop.judgements": 5}
+FEW = {"loop.comparisons": 12, "loop.votes": 4, "loop.audit": 8, "loop.judgements": 5, "ppo.steps": 2}
 LOOSE = {"guard.audits": "off", "loop.max_rise": 1.0, "loop.max_length_ratio": 100.0, "loop.min_distinct_share": 0.0}
 STEPS = ["watch", "collect", "refresh", "train", "gate", "promote"]
 
@@ -262,7 +262,9 @@ def test_what_fails_the_suite_is_refused_before_anybody_is_asked(
     assert "(2 -> 0 of 2), and 7 more" in gate["decision"] and len(gate["suite"]["version"]) == 64
 
 
-def test_simulated_users_come_before_a_turn_and_their_votes_are_learnt_from(project: Path, store: Store) -> None:
+def test_simulated_users_come_before_a_turn_and_their_votes_are_learnt_from(
+    project: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("sft", "ppo"):
         done("models", "promote", name, "--project", project)
     more = settings({**FEW, "data.sources": ["study", "serving"]})
@@ -273,7 +275,10 @@ def test_simulated_users_come_before_a_turn_and_their_votes_are_learnt_from(proj
     assert 0 < now["votes"]["n"] < len(votes), "half of the turns compare two answers of one version"
     assert found["steps"]["collect"]["drawn"] > 0
     again = store.counts()["items"]["serving"]
-    done("loop", "--crowd", "30", "--project", project, *more)
+    monkeypatch.setattr(
+        stage, "collect", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
+    )  # users and the watch alone
+    assert bridle("loop", "--crowd", "30", "--project", project, *more).exit_code == 130
     assert store.counts()["items"]["serving"] > again, "the next turn brings other questions"
 
 

@@ -14,12 +14,12 @@ from typing import Any
 import httpx2
 import pytest
 
-from bridle.feedback.store.store import Store
 from bridle.serve import serving
 from bridle.serve.gate import Keys
 from bridle.serve.serving import DrainingServer, allow_files, server_of
 from bridle.site import listening
 from bridle.site.listening import listen
+from tests.feedback.conftest import new_store
 from tests.serving_app import HELLO, Paused, Server, error_of, served, until
 
 CHAT = "/v1/chat/completions"
@@ -154,7 +154,7 @@ def test_who_does_not_read_is_cut_off(made: list[DrainingServer], narrow: None) 
 
 
 def test_a_flood_from_one_key_is_refused_and_others_go_on(tmp_path: Path) -> None:
-    with Store.open(tmp_path / "store.sqlite") as store, ThreadPoolExecutor(1) as pool:
+    with new_store(tmp_path / "store.sqlite") as store, ThreadPoolExecutor(1) as pool:
         keys = Keys(store)
         many, one = keys.create("many"), keys.create("one")
         with served(keys=keys, max_requests_per_key=4) as server, Paused(server.model) as paused:

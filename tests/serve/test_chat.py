@@ -33,7 +33,7 @@ from bridle.serve.chat.pairing import ChosenArms, choose_pair, pair_propensities
 from bridle.serve.gate import Keys
 from bridle.serve.scheduler import Roster, ServedModel
 from bridle.site.listening import Place
-from tests.feedback.conftest import postgresql_store
+from tests.feedback.conftest import new_store, postgresql_store
 from tests.models.tiny import policy
 from tests.serving_app import HELLO, Paused, Server, error_of, served, until
 
@@ -59,7 +59,7 @@ def same_answers() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
-    with Store.open(tmp_path_factory.mktemp("chat") / "store.sqlite") as store:
+    with new_store(tmp_path_factory.mktemp("chat") / "store.sqlite") as store:
         yield store
 
 
@@ -88,7 +88,7 @@ def both(request: pytest.FixtureRequest, server: Server, store: Store) -> Iterat
 
 @pytest.fixture
 def small(tmp_path: Path) -> Iterator[Store]:
-    with Store.open(tmp_path / "store.sqlite") as store:
+    with new_store(tmp_path / "store.sqlite") as store:
         yield store
 
 

@@ -21,6 +21,7 @@ from bridle.serve.gate import Keys
 from bridle.serve.scheduler import ServedModel
 from bridle.serve.serving import require_guard
 from bridle.site.listening import Place
+from tests.feedback.conftest import new_store
 from tests.models.tiny import policy
 from tests.serving_app import Paused, Server, break_later, error_of, served, until
 
@@ -36,7 +37,7 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
-    with Store.open(tmp_path / "store.sqlite") as store:
+    with new_store(tmp_path / "store.sqlite") as store:
         yield store
 
 

@@ -20,6 +20,7 @@ from bridle.stages.data import PlaygroundData, StoreData, practice_parents
 from bridle.stages.methods import METHODS
 from bridle.stages.preferences import judged_pairs, training_snapshot
 from bridle.stages.workspace import Work
+from tests.feedback.conftest import new_store
 from tests.models.tiny import policy as tiny_policy
 from tests.models.tiny import template
 from tests.tiny_project import PLAYGROUND, SHAPE
@@ -55,7 +56,7 @@ def opened(tmp_path: Path) -> Iterator[Opened]:
         recipe = Recipe().with_settings({"seed": seed, **{f"data.{key}": value for key, value in settings.items()}})
         return StoreData(Project(tmp_path, recipe), lambda: store)
 
-    with Store.open(tmp_path / "store.sqlite") as store:
+    with new_store(tmp_path / "store.sqlite") as store:
         yield with_settings
 
 
@@ -100,7 +101,7 @@ def test_which_rows_are_drawn_does_not_hang_on_the_order_of_import(tmp_path: Pat
     drawn = []
     for number in range(2):
         rows = random.Random(number).sample(WRITTEN, len(WRITTEN))
-        with Store.open(tmp_path / f"{number}.sqlite") as store:
+        with new_store(tmp_path / f"{number}.sqlite") as store:
             fill(store, rows)
             recipe = Recipe().with_settings({"data.train_prompts": 20, "data.demonstrations": 20})
             data = StoreData(Project(tmp_path, recipe), lambda store=store: store)  # type: ignore[misc]

@@ -308,6 +308,8 @@ def test_sample_judge_reward_and_rl_by_commands(demo: Path, monkeypatch: pytest.
                 "judge.key_from": "JUDGE_KEY",
                 "judge.form": "rating",
                 "sampling.temperature": 0.9,
+                "reward.slim": False,
+                "reward.epochs": 1,
             }
         )
         done("sample", "--project", demo, *chosen)

@@ -45,6 +45,15 @@ def project(walked: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(walked, tmp_path / "project"))
 
 
+@pytest.fixture(scope="module")
+def strayed(walked: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with a policy of PPO that went somewhere."""
+    project = Path(shutil.copytree(walked, tmp_path_factory.mktemp("strayed") / "project"))
+    with Quiet(project, {"ppo.learning_rate": 3e-2, "ppo.kl_coef": 0.0}) as work:
+        METHODS["ppo"].train(work, name="ppo")
+    return project
+
+
 def parents(project: Path, run: str) -> dict[str, Any]:
     found: dict[str, Any] = json.loads((project / "runs" / run / "parents.json").read_text())
     return found
@@ -86,8 +95,11 @@ def test_a_project_as_it_was_begins_from_sft_and_notes_it_as_ever(project: Path)
     ("method", "section"),
     [("ppo", "ppo"), ("grpo", "grpo"), ("rloo", "rloo"), ("rebel", "rebel"), ("best-of-n", "rejection")],
 )
-def test_a_policy_begins_from_any_model_and_is_held_to_any_other(method: str, section: str, project: Path) -> None:
+def test_a_policy_begins_from_any_model_and_is_held_to_any_other(
+    method: str, section: str, strayed: Path, tmp_path: Path
+) -> None:
     """From PPO's policy, held to SFT: at the first step it is as far from SFT as PPO had come."""
+    project = Path(shutil.copytree(strayed, tmp_path / "project"))
     if section == "grpo":
         more = {"grpo.scored_by": "reward"}
     else:
@@ -95,8 +107,6 @@ def test_a_policy_begins_from_any_model_and_is_held_to_any_other(method: str, se
     far = {**more, f"{section}.start": "ppo", f"{section}.reference": "sft", f"{section}.learning_rate": 0.0}
     if section == "ppo":
         far["ppo.critic_learning_rate"] = 0.0
-    with Quiet(project, {"ppo.learning_rate": 3e-2, "ppo.kl_coef": 0.0}) as work:  # a policy that went somewhere
-        METHODS["ppo"].train(work, name="ppo")
     done("train", method, "--project", project, *settings(far))
     run = sorted((project / "runs").glob(f"{method}-*"))[-1].name
     noted = parents(project, run)

@@ -13,20 +13,20 @@ import pytest
 from bridle.core.records import Completion, Judgement, LabelerKind
 from bridle.feedback.people.accounts import accounts
 from bridle.feedback.people.listing import listed_items
-from bridle.feedback.store.store import Store
 from bridle.feedback.store.studies import mark_items
 from bridle.project.project import Project
 from bridle.recipe.recipe import Recipe
 from bridle.stages.data import STUDY, PlaygroundData
 from bridle.stages.label import prepare_study, take_turns, through_api, without_server
+from tests.feedback.conftest import new_store
 
-ITEMS = 60
+ITEMS = 36
 
 
 def playground(folder: Path, slots: int = 3) -> PlaygroundData:
     """A store with answers to compare, some of the same text."""
     folder.mkdir()
-    store = Store.open(folder / "store.sqlite")
+    store = new_store(folder / "store.sqlite")
     recipe = Recipe().with_settings(
         {"data.train_prompts": ITEMS, "data.demonstrations": 1, "data.probe_prompts": 1, "data.heldout_prompts": 4}
     )

@@ -18,6 +18,7 @@ from bridle.feedback.rankings import Item, pairs_of
 from bridle.feedback.store import tables
 from bridle.feedback.store.ratings import add_documents, add_ratings, add_solutions, ratings
 from bridle.feedback.store.store import Store
+from tests.feedback.conftest import new_store
 
 PERSON = LabelerKind.PERSON
 ASKED = (
@@ -125,7 +126,7 @@ def test_no_margin_where_none_was_said(store: Store, tmp_path: Path) -> None:
 def test_pairs_are_read_back(ending: str, filled: Store, tmp_path: Path) -> None:
     place = tmp_path / f"pairs.{ending}"
     export_file(filled, place)
-    with Store.open(tmp_path / "other") as other:
+    with new_store(tmp_path / "other") as other:
         report = import_file(other, place)
         assert report.kept == {"preference": 12}, report.text()
         assert report.skips(Reason.DUPLICATE) == 2, "said of the same two by two whom the form does not name"
@@ -150,7 +151,7 @@ def test_a_table_with_other_ends_of_lines_in_its_texts_is_read_back(store: Store
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     import_file(store, tmp_path / "rows.jsonl")
     export_file(store, tmp_path / "votes.csv", "unpaired")
-    with Store.open(tmp_path / "again.sqlite") as again:
+    with new_store(tmp_path / "again.sqlite") as again:
         assert import_file(again, tmp_path / "votes.csv").kept_rows == 4
         assert {one.completion.text for _, one in ratings(again)} == {row["completion"] for row in rows}
 
@@ -168,7 +169,7 @@ def test_verdicts_are_read_back_the_same(form: str, filled: Store, tmp_path: Pat
         expected = [one for one in expected if one[0] != "Name a fish."]
     if form == "rankings":  # a row that weighs nothing is not trained on
         expected = [one for one in expected if one[:2] != ("Name a fish.", "cyd")]
-    with Store.open(tmp_path / "other") as other:
+    with new_store(tmp_path / "other") as other:
         again = import_file(other, place)
         assert verdicts(other) == expected, again.text()
         assert {item.prompt.messages for item, _ in other.judgements()} <= {prompt.messages for prompt in ASKED}
@@ -200,7 +201,7 @@ def test_ratings_are_read_back(ending: str, filled: Store, tmp_path: Path) -> No
     report = export_file(filled, tmp_path / f"ratings.{ending}", "ratings")
     assert report.not_held["degrees of labelled steps"] == 1
     assert report.rows == 5 and report.not_held["what a flag's giver noted"] == 1
-    with Store.open(tmp_path / "other") as other:
+    with new_store(tmp_path / "other") as other:
         again = import_file(other, tmp_path / f"ratings.{ending}")
         assert again.skipped_rows == 0, again.text()
 

@@ -2,7 +2,9 @@
 
 import gzip
 import json
+import tempfile
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +16,23 @@ from bridle.feedback.exporting.exporter import export_file
 from bridle.feedback.exporting.formats import Wanted
 from bridle.feedback.importing.importer import import_file
 from bridle.feedback.store.store import Store
+from tests.feedback.conftest import new_store
 from tests.feedback.exporting.random_store import Drawn, content
 from tests.feedback.sample import Sample
 
 
-@pytest.mark.parametrize("seed", range(5))
+@cache
+def whole() -> str:
+    """A store as it goes out."""
+    with tempfile.TemporaryDirectory() as folder, new_store(Path(folder) / "store.sqlite") as store:
+        Drawn(store, 3)
+        export_file(store, Path(folder) / "all.jsonl", "full")
+        return (Path(folder) / "all.jsonl").read_text("utf-8")
+
+
+@pytest.mark.parametrize("seed", [0, 1, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 3, 4))])
 def test_out_and_in_again_is_the_same_store(seed: int, tmp_path: Path) -> None:
-    with Store.open(tmp_path / "a") as one, Store.open(tmp_path / "b") as two:
+    with new_store(tmp_path / "a") as one, new_store(tmp_path / "b") as two:
         Drawn(one, seed)
         place = tmp_path / "all.jsonl"
         before = content(one)
@@ -36,7 +48,7 @@ def test_out_and_in_again_is_the_same_store(seed: int, tmp_path: Path) -> None:
 def test_both_databases_hold_the_same(any_store: Store, tmp_path: Path) -> None:
     Drawn(any_store, 3)
     export_file(any_store, tmp_path / "all.jsonl.gz", "full")
-    with Store.open(tmp_path / "other") as other:
+    with new_store(tmp_path / "other") as other:
         import_file(other, tmp_path / "all.jsonl.gz")
         assert content(other) == content(any_store)
         export_file(other, tmp_path / "again.jsonl.gz", "full")
@@ -46,7 +58,7 @@ def test_both_databases_hold_the_same(any_store: Store, tmp_path: Path) -> None:
 
 
 def test_two_stores_become_one(any_store: Store, sample: Sample, tmp_path: Path) -> None:
-    with Store.open(tmp_path / "other") as other:
+    with new_store(tmp_path / "other") as other:
         Drawn(other, 5)
         export_file(other, tmp_path / "all.jsonl", "full")
         here = sample.fill(any_store)
@@ -83,10 +95,7 @@ def test_two_stores_become_one(any_store: Store, sample: Sample, tmp_path: Path)
 def test_a_row_that_is_not_as_it_was_written_is_refused(
     kind: str, change: Callable[[dict[str, Any]], list[dict[str, Any]]], told: str, store: Store, tmp_path: Path
 ) -> None:
-    with Store.open(tmp_path / "other") as other:
-        Drawn(other, 3)
-        export_file(other, tmp_path / "all.jsonl", "full")
-    rows = [json.loads(line) for line in (tmp_path / "all.jsonl").read_text("utf-8").splitlines()]
+    rows = [json.loads(line) for line in whole().splitlines()]
     place = next(n for n, row in enumerate(rows) if row["type"] == kind)
     rows[place : place + 1] = change(rows[place])
     (tmp_path / "all.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
@@ -97,21 +106,16 @@ def test_a_row_that_is_not_as_it_was_written_is_refused(
 
 
 def test_a_file_that_breaks_off_is_refused(store: Store, tmp_path: Path) -> None:
-    with Store.open(tmp_path / "other") as other:
-        Drawn(other, 3)
-        export_file(other, tmp_path / "all.jsonl", "full")
-    whole = (tmp_path / "all.jsonl").read_bytes()
-    for size in (len(whole) // 3, len(whole) - 40):
-        (tmp_path / "part.jsonl").write_bytes(whole[:size])
+    data = whole().encode()
+    for size in (len(data) // 3, len(data) - 40):
+        (tmp_path / "part.jsonl").write_bytes(data[:size])
         with pytest.raises(DataError, match="is not a row of a store|breaks off or was changed"):
             import_file(store, tmp_path / "part.jsonl")
     assert store.prompts() == []
 
 
 def test_who_is_known_as_another_kind_is_refused(store: Store, sample: Sample, tmp_path: Path) -> None:
-    with Store.open(tmp_path / "other") as other:
-        Drawn(other, 3)
-        export_file(other, tmp_path / "all.jsonl", "full")
+    (tmp_path / "all.jsonl").write_text(whole(), "utf-8")
     items = sample.fill(store)
     store.add_judgements([sample.judgement(items[0], "k", "ann")])
     with pytest.raises(DataError, match="labeler 'ann' is known as simulated, not person"):
@@ -131,7 +135,7 @@ def test_a_judgement_under_a_key_that_stands_for_another_is_refused(any_store: S
             [Judgement(item, "ann", LabelerKind.PERSON, ((best,), (1 - best,)), None, submission_key="one")]
         )
 
-    with Store.open(tmp_path / "other") as other:
+    with new_store(tmp_path / "other") as other:
         fill(other, 0)
         export_file(other, tmp_path / "all.jsonl", "full")
     fill(any_store, 1)

@@ -25,6 +25,7 @@ from bridle.feedback.importing.reasons import Note, Reason
 from bridle.feedback.importing.report import ImportReport, NothingImported, read_examples, sum_of_reports
 from bridle.feedback.store.ratings import documents, ratings, solutions
 from bridle.feedback.store.store import Store
+from tests.feedback.conftest import new_store
 
 GOOD = {"prompt": "Why?", "chosen": "Because.", "rejected": "No."}
 USER, ANSWER = {"role": "user", "content": "Why?"}, {"role": "assistant", "content": "Because."}
@@ -394,7 +395,7 @@ def test_every_kind_of_file_brings_the_same(tmp_path: Path) -> None:
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "table", row_group_size=4)
     found = []
     for name in ("lines", "list", "zipped", "table"):
-        with Store.open(tmp_path / f"{name}.sqlite") as store:
+        with new_store(tmp_path / f"{name}.sqlite") as store:
             report = import_file(store, tmp_path / name)
             assert (report.kept_rows, report.unread, report.forms) == (9, {}, {"preference": 9})
             found.append(store.snapshot_pairs(store.take_snapshot().id))

@@ -8,7 +8,7 @@ import pytest
 from bridle.core.records import Completion, Judgement, LabelerKind, Prompt
 from bridle.feedback.people.accounts import change_account, create_account
 from bridle.feedback.quality.groups import group_quality, publishable
-from bridle.feedback.store.store import Store
+from tests.feedback.conftest import new_store
 
 EVERYBODY = {f"p{number:02}" for number in range(20)}
 
@@ -45,7 +45,7 @@ def test_groups_of_other_traits_are_subtracted_too() -> None:
 def test_a_group_is_measured(tmp_path: Path) -> None:
     """Six people agree with one another and always choose the left; six others say the opposite, and where a coin puts it."""
     rng = np.random.default_rng(0)
-    with Store.open(tmp_path / "store.sqlite") as store:
+    with new_store(tmp_path / "store.sqlite") as store:
         prompts = [Prompt.from_text(f"Question {n}?") for n in range(30)]
         pairs = [[Completion(prompt.id, text) for text in ("yes", "no")] for prompt in prompts]
         store.add_prompts(prompts, split="train", source="test")

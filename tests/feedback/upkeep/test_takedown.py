@@ -19,6 +19,7 @@ from bridle.feedback.store.ratings import add_documents, add_ratings, add_soluti
 from bridle.feedback.store.store import Store
 from bridle.feedback.upkeep.takedown import find_text, take_down
 from bridle.feedback.upkeep.verify import store_faults
+from tests.feedback.conftest import new_store
 from tests.feedback.exporting.random_store import content
 
 SECRET = "My name is Ann Xylander, of 7 Quince Lane"
@@ -198,7 +199,7 @@ def test_a_takedown_goes_out_and_in(store: Store, tmp_path: Path) -> None:
     case = Case(store, tmp_path)
     take_down(store, case.prompt.id, reason="asked to", by="me")
     export_file(store, tmp_path / "after.jsonl", "full")
-    with Store.open(tmp_path / "other") as other:
+    with new_store(tmp_path / "other") as other:
         import_file(other, tmp_path / "after.jsonl")
         assert content(other) == content(store) and list(store_faults(other)) == []
         assert other.add_completions([Completion(case.prompt.id, ANSWER)], source="x") == 0
@@ -207,7 +208,7 @@ def test_a_takedown_goes_out_and_in(store: Store, tmp_path: Path) -> None:
 def test_a_takedown_that_comes_in_is_done_here_too(any_store: Store, tmp_path: Path) -> None:
     case = Case(any_store, tmp_path)
     export_file(any_store, tmp_path / "before.jsonl", "full")
-    with Store.open(tmp_path / "other") as other:
+    with new_store(tmp_path / "other") as other:
         import_file(other, tmp_path / "before.jsonl")
         take_down(other, case.prompt.id, reason="asked to", by="me")
         export_file(other, tmp_path / "after.jsonl", "full")

@@ -17,6 +17,7 @@ from bridle.feedback.importing.importer import import_file
 from bridle.feedback.store import tables
 from bridle.feedback.store.store import Store
 from bridle.feedback.upkeep.verify import store_faults
+from tests.feedback.conftest import new_store
 from tests.feedback.exporting.random_store import Drawn, content
 
 # Columns of which nothing says what they were, by table; the others are covered by a hash or a checksum.
@@ -56,7 +57,7 @@ def test_numbers_and_lists_that_a_database_gives_back_otherwise_are_sound(any_st
     any_store.add_completions([answer], source="sample")
     assert list(store_faults(any_store)) == []
     export_file(any_store, tmp_path / "whole.jsonl", "full")
-    with Store.open(tmp_path / "other.sqlite") as other:
+    with new_store(tmp_path / "other.sqlite") as other:
         import_file(other, tmp_path / "whole.jsonl")
         assert content(other) == content(any_store) and list(store_faults(other)) == []
 
@@ -88,7 +89,7 @@ def found_or_harmless(path: Path, before: list[dict[str, object]]) -> str:
 @pytest.fixture
 def filled(tmp_path: Path) -> Path:
     """A store as one file, of small pages so that most of it is rows."""
-    with Store.open(tmp_path / "wide") as store:
+    with new_store(tmp_path / "wide") as store:
         Drawn(store, 1, prompts=20)
     with sqlite3.connect(tmp_path / "wide") as connection:
         connection.execute("PRAGMA journal_mode = DELETE")
@@ -139,7 +140,7 @@ def test_a_flipped_bit_is_found_or_harmless(count: int, filled: Path, tmp_path: 
     ],
 )
 def test_a_row_that_was_changed_is_named(table: str, change: str, told: str, tmp_path: Path) -> None:
-    with Store.open(tmp_path / "store") as store:
+    with new_store(tmp_path / "store") as store:
         Drawn(store, 0)
     with sqlite3.connect(tmp_path / "store") as connection:
         for protected in ("judgement_no_update", "rating_no_update"):

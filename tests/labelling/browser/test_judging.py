@@ -57,7 +57,7 @@ def press(page: Page, key: str) -> None:
         page.keyboard.press(key)
 
 
-@pytest.mark.parametrize("count", [40, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [14, pytest.param(200, marks=pytest.mark.slow)])
 def test_task_after_task_by_one_key_each(site: Site, count: int) -> None:
     """Keys are as alive at the last as at the first, and each judges what was seen."""
     study = site.pairs(count)
