@@ -7,6 +7,7 @@ import torch
 from bridle.compute.device import Device
 from bridle.compute.optimizer import backward
 from bridle.compute.parallel import all_ranks_metrics, all_ranks_sum, my_share
+from bridle.compute.sharding import lockstep
 from bridle.core.timeline import timed
 from bridle.maths.losses import next_token
 from bridle.models.batches import make_batch, masked_logprobs, parts
@@ -25,7 +26,7 @@ def imitate(
     mine = my_share(list(range(len(examples))))
     tokens = all_ranks_sum(torch.tensor(sum(len(examples[i][1]) for i in mine), device=device.torch))
     total = 0.0
-    for part in parts(mine, micro_batch):
+    for part in lockstep(parts(mine, micro_batch), policy.module):
         chosen = [examples[i] for i in part]
         with timed("forward"):
             batch = make_batch([p for p, _ in chosen], [a for _, a in chosen], policy.template.pad_id, device.torch)

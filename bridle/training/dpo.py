@@ -21,6 +21,7 @@ from torch import Tensor
 from bridle.compute.device import Device
 from bridle.compute.optimizer import backward
 from bridle.compute.parallel import all_ranks_sum, my_share
+from bridle.compute.sharding import lockstep
 from bridle.compute.steps import AVERAGED, Means, Metrics, Session, Steps, end_averaged_step
 from bridle.core.errors import ModelError, NoUsableRows
 from bridle.core.records import Prompt, Reward
@@ -109,7 +110,7 @@ def compare_answers(
     weight = batches.pair_weight([groups[i] for i in mine])
     count = all_ranks_sum(torch.tensor(weight, dtype=torch.float64, device=device.torch)).float()
     pair_count = sum(len(group.pairs) for group in groups)
-    for part in batches.parts(mine, config.micro_batch):
+    for part in lockstep(batches.parts(mine, config.micro_batch), policy.module):
         chosen = [groups[i] for i in part]
         with timed("forward"):
             batch = batches.group_batch(chosen, policy.template.pad_id, device.torch)

@@ -14,6 +14,7 @@ from torch import Tensor
 from bridle.compute.optimizer import backward
 from bridle.compute.parallel import all_ranks_metrics, all_ranks_sum, my_share
 from bridle.compute.randomness import shuffled
+from bridle.compute.sharding import lockstep
 from bridle.compute.steps import Metrics, Session, Steps
 from bridle.core.errors import NoUsableRows
 from bridle.core.timeline import timed
@@ -56,10 +57,11 @@ def next_token_step(policy: Policy, batch_RT: Tensor, session: Session) -> float
     batch_RT, value = batch_RT.to(session.device.torch), 0.0
     targets_N = batch_RT[:, 1:].flatten()
     tokens = all_ranks_sum(torch.tensor(len(targets_N), device=session.device.torch))
-    if len(batch_RT):  # where ranks share a step of few rows, one may have none
+    # where ranks share a step of few rows, one may have none
+    for rows_RT in lockstep([batch_RT] if len(batch_RT) else [], policy.module):
         with timed("forward"):
             with session.device.autocast():
-                hidden_ND = policy.module.hidden(batch_RT[:, :-1]).flatten(0, 1)
+                hidden_ND = policy.module.hidden(rows_RT[:, :-1]).flatten(0, 1)
                 logp_N = linear_logprobs(hidden_ND, policy.module.output_weight(), targets_N)
             loss, _ = next_token(logp_N, tokens=tokens)
         backward(loss)
