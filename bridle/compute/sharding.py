@@ -9,6 +9,7 @@ Left out for now: dividing what is only read (a reference, a reward model that s
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from copy import copy
@@ -64,6 +65,7 @@ def divide(modules: Sequence[nn.Module], optimizers: Sequence[torch.optim.Optimi
     yet. A lone head stays whole."""
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
+    warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view")  # nothing of ours writes into it
     piece_of: dict[nn.Parameter, nn.Parameter] = {}
     for module in modules:
         trunks = [part for part in module.modules() if isinstance(part, Layered)]
@@ -75,9 +77,7 @@ def divide(modules: Sequence[nn.Module], optimizers: Sequence[torch.optim.Optimi
         for layer in [layer for trunk in trunks for layer in trunk.parts()]:
             fully_shard(layer, ignored_params=frozen)
         root = fully_shard(module, ignored_params=frozen)
-        register_fsdp_forward_method(
-            module, "hidden"
-        )  # what trainers call, and the head reads its own weight afterwards
+        register_fsdp_forward_method(module, "hidden")  # by which trainers read it; then a head has its weight too
         for part in groups_of(module):
             part.set_gradient_divide_factor(1.0)  # a sum: a loss divides by the count of all ranks
             part.set_force_sum_reduction_for_comms(True)  # all that gloo knows
@@ -102,17 +102,6 @@ def empty(kept: Divided) -> None:
         weight.data = weight.data.new_empty(0)
 
 
-def make_whole(module: nn.Module) -> None:
-    """Give a module that is divided its plain form, for good."""
-    kept = DIVIDED.get(module)
-    if kept is not None and not kept.whole:
-        reshard([module])
-        for weight, piece in zip(kept.weights, learning_weights(module), strict=True):
-            weight.data = whole_tensor(piece.detach())
-        take_form(kept.plain)
-        kept.whole = True
-
-
 @contextmanager
 def in_plain_form(*modules: nn.Module) -> Iterator[None]:
     """Have divided modules in their plain form while the block runs, on every rank, to be read and not to be changed."""
@@ -120,10 +109,27 @@ def in_plain_form(*modules: nn.Module) -> Iterator[None]:
         for module in modules:
             kept = DIVIDED.get(module)
             if kept is not None and not kept.whole:
-                reshard([module])
-                forms.callback(divide_again, kept, form_now(module))
-                make_whole(module)
+                forms.callback(divide_again, kept, take_plain_form(module, kept))
         yield
+
+
+def make_whole(module: nn.Module) -> None:
+    """Give a module that is divided its plain form, for good."""
+    kept = DIVIDED.get(module)
+    if kept is not None and not kept.whole:
+        take_plain_form(module, kept)
+        kept.plain, kept.weights = {}, []  # by which the module would stay in memory
+
+
+def take_plain_form(module: nn.Module, kept: Divided) -> Form:
+    """The form that it had."""
+    reshard([module])
+    before = form_now(module)
+    for weight, piece in zip(kept.weights, learning_weights(module), strict=True):
+        weight.data = whole_tensor(piece.detach())
+    take_form(kept.plain)
+    kept.whole = True
+    return before
 
 
 def divide_again(kept: Divided, form: Form) -> None:

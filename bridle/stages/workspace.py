@@ -21,7 +21,7 @@ import torch
 
 from bridle.compute.device import Device, as_begun, choose_as, choose_device, require_room
 from bridle.compute.operators import Operators
-from bridle.compute.parallel import from_first, require_same
+from bridle.compute.parallel import from_first, require_same, world_size
 from bridle.compute.randomness import derived_seed
 from bridle.compute.trackers import tracked
 from bridle.core.errors import ModelError, UsageError
@@ -444,6 +444,13 @@ class Method:
     ) -> dict[str, Any]:
         """Run the stage in a project; returns its result. `name` is of the run and the model, by default the method's."""
         variant = Variant(name or self.name, title or self.title, settings or {}, reward, reuse, until)
+        if work.recipe.scale.workers not in (1, world_size()):
+            raise UsageError(
+                f"scale.workers = {work.recipe.scale.workers}, and only `bridle train` starts ranks; train by it, or set scale.workers "
+                "to 1 here"
+            )
+        if world_size() > 1:
+            from_first(lambda: bool(work.store))  # made by one, where there is none yet
         with work.alone(variant.name):
             if work.recipe.lora.on and takes_adapter(self.section):
                 require_adamw(self.recipe(work, variant), self.section)

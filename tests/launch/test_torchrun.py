@@ -16,7 +16,11 @@ from bridle.compute import parallel
 from bridle.compute.optimizer import AdamW, Muon, require_divisible
 from bridle.core.errors import ProjectError, RecipeError, UsageError
 from bridle.launch.torchrun import LOOPBACK, join_group, lost_words, ranks
+from bridle.project.progress import Progress
+from bridle.project.project import Project
 from bridle.recipe.services import ScaleSection
+from bridle.stages.methods import METHODS
+from bridle.stages.workspace import Work
 from tests.tiny_project import PLAYGROUND, bridle, complaint, done, metrics, settings
 
 ROOT = Path(__file__).parents[2]
@@ -52,6 +56,13 @@ def test_torchrun_is_for_training_alone(of_two: pytest.MonkeyPatch, tmp_path: Pa
 def test_as_many_as_the_recipe_says(of_two: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match="scale.workers = 3, and torchrun started 2"), ranks(ScaleSection(workers=3)):
         pass
+
+
+def test_only_train_starts_ranks(tmp_path: Path) -> None:
+    done("init", tmp_path / "p", "--set", "scale.workers=2", "--set", 'data.source="playground"')
+    work = Work(Project.find(tmp_path / "p"), Progress(len))
+    with pytest.raises(UsageError, match="scale.workers = 2, and only `bridle train` starts ranks"):
+        METHODS["sft"].train(work)
 
 
 def test_a_port_that_is_taken(of_two: pytest.MonkeyPatch) -> None:
@@ -138,34 +149,33 @@ def two_ranks(folder: Path, scenario: str, *words: str) -> tuple[str, str, str]:
     return ended.stdout.strip(), said[0], said[1]
 
 
+def untimed_lines(project: Path) -> list[dict[str, object]]:
+    return metrics(project / "runs/sft-0001")
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("shard", [False, True])
-def test_a_run_of_two_ranks_is_resumed_by_one(with_base: Path, tmp_path: Path, shard: bool) -> None:
-    """It logs what a run by one process does, and leaves the same model but for rounding. Only the first rank writes and speaks."""
+@pytest.mark.parametrize("ways", ["divided, then one process", "data-parallel, then divided"])
+def test_a_run_is_resumed_on_other_ranks(with_base: Path, tmp_path: Path, ways: str) -> None:
+    """It logs what a run by one process does. Only the first rank writes and speaks."""
     both, one = (Path(shutil.copytree(with_base, tmp_path / name)) for name in ("both", "one"))
-    words = ["train", "sft", "--project", str(both), "--set", f"scale.shard={str(shard).lower()}"]
-    status, _, other = two_ranks(tmp_path, "killed", *words)
+    words, shard = ["train", "sft", "--project", str(both)], ["--set", "scale.shard=true"]
+    begun = [*words, *shard] if ways.startswith("divided") else words
+    status, _, other = two_ranks(tmp_path, "killed", *begun)
     assert status == "9 1" and not other
     run = both / "runs/sft-0001"
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["step-000002", "step-000004"]
-    assert "resuming after step 4" in bridle("train", "sft", "--project", both).stderr
+    if ways.endswith("one process"):
+        resumed = bridle(*words).stderr
+    else:
+        status, resumed, other = two_ranks(tmp_path, "healthy", *words, *shard)
+        assert status == "0 0" and not other and not (run / "lock").exists() and "answer_tokens" in resumed
+    assert "resuming after step 4" in resumed
     done("train", "sft", "--project", one)
-    lines, expected = metrics(run), metrics(one / "runs/sft-0001")
-    assert len(lines) == len(expected) > 3
-    for line, other_line in zip(lines, expected, strict=True):
-        assert line == pytest.approx(other_line, rel=1e-4)
-    assert [path.name for path in (both / "runs").iterdir()].count("sft-0001") == 1 and len(
-        list((both / "runs").glob("sft-*"))
-    ) == 1
-
-
-@pytest.mark.slow
-def test_two_ranks_keep_the_model_that_one_would(with_base: Path, tmp_path: Path) -> None:
-    project = shutil.copytree(with_base, tmp_path / "project")
-    status, first, other = two_ranks(tmp_path, "healthy", "train", "sft", "--project", str(project), "--json")
-    assert status == "0 0" and not other and '"answer_tokens"' in first
-    assert (project / "models/sft/model.safetensors").is_file() and (project / "runs/sft-0001/result.json").is_file()
-    assert not (project / "runs/sft-0001/lock").exists()
+    assert len(untimed_lines(both)) == len(untimed_lines(one)) > 3
+    for line, expected in zip(untimed_lines(both), untimed_lines(one), strict=True):
+        assert line == pytest.approx(expected, rel=1e-4)
+    assert [path.name for path in (both / "runs").glob("sft-*")] == ["sft-0001"]
+    assert (both / "models/sft/model.safetensors").is_file()
 
 
 @pytest.mark.slow
