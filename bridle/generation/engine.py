@@ -54,11 +54,11 @@ class Engine:
         self.template_stops: frozenset[int] = frozenset()
 
     def load(self, policy: Policy) -> None:
-        if self.packed is None or self.packed.stamp != policy.stamp:
-            self.packed = None  # let go of before there is another
-            with in_plain_form(policy.module):
+        with in_plain_form(policy.module):  # on every rank, whatever an audit of the first one's has loaded here
+            if self.packed is None or self.packed.stamp != policy.stamp:
+                self.packed = None  # let go of before there is another
                 self.packed = pack_policy(policy, self.dtype)
-            self.template_stops = policy.template.stop_ids
+                self.template_stops = policy.template.stop_ids
 
     def batch(self, limits: BatchLimits | None = None) -> RowBatch:
         """Rows that are admitted one by one, answered by the weights that are loaded now: later ones leave them alone."""

@@ -20,6 +20,7 @@ import torch.distributed.fsdp
 
 from bridle.cli.main import main as bridle
 from bridle.project.run import Run
+from bridle.stages import audit
 from bridle.stages.methods import METHODS
 from bridle.training import sft
 
@@ -50,11 +51,18 @@ def hanging(rank: int) -> None:
     sft.imitate = fall_asleep
 
 
+def audited(rank: int) -> None:
+    """A tiny project has few comparisons to go by."""
+    audit.FEWEST_PAIRS, audit.PROMPTS = 10, 8
+
+
 def healthy(rank: int) -> None:
     pass
 
 
-HAPPENS: dict[str, Callable[[int], None]] = {"killed": killed, "hanging": hanging, "healthy": healthy}
+HAPPENS: dict[str, Callable[[int], None]] = {
+    "killed": killed, "hanging": hanging, "audited": audited, "healthy": healthy,
+}  # fmt: skip
 
 
 def work(folder: Path, rank: int, port: int, scenario: str, words: list[str]) -> None:

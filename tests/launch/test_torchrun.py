@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import socket
@@ -19,6 +20,7 @@ from bridle.launch.torchrun import LOOPBACK, join_group, lost_words, ranks
 from bridle.project.progress import Progress
 from bridle.project.project import Project
 from bridle.recipe.services import ScaleSection
+from bridle.stages import audit
 from bridle.stages.methods import METHODS
 from bridle.stages.workspace import Work
 from tests.tiny_project import PLAYGROUND, bridle, complaint, done, metrics, settings
@@ -203,3 +205,33 @@ def test_a_rank_that_hangs_is_shown(with_base: Path, tmp_path: Path) -> None:
     assert "bridle: rank 0 of 2 waited 4 s (scale.patience) for another, which hangs or is gone" in first, first
     assert "fall_asleep" in other, "its stack tells where it stood"
     assert not (project / "runs/sft-0001/result.json").exists()
+
+
+@pytest.mark.slow
+def test_the_first_rank_audits_while_weights_are_divided(
+    finished_demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It loads other weights into its engine than the others do, and all begin the next step alike; what it rolls back to all have."""
+    monkeypatch.setattr(audit, "FEWEST_PAIRS", 10)
+    monkeypatch.setattr(audit, "PROMPTS", 8)
+    both, one = (Path(shutil.copytree(finished_demo, tmp_path / name)) for name in ("both", "one"))
+    often = {
+        "guard.audit_every": 0.001,
+        "guard.audit_size": 2,
+        "guard.audit_share": 1.0,
+        "ppo.kl_coef": 0.0,
+        "ppo.kl_target": 0.0,
+    }
+    words = [word for name, value in often.items() for word in ("--set", f"{name}={value}")]
+    command = ["train", "ppo", *words, "--project"]
+    status, first, other = two_ranks(tmp_path, "audited", *command, str(both), "--set", "scale.shard=true")
+    assert status == "0 0" and not other, first + other
+    done(*command, one)
+    found, expected = (metrics(folder / "runs/ppo-0002") for folder in (both, one))
+    assert len(found) == len(expected) == 5
+    for line, other_line in zip(found, expected, strict=True):
+        assert line == pytest.approx(other_line, rel=1e-3, abs=1e-4)
+    rolled = [
+        json.loads((folder / "runs/ppo-0002/result.json").read_text()).get("rolled_back_to") for folder in (both, one)
+    ]
+    assert rolled[0] == rolled[1]
