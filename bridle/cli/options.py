@@ -6,7 +6,7 @@ import errno
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -16,6 +16,7 @@ import click
 from bridle.cli.completion import setting_names
 from bridle.core import timeline
 from bridle.core.files import finite_or_none
+from bridle.core.processes import is_first_rank
 from bridle.core.text import one_line
 from bridle.core.timeline import timed
 
@@ -114,7 +115,8 @@ def chosen_settings(options: Options) -> dict[str, Any]:
 @contextmanager
 def loading() -> Iterator[None]:
     """Around the import of what loads PyTorch: it takes seconds, in which somebody waits."""
-    print_lines(["loading PyTorch …"], err=True)
+    if is_first_rank():
+        print_lines(["loading PyTorch …"], err=True)
     with timed("import"):
         yield
 
@@ -134,18 +136,24 @@ def open_project(options: Options) -> Project:
 
 
 @contextmanager
-def opened_work(options: Options) -> Iterator[Work]:
-    """The project at work. What one run alone recorded is written into its folder."""
+def opened_work(options: Options, shared: bool = False) -> Iterator[Work]:
+    """The project at work, `shared` by ranks where the recipe or torchrun wants that. What one run alone recorded is written into its
+    folder."""
+    from bridle.launch.torchrun import ranks
     from bridle.project.progress import Progress
     from bridle.stages.workspace import Work
 
-    work = Work(open_project(options), Progress(), wait=options.wait)
-    try:
+    project = open_project(options)
+    with ranks(project.recipe.scale if shared else None), ExitStack() as closing:
+        work = Work(project, Progress() if is_first_rank() else Progress(len), wait=options.wait)
+        closing.callback(close_work, work)
         yield work
-    finally:
-        work.close()
-        if (recorded := timeline.recording()) is not None and len(set(recorded.runs)) == 1:
-            recorded.place = recorded.runs[0]
+
+
+def close_work(work: Work) -> None:
+    work.close()
+    if (recorded := timeline.recording()) is not None and len(set(recorded.runs)) == 1:
+        recorded.place = recorded.runs[0]
 
 
 def print_lines(lines: Iterable[str], err: bool = False) -> None:
@@ -162,7 +170,8 @@ def print_found(options: Options, found: Mapping[str, Any], lines: Iterable[str]
 
 
 def print_metrics(options: Options, metrics: Mapping[str, Any]) -> None:
-    print_found(options, metrics, metric_lines(finite_or_none(metrics)))
+    if is_first_rank():
+        print_found(options, metrics, metric_lines(finite_or_none(metrics)))
 
 
 def write_out(text: str, err: bool = False) -> None:

@@ -80,7 +80,7 @@ def train(options: Options, method: str, tasks: tuple[str, ...], function: str |
     answering = [row.name for row in METHODS.values() if "scored_by" in sections()[row.section].model_fields]
     if function is not None and method not in answering:
         raise UsageError(f"--reward is for methods that answer prompts, {', '.join(answering)}, and {method} is not")
-    with opened_work(options) as work:
+    with opened_work(options, shared=True) as work:
         if function is None:
             metrics = METHODS[method].train(work)
         else:

@@ -24,6 +24,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from bridle.compute.parallel import process_rank
+from bridle.compute.sharding import divided_like, whole_tensor
 from bridle.core.errors import BridleError, CheckpointError, TrainingStopped, described_value
 from bridle.core.files import finite_or_none, read_json, read_record, remove_folder, tidy, whole_folder, write_json
 from bridle.core.forms import form_fault
@@ -59,7 +61,8 @@ def save_checkpoint(
 ) -> None:
     """Save the state after `step` steps; the newest `keep` checkpoints are kept, and the one of the greatest `selection_score`.
 
-    Weights that are not finite are not saved: TrainingStopped, and the checkpoints before stay as they are.
+    Weights that are not finite are not saved: TrainingStopped, and the checkpoints before stay as they are. Of ranks that share a step
+    each must call it, and the first one writes what all of them hold: it can be restored on any number.
     """
     tensors = gather(state)
     if broken := [name for name, t in tensors.items() if t.is_floating_point() and not bool(torch.isfinite(t).all())]:
@@ -67,6 +70,8 @@ def save_checkpoint(
             f"{broken[0]} is not finite after step {step}, which was not saved; lower the learning rate, and resume from the "
             f"checkpoint before or begin anew without {folder.parent}"
         )
+    if process_rank():
+        return
     with whole_folder(folder / f"step-{step:06d}") as new:
         save_tensors(tensors, new / "state.safetensors")
         notes = finite_or_none(
@@ -210,7 +215,7 @@ def gather(state: TrainingState) -> dict[str, Tensor]:
     tensors = {}
     for name, module in state.modules.items():
         for key, tensor in trained_state(module).items():
-            tensors[f"{name}.{key}"] = tensor.detach().contiguous()
+            tensors[f"{name}.{key}"] = whole_tensor(tensor.detach()).contiguous()
     for index, optimizer in enumerate(state.optimizers):
         for number, entries in optimizer.state_dict()["state"].items():
             for key, tensor in entries.items():
@@ -221,7 +226,8 @@ def gather(state: TrainingState) -> dict[str, Tensor]:
                         f"the optimiser's state holds {key!r}, {described_value(tensor)}, which no checkpoint can; bring one of "
                         "tensors and numbers"
                     )
-                tensors[f"optimizer.{index}.{number}.{key}"] = torch.as_tensor(tensor).detach().contiguous()
+                found = whole_tensor(torch.as_tensor(tensor).detach())
+                tensors[f"optimizer.{index}.{number}.{key}"] = found.contiguous()
     return tensors
 
 
@@ -238,7 +244,8 @@ def scatter(tensors: dict[str, Tensor], state: TrainingState, stepped: Sequence[
             raise CheckpointError(f"{path} lacks {len(missing)} tensors of {name} (such as {missing[0]})")
         if wrong := [key for key in own if own[key].shape != expected[key].shape]:
             raise CheckpointError(f"{path} holds {name}.{wrong[0]} in another shape than this run's")
-        module.load_state_dict(own, strict=False)  # what is frozen is not in it
+        placed = {key: divided_like(own[key], expected[key]) for key in own}
+        module.load_state_dict(placed, strict=False)  # what is frozen is not in it
         left -= {f"{name}.{key}" for key in own}
     for index, optimizer in enumerate(state.optimizers):
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
@@ -249,6 +256,7 @@ def scatter(tensors: dict[str, Tensor], state: TrainingState, stepped: Sequence[
             if parameter.requires_grad and stepped[index] and not entries[number]:
                 raise CheckpointError(f"{path} lacks the moments of parameter {number} of optimiser {index}")
             left -= {prefix + field for field in entries[number]}
+            entries[number] = {field: divided_like(t, parameter) for field, t in entries[number].items()}
         entries = {number: found for number, found in entries.items() if found}
         optimizer.load_state_dict({"state": entries, "param_groups": optimizer.state_dict()["param_groups"]})
     if left:

@@ -187,6 +187,7 @@ def choose_threads(threads: int | None) -> tuple[int, str]:
             raise RecipeError(f"BRIDLE_THREADS must be a whole number of at least 1, got {fixed!r}")
         return int(fixed), "BRIDLE_THREADS"
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    cores //= int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # ranks on this machine, as torchrun tells
     if cores < 2:
         return 1, "one core"
     others = cores_used_by_others(1.0)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from bridle.compute.device import multiplies_bfloat16
 from bridle.compute.parallel import sum_gradients, world_size
+from bridle.compute.sharding import my_piece, reshard, whole_tensor
 from bridle.core.errors import RecipeError, TrainingStopped, UsageError, described_value
 from bridle.core.timeline import timed
 from bridle.recipe.base import TrainerSection, name_of_function
@@ -85,8 +86,12 @@ class AdamW(torch.optim.Optimizer):
         steps = [state["step"] for state in states]
         first, second = ([bring(p, s[name]) for p, s in zip(parameters, states, strict=True)] for name in MOMENTS)
         torch._foreach_add_(steps, 1)
+        grads = [parameter.grad for parameter in parameters]
+        weights, grads, first_here, second_here = (
+            list(map(my_piece, each)) for each in (parameters, grads, first, second)
+        )
         torch._fused_adamw_(
-            parameters, [parameter.grad for parameter in parameters], first, second, [], steps, lr=group["lr"],
+            weights, grads, first_here, second_here, [], steps, lr=group["lr"],
             beta1=group["betas"][0], beta2=group["betas"][1], weight_decay=group["weight_decay"], eps=group["eps"],
             amsgrad=False, maximize=False,
         )  # fmt: skip
@@ -121,6 +126,19 @@ def offload_moments(optimizers: Sequence[torch.optim.Optimizer], on: bool) -> No
                 f"model.offload_optimizer is for AdamW's moments, and the optimiser is {type(optimizer).__name__}; set the trainer's "
                 "optimizer to 'adamw', or model.offload_optimizer to false"
             )
+
+
+def require_divisible(optimizers: Sequence[torch.optim.Optimizer], offloaded: bool) -> None:
+    """RecipeError where weights that are divided over the ranks cannot be trained as the recipe has it."""
+    if any(isinstance(optimizer, Muon) for optimizer in optimizers):
+        raise RecipeError(
+            "scale.shard = true leaves each rank a piece of every matrix, and muon orthogonalises whole ones; set the trainer's "
+            "optimizer to 'adamw', or scale.shard to false, where each rank has all of them"
+        )
+    if offloaded:
+        raise RecipeError(
+            "model.offload_optimizer moves whole moments, and with scale.shard = true each rank holds a piece of them; set one to false"
+        )
 
 
 def leave_compiler_alone() -> None:
@@ -340,7 +358,7 @@ def clipped_step(modules: Sequence[nn.Module], optimizers: Sequence[torch.optim.
     Raises TrainingStopped, with every weight as it was, where a gradient is not finite.
     """
     sum_gradients(modules)
-    norms = [torch.nn.utils.clip_grad_norm_(module.parameters(), clip_norm) for module in modules]
+    norms = [whole_tensor(torch.nn.utils.clip_grad_norm_(module.parameters(), clip_norm)) for module in modules]
     if not all(bool(torch.isfinite(norm)) for norm in norms):
         for optimizer in optimizers:
             optimizer.zero_grad()
@@ -351,6 +369,7 @@ def clipped_step(modules: Sequence[nn.Module], optimizers: Sequence[torch.optim.
     for optimizer in optimizers:
         optimizer.step()
         optimizer.zero_grad()
+    reshard(modules)
     return float(norms[0])
 
 

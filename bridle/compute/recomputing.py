@@ -18,6 +18,10 @@ class Layered(nn.Module):
     def recompute(self, on: bool) -> None:
         self.recomputed = on
 
+    def parts(self) -> list[nn.Module]:
+        """The layers, one after another."""
+        raise NotImplementedError
+
 
 def recompute_layers(module: nn.Module, on: bool) -> None:
     """Have the layers of all that is in a module run again in the backward pass from now on, or not any more."""

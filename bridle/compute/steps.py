@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -18,12 +18,14 @@ from bridle.compute.optimizer import (
     offload_moments,
     optimizers_of,
     peak_rates,
+    require_divisible,
     schedule_of,
     set_rate,
     warm_then_linear,
 )
-from bridle.compute.parallel import all_ranks_metrics
+from bridle.compute.parallel import all_ranks_metrics, from_first, require_same, world_size
 from bridle.compute.recomputing import recompute_layers
+from bridle.compute.sharding import divide, in_plain_form, make_whole
 from bridle.core.timeline import timed
 from bridle.project.run import Run, Signal
 from bridle.recipe.base import TrainerSection
@@ -81,17 +83,25 @@ class Steps:
                 self.run.progress.say(sentence)
             self.run.ended = self.run.watch.ended
         self.ask_whether_to_end()
+        require_same({"the step of the last good checkpoint": self.done})
+        self.kl_factor = 1.0
+        """by which the KL weight is to be multiplied: above 1 where a rule of the guard has raised it"""
+        self.follow_first(lambda: False)
         self.selection_score: float | None = None
         self.grad_norm: float | None = None  # of the last step; None where no optimiser step was taken
 
     def spare_memory(self) -> None:
-        """As the recipe's [model] wants it, before there is anything to restore."""
-        wanted = self.run.model
-        for module in self.state.modules.values():
+        """As the recipe's [model] and [scale] want it, before there is anything to restore."""
+        wanted, modules = self.run.model, list(self.state.modules.values())
+        for module in modules:
             recompute_layers(module, wanted.checkpoint_activations)
         offload_moments(self.optimizers, wanted.offload_optimizer)
         if wanted.offload_optimizer and self.session.device.torch.type == "cpu":
             self.run.progress.say("model.offload_optimizer changes nothing here: the weights lie in the same memory")
+        self.divided = self.run.scale.shard and world_size() > 1
+        if self.divided:
+            require_divisible(self.optimizers, wanted.offload_optimizer)
+            divide(modules, self.optimizers)
 
     @classmethod
     def of_policy(cls, policy: nn.Module, config: TrainerSection, total: int, session: Session) -> Steps:
@@ -100,16 +110,23 @@ class Steps:
         return cls(session, {"policy": policy}, optimizers, total, config.checkpoint_every, config)
 
     def __iter__(self) -> Iterator[int]:
-        self.run.stop_if_needed(self.done, self.total)  # asked for while data and models were read
+        from_first(lambda: self.run.stop_if_needed(self.done, self.total))  # asked for while data and models were read
         for step in range(self.done, self.total):
             if self.run.ended is not None:
-                return
+                break
             yield step
+        for module in self.state.modules.values():
+            make_whole(module)
 
-    @property
-    def kl_factor(self) -> float:
-        """By which the KL weight is to be multiplied: above 1 where a rule of the guard has raised it."""
-        return 1.0 if self.run.watch is None else self.run.watch.kl_factor
+    def follow_first(self, look: Callable[[], bool]) -> bool:
+        """Have the first rank look at the step, and every rank do as it finds; what it answers."""
+
+        def found() -> tuple[bool, str | None, float]:
+            answer, watch = look(), self.run.watch
+            return answer, self.run.ended, 1.0 if watch is None else watch.kl_factor
+
+        answer, self.run.ended, self.kl_factor = from_first(found)
+        return answer
 
     def ask_whether_to_end(self) -> None:
         if self.run.until is not None and self.signals and self.run.ended is None:
@@ -123,8 +140,9 @@ class Steps:
         return clipped_step(list(self.state.modules.values()), self.optimizers, clip_norm)
 
     def save_on_error(self, step: int) -> AbstractContextManager[None]:
-        """Save the steps before this one if what is inside fails (a reward function of the user's, say)."""
-        return self.run.saving_on_error(step, lambda: self.save(step))
+        """Save the steps before this one if what is inside fails (a reward function of the user's, say). Weights that are divided are not:
+        it may be one rank alone that fails, and it has but a piece of them."""
+        return nullcontext() if self.divided else self.run.saving_on_error(step, lambda: self.save(step))
 
     def end(
         self,
@@ -146,13 +164,20 @@ class Steps:
             self.signals.append(replace(signal, answers=None))
             self.ask_whether_to_end()
         logged = {**(metrics if log is None else log), **evaluated}
-        if logged:
-            self.run.log(step, self.total, logged, signal)
-        self.run.end_step(step + 1, self.total)
-        if self.run.due(step + 1, self.every, self.total):
+
+        def look() -> bool:
+            if logged:
+                self.run.log(step, self.total, logged, signal)
+            self.run.end_step(step + 1, self.total)
+            return self.run.due(step + 1, self.every, self.total)
+
+        asked = [] if signal.answers is None else list(self.state.modules.values())  # by an audit, if any is due
+        with in_plain_form(*asked):
+            due = self.follow_first(look)
+        if due:
             self.save(step + 1)
             self.run.saved(step + 1)
-        self.run.stop_if_needed(step + 1, self.total)
+        from_first(lambda: self.run.stop_if_needed(step + 1, self.total))
 
     def evaluated(self, done: int) -> Metrics:
         """What the evaluation of whoever calls measures after so many steps, where it is due."""

@@ -16,6 +16,7 @@ BridleError                 exit 1: the work failed
 │   └── NotFinite           logits that are not numbers: rows that cannot be answered
 ├── CheckpointError         a checkpoint is truncated, corrupted or of another run
 ├── TrainingStopped         a run that cannot go on (for example only non-finite rewards)
+├── FirstRankFailed         on the ranks that share a step with one that failed, and has said why
 ├── WaitingForLabels        exit 3: a run that goes on when people have judged what it asks
 └── Interrupted             exit 130: stopped by the user, everything saved
 """
@@ -31,6 +32,10 @@ class BridleError(Exception):
 
     def __str__(self) -> str:
         return one_line(super().__str__())
+
+
+class FirstRankFailed(BridleError):
+    pass
 
 
 class UsageError(BridleError):

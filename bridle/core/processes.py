@@ -16,3 +16,8 @@ def python_environment() -> dict[str, str]:
     have found in its working folder."""
     places = [*filter(None, sys.path), str(Path(__file__).absolute().parents[2])]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(places)}
+
+
+def is_first_rank() -> bool:
+    """Whether this process speaks for those that share its work, as torchrun numbers them; one that was started by itself does."""
+    return os.environ.get("RANK", "0") == "0"

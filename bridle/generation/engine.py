@@ -13,6 +13,8 @@ from typing import Protocol
 
 import torch
 
+from bridle.compute.parallel import all_shares, my_share
+from bridle.compute.sharding import in_plain_form
 from bridle.core.errors import StaleWeights
 from bridle.core.records import Completion, FinishReason, Prompt
 from bridle.generation.batch import KEEP_SHARE, AnswerRow, BatchLimits, RowBatch
@@ -64,10 +66,11 @@ class Engine:
         self.template_stops: frozenset[int] = frozenset()
 
     def load(self, policy: Policy) -> None:
-        if self.packed is None or self.packed.stamp != policy.stamp:
-            self.packed = None  # let go of before there is another
-            self.packed = pack_policy(policy, self.dtype)
-            self.template_stops = policy.template.stop_ids
+        with in_plain_form(policy.module):  # on every rank, whatever an audit of the first one's has loaded here
+            if self.packed is None or self.packed.stamp != policy.stamp:
+                self.packed = None  # let go of before there is another
+                self.packed = pack_policy(policy, self.dtype)
+                self.template_stops = policy.template.stop_ids
 
     def batch(self, limits: BatchLimits | None = None) -> RowBatch:
         """Rows that are admitted one by one, answered by the weights that are loaded now: later ones leave them alone."""
@@ -127,9 +130,19 @@ def answer_prompts(
     samples: Sequence[int] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> list[Completion]:
-    """One completion a prompt by the policy's present weights. Load the engine after each optimiser step: it checks."""
-    answers = engine.generate(
-        policy.template.prompt_ids(prompts), settings, stamp=policy.stamp, seed=seed, samples=samples, progress=progress
+    """One completion a prompt by the policy's present weights. Load the engine after each optimiser step: it checks. Ranks answer a share
+    each, and have all answers; what an answer is does not depend on who gives it."""
+    ids, numbers = policy.template.prompt_ids(prompts), range(len(prompts)) if samples is None else samples
+    mine = my_share(list(range(len(prompts))))
+    answers = all_shares(
+        engine.generate(
+            [ids[i] for i in mine],
+            settings,
+            stamp=policy.stamp,
+            seed=seed,
+            samples=[numbers[i] for i in mine],
+            progress=progress,
+        )
     )
     texts = policy.template.decode_batch([a.token_ids for a in answers])
     notes = {"temperature": settings.temperature, "top_p": settings.top_p, "top_k": settings.top_k, "seed": seed}

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from bridle.compute.checkpoint import load_tensors, save_tensors
 from bridle.compute.device import Device
+from bridle.compute.parallel import all_shares, from_first, my_share
+from bridle.compute.sharding import lockstep
 from bridle.core.files import file_hash, whole_folder, write_text
 from bridle.core.records import content_hash
 from bridle.core.timeline import timed
@@ -35,12 +37,12 @@ def read_logprobs(
 ) -> list[Tensor]:
     """log π of every answer, one tensor a group, on the CPU; TrainingStopped, naming `whose`, where it is not finite."""
     found: list[Tensor] = [torch.empty(0)] * len(groups)
-    for chosen in batches.by_length([group.length for group in groups], 16):
+    for chosen in lockstep(batches.by_length([group.length for group in groups], 16), policy.module):
         batch = batches.group_batch([groups[i] for i in chosen], policy.template.pad_id, device.torch)
         logp_B = answer_logprobs(policy, batch, device).float().cpu()
         for i, logp in zip(chosen, logp_B.split([len(groups[i].answers) for i in chosen]), strict=True):
             found[i] = logp
-    finite_logprobs(torch.cat(found)[:, None], whose)
+    finite_logprobs(torch.cat([torch.empty(0), *found])[:, None], whose)  # where ranks share them, one may have none
     return found
 
 
@@ -55,17 +57,24 @@ def cached_logprobs(
 ) -> list[Tensor]:
     """log π_ref of every answer, one tensor a group. Read from `cache` where this reference has read these ids before."""
     key = content_hash([reference.stamp, str(device.precision), [[group.prompt, group.answers] for group in groups]])
-    sizes = [len(group.answers) for group in groups]
     folder = cache / f"reference-{key[:16]}"
-    if (folder / CACHE_FILE).is_file():
+
+    def known() -> Tensor | None:
+        if not (folder / CACHE_FILE).is_file():
+            return None
         if cache_is_whole(folder):
             say("the reference's log-probs are known from an earlier run")
             known_N = load_tensors(folder / CACHE_FILE)["logp"]
-            return list(finite_logprobs(known_N[:, None])[:, 0].to(device.torch).split(sizes))
+            return finite_logprobs(known_N[:, None])[:, 0]
         say(f"the reference's log-probs in {folder} are damaged or of an earlier version; reading them again")
-    found = read_logprobs(reference, groups, device)
-    logp_N = torch.cat(found)
-    with whole_folder(folder) as new:
-        save_tensors({"logp": logp_N}, new / CACHE_FILE)
-        write_text(new / CACHE_HASH, file_hash(new / CACHE_FILE))
-    return list(logp_N.to(device.torch).split(sizes))
+        return None
+
+    def keep() -> None:
+        with whole_folder(folder) as new:
+            save_tensors({"logp": logp_N}, new / CACHE_FILE)
+            write_text(new / CACHE_HASH, file_hash(new / CACHE_FILE))
+
+    if (found_N := from_first(known)) is None:
+        logp_N = found_N = torch.cat(all_shares(read_logprobs(reference, my_share(list(groups)), device)))
+        from_first(keep)
+    return list(found_N.to(device.torch).split([len(group.answers) for group in groups]))

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from bridle.compute.device import Device
 from bridle.compute.optimizer import Share, warm_then_constant
-from bridle.compute.parallel import my_share
+from bridle.compute.parallel import all_ranks_sum, from_first, my_share
 from bridle.compute.randomness import derived_seed, shuffled
+from bridle.compute.sharding import lockstep
 from bridle.compute.steps import Metrics, Part, Session, Steps, logprob_gaps
 from bridle.core.errors import NoUsableRows, TrainingStopped
 from bridle.core.records import Completion, FinishReason, Prompt, Reward, Scores
@@ -124,8 +125,8 @@ def roll_out(step: int, policy: Policy, reward: Reward, asking: Asking, session:
     if stale:
         raise TrainingStopped(f"answers come from weights {sorted(stale)} where {policy.stamp} was expected")
     with timed("score"):
-        found = reward(asked, completions)
-        scores = one_each(found, len(completions))
+        found = from_first(lambda: scores_of(reward, asked, completions))
+        scores = list(found)
     kept, faults = scored_groups(scores, asking.answers, session.run.limits.max_unscored)
     with timed("batch"):
         asked, completions = [asked[i] for i in kept], [completions[i] for i in kept]
@@ -181,6 +182,13 @@ def scored_groups(scores: Sequence[Any], group_size: int, max_unscored: float) -
     return kept, dict(faults)
 
 
+def scores_of(reward: Reward, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> Sequence[Any]:
+    """What a reward source says, a score for each answer."""
+    found = reward(prompts, completions)
+    scores = one_each(found, len(completions))
+    return found if isinstance(found, Scores) else scores
+
+
 def one_each(scores: Any, answers: int) -> list[Any]:
     """What a reward source gave, as a list with an entry for each answer; TrainingStopped where it is none."""
     try:
@@ -225,12 +233,13 @@ def reference_logprobs(
     """log π_ref of the answers' tokens by the training pass, [B, T], zero off the mask. Answers to a prompt that share a batch read it
     once. A policy of equal weights gives equal numbers, in any precision. `whose`: what is read, for the error."""
     found_BT = torch.zeros_like(rollout.old_logp_BT)
-    for part in cut.answers(torch.arange(len(rollout.batch))[:, None], rollout.batch, reference.module.model):
+    parts = cut.answers(torch.arange(len(rollout.batch))[:, None], rollout.batch, reference.module.model)
+    for part in lockstep(my_share(parts), reference.module):
         rows = rollout.batch.rows(part.to(device.torch))
         with device.autocast():
             logp_MT = sequence_logprobs(reference.module, rows, temperature)
         found_BT[part, : logp_MT.shape[1]] = logp_MT.to(found_BT)
-    return finite_logprobs(found_BT, whose)
+    return finite_logprobs(all_ranks_sum(found_BT), whose)  # zero where another rank has read
 
 
 def finite_logprobs(logp_BT: Tensor, whose: str = "reference") -> Tensor:
@@ -288,7 +297,7 @@ def read_parts(
         cut, rows_NK = Cut(whole_groups(config.batch_size, size), config.micro_tokens), mine_GK
     else:
         cut, rows_NK = reading_cut(config, size), mine_GK.reshape(-1, 1)
-    for rows in cut.answers(rows_NK, rollout.batch, policy.module.model):
+    for rows in lockstep(cut.answers(rows_NK, rollout.batch, policy.module.model), policy.module):
         with timed("forward"):
             micro = rollout.batch.rows(rows.to(device.torch))
             with device.autocast():
@@ -359,7 +368,8 @@ def rollout_metrics(rollout: Rollout, kl_B: Tensor, session: RolloutSession) -> 
     once or twice, are a group to the standard error."""
     kl, kl_se = mean_and_se(kl_B.cpu().numpy(), [prompt.id for prompt in rollout.prompts])
     with timed("observe"):
-        observed = {} if session.observe is None else session.observe(rollout.prompts, rollout.completions)
+        look = session.observe
+        observed = {} if look is None else from_first(lambda: dict(look(rollout.prompts, rollout.completions)))
     return {
         **rollout.reported,
         "reward": float(rollout.reward_B.mean()),

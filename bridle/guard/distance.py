@@ -43,7 +43,7 @@ def answer_features(
     for rows in by_length([len(p) + len(a) for p, a in zip(prompts, answers, strict=True)], 128):
         batch = make_batch([prompts[i] for i in rows], [answers[i] for i in rows], model.template.pad_id, device.torch)
         with device.autocast():
-            out[rows] = last_states(model.module.model, batch).float().cpu()
+            out[rows] = last_states(model.module, batch).float().cpu()
     return out
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -154,28 +154,37 @@ def pack_answers(batch: Batch) -> PackedAnswers | None:
     )
 
 
-def answer_states(trunk: Trunk | ForeignTrunk, batch: Batch) -> Tensor:
+class Network(Protocol):
+    """A language model or a scorer: a trunk, and what reads it."""
+
+    @property
+    def model(self) -> Trunk | ForeignTrunk: ...
+
+    def hidden(self, ids_BT: Tensor, *layout: Tensor | None) -> Tensor: ...
+
+
+def answer_states(network: Network, batch: Batch) -> Tensor:
     """Hidden states [N, D] that predict the masked tokens, row after row. A shared prompt is read once."""
-    if not isinstance(trunk, Trunk):
-        hidden: Tensor = trunk(batch.ids_BW)
+    if not isinstance(network.model, Trunk):
+        hidden = network.hidden(batch.ids_BW)
         return hidden[:, :-1][batch.mask_BT]
     if (packed := pack_answers(batch)) is not None:
-        return wanted_states(trunk, packed.source, packed.ids_RW, packed.positions_RW, packed.sees_RW3)
-    return wanted_states(trunk, batch.mask_BT.nonzero().tolist(), batch.ids_BW)
+        return wanted_states(network, packed.source, packed.ids_RW, packed.positions_RW, packed.sees_RW3)
+    return wanted_states(network, batch.mask_BT.nonzero().tolist(), batch.ids_BW)
 
 
-def last_states(trunk: Trunk | ForeignTrunk, batch: Batch) -> Tensor:
+def last_states(network: Network, batch: Batch) -> Tensor:
     """Hidden states [B, D] at each sequence's last token. A shared prompt is read once."""
-    if not isinstance(trunk, Trunk):
-        hidden: Tensor = trunk(batch.ids_BW)
+    if not isinstance(network.model, Trunk):
+        hidden = network.hidden(batch.ids_BW)
         return hidden[torch.arange(len(batch), device=hidden.device), batch.lengths_B - 1]
     if (packed := pack_answers(batch)) is not None:
-        return wanted_states(trunk, packed.last, packed.ids_RW, packed.positions_RW, packed.sees_RW3)
-    return wanted_states(trunk, [(row, n - 1) for row, n in enumerate(batch.lengths_B.tolist())], batch.ids_BW)
+        return wanted_states(network, packed.last, packed.ids_RW, packed.positions_RW, packed.sees_RW3)
+    return wanted_states(network, [(row, n - 1) for row, n in enumerate(batch.lengths_B.tolist())], batch.ids_BW)
 
 
 def wanted_states(
-    trunk: Trunk,
+    network: Network,
     places: Sequence[Sequence[int]],
     ids_RW: Tensor,
     positions_RW: Tensor | None = None,
@@ -188,7 +197,7 @@ def wanted_states(
         index.append((row, len(columns[row])))
         columns[row].append(place)
     kept_RQ = pad(columns, 0, device)  # what fills a short row up is not read
-    hidden: Tensor = trunk(ids_RW, positions_RW, sees_RW3, kept_RQ)
+    hidden = network.hidden(ids_RW, positions_RW, sees_RW3, kept_RQ)
     flat_N = torch.tensor([row * kept_RQ.shape[1] + column for row, column in index], device=device)
     return hidden.flatten(0, 1).index_select(0, flat_N)
 
@@ -199,7 +208,7 @@ def wanted_states(
 def masked_logprobs(policy: LanguageModel, batch: Batch, temperature: float = 1.0) -> Tensor:
     """log π of the completions' tokens alone, [N], row after row: most of a batch's logits are never made."""
     targets_N = batch.ids_BW[:, 1:][batch.mask_BT]
-    return policy.logprobs(answer_states(policy.model, batch), targets_N, temperature)
+    return policy.logprobs(answer_states(policy, batch), targets_N, temperature)
 
 
 def spread(values_N: Tensor, mask_BT: Tensor) -> Tensor:

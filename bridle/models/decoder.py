@@ -336,6 +336,9 @@ class Trunk(Layered):
         """Every linear map of the layers, by its name in here: those that an adapter may be put on."""
         return {name: part for name, part in self.named_modules() if is_linear(part)}
 
+    def parts(self) -> list[nn.Module]:
+        return list(self.layers)
+
     def rope(self) -> tuple[Tensor, Tensor]:
         weight = self.norm.weight
         if self.tables is None or self.tables[0].device != weight.device or self.tables[0].dtype != weight.dtype:
@@ -381,8 +384,9 @@ class Decoder(nn.Module):
         if not config.tie_embeddings:
             self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
 
-    def hidden(self, ids_BT: Tensor) -> Tensor:
-        return self.model(ids_BT)
+    def hidden(self, ids_BT: Tensor, *layout: Tensor | None) -> Tensor:
+        """The trunk's states; `layout` as it takes it. Trainers read a network by this, which gathers weights that are divided."""
+        return self.model(ids_BT, *layout)
 
     def output_weight(self) -> Tensor:
         return self.model.embed_tokens.weight if self.config.tie_embeddings else self.lm_head.weight

@@ -92,12 +92,12 @@ class ForeignTrunk(Layered):
         kinds = {kind_of_part(name) for name, part in maps.items() if part in called}
         return {name: part for name, part in maps.items() if kind_of_part(name) in kinds}
 
-    def layers(self) -> list[nn.Module]:
+    def parts(self) -> list[nn.Module]:
         """The layers that transformers itself could run again, which it does in a mode of training with dropout alone."""
         return [part for part in self.modules() if any(kind.__name__ == RUN_AGAIN for kind in type(part).__mro__)]
 
     def recompute(self, on: bool) -> None:
-        if on and not self.layers():
+        if on and not self.parts():
             raise UnsupportedModel(
                 f"the layers of a {self.config.family} model cannot be told from its other parts, so they are not run again in the "
                 "backward pass; set checkpoint_activations to false"
@@ -117,7 +117,7 @@ class ForeignTrunk(Layered):
         positions = {}
         if self.takes_positions:  # those without read them off the mask, as BLOOM does
             positions["position_ids"] = (seen_BS.long().cumsum(1) - 1).clamp(min=0)[:, -ids_BT.shape[1] :]
-        with all_run_again(self.layers() if self.recomputed and torch.is_grad_enabled() else []):
+        with all_run_again(self.parts() if self.recomputed and torch.is_grad_enabled() else []):
             found = self.inner(
                 input_ids=ids_BT,
                 attention_mask=seen_BS,
@@ -148,8 +148,8 @@ class Foreign(nn.Module):
         self.model = ForeignTrunk(config, inner)
         self.lm_head = lm_head
 
-    def hidden(self, ids_BT: Tensor) -> Tensor:
-        return self.model(ids_BT)
+    def hidden(self, ids_BT: Tensor, *layout: Tensor | None) -> Tensor:
+        return self.model(ids_BT, *layout)
 
     def output_weight(self) -> Tensor:
         return self.model.inner.get_input_embeddings().weight if self.lm_head is None else self.lm_head.weight

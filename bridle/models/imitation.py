@@ -7,6 +7,7 @@ import torch
 from bridle.compute.device import Device
 from bridle.compute.optimizer import backward
 from bridle.compute.parallel import all_ranks_metrics, all_ranks_sum, my_share
+from bridle.compute.sharding import lockstep
 from bridle.core.timeline import timed
 from bridle.maths.losses import next_token
 from bridle.models.batches import Cut, make_batch, masked_logprobs, row_sizes
@@ -26,7 +27,7 @@ def imitate(
     tokens = all_ranks_sum(torch.tensor(sum(len(examples[i][1]) for i in mine), device=device.torch))
     total = 0.0
     sizes = row_sizes((prompt, [answer]) for prompt, answer in examples)
-    for part in (cut or Cut()).parts(mine, sizes, policy.module.model):
+    for part in lockstep((cut or Cut()).parts(mine, sizes, policy.module.model), policy.module):
         chosen = [examples[i] for i in part]
         with timed("forward"):
             batch = make_batch([p for p, _ in chosen], [a for _, a in chosen], policy.template.pad_id, device.torch)

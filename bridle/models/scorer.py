@@ -24,9 +24,13 @@ class Scorer(nn.Module):
         self.model = trunk
         self.score = nn.Linear(trunk.config.hidden_size, tasks, bias=False)
 
+    def hidden(self, ids_BT: Tensor, *layout: Tensor | None) -> Tensor:
+        """The trunk's states, as of a language model."""
+        return self.model(ids_BT, *layout)
+
     def values(self, ids_BT: Tensor) -> Tensor:
         """A number at every position by the first row, [B, T], in float32 or wider."""
-        hidden = self.model(ids_BT)
+        hidden = self.hidden(ids_BT)
         return self._row(hidden, 0)
 
     def scores(self, ids_BT: Tensor, lengths_B: Tensor) -> Tensor:
@@ -35,17 +39,17 @@ class Scorer(nn.Module):
 
     def task_scores(self, ids_BT: Tensor, lengths_B: Tensor) -> Tensor:
         """Every row's number at each sequence's last real token, [B, C]. Lengths say where that is; ids are not looked at."""
-        hidden_BTD = self.model(ids_BT)
+        hidden_BTD = self.hidden(ids_BT)
         last_BD = hidden_BTD[torch.arange(len(lengths_B), device=ids_BT.device), lengths_B - 1]
         return self.by_task(last_BD)
 
     def batch_scores(self, batch: Batch) -> Tensor:
         """The same of a batch, [B, C], in which a prompt that several answers share is read once."""
-        return self.by_task(last_states(self.model, batch))
+        return self.by_task(last_states(self, batch))
 
     def batch_values(self, batch: Batch) -> Tensor:
         """The first row's number before each of the answers' tokens, [B, T], zero off the mask."""
-        return spread(self._row(answer_states(self.model, batch), 0), batch.mask_BT)
+        return spread(self._row(answer_states(self, batch), 0), batch.mask_BT)
 
     def of_states(self, hidden: Tensor) -> Tensor:
         """The first row's number at each of the trunk's hidden states [..., D], for a critic whose trunk is the policy's own."""

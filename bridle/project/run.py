@@ -33,6 +33,7 @@ from bridle.project.project import RECIPE_FILE, Project
 from bridle.recipe.data import ModelSection
 from bridle.recipe.documents import to_toml
 from bridle.recipe.recipe import Recipe
+from bridle.recipe.services import ScaleSection
 from bridle.recipe.watching import GuardSection
 
 # A logged line's step, the number of steps, its metrics; what it returns is not looked at.
@@ -139,6 +140,7 @@ class Run:
     last_save: int = 0
     limits: GuardSection = field(default_factory=GuardSection)
     model: ModelSection = field(default_factory=ModelSection)
+    scale: ScaleSection = field(default_factory=ScaleSection)
     watch: Watch | None = None
     cannot_learn: str | None = None
     until: Until | None = None
@@ -152,6 +154,7 @@ class Run:
     earlier_parts: Parts = field(default_factory=dict)
     node: Node | None = None  # where the parts of this session add up
     noted: Mapping[str, Any] = field(default_factory=dict)
+    leader: Path | None = None  # of a run that ranks share the folder of the first one's, whose checkpoints all read
 
     @classmethod
     def begin(
@@ -165,14 +168,14 @@ class Run:
     ) -> Run:
         """A new folder, or the last one where it was begun with the same key and not finished. Whoever calls it holds the stage's lock."""
         whole = recipe or project.recipe
-        limits, model = whole.guard, whole.model
+        sections: dict[str, Any] = {"limits": whole.guard, "model": whole.model, "scale": whole.scale}
         folders = project.runs(stage)
         if folders and not (folders[-1] / "result.json").exists() and (folders[-1] / "parents.json").exists():
             last = folders[-1]
             noted = read_parents(last, KEYED)
             if noted["key"] == key:
                 seconds, threads = session_seconds(last), noted.get("threads")
-                return cls(stage, last, key, threads, True, progress, seconds, limits=limits, model=model, noted=noted)
+                return cls(stage, last, key, threads, True, progress, seconds, noted=noted, **sections)
             if (last / "checkpoints").exists():
                 raise ProjectError(
                     f"{last} is unfinished and was begun with another recipe or other parents; "
@@ -190,7 +193,15 @@ class Run:
             folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / "recipe.toml", to_toml(whole))
         write_json(folder / "parents.json", {"stage": stage, "key": key, **parents})
-        return cls(stage, folder, key, None, False, progress, limits=limits, model=model)
+        return cls(stage, folder, key, None, False, progress, **sections)
+
+    @classmethod
+    def follow(cls, folder: Path, progress: Progress, recipe: Recipe, found: Mapping[str, Any]) -> Run:
+        """What another rank begun or resumed, as it `found` it, in a folder of this one's own that nobody keeps."""
+        write_json(folder / "parents.json", found["noted"])
+        return cls(
+            folder=folder, progress=progress, limits=recipe.guard, model=recipe.model, scale=recipe.scale, **found
+        )
 
     def __enter__(self) -> Run:
         self._lock = held(self.folder / "lock", self.folder)
@@ -238,7 +249,7 @@ class Run:
 
     @property
     def checkpoints(self) -> Path:
-        return self.folder / "checkpoints"
+        return (self.leader or self.folder) / "checkpoints"
 
     @property
     def seconds(self) -> float:

@@ -32,7 +32,7 @@ from bridle.recipe.online import (
     RLOOSection,
     RolloutSection,
 )
-from bridle.recipe.services import JudgeSection, LabelSection, LoopSection, ServeSection
+from bridle.recipe.services import JudgeSection, LabelSection, LoopSection, ScaleSection, ServeSection
 from bridle.recipe.watching import GuardSection, TrackSection
 
 # A run's key holds a hash of its settings. Three kinds stay out of it, so that the key of a run made earlier is found again.
@@ -94,6 +94,7 @@ class Recipe(Section):
     judge: JudgeSection = Field(default_factory=JudgeSection)
     loop: LoopSection = Field(default_factory=LoopSection)
     serve: ServeSection = Field(default_factory=ServeSection)
+    scale: ScaleSection = Field(default_factory=ScaleSection)
     reward_source: list[RewardSource] = Field(default_factory=list, max_length=100)
 
     @model_validator(mode="after")

@@ -227,3 +227,14 @@ class ServeSection(Section):
     """names by which it may be called beside this machine's own; empty: on the loopback none, elsewhere any, for there a key is needed"""
     origins: list[Origin] = Field(default_factory=list, max_length=100)
     """other sites, such as https://chat.example.org, whose pages may ask from a browser (CORS)"""
+
+
+class ScaleSection(Section):
+    """Several processes ("ranks") that share each step of a training."""
+
+    workers: int = Field(default=1, ge=1, le=4096)
+    """ranks, which `bridle train` starts on this machine; 1: those that torchrun started, and without it one"""
+    shard: bool = False
+    """divide the weights that learn, their gradients and moments over the ranks (FSDP2); false: each rank has all of them"""
+    patience: float = Field(default=1800.0, gt=0, le=LONGEST)
+    """seconds that a rank waits for the others before the run ends"""

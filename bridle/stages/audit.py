@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from bridle.compute.checkpoint import load_tensors, save_tensors, trained_state
+from bridle.compute.parallel import copy_from_first, from_first, process_rank
 from bridle.compute.randomness import derived_seed, shuffled
 from bridle.core.errors import DataError, RecipeError
 from bridle.core.files import finite_or_none, remove_folder, saving, write_json
@@ -88,6 +89,8 @@ def auditor_of(
 ) -> StoreAuditor | None:
     """Who audits a run that a learnt reward scores. None where nobody is to, or too little is known to go by, which is said."""
     limits, data = run.limits, work.data
+    if process_rank():
+        return None  # the first rank asks, and says what to do
     simulated = limits.audits == "simulated" or (limits.audits == "auto" and isinstance(data, PlaygroundData))
     if "off" in (limits.audits, limits.on_audit) or not (simulated or limits.audits == "people"):
         return None
@@ -147,12 +150,15 @@ def scores_or_nan(reward: Reward, answers: Sequence[tuple[Prompt, Completion]]) 
         raise DataError(f"the reward failed on answers beside the run's own: {error}") from error
 
 
-def roll_back(watch: OnlineWatch) -> dict[str, Any]:
+def roll_back(watch: OnlineWatch, policy: Policy) -> dict[str, Any]:
     """Where audits say so, make the policy what it was at the best of them; what of it stands in the result."""
-    step = watch.rolls_back_to
-    if step is None or not isinstance(watch.auditor, StoreAuditor):
+    step = from_first(lambda: watch.rolls_back_to)
+    if step is None:
         return {}
-    watch.auditor.roll_back(step)
+    if isinstance(watch.auditor, StoreAuditor):
+        watch.auditor.roll_back(step)
+    policy.step = step
+    copy_from_first(policy.module)
     return {"rolled_back_to": step}
 
 

@@ -6,11 +6,13 @@ or by a verifier on prompts whose answers can be checked.
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from bridle.compute.parallel import from_first
 from bridle.core.errors import NoUsableRows
 from bridle.core.records import Completion, Prompt, Reward, content_hash
 from bridle.feedback.store.store import LearntFrom
@@ -91,7 +93,7 @@ def practise(work: Work, method: Method, variant: Variant) -> dict[str, Any]:
         else:
             actors = Actors(policy, reference, method.critic(work, policy))
             result = method.loop(actors, reward, prompts, mixed_in(work, policy, imitated), config, session)
-        back = roll_back(watch)
+        back = roll_back(watch, policy)
         scored_by = [key for key in identity if key not in NO_MODELS and isinstance(identity[key], str)]
         learnt = LearntFrom(shaped_by=sorted({identity[key] for key in scored_by}))
         saved = work.keep_policy(name, method.section, policy, parent, learnt)
@@ -132,7 +134,7 @@ def load_start(work: Work, run: str, start: str, held_to: str) -> Policy:
     policy = work.load_policy(start, replaced(work, run, start), frozen=work.recipe.lora.on)
     for name in dict.fromkeys((held_to, *([start] if start == run else []))):
         if replaced(work, run, name) is None:
-            keep_reference(work.project, name)
+            from_first(partial(keep_reference, work.project, name))
     return policy
 
 

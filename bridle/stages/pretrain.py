@@ -3,6 +3,7 @@
 from typing import Any
 
 from bridle.compute.device import Device
+from bridle.compute.parallel import from_first
 from bridle.compute.randomness import generator
 from bridle.compute.steps import Session
 from bridle.core.errors import ModelError
@@ -25,7 +26,7 @@ def train_pretrain(work: Work, method: Method, variant: Variant) -> dict[str, An
     variant.only(method, "title", "settings")
     recipe = method.recipe(work, variant)
     if recipe.model.path:
-        return work.take_base()
+        return from_first(work.take_base)
     require_memory(new_config(recipe.model, recipe.model.vocab_size).bytes, "the model of the recipe's [model]")
     parents: dict[str, Any] = {"model": recipe.model.path, "world": work.data.world_hash, **work.data.text_parents()}
     key = stage_key(recipe, ("world", "model", "data", "pretrain"), parents)

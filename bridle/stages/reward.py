@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from bridle.compute.device import Device
+from bridle.compute.parallel import from_first
 from bridle.compute.randomness import derived_seed, generator
 from bridle.compute.steps import Session
 from bridle.core.records import Completion, Pair, Prompt, Ranking, content_hash
@@ -274,8 +275,9 @@ def finish_reward(
     turned = turned_by(work, name)
     calibration = fit_temperatures_of(work, reader, lessons, turned)
     learnt = LearntFrom({one.task: one.snapshot.id for one in lessons})
-    saved = save_reward_model(
-        work.project.model(name), model, lambda folder: work.register(folder, "reward", policy.origin, learnt)
+    place = work.project.model(name)
+    saved = from_first(
+        lambda: save_reward_model(place, model, lambda new: work.register(new, "reward", policy.origin, learnt))
     )
     found = {}
     for lesson, task in zip(lessons, model.tasks, strict=True):

@@ -12,13 +12,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import torch
 
 from bridle.compute.device import Device, as_begun, choose_as, choose_device, require_room
 from bridle.compute.operators import Operators
+from bridle.compute.parallel import from_first, require_same, world_size
 from bridle.compute.randomness import derived_seed
 from bridle.compute.trackers import tracked
 from bridle.core.errors import ModelError, UsageError
@@ -132,7 +135,9 @@ class Work:
             yield
             return
         place = next(iter(self.project.runs(stage)[-1:]), self.project.folder / "runs")
-        with held(self.project.lock(model), place, self.progress.say if self.wait else None):
+        wait, lock = self.progress.say if self.wait else None, ExitStack()
+        with lock:
+            from_first(lambda: lock.enter_context(held(self.project.lock(model), place, wait)))
             self.alone_on.add(model)
             try:
                 yield
@@ -144,10 +149,22 @@ class Work:
         self, stage: str, title: str, key: str, parents: Mapping[str, Any], recipe: Recipe | None = None
     ) -> Iterator[Run]:
         """Begin or resume a run; one that is resumed keeps its threads and its arithmetic. Warns where a parent is stale."""
-        with self.alone(stage):
+        with self.alone(stage), ExitStack() as scratch:
             self.progress.begin(title, self.progress.later)
             self.parents = self.warn_of_stale({"stage": stage, **parents})
-            run = Run.begin(self.project, stage, key, parents, self.progress, recipe)
+            require_same(self.shared_by_ranks(key, parents))
+            led = list[Run]()
+
+            def begin() -> dict[str, Any]:
+                led.append(run := Run.begin(self.project, stage, key, parents, self.progress, recipe))
+                shared = {"threads": run.threads, "resumed": run.resumed, "noted": read_parents(run.folder)}
+                return {"stage": stage, "key": key, "leader": run.folder, **shared}
+
+            found = from_first(begin)
+            if not led:
+                place = Path(scratch.enter_context(TemporaryDirectory(prefix="bridle-")))
+                led.append(Run.follow(place, self.progress, recipe or self.recipe, found))
+            run = led[0]
             run.watch = Health(run.limits)
             if (kept := recording()) is not None:
                 run.on_step = self.operators = Operators(kept, stage)
@@ -161,6 +178,12 @@ class Work:
                 if self.device is not usual:
                     choose_as(usual.arithmetic, usual.threads)
                     self.compute_on(usual)
+
+    def shared_by_ranks(self, key: str, parents: Mapping[str, Any]) -> dict[str, Any]:
+        """What ranks that share a run must have alike, each by what it is called in an error."""
+        versions = {"the version of bridle": version("bridle"), **self.device.arithmetic}
+        hashes = {f"the hash of this run's {name}": value for name, value in parents.items()}
+        return {**versions, **hashes, "the hash of this run's settings and parents": key}
 
     def device_of(self, run: Run) -> Device:
         """The device of a run, noted with it: a resumed one's is as it began, or another where the recipe allows that."""
@@ -231,9 +254,13 @@ class Work:
     ) -> str:
         """Save a model and register it with its parent and what it learnt from besides; returns its content hash."""
         place = self.project.model(name)
-        if self.project.shares_base(place):
-            place.unlink()  # it was another name of the base, which stays
-        return save_policy(place, policy, lambda folder: self.register(folder, kind, parent, learnt))
+
+        def save() -> str:
+            if self.project.shares_base(place):
+                place.unlink()  # it was another name of the base, which stays
+            return save_policy(place, policy, lambda folder: self.register(folder, kind, parent, learnt))
+
+        return from_first(save)
 
     def register(self, folder: Path, kind: str, parent: str | None, learnt: LearntFrom = NOTHING) -> str:
         """Register a model that is being saved; returns its content hash. The run that leaves it notes it before it takes its place."""
@@ -290,11 +317,15 @@ class Work:
 
     def find_base(self) -> None:
         """Take the user's model where it was not taken yet, as base and as what else it is."""
-        with self.alone("pretrain"):
+
+        def find() -> None:
             if (base := self.project.model("base")).joinpath("config.json").is_file():
                 self.share_base(load_template(base))
             else:
                 self.progress.say(self.take_base()["base"])
+
+        with self.alone("pretrain"):
+            from_first(find)
 
     def warn_of_rates(self, name: str) -> None:
         """Warn where a rate of a trainer's section would undo what the user's model has learnt, or hardly move an adapter."""
@@ -413,6 +444,13 @@ class Method:
     ) -> dict[str, Any]:
         """Run the stage in a project; returns its result. `name` is of the run and the model, by default the method's."""
         variant = Variant(name or self.name, title or self.title, settings or {}, reward, reuse, until)
+        if work.recipe.scale.workers not in (1, world_size()):
+            raise UsageError(
+                f"scale.workers = {work.recipe.scale.workers}, and only `bridle train` starts ranks; train by it, or set scale.workers "
+                "to 1 here"
+            )
+        if world_size() > 1:
+            from_first(lambda: bool(work.store))  # made by one, where there is none yet
         with work.alone(variant.name):
             if work.recipe.lora.on and takes_adapter(self.section):
                 require_adamw(self.recipe(work, variant), self.section)

@@ -21,6 +21,7 @@ from torch import Tensor
 from bridle.compute.device import Device
 from bridle.compute.optimizer import backward
 from bridle.compute.parallel import all_ranks_sum, my_share
+from bridle.compute.sharding import lockstep
 from bridle.compute.steps import AVERAGED, Means, Metrics, Session, Steps, end_averaged_step
 from bridle.core.errors import ModelError, NoUsableRows
 from bridle.core.records import Prompt, Reward
@@ -111,7 +112,7 @@ def compare_answers(
     pair_count = sum(len(group.pairs) for group in groups)
     cut = batches.Cut(config.micro_batch, config.micro_tokens)
     sizes = batches.row_sizes((group.prompt, group.answers) for group in groups)
-    for part in cut.parts(mine, sizes, policy.module.model):
+    for part in lockstep(cut.parts(mine, sizes, policy.module.model), policy.module):
         chosen = [groups[i] for i in part]
         with timed("forward"):
             batch = batches.group_batch(chosen, policy.template.pad_id, device.torch)

@@ -22,6 +22,7 @@ from torch import Tensor
 from bridle.compute.device import Device
 from bridle.compute.optimizer import backward
 from bridle.compute.parallel import all_ranks_sum, my_share
+from bridle.compute.sharding import lockstep
 from bridle.compute.steps import AVERAGED, Means, Metrics, Session, Steps, end_averaged_step
 from bridle.core.errors import NoUsableRows
 from bridle.core.timeline import timed
@@ -135,9 +136,8 @@ def estimated_kl(policy: Policy, others: Sequence[Group], known: Sequence[Tensor
     """Mean log π - log π_ref of answers that are set to other prompts, at least 0, in nats. Each rank reads its share."""
     mine = my_share(list(range(len(others))))
     read = [torch.zeros(len(group.answers)) for group in others]  # on every rank, and zero where another reads
-    if mine:
-        for i, logp in zip(mine, read_logprobs(policy, [others[i] for i in mine], device, "policy"), strict=True):
-            read[i] = logp
+    for i, logp in zip(mine, read_logprobs(policy, [others[i] for i in mine], device, "policy"), strict=True):
+        read[i] = logp
     logp_M, reference_M = (torch.cat(list(found)).double().to(device.torch) for found in (read, known))
     return kto_baseline(all_ranks_sum(logp_M), reference_M, beta=1.0)
 
@@ -157,7 +157,7 @@ def improve_by_ratings(
     """
     mine, means, (good, bad) = my_share(list(range(len(groups)))), Means(), rating_weights(groups)
     cut, sizes = Cut(config.micro_batch, config.micro_tokens), row_sizes((one.prompt, one.answers) for one in groups)
-    for part in cut.parts(mine, sizes, policy.module.model):
+    for part in lockstep(cut.parts(mine, sizes, policy.module.model), policy.module):
         chosen = [groups[i] for i in part]
         with timed("forward"):
             batch = group_batch(chosen, policy.template.pad_id, device.torch)

@@ -23,6 +23,7 @@ from bridle.compute.device import Device
 from bridle.compute.optimizer import backward, optimizers_of
 from bridle.compute.parallel import all_ranks_sum, my_share
 from bridle.compute.randomness import shuffled
+from bridle.compute.sharding import lockstep
 from bridle.compute.steps import Means, Metrics, Part, Steps
 from bridle.core.errors import NoUsableRows
 from bridle.core.records import Prompt, Reward
@@ -160,7 +161,8 @@ def estimate(
     batch, mask_BT = rollout.batch, rollout.mask_BT
     old_BT, reference_BT, values_BT = (torch.zeros_like(rollout.old_logp_BT) for _ in range(3))
     cut, trunk = Cut(config.batch_size, config.micro_tokens), actors.policy.module.model
-    for part in micro_batches(torch.arange(len(batch)), batch, trunk, cut):
+    mine = my_share(micro_batches(torch.arange(len(batch)), batch, trunk, cut))
+    for part in lockstep(mine, actors.policy.module, actors.critics_own):
         rows = batch.rows(part.to(device.torch))
         width = rows.ids_BW.shape[1] - 1
         with device.autocast():
@@ -168,6 +170,7 @@ def estimate(
             reference_BT[part, :width] = reference_MT.to(reference_BT)
             old_MT, values_MT = logprobs_and_values(actors, rows, config.temperature)
         old_BT[part, :width], values_BT[part, :width] = old_MT.to(old_BT), values_MT.to(values_BT)
+    old_BT, reference_BT, values_BT = map(all_ranks_sum, (old_BT, reference_BT, values_BT))  # each rank has read some
     kl_BT = k1(finite_logprobs(old_BT, "policy"), finite_logprobs(reference_BT), mask_BT)
     rewards_BT = place_at_end(rollout.reward_B, mask_BT) - beta * kl_BT
     # From what was paid alone: no critic has a part in its own scale.
@@ -212,7 +215,8 @@ def improve_actors(
             update = number * config.minibatches + index
             mine_M = my_share(mini_M)
             tokens, approx_kl = all_ranks_sum(rollout.mask_BT[mine_M].sum()), torch.zeros((), device=device.torch)
-            for rows in micro_batches(mine_M, rollout.batch, policy.module.model, cut):
+            parts = micro_batches(mine_M, rollout.batch, policy.module.model, cut)
+            for rows in lockstep(parts, policy.module, actors.critics_own):
                 part, values_MT = read_part(actors, rollout, rows, tokens, config.temperature, device)
                 loss, metrics = actors_loss(part, values_MT, rollout, estimates, config)
                 backward(loss)
@@ -255,7 +259,7 @@ def logprobs_and_values(actors: Actors, batch: Batch, temperature: float) -> tup
     policy, critic = actors.policy, actors.critic
     if not actors.shared_trunk:
         return sequence_logprobs(policy.module, batch, temperature), critic.batch_values(batch)
-    states_ND, mask_BT = answer_states(policy.module.model, batch), batch.mask_BT
+    states_ND, mask_BT = answer_states(policy.module, batch), batch.mask_BT
     logp_N = policy.module.logprobs(states_ND, batch.ids_BW[:, 1:][mask_BT], temperature)
     return spread(logp_N, mask_BT), spread(critic.of_states(states_ND), mask_BT)
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from bridle.compute.optimizer import backward
 from bridle.compute.parallel import all_ranks_metrics, all_ranks_sum, my_share
 from bridle.compute.randomness import shuffled
+from bridle.compute.sharding import lockstep
 from bridle.compute.steps import Metrics, Session, Steps
 from bridle.core.errors import NoUsableRows
 from bridle.core.timeline import timed
@@ -57,7 +58,7 @@ def next_token_step(policy: Policy, batch_RT: Tensor, session: Session, at_once:
     batch_RT, value = batch_RT.to(session.device.torch), 0.0
     tokens = all_ranks_sum(torch.tensor(batch_RT[:, 1:].numel(), device=session.device.torch))
     # Where ranks share a step of few rows, one may have none.
-    for part_RT in batch_RT.split(at_once) if len(batch_RT) else ():
+    for part_RT in lockstep(batch_RT.split(at_once) if len(batch_RT) else (), policy.module):
         targets_N = part_RT[:, 1:].flatten()
         with timed("forward"):
             with session.device.autocast():

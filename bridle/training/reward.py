@@ -21,6 +21,7 @@ from torch import Tensor
 from bridle.compute.device import Device
 from bridle.compute.optimizer import backward, optimizers_of
 from bridle.compute.parallel import all_ranks_sum, my_share
+from bridle.compute.sharding import lockstep
 from bridle.compute.steps import Means, Metrics, Session, Steps
 from bridle.core.errors import DataError, NoUsableRows
 from bridle.core.timeline import timed
@@ -78,7 +79,7 @@ def judge(model: RewardModel, groups: Sequence[Group], config: RewardSection, de
     count = all_ranks_sum(torch.tensor(weight, dtype=torch.float64, device=device.torch)).float()
     answers = all_ranks_sum(torch.tensor(sum(len(groups[i].answers) for i in mine), device=device.torch))
     cut, sizes = Cut(config.micro_batch, config.micro_tokens), row_sizes((one.prompt, one.answers) for one in groups)
-    for part in cut.parts(mine, sizes, model.module.model):
+    for part in lockstep(cut.parts(mine, sizes, model.module.model), model.module):
         chosen = [groups[i] for i in part]
         with timed("forward"):
             with device.autocast():

@@ -1,4 +1,4 @@
-"""Every trainer's step in two processes and in three that share it: `python -m tests.exact.ranks FOLDER`.
+"""Every trainer's step in two processes and in three that share it, and a few steps of some in two: `python -m tests.exact.ranks FOLDER`.
 
 Started as a program of its own, which forks: torch is then imported once, and no thread of a test runner is forked along.
 """
@@ -12,8 +12,11 @@ from datetime import timedelta
 from pathlib import Path
 
 import torch
+import torch._dynamo  # which dividing weights loads: once, before ranks are forked
 import torch.distributed as dist
+import torch.distributed.fsdp
 
+from tests.exact.curves import WAYS, curves
 from tests.exact.steps import FEW, SHARED, STEPS
 
 PATIENCE = timedelta(seconds=60)  # of a rank that waits for another which died
@@ -25,6 +28,8 @@ def work(folder: Path, rank: int, ranks: int) -> None:
     )
     found = {name: vars({**STEPS, **FEW}[name](2)) for name in SHARED[ranks]}
     torch.save(found, folder / f"rank-{rank}-of-{ranks}.pt")
+    for way, scale in WAYS.items() if ranks == 2 else ():
+        torch.save(curves(folder / way / str(rank), scale), folder / f"{way}-{rank}.pt")
     dist.destroy_process_group()
 
 

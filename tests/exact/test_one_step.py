@@ -25,7 +25,9 @@ from bridle.generation import rollout
 from bridle.models import batches, imitation
 from bridle.models.batches import Batch, PackedAnswers
 from bridle.models.decoder import Trunk
+from bridle.recipe.services import ScaleSection
 from bridle.training import ppo
+from tests.exact.curves import TRAINERS, WAYS, curves
 from tests.exact.steps import CUT, FEW, SHARED, STEPS, Step, tiny
 
 ROOT = Path(__file__).parents[2]
@@ -44,15 +46,15 @@ def known(request: pytest.FixtureRequest) -> None:
     whole(case.params.get("name", "sft") if case else "sft")
 
 
-def alike(found: Step, name: str) -> None:
+def alike(found: Step, name: str, logs: bool = True) -> None:
     expected = whole(name)
     assert len(found.gradients) == len(expected.gradients) > 0
     for ours, theirs in zip(found.gradients, expected.gradients, strict=True):
         assert any(float(gradient.abs().max()) > 1e-3 for gradient in theirs), "the test needs a gradient"
         for a, b in zip(ours, theirs, strict=True):
             torch.testing.assert_close(a, b, rtol=0, atol=1e-9)
-    assert len(found.metrics) == len(expected.metrics)
-    for line, other in zip(found.metrics, expected.metrics, strict=True):
+    assert len(found.metrics) == (len(expected.metrics) if logs else 0)
+    for line, other in zip(found.metrics, expected.metrics, strict=logs):
         assert line == pytest.approx(other, rel=1e-5, abs=1e-6)
 
 
@@ -146,10 +148,35 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(("ranks", "name"), [(ranks, name) for ranks, names in SHARED.items() for name in names])
 def test_ranks(name: str, ranks: int, shared: Path) -> None:
-    """Real processes with gloo. Each finds the gradient of one process, and logs its figures."""
+    """Real processes with gloo. Each finds the gradient of one process, and the first logs its figures."""
     for rank in range(ranks):
         found = torch.load(shared / f"rank-{rank}-of-{ranks}.pt", weights_only=False)
-        alike(Step(**found[name]), name)
+        alike(Step(**found[name]), name, logs=not rank)
+
+
+@pytest.fixture(scope="module")
+def by_itself(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return curves(tmp_path_factory.mktemp("alone"), ScaleSection())
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+@pytest.mark.parametrize("way", WAYS)
+def test_ranks_learn_as_one_process_does(way: str, trainer: str, by_itself: dict[str, Any], shared: Path) -> None:
+    """Three steps in float32: losses, gradient norms and all else that is logged to 1e-5, weights to 2e-5, though sums are taken in
+    another order; both ranks end with the same bits."""
+    lines, weights, _ = by_itself[trainer]
+    (found, ours, divided), (none, theirs, _) = (
+        torch.load(shared / f"{way}-{rank}.pt", weights_only=False)[trainer] for rank in (0, 1)
+    )
+    assert divided == [way == "shard"] * len(weights)
+    assert len(lines) == len(found) > 1 and not none, "the first rank alone logs"
+    for line, expected in zip(found, lines, strict=True):
+        assert line == pytest.approx(expected, rel=1e-5, abs=1e-5)
+    for one, mine, other in zip(weights, ours, theirs, strict=True):
+        for key, tensor in one.items():
+            torch.testing.assert_close(mine[key], tensor, rtol=0, atol=2e-5)
+            assert torch.equal(mine[key], other[key]), key
+        assert mine.keys() == one.keys()
 
 
 # ------------------------------------------------------------------------------------------------- small parts

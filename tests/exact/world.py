@@ -91,6 +91,10 @@ class Table(nn.Module):
         self.config = SimpleNamespace(max_positions=LONGEST + max(map(len, PROMPT_IDS)))
         self.weight = nn.Parameter(logits_VS.clone())
 
+    def hidden(self, ids_BT: Tensor) -> Tensor:
+        found: Tensor = self.model(ids_BT)
+        return found
+
     def output_weight(self) -> Tensor:
         return self.weight
 

@@ -295,7 +295,7 @@ def test_what_kto_and_orpo_cannot_be_set_to_is_said() -> None:
 
 def test_defaults_are_those_of_earlier_versions_in_their_order() -> None:
     dumped = Recipe().model_dump(mode="json")
-    came_later = ("label", "judge", "constitution", "serve", "loop", "kto", "orpo", "lora", "track", "rollout")
+    came_later = ("label", "judge", "constitution", "serve", "loop", "scale", "kto", "orpo", "lora", "track", "rollout")
     assert [name for name in dumped if name not in came_later] == list(EARLIER["dump"])
     for name, section in EARLIER["dump"].items():
         if name == "data":  # 0 stands for all that was imported; the playground's numbers are what they were

@@ -277,7 +277,13 @@ def test_every_pass_of_every_step_takes_answers_and_demonstrations_in_an_order_o
 ) -> None:
     minibatches: list[list[int]] = []
     demonstrations: list[list[Example]] = []
-    monkeypatch.setattr(ppo, "my_share", lambda mini_M: (minibatches.append(mini_M.tolist()), mini_M)[1])
+
+    def watched(rows: Any) -> Any:
+        if isinstance(rows, torch.Tensor):  # a minibatch; what is only read is shared in parts
+            minibatches.append(rows.tolist())
+        return rows
+
+    monkeypatch.setattr(ppo, "my_share", watched)
     monkeypatch.setattr(ppo, "imitate", lambda policy, chosen, device, cut, weight: demonstrations.append(chosen))
     shown = list(zip(random_ids(40, 3, 8), random_ids(40, 3, 8, seed=1), strict=True))
     config = replace_config(steps=3, epochs=2, minibatches=2, pretrain_coef=0.1)

@@ -1,0 +1,1 @@
+"""Starting the processes that share a training."""
