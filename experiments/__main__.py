@@ -30,6 +30,7 @@ MODULES = {  # each defines EXPERIMENT
     "E6-harbour": "experiments.worlds.harbour",
     "E6-tables": "experiments.guard_rules",
     "E7": "experiments.table_ensembles",
+    "E7-playground": "experiments.ensembles",
     "E8": "experiments.noise",
     "E9": "experiments.rankings",
     "E10": "experiments.labelers",
