@@ -101,7 +101,7 @@ def test_without_gradients_no_layer_is_run_twice(shape: str) -> None:
 
 def test_layers_that_cannot_be_told_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     found = policy("gpt2")
-    monkeypatch.setattr(ForeignTrunk, "layers", lambda self: [])
+    monkeypatch.setattr(ForeignTrunk, "parts", lambda self: [])
     with pytest.raises(UnsupportedModel, match="set checkpoint_activations to false"):
         recompute_layers(found.module, True)
 

@@ -34,6 +34,7 @@ APART = {
     "bridle/serve/serving": "before a server begins",
     "bridle/labelling/api": "for programs, in English",
     "bridle/feedback/importing/formats": "options of the command line",
+    "bridle/feedback/importing/rereading": "training",
     "bridle/feedback/serving/promotion": "`bridle loop` and `bridle models`",
     "bridle/feedback/serving/prompts": "`bridle loop` and `bridle models`",
     "bridle/feedback/serving/weights": "training",

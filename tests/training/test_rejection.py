@@ -12,6 +12,7 @@ from bridle.compute.device import Device
 from bridle.core.errors import NoUsableRows, RecipeError, TrainingStopped
 from bridle.core.records import Completion, FinishReason, Prompt, Reward
 from bridle.generation.rollout import Rollout
+from bridle.models.batches import Cut
 from bridle.models.imitation import Example, imitate
 from bridle.models.policy import Policy
 from bridle.project.run import Run
@@ -220,9 +221,9 @@ def test_every_pass_of_every_round_takes_its_examples_in_an_order_of_its_own(
     kept: list[Example] = [([40 + i], [50, 60, STOP_ID]) for i in range(8)]
     seen: list[int] = []
 
-    def watch(policy: Policy, chosen: Sequence[Example], device: Device) -> float:
+    def watch(policy: Policy, chosen: Sequence[Example], device: Device, cut: Cut) -> float:
         seen.extend(kept.index(example) for example in chosen)
-        return imitate(policy, chosen, device)
+        return imitate(policy, chosen, device, cut)
 
     monkeypatch.setattr(rejection, "kept_examples", lambda policy, rollout, places: kept)
     monkeypatch.setattr(rejection, "imitate", watch)
