@@ -135,7 +135,7 @@ def learn(
         texts = [dialogue(p.prompt, answer) for p in pairs for answer in (p.chosen, p.rejected)]
         start = new_policy(recipe, train_tokenizer(texts, recipe.model.vocab_size), work.device)
     else:
-        start = load_policy(base, work.device.torch, narrow=recipe.model.frozen_precision == "bfloat16")
+        start = load_policy(base, work.device.torch, held=recipe.model.frozen_precision)
     start = learner(start, recipe.lora, generator(seed, "lora")) if recipe.lora.on else start
     scorer = scorer_from(start.module, generator(seed, "head"))
     torch.nn.init.zeros_(scorer.score.weight)  # a random head on new layers is noise, and unlearning it takes pairs

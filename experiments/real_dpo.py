@@ -17,7 +17,7 @@ import numpy as np
 
 import bridle
 from bridle.core.files import write_json
-from bridle.core.records import Pair
+from bridle.core.records import Pair, Prompt
 from bridle.maths.statistics import proportion, win_rate
 from bridle.project.progress import Progress
 from bridle.recipe.recipe import Recipe, parse_setting
@@ -46,11 +46,14 @@ def main(file: Path, place: Path, folder: Path, prompt_most: int, seed: int, set
     lengths = [len(ids) for ids in judge.template.prompt_ids([pair.prompt for pair in pairs])]
     short = {pair.prompt.id for pair, length in zip(pairs, lengths, strict=True) if length <= prompt_most}
     asked = list({pair.prompt.id: pair.prompt for pair in tested if pair.prompt.id in short}.values())
-    before = model.answer(asked, max_new_tokens=NEW_TOKENS, seed=seed)
-    learnt = [(p.prompt, p.chosen.text, p.rejected.text) for p in in_folds(pairs, 0, 1) if p.prompt.id in short]
+    turns = [turns_of(prompt) for prompt in asked]
+    before = model.answer(turns, max_new_tokens=NEW_TOKENS, seed=seed)
+    learnt = [
+        (turns_of(p.prompt), p.chosen.text, p.rejected.text) for p in in_folds(pairs, 0, 1) if p.prompt.id in short
+    ]
     dpo = {name.partition(".")[2]: value for name, value in settings.items() if name.startswith("dpo.")}
-    trained = bridle.dpo(model, learnt, lora_r=recipe.lora.r, seed=seed, observe_every=0, **dpo)
-    after = model.answer(asked, max_new_tokens=NEW_TOKENS, seed=seed)
+    trained = bridle.dpo(model, learnt, lora_r=recipe.lora.r, seed=seed, **dpo)
+    after = model.answer(turns, max_new_tokens=NEW_TOKENS, seed=seed)
 
     cue = judge.template.prompt_ids(asked[:1])[0][-CUE:]
     ids = [judge.template.completion_ids(asked, answers) for answers in (after, before)]
@@ -74,6 +77,10 @@ def main(file: Path, place: Path, folder: Path, prompt_most: int, seed: int, set
 
 def in_folds(pairs: list[Pair], *folds: int) -> list[Pair]:
     return [pair for pair in pairs if fold_of(pair.group) in folds]
+
+
+def turns_of(prompt: Prompt) -> list[dict[str, str]]:
+    return [{"role": turn.role, "content": turn.content} for turn in prompt.messages]
 
 
 def scores_of(
