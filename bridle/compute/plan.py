@@ -273,9 +273,8 @@ class Need:
         always |= {"optimiser's moments": fixed_size(self.moments(), certain=not own)}
         always |= reference if self.practises else {}
         if self.practises and self.recipe.rollout.endpoint:
-            if (
-                dict(self.section)["scored_by"] == "verifier"
-            ):  # held-out problems are answered here (stages/practice.py: check_answers)
+            # Held-out problems of a verifier are answered here (stages/practice.py: check_answers).
+            if dict(self.section)["scored_by"] == "verifier":
                 always["engine's copy"] = fixed_size(self.packed, certain=False)
             found["answers"] = always | self.awake(each)
             always |= self.asleep

@@ -19,8 +19,9 @@ from typing import Any
 import torch
 
 from bridle.compute.device import Device
+from bridle.compute.parallel import world_size
 from bridle.compute.randomness import derived_seed
-from bridle.core.errors import StaleWeights, StoreError, TrainingStopped
+from bridle.core.errors import StaleWeights, StoreError, TrainingStopped, UsageError
 from bridle.core.forms import form_fault
 from bridle.core.outbound import Posted, posting
 from bridle.core.records import FinishReason
@@ -47,6 +48,11 @@ class EndpointEngine:
     policy: Policy | None = None
 
     def __post_init__(self) -> None:
+        if world_size() > 1:
+            raise UsageError(
+                f"rollout.endpoint is handed one adapter and let sleep by one process, and {world_size()} share this training; set "
+                "scale.workers to 1, or leave the endpoint out"
+            )
         if self.section.sleeps:
             self.call("/sleep?level=1")
 
@@ -82,10 +88,7 @@ class EndpointEngine:
             if self.section.sleeps:
                 self.call("/wake_up")
             with tempfile.TemporaryDirectory(prefix="bridle-adapter-") as passing:
-                folder, name = (
-                    Path(passing) / "adapter",
-                    Path(passing).name,
-                )  # no other is called so, whatever was left there
+                folder, name = Path(passing) / "adapter", Path(passing).name  # called as no other that was left there
                 save_adapter(folder, policy)
                 self.call("/v1/load_lora_adapter", {"lora_name": name, "lora_path": str(folder)})
                 try:

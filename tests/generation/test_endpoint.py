@@ -18,6 +18,7 @@ import torch
 from bridle.compute.randomness import derived_seed, generator
 from bridle.core.errors import BridleError, RecipeError, StaleWeights, StoreError, TrainingStopped, UsageError
 from bridle.core.records import Completion, Prompt
+from bridle.generation import endpoint
 from bridle.generation.endpoint import EndpointEngine, draw_seed
 from bridle.generation.engine import AnswerSource, Engine
 from bridle.generation.rollout import RolloutSession
@@ -237,6 +238,14 @@ def test_a_server_that_cannot_is_said(path: str, base: Policy, served: Served) -
     with pytest.raises(StoreError, match=f"did not take POST /v1/{path} .status 404") as caught:
         engine.generate([[5, 6, 7]], Sampling(NEW), stamp=learns.stamp, seed=0)
     assert one_sentence(str(caught.value)) and not served.awake and not served.adapters
+
+
+def test_one_process_alone_may_ask_it(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of several each would let the server sleep while the others wait for its answers."""
+    monkeypatch.setattr(endpoint, "world_size", lambda: 2)
+    with pytest.raises(UsageError, match="and 2 share this training; set scale.workers to 1") as caught:
+        engine_of(served)
+    assert one_sentence(str(caught.value)) and served.awake
 
 
 def test_no_server_is_said_before_anything_begins() -> None:

@@ -22,9 +22,8 @@ SHARED = (torch.ops.aten.detach.default, torch.ops.aten.clone.default, torch.ops
 
 def quantiser() -> Any:
     """bitsandbytes' functions. UsageError where it is not installed."""
-    logging.getLogger("bitsandbytes").setLevel(
-        logging.ERROR
-    )  # it warns of kernels of its own for what is not asked of it
+    # It warns that it lacks kernels for what is not asked of it.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
         from bitsandbytes import functional
     except ImportError as error:
