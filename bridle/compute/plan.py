@@ -265,7 +265,10 @@ class Need:
         frame = {"Python, PyTorch and libraries": fixed_size(FRAME[self.card.kind] * GIB, certain=False)}
         reference, always = self.reference(), frame | self.weights()
         if self.name in ("dpo", "kto") and not self.practises and reference:
-            read = [self.reading(READ * rows.tokens) + self.head(READ * rows.answers * rows.answer) for rows in each]
+            read = []
+            for rows in each:
+                tokens = self.bounded(READ * rows.tokens, rows)
+                read.append(self.reading(tokens) + self.head(tokens * rows.answers * rows.answer / rows.tokens))
             found = {"reads the reference": always | reference | {"a layer's activations, logits": widened(read)}}
         else:
             found = {}

@@ -20,6 +20,7 @@ from bridle.generation.rollout import finite_logprobs
 from bridle.models import batches
 from bridle.models.policy import Policy
 
+GROUPS_READ = 16  # at once
 CACHE_FILE = "logprobs.safetensors"
 CACHE_HASH = "sha256"  # of that file
 
@@ -33,11 +34,15 @@ def answer_logprobs(policy: Policy, batch: batches.Batch, device: Device) -> Ten
 @timed("reference")
 @torch.no_grad()
 def read_logprobs(
-    policy: Policy, groups: Sequence[batches.Group], device: Device, whose: str = "reference"
+    policy: Policy, groups: Sequence[batches.Group], device: Device, whose: str = "reference", micro_tokens: int = 0
 ) -> list[Tensor]:
-    """log π of every answer, one tensor a group, on the CPU; TrainingStopped, naming `whose`, where it is not finite."""
+    """log π of every answer, one tensor a group, on the CPU; TrainingStopped, naming `whose`, where it is not finite. 16 groups at once
+    and `micro_tokens` tokens at most, if it is not 0."""
     found: list[Tensor] = [torch.empty(0)] * len(groups)
-    for chosen in lockstep(batches.by_length([group.length for group in groups], 16), policy.module):
+    sizes = batches.row_sizes((group.prompt, group.answers) for group in groups)
+    order = sorted(range(len(groups)), key=lambda i: (groups[i].length, i))  # little padding
+    parts = batches.Cut(GROUPS_READ, micro_tokens).parts(order, sizes, policy.module.model)
+    for chosen in lockstep(parts, policy.module):
         batch = batches.group_batch([groups[i] for i in chosen], policy.template.pad_id, device.torch)
         logp_B = answer_logprobs(policy, batch, device).float().cpu()
         for i, logp in zip(chosen, logp_B.split([len(groups[i].answers) for i in chosen]), strict=True):
@@ -53,7 +58,12 @@ def cache_is_whole(folder: Path) -> bool:
 
 
 def cached_logprobs(
-    reference: Policy, groups: Sequence[batches.Group], device: Device, cache: Path, say: Callable[[str], None]
+    reference: Policy,
+    groups: Sequence[batches.Group],
+    device: Device,
+    cache: Path,
+    say: Callable[[str], None],
+    micro_tokens: int = 0,
 ) -> list[Tensor]:
     """log π_ref of every answer, one tensor a group. Read from `cache` where this reference has read these ids before."""
     key = content_hash([reference.stamp, str(device.precision), [[group.prompt, group.answers] for group in groups]])
@@ -75,6 +85,8 @@ def cached_logprobs(
             write_text(new / CACHE_HASH, file_hash(new / CACHE_FILE))
 
     if (found_N := from_first(known)) is None:
-        logp_N = found_N = torch.cat(all_shares(read_logprobs(reference, my_share(list(groups)), device)))
+        logp_N = found_N = torch.cat(
+            all_shares(read_logprobs(reference, my_share(list(groups)), device, micro_tokens=micro_tokens))
+        )
         from_first(keep)
     return list(found_N.to(device.torch).split([len(group.answers) for group in groups]))

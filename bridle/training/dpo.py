@@ -89,7 +89,7 @@ def read_reference(
         raise ModelError(
             f"dpo.loss = {config.loss!r} is measured against a reference model, got none; give one, or take simpo"
         )
-    return cached_logprobs(reference, groups, session.device, cache, session.run.progress.say)
+    return cached_logprobs(reference, groups, session.device, cache, session.run.progress.say, config.micro_tokens)
 
 
 def pick(reference_of: References, rows: Sequence[int]) -> References:
@@ -196,8 +196,8 @@ def train_online(
             groups = rank_answers(rollout, policy.template.prompt_ids(rollout.prompts), size)
         # 3. the reference's log-probs, and the policy's by the same pass: where they are equal the KL is exactly 0
         with steps.save_on_error(rollout.step):
-            started_from = read_logprobs(reference, groups, session.device)
-            own = read_logprobs(policy, groups, session.device, "policy")
+            started_from = read_logprobs(reference, groups, session.device, micro_tokens=config.micro_tokens)
+            own = read_logprobs(policy, groups, session.device, "policy", config.micro_tokens)
         held = own if config.online_reference == "round" else started_from
         useful = [i for i, group in enumerate(groups) if group.pairs]
         # 4. compare, improve

@@ -51,7 +51,9 @@ def train(
     plan = length_plan([group.length for group in judged], config.batch_size, config.epochs, session.seed, "kto")
     steps = Steps.of_policy(policy.module, config, len(plan), session)
     policy.step += steps.done
-    known = cached_logprobs(reference, [*judged, *others], session.device, cache, session.run.progress.say)
+    known = cached_logprobs(
+        reference, [*judged, *others], session.device, cache, session.run.progress.say, config.micro_tokens
+    )
     session.release(reference)
     own_of, other_of = known[: len(judged)], known[len(judged) :]
     for step in steps:
@@ -59,7 +61,9 @@ def train(
         rows = plan[step]
         chosen, own = [judged[i] for i in rows], [own_of[i] for i in rows]
         # 2. the reference point
-        kl = estimated_kl(policy, [others[i] for i in rows], [other_of[i] for i in rows], session.device)
+        kl = estimated_kl(
+            policy, [others[i] for i in rows], [other_of[i] for i in rows], session.device, config.micro_tokens
+        )
         # 3. log-probs of every answer, improve
         metrics = improve_by_ratings(policy, chosen, own, kl, weights, config, session.device)
         metrics["grad_norm"] = steps.scheduled_step(step, config.clip_norm)
@@ -132,11 +136,14 @@ def set_to_others(groups: Sequence[Group], limit: int) -> list[Group]:
 # ------------------------------------------------------------------------------------------------------------- the step
 
 
-def estimated_kl(policy: Policy, others: Sequence[Group], known: Sequence[Tensor], device: Device) -> Tensor:
+def estimated_kl(
+    policy: Policy, others: Sequence[Group], known: Sequence[Tensor], device: Device, micro_tokens: int = 0
+) -> Tensor:
     """Mean log π - log π_ref of answers that are set to other prompts, at least 0, in nats. Each rank reads its share."""
     mine = my_share(list(range(len(others))))
     read = [torch.zeros(len(group.answers)) for group in others]  # on every rank, and zero where another reads
-    for i, logp in zip(mine, read_logprobs(policy, [others[i] for i in mine], device, "policy"), strict=True):
+    logps = read_logprobs(policy, [others[i] for i in mine], device, "policy", micro_tokens)
+    for i, logp in zip(mine, logps, strict=True):
         read[i] = logp
     logp_M, reference_M = (torch.cat(list(found)).double().to(device.torch) for found in (read, known))
     return kto_baseline(all_ranks_sum(logp_M), reference_M, beta=1.0)

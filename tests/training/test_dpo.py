@@ -14,7 +14,7 @@ from torch import Tensor
 from bridle.compute.checkpoint import load_tensors, save_tensors
 from bridle.core.errors import ModelError, NoUsableRows
 from bridle.generation import reference as reading
-from bridle.models.batches import Compared, Group
+from bridle.models.batches import Batch, Compared, Group, batch_sizes, tokens_read
 from bridle.models.policy import Policy
 from bridle.project.run import Run
 from bridle.recipe.offline import NO_REFERENCE, DPOSection, ORPOSection
@@ -34,6 +34,10 @@ def train(
     cache: Path | None = None,
 ) -> dict[str, float]:  # fmt: skip
     return dpo.train(policy, reference or tiny_policy(), given, config, session(run), cache or run.folder / "cache")
+
+
+def tokens_of(batch: Batch, policy: Policy) -> int:
+    return tokens_read(batch_sizes(batch), policy.module.model)
 
 
 @torch.no_grad()
@@ -305,6 +309,23 @@ def test_the_references_log_probs_are_those_of_each_answer_alone(tmp_path: Path)
     for group, logp in zip(given, found, strict=True):
         expected = [log_prob(reference, group.prompt, answer) for answer in group.answers]
         assert logp.tolist() == pytest.approx(expected, abs=1e-4)
+
+
+def test_the_reference_is_read_in_passes_of_so_many_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the rule of a step: no pass has more tokens than `micro_tokens`, but one row that is longer by itself."""
+    given, reference, most = groups(30, seed=0), tiny_policy(), 40
+    expected, _ = read_reference(reference, given, tmp_path / "whole")
+    plain, sizes = reading.answer_logprobs, list[tuple[int, int]]()
+
+    def watched(policy: Policy, batch: Any, device: Any) -> Tensor:
+        sizes.append((len(set(batch.prompt_B.tolist())), int(tokens_of(batch, policy))))
+        return plain(policy, batch, device)
+
+    monkeypatch.setattr(reading, "answer_logprobs", watched)
+    found = reading.cached_logprobs(reference, given, DEVICE, tmp_path / "cut", print, most)
+    assert all(read <= most or prompts == 1 for prompts, read in sizes) and len(sizes) > 4
+    for cut, whole in zip(found, expected, strict=True):
+        assert cut.tolist() == pytest.approx(whole.tolist(), abs=1e-4)
 
 
 def test_the_reference_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -279,9 +279,9 @@ def test_the_reference_reads_both_kinds_of_answers_once(tmp_path: Path, monkeypa
     kto.train(first, tiny_policy(), given, CONFIG, session(run_in(tmp_path / "first")), cache)
     plain, read = reading.read_logprobs, list[str]()
 
-    def watched(policy: Policy, groups: Any, device: Any, whose: str = "reference") -> Any:
+    def watched(policy: Policy, groups: Any, device: Any, whose: str = "reference", micro_tokens: int = 0) -> Any:
         read.append(whose)
-        return plain(policy, groups, device, whose)
+        return plain(policy, groups, device, whose, micro_tokens)
 
     monkeypatch.setattr(reading, "read_logprobs", watched)
     kto.train(second, tiny_policy(), given, CONFIG, session(run_in(tmp_path / "second")), cache)
