@@ -8,8 +8,8 @@ anything but the network. Beside it: the rules "longest wins" and "shortest wins
 Differences are paired: on the same pairs, with Student's interval by prompt. Several seeds are shown each by itself,
 and together by the mean of their scores.
 
-The network reads the last `--prompt-tokens` of a prompt and the whole answer. A pair that the context does not hold
-counts one half. What is finished is not run again; an unfinished fold is resumed. Writes FOLDER/folds.json.
+The network reads the last `--prompt-tokens` of a prompt and the whole answer, or its first `--answer-tokens`. A pair that the
+context does not hold counts one half. What is finished is not run again; an unfinished fold is resumed. Writes FOLDER/folds.json.
 With `--base MODEL` the network starts from that model's weights, in place of nothing; the model must never have read the file.
 """
 
@@ -22,6 +22,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -90,34 +91,46 @@ def dialogue(prompt: Prompt, answer: Completion) -> str:
     return "\n".join([*(f"{SPEAKERS[m.role]}: {m.content}" for m in prompt.messages), f"Assistant: {answer.text}"])
 
 
-def encode(template: Template, pairs: Sequence[Pair], prompt_tokens: int, limit: int) -> list[Group | None]:
-    """Ids of each pair with the end of its prompt; None where they are more than `limit`."""
+@dataclass(frozen=True)
+class Read:
+    """What of a pair a network reads: the last tokens of the prompt, and of an answer the first ones, or all (0)."""
+
+    prompt_tokens: int
+    answer_tokens: int = 0
+
+    def identity(self) -> dict[str, int]:
+        """For the key of a fold; what was not cut is as before there was such a bound."""
+        return {name: value for name, value in asdict(self).items() if value or name == "prompt_tokens"}
+
+
+def encode(template: Template, pairs: Sequence[Pair], read: Read, limit: int) -> list[Group | None]:
+    """Ids of each pair, so much of it as is read; None where they are more than `limit`."""
     asked = [pair.prompt for pair in pairs]
-    prompts = [ids[-prompt_tokens:] for ids in template.prompt_ids(asked)]
-    chosen = template.completion_ids(asked, [pair.chosen.text for pair in pairs])
-    rejected = template.completion_ids(asked, [pair.rejected.text for pair in pairs])
+    prompts = [ids[-read.prompt_tokens :] for ids in template.prompt_ids(asked)]
+    chosen, rejected = (
+        [ids[: read.answer_tokens or None] for ids in template.completion_ids(asked, texts)]
+        for texts in ([pair.chosen.text for pair in pairs], [pair.rejected.text for pair in pairs])
+    )
     groups = [Group(p, [c, r], [Compared(0, 1)]) for p, c, r in zip(prompts, chosen, rejected, strict=True)]
     return [group if group.length <= limit else None for group in groups]
 
 
 def score_fold(
-    work: Work, pairs: Sequence[Pair], fold: int, seed: int, prompt_tokens: int, base: Path | None = None
+    work: Work, pairs: Sequence[Pair], fold: int, seed: int, read: Read, base: Path | None = None
 ) -> list[float | None]:
     """How far the network puts chosen above rejected in each pair of a fold; None where the context does not hold it."""
     recipe = work.recipe.with_settings({"seed": seed})
     ids = content_hash([[pair.chosen.id, pair.rejected.id] for pair in pairs])
-    parents = {"pairs": ids, "fold": fold, "prompt_tokens": prompt_tokens} | (
-        {"base": folder_hash(base)} if base else {}
-    )
+    parents = {"pairs": ids, "fold": fold, **read.identity()} | ({"base": folder_hash(base)} if base else {})
     stage, key = f"fold-{fold}-seed-{seed}", stage_key(recipe, ("model", "reward"), parents)
     if (before := work.project.finished(stage, key)) is not None:
         return list(before["margins"])
     learnt = [pair for pair in pairs if fold_of(pair.group) != fold]
     held_out = [pair for pair in pairs if fold_of(pair.group) == fold]
     with work.start(stage, f"Seed {seed}, fold {fold}: {len(learnt)} pairs to learn from", key, parents, recipe) as run:
-        model, count = learn(work, run, recipe, learnt, prompt_tokens, base)
+        model, count = learn(work, run, recipe, learnt, read, base)
         template, limit = model.template, model.module.config.max_positions
-        tested = encode(template, held_out, prompt_tokens, limit)
+        tested = encode(template, held_out, read, limit)
         prompts = [group.prompt for group in tested if group is not None for _ in group.answers]
         answers = [answer for group in tested if group is not None for answer in group.answers]
         scores = iter(task_scores(model, prompts, answers, work.device)[:, 0].tolist())
@@ -127,7 +140,7 @@ def score_fold(
 
 
 def learn(
-    work: Work, run: Run, recipe: Recipe, pairs: Sequence[Pair], prompt_tokens: int, base: Path | None
+    work: Work, run: Run, recipe: Recipe, pairs: Sequence[Pair], read: Read, base: Path | None
 ) -> tuple[RewardModel, int]:
     """A reward model of these pairs, all weights of it or an adapter, and how many pairs its context holds."""
     config, seed = recipe.reward, recipe.seed
@@ -141,7 +154,7 @@ def learn(
     torch.nn.init.zeros_(scorer.score.weight)  # a random head on new layers is noise, and unlearning it takes pairs
     model = RewardModel(scorer, start.template, "new", adapter=start.adapter, rounded=start.rounded)
     limit = start.module.config.max_positions
-    groups = [group for group in encode(start.template, pairs, prompt_tokens, limit) if group is not None]
+    groups = [group for group in encode(start.template, pairs, read, limit) if group is not None]
     reward.train(model, groups, config, config.epochs, config.learning_rate, Session(run, work.device, seed))
     return model, len(groups)
 
@@ -247,7 +260,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def main(
-    file: Path, folder: Path, seeds: list[int], prompt_tokens: int, settings: dict[str, Any], base: Path | None = None
+    file: Path, folder: Path, seeds: list[int], read: Read, settings: dict[str, Any], base: Path | None = None
 ) -> None:
     pairs = read_pairs(file)
     folds, prompts = [fold_of(p.prompt.id) for p in pairs], [p.prompt.id for p in pairs]
@@ -264,7 +277,7 @@ def main(
     began, ran = time.monotonic(), 0
     for s, seed in enumerate(seeds):
         for fold, place in enumerate(places):
-            scored = score_fold(work, pairs, fold, seed, prompt_tokens, base)
+            scored = score_fold(work, pairs, fold, seed, read, base)
             margins[s, place] = [np.nan if margin is None else margin for margin in scored]
             ran += 1
             left = (time.monotonic() - began) / ran * (len(seeds) * FOLDS - ran)
@@ -275,7 +288,7 @@ def main(
     rows = compare(outcomes, prompts, folds)
     beyond = int(np.isnan(margins).any(0).sum())
     counts = {"pairs": len(pairs), "prompts": len(set(prompts)), "beyond_context": beyond}
-    setting = {"settings": {**SETTINGS, **settings}, "prompt_tokens": prompt_tokens, "seeds": seeds}
+    setting = {"settings": {**SETTINGS, **settings}, **read.identity(), "seeds": seeds}
     write_json(folder / "folds.json", {"file": file.name, **counts, **setting, "rows": rows})
     work.close()
     print("\n{pairs} pairs of {prompts} prompts; {beyond_context} beyond the context count one half\n".format(**counts))
@@ -298,8 +311,9 @@ if __name__ == "__main__":
     parser.add_argument("folder", type=Path, nargs="?", default=Path("folds"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--prompt-tokens", type=int, default=2, help="2: the cue for the assistant's turn alone")
+    parser.add_argument("--answer-tokens", type=int, default=0, help="the first so many of an answer; 0: all")
     parser.add_argument("--base", type=Path, help="a model folder to start from, in place of nothing")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of the recipe")
     given = parser.parse_args()
     settings = dict(parse_setting(text) for text in given.set)
-    main(given.file, given.folder, given.seeds, given.prompt_tokens, settings, given.base)
+    main(given.file, given.folder, given.seeds, Read(given.prompt_tokens, given.answer_tokens), settings, given.base)

@@ -23,10 +23,11 @@ from bridle.project.progress import Progress
 from bridle.recipe.recipe import Recipe, parse_setting
 from bridle.rewards.learned import task_scores
 from bridle.stages.workspace import Work
-from experiments.folds import SETTINGS, encode, fold_of, learn, open_project, read_pairs, right
+from experiments.folds import SETTINGS, Read, encode, fold_of, learn, open_project, read_pairs, right
 
 ADAPTER: dict[str, Any] = {"lora.r": 16, "model.frozen_precision": "bfloat16", "reward.learning_rate": 3e-4}
 CUE = 3  # tokens of the cue in ChatML
+ANSWER = Read(CUE)
 NEW_TOKENS = 64
 
 
@@ -36,9 +37,9 @@ def main(file: Path, place: Path, folder: Path, prompt_most: int, seed: int, set
     work = Work(open_project(folder, recipe), Progress())
     judged_by, tested = in_folds(pairs, 2, 3), in_folds(pairs, 4)
     with work.start("judge", f"{len(judged_by)} pairs to learn from", "judge", {}, recipe) as run:
-        judge, _ = learn(work, run, recipe, judged_by, CUE, place)
+        judge, _ = learn(work, run, recipe, judged_by, ANSWER, place)
         run.finish({})
-    theirs = [group for group in encode(judge.template, tested, CUE, judge.module.config.max_positions) if group]
+    theirs = [group for group in encode(judge.template, tested, ANSWER, judge.module.config.max_positions) if group]
     own = scores_of(work, judge, [(group.prompt, answer) for group in theirs for answer in group.answers])
     found = {"judge is right on people's pairs": as_json(proportion(right(own[::2] - own[1::2])))}
 

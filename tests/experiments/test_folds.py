@@ -1,9 +1,7 @@
 """Five folds: whole prompts by hash, nothing of a fold learnt before it is scored, rivals and intervals that mean what they say."""
 
-import importlib.util
 import json
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -16,6 +14,7 @@ from bridle.project.progress import Progress
 from bridle.recipe.recipe import Recipe
 from bridle.stages.workspace import Work
 from bridle.training import reward
+from experiments import folds
 from tests.models.tiny import template
 
 QUIET = Progress(write=lambda text: None, live=False)
@@ -23,17 +22,6 @@ SMALL: dict[str, Any] = {
     "model.vocab_size": 300, "model.hidden_size": 16, "model.intermediate_size": 16, "model.layers": 1, "model.heads": 1,
     "model.kv_heads": 1, "model.max_positions": 96, "reward.learning_rate": 3e-3,
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def folds() -> ModuleType:
-    """The script as a module: `experiments/` is no package."""
-    path = Path(__file__).parents[2] / "experiments" / "folds.py"
-    spec = importlib.util.spec_from_file_location("experiments_folds", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def pair(prompt: str, chosen: str, rejected: str) -> Pair:
@@ -48,7 +36,7 @@ def written(folder: Path, rows: list[tuple[str, str, str]]) -> Path:
     return path
 
 
-def test_a_prompt_is_in_one_fold_and_the_folds_are_known_for_ever(folds: ModuleType, tmp_path: Path) -> None:
+def test_a_prompt_is_in_one_fold_and_the_folds_are_known_for_ever(tmp_path: Path) -> None:
     rows = [(f"question {i % 400}", f"good {i}", f"bad {i}") for i in range(800)]
     pairs = folds.read_pairs(written(tmp_path, rows))
     of_prompt: dict[str, set[int]] = {}
@@ -60,17 +48,17 @@ def test_a_prompt_is_in_one_fold_and_the_folds_are_known_for_ever(folds: ModuleT
     assert [folds.fold_of(name) for name in ("a", "b", "c", "d")] == [2, 1, 4, 4]
 
 
-def test_the_chosen_answer_stays_the_chosen_one(folds: ModuleType, tmp_path: Path) -> None:
+def test_the_chosen_answer_stays_the_chosen_one(tmp_path: Path) -> None:
     (read,) = folds.read_pairs(written(tmp_path, [("q", "liked", "not liked")]))
     assert (read.chosen.text, read.rejected.text) == ("liked", "not liked")
 
 
-def test_words_are_letters_where_a_script_has_no_spaces(folds: ModuleType) -> None:
+def test_words_are_letters_where_a_script_has_no_spaces() -> None:
     assert folds.words("No, no!") == {"no": 2, "no no": 1}
     assert set(folds.words("好的OK")) == {"好", "的", "ok", "好 的", "的 ok"}
 
 
-def test_a_bag_of_words_learns_a_word_and_knows_nothing_of_others(folds: ModuleType) -> None:
+def test_a_bag_of_words_learns_a_word_and_knows_nothing_of_others() -> None:
     train = [pair(f"q{i}", f"sorry no {i}", f"sure thing {i}") for i in range(40)]
     test = [pair("a", "so sorry", "so sure"), pair("b", "sure", "sorry"), pair("c", "green", "blue")]
     margins = folds.bag_of_words(train, test, ridge=1.0)
@@ -78,11 +66,11 @@ def test_a_bag_of_words_learns_a_word_and_knows_nothing_of_others(folds: ModuleT
     assert folds.right(margins).tolist() == [1.0, 0.0, 0.5]
 
 
-def test_what_cannot_be_scored_counts_one_half(folds: ModuleType) -> None:
+def test_what_cannot_be_scored_counts_one_half() -> None:
     assert folds.right([None, 2.0, -0.1, 0.0]).tolist() == [0.5, 1.0, 0.0, 0.5]
 
 
-def test_differences_are_paired_and_prompts_are_drawn_whole(folds: ModuleType) -> None:
+def test_differences_are_paired_and_prompts_are_drawn_whole() -> None:
     rng = np.random.default_rng(0)
     rule = (rng.random(1000) < 0.5).astype(float)
     bag = np.where(np.arange(1000) % 10 == 0, 1.0, rule)  # the rule's outcomes, one in ten mended
@@ -101,9 +89,7 @@ def test_differences_are_paired_and_prompts_are_drawn_whole(folds: ModuleType) -
     assert wide["high"] - wide["low"] > 2 * (narrow["high"] - narrow["low"])
 
 
-def test_a_fold_is_scored_by_what_never_saw_it_and_once(
-    folds: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_fold_is_scored_by_what_never_saw_it_and_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [(f"question number {i}?", f"that is {i}", f"who knows {i}") for i in range(40)]
     rows.append(("question?", "yes" * 200, "no"))
     pairs = folds.read_pairs(written(tmp_path, rows))
@@ -118,26 +104,33 @@ def test_a_fold_is_scored_by_what_never_saw_it_and_once(
 
     monkeypatch.setattr(folds.reward, "train", train)
     work = Work(folds.open_project(tmp_path / "project", Recipe().with_settings(SMALL)), QUIET)
-    margins = folds.score_fold(work, pairs, fold, seed=3, prompt_tokens=4)
+    margins = folds.score_fold(work, pairs, fold, seed=3, read=folds.Read(4))
     assert len(margins) == len(inside) > 1
     assert [m is None for m in margins] == [p.prompt.text == "question?" for p in inside]
     assert set(learnt) == {p.chosen.text for p in pairs} - {p.chosen.text for p in inside}
     learnt.clear()
-    assert folds.score_fold(work, pairs, fold, seed=3, prompt_tokens=4) == margins and not learnt
-    other = folds.score_fold(work, pairs, fold, seed=4, prompt_tokens=4)
+    assert folds.score_fold(work, pairs, fold, seed=3, read=folds.Read(4)) == margins and not learnt
+    other = folds.score_fold(work, pairs, fold, seed=4, read=folds.Read(4))
     assert learnt and other != margins
     work.close()
 
 
-def test_a_prompt_keeps_its_end(folds: ModuleType) -> None:
+def test_a_prompt_keeps_its_end() -> None:
     made = template()
-    (group,) = folds.encode(made, [pair("a long question with an end", "yes", "no")], 5, 1000)
+    (group,) = folds.encode(made, [pair("a long question with an end", "yes", "no")], folds.Read(5), 1000)
     whole = made.prompt_ids([Prompt.from_text("a long question with an end")])[0]
     assert group.prompt == whole[-5:] and group.pairs == [Compared(0, 1)]
     assert [made.decode(ids) for ids in group.answers] == ["yes", "no"]
 
 
-def test_a_folder_keeps_the_settings_it_began_with(folds: ModuleType, tmp_path: Path) -> None:
+def test_an_answer_keeps_its_beginning() -> None:
+    asked, read = [pair("a question", "a long answer that goes on", "no")], folds.Read(5, 4)
+    (whole,), (cut,) = (folds.encode(template(), asked, reading, 1000) for reading in (folds.Read(5), read))
+    assert cut.answers == [ids[:4] for ids in whole.answers] and len(whole.answers[0]) > 4
+    assert folds.Read(5).identity() == {"prompt_tokens": 5} != read.identity()  # what was run before is not run again
+
+
+def test_a_folder_keeps_the_settings_it_began_with(tmp_path: Path) -> None:
     recipe = Recipe().with_settings(SMALL)
     folds.open_project(tmp_path / "project", recipe)
     assert folds.open_project(tmp_path / "project", recipe).recipe == recipe
@@ -145,7 +138,7 @@ def test_a_folder_keeps_the_settings_it_began_with(folds: ModuleType, tmp_path: 
         folds.open_project(tmp_path / "project", Recipe())
 
 
-def test_mcnemar_counts_only_where_two_differ(folds: ModuleType) -> None:
+def test_mcnemar_counts_only_where_two_differ() -> None:
     ours, theirs = np.array([1.0] * 10 + [0.0] * 2 + [1.0] * 5), np.array([0.0] * 10 + [1.0] * 2 + [1.0] * 5)
     assert folds.mcnemar(ours, theirs) == pytest.approx(2 * (1 + 12 + 66) / 4096) == folds.mcnemar(theirs, ours)
     assert folds.mcnemar(ours, ours) == 1
