@@ -122,8 +122,8 @@ def loading() -> Iterator[None]:
 
 
 def profile_in(folder: Path) -> None:
-    """Where --profile will write."""
-    if (recorded := timeline.recording()) is not None:
+    """Where --profile will write: of ranks the first one."""
+    if (recorded := timeline.recording()) is not None and is_first_rank():
         recorded.place = folder
 
 
@@ -152,7 +152,7 @@ def opened_work(options: Options, shared: bool = False) -> Iterator[Work]:
 
 def close_work(work: Work) -> None:
     work.close()
-    if (recorded := timeline.recording()) is not None and len(set(recorded.runs)) == 1:
+    if (recorded := timeline.recording()) is not None and len(set(recorded.runs)) == 1 and is_first_rank():
         recorded.place = recorded.runs[0]
 
 

@@ -19,6 +19,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from bridle.core.errors import FirstRankFailed, ProjectError
+from bridle.core.timeline import timed
 
 Rows = TypeVar("Rows", Tensor, list[Any])
 Found = TypeVar("Found")
@@ -52,12 +53,14 @@ def alone() -> Iterator[None]:
 
 
 @contextmanager
-def meeting() -> Iterator[None]:
-    """Around what all ranks do together. Between two meetings a rank works by itself; where that takes longer than the others wait,
+def meeting(part: str = "wait") -> Iterator[None]:
+    """Around what all ranks do together, as a part of the work: "wait" where little is said and the time is the others', "sync" where
+    weights or gradients travel. Between two meetings a rank works by itself; where that takes longer than the others wait,
     each of its threads shows on standard error where it is: of a rank that hangs, nobody else could tell."""
     faulthandler.cancel_dump_traceback_later()
     try:
-        yield
+        with timed(part):
+            yield
     finally:
         if patience and sys.__stderr__ is not None:
             faulthandler.dump_traceback_later(patience, file=sys.__stderr__)
@@ -137,7 +140,7 @@ def all_ranks_metrics(sums: Mapping[str, float]) -> dict[str, float]:
 def copy_from_first(module: nn.Module) -> None:
     """Make every rank's module what the first one's is."""
     if world_size() > 1:
-        with meeting():
+        with meeting("sync"):
             for tensor in module.state_dict().values():
                 dist.broadcast(tensor, 0)
 
@@ -151,7 +154,7 @@ def sum_gradients(modules: Sequence[nn.Module]) -> None:
     if not (parameters := [p for p in learns if type(p.data) is Tensor]):
         return
     used_N = all_ranks_sum(torch.tensor([p.grad is not None for p in parameters], device=parameters[0].device).int())
-    with meeting():
+    with meeting("sync"):  # of which each rank knows that all are there, for they have just added up what is used
         for parameter, used in zip(parameters, used_N.tolist(), strict=True):
             if used:
                 if parameter.grad is None:  # a rank without rows adds nothing, but must take part

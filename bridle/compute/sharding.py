@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from bridle.compute.parallel import gathered, world_size
 from bridle.compute.recomputing import Layered
+from bridle.core.timeline import timed
 
 Part = TypeVar("Part")
 Form = dict[nn.Module, tuple[type[nn.Module], dict[str, Any]]]  # class and attributes of each part of a module
@@ -125,8 +126,9 @@ def take_plain_form(module: nn.Module, kept: Divided) -> Form:
     """The form that it had."""
     reshard([module])
     before = form_now(module)
-    for weight, piece in zip(kept.weights, learning_weights(module), strict=True):
-        weight.data = whole_tensor(piece.detach())
+    with timed("sync"):
+        for weight, piece in zip(kept.weights, learning_weights(module), strict=True):
+            weight.data = whole_tensor(piece.detach())
     take_form(kept.plain)
     kept.whole = True
     return before

@@ -23,7 +23,7 @@ from bridle.compute.optimizer import (
     set_rate,
     warm_then_linear,
 )
-from bridle.compute.parallel import all_ranks_metrics, from_first, require_same, world_size
+from bridle.compute.parallel import all_ranks_metrics, from_first, gathered, process_rank, require_same, world_size
 from bridle.compute.recomputing import recompute_layers
 from bridle.compute.sharding import divide, in_plain_form, make_whole
 from bridle.core.timeline import timed
@@ -176,6 +176,7 @@ class Steps:
             due = self.follow_first(look)
         if due:
             self.save(step + 1)
+            self.run.meet(gathered(self.run.workers(f"rank {process_rank()}")))
             self.run.saved(step + 1)
         from_first(lambda: self.run.stop_if_needed(step + 1, self.total))
 

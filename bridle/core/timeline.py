@@ -4,6 +4,9 @@
     @timed("improve")            the same around a whole function
     with stage("ppo"):           a run of a stage: what is inside belongs to it
 
+    note_tokens(512)             the part that is under way drew or read so many
+    hand_in("worker 1", parts)   what another process did for the stage that is under way
+
 Each thread adds up the seconds of its parts as it goes, at less than a microsecond a mark; a run keeps those of its own
 (`session.json`). Only while a recording is on (`--profile`) is every mark kept by itself, for the trace (`project/profile.py`).
 A mark changes no result. On a GPU a part without a recording ends when its work was handed over, not when it is done.
@@ -20,8 +23,11 @@ from pathlib import Path
 from time import perf_counter_ns
 from typing import Any, NamedTuple
 
-# By path, `{"improve/forward": {"seconds": 1.2, "calls": 12}}`; what is inside a part counts in it too.
+# By path, `{"improve/forward": {"seconds": 1.2, "calls": 12, "tokens": 960}}`; what is inside a part counts in it too, but for tokens,
+# which are there where any were noted.
 Parts = dict[str, dict[str, float]]
+# By the name of a process that shared the work, its seconds from begin to end and its parts.
+Workers = dict[str, dict[str, Any]]
 
 MOST_EVENTS = 100_000  # of a recording: some 17 megabytes of the trace; parts after them are only added up
 
@@ -51,6 +57,8 @@ class Recording:
     operators: list[dict[str, Any]] = field(default_factory=list)  # rows of the table, see compute/operators.py
     runs: list[Path] = field(default_factory=list)  # folders of the runs that were begun
     others: list[dict[str, Any]] = field(default_factory=list)  # what other processes recorded, see project/profile.py
+    rank: int = 0  # of this process among those that share its steps
+    met: int = 0  # when it met them, on its own clock
     settle: Callable[[], None] | None = None  # waits for a GPU, so that a part's work is done when the part ends
     process: int = field(default_factory=os.getpid)
     began: int = field(default_factory=perf_counter_ns)
@@ -59,18 +67,21 @@ class Recording:
 class Node:
     """A part where it stands: within which other, its path from the stage down, how often it was done, how long it took."""
 
-    __slots__ = ("began", "calls", "children", "name", "nanoseconds", "parent", "path", "stage")
+    __slots__ = ("began", "calls", "children", "name", "nanoseconds", "parent", "path", "stage", "tokens", "workers")
 
     def __init__(self, name: str, parent: Node | None, stage: str, path: str = "") -> None:
         self.name, self.parent, self.stage, self.path = name, parent, stage, path
         self.children: dict[str, Node] = {}
-        self.nanoseconds = self.calls = self.began = 0
+        self.workers: dict[str, Parts] = {}  # of a stage: what was handed in, by whom
+        self.nanoseconds = self.calls = self.began = self.tokens = 0
 
     def parts(self) -> Parts:
         """What is inside, by path from here down, in the order in which it was first done."""
         found: Parts = {}
         for name, child in self.children.items():
             found[name] = {"seconds": round(child.nanoseconds / 1e9, 6), "calls": child.calls}
+            if child.tokens:
+                found[name]["tokens"] = child.tokens
             found |= {f"{name}/{inner}": spent for inner, spent in child.parts().items()}
         return found
 
@@ -154,6 +165,19 @@ def end(kind: str) -> None:
         recording.events.append(Event(kind, node.name, node.stage, node.path, node.began, now, track))
 
 
+def note_tokens(count: int) -> None:
+    HERE.node.tokens += count
+
+
+def hand_in(worker: str, parts: Parts) -> None:
+    """Add what another process did for the stage that is under way in this thread, by that one's own marks:
+    `with stage(…) as node: …` there, and then `node.parts()`."""
+    node = HERE.node
+    while node.path and node.parent is not None:
+        node = node.parent
+    node.workers[worker] = added(node.workers.get(worker, {}), parts)
+
+
 def record(title: str) -> Recording:
     """Keep every mark of this process from now on."""
     SWITCH.recording = Recording(title)
@@ -174,8 +198,24 @@ def added(first: Parts, second: Parts) -> Parts:
     """Two sessions' parts together."""
     whole = {name: dict(spent) for name, spent in first.items()}
     for name, spent in second.items():
-        before = whole.get(name, {"seconds": 0.0, "calls": 0})
-        whole[name] = {unit: round(before[unit] + spent[unit], 6) for unit in before}
+        before = whole.get(name, {})
+        whole[name] = {unit: round(before.get(unit, 0) + spent.get(unit, 0), 6) for unit in {**spent, **before}}
+    return whole
+
+
+def outermost_seconds(parts: Parts) -> float:
+    return sum(spent["seconds"] for path, spent in parts.items() if "/" not in path)
+
+
+def workers_added(first: Workers, second: Workers) -> Workers:
+    """Two sessions' workers, those of one name together."""
+    whole = dict(first)
+    for name, other in second.items():
+        one = first.get(name, {"seconds": 0.0, "parts": {}})
+        whole[name] = {
+            "seconds": round(one["seconds"] + other["seconds"], 3),
+            "parts": added(one["parts"], other["parts"]),
+        }
     return whole
 
 

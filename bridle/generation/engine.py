@@ -17,6 +17,7 @@ from bridle.compute.parallel import all_shares, my_share
 from bridle.compute.sharding import in_plain_form
 from bridle.core.errors import StaleWeights
 from bridle.core.records import Completion, FinishReason, Prompt
+from bridle.core.timeline import note_tokens
 from bridle.generation.batch import KEEP_SHARE, AnswerRow, BatchLimits, RowBatch
 from bridle.generation.fallback import Fallback, pack_foreign
 from bridle.generation.native import PackedDecoder, pack_decoder
@@ -134,16 +135,16 @@ def answer_prompts(
     each, and have all answers; what an answer is does not depend on who gives it."""
     ids, numbers = policy.template.prompt_ids(prompts), range(len(prompts)) if samples is None else samples
     mine = my_share(list(range(len(prompts))))
-    answers = all_shares(
-        engine.generate(
-            [ids[i] for i in mine],
-            settings,
-            stamp=policy.stamp,
-            seed=seed,
-            samples=[numbers[i] for i in mine],
-            progress=progress,
-        )
+    own = engine.generate(
+        [ids[i] for i in mine],
+        settings,
+        stamp=policy.stamp,
+        seed=seed,
+        samples=[numbers[i] for i in mine],
+        progress=progress,
     )
+    note_tokens(sum(len(answer.token_ids) for answer in own))
+    answers = all_shares(own)
     texts = policy.template.decode_batch([a.token_ids for a in answers])
     notes = {"temperature": settings.temperature, "top_p": settings.top_p, "top_k": settings.top_k, "seed": seed}
     return [

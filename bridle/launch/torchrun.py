@@ -18,8 +18,10 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import NoReturn
 
+from bridle.core import timeline
 from bridle.core.errors import BridleError, FirstRankFailed, TrainingStopped, UsageError
 from bridle.core.processes import python_environment
+from bridle.project.profile import as_dict, take_ranks
 from bridle.recipe.services import ScaleSection
 
 LOOPBACK = "lo" if sys.platform == "linux" else "lo0"
@@ -57,6 +59,7 @@ def start_ranks(count: int) -> NoReturn:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     logging.getLogger("torch").setLevel(logging.CRITICAL)  # of a rank that failed: it has said itself why
+    timeline.stop()  # what is to be recorded they do
     os.environ.update({**python_environment(), "PYTHONSAFEPATH": "1"})
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     place = ["--standalone", "--local-addr=127.0.0.1", f"--nproc-per-node={count}"]
@@ -78,12 +81,16 @@ def joined(scale: ScaleSection, size: int) -> Iterator[None]:
 
     join_group(scale, size)
     parallel.patience = SHOWN_AFTER * scale.patience
-    rank = dist.get_rank()
+    rank, recorded = dist.get_rank(), timeline.recording()
     try:
         with parallel.meeting():
             dist.barrier()
+        if recorded is not None:
+            recorded.rank, recorded.met = rank, time.perf_counter_ns()
         yield
-        parallel.gathered("done")  # none leaves while another needs it
+        found = parallel.gathered(None if recorded is None else as_dict(recorded))  # none leaves while another needs it
+        if recorded is not None and rank == 0:
+            take_ranks(recorded, found[1:])
     except FirstRankFailed:
         sys.exit(1)  # which has said why
     except BridleError as error:

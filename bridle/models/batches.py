@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from bridle.compute.randomness import shuffled
+from bridle.core.timeline import note_tokens
 from bridle.models.decoder import Trunk
 from bridle.models.foreign import ForeignTrunk, LanguageModel
 
@@ -208,6 +209,7 @@ def wanted_states(
 def masked_logprobs(policy: LanguageModel, batch: Batch, temperature: float = 1.0) -> Tensor:
     """log π of the completions' tokens alone, [N], row after row: most of a batch's logits are never made."""
     targets_N = batch.ids_BW[:, 1:][batch.mask_BT]
+    note_tokens(len(targets_N))
     return policy.logprobs(answer_states(policy, batch), targets_N, temperature)
 
 

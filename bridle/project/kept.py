@@ -59,7 +59,8 @@ LABEL_PLAN: Fields = {
     "judgements": int, "measured": [{"judgements": int, "accuracy": float}], "forecast": [FORECAST], "with_100_more": FORECAST,
     "study": (str, None), ...: (float, str, None, list, dict),
 }  # fmt: skip
-PARTS: Fields = {...: {"seconds": SECONDS, "calls": int}}
+PARTS: Fields = {...: {"seconds": SECONDS, "calls": int, "tokens?": int}}
+WORKERS: Fields = {...: {"seconds": SECONDS, "parts": PARTS}}
 
 
 def read_parents(run: Path, form: Fields = PARENTS) -> dict[str, Any]:
@@ -115,11 +116,12 @@ def read_label_plan(project: Path) -> dict[str, Any] | None:
 
 
 def read_session(run: Path) -> dict[str, Any]:
-    """What a run noted of its time: `seconds`, and `parts` by name; nothing before its first save."""
+    """What a run noted of its time: `seconds`, `parts` by name, and of several who shared it the same of each; nothing before its first
+    save."""
     for name in (SESSION_FILE, EARLIER_SESSION_FILE):
         if (run / name).exists():
             found = read_record(run / name, seconds=SECONDS)
-            if form_fault(found.get("parts", {}), PARTS):
+            if form_fault(found.get("parts", {}), PARTS) or form_fault(found.get("workers", {}), WORKERS):
                 raise DataError(
                     f"{run / name} is damaged: it needs the seconds and calls of each part; remove it, it holds times alone"
                 )

@@ -2,12 +2,14 @@
 
 profile.json
     traceEvents    a complete event ("X") for each stage, part and operator: microseconds since the first one, process, thread
-    bridle         title, seconds from begin to end, parts (the table), operators (of one step of each stage)
+    bridle         title, seconds from begin to end, parts (the table), operators (of one step of each stage); where ranks share the steps
+                   those of the first one
 """
 
 import json
+import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,9 @@ def as_dict(recording: Recording) -> dict[str, Any]:
     return {
         "title": recording.title,
         "process": recording.process,
+        "machine": socket.gethostname(),
+        "rank": recording.rank,
+        "met": recording.met,
         "events": [list(event) for event in recording.events],
         "beyond": [[stage, part, *summed] for (stage, part), summed in recording.beyond.items()],
         "operators": recording.operators,
@@ -42,15 +47,36 @@ def take(recording: Recording, path: Path) -> None:
         path.unlink()
 
 
+def take_ranks(recording: Recording, others: Iterable[dict[str, Any] | None]) -> None:
+    """Put in what those recorded that shared the steps, each as a process of its own. A machine has one clock; those of another are laid so
+    that all met in one moment."""
+    taken = {recording.process}
+    for other in others:
+        if other is None:
+            continue
+        ahead = 0 if other["machine"] == socket.gethostname() else other["met"] - recording.met
+        events = [Event(*event) for event in other["events"]]
+        moved = [list(event._replace(start=event.start - ahead, end=event.end - ahead)) for event in events]
+        process = other["process"]
+        while process in taken:  # by one of another machine
+            process += 1
+        taken.add(process)
+        recording.others.append({**other, "title": f"rank {other['rank']}", "process": process, "events": moved})
+
+
 def write_profile(recording: Recording, folder: Path) -> dict[str, Any]:
     """Write `profile.json`; what stands in it under `bridle`."""
     processes = [as_dict(recording), *recording.others]
     events = [(whose["process"], Event(*event)) for whose in processes for event in whose["events"]]
+    summed = [whose for whose in processes if not whose["rank"]]  # what ranks share took the time of one of them
     summary = {
         "title": recording.title,
         "seconds": (time.perf_counter_ns() - recording.began) / 1e9,
-        "parts": shares([event for _, event in events], [row for whose in processes for row in whose["beyond"]]),
-        "operators": [row for whose in processes for row in whose["operators"]],
+        "parts": shares(
+            [Event(*event) for whose in summed for event in whose["events"]],
+            [row for whose in summed for row in whose["beyond"]],
+        ),
+        "operators": [row for whose in summed for row in whose["operators"]],
     }
     trace = {
         "displayTimeUnit": "ms",

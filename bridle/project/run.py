@@ -23,7 +23,7 @@ from typing import Any, Protocol
 from bridle.core.errors import BridleError, Interrupted, ProjectError, TrainingStopped, WaitingForLabels
 from bridle.core.files import finite_or_none, remove_folder, saving, write_json, write_text
 from bridle.core.records import Completion, FinishReason, Prompt
-from bridle.core.timeline import Node, Parts, added, recording, timed
+from bridle.core.timeline import Node, Parts, Workers, added, outermost_seconds, recording, timed, workers_added
 from bridle.core.timeline import stage as marked_stage
 from bridle.project.kept import KEYED, SESSION_FILE, read_parents, read_session, session_seconds
 from bridle.project.lock import held
@@ -153,6 +153,8 @@ class Run:
     evaluate: Callable[[int, int], Mapping[str, float]] | None = None
     earlier_parts: Parts = field(default_factory=dict)
     node: Node | None = None  # where the parts of this session add up
+    earlier_workers: Workers = field(default_factory=dict)
+    met: Workers = field(default_factory=dict)  # what all who share this session had done when they last met
     noted: Mapping[str, Any] = field(default_factory=dict)
     leader: Path | None = None  # of a run that ranks share the folder of the first one's, whose checkpoints all read
 
@@ -206,7 +208,8 @@ class Run:
     def __enter__(self) -> Run:
         self._lock = held(self.folder / "lock", self.folder)
         self._lock.__enter__()
-        self.earlier_parts = read_session(self.folder).get("parts", {})
+        earlier = read_session(self.folder)
+        self.earlier_parts, self.earlier_workers = earlier.get("parts", {}), earlier.get("workers", {})
         if (kept := recording()) is not None:
             kept.runs.append(self.folder)
         self._mark = marked_stage(self.stage)
@@ -318,13 +321,31 @@ class Run:
 
     @timed("save")
     def note_session(self) -> None:
-        """Keep the seconds at work, in all and by part (see core/timeline.py)."""
+        """Keep the seconds at work, in all and by part (see core/timeline.py), and where several shared it those of each."""
         if self.kept:
-            write_json(self.folder / SESSION_FILE, {"seconds": round(self.seconds, 3), "parts": self.parts()})
+            workers = workers_added(self.earlier_workers, self.met if len(self.met) > 1 else {})
+            shared = {"workers": workers} if workers else {}
+            write_json(self.folder / SESSION_FILE, {"seconds": round(self.seconds, 3), "parts": self.parts(), **shared})
 
     def parts(self) -> Parts:
         """Seconds and calls of each part, of all sessions."""
         return added(self.earlier_parts, {} if self.node is None else self.node.parts())
+
+    def workers(self, own: str) -> Workers:
+        """What this process, by its `own` name, has done in this session, and those that handed in what they did: what one of these does
+        not account for it waited."""
+        if self.node is None:
+            return {}
+        seconds = round(time.monotonic() - self.started, 3)
+        found: Workers = {own: {"seconds": seconds, "parts": self.node.parts()}}
+        for name, parts in self.node.workers.items():
+            idle = {"wait": {"seconds": max(0.0, seconds - outermost_seconds(parts)), "calls": 0}}
+            found[name] = {"seconds": seconds, "parts": added(parts, idle)}
+        return found
+
+    def meet(self, everyone: Sequence[Workers]) -> None:
+        """All who share this run tell how far they are."""
+        self.met = {name: worker for workers in everyone for name, worker in workers.items()}
 
     def stop_if_needed(self, done: int, total: int) -> None:
         """Stop after `done` steps, all saved, where `on_log` failed, nothing can be learnt, or the user asked for it."""

@@ -11,7 +11,7 @@ import html
 import io
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,6 +124,16 @@ class Share:
     rate: Value
     low: Value
     high: Value
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerTime:
+    """Seconds of one of those that shared a stage, and what of them, by word; what is left of them is all else."""
+
+    name: str
+    seconds: float
+    words: Mapping[str, float]
+    said: str  # at the bar's end
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,6 +313,37 @@ def draw_shares(shares: Sequence[Share], x_label: str, middle: float = 0.5, zoom
         return figure
 
 
+def draw_workers(workers: Sequence[WorkerTime]) -> Figure:
+    """A bar for each, as long as its time, cut up by what took it; where it waited it is pale."""
+    words = list(dict.fromkeys(word for one in workers for word in one.words))
+    colours = {"wait": GRID, "all else": QUIET} | dict(zip([w for w in words if w != "wait"], COLOURS, strict=False))
+    with _style():
+        figure, axes = _axes("seconds", "")
+        figure.set_size_inches(SIZE[0], 1.3 + 0.58 * len(workers))
+        for row, one in enumerate(workers):
+            begin, rest = 0.0, max(0.0, one.seconds - sum(one.words.values()))
+            for word, seconds in {**one.words, "all else": rest}.items():
+                axes.barh(row, seconds, 0.36, begin, color=colours[word])
+                begin += seconds
+            axes.text(0, row - 0.36, one.name, va="center", fontsize=10, color=INK)
+            axes.text(
+                1,
+                row - 0.36,
+                one.said,
+                transform=axes.get_yaxis_transform(),
+                va="center",
+                ha="right",
+                fontsize=9,
+                color=INK,
+            )
+        for word in [*words, "all else"]:
+            axes.plot([], [], "s", color=colours[word], label=word)
+        axes.set(ylim=(len(workers) - 0.6, -0.7), yticks=[])
+        axes.grid(False, axis="y")
+        _legend(axes, columns=4)
+        return figure
+
+
 def to_svg(figure: Figure, label: str) -> str:
     """The figure as an `<svg>` element to stand inside HTML5; `label` says in words what it shows."""
     from matplotlib.text import Text
@@ -449,13 +490,13 @@ def _dress(axes: Axes, x_label: str, y_label: str) -> None:
     axes.spines["bottom"].set_color(GRID)
 
 
-def _legend(*panels: Axes) -> None:
+def _legend(*panels: Axes, columns: int = 0) -> None:
     figure = panels[0].get_figure()
     assert figure is not None
     named = {str(line.get_label()): line for axes in panels for line in axes.lines}  # each name once
     names = [name for name in named if not name.startswith("_child")]  # matplotlib's own, of what needs no name
     lines = [named[name] for name in names]
-    columns = 2 if max(map(len, names), default=0) <= 30 else 1
+    columns = columns or (2 if max(map(len, names), default=0) <= 30 else 1)
     figure.legend(lines, names, loc="outside upper left", ncols=columns, frameon=False, labelcolor=INK, fontsize=9)
 
 

@@ -105,6 +105,15 @@ class Spent:
 
 
 @dataclass(frozen=True, slots=True)
+class Crew:
+    """Those that shared a stage; `more` were left out of the picture."""
+
+    title: str
+    workers: Sequence[drawings.WorkerTime]
+    more: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class GuardEvent:
     """What the guard did at a step, by which signal and with which numbers, in words; `answers` are for a person to judge."""
 
@@ -149,6 +158,7 @@ class LoopReport:
     tables: Sequence[Table] = ()
     controls: Sequence[Control] = ()
     spent: Sequence[Spent] = ()
+    crews: Sequence[Crew] = ()
     time_tables: Sequence[Table] = ()  # of the same in full
 
 
@@ -175,6 +185,7 @@ def render(report: LoopReport) -> str:
             cliff_svg=cliff_svg,
             guarded_svg=guarded_svg,
             comparisons_svg=comparisons_svg,
+            crew_svg=crew_svg,
         )
     )
     return visible(whole)
@@ -348,6 +359,13 @@ def guarded_words(run: drawings.GuardedRun) -> str:
 def comparisons_svg(comparisons: Sequence[drawings.Comparison]) -> Markup:
     rows = "; ".join(f"{one.name} against {one.against} {show(one.rate)}" for one in comparisons)
     return Markup(drawings.to_svg(drawings.draw_comparisons(comparisons), f"Win rates with intervals: {rows}"))
+
+
+def crew_svg(crew: Crew) -> Markup:
+    rows = "; ".join(f"{one.name} {duration(one.seconds)}, {one.said}" for one in crew.workers)
+    return Markup(
+        drawings.to_svg(drawings.draw_workers(crew.workers), f"Time of those that shared {crew.title}: {rows}")
+    )
 
 
 def trend(values: Sequence[float | None]) -> str:

@@ -24,7 +24,7 @@ from bridle.report.metrics import held_out, of_runs
 from bridle.report.runs import MOST_MODELS, Results, Runs
 from bridle.report.stages import MODELS, STAGES, StageRow, is_bridled, label_of, row_of, stage_curve, title_of, words_of
 from bridle.report.tables import constitution_tables, flywheel_tables, leaderboard_tables
-from bridle.report.timing import left_out, times
+from bridle.report.timing import left_out, shared_times, times
 from bridle.report.verdict import (
     Standing,
     Verdict,
@@ -61,6 +61,7 @@ def project_report(work: Work) -> page.LoopReport:
     warnings = [*runs.damaged, *stale_parts(work, runs.folders)]
     known, checked = facts(work, runs, warnings), controls(work.project, runs.results, warnings)
     spent, time_tables = times(runs.folders, work.project.folder, warnings)
+    crews, of_each = shared_times(runs.folders)
     guarded = guard_reports(runs.folders, warnings)
     work.warn(warnings)
     return page.LoopReport(
@@ -89,7 +90,8 @@ def project_report(work: Work) -> page.LoopReport:
         ],
         controls=checked,
         spent=spent,
-        time_tables=time_tables,
+        crews=crews,
+        time_tables=[*of_each, *time_tables],
     )
 
 

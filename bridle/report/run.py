@@ -12,7 +12,7 @@ from bridle.report.page import Cell, Column, Fact, LoopReport, Table, write
 from bridle.report.project import stale_parts
 from bridle.report.runs import damage_of, measured_steps
 from bridle.report.stages import BEST_OF, title_of
-from bridle.report.timing import times
+from bridle.report.timing import shared_times, times
 from bridle.stages.workspace import Work
 
 
@@ -34,6 +34,7 @@ def write_run_report(work: Work, named: Path) -> Path:
     warnings = [*damage_of(path), *stale_parts(work, {stage: path})]
     tables = [data_table(counted)] if (counted := read_data(path)) else []
     spent, time_tables = times({stage: path}, path, warnings)
+    crews, of_each = shared_times({stage: path})
     curves = every_curve(measured_steps(path))
     guarded = guard_reports({stage: path}, warnings)
     work.warn(warnings)
@@ -46,7 +47,8 @@ def write_run_report(work: Work, named: Path) -> Path:
         curves=curves,
         tables=tables,
         spent=spent,
-        time_tables=time_tables,
+        crews=crews,
+        time_tables=[*of_each, *time_tables],
     )
     write(page, path / "report.html")
     save_guard_pictures(guarded, path)

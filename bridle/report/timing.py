@@ -1,6 +1,6 @@
 """Where the time went: each stage's parts, and the operators of a profiled step."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,24 @@ from bridle.core.timeline import Parts, own_seconds
 from bridle.project.kept import read_result, read_session
 from bridle.project.profile import FILE as PROFILE
 from bridle.project.profile import OPERATORS_SHOWN
-from bridle.report.page import Cell, Column, Spent, Table
+from bridle.report.drawings import WorkerTime
+from bridle.report.page import Cell, Column, Crew, Spent, Table, show
 from bridle.report.stages import title_of
 
 OPERATOR = {"stage": str, "operator": str, "on": str, "part": str, "seconds": SECONDS, "calls": int}
 PROFILED = {"title": str, "operators": [OPERATOR]}
 MOST_STAGES = 40  # that are shown by themselves: those that took longest
+MOST_WORKERS = 24  # in a picture
+# What those that share a stage do, and the parts that are that.
+DOING = {
+    "generate": ("answer",),
+    "score": ("score",),
+    "reference": ("reference",),
+    "update": ("batch", "advantages", "choose", "rank", "improve", "forward", "backward", "optimizer"),
+    "sync": ("pack", "sync"),
+    "wait": ("wait",),
+}
+LEARNING = ("improve", "forward", "backward", "optimizer")
 
 
 @contextmanager
@@ -62,6 +74,39 @@ def time_of(folder: Path) -> tuple[float, Parts]:
     noted = read_session(folder)
     result = read_result(folder) or noted
     return float(result.get("seconds", 0.0)), noted.get("parts", {})
+
+
+def shared_times(folders: Mapping[str, Path]) -> tuple[list[Crew], list[Table]]:
+    """Of each stage that several processes shared, what took each one's time, how much of it was work, and how many tokens a second it
+    answered and learnt; as a picture, and in a table."""
+    crews, rows = [], list[list[Cell]]()
+    for stage, folder in folders.items():
+        title, shared = title_of(stage, folder), read_session(folder).get("workers", {})
+        found = [time_of_worker(name, worker["seconds"], worker["parts"]) for name, worker in shared.items()]
+        if found:
+            crews.append(Crew(title, [one for one, _ in found][:MOST_WORKERS], len(found[MOST_WORKERS:])))
+        rows += [[f"{title}, {one.name}", one.seconds, *paces, *one.words.values()] for one, paces in found]
+    names = ["seconds", "used", "tokens/s answered", "tokens/s learnt", *DOING]
+    columns = [Column("stage and process"), *map(Column, names)]
+    note = "Seconds of each process, and what of them, up to the last checkpoint; used is the share in which it did not wait for others."
+    return crews, [Table("Share of time: every process that shared a stage", columns, rows, note)] if rows else []
+
+
+def time_of_worker(name: str, seconds: float, parts: Parts) -> tuple[WorkerTime, list[Cell]]:
+    """Its bar, and of what it says the numbers: used, tokens a second answered and learnt."""
+    own = own_seconds(parts)
+    words = {word: sum(own.get(part, 0.0) for part in meant) for word, meant in DOING.items()}
+    used, answered = share(seconds - words["wait"], seconds), pace(parts, "answer", own, ("answer",))
+    learnt = pace(parts, "forward", own, LEARNING)
+    paces = [f"{show(each)} {what}/s" for each, what in ((answered, "answered"), (learnt, "learnt")) if each]
+    return WorkerTime(name, seconds, words, ", ".join([f"{used} used", *paces])), [used, answered, learnt]
+
+
+def pace(parts: Parts, word: str, own: Mapping[str, float], words: Sequence[str]) -> float | None:
+    """Tokens of the parts of this word, by the second of the parts of these words."""
+    tokens = sum(spent.get("tokens", 0) for path, spent in parts.items() if path.rpartition("/")[2] == word)
+    seconds = sum(own.get(part, 0.0) for part in words)
+    return tokens / seconds if tokens and seconds else None
 
 
 def share(seconds: float, whole: float) -> str:

@@ -27,7 +27,7 @@ from bridle.compute.sharding import lockstep
 from bridle.compute.steps import Means, Metrics, Part, Steps
 from bridle.core.errors import NoUsableRows
 from bridle.core.records import Prompt, Reward
-from bridle.core.timeline import timed
+from bridle.core.timeline import note_tokens, timed
 from bridle.generation.rollout import (
     Asking,
     Rollout,
@@ -165,9 +165,10 @@ def estimate(
     for part in lockstep(mine, actors.policy.module, actors.critics_own):
         rows = batch.rows(part.to(device.torch))
         width = rows.ids_BW.shape[1] - 1
-        with device.autocast():
+        with timed("reference"), device.autocast():
             reference_MT = sequence_logprobs(actors.reference.module, rows, config.temperature)
             reference_BT[part, :width] = reference_MT.to(reference_BT)
+        with device.autocast():
             old_MT, values_MT = logprobs_and_values(actors, rows, config.temperature)
         old_BT[part, :width], values_BT[part, :width] = old_MT.to(old_BT), values_MT.to(values_BT)
     old_BT, reference_BT, values_BT = map(all_ranks_sum, (old_BT, reference_BT, values_BT))  # each rank has read some
@@ -260,6 +261,7 @@ def logprobs_and_values(actors: Actors, batch: Batch, temperature: float) -> tup
     if not actors.shared_trunk:
         return sequence_logprobs(policy.module, batch, temperature), critic.batch_values(batch)
     states_ND, mask_BT = answer_states(policy.module, batch), batch.mask_BT
+    note_tokens(len(states_ND))
     logp_N = policy.module.logprobs(states_ND, batch.ids_BW[:, 1:][mask_BT], temperature)
     return spread(logp_N, mask_BT), spread(critic.of_states(states_ND), mask_BT)
 

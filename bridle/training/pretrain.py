@@ -17,7 +17,7 @@ from bridle.compute.randomness import shuffled
 from bridle.compute.sharding import lockstep
 from bridle.compute.steps import Metrics, Session, Steps
 from bridle.core.errors import NoUsableRows
-from bridle.core.timeline import timed
+from bridle.core.timeline import note_tokens, timed
 from bridle.maths.logprobs import linear_logprobs
 from bridle.maths.losses import next_token
 from bridle.models.policy import Policy
@@ -61,6 +61,7 @@ def next_token_step(policy: Policy, batch_RT: Tensor, session: Session, at_once:
     for part_RT in lockstep(batch_RT.split(at_once) if len(batch_RT) else (), policy.module):
         targets_N = part_RT[:, 1:].flatten()
         with timed("forward"):
+            note_tokens(len(targets_N))
             with session.device.autocast():
                 hidden_ND = policy.module.hidden(part_RT[:, :-1]).flatten(0, 1)
                 logp_N = linear_logprobs(hidden_ND, policy.module.output_weight(), targets_N)

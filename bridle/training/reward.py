@@ -24,7 +24,7 @@ from bridle.compute.parallel import all_ranks_sum, my_share
 from bridle.compute.sharding import lockstep
 from bridle.compute.steps import Means, Metrics, Session, Steps
 from bridle.core.errors import DataError, NoUsableRows
-from bridle.core.timeline import timed
+from bridle.core.timeline import note_tokens, timed
 from bridle.maths.losses import LossMetrics, bradley_terry, classification, plackett_luce, rating, score_size
 from bridle.maths.statistics import ece, fit_temperature
 from bridle.models.batches import Compared, Cut, Group, Ranked, Rated, group_batch, length_plan, row_sizes
@@ -82,6 +82,7 @@ def judge(model: RewardModel, groups: Sequence[Group], config: RewardSection, de
     for part in lockstep(cut.parts(mine, sizes, model.module.model), model.module):
         chosen = [groups[i] for i in part]
         with timed("forward"):
+            note_tokens(sum(len(answer) for group in chosen for answer in group.answers))
             with device.autocast():
                 scores_BC = model.module.batch_scores(group_batch(chosen, model.template.pad_id, device.torch))
             loss, metrics = judged_loss(scores_BC, chosen, model.tasks, count=count)

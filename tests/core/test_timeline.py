@@ -8,7 +8,7 @@ from time import sleep
 import pytest
 
 from bridle.core import timeline
-from bridle.core.timeline import Event, added, own_seconds, record, stage, timed
+from bridle.core.timeline import Event, added, hand_in, note_tokens, own_seconds, record, stage, timed, workers_added
 
 MICROSECONDS = 2.0  # a mark takes .6 on the machine of docs/profile.md; others may be slower
 
@@ -73,6 +73,36 @@ def test_threads_do_not_mix() -> None:
             inside.set()
             thread.join()
     assert list(node.parts()) == ["forward"]
+
+
+def test_tokens_are_those_of_the_part_that_is_under_way() -> None:
+    with stage("ppo") as node, timed("improve"):
+        for _ in range(2):
+            with timed("forward"):
+                note_tokens(30)
+    parts = node.parts()
+    assert parts["improve/forward"]["tokens"] == 60 and "tokens" not in parts["improve"]
+    assert added(parts, parts)["improve/forward"]["tokens"] == 120
+    assert added({"answer": {"seconds": 1.0, "calls": 1}}, {"answer": {"seconds": 2.0, "calls": 1, "tokens": 5}}) == {
+        "answer": {"seconds": 3.0, "calls": 2, "tokens": 5}
+    }
+
+
+def test_what_others_did_is_handed_in_to_the_stage() -> None:
+    with stage("rollout") as theirs, timed("answer"):
+        note_tokens(7)
+    with stage("ppo") as node, timed("answer"):
+        for _ in range(2):
+            hand_in("worker 1", theirs.parts())
+    assert list(node.workers) == ["worker 1"] and node.workers["worker 1"]["answer"]["tokens"] == 14
+    assert "tokens" not in node.parts()["answer"], "they are not this process's"
+
+
+def test_sessions_of_one_worker_add_up() -> None:
+    one = {"rank 0": {"seconds": 1.0, "parts": {"wait": {"seconds": 0.5, "calls": 1}}}}
+    both = workers_added(one, {**one, "rank 1": {"seconds": 2.0, "parts": {}}})
+    assert both["rank 0"] == {"seconds": 2.0, "parts": {"wait": {"seconds": 1.0, "calls": 2}}}
+    assert both["rank 1"]["seconds"] == 2.0 and one["rank 0"]["seconds"] == 1.0
 
 
 def test_without_a_recording_a_mark_keeps_nothing() -> None:

@@ -24,6 +24,7 @@ from bridle.stages import audit
 from bridle.stages.methods import METHODS
 from bridle.stages.workspace import Work
 from tests.tiny_project import PLAYGROUND, bridle, complaint, done, metrics, settings
+from tests.traces import complete, nested
 
 ROOT = Path(__file__).parents[2]
 CLOSED = "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:537] Connection closed by peer [127.0.0.1]:2300"
@@ -205,6 +206,35 @@ def test_a_rank_that_hangs_is_shown(with_base: Path, tmp_path: Path) -> None:
     assert "bridle: rank 0 of 2 waited 4 s (scale.patience) for another, which hangs or is gone" in first, first
     assert "fall_asleep" in other, "its stack tells where it stood"
     assert not (project / "runs/sft-0001/result.json").exists()
+
+
+@pytest.mark.slow
+def test_the_time_of_each_rank_is_seen(with_base: Path, tmp_path: Path) -> None:
+    """In the run, in the trace and in the report; the second one leaves nothing by itself, and two sessions add up."""
+    project = Path(shutil.copytree(with_base, tmp_path / "project"))
+    words = ["train", "sft", "--project", str(project)]
+    assert two_ranks(tmp_path, "killed", *words)[0] == "9 1"
+    run = project / "runs/sft-0001"
+    before = json.loads((run / "session.json").read_text())["workers"]
+    status, first, other = two_ranks(tmp_path, "healthy", *words, "--profile")
+    assert status == "0 0" and not other and "share of time, bridle train" in first
+    session, trace = (json.loads((run / f"{name}.json").read_text()) for name in ("session", "profile"))
+    assert list(session["workers"]) == ["rank 0", "rank 1"] and not (project / "profile.json").exists()
+    for name, worker in session["workers"].items():
+        parts = worker["parts"]
+        assert parts["optimizer/sync"]["calls"] == parts["optimizer/wait"]["calls"] == parts["optimizer"]["calls"]
+        assert parts["wait"]["calls"] > before[name]["parts"]["wait"]["calls"] > 0
+        assert parts["forward"]["tokens"] > before[name]["parts"]["forward"]["tokens"] > 0
+        assert worker["seconds"] > before[name]["seconds"]
+    result = json.loads((run / "result.json").read_text())
+    learnt = sum(worker["parts"]["forward"]["tokens"] for worker in session["workers"].values())
+    assert result["answer_tokens"] == learnt, "what the kill undid was never noted"
+    found = complete(trace)
+    assert nested(found) and len({event["pid"] for event in found if event["name"] == "forward"}) == 2
+    processes = [event["args"]["name"] for event in trace["traceEvents"] if event["name"] == "process_name"]
+    assert processes == ["bridle train", "rank 1"]
+    done("report", "sft-0001", "--project", project)
+    assert "by who shared it" in (page := (run / "report.html").read_text()) and "rank 1" in page
 
 
 @pytest.mark.slow

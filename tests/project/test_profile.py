@@ -8,7 +8,7 @@ import pytest
 
 from bridle.core.errors import BridleError
 from bridle.core.timeline import Event, Recording
-from bridle.project.profile import FILE, leave, shares, table_lines, take, write_profile
+from bridle.project.profile import FILE, as_dict, leave, shares, table_lines, take, take_ranks, write_profile
 from tests.traces import complete, nested, written
 
 MS = 1_000_000
@@ -86,6 +86,24 @@ def test_two_processes_share_one_trace_and_one_clock(tmp_path: Path) -> None:
     assert [(e["name"], e["ts"]) for e in found if e["pid"] == 11] == [("dpo", 12_000)]
     assert {row["stage"]: row["share"] for row in told["parts"] if not row["part"]} == {"ppo": 0.5, "dpo": 0.25}
     assert len(told["operators"]) == 2
+
+
+def test_ranks_are_processes_of_one_trace(tmp_path: Path) -> None:
+    """One of another machine, whose clock is another and whose number is taken, is laid by the moment in which all met. The table is of
+    the first rank alone."""
+    first, near = recording(), recording(process=11)
+    near.rank, first.met = 1, at(14)
+    far = [event._replace(start=event.start - at(0), end=event.end - at(0)) for event in EVENTS]
+    other = {**as_dict(recording(far, process=11)), "rank": 2, "machine": "another", "met": at(14) - at(0)}
+    take_ranks(first, [as_dict(near), None, other])
+    told = write_profile(first, tmp_path)
+    found = complete(written(tmp_path))
+    assert nested(found) and {e["pid"] for e in found} == {10, 11, 12}
+    starts = [[(e["name"], e["ts"]) for e in found if e["pid"] == process] for process in (10, 11, 12)]
+    assert starts[0] == starts[1] == starts[2]
+    named = [e for e in written(tmp_path)["traceEvents"] if e["name"] == "process_name"]
+    assert [e["args"]["name"] for e in named] == ["bridle train", "rank 1", "rank 2"]
+    assert told["parts"] == shares(EVENTS) and told["operators"] == OPERATORS
 
 
 def test_marks_that_the_trace_does_not_keep_are_in_the_table(tmp_path: Path) -> None:

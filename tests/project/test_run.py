@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from bridle.core.errors import BridleError, Interrupted, ProjectError
+from bridle.core.timeline import hand_in
 from bridle.project import run as module
 from bridle.project.kept import read_session, session_seconds
 from bridle.project.project import Project
@@ -103,6 +104,30 @@ def test_seconds_add_up_over_sessions(begin: Begin) -> None:
     second.started -= 50
     assert 149 < second.seconds < 160
     assert 149 < second.finish({})["seconds"] < 160
+
+
+def test_those_who_share_a_run_are_kept_by_name(begin: Begin) -> None:
+    """What a worker handed in does not account for, it waited. One process alone notes nothing of the kind."""
+    for shared in (1, 2):
+        with begin() as run:
+            run.started -= 10
+            hand_in("worker 1", {"answer": {"seconds": 4.0, "calls": 1, "tokens": 99}})
+            own = run.workers("rank 0")
+            run.meet([own, {"rank 1": own["rank 0"]}])
+            run.saved(shared)
+        kept = read_session(run.folder)["workers"]
+        assert list(kept) == ["rank 0", "worker 1", "rank 1"]
+        assert kept["worker 1"]["parts"]["answer"] == {"seconds": 4.0 * shared, "calls": shared, "tokens": 99 * shared}
+        assert kept["worker 1"]["parts"]["wait"]["seconds"] == pytest.approx(kept["worker 1"]["seconds"] - 4 * shared)
+        assert kept["rank 0"]["seconds"] >= 10 * shared
+    with begin() as run:
+        run.meet([run.workers("rank 0")])
+        run.saved(3)
+    assert read_session(run.folder)["workers"] == kept
+    with begin(stage="sft") as alone:
+        alone.meet([alone.workers("rank 0")])
+        alone.saved(1)
+    assert "workers" not in read_session(alone.folder)
 
 
 def test_seconds_of_a_run_of_an_earlier_version_are_read(begin: Begin) -> None:
@@ -211,6 +236,7 @@ def test_a_stop_that_comes_with_the_last_step_lets_the_run_end_and_then_stops(pr
             "session.json is damaged: it needs the seconds and calls",
         ),
         ("session.json", '{"seconds": 1.0, "parts": []}', "session.json is damaged: it needs the seconds and calls"),
+        ("session.json", '{"seconds": 1.0, "workers": {"rank 0": 3}}', "session.json is damaged: it needs the seconds"),
     ],
 )
 def test_a_damaged_record_of_a_run_is_one_sentence(file: str, text: str, words: str, begin: Begin) -> None:
