@@ -108,10 +108,15 @@ def backup(options: Options, place: Path, force: bool) -> None:
 @shared_options("settings", "wait")
 def restore(options: Options, source: Path, force: bool) -> None:
     """Put a backup in the place of the project's store, once it is verified. Nothing else may be at work there."""
-    from bridle.feedback.upkeep.backup import restore_file
+    from bridle.feedback.store.store import Store
+    from bridle.feedback.upkeep.backup import restore_file, restore_into
 
     project = open_project(options)
-    found = restore_file(source, project.store, by=user_name(), force=force)
+    if isinstance(project.store, str):
+        with Store.open(project.store) as opened:
+            found = restore_into(opened, source, by=user_name())
+    else:
+        found = restore_file(source, project.store, by=user_name(), force=force)
     print_found(options, found, [f"restored {project.store}: {found['rows']:,} rows, verified"])
 
 

@@ -89,7 +89,7 @@ def check(target: str | Path, place: Place) -> None:
     if place.workers > 1 and not str(target).startswith("postgres"):
         raise UsageError(
             f"{place.workers} workers need a store in PostgreSQL, and {target} is a file of SQLite, which one process at a time writes; "
-            "leave --workers out"
+            "leave --workers out, or name a database in scale.store"
         )
 
 

@@ -14,7 +14,7 @@ from bridle.core.files import saving
 
 
 @contextmanager
-def held(lock: Path, place: Path, wait: Callable[[str], object] | None = None) -> Iterator[None]:
+def held(lock: Path, place: Path | str, wait: Callable[[str], object] | None = None) -> Iterator[None]:
     """Hold `lock`, a file that is there while it is held, as long as the block runs. What is there is read, and what to do decided, inside.
 
     Where another process holds it: ProjectError, which names `place`; or, with `wait`, which is told so, wait until that one is done.
@@ -30,7 +30,7 @@ def held(lock: Path, place: Path, wait: Callable[[str], object] | None = None) -
         file.close()
 
 
-def taken(lock: Path, place: Path, wait: Callable[[str], object] | None) -> TextIO:
+def taken(lock: Path, place: Path | str, wait: Callable[[str], object] | None) -> TextIO:
     with saving(lock):
         lock.parent.mkdir(parents=True, exist_ok=True)
         file = open(lock, "a", encoding="utf-8")

@@ -56,8 +56,9 @@ class Project:
         return cls(folder, recipe)
 
     @property
-    def store(self) -> Path:
-        return self.folder / "store.sqlite"
+    def store(self) -> Path | str:
+        """Its file, or the address of a database."""
+        return self.recipe.scale.store or self.folder / "store.sqlite"
 
     @property
     def registered(self) -> Path:
@@ -87,6 +88,8 @@ class Project:
 
     def require_store(self) -> None:
         """Refuse to begin with a new, empty store where the one that this project had is gone."""
+        if isinstance(self.store, str):
+            return
         there, kept = self.store.is_file() and self.store.stat().st_size > 0, self.registrations()
         if not there and (self.store.name in kept or any(entry.get("names") for entry in kept.values())):
             raise StoreError(

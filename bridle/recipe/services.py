@@ -238,3 +238,17 @@ class ScaleSection(Section):
     """divide the weights that learn, their gradients and moments over the ranks (FSDP2); false: each rank has all of them"""
     patience: float = Field(default=1800.0, gt=0, le=LONGEST)
     """seconds that a rank waits for the others before the run ends"""
+    store: str = Field(default="", max_length=1000)
+    """PostgreSQL in place of store.sqlite, as postgresql+psycopg://user@host/name, the password in PGPASSWORD or ~/.pgpass"""
+
+    @model_validator(mode="after")
+    def the_password_stays_out(self) -> ScaleSection:
+        """No message says what was given: it may hold one."""
+        if self.store and (
+            not re.fullmatch(r"postgresql\+psycopg://([^:@/?]+@)?[^@]*", self.store) or "password" in self.store
+        ):
+            raise ValueError(
+                "store must be postgresql+psycopg://user@host/name, without a password, which runs would keep with the recipe: export "
+                "PGPASSWORD, or write ~/.pgpass; empty means store.sqlite in the project"
+            )
+        return self

@@ -156,7 +156,7 @@ def open_store(project: Project) -> Store:
     """The project's store, made where it has none yet. StoreError where it had one, and that is gone."""
     project.require_store()
     store = Store.open(project.store)
-    if project.store.name not in project.registrations():
+    if isinstance(project.store, Path) and project.store.name not in project.registrations():
         project.note_in_registry(project.store.name, {"files": {}, "names": {}})
     return store
 

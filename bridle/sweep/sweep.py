@@ -101,6 +101,7 @@ def plan_sweep(
     source: Project | None,
 ) -> Sweep:  # fmt: skip
     """The sweep, once everything about it is checked that can be before a stage has run."""
+    recipe = recipe.with_settings({"scale.store": ""})  # each seed has a copy of the data for itself
     recipes = [recipe.with_settings(setting, "sweep") for setting in settings]
     method = method or swept_method(settings)
     metric = metric or default_metric(recipes, method)
@@ -109,7 +110,8 @@ def plan_sweep(
             "this recipe is of imported data, and no project is here whose data could be used; run it in a project, name one with "
             "--project DIR, or set data.source = 'playground'"
         )
-    if recipe.data.source == "store" and source is not None and not source.store.exists():
+    there = source is None or isinstance(source.store, str) or source.store.exists()
+    if recipe.data.source == "store" and source is not None and not there:
         raise NoUsableRows(f"{source.store} is not there yet; `bridle import FILE` brings what can be learnt from")
     first = recipe.seed
     sweep = Sweep(recipe, settings, range(first, first + seeds), method, metric, out.resolve(), source)
