@@ -1,8 +1,13 @@
 """`bridle label`: the app on an address, and what its owner needs to begin."""
 
+import multiprocessing
+import os
+import signal
+import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import uvicorn
@@ -71,8 +76,15 @@ def serve_app(target: str | Path, place: Place, report: Report, project: Project
 
 
 def app_at(target: str, place: Place, project: Project | None) -> FastAPI:
-    """In each worker: its own app, and its own connections to the store."""
+    """In each worker: its own app, and its own connections to the store. One whose parent was killed ends too, and lets go of the port."""
+    if (parent := multiprocessing.parent_process()) is not None:
+        threading.Thread(target=end_after, args=[parent], name="parent", daemon=True).start()
     return labelling_app(Store.open(target), root_path=place.root_path, proxies=place.proxies, project=project)
+
+
+def end_after(parent: BaseProcess) -> None:
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def owner_path(store: Store) -> str:

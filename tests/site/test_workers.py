@@ -23,6 +23,7 @@ from bridle.feedback.store.store import Store
 from bridle.feedback.store.studies import set_study
 from bridle.project.project import Project
 from bridle.recipe.recipe import Recipe
+from bridle.site.listening import listen
 from tests.feedback.conftest import postgresql_store
 from tests.tiny_project import bridle, complaint, done, preferences, settings
 
@@ -164,3 +165,24 @@ def test_two_workers_at_one_port_and_one_killed_and_then_the_other(shared: Store
         "nothing was given beyond its overlap"
     )
     assert len({(one.item_id, one.labeler) for one in stored}) == len(stored)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="the workers are found in /proc")
+def test_workers_end_with_their_parent(shared: Store, tmp_path: Path) -> None:
+    project = Project.create(tmp_path / "p", Recipe().with_settings({"scale.store": address_of(shared)}))
+    command = [sys.executable, "-m", "bridle.cli", "label", "--project", str(project.folder), "--port", "0"]
+    with subprocess.Popen([*command, "--workers", "2"], stdout=subprocess.PIPE, text=True) as serving:
+        try:
+            assert serving.stdout is not None
+            found = re.search(r"http://127\.0\.0\.1:(\d+)", serving.stdout.readline())
+            assert found
+            workers = wait_for_workers(serving.pid)
+            assert httpx2.get(found[0], timeout=60).status_code in (200, 303)
+        finally:
+            serving.kill()
+    end = time.monotonic() + PATIENCE
+    while any(Path(f"/proc/{pid}").exists() for pid in workers):
+        assert time.monotonic() < end, "they hold the port for ever"
+        time.sleep(0.05)
+    listen("127.0.0.1", int(found[1])).close()
