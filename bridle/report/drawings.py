@@ -133,7 +133,7 @@ class WorkerTime:
     name: str
     seconds: float
     words: Mapping[str, float]
-    said: str  # at the bar's end
+    reported: str  # at the bar's end
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,7 +329,7 @@ def draw_workers(workers: Sequence[WorkerTime]) -> Figure:
             axes.text(
                 1,
                 row - 0.36,
-                one.said,
+                one.reported,
                 transform=axes.get_yaxis_transform(),
                 va="center",
                 ha="right",

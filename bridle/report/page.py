@@ -362,7 +362,7 @@ def comparisons_svg(comparisons: Sequence[drawings.Comparison]) -> Markup:
 
 
 def crew_svg(crew: Crew) -> Markup:
-    rows = "; ".join(f"{one.name} {duration(one.seconds)}, {one.said}" for one in crew.workers)
+    rows = "; ".join(f"{one.name} {duration(one.seconds)}, {one.reported}" for one in crew.workers)
     return Markup(
         drawings.to_svg(drawings.draw_workers(crew.workers), f"Time of those that shared {crew.title}: {rows}")
     )

@@ -57,8 +57,10 @@ def test_a_stage_that_several_shared_has_a_bar_for_each(tmp_path: Path) -> None:
     alone = run_of(tmp_path / "sft-0001", 4.0, session={"seconds": 4.0, "parts": parts})
     (crew,), (table,) = shared_times({"sft": alone, "ppo": shared})
     assert crew.workers[0].words == {"generate": 2, "score": 0, "reference": 0, "update": 3.5, "sync": 0.5, "wait": 1}
-    assert crew.workers[0].said == "90.0% used, 200.0 answered/s, 228.6 learnt/s", "400 tokens in 2 s, and 800 in 3.5"
-    assert crew.workers[1].said == "20.0% used, 200.0 answered/s"
+    assert crew.workers[0].reported == "90.0% used, 200.0 answered/s, 228.6 learnt/s", (
+        "400 tokens in 2 s, and 800 in 3.5"
+    )
+    assert crew.workers[1].reported == "20.0% used, 200.0 answered/s"
     assert [row[:5] for row in table.rows] == [
         ["PPO with the KL bridle, rank 0", 10.0, "90.0%", 200.0, 800 / 3.5],
         ["PPO with the KL bridle, node <b>", 10.0, "20.0%", 200.0, None],
