@@ -101,7 +101,8 @@ class Steps:
         self.divided = self.run.scale.shard and world_size() > 1
         if self.divided:
             require_divisible(self.optimizers, wanted.offload_optimizer)
-            divide(modules, self.optimizers)
+            with timed("set up"):
+                divide(modules, self.optimizers)
 
     @classmethod
     def of_policy(cls, policy: nn.Module, config: TrainerSection, total: int, session: Session) -> Steps:

@@ -314,7 +314,7 @@ def draw_shares(shares: Sequence[Share], x_label: str, middle: float = 0.5, zoom
 
 
 def draw_workers(workers: Sequence[WorkerTime]) -> Figure:
-    """A bar for each, as long as its time, cut up by what took it; where it waited it is pale."""
+    """A bar for each, as long as its time, cut up by what took it; where it waited it is faint."""
     words = list(dict.fromkeys(word for one in workers for word in one.words))
     colours = {"wait": GRID, "all else": QUIET} | dict(zip([w for w in words if w != "wait"], COLOURS, strict=False))
     with _style():

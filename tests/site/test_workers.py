@@ -24,6 +24,7 @@ from bridle.feedback.store.studies import set_study
 from bridle.project.project import Project
 from bridle.recipe.recipe import Recipe
 from bridle.site.listening import listen
+from bridle.sweep.sweep import keep_data, plan_sweep
 from tests.feedback.conftest import postgresql_store
 from tests.tiny_project import bridle, complaint, done, preferences, settings
 
@@ -52,6 +53,15 @@ def test_a_project_keeps_its_store_in_a_database(shared: Store, tmp_path: Path) 
     with Store.open(here / "store.sqlite") as before:
         assert shared.counts() == before.counts() and shared.counts()["prompts"]
     assert not (there / "store.sqlite").exists()
+    project = Project.find(there)
+    sweep = plan_sweep(
+        project.recipe, [{"dpo.beta": 0.1}, {"dpo.beta": 0.2}], "dpo", "proxy", 1, tmp_path / "out", project
+    )
+    sweep.out.mkdir()
+    keep_data(sweep)
+    assert not any(recipe.scale.store for recipe in sweep.recipes), "seeds train on a copy"
+    with Store.open(sweep.out / "store.sqlite") as copy:
+        assert copy.counts() == shared.counts()
     assert "the store holds something already" in complaint(
         bridle("store", "restore", tmp_path / "all.jsonl", "--project", there)
     )
