@@ -65,7 +65,7 @@ def test_a_training_with_it_is_the_same_and_tells_where_the_time_went(project: P
     done("report", "ppo-0001", "--project", project)
     page = (run / "report.html").read_text()
     assert "Share of time: every part" in page and "\u2003improve</th>" in page and "\u2003\u2003backward</th>" in page
-    assert "by operator" in page and "aten::mm" in page
+    assert "by operator" in page and "aten::" in page
 
 
 def test_where_it_lies(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
