@@ -144,7 +144,7 @@ def opened_work(options: Options, shared: bool = False) -> Iterator[Work]:
     from bridle.stages.workspace import Work
 
     project = open_project(options)
-    with ranks(project.recipe.scale if shared else None), ExitStack() as closing:
+    with ranks(project.recipe.scale if shared else None, project.folder), ExitStack() as closing:
         work = Work(project, Progress() if is_first_rank() else Progress(len), wait=options.wait)
         closing.callback(close_work, work)
         yield work

@@ -8,6 +8,7 @@ GLOO_SOCKET_IFNAME names.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import socket
@@ -16,7 +17,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import NoReturn
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
 
 from bridle.core import timeline
 from bridle.core.errors import BridleError, FirstRankFailed, TrainingStopped, UsageError
@@ -24,20 +26,34 @@ from bridle.core.processes import python_environment
 from bridle.project.profile import as_dict, take_ranks
 from bridle.recipe.services import ScaleSection
 
+if TYPE_CHECKING:
+    from torch.distributed.distributed_c10d import Store
+
 LOOPBACK = "lo" if sys.platform == "linux" else "lo0"
 SHOWN_AFTER = 0.8  # of the others' patience: before they end the run, a rank that hangs has shown where
 HOLDS_BACK = 10.0  # seconds that another rank keeps its own error, for where the first has the same that is enough
 
 
 @contextmanager
-def ranks(scale: ScaleSection | None) -> Iterator[None]:
-    """Inside this process shares its steps with the others that torchrun started, if it did. Without it, and with `scale.workers` above 1,
-    they are started, and this process ends with them. None: nothing here is shared, so torchrun is refused."""
+def ranks(scale: ScaleSection | None, folder: Path) -> Iterator[None]:
+    """Inside this process shares its steps with the others that torchrun started, if it did. Without it, and with `scale.workers` above 1
+    or a launcher that is not torchrun, they are started, and this process ends with them. None: nothing here is shared, so torchrun is
+    refused. `folder`: the project's."""
     size = int(os.environ["WORLD_SIZE"]) if "RANK" in os.environ else 1
     if scale is None and size > 1:
         raise UsageError(
             f"ranks share `bridle train` alone, and torchrun started {size} processes; start one, without it"
         )
+    if scale is not None and scale.launcher == "ray":
+        from bridle.launch.ray import ADDRESS, start_on_ray
+
+        if "RANK" not in os.environ:
+            start_on_ray(scale, folder)
+        if ADDRESS not in os.environ:
+            raise UsageError(
+                "scale.launcher = 'ray' starts the ranks itself, and torchrun has started this one; leave torchrun out, or say "
+                "scale.launcher = 'torchrun'"
+            )
     if scale is None or size == scale.workers == 1:
         yield
         return
@@ -135,6 +151,18 @@ def lost_words(error: RuntimeError, rank: int, size: int, patience: float) -> st
     )
 
 
+def meeting_place(patience: timedelta) -> Store:
+    """Where ranks that torchrun did not start find each other: the first listens on the address by which they know it, and on no other."""
+    import torch.distributed as dist
+
+    address, port, rank = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), os.environ["RANK"]
+    listening = None
+    if rank == "0":
+        listening = socket.create_server((address, port), backlog=1024).detach()
+    size = int(os.environ["WORLD_SIZE"])
+    return dist.TCPStore(address, port, size, rank == "0", patience, master_listen_fd=listening)  # type: ignore[attr-defined]
+
+
 def join_group(scale: ScaleSection, size: int) -> None:
     """Meet the other ranks. UsageError where they cannot be met."""
     import torch
@@ -160,9 +188,15 @@ def join_group(scale: ScaleSection, size: int) -> None:
     place = f"{environment.get('MASTER_ADDR')}:{environment.get('MASTER_PORT')}"
     try:
         backend = "cpu:gloo,cuda:nccl" if cards else "gloo"
-        dist.init_process_group(backend, timeout=timedelta(seconds=scale.patience))
-    except (RuntimeError, ValueError) as error:
-        if "EADDRINUSE" in str(error):
+        patience, rank = timedelta(seconds=scale.patience), int(environment["RANK"])
+        if "TORCHELASTIC_RUN_ID" in environment:  # torchrun has a meeting place
+            dist.init_process_group(backend, timeout=patience)
+        else:
+            dist.init_process_group(
+                backend, timeout=patience, store=meeting_place(patience), rank=rank, world_size=size
+            )
+    except (RuntimeError, ValueError, OSError) as error:
+        if "EADDRINUSE" in str(error) or (isinstance(error, OSError) and error.errno == errno.EADDRINUSE):
             raise UsageError(
                 f"{place} is taken by another program; name another port (torchrun --master-port)"
             ) from error

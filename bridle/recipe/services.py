@@ -236,6 +236,12 @@ class ScaleSection(Section):
     """ranks, which `bridle train` starts on this machine; 1: those that torchrun started, and without it one"""
     shard: bool = False
     """divide the weights that learn, their gradients and moments over the ranks (FSDP2); false: each rank has all of them"""
+    launcher: Literal["torchrun", "ray"] = "torchrun"
+    """what starts the ranks: torchrun on this machine, or Ray on a cluster (bridle[ray])"""
+    address: str = Field(default="", max_length=1000)
+    """Ray's cluster: "auto", or host:port; empty: one of this machine alone, which ends with the run"""
+    restarts: int = Field(default=3, ge=0, le=1000)
+    """times that Ray starts all ranks again after the last checkpoint, where one was lost"""
     patience: float = Field(default=1800.0, gt=0, le=LONGEST)
     """seconds that a rank waits for the others before the run ends"""
     store: str = Field(default="", max_length=1000)

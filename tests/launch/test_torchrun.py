@@ -36,7 +36,14 @@ LATE = (
 @pytest.fixture
 def of_two(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """As the first of two processes that torchrun started on this machine."""
-    given = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+    given = {
+        "RANK": "0",
+        "WORLD_SIZE": "2",
+        "LOCAL_RANK": "0",
+        "LOCAL_WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "TORCHELASTIC_RUN_ID": "x",
+    }
     for name, value in given.items():
         monkeypatch.setenv(name, value)
     for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
@@ -46,7 +53,7 @@ def of_two(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 
 def test_one_process_begins_nothing() -> None:
     for scale in (None, ScaleSection(), ScaleSection(shard=True)):
-        with ranks(scale):
+        with ranks(scale, ROOT):
             assert parallel.world_size() == 1
 
 
@@ -57,7 +64,10 @@ def test_torchrun_is_for_training_alone(of_two: pytest.MonkeyPatch, tmp_path: Pa
 
 
 def test_as_many_as_the_recipe_says(of_two: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UsageError, match="scale.workers = 3, and torchrun started 2"), ranks(ScaleSection(workers=3)):
+    with (
+        pytest.raises(UsageError, match="scale.workers = 3, and torchrun started 2"),
+        ranks(ScaleSection(workers=3), ROOT),
+    ):
         pass
 
 
