@@ -1,0 +1,72 @@
+"""Ranks and workers on a Ray cluster: what each rank is told, what is refused, and what becomes of a run that loses some of them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bridle.core.errors import UsageError, WorkerLost
+from bridle.launch import ray as launcher
+from bridle.launch.ray import imported_ray, own_look, rank_environments, ray_workers, require_alike
+from bridle.launch.torchrun import ranks
+from bridle.recipe.services import ScaleSection
+from tests.tiny_project import bridle, complaint, done, metrics, started
+
+TOKEN = "0123456789abcdef" * 4
+
+
+def test_each_rank_is_told_which_it_is() -> None:
+    told = rank_environments(["10.0.0.1", "10.0.0.1", "10.0.0.2"], 29400)
+    assert [(rank["RANK"], rank["LOCAL_WORLD_SIZE"]) for rank in told] == [("0", "2"), ("1", "2"), ("2", "1")]
+    for rank in told:
+        assert (rank["MASTER_ADDR"], rank["MASTER_PORT"], rank["WORLD_SIZE"]) == ("10.0.0.1", "29400", "3")
+        assert rank["LOCAL_RANK"] == "0", "Ray shows a rank no card but its own"
+
+
+def test_nodes_that_differ_are_refused(tmp_path: Path) -> None:
+    """Another project, none, another version: by name, before anything begins."""
+    (tmp_path / "bridle.toml").write_text("seed = 1\n")
+    own = own_look(str(tmp_path), str(tmp_path))
+    require_alike([{"node": "10.0.0.2", **own}], own)
+    for name, other in {"Python": "3.13.0", "torch": "2.0", f"the project in {tmp_path}": ""}.items():
+        with pytest.raises(UsageError, match=f"{name} is {other or 'missing'} on node 10.0.0.2 and .* here; give all nodes"):
+            require_alike([{"node": "10.0.0.2", **own, name: other}], own)
+    assert own_look(str(tmp_path / "elsewhere"), str(tmp_path))[f"the project in {tmp_path / 'elsewhere'}"] == ""
+
+
+def test_ray_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UsageError, match=r"pip install 'bridle\[ray\]'"):
+        imported_ray()
+
+
+def test_ray_and_torchrun_are_not_both_to_start_ranks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv(launcher.ADDRESS, raising=False)
+    with pytest.raises(UsageError, match="leave torchrun out"), ranks(ScaleSection(launcher="ray"), tmp_path):
+        pass
+
+
+# ------------------------------------------------------------------------------------------ two nodes on this machine
+
+
+class Nodes:
+    """A cluster of two nodes, each with so many CPUs, that listen on 127.0.0.1."""
+
+    def __init__(self, cpus: int) -> None:
+        from ray.cluster_utils import Cluster
+
+        kept = {"num_cpus": cpus, "num_gpus": 0, "object_store_memory": 100 * 2**20}
+        self.cluster = Cluster(initialize_head=True, head_node_args={**kept, "include_dashboard": False})
+        self.second = self.cluster.add_node(**kept)
+        self.address = self.cluster.address
