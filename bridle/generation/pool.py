@@ -162,7 +162,7 @@ class PoolEngine:
             if received != weights.hash:
                 raise TrainingStopped(
                     f"the weights that {worker.place} received are not those that were sent (hash {received[:12]} where "
-                    f"{weights.hash[:12]} was expected), so its answers would be another policy's; look at the memory and the network of that machine, "
+                    f"{weights.hash[:12]} was expected), so its answers would be another policy's; look at its memory and network, "
                     "and run the same command to resume"
                 )
         self.require_workers()
@@ -216,7 +216,8 @@ def tensors_of(module: nn.Module) -> dict[str, Tensor]:
 
 
 def as_bytes(tensor: Tensor) -> memoryview:
-    return memoryview(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    flat: Any = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    return memoryview(flat)
 
 
 def write_weights(policy: Policy, whole: bool) -> tuple[SentWeights, IO[bytes]]:

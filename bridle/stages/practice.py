@@ -123,7 +123,7 @@ def stale_settings(recipe: Recipe, method: Method) -> dict[str, Any]:
             f"rollout.staleness = {rollout.staleness} lets older weights answer, which {method.name} does not weigh; set it to 0, or "
             f"train by {', '.join(WEIGHED)}"
         )
-    return {"rollout": {"staleness": rollout.staleness, "importance_cap": rollout.importance_cap}}
+    return {"rollout": f"staleness {rollout.staleness}, importance_cap {rollout.importance_cap:g}"}
 
 
 def rollout_engine(work: Work) -> AnswerSource | PoolEngine:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 from operator import methodcaller
 from pathlib import Path
 from typing import Any
@@ -18,14 +21,21 @@ from bridle.compute.workers import Worker
 from bridle.core.errors import StaleWeights, TrainingStopped, WorkerLost
 from bridle.generation.engine import Answer, Engine
 from bridle.generation.pool import Answerer, PoolEngine, fill_tensors, part_size, without_weights, write_weights
+from bridle.generation.rollout import RolloutSession
 from bridle.generation.sampling import Sampling
+from bridle.launch.processes import local_workers
 from bridle.models.lora.policies import learner
 from bridle.models.policy import Policy
+from bridle.models.scorer import Scorer
 from bridle.recipe.data import LoRASection
+from bridle.recipe.online import GRPOSection, PPOSection, REBELSection, RLOOSection
+from bridle.training import grpo, ppo, rebel, rloo
+from tests.exact.world import LONGEST, PROMPTS, TableEngine, World, critic
 from tests.models.tiny import CPU, one_sentence, template
 from tests.models.tiny import policy as tiny_policy
 from tests.training.practice import PROMPTS as QUESTIONS
-from tests.training.runs import DEVICE
+from tests.training.practice import low_ids
+from tests.training.runs import DEVICE, Killed, dying_at, metrics, run_in
 
 
 @dataclass(eq=False)
@@ -83,7 +93,7 @@ def pools() -> Iterator[Callable[..., PoolEngine]]:
     made = list[PoolEngine]()
 
     def pool(start: Any, make: Any = Plain, workers: int = 2, said: list[str] | None = None) -> PoolEngine:
-        made.append(PoolEngine(start, make, workers, [].append if said is None else said.append))
+        made.append(PoolEngine(start, make, workers, list[str]().append if said is None else said.append))
         return made[-1]
 
     yield pool
@@ -109,7 +119,7 @@ def moved(policy: Policy) -> Policy:
     with torch.no_grad():
         for weight in policy.module.parameters():
             if weight.requires_grad:
-                weight += 0.01 * torch.sin(torch.arange(weight.numel()).view(weight.shape))
+                weight.add_(0.01 * torch.sin(torch.arange(weight.numel()).view(weight.shape)))
     policy.step += 1
     return policy
 
@@ -146,7 +156,7 @@ def test_a_worker_elsewhere_is_sent_the_bytes(pools: Any, monkeypatch: pytest.Mo
 
 def test_weights_that_arrive_otherwise_end_the_run(pools: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = Plain.take_bytes
-    monkeypatch.setattr(Plain, "take_bytes", lambda self, w, data: plain(self, w, bytearray(data[:-1]) + b"\xff"))
+    monkeypatch.setattr(Plain, "take_bytes", lambda self, weights, data: plain(self, weights, data[:-1] + b"?"))
     with pytest.raises(
         TrainingStopped, match=r"the weights that worker 0 received are not .* \(hash \w{12} where \w{12}"
     ) as stopped:
@@ -205,3 +215,133 @@ def test_a_network_without_weights() -> None:
     for name, tensor in hollow.state_dict().items():
         assert torch.equal(tensor, before[name]) and torch.equal(policy.module.state_dict()[name], before[name])
         assert tensor.data_ptr() != policy.module.state_dict()[name].data_ptr()
+
+
+# --------------------------------------------------------------------------------- answers by weights of earlier steps
+
+
+class Tables(TableEngine):
+    """What a worker holds in the world of tables."""
+
+    def take(self, weights: Any, data: bytes | None = None) -> str:
+        if weights.module is not None:
+            self.module = weights.module[0]
+        with weights.path.open("rb") as file:
+            fill_tensors(self.module, weights, bytearray(file.read()), CPU)
+        self.stamp, self.logits_SV = weights.stamp, self.module.output_weight().detach().T.clone()
+        return str(weights.hash)
+
+    def answer(self, asked: Any) -> list[Any]:
+        return self.generate(asked.ids, asked.settings, stamp=asked.stamp, seed=asked.seed, samples=asked.samples)
+
+
+TRAIN: dict[str, Callable[[World, Policy, RolloutSession, int], Any]] = {
+    "ppo": lambda world, policy, session, steps: ppo.train(
+        ppo.Actors(policy, world.policy("reference"), critic()), world.reward(), PROMPTS, [],
+        PPOSection(
+            steps=steps, prompts_per_step=256, epochs=2, minibatches=2, batch_size=512, learning_rate=0.1, checkpoint_every=2,
+            critic_learning_rate=0.05, kl_coef=0.3, kl_target=0.0, clip_norm=100.0, value_clip=10.0,
+        ), session,
+    ),
+    "grpo": lambda world, policy, session, steps: grpo.train(
+        policy, world.policy("reference"), world.reward(), PROMPTS,
+        GRPOSection(
+            steps=steps, prompts_per_step=64, group_size=4, batch_size=512, learning_rate=0.1, checkpoint_every=2,
+            clip_norm=100.0,
+        ), session,
+    ),
+    "rloo": lambda world, policy, session, steps: rloo.train(
+        policy, world.policy("reference"), world.reward(), PROMPTS,
+        RLOOSection(
+            steps=steps, prompts_per_step=64, group_size=4, batch_size=512, learning_rate=0.1, checkpoint_every=2,
+            kl_coef=0.3, clip_norm=100.0,
+        ), session,
+    ),
+    "rebel": lambda world, policy, session, steps: rebel.train(
+        policy, world.policy("reference"), world.reward(), PROMPTS,
+        REBELSection(
+            steps=steps, prompts_per_step=128, batch_size=512, learning_rate=0.1, eta=1.0, checkpoint_every=2, kl_coef=0.3,
+            clip_norm=100.0,
+        ), session,
+    ),
+}  # fmt: skip
+
+
+def trained(name: str, folder: Path, pools: Any, staleness: int = 1, steps: int = 6) -> tuple[torch.Tensor, list[Any]]:
+    world, pool = World.made(), pools(Inlines(), Tables)
+    policy = world.policy()
+    session = RolloutSession(
+        run_in(folder), DEVICE, 0, pool, LONGEST, staleness=staleness, importance_cap=2.0 if staleness else 0.0
+    )
+    TRAIN[name](world, policy, session, steps)
+    return policy.module.output_weight().detach(), metrics(folder)
+
+
+@pytest.mark.parametrize("name", TRAIN)
+def test_answers_a_step_behind_teach_all_the_same(name: str, tmp_path: Path, pools: Any) -> None:
+    """The reward rises, twice the same way; the first rollout is of the present weights, and of the last one's all others."""
+    weights, lines = trained(name, tmp_path / "a", pools)
+    again, _ = trained(name, tmp_path / "b", pools)
+    assert torch.equal(weights, again)
+    assert [line["staleness"] for line in lines] == [0, 1, 1, 1, 1, 1]
+    assert lines[0]["logprob_gap"] < 1e-6 < lines[1]["logprob_gap"] and lines[0]["clipped_share"] == 0
+    assert max(line["clipped_share"] for line in lines) < 0.5
+    assert lines[-1]["reward"] > lines[0]["reward"] + 0.2
+
+
+@pytest.mark.parametrize("name", TRAIN)
+def test_a_pool_without_staleness_learns_as_one_process(name: str, tmp_path: Path, pools: Any) -> None:
+    weights, lines = trained(name, tmp_path / "pool", pools, staleness=0, steps=3)
+    world = World.made()
+    policy = world.policy()
+    TRAIN[name](world, policy, RolloutSession(run_in(tmp_path / "alone"), DEVICE, 0, TableEngine(), LONGEST), 3)  # type: ignore[arg-type]
+    assert torch.equal(weights, policy.module.output_weight().detach()) and lines == metrics(tmp_path / "alone")
+
+
+def test_which_weights_answer_is_fixed_after_a_resume(tmp_path: Path, pools: Any) -> None:
+    """Again the first rollout is of the present weights; resumed twice from the same step, it ends the same."""
+    found = []
+    for folder in ("a", "b"):
+        with pytest.raises(Killed), dying_at(4):
+            trained("ppo", tmp_path / folder, pools)
+        found.append(trained("ppo", tmp_path / folder, pools))
+    assert torch.equal(found[0][0], found[1][0]) and found[0][1] == found[1][1]
+    ages = [line["staleness"] for line in found[0][1]]
+    assert ages.count(0) == 2 and len(ages) == 6
+
+
+def test_answers_may_be_two_steps_behind(tmp_path: Path, pools: Any) -> None:
+    _, lines = trained("ppo", tmp_path, pools, staleness=2, steps=5)
+    assert [line["staleness"] for line in lines] == [0, 1, 2, 2, 2]
+
+
+@pytest.mark.slow
+def test_processes_learn_as_one_does(tmp_path: Path, pools: Any) -> None:
+    """Three steps of PPO by two processes, one of which is killed in the middle: the curve of the engine in process."""
+
+    def learn(folder: Path, engine: Any, kill: Any = None) -> list[Any]:
+        policy, reference = speaking(tiny_policy()), speaking(tiny_policy())
+        torch.manual_seed(0)
+        values = Scorer(tiny_policy().module.model)
+        config = PPOSection(steps=3, prompts_per_step=48, batch_size=48, learning_rate=0.01, checkpoint_every=1)
+
+        def reward(prompts: Any, completions: Any) -> Any:
+            if kill is not None:
+                kill()
+            return low_ids(prompts, completions)
+
+        session = RolloutSession(run_in(folder), DEVICE, 0, engine, 8)
+        ppo.train(ppo.Actors(policy, reference, values), reward, QUESTIONS, [], config, session)
+        return metrics(folder)
+
+    alone = learn(tmp_path / "alone", Engine(torch.float32, 256))
+    make, said = partial(Answerer, DEVICE.arithmetic, 1, 256), list[str]()
+    pool = pools(local_workers, make, said=said)
+    one = learn(tmp_path / "pool", pool)
+    victim = int(pool.workers[0].place.split()[1])
+    pool.stamp = ""
+    two = learn(tmp_path / "killed", pool, lambda: os.kill(victim, signal.SIGKILL) if not said else None)
+    assert len(said) == 1 and f"process {victim} is gone; its share is answered by the 1 of 2" in said[0]
+    for lines in (one, two):
+        for line, expected in zip(lines, alone, strict=True):
+            assert line == pytest.approx(expected, rel=1e-5, abs=1e-5)
