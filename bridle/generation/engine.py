@@ -152,10 +152,10 @@ def answer_prompts(
             progress=progress,
         )
     )
-    return completions_of(answers, prompts, policy.template, policy.stamp, settings, seed)
+    return as_completions(answers, prompts, policy.template, policy.stamp, settings, seed)
 
 
-def completions_of(
+def as_completions(
     answers: Sequence[Answer], prompts: Sequence[Prompt], template: Template, stamp: str, settings: Sampling, seed: int
 ) -> list[Completion]:
     """Answers as records: what was asked, the text, and which weights answered."""

@@ -34,7 +34,7 @@ from bridle.compute.sharding import in_plain_form
 from bridle.compute.workers import Start, Worker
 from bridle.core.errors import StaleWeights, TrainingStopped, WorkerLost
 from bridle.core.records import Completion, Prompt
-from bridle.generation.engine import Answer, Engine, completions_of
+from bridle.generation.engine import Answer, Engine, as_completions
 from bridle.generation.sampling import Sampling
 from bridle.models.foreign import LanguageModel
 from bridle.models.policy import Policy
@@ -62,7 +62,7 @@ class PoolEngine:
     def __init__(self, start: Start, make: Callable[[], Any], workers: int, say: Callable[[str], object]) -> None:
         """On the first rank; the others have no workers, and get its answers. `make` makes what a worker holds: an `Answerer`."""
         self.workers = start(make, workers) if process_rank() == 0 else []
-        self.say, self.told = say, list[str]()
+        self.say, self.lost_lines = say, list[str]()
         self.started, self.stamp = len(self.workers), ""
         self.written: tuple[SentWeights, IO[bytes]] | None = None  # the last
         self.files = ExitStack()  # those written, of which all but what is on its way are closed
@@ -75,7 +75,7 @@ class PoolEngine:
             return
         with in_plain_form(policy.module):  # every rank takes part
             if self.started:
-                self.written = write_weights(policy, whole=self.written is None)
+                self.written = write_for_workers(policy, whole=self.written is None)
                 self.files.enter_context(self.written[1])
         self.stamp = policy.stamp
 
@@ -98,8 +98,8 @@ class PoolEngine:
             try:
                 return found.result()
             finally:
-                while self.told:
-                    self.say(self.told.pop(0))
+                while self.lost_lines:
+                    self.say(self.lost_lines.pop(0))
 
         return answers
 
@@ -170,10 +170,10 @@ class PoolEngine:
         file.close()
 
     def lose(self, worker: Worker, lost: WorkerLost) -> None:
-        """Go on without a worker."""
+        """Do without a worker from now on."""
         self.workers = [other for other in self.workers if other is not worker]
         worker.end()
-        self.told.append(
+        self.lost_lines.append(
             f"{lost}; its share is answered by the {len(self.workers)} of {self.started} workers that are left"
         )
 
@@ -220,13 +220,13 @@ def as_bytes(tensor: Tensor) -> memoryview:
     return memoryview(flat)
 
 
-def write_weights(policy: Policy, whole: bool) -> tuple[SentWeights, IO[bytes]]:
+def write_for_workers(policy: Policy, whole: bool) -> tuple[SentWeights, IO[bytes]]:
     """Write a policy's weights for workers: all of them, or those that learn."""
     found = tensors_of(policy.module)
     sent = {name: tensor for name, tensor in found.items() if whole or tensor.requires_grad}
     size, digest = sum(tensor.nbytes for tensor in sent.values()), hashlib.sha256()
-    roomy = SHARED_MEMORY.is_dir() and shutil.disk_usage(SHARED_MEMORY).free > size
-    file = tempfile.TemporaryFile(dir=SHARED_MEMORY if roomy else None)
+    fits = SHARED_MEMORY.is_dir() and shutil.disk_usage(SHARED_MEMORY).free > size
+    file = tempfile.TemporaryFile(dir=SHARED_MEMORY if fits else None)
     for tensor in sent.values():
         part = as_bytes(tensor)
         file.write(part)
@@ -314,4 +314,4 @@ def begin_answers(
     """As `answer_prompts`, by workers and from now on; what is given back waits for the answers. The first rank asks, all have them."""
     stamp, template = policy.stamp, policy.template
     answers = pool.begin(template.prompt_ids(prompts), settings, stamp=stamp, seed=seed)
-    return lambda: completions_of(from_first(answers), prompts, template, stamp, settings, seed)
+    return lambda: as_completions(from_first(answers), prompts, template, stamp, settings, seed)

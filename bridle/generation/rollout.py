@@ -119,7 +119,7 @@ def take_prompts(prompts: Sequence[Prompt], step: int, count: int, seed: int, pu
 
 
 @dataclass(frozen=True)
-class Asked:
+class AskedStep:
     """A step's prompts, which the policy's weights of `stamp` answer, after so many steps of learning; `answers` waits for them."""
 
     step: int
@@ -129,7 +129,7 @@ class Asked:
     answers: Callable[[], list[Completion]]
 
 
-def ask(step: int, policy: Policy, asking: Asking, session: RolloutSession) -> Asked:
+def ask(step: int, policy: Policy, asking: Asking, session: RolloutSession) -> AskedStep:
     """Have a step's prompts answered by the present weights: by a pool from now on, else when the answers are taken."""
     engine = session.engine
     with timed("pack"):
@@ -142,15 +142,15 @@ def ask(step: int, policy: Policy, asking: Asking, session: RolloutSession) -> A
         answers = begin_answers(engine, policy, asked, sampling, seed)
     else:
         answers = partial(answer_prompts, engine, policy, asked, sampling, seed=seed)
-    return Asked(step, asked, policy.stamp, policy.step, answers)
+    return AskedStep(step, asked, policy.stamp, policy.step, answers)
 
 
 def roll_out(step: int, policy: Policy, reward: Reward, asking: Asking, session: RolloutSession) -> Rollout:
     """Answer a step's prompts by the present weights and score; the answers to a prompt stand together."""
-    return scored(ask(step, policy, asking, session), policy, reward, asking, session)
+    return score_step(ask(step, policy, asking, session), policy, reward, asking, session)
 
 
-def scored(waiting: Asked, policy: Policy, reward: Reward, asking: Asking, session: RolloutSession) -> Rollout:
+def score_step(waiting: AskedStep, policy: Policy, reward: Reward, asking: Asking, session: RolloutSession) -> Rollout:
     """The answers that were asked for, scored.
 
     An answer whose reward is None, not finite or no number is left out and counted by its fault, never taken for 0, and its
@@ -218,12 +218,12 @@ def rollouts(
     asked, there = steps.total * asking.count, len(asking.prompts)
     if asked < there:
         steps.run.progress.say(f"prompts: {asked:,} of {there:,} are answered, {asking.count} a step")
-    waiting = deque[Asked]()
+    waiting = deque[AskedStep]()
     for step in steps:
         with steps.save_on_error(step):
             while len(waiting) <= session.staleness and step + len(waiting) < steps.total:
                 waiting.append(ask(step + len(waiting), policy, asking, session))
-            rollout = scored(waiting.popleft(), policy, reward, asking, session)
+            rollout = score_step(waiting.popleft(), policy, reward, asking, session)
         yield rollout
 
 

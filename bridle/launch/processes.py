@@ -10,7 +10,6 @@ from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
-from operator import methodcaller
 from typing import Any
 
 from bridle.compute.workers import Worker
@@ -85,4 +84,4 @@ def end_with_parent() -> None:
 
 
 def call_held(method: str, arguments: tuple[Any, ...]) -> Any:
-    return methodcaller(method, *arguments)(HELD[0])
+    return vars(type(HELD[0]))[method](HELD[0], *arguments)  # its class has the method itself

@@ -26,6 +26,7 @@ from bridle.models.imitation import Example
 from bridle.models.lora.adapter import branch
 from bridle.models.policy import Policy
 from bridle.project.kept import read_parents
+from bridle.project.run import Run
 from bridle.recipe.offline import DPOSection
 from bridle.recipe.online import GRPOSection, PPOSection, REBELSection, RejectionSection, RLOOSection
 from bridle.recipe.recipe import Recipe
@@ -78,7 +79,7 @@ def practise(work: Work, method: Method, variant: Variant) -> dict[str, Any]:
     noted = {**parents, "folders": {"start": f"models/{start}", "reference": f"models/{held_to}"}}
     with work.start(name, variant.title, key, noted, recipe) as run, audited_weights(run):
         run.until = variant.until
-        engine, rollout = rollout_engine(work), recipe.rollout
+        engine = rollout_engine(work)
         policy, reference = load_pair(work, name, start, held_to)
         assert reference is not None
         parent = policy.origin
@@ -86,11 +87,7 @@ def practise(work: Work, method: Method, variant: Variant) -> dict[str, Any]:
         prompts, left_out = within_reach(work, policy, work.fitting(policy, prompts), checkable, config)
         reward = variant.reward or scoring(work, policy, config, checkable)
         observe = work.data.observe if checkable is None else checks(work, checkable)
-        others = method.section in WEIGHED and bool(rollout.endpoint or rollout.staleness)
-        session = RolloutSession(
-            run, work.device, recipe.seed, engine, recipe.sampling.max_new_tokens, observe,
-            rollout.staleness, rollout.importance_cap if others else 0.0,
-        )  # fmt: skip
+        session = learning_session(work, run, engine, method, observe)
         heldout = [] if checkable is None else work.fitting(policy, checkable.heldout, "held-out prompts")
         measured = check_answers(work, policy, heldout, checkable, f"{method.section}-before", config)
         run.watch = watch = watch_over(
@@ -124,6 +121,16 @@ def stale_settings(recipe: Recipe, method: Method) -> dict[str, Any]:
             f"train by {', '.join(WEIGHED)}"
         )
     return {"rollout": f"staleness {rollout.staleness}, importance_cap {rollout.importance_cap:g}"}
+
+
+def learning_session(
+    work: Work, run: Run, engine: AnswerSource | PoolEngine, method: Method, observe: Observe
+) -> RolloutSession:
+    """What the loop gets besides; answers that other weights may have drawn are weighed."""
+    rollout, tokens = work.recipe.rollout, work.recipe.sampling.max_new_tokens
+    others = method.section in WEIGHED and bool(rollout.endpoint or rollout.staleness)
+    cap = rollout.importance_cap if others else 0.0
+    return RolloutSession(run, work.device, work.recipe.seed, engine, tokens, observe, rollout.staleness, cap)
 
 
 def rollout_engine(work: Work) -> AnswerSource | PoolEngine:

@@ -20,7 +20,7 @@ from bridle.compute.randomness import generator
 from bridle.compute.workers import Worker
 from bridle.core.errors import StaleWeights, TrainingStopped, WorkerLost
 from bridle.generation.engine import Answer, Engine
-from bridle.generation.pool import Answerer, PoolEngine, fill_tensors, part_size, without_weights, write_weights
+from bridle.generation.pool import Answerer, PoolEngine, fill_tensors, part_size, without_weights, write_for_workers
 from bridle.generation.rollout import RolloutSession
 from bridle.generation.sampling import Sampling
 from bridle.launch.processes import local_workers
@@ -35,7 +35,7 @@ from tests.models.tiny import CPU, one_sentence, template
 from tests.models.tiny import policy as tiny_policy
 from tests.training.practice import PROMPTS as QUESTIONS
 from tests.training.practice import low_ids
-from tests.training.runs import DEVICE, Killed, dying_at, metrics, run_in
+from tests.training.runs import DEVICE, dying_at, metrics, run_in
 
 
 @dataclass(eq=False)
@@ -208,7 +208,7 @@ def test_a_network_without_weights() -> None:
     hollow = without_weights(policy.module)
     assert all(not weight.numel() for weight in hollow.parameters())
     assert len(list(hollow.parameters())) == len(list(policy.module.parameters()))
-    weights, file = write_weights(policy, whole=True)
+    weights, file = write_for_workers(policy, whole=True)
     with file:
         file.seek(0)
         fill_tensors(hollow, weights, bytearray(file.read()), CPU)
@@ -302,7 +302,7 @@ def test_which_weights_answer_is_fixed_after_a_resume(tmp_path: Path, pools: Any
     """Again the first rollout is of the present weights; resumed twice from the same step, it ends the same."""
     found = []
     for folder in ("a", "b"):
-        with pytest.raises(Killed), dying_at(4):
+        with dying_at(4):
             trained("ppo", tmp_path / folder, pools)
         found.append(trained("ppo", tmp_path / folder, pools))
     assert torch.equal(found[0][0], found[1][0]) and found[0][1] == found[1][1]
