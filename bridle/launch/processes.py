@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import multiprocessing
 import os
 import signal
@@ -15,7 +16,7 @@ from typing import Any
 from bridle.compute.workers import Worker
 from bridle.core.errors import WorkerLost
 
-HELD: list[Any] = []  # in a worker: the one object that it holds
+METHODS_HELD: dict[str, Callable[..., Any]] = {}  # in a worker: those of the one object that it holds
 
 
 class LocalWorker:
@@ -73,7 +74,7 @@ def begin_work(make: Callable[[], Any]) -> None:
     """Ctrl-C is for the process that started this one, and when that is gone, so is this one."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=end_with_parent, daemon=True).start()
-    HELD.append(make())
+    METHODS_HELD.update(inspect.getmembers(make(), inspect.ismethod))
 
 
 def end_with_parent() -> None:
@@ -84,4 +85,4 @@ def end_with_parent() -> None:
 
 
 def call_held(method: str, arguments: tuple[Any, ...]) -> Any:
-    return vars(type(HELD[0]))[method](HELD[0], *arguments)  # its class has the method itself
+    return METHODS_HELD[method](*arguments)
