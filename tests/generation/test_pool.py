@@ -294,7 +294,7 @@ def test_a_pool_without_staleness_learns_as_one_process(name: str, tmp_path: Pat
     weights, lines = trained(name, tmp_path / "pool", pools, staleness=0, steps=3)
     world = World.made()
     policy = world.policy()
-    TRAIN[name](world, policy, RolloutSession(run_in(tmp_path / "alone"), DEVICE, 0, TableEngine(), LONGEST), 3)  # type: ignore[arg-type]
+    TRAIN[name](world, policy, RolloutSession(run_in(tmp_path / "alone"), DEVICE, 0, TableEngine(), LONGEST), 3)
     assert torch.equal(weights, policy.module.output_weight().detach()) and lines == metrics(tmp_path / "alone")
 
 
