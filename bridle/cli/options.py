@@ -139,13 +139,15 @@ def open_project(options: Options) -> Project:
 def opened_work(options: Options, shared: bool = False) -> Iterator[Work]:
     """The project at work, `shared` by ranks where the recipe or torchrun wants that. What one run alone recorded is written into its
     folder."""
+    from bridle.launch.processes import local_workers
     from bridle.launch.torchrun import ranks
     from bridle.project.progress import Progress
     from bridle.stages.workspace import Work
 
     project = open_project(options)
     with ranks(project.recipe.scale if shared else None), ExitStack() as closing:
-        work = Work(project, Progress() if is_first_rank() else Progress(len), wait=options.wait)
+        progress, start = Progress() if is_first_rank() else Progress(len), local_workers if shared else None
+        work = Work(project, progress, wait=options.wait, start_workers=start)
         closing.callback(close_work, work)
         yield work
 

@@ -17,6 +17,7 @@ BridleError                 exit 1: the work failed
 ├── CheckpointError         a checkpoint is truncated, corrupted or of another run
 ├── TrainingStopped         a run that cannot go on (for example only non-finite rewards)
 ├── FirstRankFailed         on the ranks that share a step with one that failed, and has said why
+├── WorkerLost              a process that worked for this one is gone: others do its share
 ├── WaitingForLabels        exit 3: a run that goes on when people have judged what it asks
 └── Interrupted             exit 130: stopped by the user, everything saved
 """
@@ -36,6 +37,10 @@ class BridleError(Exception):
 
 class FirstRankFailed(BridleError):
     pass
+
+
+class WorkerLost(BridleError):
+    """A process that worked for this one is gone."""
 
 
 class UsageError(BridleError):
