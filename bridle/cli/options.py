@@ -139,13 +139,17 @@ def open_project(options: Options) -> Project:
 def opened_work(options: Options, shared: bool = False) -> Iterator[Work]:
     """The project at work, `shared` by ranks where the recipe or torchrun wants that. What one run alone recorded is written into its
     folder."""
+    from bridle.launch.processes import local_workers
+    from bridle.launch.ray import ray_workers
     from bridle.launch.torchrun import ranks
     from bridle.project.progress import Progress
     from bridle.stages.workspace import Work
 
     project = open_project(options)
-    with ranks(project.recipe.scale if shared else None, project.folder), ExitStack() as closing:
-        work = Work(project, Progress() if is_first_rank() else Progress(len), wait=options.wait)
+    scale = project.recipe.scale if shared else None
+    with ranks(scale, project.folder, project.recipe.rollout.workers), ExitStack() as closing:
+        start = None if scale is None else ray_workers if scale.launcher == "ray" else local_workers
+        work = Work(project, Progress() if is_first_rank() else Progress(len), wait=options.wait, start_workers=start)
         closing.callback(close_work, work)
         yield work
 

@@ -23,7 +23,9 @@ from bridle.generation.fallback import Fallback, pack_foreign
 from bridle.generation.native import PackedDecoder, pack_decoder
 from bridle.generation.sampling import Sampling
 from bridle.models.decoder import Decoder
+from bridle.models.foreign import LanguageModel
 from bridle.models.policy import Policy
+from bridle.models.template import Template
 
 # All prompts are there and nobody waits for the next token: rows come in many at a time, and as many prompts are read as there is room.
 EAGER = BatchLimits(prefill_tokens=sys.maxsize, cache_tokens=sys.maxsize, refill_below=KEEP_SHARE, groups=1)
@@ -51,10 +53,13 @@ class AnswerSource(Protocol):
 
 def pack_policy(policy: Policy, dtype: torch.dtype) -> PackedDecoder | Fallback:
     """A copy of the policy's weights in `dtype`, ready to decode: what changes the policy later leaves it alone."""
-    module = policy.module
+    return pack_module(policy.module, policy.stamp, dtype)
+
+
+def pack_module(module: LanguageModel, stamp: str, dtype: torch.dtype) -> PackedDecoder | Fallback:
     if isinstance(module, Decoder):
-        return pack_decoder(module, policy.stamp, dtype)
-    return pack_foreign(module, policy.stamp, dtype)
+        return pack_decoder(module, stamp, dtype)
+    return pack_foreign(module, stamp, dtype)
 
 
 class Engine:
@@ -69,9 +74,12 @@ class Engine:
     def load(self, policy: Policy) -> None:
         with in_plain_form(policy.module):  # on every rank, whatever an audit of the first one's has loaded here
             if self.packed is None or self.packed.stamp != policy.stamp:
-                self.packed = None  # let go of before there is another
-                self.packed = pack_policy(policy, self.dtype)
-                self.template_stops = policy.template.stop_ids
+                self.take(policy.module, policy.stamp, policy.template.stop_ids)
+
+    def take(self, module: LanguageModel, stamp: str, stops: frozenset[int]) -> None:
+        """Pack weights of this stamp; an answer ends with one of `stops`."""
+        self.packed = None  # let go of before there is another
+        self.packed, self.template_stops = pack_module(module, stamp, self.dtype), stops
 
     def batch(self, limits: BatchLimits | None = None) -> RowBatch:
         """Rows that are admitted one by one, answered by the weights that are loaded now: later ones leave them alone."""
@@ -144,10 +152,16 @@ def answer_prompts(
         progress=progress,
     )
     note_tokens(sum(len(answer.token_ids) for answer in own))
-    answers = all_shares(own)
-    texts = policy.template.decode_batch([a.token_ids for a in answers])
+    return as_completions(all_shares(own), prompts, policy.template, policy.stamp, settings, seed)
+
+
+def as_completions(
+    answers: Sequence[Answer], prompts: Sequence[Prompt], template: Template, stamp: str, settings: Sampling, seed: int
+) -> list[Completion]:
+    """Answers as records: what was asked, the text, and which weights answered."""
+    texts = template.decode_batch([a.token_ids for a in answers])
     notes = {"temperature": settings.temperature, "top_p": settings.top_p, "top_k": settings.top_k, "seed": seed}
     return [
-        Completion(p.id, text, tuple(a.token_ids), tuple(a.logprobs), a.finish_reason, policy.stamp, notes)
+        Completion(p.id, text, tuple(a.token_ids), tuple(a.logprobs), a.finish_reason, stamp, notes)
         for p, text, a in zip(prompts, texts, answers, strict=True)
     ]

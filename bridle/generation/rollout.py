@@ -4,9 +4,10 @@ Shapes: B answers, T predictions (see models/batches.py).
 """
 
 import math
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from numbers import Real
 from typing import Any
 
@@ -23,7 +24,9 @@ from bridle.core.errors import NoUsableRows, TrainingStopped
 from bridle.core.records import Completion, FinishReason, Prompt, Reward, Scores
 from bridle.core.timeline import timed
 from bridle.generation.engine import AnswerSource, answer_prompts
+from bridle.generation.pool import PoolEngine, begin_answers
 from bridle.generation.sampling import Sampling
+from bridle.maths.importance import truncated_importance
 from bridle.maths.kl import k1
 from bridle.maths.statistics import mean_and_se
 from bridle.models.batches import Batch, Cut, make_batch, sequence_logprobs, spread
@@ -41,9 +44,11 @@ class RolloutSession(Session):
     """What a loop that learns from its own answers gets besides. `observe` looks at each step's answers for the log and steers
     nothing."""
 
-    engine: AnswerSource
+    engine: AnswerSource | PoolEngine
     max_new_tokens: int
     observe: Observe | None = None
+    staleness: int = 0  # steps by which the weights that answer may be behind; above 0 a pool answers
+    importance_cap: float = 0.0  # of the weights of answers that other weights draw; 0: they have none
 
     @property
     def usual_schedule(self) -> Share:
@@ -54,7 +59,8 @@ class RolloutSession(Session):
 class Asking:
     """How a step asks: `count` of the prompts, each for `answers` answers, drawn at `temperature`; `penalty` is taken from the reward
     of an answer that was cut off. `stream` names the random numbers, so that two trainers draw different ones; `method` is what
-    the user calls it, where that is another name."""
+    the user calls it, where that is another name. For answers that other weights may have drawn, `cut`: how they are read once more, and
+    `whole`: whether a whole answer is one action to the method, and has one importance weight."""
 
     stream: str
     prompts: Sequence[Prompt]
@@ -63,6 +69,8 @@ class Asking:
     temperature: float = 1.0
     penalty: float = 0.0
     method: str = ""
+    cut: Cut = Cut()
+    whole: bool = False
 
     def __post_init__(self) -> None:
         if not self.prompts:
@@ -78,7 +86,7 @@ class Rollout:
 
     batch: Batch
     mask_BT: Tensor
-    old_logp_BT: Tensor  # of the distribution that was sampled from
+    old_logp_BT: Tensor  # of the distribution that was sampled from, or of the policy that learns from others' answers
     score_B: Tensor  # from the reward source
     reward_B: Tensor  # the same with the missing-stop penalty taken off
     completions: list[Completion]
@@ -88,6 +96,9 @@ class Rollout:
     reported: Mapping[str, float] = field(default_factory=dict)  # by the reward source, for the log
     step: int = 0
     parts: Sequence[tuple[float, Tensor]] = ()  # of a weighted sum each weight with its source's scores, [B]
+    # Of each token [B, T], or of each answer [B] that is one action; 1 where what learns has answered.
+    importance: Tensor | float = 1.0
+    others: Mapping[str, float] = field(default_factory=dict)  # how far the weights that answered are off, for the log
 
     @property
     def entropy(self) -> float:
@@ -107,23 +118,52 @@ def take_prompts(prompts: Sequence[Prompt], step: int, count: int, seed: int, pu
     return [prompts[int(orders[epoch][position])] for epoch, position in taken]
 
 
-def roll_out(step: int, policy: Policy, reward: Reward, asking: Asking, session: RolloutSession) -> Rollout:
-    """Answer a step's prompts and score; the answers to a prompt stand together.
+@dataclass(frozen=True)
+class AskedStep:
+    """A step's prompts, which the policy's weights of `stamp` answer, after so many steps of learning; `answers` waits for them."""
 
-    An answer whose reward is None, not finite or no number is left out and counted by its fault, never taken for 0, and its
-    whole group with it. Raises TrainingStopped where more than the share `guard.max_unscored` has such a reward, or none is left.
-    """
+    step: int
+    prompts: list[Prompt]
+    stamp: str
+    learnt: int
+    answers: Callable[[], list[Completion]]
+
+
+def ask(step: int, policy: Policy, asking: Asking, session: RolloutSession) -> AskedStep:
+    """Have a step's prompts answered by the present weights: by a pool from now on, else when the answers are taken."""
+    engine = session.engine
     with timed("pack"):
-        session.engine.load(policy)
+        engine.load(policy)
     drawn = take_prompts(asking.prompts, step, asking.count, session.seed, f"{asking.stream}-prompts")
     asked = [prompt for prompt in drawn for _ in range(asking.answers)]
     sampling = Sampling(session.max_new_tokens, asking.temperature)
+    seed = derived_seed(session.seed, f"{asking.stream}-rollout", step)
+    if isinstance(engine, PoolEngine):
+        answers = begin_answers(engine, policy, asked, sampling, seed)
+    else:
+        answers = partial(answer_prompts, engine, policy, asked, sampling, seed=seed)
+    return AskedStep(step, asked, policy.stamp, policy.step, answers)
+
+
+def roll_out(step: int, policy: Policy, reward: Reward, asking: Asking, session: RolloutSession) -> Rollout:
+    """Answer a step's prompts by the present weights and score; the answers to a prompt stand together."""
+    return score_step(ask(step, policy, asking, session), policy, reward, asking, session)
+
+
+def score_step(waiting: AskedStep, policy: Policy, reward: Reward, asking: Asking, session: RolloutSession) -> Rollout:
+    """The answers that were asked for, scored.
+
+    An answer whose reward is None, not finite or no number is left out and counted by its fault, never taken for 0, and its
+    whole group with it. Raises TrainingStopped where more than the share `guard.max_unscored` has such a reward, or none is left, and where
+    the weights that answered are further behind than is allowed.
+    """
+    asked, age = waiting.prompts, policy.step - waiting.learnt
     with timed("answer"):
-        seed = derived_seed(session.seed, f"{asking.stream}-rollout", step)
-        completions = answer_prompts(session.engine, policy, asked, sampling, seed=seed)
-    stale = {c.weight_stamp for c in completions} - {policy.stamp}
+        completions = waiting.answers()
+    expected = waiting.stamp if age <= session.staleness else policy.stamp
+    stale = {c.weight_stamp for c in completions} - {expected}
     if stale:
-        raise TrainingStopped(f"answers come from weights {sorted(stale)} where {policy.stamp} was expected")
+        raise TrainingStopped(f"answers come from weights {sorted(stale)} where {expected} was expected")
     with timed("score"):
         found = from_first(lambda: scores_of(reward, asked, completions))
         scores = list(found)
@@ -145,24 +185,45 @@ def roll_out(step: int, policy: Policy, reward: Reward, asking: Asking, session:
             (weight, torch.tensor([float(part[i] or 0.0) for i in kept], device=score_B.device))
             for weight, part in added
         ]
-        return Rollout(
+        rollout = Rollout(
             batch, mask_BT, old_logp_BT, score_B, reward_B, completions, asked,
-            unscored=len(scores) - len(kept), faults=faults, reported=found.metrics if isinstance(found, Scores) else {}, step=step,
-            parts=parts,
+            unscored=len(scores) - len(kept), faults=faults, reported=found.metrics if isinstance(found, Scores) else {},
+            step=waiting.step, parts=parts,
         )  # fmt: skip
+    return reweighed(rollout, age, policy, asking, session) if session.importance_cap else rollout
+
+
+def reweighed(rollout: Rollout, age: int, policy: Policy, asking: Asking, session: RolloutSession) -> Rollout:
+    """Answers that other weights may have drawn, `age` steps ago: read by the policy that is to learn from them, to which its ratios are
+    taken then, and each action weighed by how much more likely that policy has it, up to the cap."""
+    behaviour_BT, mask_BT, cap = rollout.old_logp_BT, rollout.mask_BT, session.importance_cap
+    now_BT = reference_logprobs(rollout, policy, asking.temperature, asking.cut, session.device, "policy")
+    now, before = (logp.sum(1) if asking.whole else logp for logp in (now_BT, behaviour_BT))
+    weight = truncated_importance(now, before, cap=cap)
+    cut_off = now - before > math.log(cap)
+    others = {
+        "staleness": float(age),
+        "clipped_share": float(cut_off.sum() / (len(now) if asking.whole else mask_BT.sum())),
+        "logprob_gap": logprob_gaps(now_BT, behaviour_BT, mask_BT.sum(), len(now))["logprob_gap"],
+    }
+    return replace(rollout, old_logp_BT=now_BT, importance=weight, others=others)
 
 
 def rollouts(
     steps: Steps, policy: Policy, reward: Reward, asking: Asking, session: RolloutSession
 ) -> Iterator[Rollout]:
-    """The rollout of every step that is left, each from the policy as it is by then. Where a reward fails, the steps before are saved."""
+    """The rollout of every step that is left, each from the policy as it is by then, or, where answers may be so many steps old, as it was
+    then: by the step's number alone, though not before the first step of this process. Where a reward fails, the steps before are saved."""
     policy.step += steps.done
     asked, there = steps.total * asking.count, len(asking.prompts)
     if asked < there:
         steps.run.progress.say(f"prompts: {asked:,} of {there:,} are answered, {asking.count} a step")
+    waiting = deque[AskedStep]()
     for step in steps:
         with steps.save_on_error(step):
-            rollout = roll_out(step, policy, reward, asking, session)
+            while len(waiting) <= session.staleness and step + len(waiting) < steps.total:
+                waiting.append(ask(step + len(waiting), policy, asking, session))
+            rollout = score_step(waiting.popleft(), policy, reward, asking, session)
         yield rollout
 
 
@@ -337,6 +398,7 @@ def end_step(
     """Log and save a step: the best checkpoint has the greatest reward less β times its KL. Nothing can be learnt where all scores are
     equal, unless nothing is `scored` on purpose, or the trainer finds nothing `comparable`; `frozen`: the policy is held still, on
     purpose too."""
+    metrics = {**metrics, **rollout.others}
     answers = StepAnswers(
         rollout.step, steps.total, rollout.prompts, rollout.completions, rollout.score_B.tolist(), metrics["kl"],
         rollout.entropy, rollout.reported.get("disagreement"),

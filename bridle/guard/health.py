@@ -34,7 +34,9 @@ class Sign:
 SIGNS = (
     Sign(
         "first ratio",
-        lambda metrics, signal, limits: metrics.get("logprob_gap", 0.0) > limits.max_logprob_gap,
+        lambda metrics, signal, limits: (
+            metrics.get("logprob_gap", 0.0) > limits.max_logprob_gap and not metrics.get("staleness")
+        ),
         "the engine's log-probs differ from the training pass by {logprob_gap:.3f} nats a token on average, "
         "so the first ratio is not 1; set model.precision to float32 if this stays",
         patience=1,

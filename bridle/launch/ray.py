@@ -24,7 +24,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
-from operator import methodcaller
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
@@ -33,6 +32,7 @@ import click
 from bridle.compute.workers import Worker
 from bridle.core.errors import TrainingStopped, UsageError, WorkerLost
 from bridle.core.processes import python_environment, python_module
+from bridle.launch.processes import methods_of
 from bridle.recipe.services import ScaleSection
 
 ADDRESS = "BRIDLE_RAY_ADDRESS"  # in a rank's environment: of the cluster that it runs on
@@ -333,13 +333,13 @@ class Holder:
     """An actor that holds an object."""
 
     def __init__(self, make: Callable[[], Any]) -> None:
-        self.held = make()
+        self.methods = methods_of(make())
 
     def place(self) -> str:
         return f"process {os.getpid()} on node {imported_ray().util.get_node_ip_address()}"
 
     def call(self, method: str, arguments: Sequence[Any]) -> Any:
-        return methodcaller(method, *arguments)(self.held)
+        return self.methods[method](*arguments)
 
 
 class RayWorker:
@@ -356,7 +356,7 @@ class RayWorker:
             if isinstance(error, self.ray.exceptions.RayActorError):
                 answer.set_exception(WorkerLost(f"{self.place} is gone"))
             elif error is not None:
-                answer.set_exception(error)
+                answer.set_exception(error.cause if isinstance(error, self.ray.exceptions.RayTaskError) else error)
             else:
                 answer.set_result(done.result())
 
@@ -375,13 +375,14 @@ def ray_workers(make: Callable[[], Any], count: int) -> list[Worker]:
     ray = imported_ray()
     if not ray.is_initialized():
         ray.init(address=os.environ[ADDRESS], logging_level="ERROR", **SETTINGS)
-    free, needed = ray.available_resources(), {"CPU": 1, **({"GPU": 1} if torch.cuda.is_available() else {})}
-    for name in needed:
-        if free.get(name, 0) < count:
+    needed = {"CPU": 1, **({"GPU": 1} if torch.cuda.is_available() else {})}
+    late = time.monotonic() + FOR_A_PLACE  # what an earlier rank had comes free when Ray has noticed that it is gone
+    while short := [name for name in needed if ray.available_resources().get(name, 0) < count]:
+        if time.monotonic() > late:
             raise UsageError(
-                f"{count} workers need as many {name}s, and {free.get(name, 0):g} are left on the Ray cluster; set rollout.workers "
-                "lower, or add nodes"
+                f"{count} workers need as many {short[0]}s, and fewer are free on the Ray cluster; set rollout.workers lower, or add nodes"
             )
+        time.sleep(LOOK_EVERY)
     kind = ray.remote(Holder).options(num_cpus=1, num_gpus=needed.get("GPU", 0), max_restarts=0)
     actors = [kind.remote(make) for _ in range(count)]
     try:

@@ -35,10 +35,10 @@ HOLDS_BACK = 10.0  # seconds that another rank keeps its own error, for where th
 
 
 @contextmanager
-def ranks(scale: ScaleSection | None, folder: Path) -> Iterator[None]:
+def ranks(scale: ScaleSection | None, folder: Path, workers: int = 0) -> Iterator[None]:
     """Inside this process shares its steps with the others that torchrun started, if it did. Without it, and with `scale.workers` above 1
     or a launcher that is not torchrun, they are started, and this process ends with them. None: nothing here is shared, so torchrun is
-    refused. `folder`: the project's."""
+    refused. `folder`: the project's; `workers`: that the first rank will start."""
     size = int(os.environ["WORLD_SIZE"]) if "RANK" in os.environ else 1
     if scale is None and size > 1:
         raise UsageError(
@@ -48,7 +48,7 @@ def ranks(scale: ScaleSection | None, folder: Path) -> Iterator[None]:
         from bridle.launch.ray import ADDRESS, start_on_ray
 
         if "RANK" not in os.environ:
-            start_on_ray(scale, folder)
+            start_on_ray(scale, folder, workers)
         if ADDRESS not in os.environ:
             raise UsageError(
                 "scale.launcher = 'ray' starts the ranks itself, and torchrun has started this one; leave torchrun out, or say "

@@ -239,16 +239,23 @@ def kto_unwanted_weight(good: float, bad: float, wanted_weight: float) -> float:
 
 
 def rebel(
-    logp_P2: Tensor, old_logp_P2: Tensor, reward_P2: Tensor, *, eta: float, count: Tensor | float
+    logp_P2: Tensor,
+    old_logp_P2: Tensor,
+    reward_P2: Tensor,
+    *,
+    eta: float,
+    count: Tensor | float,
+    weight_P: Tensor | float = 1.0,
 ) -> tuple[Tensor, LossMetrics]:
-    """Σ [((log π - log π_old)(y) - (log π - log π_old)(y')) / η - (r(y) - r(y'))]² / count: two answers to a prompt, and the
+    """Σ w [((log π - log π_old)(y) - (log π - log π_old)(y')) / η - (r(y) - r(y'))]² / count: two answers to a prompt, and the
     change of their log-odds is regressed on the difference of their rewards (Gao 2024, eq. 9, arxiv.org/abs/2404.16767).
 
-    log π of whole answers (sums), [P, 2]. Solved exactly, each step multiplies π by exp(η r): it has no clip and no critic.
+    log π of whole answers (sums), [P, 2]. Solved exactly, each step multiplies π by exp(η r): it has no clip and no critic. w is 1, or the
+    product of both answers' importance weights, where others than π_old answered.
     """
     moved_P2 = logp_P2 - old_logp_P2
     error_P = (moved_P2[:, 0] - moved_P2[:, 1]) / eta - (reward_P2[:, 0] - reward_P2[:, 1])
-    loss = error_P.square().sum() / count
+    loss = (weight_P * error_P.square()).sum() / count
     return loss, {"loss": loss.detach()}
 
 
@@ -282,6 +289,8 @@ def grpo(
     those of π_old, so each weighs r̄, the ratio r without a gradient; on fresh tokens it is 1, and the loss is Shao's. `weight_B` and
     `count` say how tokens are averaged (`token_weights`); ε_high above ε is DAPO's clip-higher (arxiv.org/abs/2503.14476).
 
+    `weight_B` may be [B, T]: each token's w times its importance weight, where other weights answered (`maths.importance`).
+
     `surrogate` "sequence" is GSPO (Zheng 2025, eq. 5 and 7, arxiv.org/abs/2507.18071): all tokens of an answer have one ratio, the
     geometric mean of theirs, and are clipped together; its mean over answers is that of weights 1/L. "cispo" (MiniMax 2025, eq. 4 and 5,
     arxiv.org/abs/2506.13585): -min(r, 1+ε_high) A log π with no gradient through the ratio, so no token is left out.
@@ -296,7 +305,7 @@ def grpo(
         policy_BT = -ratio_BT.clamp(max=1 + clip_high) * adv_B[:, None] * torch.where(mask_BT, logp_BT, 0.0)
     else:
         policy_BT, clipped_BT = _surrogate(log_ratio_BT, adv_B[:, None], clip, clip_high)
-    weight_B1 = weight_B[:, None]
+    weight_B1 = weight_B[:, None] if weight_B.ndim == 1 else weight_B
     k3_BT = log_ratio_BT.detach().exp() * k3(logp_BT, reference_logp_BT, mask_BT)
     policy_loss = torch.where(mask_BT, weight_B1 * policy_BT, 0.0).sum() / count
     kl_loss = torch.where(mask_BT, weight_B1 * k3_BT, 0.0).sum() / count

@@ -23,6 +23,12 @@ class RolloutSection(Section):
     """seconds until an answer, or its waking, is given up, and the run stops"""
     max_logprob_gap: float = Field(default=0.1, gt=0)
     """nats a token, on the average of a rollout, by which its log-probs may differ from the trainer's own; beyond it the run stops"""
+    workers: int = Field(default=0, ge=0, le=4096)
+    """processes of their own that answer, each with a copy of the weights; 0: what trains answers too"""
+    staleness: int = Field(default=0, ge=0, le=16)
+    """steps by which the weights that answer may be behind those that learn from it; 1: the next step is answered while this one learns"""
+    importance_cap: float = Field(default=2.0, ge=1)
+    """how much more an answer's token, drawn by other weights (staleness, endpoint), may count than one of the policy's own"""
 
 
 class PPOSection(TrainerSection):

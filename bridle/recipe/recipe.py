@@ -117,6 +117,25 @@ class Recipe(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def answers_have_one_source(self) -> Recipe:
+        rollout = self.rollout
+        if rollout.staleness and not rollout.workers:
+            raise ValueError(
+                f"rollout.staleness = {rollout.staleness} needs others that answer while the policy learns, and rollout.workers is 0; set "
+                "rollout.workers, or staleness to 0"
+            )
+        if rollout.workers and rollout.endpoint:
+            raise ValueError(
+                f"rollout.workers = {rollout.workers} and rollout.endpoint would both answer; leave one of them out"
+            )
+        if rollout.workers and self.model.frozen_precision == "nf4":
+            raise ValueError(
+                f"rollout.workers = {rollout.workers} are sent the weights, and model.frozen_precision = 'nf4' holds them in a form that "
+                "one process alone can read; set it to 'bfloat16', or rollout.workers to 0"
+            )
+        return self
+
     def hash_of(self, *sections: str) -> str:
         """Content hash of the seed and some sections: what a stage depends on, and no more. With a trainer's goes the adapter, if any."""
         whole, adapts = self.model_dump(mode="json"), self.lora.on and any(map(takes_adapter, sections))

@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 
 from bridle.compute.parallel import from_first
-from bridle.core.errors import NoUsableRows
+from bridle.core.errors import NoUsableRows, UsageError
 from bridle.core.records import Completion, Prompt, Reward, content_hash
 from bridle.feedback.store.store import LearntFrom
 from bridle.generation.endpoint import EndpointEngine
 from bridle.generation.engine import AnswerSource
+from bridle.generation.pool import PoolEngine, answerer_like
 from bridle.generation.rollout import Observe, RolloutSession
 from bridle.maths.statistics import pass_at_k, proportion
 from bridle.models.encoding import encode_demonstrations
@@ -25,8 +26,10 @@ from bridle.models.imitation import Example
 from bridle.models.lora.adapter import branch
 from bridle.models.policy import Policy
 from bridle.project.kept import read_parents
+from bridle.project.run import Run
 from bridle.recipe.offline import DPOSection
 from bridle.recipe.online import GRPOSection, PPOSection, REBELSection, RejectionSection, RLOOSection
+from bridle.recipe.recipe import Recipe
 from bridle.rewards.functions import FunctionReward
 from bridle.rewards.verifiers import same_check
 from bridle.stages.adapters import adapter_parents, learner_of
@@ -39,6 +42,7 @@ from bridle.stages.workspace import Method, Variant, Work, done_before, require_
 from bridle.training.ppo import Actors
 
 NO_MODELS = ("source", "world", "data", "judge", "stand_in", "checks", "function")  # of what rewards a run
+WEIGHED = ("ppo", "grpo", "rloo", "rebel")  # learn from what other weights have answered, weighed by how likely that is
 PracticeSection = PPOSection | GRPOSection | RLOOSection | REBELSection | RejectionSection | DPOSection
 
 
@@ -68,6 +72,7 @@ def practise(work: Work, method: Method, variant: Variant) -> dict[str, Any]:
     if variant.until is None:
         check_raisable(recipe.guard, config, method.name)
         parents |= guard_identity(recipe.guard)
+    parents |= stale_settings(recipe, method)
     key = stage_key(recipe, ("model", method.section, "data", "sampling"), parents)
     if (before := done_before(work, name, key, variant.reuse, name)) is not None:
         return {**before, **branch}
@@ -82,7 +87,7 @@ def practise(work: Work, method: Method, variant: Variant) -> dict[str, Any]:
         prompts, left_out = within_reach(work, policy, work.fitting(policy, prompts), checkable, config)
         reward = variant.reward or scoring(work, policy, config, checkable)
         observe = work.data.observe if checkable is None else checks(work, checkable)
-        session = RolloutSession(run, work.device, recipe.seed, engine, recipe.sampling.max_new_tokens, observe)
+        session = learning_session(work, run, engine, method, observe)
         heldout = [] if checkable is None else work.fitting(policy, checkable.heldout, "held-out prompts")
         measured = check_answers(work, policy, heldout, checkable, f"{method.section}-before", config)
         run.watch = watch = watch_over(
@@ -104,10 +109,45 @@ def practise(work: Work, method: Method, variant: Variant) -> dict[str, Any]:
         return {**run.finish({**result, **measured, **left_out, **back, "model": saved}), **branch}
 
 
-def rollout_engine(work: Work) -> AnswerSource:
-    """What answers while a policy practises. A server sleeps from now on, before there is a model here."""
-    section = work.recipe.rollout
-    return EndpointEngine(section, work.device) if section.endpoint else work.engine
+def stale_settings(recipe: Recipe, method: Method) -> dict[str, Any]:
+    """What belongs in a run's key of answers by older weights: what is learnt from them is another thing. Who answers does not.
+    UsageError for a method that does not weigh such answers."""
+    rollout = recipe.rollout
+    if not rollout.staleness:
+        return {}
+    if method.section not in WEIGHED:
+        raise UsageError(
+            f"rollout.staleness = {rollout.staleness} lets older weights answer, which {method.name} does not weigh; set it to 0, or "
+            f"train by {', '.join(WEIGHED)}"
+        )
+    return {"rollout": f"staleness {rollout.staleness}, importance_cap {rollout.importance_cap:g}"}
+
+
+def learning_session(
+    work: Work, run: Run, engine: AnswerSource | PoolEngine, method: Method, observe: Observe
+) -> RolloutSession:
+    """What the loop gets besides; answers that other weights may have drawn are weighed."""
+    rollout, tokens = work.recipe.rollout, work.recipe.sampling.max_new_tokens
+    others = method.section in WEIGHED and bool(rollout.endpoint or rollout.staleness)
+    cap = rollout.importance_cap if others else 0.0
+    return RolloutSession(run, work.device, work.recipe.seed, engine, tokens, observe, rollout.staleness, cap)
+
+
+def rollout_engine(work: Work) -> AnswerSource | PoolEngine:
+    """What answers while a policy practises. A server sleeps from now on, before there is a model here; workers end with the work."""
+    section, device = work.recipe.rollout, work.device
+    if section.endpoint:
+        return EndpointEngine(section, device)
+    if not section.workers:
+        return work.engine
+    if work.start_workers is None:
+        raise UsageError(
+            f"rollout.workers = {section.workers}, and only `bridle train` starts workers; train by it, or set rollout.workers to 0 here"
+        )
+    make = answerer_like(device, section.workers, work.engine.batch_size, section.staleness > 0)
+    pool = PoolEngine(work.start_workers, make, section.workers, work.progress.say)
+    work.closing.callback(pool.close)
+    return pool
 
 
 def origins(work: Work, config: PracticeSection) -> tuple[str, str]:

@@ -24,6 +24,7 @@ from bridle.compute.operators import Operators
 from bridle.compute.parallel import from_first, require_same, world_size
 from bridle.compute.randomness import derived_seed
 from bridle.compute.trackers import tracked
+from bridle.compute.workers import Start
 from bridle.core.errors import ModelError, UsageError
 from bridle.core.files import write_json
 from bridle.core.records import Prompt, Reward, content_hash
@@ -75,12 +76,13 @@ WAY_ON = "resume it where that can be had, or all the same, to other weights, wi
 @dataclass
 class Work:
     """A project at work. Its store is opened when first asked for. `wait`: for another process that is at work on the same, in place of
-    ending there."""
+    ending there. `start_workers`: processes beside this one, where it may have some."""
 
     project: Project
     progress: Progress
     threads: int | None = None
     wait: bool = False
+    start_workers: Start | None = None
     run: Run | None = field(default=None, init=False)  # the last one that was begun
     operators: Operators | None = field(default=None, init=False)  # of one of its steps, where a profile is asked for
     opened: Store | None = field(default=None, init=False)

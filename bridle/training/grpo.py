@@ -36,11 +36,11 @@ def train(
 ) -> Metrics:
     """Train `policy` in place."""
     size, temperature = config.group_size, config.temperature
-    asking = online.Asking("grpo", prompts, config.prompts_per_step, size, temperature, config.missing_stop_penalty)
+    cut, penalty = online.reading_cut(config, size), config.missing_stop_penalty
+    asking = online.Asking("grpo", prompts, config.prompts_per_step, size, temperature, penalty, cut=cut)
     steps = Steps.of_policy(policy.module, config, config.steps, session)
     for rollout in online.rollouts(steps, policy, reward, asking, session):  # 1. answer each prompt  2. score
         # 3. compare within groups
-        cut = online.reading_cut(config, size)
         with steps.save_on_error(rollout.step):
             reference_BT = online.reference_logprobs(rollout, reference, temperature, cut, session.device)
         with timed("advantages"):
@@ -76,10 +76,11 @@ def improve_by_groups(
     for mini_GK in online.minibatches(useful_G, size, config, steps.session.seed, "grpo-minibatches", rollout.step):
         weight_B, mine = token_weights(lengths_B, config.length_power, my_share(mini_GK).flatten())
         count = all_ranks_sum(mine).to(adv_B.dtype)
+        weight_BT = weight_B[:, None] * rollout.importance
         for part in online.read_parts(policy, rollout, mini_GK, config, steps.session.device):
             rows, here = part.rows, (part.rows, slice(part.logp_MT.shape[1]))
             loss, metrics = grpo(
-                part.logp_MT, part.old_logp_MT, reference_BT[here], adv_B[rows], weight_B[rows], rollout.mask_BT[here],
+                part.logp_MT, part.old_logp_MT, reference_BT[here], adv_B[rows], weight_BT[here], rollout.mask_BT[here],
                 clip=config.clip, clip_high=config.clip_high, kl_coef=config.kl_coef * steps.kl_factor, count=count,
                 surrogate=config.surrogate,
             )  # fmt: skip

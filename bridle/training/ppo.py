@@ -4,7 +4,8 @@ Each step: 1. answer prompts  2. score the answers  3. estimate advantages  4. i
 new weights with the engine, steer β, log and save.
 The critic is a network of its own that begins as the reward model, or a second head on the policy's trunk. The KL penalty is
 part of the reward of every token; policy and reference are read alike for it, so that it is exactly 0 where they are equal. The ratio
-is to the log-probs of the distribution that was sampled from.
+is to the log-probs of the distribution that was sampled from; where other weights have answered (`rollout.staleness`), to those of the
+policy that learns, and each token's advantage is weighed by `maths.importance`.
 Rewards, returns and advantages are in the reward's units; the critic predicts in standard deviations of the returns so far.
 Left out on purpose: whitening of rewards (it moves the KL penalty's meaning), an entropy bonus (the KL penalty keeps variety).
 docs/ppo.md lists every detail with its source.
@@ -67,7 +68,10 @@ def train(
             f"pretrain_coef = {config.pretrain_coef:g} weighs demonstrations that are mixed in, got {len(demonstrations)}; give some "
             "with a pretrain_coef above 0, or neither"
         )
-    asking = Asking("ppo", prompts, config.prompts_per_step, 1, config.temperature, config.missing_stop_penalty)
+    cut = Cut(config.batch_size, config.micro_tokens)
+    asking = Asking(
+        "ppo", prompts, config.prompts_per_step, 1, config.temperature, config.missing_stop_penalty, cut=cut
+    )
     optimizers = optimizers_of(policy.module, config, config.learning_rate)
     optimizers += optimizers_of(own, config, config.critic_learning_rate)
     modules = {"policy": policy.module, "critic": own}
@@ -187,7 +191,8 @@ def estimate(
         "kl_k3": float(k3(old_BT, reference_BT, mask_BT).sum(1).mean()),
         "value_explained": 1.0 - float(left_over),
     }
-    return Estimates(whiten(adv_BT / scale.deviation, mask_BT), returns_BT, values_BT, kl_BT, metrics, scale)
+    adv_BT = whiten(adv_BT / scale.deviation, mask_BT) * rollout.importance
+    return Estimates(adv_BT, returns_BT, values_BT, kl_BT, metrics, scale)
 
 
 # ----------------------------------------------------------------------------------------------------------- 4. improve

@@ -39,8 +39,9 @@ def train(
 ) -> Metrics:
     """Train `policy` in place."""
     asking = online.Asking(
-        "rebel", prompts, config.prompts_per_step, PAIR, config.temperature, config.missing_stop_penalty
-    )
+        "rebel", prompts, config.prompts_per_step, PAIR, config.temperature, config.missing_stop_penalty,
+        cut=online.reading_cut(config, PAIR), whole=True,
+    )  # fmt: skip
     steps = Steps.of_policy(policy.module, config, config.steps, session)
     for rollout in online.rollouts(steps, policy, reward, asking, session):  # 1. answer each prompt twice  2. score
         # 3. differences of reward, the KL in it
@@ -65,14 +66,15 @@ def improve_by_pairs(
     """`epochs` passes over the pairs, `minibatches` optimiser steps each, cut into parts that change nothing.
     Each rank takes its share of a minibatch's pairs. A pair of equal net rewards counts: it is to keep its log-odds."""
     means, flat_P = Means(), flat_groups(reward_B, PAIR).cpu()
-    pairs_P = torch.arange(len(flat_P))
+    pairs_P, weight_B = torch.arange(len(flat_P)), torch.ones_like(reward_B) * rollout.importance
     for mini_P2 in online.minibatches(pairs_P, PAIR, config, steps.session.seed, "rebel-minibatches", rollout.step):
         if not means.updates and flat_P[mini_P2[:, 0] // PAIR].all():
             continue  # nothing has moved, so there is no error but the rounding of another cut into batches
         count = torch.tensor(len(mini_P2), device=steps.session.device.torch)
         for part in online.read_parts(policy, rollout, mini_P2, config, steps.session.device, together=True):
             logp_P2, old_logp_P2 = part.logp_MT.sum(1).view(-1, PAIR), part.old_logp_MT.sum(1).view(-1, PAIR)
-            loss, metrics = rebel(logp_P2, old_logp_P2, reward_B[part.rows].view(-1, PAIR), eta=config.eta, count=count)
+            reward_P2, weight_P = reward_B[part.rows].view(-1, PAIR), weight_B[part.rows].view(-1, PAIR).prod(1)
+            loss, metrics = rebel(logp_P2, old_logp_P2, reward_P2, eta=config.eta, count=count, weight_P=weight_P)
             backward(loss)
             means.add(metrics)
         means.updated(online.scheduled_update(steps, rollout, config, means.updates))

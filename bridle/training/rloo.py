@@ -37,8 +37,9 @@ def train(
 ) -> Metrics:
     """Train `policy` in place."""
     asking = online.Asking(
-        "rloo", prompts, config.prompts_per_step, config.group_size, config.temperature, config.missing_stop_penalty
-    )
+        "rloo", prompts, config.prompts_per_step, config.group_size, config.temperature, config.missing_stop_penalty,
+        cut=online.reading_cut(config, config.group_size), whole=True,
+    )  # fmt: skip
     steps = Steps.of_policy(policy.module, config, config.steps, session)
     for rollout in online.rollouts(steps, policy, reward, asking, session):  # 1. answer each prompt  2. score
         # 3. measure each against the others, the KL in its reward
@@ -46,7 +47,7 @@ def train(
             reread, kl_B, gaps = online.reread(rollout, policy, reference, config, config.group_size, session.device)
         adv_B = net_advantages(rollout, kl_B, config, steps.kl_factor)
         # 4. improve the policy
-        updates = improve_by_answers(policy, steps, reread, adv_B, config)
+        updates = improve_by_answers(policy, steps, reread, adv_B * rollout.importance, config)
         # 5. share the new weights (a new stamp), log and save
         policy.step += 1
         scored = config.scored_by != "nothing"  # else the KL is all that can differ
