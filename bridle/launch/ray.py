@@ -27,12 +27,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
-import click
-
 from bridle.compute.workers import Worker
 from bridle.core.errors import TrainingStopped, UsageError, WorkerLost
 from bridle.core.processes import python_environment, python_module
 from bridle.launch.processes import methods_of
+from bridle.project.progress import Progress
 from bridle.recipe.services import ScaleSection
 
 ADDRESS = "BRIDLE_RAY_ADDRESS"  # in a rank's environment: of the cluster that it runs on
@@ -58,14 +57,13 @@ def start_on_ray(scale: ScaleSection, folder: Path, workers: int = 0) -> NoRetur
     with cluster(scale, workers) as ray:
         try:
             for left in range(scale.restarts, -1, -1):
-                with placed(ray, scale.workers) as actors:
+                with reserve_places(ray, scale.workers) as actors:
                     code, lost = run_ranks(ray, actors, folder)
                 if not lost:
                     sys.exit(code)
                 if left:
-                    click.echo(
-                        f"{lost}; all ranks start again after the last checkpoint, as they may {left} times more",
-                        err=True,
+                    Progress().say(
+                        f"{lost}; all ranks start again after the last checkpoint, as they may {left} times more"
                     )
         except ray.exceptions.RayError as error:
             raise TrainingStopped(
@@ -123,7 +121,7 @@ def cluster(scale: ScaleSection, workers: int) -> Iterator[Any]:
 
 
 @contextmanager
-def placed(ray: Any, count: int) -> Iterator[list[Any]]:
+def reserve_places(ray: Any, count: int) -> Iterator[list[Any]]:
     """An actor for each rank, with a CPU, and a card where the cluster has any, of its own. UsageError where there are not so many."""
     from ray.util.placement_group import placement_group, remove_placement_group
     from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
@@ -194,8 +192,8 @@ def watch_ranks(ray: Any, actors: Sequence[Any], nodes: Sequence[str]) -> tuple[
                     codes[rank] = 1
                     lost = lost or f"rank {rank} and its node, {nodes[rank]}, are gone"
                     continue
-                show(written, sys.stdout if rank == 0 else None)
-                show(complaints, sys.stderr)
+                write_on(written, sys.stdout if rank == 0 else None)
+                write_on(complaints, sys.stderr)
                 if (code := codes[rank]) is not None and code < 0 and ends > time.monotonic():
                     lost = lost or f"rank {rank}, on {nodes[rank]}, was killed ({signal.Signals(-code).name})"
         if any(codes) or lost:
@@ -219,7 +217,7 @@ def interrupting(actors: Sequence[Any]) -> Iterator[None]:
             actor.interrupt.remote()
 
 
-def show(written: bytes, stream: IO[str] | None) -> None:
+def write_on(written: bytes, stream: IO[str] | None) -> None:
     if written and stream is not None:
         stream.write(written.decode("utf-8", "replace"))
         stream.flush()
@@ -286,7 +284,7 @@ class RankProcess:
         own = {**python_environment(), "PYTHONSAFEPATH": "1", "OMP_NUM_THREADS": "1", **environment}
         self.process = subprocess.Popen(
             [*python_module("bridle.cli"), *arguments], env=own, cwd=place, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE, preexec_fn=end_with_parent if sys.platform == "linux" else None,
+            stderr=subprocess.PIPE, preexec_fn=die_with_parent if sys.platform == "linux" else None,
         )  # fmt: skip
         for stream, kept in zip((self.process.stdout, self.process.stderr), self.written, strict=True):
             self.readers.append(threading.Thread(target=drain, args=[stream, kept], daemon=True))
@@ -316,7 +314,7 @@ LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 PR_SET_PDEATHSIG = 1
 
 
-def end_with_parent() -> None:
+def die_with_parent() -> None:
     assert LIBC is not None
     LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 

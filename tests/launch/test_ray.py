@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 
-from bridle.core.errors import UsageError, WorkerLost
+from bridle.core.errors import UsageError
 from bridle.launch import ray as launcher
-from bridle.launch.ray import imported_ray, own_look, rank_environments, ray_workers, require_alike
+from bridle.launch.ray import imported_ray, own_look, rank_environments, require_alike
 from bridle.launch.torchrun import ranks
 from bridle.recipe.services import ScaleSection
-from tests.tiny_project import bridle, complaint, done, metrics, started
+from tests.tiny_project import done, metrics, started
 
 TOKEN = "0123456789abcdef" * 4
 
@@ -110,11 +110,12 @@ def processes(named: str, **environment: str) -> list[int]:
 
 def test_two_trainers_and_two_workers_lose_one_of_each(nodes: Nodes, finished_demo: Path, tmp_path: Path) -> None:
     """PPO by two ranks and two rollout workers on two nodes. A worker that is lost costs its share, a rank a new start after the last
-    checkpoint: the run is that of one process left alone."""
+    checkpoint: the run is that of one process left alone. More ranks than CPUs are refused."""
     both, one = (Path(shutil.copytree(finished_demo, tmp_path / name)) for name in ("both", "one"))
     words = ["train", "ppo", "--set", "ppo.steps=14", "--project"]
     on_ray = {"launcher": "ray", "address": nodes.cluster.address, "workers": 2}
     scale = [word for name, value in on_ray.items() for word in ("--set", f"scale.{name}={value}")]
+    many = started(*words, one, *scale, "--set", "scale.workers=9")
     running = started(*words, both, *scale, "--set", "rollout.workers=2")
     saved = both / "runs/ppo-0002/checkpoints"
     wait_for(lambda: (saved / "step-000002").is_dir(), running)
@@ -126,6 +127,8 @@ def test_two_trainers_and_two_workers_lose_one_of_each(nodes: Nodes, finished_de
     assert "is gone; its share is answered by the 1 of 2 workers that are left" in complaints, complaints
     assert "rank 1, on 127.0.0.1, was killed (SIGKILL); all ranks start again" in complaints, complaints
     assert "resuming after step" in complaints and "steps" in said
+    _, refused = many.communicate(timeout=300)
+    assert many.returncode == 2 and "9 ranks need as many CPUs, and the Ray cluster has 4; set scale.workers" in refused
     done(*words, one)
     found, expected = (metrics(folder / "runs/ppo-0002") for folder in (both, one))
     assert len(found) == len(expected) == 14
