@@ -16,7 +16,8 @@ from torch import Tensor, nn
 import bridle
 from bridle.compute import device
 from bridle.compute.optimizer import clipped_step, optimizers_of
-from bridle.compute.plan import Need, Range, RowTokens, fit_verdict, plan_stage
+from bridle.compute.plan.memory import Need, Range, RowTokens
+from bridle.compute.plan.stages import fit_verdict, plan_stage
 from bridle.compute.shapes import GIB, PUBLIC_SHAPES, Card, Shape, public_shape
 from bridle.core.errors import ModelError
 from bridle.generation.native import Matrix, PackedDecoder, pack_decoder
