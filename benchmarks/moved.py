@@ -7,22 +7,9 @@ table of docs/scaling.md.
 
 from __future__ import annotations
 
-import argparse
-import json
-import multiprocessing
-import os
-import sys
-import tempfile
 from collections import Counter
-from collections.abc import Callable
-from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
-import torch
-import torch._dynamo  # which dividing weights loads: once, before ranks are forked
-import torch.distributed as dist
-import torch.distributed.fsdp
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode

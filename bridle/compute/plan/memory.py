@@ -20,7 +20,7 @@ from typing import NamedTuple
 from bridle.compute.shapes import GIB, Card, Shape, fullest_piece
 from bridle.recipe.base import TrainerSection
 from bridle.recipe.offline import NO_REFERENCE
-from bridle.recipe.recipe import CALLED, Recipe
+from bridle.recipe.recipe import Recipe
 
 FRAME = {"cpu": 0.3, "cuda": 0.6}  # GiB of Python and PyTorch; of CUDA's context and its libraries' workspaces
 GAPS = 1.25  # high: of what comes and goes, for an allocator leaves gaps
@@ -460,7 +460,7 @@ class Need:
     # ------------------------------------------------------------------------------- how often ranks meet (traffic.py)
 
     @property
-    def updates(self) -> float:
+    def optimizer_steps(self) -> float:
         """Optimiser steps in a step of the loop, which practises is a rollout's."""
         if not self.practises:
             return 1

@@ -46,10 +46,10 @@ def moved_in_step(need: Need, lengths: Sequence[RowTokens]) -> dict[str, Moved]:
 
 
 def gradients_moved(need: Need, rows: RowTokens) -> dict[str, tuple[float, float]]:
-    """In a step's optimiser steps: undivided gradients are added up a weight at a time (compute/parallel.py: sum_gradients). Divided weights
-    are gathered for each pass forward, layers once more backward, and what is beside them stays; gradients are added up in the last
+    """In a step's optimiser steps: undivided gradients are added up a weight at a time (compute/parallel.py: sum_gradients). Divided
+    weights are gathered for each pass forward, layers once more backward, and what is beside them stays; gradients are added up in the last
     pass (compute/sharding.py)."""
-    n, updates, learns = need.gpus, need.updates, sum(need.learns.values())
+    n, updates, learns = need.gpus, need.optimizer_steps, sum(need.learns.values())
     ring, tensors = (n - 1) / n, sum(map(len, need.tensors))
     if need.ranks == 1:
         return {"gradients added up": (updates * (tensors + 1), updates * 2 * ring * 4 * (learns + tensors))}
