@@ -196,8 +196,7 @@ def plan(
     gpus: int | None,
     card: str | None,
     tokens: int | None,
-    tflops: float | None,
-    bandwidth: float | None,
+    **rates: float | None,
 ) -> None:
     """Show what memory and arithmetic training would take, before anything is loaded. RECIPE is a TOML file (default: the project's)."""
     from bridle.compute.plan.stages import plan_found, plan_stage, planned_lines
@@ -222,10 +221,15 @@ def plan(
         device = card_here(recipe.model.precision)
     else:
         device = named_card(card, recipe.model.precision)
-    device = replace(device, rate=1e12 * (tflops or 0.0))
+    device = replace(device, rate=1e12 * (rates["tflops"] or 0.0))
     ranks = gpus or recipe.scale.workers
     plans = [
-        plan_found(plan_stage(name, recipe, shape, device, ranks, tokens or 0), device, ranks, 1e9 * (bandwidth or 0.0))
+        plan_found(
+            plan_stage(name, recipe, shape, device, ranks, tokens or 0),
+            device,
+            ranks,
+            1e9 * (rates["bandwidth"] or 0.0),
+        )
         for name in methods
     ]
     print_found(options, {"plans": plans, "gpus": ranks}, planned_lines(plans))

@@ -291,13 +291,13 @@ class Need:
         return found | {name: always | parts for name, parts in self.whole_for_a_moment().items()}
 
     def whole_for_a_moment(self) -> dict[str, Parts]:
-        """Divided weights in their plain form (compute/sharding.py), where the run ends all of them; a checkpoint is gathered in the
-        processor's memory, by the first rank (compute/checkpoint.py: gather)."""
+        """Divided weights in their plain form (compute/sharding.py), where the run ends all of them; and what a checkpoint has, which each
+        rank gathers whole, moments too (compute/checkpoint.py: gather)."""
         if self.ranks == 1:
             return {}
         whole = {f"whole: {name}": fixed_size(4 * count) for name, count in self.learns.items()}
-        kept = (4 + MOMENTS) * sum(self.learns.values()) if self.card.kind == "cpu" else 4 * self.shape.embedding
-        saving = {"whole: what is saved": fixed_size(kept, certain=False)}
+        kept = (4 + MOMENTS) * sum(self.learns.values())
+        saving = {"whole: what is saved": fixed_size(kept)}
         return {"is made whole": whole, "saves a checkpoint": saving}
 
     @property

@@ -8,7 +8,7 @@ audits, and looks at what DPO, KTO and ORPO answer. `benchmarks/moved.py` counts
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from bridle.compute.plan.memory import Need, Range, RowTokens
@@ -31,9 +31,9 @@ class Moved(NamedTuple):
     bytes: Range
 
 
-def sent(moved: dict[str, Moved] | Sequence[Moved]) -> Range:
+def sent(moved: Mapping[str, Moved]) -> Range:
     """In all."""
-    every = list(moved.values() if isinstance(moved, dict) else moved)
+    every = list(moved.values())
     return Range(*(sum(one.bytes[place] for one in every) for place in range(3)))
 
 
