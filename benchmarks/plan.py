@@ -134,6 +134,7 @@ def run_loop(trainer: str, recipe: Any, device: Any, size: str) -> None:
     engine = Engine(device.precision, batch_size=256)
     with tempfile.TemporaryDirectory() as folder:
         run = Run(trainer, Path(folder), "key", 1, False, Progress(write=lambda text: None, live=False))
+        run.scale = recipe.scale
         session = Session(run, device, 0)
         if trainer == "sft":
             method.loop(policy, examples(2 * rows, tokens), config_of, session)
@@ -199,7 +200,8 @@ def groups(count: int, tokens: int) -> list[Any]:
 
 def expected(case: str) -> tuple[float, float, float]:
     """Low, expected and high of a case by the formula, in bytes, without Python's own."""
-    from bridle.compute.plan import FRAME, plan_stage
+    from bridle.compute.plan.memory import FRAME
+    from bridle.compute.plan.stages import plan_stage
     from bridle.compute.shapes import Card, Shape
     from bridle.recipe.recipe import Recipe
 

@@ -167,7 +167,7 @@ def sweep(
     help="What would be trained; may be given several times (default: every method).",
 )
 @click.option(
-    "--gpus", type=click.IntRange(1, 10_000), default=1, show_default=True, help="Cards that share a step's rows."
+    "--gpus", type=click.IntRange(1, 10_000), metavar="N", help="Cards that share each step (default: scale.workers)."
 )
 @click.option("--card", metavar="24gb|80gb|GIB", help="Memory of each (default: this machine's).")
 @click.option(
@@ -182,18 +182,24 @@ def sweep(
     metavar="N",
     help="Million million operations a second that a card reaches: from them follows the time.",
 )
+@click.option(
+    "--bandwidth",
+    type=click.FloatRange(0, min_open=True),
+    metavar="GB/S",
+    help="1e9 bytes a second that a card sends to others: from them follows the time that moving takes.",
+)
 @shared_options("wait")
 def plan(
     options: Options,
     recipe_file: Path | None,
     stages: tuple[str, ...],
-    gpus: int,
+    gpus: int | None,
     card: str | None,
     tokens: int | None,
-    tflops: float | None,
+    **rates: float | None,
 ) -> None:
     """Show what memory and arithmetic training would take, before anything is loaded. RECIPE is a TOML file (default: the project's)."""
-    from bridle.compute.plan import plan_found, plan_stage, planned_lines
+    from bridle.compute.plan.stages import plan_found, plan_stage, planned_lines
     from bridle.compute.shapes import named_card
     from bridle.models.sizes import planned_shape
     from bridle.recipe.recipe import load_recipe, trained_names
@@ -215,9 +221,18 @@ def plan(
         device = card_here(recipe.model.precision)
     else:
         device = named_card(card, recipe.model.precision)
-    device = replace(device, rate=1e12 * (tflops or 0.0))
-    plans = [plan_found(plan_stage(name, recipe, shape, device, gpus, tokens or 0), device, gpus) for name in methods]
-    print_found(options, {"plans": plans, "gpus": gpus}, planned_lines(plans))
+    device = replace(device, rate=1e12 * (rates["tflops"] or 0.0))
+    ranks = gpus or recipe.scale.workers
+    plans = [
+        plan_found(
+            plan_stage(name, recipe, shape, device, ranks, tokens or 0),
+            device,
+            ranks,
+            1e9 * (rates["bandwidth"] or 0.0),
+        )
+        for name in methods
+    ]
+    print_found(options, {"plans": plans, "gpus": ranks}, planned_lines(plans))
 
 
 @click.group()

@@ -25,7 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from bridle.compute.parallel import process_rank
-from bridle.compute.sharding import divided_like, whole_tensor
+from bridle.compute.sharding import divided_like, is_piece, whole_tensor
 from bridle.core.errors import BridleError, CheckpointError, TrainingStopped, described_value
 from bridle.core.files import finite_or_none, read_json, read_record, remove_folder, tidy, whole_folder, write_json
 from bridle.core.forms import form_fault
@@ -62,10 +62,10 @@ def save_checkpoint(
     """Save the state after `step` steps; the newest `keep` checkpoints are kept, and the one of the greatest `selection_score`.
 
     Weights that are not finite are not saved: TrainingStopped, and the checkpoints before stay as they are. Of ranks that share a step
-    each must call it, and the first one writes what all of them hold: it can be restored on any number.
+    each must call it, and the first one writes: it can be restored on any number.
     """
-    tensors = gather(state)
-    if broken := [name for name, t in tensors.items() if t.is_floating_point() and not bool(torch.isfinite(t).all())]:
+    tensors, broken = gather(state)
+    if broken:
         raise TrainingStopped(
             f"{broken[0]} is not finite after step {step}, which was not saved; lower the learning rate, and resume from the "
             f"checkpoint before or begin anew without {folder.parent}"
@@ -211,11 +211,23 @@ def trained_state(module: nn.Module) -> dict[str, Tensor]:
     return {name: t for name, t in module.state_dict().items() if all(learns.values()) or learns.get(name, False)}
 
 
-def gather(state: TrainingState) -> dict[str, Tensor]:
-    tensors = {}
+def gather(state: TrainingState) -> tuple[dict[str, Tensor], list[str]]:
+    """All that a checkpoint holds, and the names of what is not finite. What ranks have pieces of is whole on the first alone, in the
+    processor's memory, and on the others only while it passes."""
+    tensors, broken = dict[str, Tensor](), list[str]()
+
+    def keep(name: str, tensor: Tensor) -> None:
+        found = whole_tensor(tensor.detach()).contiguous()
+        if found.is_floating_point() and not bool(torch.isfinite(found).all()):
+            broken.append(name)
+        if not is_piece(tensor):
+            tensors[name] = found
+        elif process_rank() == 0:
+            tensors[name] = found.cpu()
+
     for name, module in state.modules.items():
         for key, tensor in trained_state(module).items():
-            tensors[f"{name}.{key}"] = whole_tensor(tensor.detach()).contiguous()
+            keep(f"{name}.{key}", tensor)
     for index, optimizer in enumerate(state.optimizers):
         for number, entries in optimizer.state_dict()["state"].items():
             for key, tensor in entries.items():
@@ -226,9 +238,8 @@ def gather(state: TrainingState) -> dict[str, Tensor]:
                         f"the optimiser's state holds {key!r}, {described_value(tensor)}, which no checkpoint can; bring one of "
                         "tensors and numbers"
                     )
-                found = whole_tensor(torch.as_tensor(tensor).detach())
-                tensors[f"optimizer.{index}.{number}.{key}"] = found.contiguous()
-    return tensors
+                keep(f"optimizer.{index}.{number}.{key}", torch.as_tensor(tensor))
+    return tensors, broken
 
 
 def scatter(tensors: dict[str, Tensor], state: TrainingState, stepped: Sequence[bool], path: Path) -> None:

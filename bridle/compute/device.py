@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from torch import dtype as Precision
 
-from bridle.compute.plan import plan_stage, require_card
+from bridle.compute.parallel import world_size
+from bridle.compute.plan.stages import plan_stage, require_card
 from bridle.compute.shapes import Card, Shape, machine_memory
 from bridle.core.errors import ProjectError, RecipeError
 from bridle.kernels.kernels import Kernels, choose_kernels, in_process
@@ -146,9 +147,9 @@ def card_here(precision: str = "auto") -> Card:
 
 
 def require_room(method: str, recipe: Recipe, shape: Shape) -> None:
-    """ModelError where this machine has less memory than a method needs at least."""
+    """ModelError where this machine has less memory than a method needs at least, on each rank."""
     here = card_here(recipe.model.precision)
-    require_card(plan_stage(method, recipe, shape, here), here)
+    require_card(plan_stage(method, recipe, shape, here, world_size()), here)
 
 
 def kernels_of(asked: Kernels, precision: Precision) -> str:

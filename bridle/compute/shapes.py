@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 
@@ -59,9 +60,26 @@ class Shape:
     def whole(self) -> int:
         return self.trunk + (0 if self.tied else self.embedding)
 
+    def piece(self, ranks: int, head: bool = True) -> int:
+        """Of the `whole`, or of the trunk, what each of so many ranks holds where they divide it."""
+        D = self.hidden_size
+        if self.counted or ranks == 1:
+            return math.ceil((self.whole if head else self.trunk) / ranks)
+        layer = sum(fullest_piece(outputs, inputs, ranks) for inputs, outputs in self.maps.values())
+        around = fullest_piece(self.vocab_size, D, ranks) * (2 if head and not self.tied else 1)
+        return self.layers * layer + around + (2 * self.layers + 1) * fullest_piece(D, 1, ranks)
+
+
+def fullest_piece(rows: int, columns: int, ranks: int) -> int:
+    """Numbers of a weight on a rank: its rows are divided, and where they do not come out even the pieces are filled up to one size
+    (torch.distributed.fsdp.fully_shard)."""
+    return math.ceil(rows / ranks) * columns
+
 
 # As published in each model's config.json: vocabulary, D, F, layers, heads, key/value heads, head size, tied, context.
 PUBLIC_SHAPES = {
+    "Qwen2.5-0.5B": Shape(151_936, 896, 4_864, 24, 14, 2, 64, True, 32_768),
+    "Qwen2.5-7B": Shape(152_064, 3_584, 18_944, 28, 28, 4, 128, False, 131_072),
     "Qwen3-0.6B": Shape(151_936, 1_024, 3_072, 28, 16, 8, 128, True, 40_960),
     "Qwen3-1.7B": Shape(151_936, 2_048, 6_144, 28, 16, 8, 128, True, 40_960),
     "Qwen3-4B": Shape(151_936, 2_560, 9_728, 36, 32, 8, 128, True, 40_960),
@@ -69,6 +87,7 @@ PUBLIC_SHAPES = {
     "Llama-3.2-1B": Shape(128_256, 2_048, 8_192, 16, 32, 8, 64, True, 131_072),
     "Llama-3.2-3B": Shape(128_256, 3_072, 8_192, 28, 24, 8, 128, True, 131_072),
     "Llama-3.1-8B": Shape(128_256, 4_096, 14_336, 32, 32, 8, 128, False, 131_072),
+    "Llama-3.1-70B": Shape(128_256, 8_192, 28_672, 80, 64, 8, 128, False, 131_072),
     "SmolLM2-135M": Shape(49_152, 576, 1_536, 30, 9, 3, 64, True, 8_192),
     "SmolLM2-360M": Shape(49_152, 960, 2_560, 32, 15, 5, 64, True, 8_192),
     "SmolLM2-1.7B": Shape(49_152, 2_048, 8_192, 24, 32, 32, 64, True, 8_192),

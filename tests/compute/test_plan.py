@@ -16,7 +16,8 @@ from torch import Tensor, nn
 import bridle
 from bridle.compute import device
 from bridle.compute.optimizer import clipped_step, optimizers_of
-from bridle.compute.plan import Need, Range, RowTokens, fit_verdict, plan_stage
+from bridle.compute.plan.memory import Need, Range, RowTokens
+from bridle.compute.plan.stages import fit_verdict, plan_stage
 from bridle.compute.shapes import GIB, PUBLIC_SHAPES, Card, Shape, public_shape
 from bridle.core.errors import ModelError
 from bridle.generation.native import Matrix, PackedDecoder, pack_decoder
@@ -263,6 +264,26 @@ def test_more_cards_share_the_rows_and_each_holds_the_model() -> None:
     one, four = (plan_stage("sft", recipe, PUBLIC_SHAPES["Qwen3-0.6B"], CPU, gpus, 512) for gpus in (1, 4))
     assert four.peak.low == one.peak.low and four.peak.expected < one.peak.expected
     assert four.operations == one.operations
+
+
+def moved_by(trainer: str, shard: bool) -> dict[str, tuple[float, float]]:
+    """Of the tiny model of benchmarks/plan.py on two ranks: calls, and bytes of what each is about, whole."""
+    settings = {f"{trainer}.optimizer": "adamw", "scale.shard": shard, "sft.batch_size": 8}
+    settings |= {"ppo.prompts_per_step": 8, "ppo.minibatches": 1, "ppo.epochs": 1, "ppo.batch_size": 8}
+    tiny = Shape(4_096, 32, 32, 1, 2, 2, 16, max_positions=1024)
+    found = plan_stage(trainer, Recipe().with_settings(settings), tiny, CPU, 2, 16).moved
+    return {name: (one.calls, 2 * one.bytes.expected) for name, one in found.items()}
+
+
+def test_what_ranks_send_is_what_was_counted() -> None:
+    """Of a step, by benchmarks/moved.py: Collectives on two ranks with gloo; norms within heads are left out."""
+    data, sft, ppo = moved_by("sft", False), moved_by("sft", True), moved_by("ppo", True)
+    assert data["gradients added up"][1] / 2 == pytest.approx(2_213_888 / 4, rel=0.01)
+    assert sft["weights gathered to learn"] == (3, pytest.approx(2_330_112 / 4, rel=0.01))
+    assert sft["gradients added up"] == (2, pytest.approx(2_213_888 / 4, rel=0.01))
+    gathered = [ppo[name] for name in ("weights gathered to learn", "weights gathered to read")]
+    assert tuple(map(sum, zip(*gathered, strict=True))) == (8, pytest.approx(2_446_848 / 2, rel=0.01))
+    assert ppo["gradients added up"] == (4, pytest.approx(2_214_400 / 2, rel=0.01))
 
 
 @pytest.mark.parametrize(

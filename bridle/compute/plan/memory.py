@@ -1,9 +1,10 @@
-"""What a run needs, before anything is loaded: memory of a card at its peak, and arithmetic, from a shape and the recipe alone.
+"""Memory of a card at its peak, and arithmetic, from a shape and the recipe alone.
 
 A run passes through phases: it answers prompts, scores the answers, reads the reference, learns. Each holds parts of known size, and the
 largest phase is the peak. Weights, gradients and moments are exact, and `low` is of them alone, without what a function of the user's may
 replace. What grows with the rows is as uncertain as they are: `high` takes long ones, and a quarter more for gaps between blocks of memory.
-`benchmarks/plan.py` measures it (docs/scaling.md).
+Where weights are divided over ranks (compute/sharding.py) each term says what a rank has of it. `benchmarks/plan.py` measures it
+(docs/scaling.md).
 
 Units: bytes, tokens, floating-point operations. Letters in comments: D hidden size, F inner size, V vocabulary, Q = heads × head size,
 K = key/value heads × head size, N tokens at once, e bytes of a product (2 in bfloat16, else 4).
@@ -11,16 +12,15 @@ K = key/value heads × head size, N tokens at once, e bytes of a product (2 in b
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from bridle.compute.shapes import GIB, Card, Shape
-from bridle.core.errors import ModelError
-from bridle.project.progress import clock
+from bridle.compute.shapes import GIB, Card, Shape, fullest_piece
 from bridle.recipe.base import TrainerSection
 from bridle.recipe.offline import NO_REFERENCE
-from bridle.recipe.recipe import CALLED, Recipe
+from bridle.recipe.recipe import Recipe
 
 FRAME = {"cpu": 0.3, "cuda": 0.6}  # GiB of Python and PyTorch; of CUDA's context and its libraries' workspaces
 GAPS = 1.25  # high: of what comes and goes, for an allocator leaves gaps
@@ -64,39 +64,6 @@ class RowTokens:
     @property
     def tokens(self) -> float:
         return self.prompt + self.answers * self.answer
-
-
-@dataclass(frozen=True)
-class StagePlan:
-    """What one method needs. `phases`: parts by name, in bytes on each card; `tokens` are read and written, `operations` made, in all."""
-
-    method: str
-    phases: Mapping[str, Parts]
-    tokens: Range
-    operations: Range
-    rows_known: bool
-
-    @property
-    def peak(self) -> Range:
-        sums = [total(parts) for parts in self.phases.values()]
-        return Range(*(max(numbers) for numbers in zip(*sums, strict=True)))
-
-    @property
-    def fullest(self) -> str:
-        """The phase of the peak."""
-        return max(self.phases, key=lambda name: total(self.phases[name]).expected)
-
-
-def plan_stage(method: str, recipe: Recipe, shape: Shape, card: Card, gpus: int = 1, tokens: int = 0) -> StagePlan:
-    """The plan of a method, by its name or that of its section. `gpus` share the rows of a step, and each holds the whole model
-    (compute/parallel.py); `tokens`: of the longest row, prompt and answer; 0: unknown."""
-    need = Need(CALLED.get(method, method), recipe, shape, card, gpus)
-    lengths = need.lengths(tokens)
-    read = [need.tokens_in_all(rows) for rows in lengths]
-    return StagePlan(
-        method, need.phases(*lengths[1:]), Range(*(sum(one.values()) for one in read)),
-        Range(*(need.operations(one, rows) for one, rows in zip(read, lengths, strict=True))), need.rows_known,
-    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -165,8 +132,8 @@ class Need:
             return 2, 2, max(2, self.recipe.sampling.answers)
         return 1, 1, 1
 
-    def at_once(self, usual: RowTokens) -> tuple[float, bool]:
-        """Rows (a prompt with the answers that share it) in one forward and backward pass on a card, and whether a step has several."""
+    def at_once(self, usual: RowTokens) -> tuple[float, int]:
+        """Rows (a prompt with the answers that share it) in one forward and backward pass on a card, and how many passes a step has."""
         size = self.section.batch_size
         if self.name in ("ppo", "grpo", "rloo", "rebel"):  # batch_size counts answers in a pass
             group = self.compared()[1]
@@ -176,7 +143,7 @@ class Need:
             step = size / self.gpus
             rows = min(step, self.setting("micro_batch") or step)
         rows = self.bounded(max(1.0, rows) * usual.tokens, usual) / usual.tokens
-        return rows, step > rows
+        return rows, math.ceil(max(1.0, step) / rows - 1e-9)
 
     def bounded(self, tokens: float, rows: RowTokens) -> float:
         """No more of such rows than `micro_tokens`, or one; where the loss takes each answer by itself, a group is cut too
@@ -188,8 +155,12 @@ class Need:
 
     @property
     def adapter(self) -> int:
-        """Numbers of an adapter (models/lora/low_rank.py: r × (in + out) of each map that gets one), 0 where there is none."""
-        lora, shape = self.recipe.lora, self.shape
+        """Numbers of an adapter, 0 where there is none."""
+        return self.adapter_piece(1)
+
+    def adapter_piece(self, ranks: int) -> int:
+        """Those of them that each of so many ranks holds (models/lora/low_rank.py: A [r, in] and B [out, r] of each map that gets one)."""
+        lora, shape, r = self.recipe.lora, self.shape, self.recipe.lora.r or 16
         if not lora.on or self.name == "pretrain":
             return 0
         chosen = [
@@ -197,8 +168,14 @@ class Need:
             for name, sizes in shape.maps.items()
             if not lora.target_modules or name.endswith(tuple(lora.target_modules))
         ]
-        whole = sum(shape.embedding for name in lora.modules_to_save if name.endswith(("embed_tokens", "lm_head")))
-        return (lora.r or 16) * shape.layers * sum(map(sum, chosen)) + whole
+        pairs = sum(fullest_piece(r, inputs, ranks) + fullest_piece(outputs, r, ranks) for inputs, outputs in chosen)
+        whole = [name for name in lora.modules_to_save if name.endswith(("embed_tokens", "lm_head"))]
+        return shape.layers * pairs + len(whole) * fullest_piece(shape.vocab_size, shape.hidden_size, ranks)
+
+    @property
+    def ranks(self) -> int:
+        """Over how many the weights that learn are divided."""
+        return self.gpus if self.recipe.scale.shard else 1
 
     @property
     def learns(self) -> dict[str, int]:
@@ -209,18 +186,25 @@ class Need:
         return {"policy": self.adapter or self.shape.whole, **critic}
 
     @property
+    def held(self) -> dict[str, int]:
+        """Those of them that a rank holds: all, or its pieces, with the gradients and moments of these alone."""
+        own = self.adapter_piece(self.ranks)
+        return {name: own or self.shape.piece(self.ranks, head=name == "policy") for name in self.learns}
+
+    @property
     def shares_trunk(self) -> bool:
         return self.name == "ppo" and self.recipe.ppo.shared_trunk
 
     def weights(self) -> Parts:
         """Of every network that stays while the run lasts. Under an adapter all lie on one frozen base, but for reward models."""
         shape, adapter = self.shape, self.adapter
-        found = {"weights: policy": fixed_size(self.frozen(shape.whole) if adapter else 4 * shape.whole)}
+        own = 4 * self.held.get("policy", shape.whole)
+        found = {"weights: policy": fixed_size(self.frozen(shape.whole) if adapter else own)}
         if adapter and self.four_bits:
             found["constants of the four bits"] = fixed_size(CONSTANTS * shape.matrices)
         what = "adapter" if adapter else "weights"
-        own = {name: count for name, count in self.learns.items() if adapter or name != "policy"}
-        found |= {f"{what}: {name}": fixed_size(4 * count) for name, count in own.items()}
+        learnt = {name: count for name, count in self.held.items() if adapter or name != "policy"}
+        found |= {f"{what}: {name}": fixed_size(4 * count) for name, count in learnt.items()}
         if self.practises and dict(self.section)["scored_by"] == "reward":
             shared, copies = self.recipe.lora.shared_trunk and adapter, self.recipe.reward.members
             size = (4 * adapter if shared else self.frozen(shape.trunk)) * copies
@@ -251,7 +235,7 @@ class Need:
 
     def moments(self) -> float:
         """Of the optimisers (compute/optimizer.py), from the first step on; offloaded from a card those of one weight at a time."""
-        shape, count = self.shape, sum(self.learns.values())
+        shape, count = self.shape, sum(self.held.values())
         if self.recipe.model.offload_optimizer and self.card.kind == "cuda":
             return MOMENTS * min(count, max(shape.embedding, shape.hidden_size * shape.intermediate_size))
         muon = shape.matrices * len(self.learns) if self.section.optimizer == "muon" and not self.adapter else 0
@@ -288,11 +272,12 @@ class Need:
             asked = min(SCORED, self.prompts * self.answers)
             scored = [self.reading(asked * (rows.prompt + rows.answer)) for rows in each]
             found["scores"] = always | {"a layer's activations": widened(scored)}
+            running = self.running()
             read = []
             for rows in each:
                 tokens = self.bounded(max(1, size // rows.answers) * rows.tokens, rows)
                 read.append(self.reading(tokens) + self.head(tokens * rows.answers * rows.answer / rows.tokens))
-            found["reads the reference"] = always | {"a layer's activations, logits": widened(read)}
+            found["reads the reference"] = always | running | {"a layer's activations, logits": widened(read)}
         elif self.observes and reference:
             read = [
                 self.reading(OBSERVED * (rows.prompt + rows.answer)) + self.head(OBSERVED * rows.answer)
@@ -303,7 +288,39 @@ class Need:
         if self.section.optimizer == "muon" and not self.adapter:
             gradients = fixed_size(4 * sum(self.learns.values()))
             found["steps"] = always | {"gradients": gradients, "Muon's updates": fixed_size(self.updates())}
-        return found
+        return found | {name: always | parts for name, parts in self.whole_for_a_moment().items()}
+
+    def whole_for_a_moment(self) -> dict[str, Parts]:
+        """Divided weights in their plain form (compute/sharding.py), where the run ends all of them; and what a checkpoint has, moments too,
+        which the first rank gathers in the processor's memory (compute/checkpoint.py: gather). A card has one matrix of it at a time."""
+        if self.ranks == 1:
+            return {}
+        whole = {f"whole: {name}": fixed_size(4 * count) for name, count in self.learns.items()}
+        shape = self.shape
+        one = 4 * max(shape.embedding, shape.hidden_size * shape.intermediate_size)
+        kept = one if self.card.kind == "cuda" else (4 + MOMENTS) * sum(self.learns.values())
+        saving = {"whole: what is saved": fixed_size(kept)}
+        return {"is made whole": whole, "saves a checkpoint": saving}
+
+    @property
+    def groups(self) -> dict[str, tuple[float, float]]:
+        """Numbers of a layer, and of what is beside the layers, of each network: what is gathered at once where it is divided."""
+        layers = self.shape.layers
+        around = 0 if self.adapter else self.shape.embedding
+        heads = {"policy": around * (not self.shape.tied)}
+        return {
+            name: ((count - around - heads.get(name, 0)) / layers, around + heads.get(name, 0))
+            for name, count in self.learns.items()
+        }
+
+    def running(self) -> Parts:
+        """Of weights that are divided: what is beside the layers is whole from the first pass on, a layer while it runs, as it comes and
+        as it is laid out."""
+        if self.ranks == 1:
+            return {}
+        layer = max(layer for layer, _ in self.groups.values())
+        around = sum(around for _, around in self.groups.values())
+        return {"whole while it runs": Range(0, 4 * (2 * layer + around), 4 * (3 * layer + around))}
 
     @property
     def packed(self) -> int:
@@ -313,7 +330,7 @@ class Need:
     def learning(self, each: tuple[RowTokens, RowTokens]) -> dict[str, Parts]:
         """The backward pass as it begins, all activations alive and no gradient yet, and as it ends, all gradients there and no activation
         left."""
-        count, (_, several) = sum(self.learns.values()), self.at_once(each[0])
+        count, several = sum(self.held.values()), self.at_once(each[0])[1] > 1
         networks = len(self.learns)  # of PPO two, in one graph
         kept, copies, heads = [], [], []
         for rows in each:
@@ -322,7 +339,8 @@ class Need:
             kept.append(networks * self.activations(tokens, answers / tokens) + self.reading(tokens))
             copies.append(networks * self.joined())
             heads.append(0.0 if self.name == "reward" else self.head(answers, learns=True))
-        gradients = 4.0 * count
+        # Before a step's last pass gradients are not added up (sharding.py: lockstep), and each rank has them whole.
+        gradients = 4.0 * (sum(self.learns.values()) if several else count)
         second = self.embedding_gradient(several)
         # Where a step has one pass the last step's gradients are gone, and moments lie between the pieces of room that they left:
         # activations find place in none of them, or in all.
@@ -337,7 +355,12 @@ class Need:
             "gradients": fixed_size(gradients),
             "a second gradient of the embedding": fixed_size(second, certain=False),
         }
-        return {"begins the backward pass": begins, "ends the backward pass": ends}
+        if self.ranks > 1:
+            largest = max(
+                max(sizes) for sizes in self.groups.values()
+            )  # a group's gradients, and laid out to be added up
+            ends |= self.running() | {"gradients being added up": Range(0, 4 * 2 * largest, 4 * 2 * largest)}
+        return {"begins the backward pass": begins | self.running(), "ends the backward pass": ends}
 
     def activations(self, tokens: float, answered: float) -> float:
         """What autograd keeps of a network's layers (kernels/kernels.py, each `save_for_backward`). The last layer takes the states
@@ -436,7 +459,54 @@ class Need:
         )
         return 4.0 * self.shape.matrices + self.shape.layers * largest * (8 + 3 * self.card.product)
 
+    # ------------------------------------------------------------------------------- how often ranks meet (traffic.py)
+
+    @property
+    def optimizer_steps(self) -> float:
+        """Optimiser steps in a step of the loop, which practises is a rollout's."""
+        if not self.practises:
+            return 1
+        if self.name in ("rejection", "dpo"):  # of a prompt's answers one row is learnt
+            return self.setting("epochs", 1) * max(1, math.ceil(self.prompts / self.section.batch_size))
+        return self.setting("epochs", 1) * self.setting("minibatches", 1)
+
+    @property
+    def networks_read(self) -> int:
+        """How many of those that learn are read without a gradient in a step (training/ppo.py: estimate; rollout.py: reread)."""
+        return {"ppo": len(self.learns), "rloo": 1, "rebel": 1, "rejection": 1}.get(self.name, 0)
+
+    def read_passes(self, rows: RowTokens) -> int:
+        """Passes of a rank to read a rollout so."""
+        if not self.networks_read:
+            return 0
+        whole = rows.prompt + rows.answer
+        size = self.bounded(max(1, self.section.batch_size // self.answers) * self.answers * whole, rows) / whole
+        return math.ceil(math.ceil(self.prompts * self.answers / size - 1e-9) / self.gpus)
+
+    @property
+    def tensors(self) -> list[range]:
+        """The weights that learn, one by one, of each network: norms within heads are left out."""
+        around = 2 if self.shape.tied else 3
+        each = 2 * self.shape.layers * len(self.shape.maps) if self.adapter else 9 * self.shape.layers
+        return [range(each + (0 if self.adapter else around if name == "policy" else 2)) for name in self.learns]
+
+    @property
+    def filled_groups(self) -> tuple[float, float]:
+        """Numbers of all layers and of what is beside them, of all networks, filled up to pieces of one size."""
+        n, sizes = self.ranks, self.held
+        around = 0.0 if self.adapter else n * math.ceil(self.shape.vocab_size / n) * self.shape.hidden_size
+        beside = sum(around * (2 if name == "policy" and not self.shape.tied else 1) for name in sizes)
+        return n * sum(sizes.values()) - beside, beside
+
     # -------------------------------------------------------------------------------------------------------- time
+
+    def steps_in_all(self, rows: RowTokens) -> float:
+        """Of the loop, over the whole run."""
+        if self.name == "pretrain":
+            return self.recipe.data.pretrain_tokens / (self.section.batch_size * self.setting("length"))
+        if self.practises:
+            return next(filter(None, map(self.setting, ("steps", "rounds", "online_rounds"))), 1)
+        return math.ceil(self.setting("epochs", 1) * (self.data_rows or UNSAID_ROWS) / self.section.batch_size)
 
     @property
     def rows_known(self) -> bool:
@@ -479,68 +549,3 @@ def widened(sizes: Sequence[float]) -> Range:
     """What grows with the rows, of usual and of long ones: nothing of it is certain, and an allocator leaves gaps between."""
     usual, most = sizes
     return Range(0, usual, GAPS * most)
-
-
-# ------------------------------------------------------------------------------------------------ what is said of it
-
-
-def fit_verdict(peak: Range, card: Card) -> str:
-    if peak.high <= card.bytes:
-        return "fits"
-    if peak.expected <= card.bytes:
-        return "should fit"
-    return "may not fit" if peak.low <= card.bytes else "does not fit"
-
-
-def plan_found(plan: StagePlan, card: Card, gpus: int) -> dict[str, Any]:
-    """A plan as JSON has it: memory in GiB."""
-    parts = {
-        name: [size / GIB for size in part]
-        for name, part in plan.phases[plan.fullest].items()
-        if part.high >= GIB / 1000
-    }
-    seconds = [count / (card.rate * gpus) for count in plan.operations] if card.rate else None
-    return {
-        "method": plan.method,
-        "verdict": fit_verdict(plan.peak, card),
-        "card": card.bytes / GIB,
-        "peak": [size / GIB for size in plan.peak],
-        "phase": plan.fullest,
-        "parts": parts,
-        "phases": {name: [size / GIB for size in total(held)] for name, held in plan.phases.items()},
-        "tokens": list(plan.tokens),
-        "operations": list(plan.operations),
-        "seconds": seconds,
-        "rows_known": plan.rows_known,
-    }
-
-
-def planned_lines(plans: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """For the terminal."""
-    for plan in plans:
-        low, expected, high = plan["peak"]
-        yield (
-            f"{plan['method']}: {plan['verdict']}: {expected:.1f} GiB expected, {low:.1f} to {high:.1f}, of {plan['card']:.1f} GiB; "
-            f"the peak is where it {plan['phase']}"
-        )
-        for name, (least, usual, most) in plan["parts"].items():
-            span = "" if least == most else f"   {least:.2f} to {most:.2f}"
-            yield f"  {name:<34} {usual:8.2f}{span}"
-        of = "" if plan["rows_known"] else f" for {UNSAID_ROWS:,} rows, for the recipe leaves their number open"
-        yield f"  {plan['tokens'][1]:,.2g} tokens, {plan['operations'][1]:.2g} operations{of}; {time_text(plan['seconds'])}"
-
-
-def time_text(seconds: Sequence[float] | None) -> str:
-    if seconds is None:
-        return "time unknown until measured (--tflops says what the card reaches)"
-    low, expected, high = map(clock, seconds)
-    return f"{expected} of computing, {low} to {high}; answers take longer than their operations"
-
-
-def require_card(plan: StagePlan, card: Card) -> None:
-    """ModelError where even the least that a method needs is more than there is: before its first step."""
-    if plan.peak.low > card.bytes:
-        raise ModelError(
-            f"{plan.method} needs at least {plan.peak.low / GIB:,.1f} GiB of memory, and this machine has {card.bytes / GIB:,.1f} GiB for "
-            "it; set lora.r = 16, or take a smaller model or a larger card (`bridle plan` lists every part)"
-        )
