@@ -1,7 +1,7 @@
 """What ranks say to each other while they train, counted: python benchmarks/moved.py [--trainers sft ppo] [--ranks 2 3]
 
-Each case trains the tiny model of benchmarks/plan.py two steps by the loop that `bridle train` runs, in so many processes with gloo, all
-weights on each and divided, and counts every collective operation with its bytes as torch dispatches it on the first rank. What
+Each case trains the tiny model of benchmarks/plan.py by the loop that `bridle train` runs, in so many processes with gloo, all weights
+on each and divided, and counts every collective operation with its bytes as torch dispatches it on the first rank. What
 `bridle plan` says of the same is in compute/plan/traffic.py.
 """
 

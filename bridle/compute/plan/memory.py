@@ -291,8 +291,8 @@ class Need:
         return found | {name: always | parts for name, parts in self.whole_for_a_moment().items()}
 
     def whole_for_a_moment(self) -> dict[str, Parts]:
-        """Divided weights in their plain form (compute/sharding.py), where the run ends all of them; and what a checkpoint has, moments too,
-        which the first rank gathers in the processor's memory (compute/checkpoint.py: gather). A card has one matrix of it at a time."""
+        """Divided weights in their plain form (compute/sharding.py), where the run ends all of them; and what a checkpoint has, moments
+        too, which the first rank gathers in the processor's memory, a card but one matrix of it at a time (compute/checkpoint.py: gather)."""
         if self.ranks == 1:
             return {}
         whole = {f"whole: {name}": fixed_size(4 * count) for name, count in self.learns.items()}
