@@ -3,7 +3,7 @@
 Each case trains two steps in a process of its own, on a model of random weights and rows of one length, by the loops that
 `bridle train` runs. Measured is the largest resident memory (VmHWM) less what was resident before any model was made: Python, PyTorch and
 the compiled kernels. glibc keeps what is freed, so it is what is alive at the peak and the gaps between. Cases that were measured before
-stay in results/plan.json; `--table` writes the table of docs/scaling.md. Linux alone.
+stay in results/plan.json; `--table` writes the tables of docs/scaling.md, of what was measured and of clusters. Linux alone.
 """
 
 from __future__ import annotations
@@ -34,6 +34,11 @@ SIZES = {
 TRAINERS = ("sft", "reward", "dpo", "kto", "orpo", "ppo", "grpo", "rloo", "rebel")
 PAGE, MARK = ROOT / "docs" / "scaling.md", "<!-- measured -->"
 FILE = RESULTS / "plan.json"
+ON_CLUSTERS = "<!-- clusters -->"
+CLUSTER: dict[str, Any] = {
+    "scale.shard": True, "model.frozen_precision": "bfloat16", "model.checkpoint_activations": True, "sampling.max_new_tokens": 512,
+    "ppo.optimizer": "adamw", "ppo.prompts_per_step": 512, "ppo.batch_size": 64, "ppo.micro_tokens": 4096, "ppo.minibatches": 4,
+}  # fmt: skip
 GROUP = 4  # answers to a prompt of GRPO and RLOO
 
 
@@ -230,6 +235,36 @@ def rows_of_table(cases: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return lines
 
 
+def rows_of_clusters() -> list[str]:
+    """PPO of three sizes with critic, reference and reward model of the policy's size, on cards of 79 GiB."""
+    from bridle.compute.plan.stages import plan_stage
+    from bridle.compute.plan.traffic import sent
+    from bridle.compute.shapes import PUBLIC_SHAPES, Card
+    from bridle.recipe.recipe import Recipe
+
+    lines = [
+        "| policy | cards | GiB each, low, expected, high | the most while it | GB sent a step by each |",
+        "|---|---|---|---|---|",
+    ]
+    recipe = Recipe().with_settings(CLUSTER)
+    for name in ("Qwen2.5-0.5B", "Qwen2.5-7B", "Llama-3.1-70B"):
+        for cards in (1, 8, 64, 512):
+            plan = plan_stage("ppo", recipe, PUBLIC_SHAPES[name], Card(79 * GIB, "cuda", 2), cards, 1024)
+            sizes = ", ".join(f"{size / GIB:,.0f}" for size in plan.peak)
+            moved = f"{sent(plan.moved).expected / 1e9:,.0f}" if plan.moved else "0"
+            lines.append(f"| {name} | {cards} | {sizes} | {plan.fullest} | {moved} |")
+    return lines
+
+
+def write_table(page: Path, mark: str, lines: list[str]) -> None:
+    """In the place of the table that follows a mark."""
+    before, _, rest = page.read_text("utf-8").partition(f"{mark}\n")
+    after = re.sub(r"\A\n(\|.*\n)*", "", rest)
+    table = "\n".join(lines)
+    page.write_text(f"{before}{mark}\n\n{table}\n{after}", "utf-8")
+    print(table)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
@@ -266,11 +301,8 @@ def main() -> None:
         FILE.write_text(json.dumps(kept, indent=1) + "\n", "utf-8")
         print(rows_of_table({case: kept["cases"][case]})[-1], flush=True)
     if asked.table:
-        text, table = PAGE.read_text("utf-8"), "\n".join(rows_of_table(kept["cases"]))
-        before, _, rest = text.partition(f"{MARK}\n")
-        after = re.sub(r"\A\n(\|.*\n)*", "", rest)
-        PAGE.write_text(f"{before}{MARK}\n\n{table}\n{after}", "utf-8")
-        print(table)
+        write_table(PAGE, MARK, rows_of_table(kept["cases"]))
+        write_table(PAGE, ON_CLUSTERS, rows_of_clusters())
 
 
 if __name__ == "__main__":

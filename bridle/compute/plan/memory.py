@@ -292,7 +292,7 @@ class Need:
 
     def whole_for_a_moment(self) -> dict[str, Parts]:
         """Divided weights in their plain form (compute/sharding.py), where the run ends all of them; and what a checkpoint has, moments
-        too, which the first rank gathers in the processor's memory, a card but one matrix of it at a time (compute/checkpoint.py: gather)."""
+        too, which the first rank gathers in the processor's memory, a card one matrix of it at a time (compute/checkpoint.py)."""
         if self.ranks == 1:
             return {}
         whole = {f"whole: {name}": fixed_size(4 * count) for name, count in self.learns.items()}
@@ -495,8 +495,8 @@ class Need:
         """Numbers of all layers and of what is beside them, of all networks, filled up to pieces of one size."""
         n, sizes = self.ranks, self.held
         around = 0.0 if self.adapter else n * math.ceil(self.shape.vocab_size / n) * self.shape.hidden_size
-        beside = sum(around * (2 if name == "policy" and not self.shape.tied else 1) for name in sizes)
-        return n * sum(sizes.values()) - beside, beside
+        rest = sum(around * (2 if name == "policy" and not self.shape.tied else 1) for name in sizes)
+        return n * sum(sizes.values()) - rest, rest
 
     # -------------------------------------------------------------------------------------------------------- time
 
