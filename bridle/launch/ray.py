@@ -37,7 +37,6 @@ from bridle.recipe.services import ScaleSection
 ADDRESS = "BRIDLE_RAY_ADDRESS"  # in a rank's environment: of the cluster that it runs on
 PASSED_ON = (
     "BRIDLE_",
-    "CUDA_VISIBLE_DEVICES",
     "GLOO_",
     "HF_",
     "NCCL_",
@@ -48,6 +47,7 @@ PASSED_ON = (
 )  # to every rank
 LOOK_EVERY = 0.2  # seconds
 FOR_A_PLACE = 60.0  # seconds that ranks wait for CPUs and cards which others use
+FOR_AN_ANSWER = 10.0  # seconds that a cluster has to let this process connect
 LAST_WORDS = 30.0  # seconds in which the other ranks end by themselves when one has ended
 SETTINGS = {"include_dashboard": False, "namespace": "bridle", "log_to_driver": False, "configure_logging": False}
 
@@ -56,23 +56,34 @@ def start_on_ray(scale: ScaleSection, folder: Path, workers: int = 0) -> NoRetur
     """Run this very command on the cluster, `scale.workers` times, and end with it; `workers` more will be wanted by the first of them."""
     with cluster(scale, workers) as ray:
         try:
-            for left in range(scale.restarts, -1, -1):
+            left, reached = scale.restarts, last_saved(folder)
+            while True:
                 with reserve_places(ray, scale.workers) as actors:
                     code, lost = run_ranks(ray, actors, folder)
                 if not lost:
                     sys.exit(code)
-                if left:
-                    Progress().say(
-                        f"{lost}; all ranks start again after the last checkpoint, as they may {left} times more"
-                    )
+                if (further := last_saved(folder)) > reached:
+                    left, reached = scale.restarts, further
+                if not left:
+                    break
+                Progress().say(
+                    f"{lost}; all ranks start again after the last checkpoint, as they may {left} times more before the next one"
+                )
+                left -= 1
         except ray.exceptions.RayError as error:
             raise TrainingStopped(
                 f"the Ray cluster failed ({str(error).splitlines()[0]}); what was saved is kept, and the same command resumes"
             ) from error
     raise TrainingStopped(
-        f"{lost}, and ranks were started again {scale.restarts} times before (scale.restarts); look at what ends them, as a node short of "
-        "memory; the same command resumes after the last checkpoint"
+        f"{lost}, and ranks were started again {scale.restarts} times since the last checkpoint (scale.restarts); look at what ends them, "
+        "as a node short of memory; the same command resumes after the last checkpoint"
     )
+
+
+def last_saved(folder: Path) -> float:
+    """When the newest checkpoint of the project's runs was made; 0 where there is none."""
+    found = folder.glob("runs/*/checkpoints/step-*")
+    return max((place.stat().st_mtime for place in found if place.exists()), default=0.0)
 
 
 # ------------------------------------------------------------------------------------------------------- the cluster
@@ -102,22 +113,31 @@ def cluster(scale: ScaleSection, workers: int) -> Iterator[Any]:
                 "RAY_AUTH_TOKEN": secrets.token_hex(32),
             }
         )
-    ray = imported_ray()
+    ray, on_term = imported_ray(), signal.getsignal(signal.SIGTERM)
     try:
         if scale.address:
+            require_listening(scale.address)
             ray.init(address=scale.address, logging_level="ERROR", **SETTINGS)
         else:
             places = max(os.cpu_count() or 1, scale.workers + workers)
             ray.init(address="local", num_cpus=places, logging_level="ERROR", **SETTINGS)
-    except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
+    except (OSError, OverflowError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
         raise UsageError(
             f"scale.address = {scale.address!r} is not a Ray cluster that lets this process in ({str(error).splitlines()[0]}); start one "
             "with `ray start --head` and name its address and token, or leave it empty for one of this machine alone"
         ) from error
+    signal.signal(signal.SIGTERM, on_term)  # Ray has put one of its own there, under which nothing is saved
     try:
         yield ray
     finally:
         ray.shutdown()
+
+
+def require_listening(address: str) -> None:
+    """OSError where nothing listens at host:port: Ray would try again for minutes."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=FOR_AN_ANSWER).close()
 
 
 @contextmanager
@@ -168,10 +188,13 @@ def run_ranks(ray: Any, actors: Sequence[Any], folder: Path) -> tuple[int, str]:
         actors, nodes = [actors[i] for i in order], [looks[i]["node"] for i in order]
         port = ray.get(actors[0].free_port.remote())
         for actor, environment in zip(actors, rank_environments(nodes, port), strict=True):
-            passed = {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}
-            environment |= {**passed, ADDRESS: ray.get_runtime_context().gcs_address}
+            environment |= {**passed_on(os.environ), ADDRESS: ray.get_runtime_context().gcs_address}
             ray.get(actor.start.remote([*sys.argv[1:]], environment, os.getcwd()))
     except ray.exceptions.RayActorError as error:
+        if "creation task" in str(error):  # it would fail again
+            raise UsageError(
+                f"a node cannot run bridle ({str(error).splitlines()[-1].strip()}); give all nodes one folder and one installation"
+            ) from error
         return 1, f"a place for a rank was lost before it began ({str(error).splitlines()[0]})"
     return watch_ranks(ray, actors, nodes)
 
@@ -232,6 +255,13 @@ def rank_environments(nodes: Sequence[str], port: int) -> list[dict[str, str]]:
     ]
 
 
+def passed_on(environment: Mapping[str, str]) -> dict[str, str]:
+    """What of this process's environment every rank gets. Which card a rank sees Ray says; but cards that are hidden here stay hidden."""
+    passed = {name: value for name, value in environment.items() if name.startswith(PASSED_ON)}
+    hidden = environment.get("CUDA_VISIBLE_DEVICES") == ""
+    return {**passed, "CUDA_VISIBLE_DEVICES": ""} if hidden else passed
+
+
 def require_alike(looks: Sequence[Mapping[str, str]], own: Mapping[str, str]) -> None:
     """UsageError where a node has another project, or other versions, than this process."""
     for look in looks:
@@ -284,7 +314,7 @@ class RankProcess:
         own = {**python_environment(), "PYTHONSAFEPATH": "1", "OMP_NUM_THREADS": "1", **environment}
         self.process = subprocess.Popen(
             [*python_module("bridle.cli"), *arguments], env=own, cwd=place, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE, preexec_fn=die_with_parent if sys.platform == "linux" else None,
+            stderr=subprocess.PIPE, preexec_fn=begin_rank,
         )  # fmt: skip
         for stream, kept in zip((self.process.stdout, self.process.stderr), self.written, strict=True):
             self.readers.append(threading.Thread(target=drain, args=[stream, kept], daemon=True))
@@ -298,10 +328,13 @@ class RankProcess:
         code = self.process.poll()
         if code is not None:
             for reader in self.readers:
-                reader.join()
+                reader.join(LOOK_EVERY)  # a process that it left behind may hold its streams open
         found = []
         for kept in self.written:
-            found.append(bytes(kept))
+            whole = (
+                len(kept) if code is not None else kept.rfind(b"\n") + 1
+            )  # lines, in which no character is cut in two
+            found.append(bytes(kept[:whole]))
             del kept[: len(found[-1])]
         return found[0], found[1], code
 
@@ -314,9 +347,11 @@ LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 PR_SET_PDEATHSIG = 1
 
 
-def die_with_parent() -> None:
-    assert LIBC is not None
-    LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+def begin_rank() -> None:
+    """In a rank before its program: it hears Ctrl-C, which Ray blocks in all that it starts, and ends with its parent."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    if LIBC is not None:
+        LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def drain(stream: IO[bytes], kept: bytearray) -> None:

@@ -241,11 +241,17 @@ class ScaleSection(Section):
     address: str = Field(default="", max_length=1000)
     """Ray's cluster: "auto", or host:port; empty: one of this machine alone, which ends with the run"""
     restarts: int = Field(default=3, ge=0, le=1000)
-    """times that Ray starts all ranks again after the last checkpoint, where one was lost"""
+    """times that Ray starts all ranks again after the last checkpoint, where one was lost, until a further one is reached"""
     patience: float = Field(default=1800.0, gt=0, le=LONGEST)
     """seconds that a rank waits for the others before the run ends"""
     store: str = Field(default="", max_length=1000)
     """PostgreSQL in place of store.sqlite, as postgresql+psycopg://user@host/name, the password in PGPASSWORD or ~/.pgpass"""
+
+    @model_validator(mode="after")
+    def an_address_is_of_ray(self) -> ScaleSection:
+        if self.address and self.launcher != "ray":
+            raise ValueError("address is of a Ray cluster; set launcher = 'ray', or leave it out")
+        return self
 
     @model_validator(mode="after")
     def the_password_stays_out(self) -> ScaleSection:

@@ -5,18 +5,30 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from bridle.core.errors import UsageError
+from bridle.core.errors import TrainingStopped, UsageError
 from bridle.launch import ray as launcher
-from bridle.launch.ray import imported_ray, own_look, rank_environments, require_alike
+from bridle.launch.ray import (
+    RankProcess,
+    begin_rank,
+    cluster,
+    imported_ray,
+    own_look,
+    passed_on,
+    rank_environments,
+    require_alike,
+)
 from bridle.launch.torchrun import ranks
 from bridle.recipe.services import ScaleSection
 from tests.tiny_project import done, metrics, started
@@ -30,6 +42,13 @@ def test_each_rank_is_told_which_it_is() -> None:
     for rank in told:
         assert (rank["MASTER_ADDR"], rank["MASTER_PORT"], rank["WORLD_SIZE"]) == ("10.0.0.1", "29400", "3")
         assert rank["LOCAL_RANK"] == "0", "Ray shows a rank no card but its own"
+
+
+def test_each_rank_sees_the_card_that_ray_gave_it() -> None:
+    """Were the cards of this process named to all, each would take the first of them. Hidden ones stay hidden."""
+    own = {"PATH": "/bin", "GLOO_SOCKET_IFNAME": "eth1"}
+    assert passed_on({**own, "CUDA_VISIBLE_DEVICES": "0,1"}) == {"GLOO_SOCKET_IFNAME": "eth1"}
+    assert passed_on({**own, "CUDA_VISIBLE_DEVICES": ""}) == {"GLOO_SOCKET_IFNAME": "eth1", "CUDA_VISIBLE_DEVICES": ""}
 
 
 def test_nodes_that_differ_are_refused(tmp_path: Path) -> None:
@@ -57,6 +76,63 @@ def test_ray_and_torchrun_are_not_both_to_start_ranks(monkeypatch: pytest.Monkey
     monkeypatch.delenv(launcher.ADDRESS, raising=False)
     with pytest.raises(UsageError, match="leave torchrun out"), ranks(ScaleSection(launcher="ray"), tmp_path):
         pass
+
+
+def test_nobody_at_the_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refused before Ray is asked, which would try again for minutes. A stand-in: what Ray knows of tokens it reads as it is imported."""
+    unasked = SimpleNamespace(
+        exceptions=SimpleNamespace(RayError=OSError), init=lambda **_: pytest.fail("Ray was asked")
+    )
+    monkeypatch.setattr(launcher, "imported_ray", lambda: unasked)
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    there = ScaleSection(launcher="ray", address=f"127.0.0.1:{port}")
+    with pytest.raises(UsageError, match=f"scale.address = '127.0.0.1:{port}' is not a Ray cluster"), cluster(there, 0):
+        pass
+
+
+def test_an_address_without_ray_is_refused() -> None:
+    with pytest.raises(ValueError, match="set launcher = 'ray', or leave it out"):
+        ScaleSection(address="auto")
+
+
+def test_a_rank_hears_ctrl_c_though_ray_blocks_it() -> None:
+    says = "import signal; print(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))"
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        command = [sys.executable, "-c", says]
+        found = [subprocess.check_output(command, preexec_fn=begin) for begin in (None, begin_rank)]
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    assert found == [b"True\n", b"False\n"]
+
+
+def test_what_is_shown_ends_with_a_line_until_the_rank_has_ended() -> None:
+    rank = RankProcess()
+    rank.process = subprocess.Popen(["sleep", "60"])
+    rank.written[0] += "一行\n半".encode()[:-1]
+    assert rank.poll() == ("一行\n".encode(), b"", None)
+    rank.process.kill()
+    rank.process.wait()
+    assert rank.poll() == ("半".encode()[:-1], b"", -signal.SIGKILL)
+
+
+@pytest.mark.parametrize(("saves", "attempts"), [((0, 0, 0, 0), 3), ((0, 0, 1, 1, 1), 4)])
+def test_restarts_count_anew_from_a_further_checkpoint(
+    saves: tuple[int, ...], attempts: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """`saves`: the newest checkpoint before the first attempt, and after each. Two restarts, of a run that loses a rank each time."""
+    begun, saved = list[int](), iter(saves)
+    monkeypatch.setattr(
+        launcher, "cluster", lambda *_: nullcontext(SimpleNamespace(exceptions=SimpleNamespace(RayError=OSError)))
+    )
+    monkeypatch.setattr(launcher, "reserve_places", lambda *_: nullcontext([]))
+    monkeypatch.setattr(launcher, "last_saved", lambda _: next(saved))
+    monkeypatch.setattr(launcher, "run_ranks", lambda *_: (begun.append(1), (1, "rank 1 was killed"))[1])
+    with pytest.raises(TrainingStopped, match="started again 2 times since the last checkpoint"):
+        launcher.start_on_ray(ScaleSection(launcher="ray", restarts=2), tmp_path)
+    assert len(begun) == attempts
 
 
 # ------------------------------------------------------------------------------------------ two nodes on this machine
