@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -129,6 +130,9 @@ def test_two_trainers_and_two_workers_lose_one_of_each(nodes: Nodes, finished_de
     assert "resuming after step" in complaints and "steps" in said
     _, refused = many.communicate(timeout=300)
     assert many.returncode == 2 and "9 ranks need as many CPUs, and the Ray cluster has 4; set scale.workers" in refused
+    shared = json.loads((both / "runs/ppo-0002/session.json").read_text())["workers"]
+    assert set(shared) == {"rank 0", "rank 1", "rollout worker 1", "rollout worker 2"}
+    assert shared["rollout worker 1"]["parts"]["answer"]["tokens"] > 0
     done(*words, one)
     found, expected = (metrics(folder / "runs/ppo-0002") for folder in (both, one))
     assert len(found) == len(expected) == 14
