@@ -131,8 +131,9 @@ def test_two_trainers_and_two_workers_lose_one_of_each(nodes: Nodes, finished_de
     _, refused = many.communicate(timeout=300)
     assert many.returncode == 2 and "9 ranks need as many CPUs, and the Ray cluster has 4; set scale.workers" in refused
     shared = json.loads((both / "runs/ppo-0002/session.json").read_text())["workers"]
-    assert set(shared) == {"rank 0", "rank 1", "rollout worker 1", "rollout worker 2"}
-    assert shared["rollout worker 1"]["parts"]["answer"]["tokens"] > 0
+    answered = {name for name in shared if name.startswith("rollout worker ")}  # eight prompts are one worker's part
+    assert set(shared) == {"rank 0", "rank 1", *answered} and answered
+    assert all(shared[name]["parts"]["answer"]["tokens"] > 0 for name in answered)
     done(*words, one)
     found, expected = (metrics(folder / "runs/ppo-0002") for folder in (both, one))
     assert len(found) == len(expected) == 14
