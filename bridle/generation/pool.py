@@ -34,6 +34,7 @@ from bridle.compute.sharding import in_plain_form
 from bridle.compute.workers import Start, Worker
 from bridle.core.errors import StaleWeights, TrainingStopped, WorkerLost
 from bridle.core.records import Completion, Prompt
+from bridle.core.timeline import Parts, hand_in, note_tokens, stage, timed
 from bridle.generation.engine import Answer, Engine, as_completions
 from bridle.generation.sampling import Sampling
 from bridle.models.foreign import LanguageModel
@@ -63,6 +64,8 @@ class PoolEngine:
         """On the first rank; the others have no workers, and get its answers. `make` makes what a worker holds: an `Answerer`."""
         self.workers = start(make, workers) if process_rank() == 0 else []
         self.say, self.lost_lines = say, list[str]()
+        self.names = {worker: f"rollout worker {number}" for number, worker in enumerate(self.workers, 1)}
+        self.spent = list[tuple[str, Parts]]()  # what workers did of a rollout, by their own marks
         self.started, self.stamp = len(self.workers), ""
         self.written: tuple[SentWeights, IO[bytes]] | None = None  # the last
         self.files = ExitStack()  # those written, of which all but what is on its way are closed
@@ -100,6 +103,8 @@ class PoolEngine:
             finally:
                 while self.lost_lines:
                     self.say(self.lost_lines.pop(0))
+                while self.spent:
+                    hand_in(*self.spent.pop(0))
 
         return answers
 
@@ -140,7 +145,9 @@ class PoolEngine:
             for future in wait(busy, return_when=FIRST_COMPLETED).done:
                 worker, rows = busy.pop(future)
                 try:
-                    answers |= dict(zip(rows, future.result(), strict=True))
+                    found, parts = future.result()
+                    answers |= dict(zip(rows, found, strict=True))
+                    self.spent.append((self.names[worker], parts))
                     free.append(worker)
                 except WorkerLost as lost:
                     again.append(rows)
@@ -295,10 +302,14 @@ class Answerer:
             self.engine.take(self.module, weights.stamp, self.stops)
         return found
 
-    def answer(self, asked: Prompts) -> list[Answer]:
-        return self.engine.generate(
-            asked.ids, asked.settings, stamp=asked.stamp, seed=asked.seed, samples=asked.samples
-        )
+    def answer(self, asked: Prompts) -> tuple[list[Answer], Parts]:
+        """The answers, and what making them took."""
+        with stage("rollout") as node, timed("answer"):
+            answers = self.engine.generate(
+                asked.ids, asked.settings, stamp=asked.stamp, seed=asked.seed, samples=asked.samples
+            )
+            note_tokens(sum(len(answer.token_ids) for answer in answers))
+        return answers, node.parts()
 
 
 def answerer_like(device: Device, workers: int, batch_size: int, ahead: bool) -> Callable[[], Answerer]:

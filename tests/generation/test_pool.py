@@ -19,6 +19,7 @@ import torch
 from bridle.compute.randomness import generator
 from bridle.compute.workers import Worker
 from bridle.core.errors import StaleWeights, TrainingStopped, WorkerLost
+from bridle.core.timeline import Parts
 from bridle.generation.engine import Answer, Engine
 from bridle.generation.pool import Answerer, PoolEngine, fill_tensors, part_size, without_weights, write_for_workers
 from bridle.generation.rollout import RolloutSession
@@ -231,8 +232,8 @@ class Tables(TableEngine):
         self.stamp, self.logits_SV = weights.stamp, self.module.output_weight().detach().T.clone()
         return str(weights.hash)
 
-    def answer(self, asked: Any) -> list[Any]:
-        return self.generate(asked.ids, asked.settings, stamp=asked.stamp, seed=asked.seed, samples=asked.samples)
+    def answer(self, asked: Any) -> tuple[list[Any], Parts]:
+        return self.generate(asked.ids, asked.settings, stamp=asked.stamp, seed=asked.seed, samples=asked.samples), {}
 
 
 TRAIN: dict[str, Callable[[World, Policy, RolloutSession, int], Any]] = {

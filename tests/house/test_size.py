@@ -15,10 +15,10 @@ import pytest
 
 from tests.house.source import ROOT, Source, lines_of, listed, package, written_by_us
 
-ALL_PYTHON = 45_900
+ALL_PYTHON = 47_000
 # Folders, or files without their ending; a file that is named here counts where it is named, not with its folder.
 BUDGETS = {
-    "the reader's core": (11_100, "core project compute recipe maths models generation rewards training"),
+    "the reader's core": (11_550, "core project compute recipe maths models generation rewards training"),
     # Who reads the loop need not read how a GGUF file, a hub, an adapter of peft's, a reward model of somebody else's, or a file of one of
     # sixty forms is read.
     "what others wrote": (
@@ -32,7 +32,7 @@ BUDGETS = {
         "guard evaluation site labelling serve rewards/judge rewards/constitution rewards/sandbox rewards/constraints",
     ),
     # Nor what `bridle plan` counts, which looks at every trainer from outside.
-    "what is driven": (11_550, "stages report api demo loop sweep launch cli compute/plan compute/shapes"),
+    "what is driven": (12_250, "stages report api demo loop sweep launch cli compute/plan compute/shapes"),
 }
 COUNTED_APART = {"kernels", ""}  # Python beside C, and bridle/__init__.py: within the budget of all Python alone
 OTHERS = {  # not blank
@@ -183,9 +183,9 @@ def test_each_file_counts_in_one_group() -> None:
 @pytest.mark.parametrize(
     ("check", "good", "bad"),
     [
-        (over_budget, [lines("bridle/demo/a.py", 3_000)], [lines("bridle/demo/a.py", 3_000), lines("bridle/loop.py", 8_551)]),
-        (over_budget, [lines("bridle/rewards/judge.py", 4_000)], [lines("bridle/rewards/judges.py", 11_101)]),
-        (over_budget, [lines("bridle/kernels/a.py", 45_900)], [lines("bridle/kernels/a.py", 45_901)]),
+        (over_budget, [lines("bridle/demo/a.py", 3_000)], [lines("bridle/demo/a.py", 3_000), lines("bridle/loop.py", 9_251)]),
+        (over_budget, [lines("bridle/rewards/judge.py", 4_000)], [lines("bridle/rewards/judges.py", 11_551)]),
+        (over_budget, [lines("bridle/kernels/a.py", 47_000)], [lines("bridle/kernels/a.py", 47_001)]),
         (long_files, [lines("bridle/core/a.py", 400)], [lines("bridle/core/a.py", 401)]),
         (
             full_folders,

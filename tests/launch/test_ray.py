@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -205,6 +206,10 @@ def test_two_trainers_and_two_workers_lose_one_of_each(nodes: Nodes, finished_de
     assert "resuming after step" in complaints and "steps" in said
     _, refused = many.communicate(timeout=300)
     assert many.returncode == 2 and "9 ranks need as many CPUs, and the Ray cluster has 4; set scale.workers" in refused
+    shared = json.loads((both / "runs/ppo-0002/session.json").read_text())["workers"]
+    answered = {name for name in shared if name.startswith("rollout worker ")}  # eight prompts are one worker's part
+    assert set(shared) == {"rank 0", "rank 1", *answered} and answered
+    assert all(shared[name]["parts"]["answer"]["tokens"] > 0 for name in answered)
     done(*words, one)
     found, expected = (metrics(folder / "runs/ppo-0002") for folder in (both, one))
     assert len(found) == len(expected) == 14

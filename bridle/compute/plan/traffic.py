@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from bridle.compute.plan.memory import Need, Range, RowTokens
 
-TOLD = 15  # bytes of a token of an answer and its log-prob as they are pickled, and 100 an answer
+EACH_TOKEN = 15  # bytes of a token of an answer and its log-prob as they are pickled, and 100 an answer
 ANSWER = 100
 REREAD = {
     "rloo": 2,
@@ -80,7 +80,7 @@ def answers_moved(need: Need, rows: RowTokens) -> dict[str, tuple[float, float]]
     count = need.prompts * need.answers
     read, tokens = REREAD.get(need.name, 0), count * rows.answer
     found = {
-        "answers gathered": (2.0, ring * (TOLD * tokens + ANSWER * count)),
+        "answers gathered": (2.0, ring * (EACH_TOKEN * tokens + ANSWER * count)),
         "log-probs and values added up": (float(read), 2 * ring * 4 * read * tokens),
     }
     if need.ranks > 1:
