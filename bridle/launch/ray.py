@@ -126,7 +126,7 @@ def cluster(scale: ScaleSection, workers: int) -> Iterator[Any]:
             f"scale.address = {scale.address!r} is not a Ray cluster that lets this process in ({str(error).splitlines()[0]}); start one "
             "with `ray start --head` and name its address and token, or leave it empty for one of this machine alone"
         ) from error
-    signal.signal(signal.SIGTERM, on_term)  # Ray has put one of its own there, under which nothing is saved
+    signal.signal(signal.SIGTERM, on_term)  # Ray has put one of its own there, which asks no rank to save
     try:
         yield ray
     finally:
