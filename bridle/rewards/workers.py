@@ -104,7 +104,7 @@ class ScoredByWorkers:
         return worker.submit("score", [prompts[i] for i in part], [completions[i] for i in part])
 
     def lose(self, worker: Worker, lost: WorkerLost) -> None:
-        """Go on without a worker. TrainingStopped where it was the last."""
+        """Do without a worker. TrainingStopped where it was the last."""
         assert self.workers is not None
         self.workers = [other for other in self.workers if other is not worker]
         worker.end()
