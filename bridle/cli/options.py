@@ -147,7 +147,8 @@ def opened_work(options: Options, shared: bool = False) -> Iterator[Work]:
 
     project = open_project(options)
     scale = project.recipe.scale if shared else None
-    with ranks(scale, project.folder, project.recipe.rollout.workers), ExitStack() as closing:
+    workers = project.recipe.rollout.workers + project.recipe.scale.reward_workers
+    with ranks(scale, project.folder, workers), ExitStack() as closing:
         start = None if scale is None else ray_workers if scale.launcher == "ray" else local_workers
         work = Work(project, Progress() if is_first_rank() else Progress(len), wait=options.wait, start_workers=start)
         closing.callback(close_work, work)

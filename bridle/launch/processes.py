@@ -53,7 +53,7 @@ def local_workers(make: Callable[[], Any], count: int) -> list[Worker]:
             worker.end()
         raise WorkerLost(
             "a process that was to work for this one ended as it began (its words, if any, stand above; without any it was killed, as "
-            "where memory is short); set rollout.workers lower"
+            "where memory is short); set rollout.workers or scale.reward_workers lower"
         ) from None
     return [*workers]
 

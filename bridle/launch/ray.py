@@ -413,7 +413,8 @@ def ray_workers(make: Callable[[], Any], count: int) -> list[Worker]:
     while short := [name for name in needed if ray.available_resources().get(name, 0) < count]:
         if time.monotonic() > late:
             raise UsageError(
-                f"{count} workers need as many {short[0]}s, and fewer are free on the Ray cluster; set rollout.workers lower, or add nodes"
+                f"{count} workers need as many {short[0]}s, and fewer are free on the Ray cluster; set rollout.workers "
+                "or scale.reward_workers lower, or add nodes"
             )
         time.sleep(LOOK_EVERY)
     kind = ray.remote(Holder).options(num_cpus=1, num_gpus=needed.get("GPU", 0), max_restarts=0)
@@ -422,5 +423,6 @@ def ray_workers(make: Callable[[], Any], count: int) -> list[Worker]:
         return [RayWorker(ray, actor, ray.get(actor.place.remote())) for actor in actors]
     except ray.exceptions.RayActorError as error:
         raise WorkerLost(
-            f"a worker on the Ray cluster ended as it began ({str(error).splitlines()[0]}); set rollout.workers lower"
+            f"a worker on the Ray cluster ended as it began ({str(error).splitlines()[0]}); set rollout.workers or "
+            "scale.reward_workers lower"
         ) from error

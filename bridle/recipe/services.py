@@ -244,6 +244,8 @@ class ScaleSection(Section):
     """times that Ray starts all ranks again after the last checkpoint, where one was lost, until a further one is reached"""
     patience: float = Field(default=1800.0, gt=0, le=LONGEST)
     """seconds that a rank waits for the others before the run ends"""
+    reward_workers: int = Field(default=0, ge=0, le=4096)
+    """processes by which `bridle train` scores answers with the learned reward; 0: it scores them itself"""
     store: str = Field(default="", max_length=1000)
     """PostgreSQL in place of store.sqlite, as postgresql+psycopg://user@host/name, the password in PGPASSWORD or ~/.pgpass"""
 

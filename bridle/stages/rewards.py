@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from bridle.compute.randomness import generator
-from bridle.core.errors import ModelError
+from bridle.core.errors import ModelError, RecipeError
 from bridle.core.records import Completion, Prompt, Reward
 from bridle.feedback.store.ratings import add_model_scores, solutions
 from bridle.models.policy import Policy, load_reward_model
@@ -17,6 +17,7 @@ from bridle.rewards.judge.judge import JudgeReward
 from bridle.rewards.learned import Ensemble, LearnedReward, task_scores
 from bridle.rewards.standing_in import StandIn
 from bridle.rewards.weighted import Source, WeightedSum
+from bridle.rewards.workers import ScoredByWorkers, StoredReward
 from bridle.stages.judge import judge_of
 from bridle.stages.workspace import Work, require_model
 
@@ -77,10 +78,32 @@ def keep_scores(work: Work, policy: Policy, prompts: Sequence[Prompt], completio
                 add_model_scores(work.store, completions, reader.model.origin, task.name, scores)
 
 
+def practised_reward(work: Work, policy: Policy, folders: Sequence[Path] = (), task: str = "") -> Reward:
+    """The project's reward model or ensemble, or one in a folder of its own, as training is scored by it: here, or
+    by `scale.reward_workers` processes."""
+    section, count = work.recipe.reward, work.recipe.scale.reward_workers
+    if not count or work.start_workers is None:  # other verbs score a few answers, by themselves
+        return load_scores(work, folders[0], policy, task) if folders else learned_reward(work, policy)
+    if work.recipe.lora.shared_trunk:
+        raise RecipeError(
+            f"scale.reward_workers = {count} would have reward models of their own, and lora.shared_trunk puts "
+            "them on the policy's base; set one of the two"
+        )
+    read = folders or [work.project.model(name) for name in member_names(work.recipe)]
+    device, held = work.device, work.recipe.model.frozen_precision
+    make = StoredReward(
+        {folder.resolve(): work.verify(folder) for folder in read}, work.template_settings(read[0]), held, policy.template.hash,
+        device.arithmetic, max(1, device.threads // count), task, section.combine, section.uncertainty,
+    )  # fmt: skip
+    scored = ScoredByWorkers(work.start_workers, make, count, work.progress.say)
+    work.closing.callback(scored.close)
+    return scored
+
+
 def training_reward(work: Work, policy: Policy) -> Reward:
     """What RL learns from: the weighted sum of the recipe's sources, or the project's reward model alone."""
     if not work.recipe.reward_source:
-        return learned_reward(work, policy)
+        return practised_reward(work, policy)
     sources = []
     for source in work.recipe.reward_source:
         if source.kind == "verifier":
@@ -92,9 +115,9 @@ def training_reward(work: Work, policy: Policy) -> Reward:
         elif source.path:
             folder = work.project.folder / source.path
             own = is_own(folder)
-            found = load_scores(work, folder, policy, source.task) if own else others_reward(work, folder)
+            found = practised_reward(work, policy, [folder], source.task) if own else others_reward(work, folder)
         else:
-            found = learned_reward(work, policy)
+            found = practised_reward(work, policy)
         sources.append(Source(source.name, source.weight, found))
     return WeightedSum(sources)
 

@@ -185,6 +185,7 @@ def processes(named: str, **environment: str) -> list[int]:
     return found
 
 
+@pytest.mark.timeout(900)
 def test_two_trainers_and_two_workers_lose_one_of_each(nodes: Nodes, finished_demo: Path, tmp_path: Path) -> None:
     """PPO by two ranks and two rollout workers on two nodes. A worker that is lost costs its share, a rank a new start after the last
     checkpoint: the run is that of one process left alone. More ranks than CPUs are refused."""

@@ -79,7 +79,7 @@ TRAINERS: dict[str, tuple[Callable[[Run], Any], set[str]]] = {
     "reward": (run_reward, PLAIN),
     "dpo": (run_dpo, PLAIN | {"reference", "observe"}),
     "kto": (run_kto, PLAIN | {"reference", "observe"}),
-    "ppo": (run_ppo, PRACTISED | {"advantages"}),
+    "ppo": (run_ppo, PRACTISED | {"advantages", "advantages/reference"}),
     "grpo": (
         practise(grpo.train, GRPOSection(steps=STEPS, prompts_per_step=4, group_size=4)),
         PRACTISED | {"reference", "advantages"},
