@@ -15,7 +15,7 @@ import pytest
 
 from tests.house.source import ROOT, Source, lines_of, listed, package, written_by_us
 
-ALL_PYTHON = 47_000
+ALL_PYTHON = 47_100
 # Folders, or files without their ending; a file that is named here counts where it is named, not with its folder.
 BUDGETS = {
     "the reader's core": (11_600, "core project compute recipe maths models generation rewards training"),
@@ -185,7 +185,7 @@ def test_each_file_counts_in_one_group() -> None:
     [
         (over_budget, [lines("bridle/demo/a.py", 3_000)], [lines("bridle/demo/a.py", 3_000), lines("bridle/loop.py", 9_251)]),
         (over_budget, [lines("bridle/rewards/judge.py", 4_000)], [lines("bridle/rewards/judges.py", 11_601)]),
-        (over_budget, [lines("bridle/kernels/a.py", 47_000)], [lines("bridle/kernels/a.py", 47_001)]),
+        (over_budget, [lines("bridle/kernels/a.py", 47_100)], [lines("bridle/kernels/a.py", 47_101)]),
         (long_files, [lines("bridle/core/a.py", 400)], [lines("bridle/core/a.py", 401)]),
         (
             full_folders,
