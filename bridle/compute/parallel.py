@@ -24,6 +24,8 @@ from bridle.core.timeline import timed
 Rows = TypeVar("Rows", Tensor, list[Any])
 Found = TypeVar("Found")
 
+BUCKET = 25 * 2**20  # bytes, as PyTorch's DistributedDataParallel has it
+
 by_itself = False  # whether the first rank does something alone, as if there were no others
 patience = 0.0  # seconds that a rank may work without meeting the others before it shows where it stands; 0: any number
 
@@ -155,8 +157,26 @@ def sum_gradients(modules: Sequence[nn.Module]) -> None:
         return
     used_N = all_ranks_sum(torch.tensor([p.grad is not None for p in parameters], device=parameters[0].device).int())
     with meeting("sync"):  # of which each rank knows that all are there, for they have just added up what is used
+        gradients = list[Tensor]()
         for parameter, used in zip(parameters, used_N.tolist(), strict=True):
             if used:
                 if parameter.grad is None:  # a rank without rows adds nothing, but must take part
                     parameter.grad = torch.zeros_like(parameter)
-                dist.all_reduce(parameter.grad)
+                gradients.append(parameter.grad)
+        for bucket in in_buckets(gradients):
+            flat = torch.cat([gradient.flatten() for gradient in bucket])
+            dist.all_reduce(flat)
+            for gradient, total in zip(bucket, flat.split([gradient.numel() for gradient in bucket]), strict=True):
+                gradient.copy_(total.view_as(gradient))
+
+
+def in_buckets(gradients: Sequence[Tensor]) -> list[list[Tensor]]:
+    """Gradients of one type that travel in one call, for a call costs more than the bytes of a small one; a larger one by itself."""
+    found, size = list[list[Tensor]](), 0
+    for gradient in gradients:
+        size += gradient.nbytes
+        if not found or size > BUCKET or gradient.dtype != found[-1][0].dtype:
+            found.append([])
+            size = gradient.nbytes
+        found[-1].append(gradient)
+    return found

@@ -125,6 +125,19 @@ def test_who_speaks_when_ranks_lose_each_other() -> None:
     assert "rank 1 of 2 waited 4 s" in (lost_words(RuntimeError(LATE), 1, 2, 4) or ""), "it may be the first that hangs"
 
 
+def test_small_gradients_travel_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In their order, each once; one that is too large by itself, and types apart."""
+    monkeypatch.setattr(parallel, "BUCKET", 100)
+    sizes = [10, 10, 40, 5, 5, 20]
+    gradients = [torch.full((size,), number, dtype=torch.float32) for number, size in enumerate(sizes)]
+    gradients.append(torch.zeros(2, dtype=torch.float64))
+    found = [[len(gradient) for gradient in bucket] for bucket in parallel.in_buckets(gradients)]
+    assert found == [[10, 10], [40], [5, 5], [20], [2]]
+    assert [g.data_ptr() for bucket in parallel.in_buckets(gradients) for g in bucket] == [
+        g.data_ptr() for g in gradients
+    ]
+
+
 def test_muon_needs_whole_matrices() -> None:
     weight = torch.nn.Parameter(torch.zeros(2, 2))
     require_divisible([AdamW([weight], 0.1)], offloaded=False)

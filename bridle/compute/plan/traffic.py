@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from bridle.compute.parallel import BUCKET
 from bridle.compute.plan.memory import Need, Range, RowTokens
 
 EACH_TOKEN = 15  # bytes of a token of an answer and its log-prob as they are pickled, and 100 an answer
@@ -46,13 +47,18 @@ def moved_in_step(need: Need, lengths: Sequence[RowTokens]) -> dict[str, Moved]:
 
 
 def gradients_moved(need: Need, rows: RowTokens) -> dict[str, tuple[float, float]]:
-    """In a step's optimiser steps: undivided gradients are added up a weight at a time (compute/parallel.py: sum_gradients). Divided
+    """In a step's optimiser steps: undivided gradients are added up in buckets (compute/parallel.py: sum_gradients). Divided
     weights are gathered for each pass forward, layers once more backward, and what is beside them stays; gradients are added up in the last
     pass (compute/sharding.py)."""
     n, updates, learns = need.gpus, need.optimizer_steps, sum(need.learns.values())
     ring, tensors = (n - 1) / n, sum(map(len, need.tensors))
     if need.ranks == 1:
-        return {"gradients added up": (updates * (tensors + 1), updates * 2 * ring * 4 * (learns + tensors))}
+        return {
+            "gradients added up": (
+                updates * (1 + passes_of(4 * learns, BUCKET)),
+                updates * 2 * ring * 4 * (learns + tensors),
+            )
+        }
     layers, around = need.filled_groups
     forward, networks = need.read_passes(rows), need.networks_read
     passes = updates * need.at_once(rows)[1]
