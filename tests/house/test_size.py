@@ -18,7 +18,7 @@ from tests.house.source import ROOT, Source, lines_of, listed, package, written_
 ALL_PYTHON = 47_100
 # Folders, or files without their ending; a file that is named here counts where it is named, not with its folder.
 BUDGETS = {
-    "the reader's core": (11_600, "core project compute recipe maths models generation rewards training"),
+    "the reader's core": (11_650, "core project compute recipe maths models generation rewards training"),
     # Who reads the loop need not read how a GGUF file, a hub, an adapter of peft's, a reward model of somebody else's, or a file of one of
     # sixty forms is read.
     "what others wrote": (
@@ -184,7 +184,7 @@ def test_each_file_counts_in_one_group() -> None:
     ("check", "good", "bad"),
     [
         (over_budget, [lines("bridle/demo/a.py", 3_000)], [lines("bridle/demo/a.py", 3_000), lines("bridle/loop.py", 9_251)]),
-        (over_budget, [lines("bridle/rewards/judge.py", 4_000)], [lines("bridle/rewards/judges.py", 11_601)]),
+        (over_budget, [lines("bridle/rewards/judge.py", 4_000)], [lines("bridle/rewards/judges.py", 11_651)]),
         (over_budget, [lines("bridle/kernels/a.py", 47_100)], [lines("bridle/kernels/a.py", 47_101)]),
         (long_files, [lines("bridle/core/a.py", 400)], [lines("bridle/core/a.py", 401)]),
         (
